@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The camera interface: context-managed frames with a monotonic sensor timestamp.
+
+A frame owns its buffers only inside its ``with`` block. After the block they are released and every
+access raises: this is how a face that was not matched is forgotten before the next frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rgb = NDArray[np.uint8]  # (height, width, 3), RGB
+
+
+class Picture(Protocol):
+    """The full-resolution stream of one frame; converts only the part that is asked for."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        ...
+
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RgbPicture:
+    """A picture that already is an RGB array, uint8 (h, w, 3)."""
+
+    array: Rgb
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.array.shape[0])
+
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        return self.array[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].copy()
+
+
+class Frame:
+    """One exposure: a small RGB picture for detection and the full picture for crops.
+
+    ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time.
+    """
+
+    __slots__ = ("_lores", "_main", "_release", "number", "timestamp_ns")
+
+    def __init__(
+        self, number: int, timestamp_ns: int, lores: Rgb, main: Picture, release: Callable[[], None] | None = None
+    ) -> None:
+        self.number = number
+        self.timestamp_ns = timestamp_ns
+        self._lores: Rgb | None = lores
+        self._main: Picture | None = main
+        self._release = release
+
+    @property
+    def lores(self) -> Rgb:
+        """uint8 (h, w, 3) RGB at the detector's input size."""
+        if self._lores is None:
+            raise ValueError("this frame was released")
+        return self._lores
+
+    @property
+    def main(self) -> Picture:
+        """The full-resolution picture."""
+        if self._main is None:
+            raise ValueError("this frame was released")
+        return self._main
+
+    def close(self) -> None:
+        """Give the buffers back; idempotent."""
+        self._lores = self._main = None
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInfo:
+    """What ``info`` and the installer may know about a camera: no addresses, no credentials."""
+
+    source: str
+    width: int
+    height: int
+    lores_width: int
+    lores_height: int
+    frames_per_second: float
+    live: bool
+
+
+class Camera(Protocol):
+    """A source of frames.
+
+    ``frames`` ends for a file or scene, and raises ``CameraLostError`` when a live source goes away.
+    A source that is not ``live`` never drops a frame: it waits for its consumer.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def info(self) -> CameraInfo:
+        """Facts known once the camera is open."""
+        ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames in order; the caller closes each one."""
+        ...

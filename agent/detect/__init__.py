@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faces: detection, short-lived tracks, and the gate that decides who may be embedded."""

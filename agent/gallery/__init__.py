@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References: consent records, enrolment, protected templates, erasure."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker: session, topics, health, Home Assistant discovery."""

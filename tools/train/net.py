@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two networks this project trains: plain 3x3 and 1x1 convolutions, ReLU6, batch norm that folds away.
+
+Plain convolutions train fast on a CPU, keep the int8 units of Arm and x86 busy, and quantise well;
+ReLU6 bounds every activation, so no outlier can stretch an int8 scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+EMBEDDING_DIM = 128
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm and, unless ``act`` is false, ReLU6; ``same`` padding for odd kernels."""
+
+    def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, *, act: bool = True, groups: int = 1, pad: int | None = None) -> None:
+        padding = kernel // 2 if pad is None else pad
+        layers: list[nn.Module] = [
+            nn.Conv2d(cin, cout, kernel, stride, padding, bias=False, groups=groups),
+            nn.BatchNorm2d(cout),
+        ]
+        if act:
+            layers.append(nn.ReLU6(inplace=True))
+        super().__init__(*layers)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016), ReLU6 after the sum."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = ConvNorm(cin, cout, 3, stride)
+        self.second = ConvNorm(cout, cout, 3, act=False)
+        self.shortcut = None if stride == 1 and cin == cout else ConvNorm(cin, cout, 1, stride, act=False)
+        self.act = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x if self.shortcut is None else self.shortcut(x)
+        return self.act(self.second(self.first(x)) + skip)
+
+
+class EmbedderNet(nn.Module):
+    """112x112x3 in [-1, 1] to a 128-d embedding (not normalised).
+
+    ``features`` also returns the 14x14 and 7x7 maps, which training compares with the teacher's.
+    The head is a 7x7 depthwise convolution (global depthwise pooling, MobileFaceNets, Chen et al. 2018).
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 64, 128, 192), depths: tuple[int, int, int] = (1, 3, 1), head: int = 384) -> None:
+        super().__init__()
+        c0, c1, c2, c3 = widths
+        d1, d2, d3 = depths
+        self.stage28 = nn.Sequential(ConvNorm(3, c0, 3, 2), ConvNorm(c0, c1, 3, 2), *[Residual(c1, c1) for _ in range(d1)])
+        self.stage14 = nn.Sequential(Residual(c1, c2, 2), *[Residual(c2, c2) for _ in range(d2 - 1)])
+        self.stage7 = nn.Sequential(Residual(c2, c3, 2), *[Residual(c3, c3) for _ in range(d3 - 1)])
+        self.head = nn.Sequential(ConvNorm(c3, head, 1), ConvNorm(head, head, 7, act=False, groups=head, pad=0))
+        self.embed = nn.Sequential(nn.Conv2d(head, EMBEDDING_DIM, 1, bias=False), nn.BatchNorm2d(EMBEDDING_DIM))
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        f14 = self.stage14(self.stage28(x))
+        f7 = self.stage7(f14)
+        return self.embed(self.head(f7)).flatten(1), f14, f7
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)[0]
