@@ -17,6 +17,23 @@ from numpy.typing import NDArray
 
 Rgb = NDArray[np.uint8]  # (height, width, 3), RGB
 
+LORES_BORDER = 128  # grey level beside the picture in lores: the detector's zero point, so the border is silent
+
+
+def lores_scale(main_width: int, main_height: int, lores_width: int, lores_height: int) -> float:
+    """Lores pixels per main pixel, the one place where the two pictures are related.
+
+    The whole main picture is scaled by this factor in both directions, anchored at the top left, and the
+    rest of lores is ``LORES_BORDER``: lores (x, y) shows main (x / scale, y / scale), edges at whole numbers.
+    """
+    return min(lores_width / main_width, lores_height / main_height)
+
+
+def lores_fit(main_width: int, main_height: int, lores_width: int, lores_height: int) -> tuple[int, int]:
+    """Width and height in lores pixels of the part that shows the main picture, at least 1 each."""
+    scale = lores_scale(main_width, main_height, lores_width, lores_height)
+    return max(1, round(main_width * scale)), max(1, round(main_height * scale))
+
 
 class Picture(Protocol):
     """The full-resolution stream of one frame; converts only the part that is asked for."""
@@ -95,7 +112,9 @@ class Frame:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
