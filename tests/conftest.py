@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test may rely on: markers that say why a test cannot run here, and that fail where skipping would hide it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Debian installs brokers where a user's PATH does not look.
+_SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("broker") and shutil.which("mosquitto", path=_SEARCH) is None:
+        message = "the broker is not installed: apt-get install mosquitto"
+        if os.environ.get("POSTERN_REQUIRE_BROKER") == "1":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    if item.get_closest_marker("shared") and not shared_folder().is_dir():
+        pytest.skip(f"needs the training data folder {shared_folder()} (or set POSTERN_SHARED)")
+
+
+def shared_folder() -> Path:
+    """Pictures to train and measure with; beside the checkout, never in it."""
+    return Path(os.environ.get("POSTERN_SHARED") or Path(__file__).parents[2] / "shared")
