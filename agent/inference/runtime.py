@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two interpreters that can run a model: LiteRT, and the older tflite_runtime where a board has nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from agent.errors import ModelError, printable
+
+LITERT = "ai-edge-litert"
+TFLITE = "tflite-runtime"
+
+# Import names, in the order of preference.
+_MODULES = {LITERT: "ai_edge_litert", TFLITE: "tflite_runtime"}
+
+
+Detail = dict[str, Any]  # what an interpreter tells about one tensor
+
+
+class Interpreter(Protocol):
+    """The part of the interpreter interface that both runtimes share and this program uses."""
+
+    def allocate_tensors(self) -> None: ...
+    def get_input_details(self) -> list[Detail]: ...
+    def get_output_details(self) -> list[Detail]: ...
+    def get_signature_list(self) -> dict[str, dict[str, list[str]]]: ...
+    def get_signature_runner(self, name: str) -> Any: ...  # noqa: ANN401 - its class has no common name
+    def set_tensor(self, index: int, value: NDArray[Any]) -> None: ...
+    def invoke(self) -> None: ...
+    def get_tensor(self, index: int) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An imported runtime; ``interpreter`` makes one from ``model_content`` and ``num_threads``."""
+
+    name: str
+    version: str
+    interpreter: Callable[..., Interpreter]
+
+
+def open_runtime(names: tuple[str, ...] = (LITERT, TFLITE)) -> Runtime:
+    """Import the first of ``names`` that is installed; raises ModelError if none is, or for an unknown name."""
+    for name in names:
+        if name not in _MODULES:
+            raise ModelError(f"unknown model runtime {printable(name)!r}; known: {', '.join(_MODULES)}")
+        try:
+            package = importlib.import_module(_MODULES[name])
+            module = importlib.import_module(f"{_MODULES[name]}.interpreter")
+        except ImportError:
+            continue
+        return Runtime(name, str(package.__version__), module.Interpreter)
+    raise ModelError(f"no model runtime is installed; install one of: {', '.join(names)}")
