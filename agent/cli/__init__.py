@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one small module per command, imported only when that command is asked for.
+
+A module has ``configure(parser)`` and ``run(arguments) -> exit status``. Exit statuses are those of
+``agent.errors`` (2 refused, 75 try later, 70 stopped), 130 after Ctrl-C and 143 after SIGTERM.
+Set POSTERN_DEBUG=1 to see the traceback behind a one-line error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from agent.errors import PosternError
+
+COMMANDS = {
+    "run": "run this unit",
+    "check-config": "check a configuration file and say what it does",
+    "doctor": "check camera, models, keys, clock, disk and broker, and say what to do",
+    "aim": "help to place the camera: what it sees now, and why a face is not accepted",
+    "enrol": "enrol a person who is in front of the camera and has consented",
+    "gallery": "list or erase what is held",
+    "rights": "answer a person: what is held about me, withdraw, erase",
+    "subscribe": "receive and verify the events of a site",
+    "site": "the site's authority: create, add units, issue keys, revoke",
+    "unit": "this unit's keys: request a certificate, install the answer",
+    "audit": "verify the audit log",
+    "config": "print the JSON Schema of the configuration",
+    "version": "print versions",
+}
+
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="postern", description="Consent-first face matching for smart cameras.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    module = None
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        if name == chosen:
+            module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
+            module.configure(sub)
+    arguments = parser.parse_args(words)
+    if module is None:  # argparse has ended the program unless a command was chosen
+        return PosternError.exit_status
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(module.run(arguments))
+    except PosternError as error:
+        if os.environ.get("POSTERN_DEBUG") == "1":
+            raise
+        print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
+        return PosternError.exit_status
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature is signal's
+    """Leave through every ``with`` and ``finally``, so that camera, queue and session are closed."""
+    raise SystemExit(TERMINATED)

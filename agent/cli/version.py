@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern version``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib import metadata
+
+import agent
+from agent.config import CONFIG_SCHEMA_ID
+
+RUNTIMES = ("ai-edge-litert", "tflite-runtime")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take no arguments."""
+    del parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the versions that a report needs."""
+    del arguments
+    print(f"postern {agent.__version__}")
+    print(f"configuration {CONFIG_SCHEMA_ID}")
+    print(f"python {platform.python_version()} {platform.machine()}")
+    for name in RUNTIMES:
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return 0

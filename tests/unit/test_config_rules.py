@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold between the sections of a configuration, and what the example promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from agent.config import Config, json_schema, parse_config
+from agent.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / "deploy/config.example.yaml").read_text()
+BASE: dict[str, Any] = yaml.safe_load(EXAMPLE)
+
+
+def config(**changes: object) -> Config:
+    """The example with some sections changed; a dictionary is merged into its section."""
+    data = {key: dict(value) if isinstance(value, dict) else value for key, value in BASE.items()}
+    for key, value in changes.items():
+        if isinstance(value, dict) and "source" not in value and "kind" not in value:
+            data[key] = {**data[key], **value}
+        else:
+            data[key] = value
+    return parse_config(yaml.safe_dump(data, sort_keys=False).encode(), Path("unit.yaml"))
+
+
+def refused(reason: str, **changes: object) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        config(**changes)
+
+
+RECORDED = [{"source": "file", "path": "a.mp4"}, {"source": "scene", "script": "a.yaml"}]
+
+
+@pytest.mark.parametrize("camera", RECORDED)
+def test_production_refuses_injected_pictures_and_says_why(camera: dict[str, str]) -> None:
+    refused("unit.yaml:[0-9]+: camera: .*could pass for anybody; use a real camera, or 'profile: demo'", camera=camera)
+    assert config(camera=camera, profile="demo").profile == "demo"
+
+
+@pytest.mark.parametrize("pipeline", ["filesrc location=a.mp4 ! decodebin", "videotestsrc ! nvvidconv", "v4l2srcx ! a"])
+def test_production_refuses_a_pipeline_that_does_not_begin_with_a_camera(pipeline: str) -> None:
+    camera = {"source": "gstreamer", "pipeline": pipeline}
+    refused("camera.pipeline: in production it must begin with a camera", camera=camera)
+    assert config(camera=camera, profile="demo")
+
+
+def test_production_takes_a_pipeline_that_begins_with_a_camera() -> None:
+    assert config(camera={"source": "gstreamer", "pipeline": "v4l2src device=/dev/video0 ! nvvidconv"})
+
+
+def test_a_rule_of_one_section_is_told_with_its_line() -> None:
+    camera = {"source": "rtsp", "url": "http://192.0.2.1/"}
+    refused("unit.yaml:[0-9]+: camera: give the camera's address as rtsp://", camera=camera)
+
+
+def test_sealed_needs_the_consumers_key() -> None:
+    refused("events.consumer_key: is missing", events={"subject": "sealed"})
+    assert (
+        config(events={"subject": "sealed", "consumer_key": "consumer.jwk"}).events.consumer_key
+        == Path.cwd() / "consumer.jwk"
+    )
+
+
+def test_a_consumer_key_that_seals_nothing_is_refused() -> None:
+    refused("nothing is sealed to this key", events={"consumer_key": "consumer.jwk"})
+
+
+def zone(*corners: tuple[float, float]) -> dict[str, object]:
+    return {"kind": "zone", "name": "door", "polygon": [list(corner) for corner in corners]}
+
+
+def test_a_zone_whose_sides_cross_is_refused() -> None:
+    refused("cross each other", activation=zone((0.1, 0.1), (0.9, 0.9), (0.9, 0.1), (0.1, 0.9)))
+
+
+@pytest.mark.parametrize("corners", [[(0.1, 0.1), (0.5, 0.5), (0.9, 0.9)], [(0.1, 0.1), (0.11, 0.1), (0.1, 0.11)]])
+def test_a_zone_without_room_for_a_face_is_refused(corners: list[tuple[float, float]]) -> None:
+    refused("too small", activation=zone(*corners))
+
+
+def test_two_stores_in_one_file_are_refused() -> None:
+    refused("outbox.path: is the same file as gallery.path", gallery={"path": "/a.db"}, outbox={"path": "/a.db"})
+
+
+def test_there_is_no_activation_without_an_act() -> None:
+    refused("expected one of", activation={"kind": "always"})
+
+
+def test_retention_beyond_three_years_is_refused() -> None:
+    refused("gallery.retention_days: expected `int` <= 1095", gallery={"retention_days": 1096})
+
+
+# The example
+
+
+def _alternatives() -> list[str]:
+    """The commented blocks of the example: runs of lines that begin with '#' and no space."""
+    blocks = re.findall(r"(?:^#[^ \n-].*\n|^#  .*\n)+", EXAMPLE, flags=re.MULTILINE)
+    return [re.sub("^#", "", block, flags=re.MULTILINE) for block in blocks if re.match(r"#[a-z]+:\n", block)]
+
+
+def test_the_example_loads() -> None:
+    assert parse_config(EXAMPLE.encode(), Path("example.yaml")).profile == "production"
+
+
+def test_every_alternative_of_the_example_loads() -> None:
+    blocks = _alternatives()
+    assert len(blocks) == 6
+    for block in blocks:
+        config(profile="demo", **yaml.safe_load(block))
+
+
+def _schema_keys() -> set[tuple[str, str]]:
+    """Every (struct, key) of the schema that the example can show."""
+    return {
+        (name, key) for name, definition in json_schema()["$defs"].items() for key in definition.get("properties", {})
+    }
+
+
+def _shown_keys() -> set[tuple[str, str]]:
+    definitions = json_schema()["$defs"]
+    shown: set[tuple[str, str]] = set()
+
+    def walk(value: dict[str, Any], name: str) -> None:
+        for key, inner in value.items():
+            shown.add((name, key))
+            schema = definitions[name]["properties"][key]
+            if not isinstance(inner, dict):
+                continue
+            if "discriminator" in schema:
+                tag = inner[schema["discriminator"]["propertyName"]]
+                walk(inner, schema["discriminator"]["mapping"][tag].rpartition("/")[2])
+            else:
+                walk(inner, schema["$ref"].rpartition("/")[2])
+
+    walk(BASE, "Config")
+    for block in _alternatives():
+        walk(yaml.safe_load(block), "Config")
+    return shown
+
+
+def test_every_key_of_the_schema_is_in_the_example() -> None:
+    assert _shown_keys() == _schema_keys()
+
+
+def test_the_example_shows_the_real_defaults() -> None:
+    shown = config()
+    least = {key: BASE[key] for key in ("profile", "purpose", "unit", "notice", "camera", "activation")}
+    least["broker"] = {"host": BASE["broker"]["host"]}
+    defaults = parse_config(yaml.safe_dump(least).encode(), Path("unit.yaml"))
+    for section in ("models", "match", "gallery", "audit", "events", "outbox", "broker", "keys"):
+        assert getattr(shown, section) == getattr(defaults, section), section
+
+
+def test_each_limit_of_the_schema_has_a_meaning_for_people() -> None:
+    for name, definition in json_schema()["$defs"].items():
+        for key, value in definition.get("properties", {}).items():
+            is_tag = len(value.get("enum", [])) == 1
+            is_section = "$ref" in value or "discriminator" in value
+            described = is_tag or is_section or "description" in value or "description" in str(value.get("anyOf"))
+            assert described or key in ("loop", "realtime"), f"{name}.{key}"
+
+
+def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
+    with pytest.raises(AttributeError):
+        config().unit.id = "door-4"  # type: ignore[misc]
+    assert msgspec.structs.replace(config().unit, id="door-4").id == "door-4"
