@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faces in a frame: fit the small picture to the model, run it, decode, suppress, map to the main picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agent.camera.base import Frame, Rgb
+from agent.detect.decoders import make_decoder
+from agent.detect.decoders.common import Candidates
+from agent.detect.face import Face
+from agent.detect.nms import nms
+from agent.errors import ModelError
+from agent.inference.engine import Engine
+from agent.inference.manifest import load_manifest
+
+DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
+DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one face more (SCRFD's value)
+DEFAULT_MAX_FACES = 32  # faces a frame: more than fit legibly into 320x240; bounds all later work
+MIN_SPREAD = 1.0  # input pixels between the outermost landmarks; below that there is nothing to align
+
+
+class Detector:
+    """A detector model with its decoder. Single-threaded, like its engine.
+
+    ``frame.lores`` must show the whole main picture. At the model's input size it is used as it is (even if that
+    stretches the picture); any other size is scaled uniformly and padded here.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float = DEFAULT_NMS_IOU,
+        max_faces: int = DEFAULT_MAX_FACES,
+    ) -> None:
+        """Raise ModelError when the engine's outputs do not fit its decoder or the settings are out of range."""
+        entry = engine.entry
+        threshold = score_threshold if score_threshold is not None else entry.score_threshold or DEFAULT_SCORE_THRESHOLD
+        if not (0 < threshold < 1 and 0 < nms_iou < 1 and max_faces >= 1):
+            raise ModelError(f"model {entry.name}: thresholds must be between 0 and 1, and at least one face allowed")
+        self.engine = engine
+        self.score_threshold = threshold
+        self._nms_iou, self._max_faces = nms_iou, max_faces
+        self._decoder = make_decoder(entry, threshold)
+        self._canvas = np.full((entry.input.height, entry.input.width, 3), entry.input.padding, np.uint8)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Width and height in pixels: the size at which ``frame.lores`` costs nothing to fit."""
+        return self.engine.entry.input.width, self.engine.entry.input.height
+
+    def detect(self, frame: Frame) -> list[Face]:
+        """Return the faces in pixels of ``frame.main``, best first."""
+        image, width, height = self._fit(frame.lores)
+        found = sane(self._decoder.decode(self.engine.run(image)))
+        if not found.scores.size:
+            return []
+        kept = nms(found.boxes, found.scores, self._nms_iou, self._max_faces)
+        scale = np.array([frame.main.width / width, frame.main.height / height], np.float32)
+        boxes = (found.boxes[kept].reshape(-1, 2, 2) * scale).reshape(-1, 4).tolist()
+        landmarks = found.landmarks[kept] * scale
+        scores = found.scores[kept].tolist()
+        return [
+            Face((x0, y0, x1, y1), marks, score)
+            for (x0, y0, x1, y1), marks, score in zip(boxes, landmarks, scores, strict=True)
+        ]
+
+    def _fit(self, lores: Rgb) -> tuple[NDArray[np.uint8], int, int]:
+        """Return the input picture, and the width and height in it that the whole of ``lores`` takes."""
+        (height, width), (rows, columns) = lores.shape[:2], self._canvas.shape[:2]
+        if (height, width) == (rows, columns):
+            return lores, width, height
+        factor = min(columns / width, rows / height)
+        if factor != 1:
+            width, height = max(round(width * factor), 1), max(round(height * factor), 1)
+            lores = np.asarray(Image.fromarray(lores).resize((width, height), Image.Resampling.BILINEAR))
+        self._canvas[:height, :width] = lores
+        self._canvas[height:] = self._canvas[:, width:] = self.engine.entry.input.padding
+        return self._canvas, width, height
+
+
+def sane(found: Candidates) -> Candidates:
+    """Drop what is not a face in shape: sides that are not positive, landmarks in one point, values not finite."""
+    if not found.scores.size:
+        return found
+    boxes, landmarks = found.boxes, found.landmarks
+    good = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & np.isfinite(boxes).all(1)
+    good &= np.isfinite(landmarks).all((1, 2))
+    with np.errstate(invalid="ignore"):  # infinities are out already
+        good &= (landmarks.max(1) - landmarks.min(1)).max(1) >= MIN_SPREAD
+    return found if good.all() else Candidates(boxes[good], landmarks[good], found.scores[good])
+
+
+def load_detector(manifest: Path, name: str, threads: int = 1) -> Detector:
+    """Load a listed detector, verified and self-tested; raises ModelError."""
+    models = load_manifest(manifest)
+    entry = models.entry(name)
+    engine = Engine(entry, models.read(entry), threads=threads)
+    engine.self_test()
+    return Detector(engine)
