@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that survive a power cut, and secrets that nobody else can read.
+
+``write_atomic`` leaves the old or the new content, never a mixture: temporary file in the same
+folder, write, fsync, rename, fsync of the folder. ``destroy`` overwrites before it unlinks; on
+flash, wear levelling may keep the old blocks, and no program can reach those.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from agent.errors import KeyStoreError, StorageError
+
+SECRET_MODE = 0o600
+PUBLIC_MODE = 0o644
+FOLDER_MODE = 0o700
+MAX_SECRET_BYTES = 64 * 1024  # a key, a certificate chain or a few hundred epoch keys; more is not ours
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> None:
+    """Replace ``path`` by ``content`` durably and at once, with permissions ``mode`` from its first byte on.
+
+    Raises StorageError when the disk is full or read-only; the old content then stands.
+    """
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path} ({error.strerror}): free space or make the folder writable") from error
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``, durably."""
+    try:
+        source.replace(target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise StorageError(f"cannot replace {target} ({error.strerror}): make the folder writable") from error
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create ``folder`` for its owner alone; an existing one is kept as it is."""
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot create the folder {folder} ({error.strerror}): choose a writable place") from error
+
+
+def check_private(path: Path) -> None:
+    """Refuse a secret that others can read.
+
+    Group read access is accepted for root's own group alone: this is how systemd shows a service's
+    credentials (mode 0440 with an access list, systemd.exec(5), LoadCredential=).
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise KeyStoreError(f"cannot read {path} ({error.strerror}): put the file there or correct its path") from error
+    mode = stat.S_IMODE(status.st_mode)
+    allowed = 0o740 if status.st_uid == status.st_gid == 0 else 0o700
+    if mode & ~allowed:
+        raise KeyStoreError(f"{path} can be read by others (mode {mode:04o}): run 'chmod 600 {path}'")
+
+
+def read_bounded(path: Path, limit: int = MAX_SECRET_BYTES) -> bytes:
+    """Content of a small file.
+
+    Raises KeyStoreError when it is missing, unreadable or longer than ``limit`` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise KeyStoreError(f"cannot read {path} ({error.strerror}): put the file there or correct its path") from error
+    if len(content) > limit:
+        raise KeyStoreError(f"{path} is larger than {limit} bytes: this is not the expected file")
+    return content
+
+
+def read_secret(path: Path) -> bytes:
+    """Content of a secret file that only its owner can read."""
+    check_private(path)
+    return read_bounded(path)
+
+
+def overwrite(path: Path) -> None:
+    """Fill an existing file with zeros in place, durably; a missing file is fine."""
+    try:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"cannot overwrite {path} ({error.strerror}): make the folder writable") from error
+
+
+def destroy(path: Path) -> None:
+    """Overwrite a secret file, then remove it; a missing file is fine."""
+    overwrite(path)
+    path.unlink(missing_ok=True)
+    fsync_folder(path.parent)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who an event speaks of, without saying who.
+
+A pseudonym is HMAC-SHA-256(K[site, audience, epoch], "postern/subject/v1" ‖ length ‖ subject id),
+truncated to 128 bit (RFC 2104 sec. 5 allows half). Who does not hold K cannot link it to a person, to
+another epoch or to another audience; who holds K can, for that one epoch. A unit holds the keys of
+the current and the next two epochs only: a thief cannot recompute what it said before.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from agent.clock import ClockState
+from agent.errors import KeyStoreError
+from agent.files import overwrite, read_secret, replace, write_atomic
+from agent.keys import decode_base64url, encode_base64url
+from agent.outbox.event import Epoch, Name
+
+LABEL = b"postern/subject/v1"
+PSEUDONYM_BYTES = 16  # half of SHA-256's output: the least that RFC 2104 sec. 5 recommends
+EPOCHS_AHEAD = 2  # an outage of two weeks needs no visit; more would weaken what a thief cannot know
+MAX_SUBJECT_BYTES = 255  # subject ids have 16 bytes; the length prefix has one
+
+
+class EpochKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The key of one audience at one site for one epoch, as the site kit issues it."""
+
+    site: Name
+    audience: Name
+    epoch: Epoch
+    key: Annotated[str, msgspec.Meta(min_length=43, max_length=43)]  # 32 bytes, base64url
+
+    def __repr__(self) -> str:
+        return f"EpochKey(site={self.site!r}, audience={self.audience!r}, epoch={self.epoch!r})"
+
+    def secret(self) -> bytearray:
+        """Return the 32 bytes, in a buffer that can be overwritten; KeyStoreError when they are damaged."""
+        try:
+            return bytearray(decode_base64url(self.key))
+        except ValueError:
+            raise KeyStoreError(f"the key of epoch {self.epoch} is damaged: issue the epoch keys again") from None
+
+
+class _Held(NamedTuple):
+    site: str
+    secret: bytearray
+
+
+class EpochKeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``epoch-keys.json``."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=512)]
+
+
+def epoch_of(moment: datetime) -> str:
+    """ISO 8601 week of a moment in UTC, like ``2026-W47``."""
+    year, week, _ = moment.astimezone(UTC).isocalendar()
+    return f"{year:04d}-W{week:02d}"
+
+
+def epochs_from(moment: datetime, ahead: int = EPOCHS_AHEAD) -> tuple[str, ...]:
+    """List the epoch of ``moment`` and the ``ahead`` following ones."""
+    return tuple(epoch_of(moment + timedelta(weeks=n)) for n in range(ahead + 1))
+
+
+def pseudonym(key: bytes | bytearray, subject: bytes) -> bytes:
+    """16 bytes that stand for ``subject`` under one epoch key."""
+    if not 0 < len(subject) <= MAX_SUBJECT_BYTES:
+        raise ValueError(f"a subject id has 1 to {MAX_SUBJECT_BYTES} bytes")
+    return hmac.digest(key, LABEL + bytes([len(subject)]) + subject, "sha256")[:PSEUDONYM_BYTES]
+
+
+def spell(value: bytes) -> str:
+    """Spell a pseudonym as in an event: ``p1_`` and 32 hexadecimal digits."""
+    return "p1_" + value.hex()
+
+
+class EpochKeys:
+    """A unit's epoch keys in memory and on disk; thread-safe.
+
+    Past keys are destroyed on disk (overwritten, then replaced) and in memory as soon as a clock that is
+    known to be right says that their epoch is over. On flash, and in a garbage-collected process, this is
+    the best that a program can do, not a proof.
+    """
+
+    def __init__(self, keys: Iterable[EpochKey], path: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._path = path
+        self._held = {(key.audience, key.epoch): _Held(key.site, key.secret()) for key in keys}
+
+    @classmethod
+    def load(cls, path: Path) -> EpochKeys:
+        """Read ``epoch-keys.json`` (mode 0600); KeyStoreError when it is missing, open to others or damaged."""
+        _finish(path)
+        try:
+            content = msgspec.json.decode(read_secret(path), type=EpochKeyFile)
+        except msgspec.DecodeError:
+            raise KeyStoreError(f"{path} is damaged: issue the epoch keys again") from None
+        return cls(content.keys, path)
+
+    def epochs(self, audience: str) -> tuple[str, ...]:
+        """List the epochs that keys are held for, in order."""
+        with self._lock:
+            return tuple(sorted(epoch for held, epoch in self._held if held == audience))
+
+    def pseudonym(
+        self, subject: bytes, audience: str, now: datetime, *, clock: ClockState = "synced"
+    ) -> tuple[str, str]:
+        """Return the pseudonym of ``subject`` for ``audience`` now, and its epoch.
+
+        An ``unsynced`` clock never destroys a key: it may be wrong by years. Raises KeyStoreError when there
+        is no key for the current epoch.
+        """
+        epoch = epoch_of(now)
+        if clock == "synced":
+            self.destroy_before(epoch)
+        with self._lock:
+            held = self._held.get((audience, epoch))
+            if held is None:
+                raise KeyStoreError(
+                    f"no key for audience {audience!r} in epoch {epoch}: check the clock, then issue epoch keys"
+                    " at the site and install them"
+                )
+            return spell(pseudonym(held.secret, subject)), epoch
+
+    def destroy_before(self, epoch: str) -> None:
+        """Destroy the keys of all epochs earlier than ``epoch``, first on disk, then in memory."""
+        with self._lock:
+            past = [name for name in self._held if name[1] < epoch]
+            if not past:
+                return
+            if self._path is not None:
+                kept = [
+                    EpochKey(held.site, audience, held_epoch, encode_base64url(bytes(held.secret)))
+                    for (audience, held_epoch), held in self._held.items()
+                    if held_epoch >= epoch
+                ]
+                save(self._path, kept)
+            for name in past:
+                secret = self._held.pop(name).secret
+                secret[:] = bytes(len(secret))
+
+
+class Resolver:
+    """Turns the pseudonyms of one audience and epoch back into subject ids, for the holder of that epoch's key."""
+
+    def __init__(self, key: EpochKey, subjects: Iterable[bytes]) -> None:
+        self._key = key
+        secret = key.secret()
+        self._subjects = {spell(pseudonym(secret, subject)): subject for subject in subjects}
+
+    def resolve(self, name: str, *, audience: str, epoch: str) -> bytes | None:
+        """Return the subject id behind a pseudonym, or None for a subject that is not on the list.
+
+        Raises KeyStoreError when the pseudonym belongs to another audience or epoch than this key.
+        """
+        if (audience, epoch) != (self._key.audience, self._key.epoch):
+            raise KeyStoreError(
+                f"this key resolves audience {self._key.audience!r} in epoch {self._key.epoch} alone:"
+                " ask the site for the key of the event's own epoch"
+            )
+        return self._subjects.get(name)
+
+
+def save(path: Path, keys: Iterable[EpochKey]) -> None:
+    """Write ``epoch-keys.json`` durably; the bytes of an earlier file are overwritten, not only unlinked.
+
+    The new file is complete on disk beside the old one before that is touched; ``load`` finishes what a
+    power cut interrupted.
+    """
+    write_atomic(_fresh(path), msgspec.json.encode(EpochKeyFile(1, tuple(keys))))
+    _finish(path)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _finish(path: Path) -> None:
+    if _fresh(path).exists():
+        overwrite(path)
+        replace(_fresh(path), path)

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox: events are numbered, chained, signed and stored in one transaction, and wait there for the broker.
+
+An event exists from the moment ``append`` returns: with its ``seq``, the digest of its predecessor and its
+signature it is on disk, whatever happens next. It leaves when the broker has acknowledged it. The queue
+is bounded; when it is full the oldest presence goes first, then what the unit said about itself, and
+matches last. What was removed unacknowledged is owned up to in a signed ``loss`` event: at most one per
+reason waits at a time, further losses are added up until it is acknowledged.
+
+A sequence number is never used twice as long as the file is not put back to an older state. No program
+can prevent that; a subscriber detects it as a fork (``agent.outbox.verify``).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self, TypeVar, get_args
+
+import msgspec
+import rfc8785
+
+from agent.clock import Clock
+from agent.errors import StorageError, printable
+from agent.outbox.event import (
+    FIRST_PREV,
+    MAX_EVENT_BYTES,
+    SIGNATURE_TYPE,
+    Draft,
+    Event,
+    Kind,
+    LossReason,
+    Lost,
+    assemble,
+    canonical,
+    digest,
+    make_loss,
+)
+from agent.outbox.storage import Database, is_full
+
+MAX_ROWS = 50_000  # a day offline at one event every two seconds
+MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest
+EVICTION_ORDER: tuple[Kind, ...] = ("presence", "unit", "match")  # what a door's owner can do without first
+MAX_PENDING = 1000  # rows per call, 4 MB at the most
+RETRY_S = (30.0, 3600.0)  # shortest and longest pause of a parked row: an ACL is corrected by a person
+TIDY_EVERY_S = 60.0  # emptying the log costs some writes; once a minute wears no card out
+OWNER_LABEL = b"postern/outbox/owner/v1"
+
+T = TypeVar("T")
+
+
+class Signer(Protocol):
+    """What the outbox needs of the unit's key."""
+
+    def sign_detached(self, payload: bytes, *, typ: str) -> str: ...
+
+    def derive(self, label: bytes) -> bytes: ...
+
+
+class Head(NamedTuple):
+    """The newest event: its seq, 0 before the first, and the digest that the next one names as ``prev``."""
+
+    seq: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An event that waits. ``created_ns`` is comparable with the monotonic clock only when ``this_run``."""
+
+    seq: int
+    kind: Kind
+    payload: bytes
+    created: datetime
+    created_ns: int
+    this_run: bool
+    attempts: int
+
+    def age_s(self, now_ns: int) -> float | None:
+        """Seconds since it was appended, or None for a row of an earlier run: that belongs to the backlog."""
+        return (now_ns - self.created_ns) / 1e9 if self.this_run else None
+
+
+class Outbox:
+    """See the module. Thread-safe: the pipeline appends while the uplink drains."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        signer: Signer,
+        source: str,
+        clock: Clock,
+        random: Callable[[int], bytes] = os.urandom,
+        max_rows: int = MAX_ROWS,
+        max_bytes: int = MAX_BYTES,
+        time_step_s: int = 1,
+    ) -> None:
+        """Open or create the queue of the unit ``source`` (``/postern/<site>/<unit>``).
+
+        Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
+        process, read-only, or when the disk is full.
+        """
+        if max_rows < 1 or max_bytes < MAX_EVENT_BYTES:
+            raise ValueError("the outbox must have room for one event")
+        self._signer = signer
+        self._source = source
+        self._clock = clock
+        self._random = random
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._time_step_s = time_step_s
+        self._owner_key = signer.derive(OWNER_LABEL)
+        self._grown = threading.Condition()  # also the lock of everything below
+        self._tidied_ns = clock.monotonic_ns()
+        self.boot = random(8).hex()
+        self._db = Database(path)
+        try:
+            self._with_reserve(self._adopt)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, draft: Draft, kind: Kind | None = None, *, owner: bytes | None = None) -> int:
+        """Give an event its ``seq``, chain, sign and store it; it is durable when this returns.
+
+        ``kind`` is checked against the draft when given. ``owner`` is the subject id behind the event: only a
+        keyed digest of it is kept, by which ``erase`` finds the row. Raises StorageError when it cannot be
+        stored: then nothing was changed and no number was used. ValueError when the draft has a field that
+        an event must not have.
+        """
+        if kind is not None and kind != draft.kind:
+            raise ValueError(f"this draft is a {draft.kind}, not a {kind}")
+        with self._grown:
+            with self._db.transaction(durable=True) as db:
+                seq = self._store(db, draft, owner=self._owner_tag(owner))
+                if self._make_room(db):
+                    self._own_up(db)
+            self._grown.notify_all()
+            return seq
+
+    def pending(self, limit: int, *, after: int = 0) -> list[Row]:
+        """Return up to ``limit`` rows beyond ``after`` in order of ``seq``; parked rows are left out until due."""
+        limit = min(limit, MAX_PENDING)
+        now_ns = self._clock.monotonic_ns()
+        columns = "SELECT seq, kind, payload, created, created_ns, run = ?, attempts FROM event"
+        with self._grown, self._db.explained():
+            select = self._db.connection.execute
+            found = select(
+                f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?", (self.boot, after, limit)
+            ).fetchall()
+            found += select(
+                f"{columns} WHERE due_ns > 0 AND due_ns <= ? AND seq > ? ORDER BY due_ns LIMIT ?",
+                (self.boot, now_ns, after, limit),
+            ).fetchall()
+        rows = [
+            Row(seq, kind, payload, datetime.fromisoformat(created), created_ns, bool(this_run), attempts)
+            for seq, kind, payload, created, created_ns, this_run, attempts in sorted(found)
+        ]
+        return rows[:limit]
+
+    def acked(self, *seqs: int) -> None:
+        """Remove rows that the broker took; unknown numbers are fine.
+
+        Not fsynced by itself: after a power cut the broker may get an event again, which a verifier sees as
+        a duplicate. A full disk does not stop this.
+        """
+        with self._grown:
+            reported = self._with_reserve(lambda: self._remove_acked(seqs))
+            if reported:
+                self._with_reserve(self._own_up_durably)
+            if self._is_tidy_time():
+                self._db.tidy()
+
+    def parked(self, seq: int, reason: str) -> None:
+        """Keep a row that the broker refused out of ``pending`` for a while, longer each time, with its reason."""
+        with self._grown:
+            self._with_reserve(lambda: self._park(seq, printable(reason)))
+
+    def erase(self, owner: bytes) -> int:
+        """Remove every waiting event of one subject and every image of it in the file; return how many there were.
+
+        The gap is owned up to in a ``loss`` event with the reason ``erased``.
+        """
+        tag = self._owner_tag(owner)
+        with self._grown:
+            removed = self._with_reserve(lambda: self._erase(tag))
+            self._db.tidy()
+            self._grown.notify_all()
+            return removed
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """Block until an event beyond ``after`` was appended, at most ``timeout_s``; false when there was none."""
+        with self._grown:
+            return self._grown.wait_for(lambda: self._head().seq > after, timeout_s)
+
+    def head(self) -> Head:
+        """Return the newest event's place in the chain; health carries it, so that a cut tail is noticed."""
+        with self._grown:
+            return self._head()
+
+    def depth(self) -> int:
+        """Count the waiting events."""
+        with self._grown, self._db.explained():
+            return int(self._db.connection.execute("SELECT count(*) FROM event").fetchone()[0])
+
+    def parked_reasons(self) -> dict[str, int]:
+        """Count the parked rows by reason."""
+        with self._grown, self._db.explained():
+            query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
+            return dict(self._db.connection.execute(query).fetchall())
+
+    def close(self) -> None:
+        """Let go of the file; everything appended stays in it."""
+        with self._grown:
+            self._db.close()
+
+    def _adopt(self) -> None:
+        """Make sure that the file is this unit's, and let every parked row be tried again after a restart."""
+        with self._db.transaction(durable=True) as db:
+            db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, FIRST_PREV))
+            (source,) = db.execute("SELECT source FROM head").fetchone()
+            if source != self._source:
+                raise StorageError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
+            db.execute("UPDATE event SET due_ns = 0 WHERE due_ns > 0")
+            self._own_up(db)
+
+    def _head(self) -> Head:
+        with self._db.explained():
+            return Head(*self._db.connection.execute("SELECT seq, digest FROM head").fetchone())
+
+    def _store(
+        self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: LossReason | None = None
+    ) -> int:
+        head = self._head()
+        seq = head.seq + 1
+        members = assemble(draft, source=self._source, boot=self.boot, seq=seq, prev=head.digest)
+        signed = canonical(members)
+        members["sig"] = self._signer.sign_detached(signed, typ=SIGNATURE_TYPE)
+        payload = rfc8785.dumps(members)
+        _check(members, payload)
+        db.execute(
+            "INSERT INTO event (seq, kind, payload, run, created_ns, created, owner, loss) VALUES (?,?,?,?,?,?,?,?)",
+            (
+                seq,
+                draft.kind,
+                payload,
+                self.boot,
+                self._clock.monotonic_ns(),
+                self._clock.now().isoformat(),
+                owner,
+                loss,
+            ),
+        )
+        # Loss events do not count: they are few, and dropping one to make room would cause another.
+        counted = (1, len(payload)) if loss is None else (0, 0)
+        db.execute(
+            "UPDATE head SET seq = ?, digest = ?, rows = rows + ?, bytes = bytes + ?", (seq, digest(signed), *counted)
+        )
+        return seq
+
+    def _make_room(self, db: sqlite3.Connection) -> bool:
+        removed = False
+        for seq in self._surplus(db):
+            self._lose(db, seq, "full")
+            removed = True
+        return removed
+
+    def _surplus(self, db: sqlite3.Connection) -> Iterator[int]:
+        """Yield what has to go, until the rest fits."""
+        for kind in EVICTION_ORDER:
+            while True:
+                rows, used = db.execute("SELECT rows, bytes FROM head").fetchone()
+                if rows <= self._max_rows and used <= self._max_bytes:
+                    return
+                query = "SELECT seq FROM event WHERE kind = ? AND loss IS NULL ORDER BY seq LIMIT 1"
+                oldest = db.execute(query, (kind,)).fetchone()
+                if oldest is None:
+                    break
+                yield oldest[0]
+
+    def _lose(self, db: sqlite3.Connection, seq: int, reason: LossReason) -> None:
+        self._remove(db, seq)
+        db.execute(
+            "INSERT INTO lost VALUES (?1, ?2, ?2, 1) ON CONFLICT (reason) DO UPDATE SET"
+            " first = min(first, ?2), last = max(last, ?2), count = count + 1",
+            (reason, seq),
+        )
+
+    def _remove(self, db: sqlite3.Connection, seq: int) -> str | None:
+        """Delete a row and return the reason of the loss that it reports, if it is such an event."""
+        found = db.execute("DELETE FROM event WHERE seq = ? RETURNING length(payload), loss", (seq,)).fetchall()
+        if not found:
+            return None
+        size, loss = found[0]
+        if loss is None:
+            db.execute("UPDATE head SET rows = rows - 1, bytes = bytes - ?", (size,))
+        return str(loss) if loss else None
+
+    def _own_up(self, db: sqlite3.Connection) -> None:
+        """Append a loss event for each reason that has something to report and no report waiting."""
+        query = (
+            "SELECT first, last, count FROM lost WHERE reason = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE loss = ?1)"
+        )
+        for reason in get_args(LossReason):
+            found = db.execute(query, (reason,)).fetchone()
+            if found is None:
+                continue
+            first, last, count = found
+            lost = Lost(first=first, last=last, count=count, reason=reason)
+            draft = make_loss(lost, now=self._clock.now(), clock=self._clock.state(), time_step_s=self._time_step_s)
+            db.execute("DELETE FROM lost WHERE reason = ?", (reason,))
+            self._store(db, draft, loss=reason)
+
+    def _remove_acked(self, seqs: tuple[int, ...]) -> bool:
+        with self._db.transaction(durable=False) as db:
+            reported = [self._remove(db, seq) for seq in seqs]
+        return any(reported)
+
+    def _own_up_durably(self) -> None:
+        with self._db.transaction(durable=True) as db:
+            self._own_up(db)
+        self._grown.notify_all()
+
+    def _park(self, seq: int, reason: str) -> None:
+        with self._db.transaction(durable=False) as db:
+            found = db.execute("SELECT attempts FROM event WHERE seq = ?", (seq,)).fetchone()
+            if found is None:
+                return
+            pause_s = min(RETRY_S[0] * 2 ** min(found[0], 16), RETRY_S[1])
+            # Between half and all of it, so that rows parked together do not come back together.
+            pause_s *= 0.5 + int.from_bytes(self._random(4), "big") / 2**33
+            due_ns = self._clock.monotonic_ns() + round(pause_s * 1e9)
+            db.execute(
+                "UPDATE event SET due_ns = ?, attempts = attempts + 1, reason = ? WHERE seq = ?", (due_ns, reason, seq)
+            )
+
+    def _erase(self, tag: bytes | None) -> int:
+        with self._db.transaction(durable=True) as db:
+            seqs = [seq for (seq,) in db.execute("SELECT seq FROM event WHERE owner = ? ORDER BY seq", (tag,))]
+            for seq in seqs:
+                self._lose(db, seq, "erased")
+            self._own_up(db)
+        return len(seqs)
+
+    def _owner_tag(self, owner: bytes | None) -> bytes | None:
+        return None if owner is None else hmac.digest(self._owner_key, owner, "sha256")[:16]
+
+    def _with_reserve(self, act: Callable[[], T]) -> T:
+        """Do what frees space, even on a full disk."""
+        try:
+            return act()
+        except StorageError as error:
+            if not is_full(error) or not self._db.use_reserve():
+                raise
+            return act()
+
+    def _is_tidy_time(self) -> bool:
+        now_ns = self._clock.monotonic_ns()
+        due = now_ns - self._tidied_ns >= TIDY_EVERY_S * 1e9
+        with self._db.explained():
+            empty = self._db.connection.execute("SELECT 1 FROM event LIMIT 1").fetchone() is None
+        if due and empty:
+            self._tidied_ns = now_ns
+        return due and empty
+
+
+def _check(members: object, payload: bytes) -> None:
+    """Refuse to sign away anything but an event: what does not fit the types does not leave."""
+    if len(payload) > MAX_EVENT_BYTES:
+        raise ValueError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+    try:
+        msgspec.convert(members, Event)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"this is not an event: {error}") from error

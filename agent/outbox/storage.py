@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox's file: one SQLite database that one process owns, and a reserve for the day the disk is full.
+
+Write-ahead logging with ``synchronous=FULL``: a commit is one sequential write and one fsync, and after a
+power cut the database holds exactly the commits that returned (sqlite.org/wal.html, pragma.html). The
+lock is exclusive, because two agents with one unit's key would sign two histories. ``secure_delete``
+overwrites removed rows; ``tidy`` also empties the log, where older page images stay until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import StorageError
+from agent.files import SECRET_MODE
+
+APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
+SCHEMA_VERSION = 1
+LOG_PAGES = 256  # write-ahead log before it is copied into the database: 1 MiB bounds both space and old images
+RESERVE_BYTES = 2 * 1024 * 1024  # room for a full log to reach the database, twice: enough to drain a full disk
+
+_SCHEMA = """
+CREATE TABLE head (
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    source TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    run TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    owner BLOB,
+    loss TEXT,
+    due_ns INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT
+) STRICT;
+CREATE INDEX due ON event (due_ns, seq);
+CREATE INDEX oldest ON event (kind, seq) WHERE loss IS NULL;
+CREATE TABLE lost (
+    reason TEXT PRIMARY KEY,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    count INTEGER NOT NULL
+) STRICT;
+"""
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free space on it",
+    sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
+    sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
+    sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
+    sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
+    sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
+}
+_DAMAGED = (
+    "it is damaged: move it away for an examiner and give the unit a new event key, because a sequence number"
+    " must never be used twice"
+)
+
+
+class Database:
+    """An exclusive connection. Not thread-safe: the outbox serialises its calls."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; StorageError when it is held, damaged, foreign or cannot be written."""
+        self.path = path
+        self._reserve = path.with_name(path.name + ".reserve")
+        with self.explained():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
+            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
+            with self.explained():
+                self._prepare()
+        except BaseException:
+            self.connection.close()
+            raise
+        self.keep_reserve()
+
+    def _prepare(self) -> None:
+        execute = self.connection.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        execute("PRAGMA secure_delete = ON")
+        execute("PRAGMA synchronous = FULL")
+        if execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            self.connection.executescript(
+                f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
+        if found != (APPLICATION_ID, SCHEMA_VERSION):
+            raise StorageError(f"{self.path} is not an outbox of this version: give the path of the unit's outbox")
+        if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise StorageError(f"the outbox {self.path} cannot be used: {_DAMAGED}")
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """One transaction; when ``durable`` it is on disk before this returns, else before the next durable one."""
+        with self.explained():
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def tidy(self) -> None:
+        """Move the log into the database and empty it, so that removed rows leave no image in it."""
+        with self.explained():
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.keep_reserve()
+
+    def keep_reserve(self) -> None:
+        """Hold space back for ``use_reserve``; without space there is none, and nothing else changes."""
+        if self._reserve.exists():
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, SECRET_MODE)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            except OSError:
+                self._reserve.unlink()
+                raise
+            finally:
+                os.close(descriptor)
+
+    def use_reserve(self) -> bool:
+        """Give the reserve to the database when the disk is full; false when it was already used."""
+        try:
+            self._reserve.unlink()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Empty the log and let go of the file."""
+        with self.explained():
+            self.connection.close()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what the disk says into a StorageError that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            # The low byte is the class of an extended code (sqlite.org/rescode.html).
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            raise StorageError(f"the outbox {self.path} cannot be used: {_ADVICE.get(code, _DAMAGED)}") from error
+        except OSError as error:
+            raise StorageError(
+                f"the outbox {self.path} cannot be used ({error.strerror}): make its folder exist and writable"
+            ) from error
+
+
+def is_full(error: StorageError) -> bool:
+    """Whether a full disk was the cause."""
+    return getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
