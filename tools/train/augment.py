@@ -17,7 +17,7 @@ _GRID = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)[::-1]  # x, y
 _UNIT = 71.5  # template pixels per unit of depth coordinates
 
 
-def _depth(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def depth(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     body = np.sqrt(np.maximum(1 - (u / 0.78) ** 2 - ((v + 0.05) / 0.98) ** 2, 0))
     nose = np.exp(-((u / 0.13) ** 2 + ((v - 0.12) / 0.22) ** 2))
     return (0.62 * body + 0.16 * nose).astype(np.float32)
@@ -25,7 +25,7 @@ def _depth(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _normals() -> np.ndarray:
     u, v = (_GRID - 56) / _UNIT
-    gy, gx = np.gradient(cv2.GaussianBlur(_depth(u, v), (0, 0), 2.5), 1 / _UNIT)
+    gy, gx = np.gradient(cv2.GaussianBlur(depth(u, v), (0, 0), 2.5), 1 / _UNIT)
     nz = 1 / np.sqrt(1 + gx**2 + gy**2)
     return np.stack([-gx * nz, -gy * nz, nz]).astype(np.float32)
 
@@ -46,7 +46,7 @@ def view(face: np.ndarray, rng: np.random.Generator, *, warp: float) -> np.ndarr
         u0, v0 = x / _UNIT, y / _UNIT
         u, v = u0, v0
         for _ in range(2):  # fixed point of the projection: two rounds suffice for a smooth depth
-            z = _depth(u, v)
+            z = depth(u, v)
             u, v = (u0 - z * np.sin(yaw)) / np.cos(yaw), (v0 - z * np.sin(pitch)) / np.cos(pitch)
         x, y = (u + 0.35 * np.sin(yaw)) * _UNIT, (v + 0.35 * np.sin(pitch)) * _UNIT
     if rng.random() < 0.8 * warp:
