@@ -65,6 +65,14 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1
 
 
+MinFace = Annotated[
+    int, Meta(ge=32, le=2000, description="smallest side of a face in pixels of the full picture, 32 to 2000")
+]
+MaxTurn = Annotated[
+    float, Meta(ge=5, le=60, description="how far a face may be turned away from the camera, 5 to 60 degrees")
+]
+
+
 class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zone"):
     """A person acts by stepping into the marked zone and facing the camera for a moment."""
 
@@ -77,21 +85,20 @@ class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             description="3 to 16 corners [x, y] of the zone, as fractions 0 to 1 of the picture from its top left",
         ),
     ]
-    min_face_px: Annotated[
-        int, Meta(ge=32, le=2000, description="smallest face width in pixels of the full picture, 32 to 2000")
-    ] = 80
-    max_turn_degrees: Annotated[
-        float, Meta(ge=5, le=60, description="how far a face may be turned away from the camera, 5 to 60 degrees")
-    ] = 25.0
+    min_face_px: MinFace = 80
+    max_turn_degrees: MaxTurn = 25.0
     dwell_ms: Annotated[
         int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
     ] = 600
 
 
 class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="button"):
-    """A person acts by pressing a button, which opens a short window."""
+    """A person acts by pressing a button, which opens a short window for the nearest face."""
 
+    name: Name
     window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
+    min_face_px: MinFace = 80
+    max_turn_degrees: MaxTurn = 25.0
 
 
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test may rely on: markers that say why a test cannot run here, and that fail where skipping would hide it."""
+"""What every test may rely on: markers that say why a test cannot run here."""
 
 from __future__ import annotations
 

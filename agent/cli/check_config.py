@@ -43,7 +43,7 @@ def _who(config: Config) -> str:
             f"only who stays {activation.dwell_ms} ms in zone '{activation.name}', facing the camera "
             f"within {activation.max_turn_degrees:g} degrees, at least {activation.min_face_px} px wide"
         )
-    return f"only who is there within {activation.window_s} s after the button"
+    return f"only the nearest person, within {activation.window_s} s after the button is pressed"
 
 
 def _what(config: Config) -> str:
