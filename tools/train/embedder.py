@@ -106,6 +106,20 @@ def held_out(net: EmbedderNet, shard: dict[str, np.ndarray], count: int = 1024) 
     return float(torch.cat(cosines).mean())
 
 
+@torch.no_grad()
+def recalibrate(net: nn.Module, pool: Pool, batches: int = 40) -> None:
+    """Measure batch-norm statistics anew for averaged weights: the average of statistics is not theirs."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # plain mean over all batches
+    net.train()
+    rng = np.random.default_rng(0)
+    for _ in range(batches):
+        net(to_input(pool.batch(128, rng)[0]))
+    net.eval()
+
+
 def save(path: Path, state: dict[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)

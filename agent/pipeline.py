@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: every stage by name, in order, and no other logic. Read this first.
+
+    Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Candidate -> Match -> event -> outbox
+
+A face that the gate does not admit has no embedding, ever. An admitted face that matches nobody is gone
+at the end of its frame: nothing counts it, logs it or keeps it. Only a ``Match`` reaches ``record``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.embed.align import align
+from agent.match.compare import compare
+
+if TYPE_CHECKING:
+    from agent.camera.base import Camera, Frame
+    from agent.detect.detector import Detector
+    from agent.detect.gate import Gate
+    from agent.detect.track import Track, Tracker
+    from agent.embed.embedder import Embedder
+    from agent.match.decide import Voter
+    from agent.match.presence import Presence, PresenceChange
+    from agent.match.records import Candidate, Match, References
+    from agent.timing import StageTimes
+
+STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events."""
+
+    camera: Camera
+    detector: Detector
+    tracker: Tracker
+    gate: Gate
+    embedder: Embedder
+    references: Callable[[], References]
+    voter: Voter
+    presence: Presence
+    record: Callable[[Match | PresenceChange], None]
+    times: StageTimes
+
+
+def run(stages: Stages, *, keep_going: Callable[[], bool]) -> None:
+    """Process frames until the camera ends or ``keep_going`` says no; it is asked once a frame."""
+    for frame in stages.camera.frames():
+        with frame, stages.times.measure("frame"):
+            process(stages, frame)
+        if not keep_going():
+            break
+
+
+def process(stages: Stages, frame: Frame) -> None:
+    """One frame through all stages."""
+    times, now_ns = stages.times, frame.timestamp_ns
+    with times.measure("detect"):
+        faces = stages.detector.detect(frame)
+    with times.measure("track"):
+        tracks = stages.tracker.update(faces, now_ns)
+        stages.voter.forget(stages.tracker.gone)
+        admitted = stages.gate.admit(
+            tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
+        )
+    references = stages.references()
+    candidates = {track.id: _candidate(stages, frame, track, references) for track in admitted}
+    matches = stages.voter.update(candidates, zone=stages.gate.zone, timestamp_ns=now_ns)
+    changes = stages.presence.update(matches, now_ns)
+    if matches or changes:
+        with times.measure("record"):
+            for outcome in (*matches, *changes):
+                stages.record(outcome)
+
+
+def _candidate(stages: Stages, frame: Frame, track: Track, references: References) -> Candidate | None:
+    """Compare one admitted face; its crop and embedding do not outlive this call."""
+    with stages.times.measure("align"):
+        crop = align(frame, track.face)
+    with stages.times.measure("embed"):
+        embedding = stages.embedder.embed(crop)
+    with stages.times.measure("compare"):
+        candidate = compare(embedding, references)
+    crop.fill(0)
+    embedding.wipe()
+    return candidate
