@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TLS identity of a unit or subscriber: checked before use, one clear sentence for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from agent.clock import Clock
+from agent.errors import BrokerError, KeyStoreError, printable
+from agent.files import read_bounded, read_secret
+
+# Only forward-secret AEAD suites when the broker cannot do TLS 1.3 (RFC 9325, 4.2).
+TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Paths of the three PEM files of a mutual TLS session."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A checked identity: the context to connect with, the certificate's CN and its last moment."""
+
+    context: ssl.SSLContext
+    common_name: str
+    expires: datetime
+
+
+def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | None = None) -> Identity:
+    """Check the files and build a TLS context (1.2 minimum, 1.3 preferred, host name checked).
+
+    Raises KeyStoreError when a file is missing, readable by others, damaged, expired, of another
+    authority, of another key or of another name than ``common_name``; BrokerError when the certificate
+    is not valid yet and the clock was never synchronised, because waiting cures that.
+    """
+    chain = _certificates(credentials.certificate)
+    authorities = _certificates(credentials.ca)
+    leaf = chain[0]
+    _check_key(credentials, leaf)
+    _check_issuer(credentials, leaf, [*chain[1:], *authorities])
+    name = _common_name(leaf, credentials.certificate)
+    if common_name is not None and name != common_name:
+        raise KeyStoreError(
+            f"{credentials.certificate} is for '{printable(name)}', this is '{common_name}': install its own"
+        )
+    _check_validity(credentials.certificate, leaf, clock)
+    for authority in authorities:
+        _check_validity(credentials.ca, authority, clock)
+    return Identity(_context(credentials), name, _validity(leaf)[1])
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(TLS12_CIPHERS)  # TLS 1.3 suites are a list of their own and stay on
+    try:
+        context.load_verify_locations(cafile=credentials.ca)
+        context.load_cert_chain(credentials.certificate, credentials.key)
+    except (ssl.SSLError, OSError) as error:
+        raise KeyStoreError(
+            f"OpenSSL refuses {credentials.certificate} and its key ({printable(str(error))}): issue them again"
+        ) from error
+    return context
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        found = [x509.load_pem_x509_certificate(block) for block in _PEM_CERTIFICATE.findall(read_bounded(path))]
+    except ValueError as error:
+        raise KeyStoreError(f"{path} holds a damaged certificate: copy or issue it again") from error
+    if not found:
+        raise KeyStoreError(f"{path} holds no PEM certificate: copy or issue it again")
+    return found
+
+
+def _check_key(credentials: Credentials, leaf: x509.Certificate) -> None:
+    try:
+        key = load_pem_private_key(read_secret(credentials.key), password=None)
+    except TypeError as error:  # how the library says "encrypted"
+        raise KeyStoreError(
+            f"{credentials.key} is encrypted and nobody is there to type: store it unencrypted, mode 0600"
+        ) from error
+    except ValueError as error:
+        raise KeyStoreError(
+            f"{credentials.key} holds no usable PEM private key: make a new key and certificate"
+        ) from error
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
+        raise KeyStoreError(
+            f"{credentials.key} is not the key of {credentials.certificate}: install the pair that was issued together"
+        )
+
+
+def _check_issuer(credentials: Credentials, leaf: x509.Certificate, issuers: list[x509.Certificate]) -> None:
+    if not any(_issued_by(leaf, issuer) for issuer in issuers):
+        raise KeyStoreError(
+            f"{credentials.certificate} was not issued by an authority in {credentials.ca}: install files of one site"
+        )
+
+
+def _issued_by(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if leaf.issuer != issuer.subject:
+        return False
+    key, digest = issuer.public_key(), leaf.signature_hash_algorithm
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey) and digest is not None:
+            key.verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(digest))
+        elif isinstance(key, rsa.RSAPublicKey) and digest is not None:
+            key.verify(leaf.signature, leaf.tbs_certificate_bytes, padding.PKCS1v15(), digest)
+        elif isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(leaf.signature, leaf.tbs_certificate_bytes)
+        else:
+            return True  # rare kinds of keys are left to OpenSSL and the broker
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _common_name(leaf: x509.Certificate, path: Path) -> str:
+    names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise KeyStoreError(f"{path} has {len(names)} common names and needs one: issue it again")
+    return str(names[0].value)
+
+
+def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
+    if hasattr(certificate, "not_valid_after_utc"):
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    # cryptography before 42 only knows times without a zone
+    return certificate.not_valid_before.replace(tzinfo=UTC), certificate.not_valid_after.replace(tzinfo=UTC)
+
+
+def _check_validity(path: Path, certificate: x509.Certificate, clock: Clock) -> None:
+    begins, ends = _validity(certificate)
+    now = clock.now()
+    if now > ends:
+        raise KeyStoreError(f"{path} expired on {ends:%Y-%m-%d} and today is {now:%Y-%m-%d}: have a new one issued")
+    if now >= begins:
+        return
+    statement = f"{path} is valid from {begins:%Y-%m-%d %H:%M} UTC and the clock says {now:%Y-%m-%d %H:%M}"
+    if clock.state() == "unsynced":
+        raise BrokerError(f"{statement} but was never synchronised: wait for the time server or set the clock")
+    raise KeyStoreError(f"{statement}: correct the clock here or at the station that issued it")

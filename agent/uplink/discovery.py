@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Home Assistant: one retained discovery message that describes the whole unit as one device.
+
+Source: Home Assistant, MQTT integration, "Device discovery payload". Matches and presence are ``event``
+entities: Home Assistant ignores retained payloads for those, so a reconnect can never replay one. A match
+is never a sensor. There is no switch, because Home Assistant cannot sign a command.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from agent.uplink.topics import Topics
+
+PREFIX = "homeassistant"  # Home Assistant's default discovery prefix
+SUPPORT_URL = "https://www.home-assistant.io/integrations/mqtt/"
+
+# Home Assistant wants ``event_type`` at the top level and shows what else is there as attributes.
+_MATCH = "{{ value_json.data | to_json }}"
+_PRESENCE = "{{ dict(value_json.data, event_type=value_json.data.state) | to_json }}"
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The retained message, and the topic on which Home Assistant says that it was born."""
+
+    topic: str
+    payload: bytes
+    birth_topic: str
+
+
+def make_discovery(
+    topics: Topics, *, name: str, model: str, version: str, presence: bool, health_interval_s: int, prefix: str = PREFIX
+) -> Discovery:
+    """Describe a unit; ``name`` is what people call it, ``model`` its board."""
+    object_id = f"postern_{topics.site}_{topics.unit}"  # names hold no '_': two units never share one
+    document = {
+        "device": {
+            "identifiers": [object_id],
+            "name": name,
+            "manufacturer": "Postern",
+            "model": model,
+            "sw_version": version,
+            "serial_number": topics.unit,
+        },
+        "origin": {"name": "Postern", "sw_version": version, "support_url": SUPPORT_URL},
+        "availability": [{"topic": topics.availability}],
+        "qos": 1,
+        "components": _components(topics, object_id, presence=presence, expire_s=3 * health_interval_s),
+    }
+    payload = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Discovery(f"{prefix}/device/{object_id}/config", payload, f"{prefix}/status")
+
+
+def _components(topics: Topics, object_id: str, *, presence: bool, expire_s: int) -> dict[str, dict[str, Any]]:
+    def entity(key: str, platform: str, name: str, **facts: object) -> dict[str, Any]:
+        return {"platform": platform, "unique_id": f"{object_id}_{key}", "name": name, **facts}
+
+    def diagnostic(key: str, name: str, template: str, **facts: object) -> dict[str, Any]:
+        return entity(
+            key,
+            "sensor",
+            name,
+            state_topic=topics.health,
+            value_template="{{ " + template + " }}",
+            entity_category="diagnostic",
+            expire_after=expire_s,
+            **facts,
+        )
+
+    measured = {"state_class": "measurement"}
+    components = {
+        "match": entity(
+            "match",
+            "event",
+            "Match",
+            state_topic=topics.event("match"),
+            event_types=["match"],
+            value_template=_MATCH,
+            icon="mdi:account-check",
+        ),
+        "fps": diagnostic(
+            "fps", "Frame rate", "(value_json.fps_milli / 1000) | round(1)", unit_of_measurement="fps", **measured
+        ),
+        "queue": diagnostic("queue", "Events waiting", "value_json.queue_depth", **measured),
+        "temperature": diagnostic(
+            "temperature",
+            "Temperature",
+            "value_json.temperature_c",
+            device_class="temperature",
+            unit_of_measurement="°C",
+            **measured,
+        ),
+        "disk": diagnostic(
+            "disk",
+            "Free storage",
+            "value_json.disk_free_bytes",
+            device_class="data_size",
+            unit_of_measurement="B",
+            **measured,
+        ),
+        "clock": diagnostic(
+            "clock",
+            "Clock",
+            "value_json.clock",
+            device_class="enum",
+            options=["synced", "unsynced"],
+            icon="mdi:clock-check",
+        ),
+        "recognition": diagnostic(
+            "recognition",
+            "Recognition",
+            "value_json.recognition",
+            device_class="enum",
+            options=["running", "paused"],
+            icon="mdi:face-recognition",
+        ),
+    }
+    if presence:
+        components["presence"] = entity(
+            "presence",
+            "event",
+            "Presence",
+            state_topic=topics.event("presence"),
+            event_types=["arrived", "left"],
+            value_template=_PRESENCE,
+            icon="mdi:door",
+        )
+    return components

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health document: how the unit does, where its event chain ends, signed by the unit.
+
+The chain's head in it bounds how long a cut tail of events can go unnoticed. Nothing in it depends on who
+stood before the camera, unless the owner turns the reason counters on for a time of fault finding.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+import rfc8785
+from msgspec import Meta
+
+from agent import strict_json
+from agent.clock import Clock, ClockState
+from agent.errors import VerificationError
+from agent.keys import PublicKey
+from agent.outbox.event import Boot, Digest, Signature, Source, Time
+from agent.strict_json import MAX_SAFE_INTEGER
+from agent.timing import StageTimes
+
+SIGNATURE_TYPE = "postern-health+jws"
+MAX_HEALTH_BYTES = 8192  # a document has about 1 500 bytes
+THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
+
+Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+Word = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}$(?!\n)")]
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Times of one stage in whole microseconds."""
+
+    count: Count
+    p50_us: Count
+    p95_us: Count
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The end of the event chain: number and digest of the last signed event."""
+
+    seq: Count
+    digest: Digest
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """One report. ``boot`` with ``uptime_s`` orders reports; ``time`` is only a label."""
+
+    type: Literal["io.postern.health.v1"]
+    source: Source
+    boot: Boot
+    uptime_s: Count
+    time: Time
+    clock: ClockState
+    recognition: Literal["running", "paused"]
+    fps_milli: Count  # frames per 1000 seconds: no floats on the wire
+    stages: Annotated[dict[Word, Stage], Meta(max_length=16)]
+    queue_depth: Count
+    temperature_c: Annotated[int, Meta(ge=-100, le=200)] | None
+    disk_free_bytes: Count
+    head: Head
+    audit: Digest | None = None  # head of the audit log's hash chain
+    reasons: Annotated[dict[Word, Count], Meta(max_length=32)] | None = None
+    sig: Signature | None = None
+
+
+class Signer(Protocol):
+    """The unit's key."""
+
+    def sign_detached(self, payload: bytes, *, typ: str) -> str: ...
+
+
+class Chain(Protocol):
+    """What health tells about the outbox."""
+
+    def head(self) -> tuple[int, str]: ...
+    def depth(self) -> int: ...
+
+
+class HealthReporter:
+    """Builds a signed document per call; the frame rate is the mean since the call before."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        boot: str,
+        signer: Signer,
+        clock: Clock,
+        outbox: Chain,
+        stages: StageTimes,
+        frames: Callable[[], int],
+        recognition: Callable[[], Literal["running", "paused"]],
+        temperature: Callable[[], int | None],
+        disk_free: Callable[[], int],
+        audit_head: Callable[[], str] | None = None,
+        reasons: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
+        """``frames`` counts frames since the start. Leave ``reasons`` out unless the owner asked to count.
+
+        Counting why nobody was recognised counts people who never agreed to anything.
+        """
+        self._source, self._boot = source, boot
+        self._signer, self._clock, self._outbox, self._stages = signer, clock, outbox, stages
+        self._frames, self._recognition = frames, recognition
+        self._temperature, self._disk_free = temperature, disk_free
+        self._audit_head, self._reasons = audit_head, reasons
+        self._began_ns = self._last_ns = clock.monotonic_ns()
+        self._last_frames = frames()
+
+    def build(self) -> bytes:
+        """One signed document, RFC 8785 bytes."""
+        now_ns, frames = self._clock.monotonic_ns(), self._frames()
+        elapsed_ns = max(now_ns - self._last_ns, 1)
+        fps_milli = max(frames - self._last_frames, 0) * 1_000_000_000_000 // elapsed_ns
+        self._last_ns, self._last_frames = now_ns, frames
+        seq, digest = self._outbox.head()
+        report = Health(
+            type="io.postern.health.v1",
+            source=self._source,
+            boot=self._boot,
+            uptime_s=(now_ns - self._began_ns) // 1_000_000_000,
+            time=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            clock=self._clock.state(),
+            recognition=self._recognition(),
+            fps_milli=min(fps_milli, MAX_SAFE_INTEGER),
+            stages={name: Stage(s.count, s.p50_us, s.p95_us) for name, s in self._stages.summaries().items()},
+            queue_depth=self._outbox.depth(),
+            temperature_c=self._temperature(),
+            disk_free_bytes=self._disk_free(),
+            head=Head(seq, digest),
+            audit=self._audit_head() if self._audit_head is not None else None,
+            reasons=dict(self._reasons()) if self._reasons is not None else None,
+        )
+        members: dict[str, Any] = msgspec.to_builtins(report)
+        signature = self._signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)
+        return rfc8785.dumps({**members, "sig": signature})
+
+
+def verify_health(payload: bytes, key: PublicKey, *, source: str) -> Health:
+    """Check a health document of the unit ``source``.
+
+    Raises VerificationError: ``malformed``, ``unsigned``, ``wrong_source`` or what ``PublicKey`` says.
+    """
+    try:
+        members = strict_json.loads(payload, limit=MAX_HEALTH_BYTES)
+        report = msgspec.convert(members, Health)
+    except (ValueError, msgspec.ValidationError):
+        raise VerificationError("malformed", "this is not a health document") from None
+    if report.sig is None:
+        raise VerificationError("unsigned", "the health document has no signature")
+    if report.source != source:
+        raise VerificationError("wrong_source", "the health document speaks for another unit")
+    unsigned = {name: value for name, value in members.items() if name != "sig"}
+    key.verify_detached(report.sig, rfc8785.dumps(unsigned), typ=SIGNATURE_TYPE)
+    return report
+
+
+def read_temperature(path: Path = THERMAL_ZONE) -> int | None:
+    """Whole degrees Celsius of the processor, None where the board does not tell."""
+    try:
+        return round(int(path.read_text("ascii")) / 1000)
+    except (OSError, ValueError):
+        return None
+
+
+def read_disk_free(folder: Path) -> int:
+    """Bytes free where the unit keeps its data; 0 when even that cannot be read, so that it is noticed."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The info document: what this unit is. Retained, informative, without secrets.
+
+It carries the unit's public key for comparison by eye. Trust never comes from here: a verifier takes keys
+from the site's signed trust file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import rfc8785
+from msgspec import Meta
+
+from agent.outbox.event import Digest, Source
+
+Text = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class CameraFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The camera without address or credentials."""
+
+    kind: Text
+    width: Annotated[int, Meta(ge=1)]
+    height: Annotated[int, Meta(ge=1)]
+
+
+class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One unit. ``models`` maps the task to the model's digest."""
+
+    type: Literal["io.postern.info.v1"] = "io.postern.info.v1"
+    source: Source
+    name: Text
+    version: Text
+    board: Text
+    runtime: Text
+    profile: Literal["production", "demo"]
+    camera: CameraFacts | None  # None while the camera is not there
+    models: dict[Literal["detector", "embedder", "pad"], Digest]
+    config_schema: Text  # id of the JSON Schema of the configuration
+    public_key: dict[Literal["kty", "crv", "x", "y"], str]
+    kid: Text
+    enrolled: Annotated[int, Meta(ge=0)]
+    activation: Literal["zone", "button", "token"]
+    liveness: Literal["not_checked", "checked"]
+    capabilities: tuple[Text, ...]  # verbs that this unit answers
+
+
+def encode_info(info: Info) -> bytes:
+    """RFC 8785 bytes."""
+    return rfc8785.dumps(msgspec.to_builtins(info))

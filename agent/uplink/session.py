@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The uplink: one thread that keeps a session with the broker and empties the outbox into it.
+
+A row leaves the outbox when the broker's PUBACK says that it was taken, never before. Nothing here
+waits for anything but the network and the outbox; the pipeline only appends rows and calls ``wake``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.clock import Clock
+from agent.errors import BrokerError, KeyStoreError, StorageError, printable
+from agent.outbox.event import CONTENT_TYPE
+from agent.outbox.queue import Outbox
+from agent.uplink.backoff import full_jitter, uniform
+from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming, Will
+from agent.uplink.discovery import Discovery
+from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
+from agent.uplink.refusals import CONNECTION_LOST, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
+from agent.uplink.topics import Topics
+
+ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
+TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
+STABLE_S = 60.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
+FLUSH_S = 1.0  # of the two seconds for a clean stop, what the last events may take
+FAREWELL_S = 0.5  # and what ``offline`` may take
+BIRTH_SPREAD_S = 5.0  # a fleet does not answer Home Assistant's birth message all at once
+PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those still in flight
+MAX_PAGES = 32  # read per round when the first ones are all held: about a thousand rows, some milliseconds
+RESCAN_S = 5  # the shortest hold of a leaf: an earlier look at the held ones would find nothing new
+RESPONSE_EXPIRY_S = 60  # who asked has gone by then
+
+NoticeKind = Literal["connected", "disconnected", "unreachable", "credentials", "refused", "parked", "storage", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkNotice:
+    """Something a human or the health document should know; never personal data, never foreign text unbounded."""
+
+    kind: NoticeKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkSettings:
+    """See DESIGN, section 5; times in seconds."""
+
+    broker: BrokerSettings
+    site: str
+    unit: str
+    live_window_s: int = 60
+    health_interval_s: int = 60
+    reconnect_shortest_s: float = 1.0
+    reconnect_longest_s: float = 60.0
+
+
+class Uplink:
+    """See the module. ``start``, ``stop``, ``wake`` and ``info_changed`` may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: UplinkSettings,
+        *,
+        outbox: Outbox,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        info: Callable[[], bytes],
+        on_request: Callable[[str, bytes], bytes | None],
+        on_notice: Callable[[UplinkNotice], None],
+        health: Callable[[], bytes] | None = None,
+        discovery: Discovery | None = None,
+    ) -> None:
+        """Connect nothing yet. All callables given here run on the uplink's thread and must return soon."""
+        self._settings = settings
+        self._topics = Topics(settings.site, settings.unit)
+        self._outbox = outbox
+        self._clock = clock
+        self._random = random
+        self._info = info
+        self._health = health
+        self._discovery = discovery
+        self._on_request = on_request
+        self._on_notice = on_notice
+        self._last_notice: UplinkNotice | None = None
+        self._drain = Drain(live_window_s=settings.live_window_s, random=random)
+        self._rows: dict[int, int] = {}  # packet id -> seq
+        self._others: dict[int, str] = {}  # packet id -> topic, for messages that are not rows
+        self._failures = 0
+        self._scanned = 0  # rows up to here belong to held leaves
+        self._rescan_ns = 0
+        self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
+        self._info_dirty = False
+        self._connected = False
+        self._stopping = threading.Event()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.settimeout(0)
+        self._wake_writer.settimeout(0)
+        self._thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that rows were appended; never blocks."""
+        with contextlib.suppress(OSError):  # full: the thread will wake anyway; closed: it has ended
+            self._wake_writer.send(b"w")
+
+    def info_changed(self) -> None:
+        """Ask for ``info`` to be published again."""
+        self._info_dirty = True
+        self.wake()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Flush, say ``offline`` and end; False when the network did not allow it in time.
+
+        What was not delivered stays in the outbox. A connection attempt in progress is left to end by
+        itself: it then touches nothing any more.
+        """
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        ended = not self._thread.is_alive()
+        if ended:
+            self._wake_reader.close()
+            self._wake_writer.close()
+        return ended
+
+    # -- the thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            connection = self._new_connection()
+            try:
+                self._serve(connection)
+            except ConnectionLostError as error:
+                self._lost(error)
+            except KeyStoreError as error:
+                self._notify("credentials", str(error))
+            except StorageError as error:
+                self._notify("storage", str(error))
+            except BrokerError as error:
+                self._notify("unreachable", str(error))
+            except Exception as error:  # noqa: BLE001  # an uplink that dies in silence is the worst failure
+                words = printable(f"{type(error).__name__}: {error}")
+                self._notify("fault", f"the uplink failed ({words}): report this; it goes on")
+            connection.abandon()
+            self._forget_flight(CONNECTION_LOST)
+            self._connected = False
+            self._wait_to_reconnect()
+
+    def _new_connection(self) -> Connection:
+        return Connection(
+            self._settings.broker,
+            client_id=self._settings.unit,
+            common_name=self._settings.unit,
+            clock=self._clock,
+            will=Will(self._topics.availability, OFFLINE),
+        )
+
+    def _serve(self, connection: Connection) -> None:
+        connection.open()
+        if self._stopping.is_set():
+            connection.close()
+            return
+        self._subscribe(connection)
+        self._connected = True
+        self._notify("connected", f"connected to the broker {self._settings.broker.host}:{self._settings.broker.port}")
+        began_ns = self._clock.monotonic_ns()
+        self._send(connection, self._topics.availability, ONLINE, retain=True)
+        self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
+        while not self._stopping.is_set():
+            now_ns = self._clock.monotonic_ns()
+            if now_ns - began_ns > STABLE_S * 1e9:
+                self._failures = 0
+            self._publish_due(connection, now_ns)
+            self._fill(connection, now_ns)
+            self._exchange(connection, self._patience_s(now_ns))
+        self._farewell(connection)
+
+    def _subscribe(self, connection: Connection) -> None:
+        filters = [self._topics.requests]
+        if self._discovery is not None:
+            filters.append(self._discovery.birth_topic)
+        for topic in filters:
+            try:
+                connection.subscribe(topic)
+            except BrokerError as error:  # events matter more than commands: go on without
+                self._notify("refused", str(error))
+
+    def _publish_due(self, connection: Connection, now_ns: int) -> None:
+        if self._info_dirty:
+            self._info_dirty = False
+            self._due["info"] = now_ns
+        for name in [name for name, at_ns in self._due.items() if at_ns <= now_ns]:
+            del self._due[name]
+            if name == "info":
+                self._send(connection, self._topics.info, self._info(), retain=True)
+            elif name == "discovery" and self._discovery is not None:
+                self._send(connection, self._discovery.topic, self._discovery.payload, retain=True)
+            elif name == "health" and self._health is not None:
+                interval_s = self._settings.health_interval_s
+                self._send(connection, self._topics.health, self._health(), expiry_s=2 * interval_s)
+                self._due["health"] = now_ns + interval_s * 1_000_000_000
+
+    def _fill(self, connection: Connection, now_ns: int) -> None:
+        """Top the window up; not for every single answer, because each look at the outbox has a price."""
+        if self._drain.flying and self._drain.room(now_ns) < IN_FLIGHT // 2:
+            return
+        if now_ns >= self._rescan_ns:
+            self._scanned = 0
+            self._rescan_ns = now_ns + RESCAN_S * 1_000_000_000
+        after = self._scanned
+        for _ in range(MAX_PAGES):
+            rows = self._outbox.pending(PAGE_ROWS, after=after)
+            for send in self._drain.select(rows, now_ns):
+                self._publish_row(connection, send)
+            if len(rows) < PAGE_ROWS or not self._drain.room(now_ns):
+                return
+            after = rows[-1].seq  # rows of held leaves fill this page: look behind it
+            if not self._drain.flying:
+                self._scanned = after
+
+    def _publish_row(self, connection: Connection, send: Send) -> None:
+        topic = self._topics.event(send.kind) if send.live else self._topics.backlog(send.kind)
+        if connection.fits(topic, send.payload):
+            mid = connection.publish(topic, send.payload, expiry_s=send.expiry_s, content_type=CONTENT_TYPE)
+            self._rows[mid] = send.seq
+        else:
+            self._park(self._drain.too_large(send))
+
+    def _exchange(self, connection: Connection, timeout_s: float) -> None:
+        polled = connection.poll(timeout_s, self._wake_reader)
+        with contextlib.suppress(BlockingIOError):
+            while len(self._wake_reader.recv(1024)) == 1024:
+                pass
+        now_ns = self._clock.monotonic_ns()
+        taken = [self._rows.pop(ack.mid) for ack in polled.acks if ack.accepted and ack.mid in self._rows]
+        if taken:
+            self._outbox.acked(*taken)
+            self._failures = 0
+        for seq in taken:
+            self._drain.accepted(seq)
+        for ack in polled.acks:
+            self._answered(ack, now_ns)
+        for message in polled.messages:
+            self._received(connection, message, now_ns)
+
+    def _answered(self, ack: Ack, now_ns: int) -> None:
+        """Handle an answer that is not a row's success."""
+        reason = PUBACK_REASONS.get(ack.reason, f"0x{ack.reason:02x}")
+        seq = self._rows.pop(ack.mid, None)
+        if seq is not None:
+            parked = self._drain.refused(seq, ack.reason, now_ns)
+            if parked is not None:
+                self._park(parked)
+            else:
+                self._notify("refused", f"the broker takes no events at the moment ({reason}): raise its limits")
+            return
+        topic = self._others.pop(ack.mid, None)
+        if topic is not None and not ack.accepted:
+            self._notify("refused", f"the broker refuses {topic} ({reason}): add it to the broker's ACL")
+
+    def _received(self, connection: Connection, message: Incoming, now_ns: int) -> None:
+        if message.retained:  # neither a command nor a birth may be a memory
+            return
+        if self._discovery is not None and message.topic == self._discovery.birth_topic:
+            if message.payload == ONLINE:
+                self._due["discovery"] = now_ns + round(uniform(self._random) * BIRTH_SPREAD_S * 1e9)
+            return
+        verb = self._topics.verb(message.topic)
+        answer = self._on_request(verb, message.payload) if verb is not None else None
+        if verb is not None and answer is not None:
+            self._send(connection, self._topics.response(verb), answer, expiry_s=RESPONSE_EXPIRY_S)
+
+    def _send(
+        self, connection: Connection, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
+    ) -> None:
+        self._others[connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)] = topic
+
+    def _park(self, parked: Parked) -> None:
+        if parked.row is not None:
+            self._outbox.parked(parked.row, parked.reason)
+        advice = {
+            "not_authorised": "allow the topic in the broker's ACL",
+            "packet_too_large": "raise max_packet_size in the broker's settings",
+        }.get(parked.reason, "look at the broker's log")
+        self._notify("parked", f"the broker does not take {parked.leaf} ({parked.reason}): {advice}; the events wait")
+
+    def _farewell(self, connection: Connection) -> None:
+        """Deliver what is left, say offline, close; all within the bounds of a clean stop."""
+        end_ns = self._clock.monotonic_ns() + round(FLUSH_S * 1e9)
+        while (now_ns := self._clock.monotonic_ns()) < end_ns:
+            self._fill(connection, now_ns)
+            if not self._drain.flying:
+                break
+            self._exchange(connection, 0.1)
+        self._others.clear()
+        self._send(connection, self._topics.availability, OFFLINE, retain=True)
+        end_ns = self._clock.monotonic_ns() + round(FAREWELL_S * 1e9)
+        while self._others and self._clock.monotonic_ns() < end_ns:
+            self._exchange(connection, 0.1)
+        connection.close()
+
+    def _lost(self, error: ConnectionLostError) -> None:
+        self._forget_flight(error.reason)
+        if error.reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
+            self._failures = max(self._failures, 4)
+        self._notify("disconnected", str(error))
+
+    def _forget_flight(self, reason: int) -> None:
+        self._rows.clear()
+        self._others.clear()
+        for parked in self._drain.disconnected(reason, self._clock.monotonic_ns()):
+            with contextlib.suppress(StorageError):  # reported by the next look at the outbox
+                self._park(parked)
+
+    def _wait_to_reconnect(self) -> None:
+        self._failures += 1
+        wait_s = full_jitter(
+            self._failures,
+            shortest_s=self._settings.reconnect_shortest_s,
+            longest_s=self._settings.reconnect_longest_s,
+            random=self._random,
+        )
+        end_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
+        while not self._stopping.is_set() and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
+            self._stopping.wait(min(left_ns / 1e9, TICK_S))
+
+    def _patience_s(self, now_ns: int) -> float:
+        due_ns = min(self._due.values(), default=now_ns + round(TICK_S * 1e9))
+        return max(0.0, min(TICK_S, self._drain.wait_s(now_ns), (due_ns - now_ns) / 1e9))
+
+    def _notify(self, kind: NoticeKind, message: str) -> None:
+        notice = UplinkNotice(kind, message)
+        if notice != self._last_notice:  # a broker that is away for a day is one notice
+            self._last_notice = notice
+            self._on_notice(notice)
