@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpack wheels into a folder of the package; of LiteRT only what its Interpreter needs (18 of 59 MB).
-
-unpack.py FOLDER WHEELS
-"""
+"""``unpack.py FOLDER WHEELS``: wheels into a folder of the package, of LiteRT only what its Interpreter needs."""
 
 from __future__ import annotations
 
