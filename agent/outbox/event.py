@@ -29,7 +29,7 @@ Kind = Literal["match", "presence", "unit"]
 Condition = Literal["camera_lost", "camera_back", "tamper", "clock_step", "storage_low", "loss", "started", "stopping"]
 LossReason = Literal["full", "erased"]
 
-EVENT_TYPES: Mapping[Kind, str] = {
+EVENT_TYPES: Mapping[str, str] = {
     "match": "io.postern.match.v1",
     "presence": "io.postern.presence.v1",
     "unit": "io.postern.unit.v1",
@@ -122,12 +122,12 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def kind(self) -> Kind:
         """The topic leaf."""
-        return next(kind for kind, name in EVENT_TYPES.items() if name == self.type)
+        return next(kind for kind in KINDS if EVENT_TYPES[kind] == self.type)
 
     @property
     def moment(self) -> datetime:
         """The event's time, aware, UTC; ValueError when there is no such day."""
-        return datetime.strptime(self.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return parse_time(self.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,11 @@ def round_down(now: datetime, step_s: int) -> str:
     """UTC time in whole steps of ``step_s`` seconds, so that it says no more than the purpose needs."""
     seconds = int(now.timestamp())
     return datetime.fromtimestamp(seconds - seconds % step_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    """Read a ``Time``; ValueError when there is no such moment."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def assemble(draft: Draft, *, source: str, boot: str, seq: int, prev: str) -> dict[str, Any]:

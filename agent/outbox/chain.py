@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subscriber's memory of one unit's chain: which event came last, what is missing, what was seen.
+
+The rules, for an event whose signature holds:
+
+* the next number: its ``prev`` must be the digest of the last event, else there are two histories (``fork``);
+* a jump: accepted; the numbers between are remembered as missing and reported as a gap;
+* a missing number that comes late, as a parked row does: accepted once;
+* a number seen before: ``duplicate`` when it is the same event, ``fork`` when it is another one;
+* any other lower number: ``replayed``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from agent.errors import StorageError, VerificationError
+from agent.outbox.event import Digest, Lost, Sequence, Source
+
+KNOWN_EVENTS = (
+    64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one
+)
+MISSING_RANGES = 64  # gaps kept per chain; the oldest is given up first, and what comes late from it is refused
+MAX_CHAINS = 4096  # four keys for each of the 1 000 units that a trust list holds
+
+Thumbprint = Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Gap:
+    """Numbers that were not seen, both ends included."""
+
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return self.last - self.first + 1
+
+
+class Placement(NamedTuple):
+    """Where an event stands: after a gap, in one that was known (``late``), or simply next."""
+
+    gap: Gap | None
+    late: bool
+
+
+class ChainRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A chain as it is stored."""
+
+    source: Source
+    kid: Thumbprint
+    last: Sequence
+    known: Annotated[tuple[tuple[Sequence, Digest], ...], msgspec.Meta(max_length=KNOWN_EVENTS)]
+    missing: Annotated[tuple[tuple[Sequence, Sequence], ...], msgspec.Meta(max_length=MISSING_RANGES)]
+
+
+class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All chains of a subscriber, the least recently used first."""
+
+    version: Literal[1]
+    chains: Annotated[tuple[ChainRecord, ...], msgspec.Meta(max_length=MAX_CHAINS)]
+
+
+class Chain:
+    """One unit's chain under one key."""
+
+    __slots__ = ("_known", "_last", "_missing")
+
+    def __init__(self, record: ChainRecord | None = None) -> None:
+        self._last = record.last if record else 0
+        self._known = dict(record.known) if record else {}
+        self._missing = [Gap(*pair) for pair in record.missing] if record else []
+
+    def place(self, seq: int, prev: str, digest: str) -> Placement:
+        """Say where an event stands, changing nothing; VerificationError ``duplicate``, ``fork`` or ``replayed``."""
+        if self._known.get(seq, digest) != digest:
+            raise VerificationError("fork", "the unit signed two different events with one number: revoke its key")
+        late = any(gap.first <= seq <= gap.last for gap in self._missing)
+        if seq <= self._last and not late:
+            if seq in self._known:
+                raise VerificationError("duplicate", "this event was accepted before")
+            raise VerificationError("replayed", "this event is older than what was accepted before")
+        if self._known.get(seq - 1, prev) != prev:
+            raise VerificationError("fork", "the event follows another history than the one known: revoke its key")
+        # A subscriber that starts in the middle of a unit's life misses nothing that it was ever sent.
+        jump = self._last and seq > self._last + 1
+        return Placement(Gap(self._last + 1, seq - 1) if jump else None, late)
+
+    def accept(self, seq: int, prev: str, digest: str) -> None:
+        """Take an event that ``place`` let pass."""
+        gap, late = self.place(seq, prev, digest)
+        if late:
+            self._fill(Gap(seq, seq))
+        if gap:
+            self._missing = [*self._missing, gap][-MISSING_RANGES:]
+        self._last = max(self._last, seq)
+        self._known[seq] = digest
+        if seq > 1:
+            self._known[seq - 1] = prev  # so that a missing predecessor can only be the right one
+        for old in sorted(self._known)[:-KNOWN_EVENTS]:
+            del self._known[old]
+
+    def explain(self, lost: Lost) -> None:
+        """Strike out what a loss event owns up to; when more is missing than it says, everything stays missing."""
+        inside = [gap for gap in self._missing if lost.first <= gap.first and gap.last <= lost.last]
+        if sum(gap.count for gap in inside) <= lost.count:
+            self._missing = [gap for gap in self._missing if gap not in inside]
+
+    def missing(self) -> tuple[Gap, ...]:
+        """List what is missing and not owned up to, in order."""
+        return tuple(sorted(self._missing))
+
+    def record(self, source: str, kid: str) -> ChainRecord:
+        """Write it down."""
+        return ChainRecord(
+            source,
+            kid,
+            self._last,
+            tuple(sorted(self._known.items())),
+            tuple((gap.first, gap.last) for gap in self._missing),
+        )
+
+    def _fill(self, seen: Gap) -> None:
+        rest: list[Gap] = []
+        for gap in self._missing:
+            if gap.first <= seen.first and seen.last <= gap.last:
+                parts = (Gap(gap.first, seen.first - 1), Gap(seen.last + 1, gap.last))
+                rest += [part for part in parts if part.first <= part.last]
+            else:
+                rest.append(gap)
+        self._missing = rest[-MISSING_RANGES:]
+
+
+class Chains:
+    """The chains of all units, bounded; the least recently used is forgotten first."""
+
+    def __init__(self, content: bytes | None = None) -> None:
+        """Start empty or from ``export``; StorageError when that is damaged."""
+        self._chains: OrderedDict[tuple[str, str], Chain] = OrderedDict()
+        if content is None:
+            return
+        try:
+            records = msgspec.json.decode(content, type=ChainFile).chains
+        except msgspec.MsgspecError:
+            raise StorageError(
+                "the subscriber's memory of the units is damaged: restore it, or delete it and accept that events"
+                " from before now could be replayed once"
+            ) from None
+        for record in records:
+            self._chains[record.source, record.kid] = Chain(record)
+
+    def find(self, source: str, kid: str) -> Chain:
+        """Find a chain; a new one when the unit was not heard before."""
+        return self._chains.get((source, kid)) or Chain()
+
+    def keep(self, source: str, kid: str, chain: Chain) -> None:
+        """Store a chain as the most recently used."""
+        self._chains[source, kid] = chain
+        self._chains.move_to_end((source, kid))
+        while len(self._chains) > MAX_CHAINS:
+            self._chains.popitem(last=False)
+
+    def missing(self, source: str) -> tuple[Gap, ...]:
+        """List what is missing of a unit under any of its keys."""
+        return tuple(gap for (held, _), chain in self._chains.items() if held == source for gap in chain.missing())
+
+    def export(self) -> bytes:
+        """Write everything down for the next start."""
+        records = tuple(chain.record(source, kid) for (source, kid), chain in self._chains.items())
+        return msgspec.json.encode(ChainFile(1, records))
