@@ -26,7 +26,7 @@ _CORNERS = np.array([[0, 0, 1], [CROP_SIZE, 0, 1], [0, CROP_SIZE, 1], [CROP_SIZE
     0.5,
     0,
 ]
-EDGE = 1  # pixels around the covered rectangle that bilinear sampling reads
+EDGE = 1  # blocks around the covered rectangle that bilinear sampling reads
 
 
 def umeyama(src: NDArray[np.floating], dst: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -60,13 +60,17 @@ def align(frame: Frame, face: Face) -> Crop:
     inverse = np.column_stack([linear, -linear @ forward[:, 2]])  # crop to main picture
 
     covered = _CORNERS @ inverse.T
-    left, top = (max(math.floor(v) - EDGE, 0) for v in covered.min(0))
-    right, bottom = (math.ceil(v) + EDGE + 1 for v in covered.max(0))
-    window = frame.main.window(left, top, max(right, left), max(bottom, top))
+    factor = max(int(1 / scale), 1)
+    left, top = (max(math.floor(v) - EDGE * factor, 0) for v in covered.min(0))
+    # whole blocks, so that the last one is averaged over as many pixels as the others
+    right, bottom = (
+        first + max(math.ceil((math.ceil(v) + EDGE * factor + 1 - first) / factor), 0) * factor
+        for first, v in zip((left, top), covered.max(0), strict=True)
+    )
+    window = frame.main.window(left, top, right, bottom)
     if not window.size:
         return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     picture = Image.fromarray(window)
-    factor = max(int(1 / scale), 1)
     if factor > 1:
         picture = picture.reduce(factor)
 

@@ -3,8 +3,9 @@
 
 python -m tests.assets.make_models
 
-``toy-detector`` finds red squares on a dark ground: a cell scores by its mean redness, and its geometry is constant,
-with landmarks in the proportions of the ArcFace template. ``toy-embedder`` projects the colours of an 8x8 grid on 128
+``toy-detector`` finds coloured squares on a dark ground: red ones of 8 pixels, green ones of 16, blue ones of 32, each
+aligned to its grid. A cell scores by how much its mean is of its colour; the geometry is constant, with landmarks
+in the proportions of the ArcFace template. ``toy-embedder`` projects the colours of an 8x8 grid on 128
 fixed random directions. The others are hostile or foreign: an output for age, two entry points, float32.
 """
 
@@ -22,7 +23,7 @@ from tools.train.quantise import convert
 
 OUT = Path(__file__).parent / "models"
 WIDTH, HEIGHT = 160, 96  # pixels: five by three cells at stride 32
-RED = (1.0, -0.5, -0.5)  # of a pixel in [-1, 1): 1 for pure dark red on black
+COLOUR = {8: 0, 16: 1, 32: 2}  # channel that a stride looks for
 FACTS = {
     "licence": "Apache-2.0",
     "training_data": "none: the weights are written by hand or drawn from a seeded generator",
@@ -37,8 +38,10 @@ def detector(x: tf.Tensor) -> dict[str, tf.Tensor]:
     outputs = {}
     for stride in (8, 16, 32):
         mean = tf.nn.avg_pool2d(x, stride, stride, "VALID")
-        # black is -1, -1, -1: redness 0; pure red is 1, -1, -1: redness 2; a logit of 8 red, -8 black
-        logit = tf.nn.conv2d(mean, np.float32(RED).reshape(1, 1, 3, 1) * 8, 1, "VALID") - 8.0
+        # pixels are in [-1, 1): a grey one weighs 0, one of the pure colour 2, which makes logits of -8 and 8
+        weights = np.full((1, 1, 3, 1), -4, np.float32)
+        weights[0, 0, COLOUR[stride]] = 8
+        logit = tf.nn.conv2d(mean, weights, 1, "VALID") - 8.0
         constant = np.float32([REACH] * 4 + LANDMARKS.ravel().tolist())
         # a trace of the picture keeps the converter from folding the geometry into a constant
         trace = tf.nn.conv2d(mean, np.full((1, 1, 3, 14), 1e-3, np.float32), 1, "VALID")
@@ -63,14 +66,15 @@ def with_age(x: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def scenes(width: int, height: int) -> list[np.ndarray]:
-    """Pictures that span the full range of pixels, red squares among them."""
+    """Pictures that span the full range of pixels, pure colours among them."""
     rng = np.random.default_rng(3)
     pictures = []
     for _ in range(12):
         blocks = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
         picture = blocks.repeat(8, 0).repeat(8, 1)
-        picture[: height // 2] = (0, 0, 0)
-        picture[: height // 2, : width // 2] = (255, 0, 0)
+        picture[: height // 2] = 0
+        for channel in range(3):
+            picture[: height // 2, channel * width // 3 : (channel + 1) * width // 3, channel] = 255
         picture[height // 2 : height // 2 + 8, :8] = 255
         pictures.append(picture)
     return pictures
