@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoded FFmpeg pictures to the detector's small picture and the full picture's planes."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from agent.camera.base import Rgb, lores_fit
+from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, letterbox
+
+# Annotations of PyAV differ between its releases, so its objects go by these names alone.
+PyAv: TypeAlias = Any  # the module
+VideoFrame: TypeAlias = Any  # av.VideoFrame
+VideoPlane: TypeAlias = Any  # av.video.plane.VideoPlane
+
+# Pixel formats whose planes are used where they lie, with their halvings (across, down); 'j' means full range.
+PLANAR: Final = {
+    "yuv420p": (2, 2),
+    "yuvj420p": (2, 2),
+    "yuv422p": (2, 1),
+    "yuvj422p": (2, 1),
+    "yuv444p": (1, 1),
+    "yuvj444p": (1, 1),
+}
+NV12: Final = "nv12"
+YUYV: Final = "yuyv422"
+
+FULL_RANGE: Final = 2  # AVCOL_RANGE_JPEG, libavutil/pixfmt.h
+STANDARDS: Final = {1: 709, 5: 601, 6: 601}  # AVCOL_SPC_BT709, _BT470BG, _SMPTE170M; anything else counts as untagged
+
+
+class AvConverter:
+    """Holds the scaling contexts of one camera, so that they are set up once."""
+
+    def __init__(self, av: PyAv, lores_size: tuple[int, int]) -> None:
+        self._av = av
+        self._lores_size = lores_size
+        reformatter = av.video.reformatter.VideoReformatter
+        self._common, self._scale, self._colour = reformatter(), reformatter(), reformatter()
+        try:
+            reformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), 8, 8, threads=1)
+        except TypeError:  # PyAV before 17: one thread, no choice
+            self._threads: dict[str, int] = {}
+        else:
+            self._threads = {"threads": 1}
+
+    def convert(self, picture: VideoFrame) -> tuple[Rgb, YuvPicture]:
+        """Return lores, uint8 (h, w, 3), and main, which keeps ``picture`` alive until it is released."""
+        name = picture.format.name
+        usable = name in PLANAR or name in {NV12, YUYV}
+        if not usable or any(plane.line_size < 0 for plane in picture.planes):
+            picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
+        colour = _colour(picture)
+        main = YuvPicture(*_planes(picture), colour)
+        return letterbox(self._shrink(picture, colour), self._lores_size), main
+
+    def _shrink(self, picture: VideoFrame, colour: YuvColour) -> Rgb:
+        """Make the part of lores that shows something.
+
+        Scaling in YUV and converting the small picture costs three quarters of doing both in one go.
+        """
+        width, height = lores_fit(picture.width, picture.height, *self._lores_size)
+        target = "yuvj420p" if picture.format.name.startswith("yuvj") else "yuv420p"
+        small = self._scale.reformat(picture, width, height, target, interpolation="AREA", **self._threads)
+        if colour.full_range:  # PyAV's releases disagree about how to ask for it
+            return YuvPicture(*_planes(small), colour).window(0, 0, width, height)
+        # A destination that differs from the source makes every release set the source's matrix; RGB has none.
+        matrices = ("ITU709", "ITU601") if colour.standard == 709 else ("ITU601", "ITU709")
+        rgb = self._colour.reformat(small, None, None, "rgb24", *matrices, interpolation="POINT", **self._threads)
+        return _rows(rgb.planes[0], height, 3 * width).reshape(height, width, 3)
+
+
+def _colour(picture: VideoFrame) -> YuvColour:
+    full_range = picture.format.name.startswith("yuvj") or int(picture.color_range) == FULL_RANGE
+    return colour_of(STANDARDS.get(int(picture.colorspace)), full_range=full_range, height=picture.height)
+
+
+def _planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
+    """Give views of y, u, v without padding; the views keep the picture alive."""
+    width, height, name = picture.width, picture.height, picture.format.name
+    if name == YUYV:
+        packed = _rows(picture.planes[0], height, 2 * (width + width % 2))
+        return packed[:, 0 : 2 * width : 2], packed[:, 1::4], packed[:, 3::4]
+    luma = _rows(picture.planes[0], height, width)
+    if name == NV12:
+        pairs = _rows(picture.planes[1], (height + 1) // 2, width + width % 2)
+        return luma, pairs[:, 0::2], pairs[:, 1::2]
+    across, down = PLANAR[name]
+    rows, columns = -(-height // down), -(-width // across)
+    return luma, _rows(picture.planes[1], rows, columns), _rows(picture.planes[2], rows, columns)
+
+
+def _rows(plane: VideoPlane, rows: int, columns: int) -> Plane:
+    stride = plane.line_size
+    return np.frombuffer(plane, np.uint8, rows * stride).reshape(rows, stride)[:, :columns]

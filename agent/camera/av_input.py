@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What FFmpeg is told to open: address, demuxer and options for files, RTSP and Video4Linux, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from agent.camera.settings import FileCamera, RtspCamera, V4l2Camera
+from agent.errors import ConfigError
+from agent.files import read_secret
+
+MAX_CREDENTIALS: Final = 256  # bytes of 'user:password'; RTSP servers cut off longer ones
+
+# The first picture waits for probing. A camera names codec and size in its SDP, so little suffices; the defaults
+# (5 MB, 5 s) take seconds. Too little loses nothing: the decoder learns the size from its first key frame.
+PROBE_BYTES: Final = 65_536
+PROBE_MICROSECONDS: Final = 500_000
+MAX_REORDER_MICROSECONDS: Final = 200_000  # UDP packets that come later than this are lost: old pictures have no use
+
+
+@dataclass(frozen=True, slots=True)
+class AvInput:
+    """One thing to open. ``name`` is what messages call it; ``address`` may hold a password and is never shown.
+
+    ``timeout_s`` bounds opening and each wait for data, None for local files. ``sensor_clock`` says that the
+    stream's own times are those of the monotonic clock.
+    """
+
+    kind: Literal["file", "rtsp", "v4l2"]
+    name: str
+    address: str = field(repr=False)
+    demuxer: str | None
+    options: Mapping[str, str]
+    timeout_s: float | None
+    live: bool
+    sensor_clock: bool = False
+    loop: bool = False
+    realtime: bool = False
+    decoder_threads: int = 1
+
+
+def file_input(settings: FileCamera) -> AvInput:
+    """Describe a local video; playlists inside it cannot reach the network."""
+    return AvInput(
+        kind="file",
+        name=f"the video {settings.path}",
+        address=f"file:{settings.path}",  # with the protocol, no name is taken for a URL
+        demuxer=None,
+        options=MappingProxyType({"protocol_whitelist": "file"}),
+        timeout_s=None,
+        live=False,
+        loop=settings.loop,
+        realtime=settings.realtime,
+        decoder_threads=settings.decoder_threads,
+    )
+
+
+def rtsp_input(settings: RtspCamera) -> AvInput:
+    """Describe a network camera. Raises ConfigError or KeyStoreError when its credentials file is not usable."""
+    address = settings.url
+    if settings.credentials_file is not None:
+        address = with_credentials(address, *read_credentials(settings.credentials_file))
+    microseconds = str(round(settings.timeout_s * 1e6))
+    return AvInput(
+        kind="rtsp",
+        name="the RTSP camera",
+        address=address,
+        demuxer="rtsp",
+        options=MappingProxyType(
+            {
+                "rtsp_transport": settings.transport,
+                "allowed_media_types": "video",
+                "protocol_whitelist": "rtsp,rtp,tcp,udp",
+                "timeout": microseconds,
+                "probesize": str(PROBE_BYTES),
+                "analyzeduration": str(PROBE_MICROSECONDS),
+                "fpsprobesize": "0",
+                "max_delay": str(MAX_REORDER_MICROSECONDS),
+                "fflags": "nobuffer",
+            }
+        ),
+        timeout_s=settings.timeout_s,
+        live=True,
+        decoder_threads=settings.decoder_threads,
+    )
+
+
+def v4l2_input(settings: V4l2Camera) -> AvInput:
+    """Describe a Video4Linux device; a driver may give another size than asked, frames carry the true one."""
+    return AvInput(
+        kind="v4l2",
+        name=f"the camera {settings.device}",
+        address=str(settings.device),
+        demuxer="video4linux2",
+        options=MappingProxyType(
+            {
+                "video_size": f"{settings.width}x{settings.height}",
+                "framerate": f"{settings.frames_per_second:g}",
+                "input_format": settings.format,
+            }
+        ),
+        timeout_s=settings.timeout_s,
+        live=True,
+        sensor_clock=True,  # videobuf2 stamps buffers with CLOCK_MONOTONIC
+    )
+
+
+def read_credentials(path: Path) -> tuple[str, str]:
+    """User and password from a file that only its owner can read, one line ``user:password``.
+
+    Raises KeyStoreError when the file is missing or others can read it, ConfigError when its content is not that.
+    """
+    try:
+        user, colon, password = read_secret(path).decode().removesuffix("\n").partition(":")
+    except UnicodeDecodeError:
+        user = colon = password = ""
+    if not (user and colon and len(user) + len(password) < MAX_CREDENTIALS and (user + password).isprintable()):
+        raise ConfigError(f"{path} does not hold one line 'user:password' of at most {MAX_CREDENTIALS} characters")
+    return user, password
+
+
+def with_credentials(url: str, user: str, password: str) -> str:
+    """Build ``url`` with user and password in it, quoted as FFmpeg expects (RFC 3986, section 3.2.1)."""
+    parts = urlsplit(url)
+    netloc = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
+    return urlunsplit(parts._replace(netloc=netloc))

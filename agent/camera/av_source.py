@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files, network cameras and USB cameras through FFmpeg (PyAV 10 to 19: the package python3-av, or the extra rtsp)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from agent.camera.av_convert import AvConverter, PyAv, VideoFrame
+from agent.camera.av_input import AvInput
+from agent.camera.av_stream import AvStream, load_av
+from agent.camera.base import CameraInfo, Frame
+from agent.camera.timestamps import Timestamps
+from agent.clock import Clock
+
+MAX_PACE_NS: Final = 10_000_000_000  # a longer gap between two pictures of a recording is not waited for
+
+
+class AvCamera:
+    """One file, RTSP stream or Video4Linux device; implements ``agent.camera.base.Camera``.
+
+    The full picture stays in the decoder's own planes, only the detector's picture is made. Times: of a file, the
+    recording's own (at its pace: from the moment of opening); of Video4Linux, the driver's; of RTSP, of arrival.
+    Raises what ``AvStream`` raises, and ConfigError where PyAV is missing.
+    """
+
+    def __init__(
+        self, source: AvInput, *, lores_size: tuple[int, int], clock: Clock, load: Callable[[], PyAv] = load_av
+    ) -> None:
+        self._source = source
+        self._lores_size = lores_size
+        self._clock = clock
+        self._load = load
+        self._times = Timestamps()
+        self._stream: AvStream | None = None
+
+    def __enter__(self) -> Self:
+        self._av = self._load()
+        self._converter = AvConverter(self._av, self._lores_size)
+        self._stream = AvStream(self._av, self._source, self._clock)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def info(self) -> CameraInfo:
+        stream = self._opened()
+        return CameraInfo(
+            source=self._source.kind,
+            width=stream.width,
+            height=stream.height,
+            lores_width=self._lores_size[0],
+            lores_height=self._lores_size[1],
+            frames_per_second=stream.frame_rate,
+            live=self._source.live,
+        )
+
+    def frames(self) -> Iterator[Frame]:
+        times = self._live_times() if self._source.live else self._recorded_times()
+        for number, (time_ns, picture) in enumerate(times):
+            lores, main = self._converter.convert(picture)
+            yield Frame(number, time_ns, lores, main, main.release)
+
+    def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
+        stream = self._opened()
+        for picture in stream.pictures():
+            claimed = _time_ns(picture) if self._source.sensor_clock else None
+            yield self._times.live(claimed, self._clock.monotonic_ns()), picture
+        raise stream.failure("its stream ended")
+
+    def _recorded_times(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures of a file with their times; where it loops, again from its start, times going on."""
+        due_ns = self._clock.monotonic_ns() if self._source.realtime else None
+        while True:
+            stream = self._opened()
+            period_ns = round(1e9 / stream.frame_rate)
+            shift_ns, next_ns = None, due_ns or 0
+            for picture in stream.pictures():
+                own_ns = _time_ns(picture)
+                if own_ns is not None:
+                    if shift_ns is None:
+                        shift_ns = 0 if due_ns is None else due_ns - own_ns
+                    next_ns = own_ns + shift_ns
+                time_ns = self._times.rising(next_ns)
+                if self._source.realtime:
+                    self._pace(time_ns)
+                yield time_ns, picture
+                due_ns = next_ns = time_ns + period_ns
+            if not self._source.loop:
+                return
+            stream.close()
+            self._stream = AvStream(self._av, self._source, self._clock)
+
+    def _pace(self, time_ns: int) -> None:
+        early_ns = time_ns - self._clock.monotonic_ns()
+        if 0 < early_ns <= MAX_PACE_NS:
+            self._clock.sleep(early_ns / 1e9)
+
+    def _opened(self) -> AvStream:
+        if self._stream is None:
+            raise ValueError("the camera is not open")
+        return self._stream
+
+
+def _time_ns(picture: VideoFrame) -> int | None:
+    if picture.pts is None or picture.time_base is None:
+        return None
+    base = picture.time_base
+    return int(picture.pts * base.numerator * 1_000_000_000 // base.denominator)

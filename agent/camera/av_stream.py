@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One opened FFmpeg input: decoded pictures out, damage skipped within bounds, failures in our own words.
+
+No message of FFmpeg is passed on, nor chained: it may quote the address with its password.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Final, TypeAlias, TypeVar
+
+from agent.camera.av_convert import PyAv, VideoFrame
+from agent.camera.av_input import AvInput
+from agent.camera.settings import MAX_SIDE
+from agent.clock import Clock
+from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError
+
+MAX_DAMAGED: Final = 100  # packets or pictures in a row that cannot be used: four seconds at 25 per second
+DEFAULT_FRAME_RATE: Final = 25.0  # per second, where a stream does not say
+MAX_FRAME_RATE: Final = 240.0  # more is a made-up number in a header
+
+# What FFmpeg's errors mean to a person, by class name: the names are the same in all releases of PyAV.
+REASONS: Final = {
+    "HTTPUnauthorizedError": "it refuses the user name or the password",
+    "HTTPForbiddenError": "it refuses this user",
+    "HTTPNotFoundError": "it has no stream of that name",
+    "ConnectionRefusedError": "nothing answers at its address",
+    "ExitError": "it stopped answering",
+    "TimeoutError": "it stopped answering",
+    "FileNotFoundError": "it does not exist",
+    "PermissionError": "this program may not open it",
+    "IsADirectoryError": "it is a folder",
+    "InvalidDataError": "its content is not video that can be decoded",
+}
+
+T = TypeVar("T")
+Container: TypeAlias = Any  # av.container.InputContainer
+
+
+def load_av() -> PyAv:
+    """PyAV. Raises ConfigError where it is not installed."""
+    try:
+        av = importlib.import_module("av")
+        importlib.import_module("av.logging")
+    except ImportError as error:
+        raise ConfigError(
+            "files, RTSP and USB cameras need PyAV: install the package python3-av, or 'pip install postern[rtsp]'"
+        ) from error
+    if av.logging.get_level() is not None:  # None is off already, the default of newer releases
+        av.logging.set_level(av.logging.PANIC)  # FFmpeg's log quotes addresses
+    return av
+
+
+class AvStream:
+    """The first video stream of an input, opened, its first picture decoded.
+
+    Raises CameraLostError where ``source`` is live. For a file it raises ConfigError when it cannot be opened, and
+    RefusedError when it holds no picture or more than ``MAX_DAMAGED`` parts in a row cannot be decoded.
+    """
+
+    def __init__(self, av: PyAv, source: AvInput, clock: Clock) -> None:
+        self._av = av
+        self._source = source
+        self._clock = clock
+        self._container: Container = None
+        self._first: VideoFrame = None
+        self._last_picture_ns = clock.monotonic_ns()
+        try:
+            self._container = self._guarded(self._open)
+            self._pictures = self._decode()
+            first = self._first_picture()
+        except BaseException:
+            self.close()
+            raise
+        self._first = first
+        self.width, self.height = int(first.width), int(first.height)
+        rate = float(self._video.average_rate or 0)
+        self.frame_rate = rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE
+
+    def pictures(self) -> Iterator[VideoFrame]:
+        """Yield decoded ``av.VideoFrame``s to the end of the stream."""
+        first, self._first = self._first, None
+        return chain([first] if first is not None else [], self._pictures)
+
+    def close(self) -> None:
+        """Close the input; idempotent."""
+        container, self._container = self._container, None
+        self._first = None
+        if container is not None:
+            self._guarded(container.close)
+
+    def failure(self, reason: str, *, damaged: bool = True) -> PosternError:
+        """Build the error that says why this input is of no use (any longer)."""
+        if self._source.live:
+            return CameraLostError(f"{self._source.name} gives no pictures: {reason}")
+        kind = RefusedError if damaged else ConfigError
+        return kind(f"{self._source.name} cannot be played: {reason}; give the path of an intact video file")
+
+    def _open(self) -> Container:
+        source = self._source
+        timeout = None if source.timeout_s is None else (source.timeout_s, source.timeout_s)
+        container = self._av.open(
+            source.address, mode="r", format=source.demuxer, options=dict(source.options), timeout=timeout
+        )
+        if container.streams.video:
+            self._video = container.streams.video[0]
+            context = self._video.codec_context
+            context.thread_count = source.decoder_threads
+            context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
+        else:
+            container.close()
+            raise self.failure("it has no video, only sound or data")
+        return container
+
+    def _first_picture(self) -> VideoFrame:
+        for picture in self._pictures:
+            return picture
+        raise self.failure("it ends before its first picture")
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        damaged = 0
+        packets = self._container.demux(self._video)
+        while (packet := self._guarded(lambda: next(packets, None))) is not None:
+            try:
+                pictures = packet.decode()
+            except self._av.error.FFmpegError:
+                pictures = []
+                damaged += 1
+            for picture in pictures:
+                if picture.is_corrupt or not self._sane(picture):
+                    damaged += 1
+                    continue
+                damaged = 0
+                self._last_picture_ns = self._clock.monotonic_ns()
+                yield picture
+            if damaged > MAX_DAMAGED:
+                raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
+            self._check_stall()
+
+    @staticmethod
+    def _sane(picture: VideoFrame) -> bool:
+        return bool(0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE)
+
+    def _check_stall(self) -> None:
+        timeout_s = self._source.timeout_s
+        if timeout_s is not None and self._clock.monotonic_ns() - self._last_picture_ns > timeout_s * 1e9:
+            raise self.failure(f"it sends data, but no picture for {timeout_s:g} seconds")
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Call FFmpeg; its errors become ours outside of the handler, so that none is chained."""
+        try:
+            return call()
+        except self._av.error.FFmpegError as error:
+            reason = REASONS.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
+        raise self.failure(reason, damaged=self._container is not None)
