@@ -46,8 +46,8 @@ def build_entry(content: bytes, file: str, name: str, decoder: str, **facts: Any
     """Make the entry of a model file; raises ModelError.
 
     ``facts``: ``licence`` and ``training_data``; optionally ``tensor_names`` (output name -> tensor name in the file),
-    ``input`` (fields of InputSpec that the file cannot tell: layout, colour, mean, std, padding), ``seed``, and any
-    other field of ModelEntry.
+    ``input`` (fields of InputSpec that the file cannot tell: layout, colour, mean, std), ``seed``, and any other field
+    of ModelEntry.
     """
     task = next((t for t, d in HEADS if d == decoder), "unknown")
     if len(content) > MAX_MODEL_BYTES:
@@ -198,7 +198,6 @@ def add(args: argparse.Namespace) -> None:
             "colour": args.colour,
             "mean": args.mean,
             "std": args.std,
-            "padding": args.padding,
         },
         seed=args.seed,
         licence=args.licence,
@@ -241,7 +240,6 @@ def main() -> int:
     adding.add_argument("--colour", default="RGB", choices=["RGB", "BGR"])
     adding.add_argument("--mean", type=_per_channel, default=(128.0,) * 3, help="of pixels; one number or a,b,c")
     adding.add_argument("--std", type=_per_channel, default=(128.0,) * 3, help="likewise; (pixel - mean) / std")
-    adding.add_argument("--padding", type=int, default=0, help="pixel value beside a picture of another shape")
     adding.add_argument("--score-threshold", type=float, help="a detector's working point, 0 to 1")
     adding.add_argument("--licence", required=True, help="SPDX expression of the weights")
     adding.add_argument("--training-data", required=True)

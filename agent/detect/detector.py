@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import Frame, Rgb
+from agent.camera.base import LORES_BORDER, Frame, Rgb, lores_scale
 from agent.detect.decoders import make_decoder
 from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
@@ -27,8 +27,8 @@ MIN_SPREAD = 1.0  # input pixels between the outermost landmarks; below that the
 class Detector:
     """A detector model with its decoder. Single-threaded, like its engine.
 
-    ``frame.lores`` must show the whole main picture. At the model's input size it is used as it is (even if that
-    stretches the picture); any other size is scaled uniformly and padded here.
+    ``frame.lores`` relates to the main picture as ``lores_scale`` says. At the model's input size it is used as it is;
+    any other size is scaled uniformly to the top left of the input, with the same border.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Detector:
         self.score_threshold = threshold
         self._nms_iou, self._max_faces = nms_iou, max_faces
         self._decoder = make_decoder(entry, threshold)
-        self._canvas = np.full((entry.input.height, entry.input.width, 3), entry.input.padding, np.uint8)
+        self._canvas = np.empty((entry.input.height, entry.input.width, 3), np.uint8)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -57,13 +57,14 @@ class Detector:
 
     def detect(self, frame: Frame) -> list[Face]:
         """Return the faces in pixels of ``frame.main``, best first."""
-        image, width, height = self._fit(frame.lores)
+        main, (height, width) = frame.main, frame.lores.shape[:2]
+        image, factor = self._fit(frame.lores)
         found = sane(self._decoder.decode(self.engine.run(image)))
         if not found.scores.size:
             return []
         kept = nms(found.boxes, found.scores, self._nms_iou, self._max_faces)
-        scale = np.array([frame.main.width / width, frame.main.height / height], np.float32)
-        boxes = (found.boxes[kept].reshape(-1, 2, 2) * scale).reshape(-1, 4).tolist()
+        scale = np.float32(1 / (factor * lores_scale(main.width, main.height, width, height)))
+        boxes = (found.boxes[kept] * scale).tolist()
         landmarks = found.landmarks[kept] * scale
         scores = found.scores[kept].tolist()
         return [
@@ -71,18 +72,18 @@ class Detector:
             for (x0, y0, x1, y1), marks, score in zip(boxes, landmarks, scores, strict=True)
         ]
 
-    def _fit(self, lores: Rgb) -> tuple[NDArray[np.uint8], int, int]:
-        """Return the input picture, and the width and height in it that the whole of ``lores`` takes."""
+    def _fit(self, lores: Rgb) -> tuple[NDArray[np.uint8], float]:
+        """Return the input picture, and input pixels per pixel of ``lores``."""
         (height, width), (rows, columns) = lores.shape[:2], self._canvas.shape[:2]
-        if (height, width) == (rows, columns):
-            return lores, width, height
         factor = min(columns / width, rows / height)
+        if (height, width) == (rows, columns):
+            return lores, factor
         if factor != 1:
-            width, height = max(round(width * factor), 1), max(round(height * factor), 1)
+            height, width = max(round(height * factor), 1), max(round(width * factor), 1)
             lores = np.asarray(Image.fromarray(lores).resize((width, height), Image.Resampling.BILINEAR))
         self._canvas[:height, :width] = lores
-        self._canvas[height:] = self._canvas[:, width:] = self.engine.entry.input.padding
-        return self._canvas, width, height
+        self._canvas[height:] = self._canvas[:, width:] = LORES_BORDER
+        return self._canvas, factor
 
 
 def sane(found: Candidates) -> Candidates:

@@ -46,7 +46,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     A pixel p (0 to 255) enters the net as the real number (p - mean) / std, with ``mean`` and ``std`` given per
     channel in the order of ``colour``. An integer tensor holds round(real / scale) + zero_point;
-    scale 0 marks a float32 tensor. A smaller picture is scaled uniformly and stands at the top left on ``padding``.
+    scale 0 marks a float32 tensor.
     """
 
     name: TensorName
@@ -58,7 +58,6 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     std: PerChannel = (128.0, 128.0, 128.0)
     scale: Scale
     zero_point: ZeroPoint
-    padding: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
 
     @property
     def height(self) -> int:

@@ -68,6 +68,13 @@ def test_boxes_are_in_pixels_of_the_main_picture(detector: Detector) -> None:
     np.testing.assert_allclose(large.landmarks, small.landmarks * 10, rtol=1e-5)
 
 
+def test_letterboxed_picture_is_mapped_by_the_one_relation(detector: Detector) -> None:
+    lores = scene(160, 96, (64, 32, 32))
+    lores[80:] = 128  # shows a main picture of 1600x800
+    (face,) = detector.detect(frame(lores, np.zeros((800, 1600, 3), np.uint8)))
+    np.testing.assert_allclose(face.box, (320, 0, 1280, 960), atol=15)
+
+
 @pytest.mark.parametrize("size", [(160, 48), (80, 96), (320, 96), (640, 480), (40, 24)])
 def test_picture_of_another_shape_is_fitted_and_mapped_back(detector: Detector, size: tuple[int, int]) -> None:
     width, height = size
@@ -81,7 +88,7 @@ def test_picture_of_another_shape_is_fitted_and_mapped_back(detector: Detector, 
     assert (face.box[1] + face.box[3]) / 2 * factor == pytest.approx(16, abs=1)
 
 
-def test_padding_forgets_the_frame_before(detector: Detector) -> None:
+def test_border_forgets_the_frame_before(detector: Detector) -> None:
     assert detector.detect(frame(scene(159, 96, (64, 64, 32))))
     assert detector.detect(frame(scene(160, 48))) == []
 
