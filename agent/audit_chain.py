@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of the audit log, and how to check the chain they form; writing it is ``audit``'s part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import msgspec
+import rfc8785
+from msgspec import Meta
+
+from agent.clock import ClockState
+from agent.errors import VerificationError
+
+Kind = Literal[
+    "started",
+    "stopped",
+    "consent_given",
+    "consent_withdrawn",
+    "enrolled",
+    "erased",
+    "keys_renewed",
+    "config_changed",
+    "policy_changed",
+    "model_changed",
+    "command_done",
+    "command_refused",
+    "clock_step",
+    "storage_error",
+    "tamper",
+    "updated",
+    "log_healed",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+MAX_ENTRY_BYTES = 4096  # a line; the longest known one has 600
+MAX_FACTS = 16  # per entry
+MAX_SEQ = 2**53 - 1  # RFC 8785 numbers
+NO_ENTRY = "sha256:" + "0" * 64  # what the first entry follows
+
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
+Fact = str | int | bool
+
+
+class Head(NamedTuple):
+    """The last entry: its number, and the digest of its line."""
+
+    seq: int
+    digest: str
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line. ``at`` is wall time as the unit believed it, ``clock`` how far that can be trusted."""
+
+    v: Literal[1]
+    seq: Annotated[int, Meta(ge=1)]
+    prev: Digest
+    at: str
+    clock: ClockState
+    kind: Kind
+    facts: Annotated[dict[str, Fact], Meta(max_length=MAX_FACTS)]
+    personal: Digest | None = None
+
+
+class _PersonalPart(msgspec.Struct, frozen=True):
+    """The part of a personal part that says where it belongs."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """A chain that holds, and its ends. Of the personal parts: how many are there, were erased, or fit no entry.
+
+    A ``loose`` part is one that was changed after it was written, or whose entry a power cut prevented.
+    """
+
+    first: int
+    head: Head
+    personal: int
+    erased: int
+    loose: int
+
+
+def verify_log(path: Path, head: Head | None = None) -> AuditReport:
+    """Check the whole chain of the log at ``path``, from its oldest file to its end; needs no lock.
+
+    With ``head``, taken from a health message, the entry of that number must be there with that digest. Raises
+    VerificationError: ``malformed``, ``chain_broken``, ``cut_off``.
+    """
+    parts = {digest_of(part): part for file in personal_folder(path).glob("*.jsonl") for part in lines(file)}
+    found: set[str] = set()
+    first = erased = 0
+    reached = Head(0, NO_ENTRY)
+    anchored = head is None or head == reached
+    for number, line in enumerate(_log_lines(path), start=1):
+        entry = parse_entry(line, number)
+        if number == 1:
+            first = entry.seq
+            # After rotation the oldest file follows one that was removed; its first line is taken as it is.
+            reached = Head(entry.seq - 1, entry.prev if entry.seq > 1 else NO_ENTRY)
+        if entry.seq != reached.seq + 1 or entry.prev != reached.digest:
+            raise VerificationError(
+                "chain_broken", f"line {number} does not follow the one before it: the log was changed"
+            )
+        reached = Head(entry.seq, digest_of(line))
+        anchored = anchored or reached == head
+        if entry.personal in parts:
+            found.add(entry.personal)
+        elif entry.personal is not None:
+            erased += 1
+    if not anchored:
+        raise VerificationError("cut_off", "the log does not hold the entry of the given head: its end was removed")
+    loose = sum(_personal_seq(part) >= first for digest, part in parts.items() if digest not in found)
+    return AuditReport(first, reached, len(found), erased, loose)
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Yield the entries from the oldest on, for reports; ``verify_log`` says whether they can be believed."""
+    for number, line in enumerate(_log_lines(path), start=1):
+        yield parse_entry(line, number)
+
+
+def parse_entry(line: bytes, number: int) -> Entry:
+    """Read line ``number``; VerificationError ``malformed`` unless it is an entry in its one canonical spelling."""
+    try:
+        entry = msgspec.json.decode(line, type=Entry)
+        if rfc8785.dumps(msgspec.to_builtins(entry)) == line:
+            return entry
+    except (msgspec.MsgspecError, rfc8785.CanonicalizationError):
+        pass
+    raise VerificationError("malformed", f"line {number} of the audit log is not an entry: the log was changed")
+
+
+def _personal_seq(part: bytes) -> int:
+    """Entry that a personal part says it belongs to; one that says nothing readable belongs to the future."""
+    try:
+        return msgspec.json.decode(part, type=_PersonalPart).seq
+    except msgspec.MsgspecError:
+        return MAX_SEQ
+
+
+def digest_of(line: bytes) -> str:
+    """Digest that stands for a line in the next one."""
+    return "sha256:" + hashlib.sha256(line).hexdigest()
+
+
+def personal_folder(path: Path) -> Path:
+    """Where the personal parts of the log at ``path`` lie."""
+    return path.with_name(f"{path.name}.personal")
+
+
+def rotated(path: Path, first: int) -> Path:
+    """Name of the earlier file that begins with entry ``first``."""
+    return path.with_name(f"{path.name}.{first:012d}")
+
+
+def rotated_files(path: Path) -> list[Path]:
+    """Files of earlier entries, oldest first."""
+    return sorted(path.parent.glob(f"{path.name}.{'[0-9]' * 12}"))
+
+
+def _log_lines(path: Path) -> Iterator[bytes]:
+    for file in (*rotated_files(path), path):
+        yield from lines(file)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file, without their ends; an incomplete last one is left out, one that is too long comes in pieces."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        while line := file.readline(MAX_ENTRY_BYTES + 1):
+            if line.endswith(b"\n"):
+                yield line[:-1]
+            elif file.peek(1):
+                yield line

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gallery's SQLite file: one process, one transaction at a time, and nothing left behind.
+
+``secure_delete`` overwrites deleted content with zeros. That is not enough in WAL mode, where copies stay
+in the log, so the journal is a rollback journal that is deleted with each transaction (``DELETE``).
+``synchronous=EXTRA`` also makes that deletion durable. What passes through the journal is ciphertext,
+random ids and dates.
+
+Sources: sqlite.org/pragma.html (secure_delete, synchronous), sqlite.org/lockingv3.html.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.errors import PosternError, StorageError
+from agent.files import SECRET_MODE
+from agent.process_lock import ProcessLock
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out
+
+# One row in ``gallery``; ``kek`` names the key-encryption key in force. ``expires_at`` and ``last_used_on`` stand in
+# clear so that retention needs no key; the seals are bound to ``expires_at``. ``doomed`` is a reason of erasure.
+SCHEMA = """
+CREATE TABLE gallery (site TEXT NOT NULL, unit TEXT NOT NULL, kek BLOB NOT NULL, secret BLOB NOT NULL) STRICT;
+CREATE TABLE subjects (
+  id INTEGER PRIMARY KEY, subject BLOB NOT NULL UNIQUE, model TEXT NOT NULL,
+  template BLOB NOT NULL, record BLOB NOT NULL,
+  expires_at TEXT NOT NULL, last_used_on TEXT NOT NULL, overdue_since TEXT, doomed TEXT) STRICT;
+CREATE TABLE keys (subject BLOB PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tombstones (subject TEXT PRIMARY KEY, reason TEXT NOT NULL, erased_at TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class Database:
+    """An open gallery file. Every method raises StorageError, and then nothing was changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = ProcessLock(path)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, SECRET_MODE))
+            self._connection = self._open()
+        except OSError as error:
+            self._lock.release()
+            raise StorageError(f"cannot open {path} ({error.strerror}): make its folder writable") from error
+        except PosternError:
+            self._lock.release()
+            raise
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the schema has still to be made."""
+        return self.row("PRAGMA user_version") == (0,)
+
+    def create(self, connection: sqlite3.Connection) -> None:
+        """Make the schema; inside a transaction."""
+        for statement in filter(str.strip, SCHEMA.split(";")):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def rows(self, query: str, *parameters: object) -> Iterator[tuple[Any, ...]]:
+        """Answer a query row by row; do not write before the last one was read."""
+        with self._explained():
+            yield from self._connection.execute(query, parameters)
+
+    def row(self, query: str, *parameters: object) -> tuple[Any, ...] | None:
+        """First row of the answer to a query, if any."""
+        with self._explained():
+            found: tuple[Any, ...] | None = self._connection.execute(query, parameters).fetchone()
+            return found
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit durably at the end of the block, or roll back and raise."""
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close the file and let other processes in."""
+        self._connection.close()
+        self._lock.release()
+
+    def _open(self) -> sqlite3.Connection:
+        with self._explained():
+            # Threads are kept apart by the store's lock.
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                for pragma in (
+                    "secure_delete=ON",
+                    "journal_mode=DELETE",
+                    "synchronous=EXTRA",
+                    "temp_store=MEMORY",
+                    "trusted_schema=OFF",
+                    "cell_size_check=ON",
+                ):
+                    connection.execute(f"PRAGMA {pragma}")
+                self._check(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
+            raise StorageError(f"{self._path} was written by a newer version of this program: install that one again")
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError  # answered as other damage is
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of SQLite into one that says what to do."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake in this program, not a fact about the disk
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            primary = None if code is None else code & 0xFF  # the high bits are SQLite's extended code
+            if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                problem = "has no room or its disk fails: free space or replace the disk, then try again"
+            elif primary in (
+                sqlite3.SQLITE_READONLY,
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_PERM,
+            ):
+                problem = "cannot be written: make the file and its folder writable for this service"
+            elif primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                problem = "is held by another program: end that program, then try again"
+            else:
+                problem = "is damaged: delete the file and enrol anew, there is no other copy of a reference by design"
+            raise StorageError(f"the gallery {self._path} {problem}") from error

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gallery: who may be recognised here, kept so that it can be forgotten.
+
+A reference comes to exist by ``enrol`` alone, which checks the consent again. It ends by ``erase`` on
+withdrawal, and by ``sweep`` when its consent expires or it lies unused. Ending means: it stops matching at
+once in every matrix that was handed out, its row and key are overwritten, the key over all keys is
+replaced (see ``keyring``), and a signed receipt says so. The wish to erase is made durable first, so a
+power cut at any point leaves an erasure that the next start completes (``finished``).
+
+At rest a reference is what ``template`` describes. In memory it is one row of a float32 matrix. No
+picture and no score ever passes through here. Methods may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from agent.clock import Clock
+from agent.errors import ConsentError, RefusedError
+from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.database import Database
+from agent.gallery.erase import TOMBSTONE_DAYS, ErasureReason, ErasureReceipt, Sign, issue_receipt, subject_digest
+from agent.gallery.keyring import Keyring
+from agent.gallery.records import EnrolmentRecord, Held, held
+from agent.gallery.retention import UNSYNCED_GRACE, Deadline, Retention, due
+from agent.gallery.template import Vector, mean_reference
+from agent.gallery.vault import Entry, Vault
+from agent.match.records import References, SubjectId
+
+SUBJECT_BYTES = 16
+# References; from 100 000 people on, China's order 19 art. 15 asks the operator to register. 51 MB of memory.
+MAX_SUBJECTS = 100_000
+
+
+class GalleryStore:
+    """References in one SQLite file at ``path``, for one unit and one purpose.
+
+    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``. Opening completes what a power cut interrupted.
+    Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (the key is gone).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keyring: Keyring,
+        site: str,
+        unit: str,
+        purpose: str,
+        clock: Clock,
+        sign: Sign,
+        retention: Retention | None = None,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._site = site
+        self._unit = unit
+        self._purpose = purpose
+        self._clock = clock
+        self._sign = sign
+        self._retention = retention or Retention()
+        self._random = random
+        self._lock = threading.RLock()
+        self._entries: dict[SubjectId, Entry] = {}
+        self._doomed: dict[SubjectId, ErasureReason] = {}
+        self._damaged: frozenset[SubjectId] = frozenset()
+        self._latest: References | None = None
+        self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
+        self._generation = 0
+        self._database = Database(path)
+        try:
+            self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
+            for subject, entry, doomed in self._vault.entries():
+                self._entries[subject] = entry
+                if doomed is not None:
+                    self._doomed[subject] = msgspec.convert(doomed, ErasureReason)
+            self._finished = self._carry_out()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """How many references are held, also those that may not match now."""
+        return len(self._entries)
+
+    @property
+    def generation(self) -> int:
+        """Rises when ``references`` would answer differently than before."""
+        return self._generation
+
+    @property
+    def finished(self) -> tuple[ErasureReceipt, ...]:
+        """Receipts of erasures that were cut off before and completed on opening."""
+        return self._finished
+
+    @property
+    def damaged(self) -> frozenset[SubjectId]:
+        """References that did not open when last read: altered, moved or worn out. They match nobody."""
+        return self._damaged
+
+    def close(self) -> None:
+        """Close the file; matrices that were handed out stay as they are."""
+        with self._lock:
+            self._database.close()
+
+    def enrol(
+        self, vectors: Sequence[Vector], *, consent: ConsentRecord, model: str, subject: SubjectId | None = None
+    ) -> SubjectId:
+        """Make a reference of 3 to 5 unit vectors of ``model`` under ``consent``; the subject's id.
+
+        With ``subject`` the reference of that subject is made or replaced, as after a change of the model or when the
+        person was enrolled at another unit of the site. Raises ConsentError, CaptureRefusedError, RefusedError (gallery
+        full, malformed id) and StorageError; nothing was changed then.
+        """
+        with self._lock:
+            now = self._clock.now().astimezone(UTC)
+            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose)
+            reference = mean_reference(vectors)
+            if subject is None:
+                subject = SubjectId(self._random(SUBJECT_BYTES))
+            elif len(subject) != SUBJECT_BYTES:
+                raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole")
+            elif subject in self._doomed or self._tombstone(subject) is not None:
+                raise ConsentError("this subject was erased and must not return: enrol the person without the old id")
+            entry = Entry(model, Deadline(consent.expires_at.astimezone(UTC), now.date()))
+            record = EnrolmentRecord(consent, now, len(vectors))
+            replaced = subject in self._entries
+            if not replaced and len(self._entries) >= MAX_SUBJECTS:
+                raise RefusedError(f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit")
+            # What is replaced is destroyed as thoroughly as what is erased.
+            with self._vault.new_kek() if replaced else self._database.transaction() as connection:
+                self._vault.put(connection, subject, entry, reference, record)
+            self._exclude(subject)
+            self._entries[subject] = entry
+            return subject
+
+    def references(self, model: str) -> References:
+        """Matrix of all references of ``model`` that may match now; ask again when ``generation`` has risen.
+
+        Templates of another model are left out: their subjects have to be enrolled again.
+        """
+        with self._lock:
+            if self._latest is None or self._latest.model != model:
+                shut = {s for s, entry in self._entries.items() if entry.overdue_since is not None or s in self._doomed}
+                subjects, matrix, self._damaged = self._vault.references(model, size=len(self._entries), without=shut)
+                self._latest = References(subjects, matrix, model)
+                self._issued = [issue for issue in self._issued if issue[0]() is not None]
+                self._issued.append((weakref.ref(matrix), self._latest.subjects))
+            return self._latest
+
+    def list(self) -> tuple[Held, ...]:
+        """Everything that is held, without biometric values; what is ``damaged`` cannot be told."""
+        with self._lock:
+            return tuple(found for subject in self._entries if (found := self.held(subject)) is not None)
+
+    def held(self, subject: SubjectId) -> Held | None:
+        """Answer an access request: what is held about one subject; None when nothing is or it does not open."""
+        with self._lock:
+            entry, record = self._entries.get(subject), self._vault.record(subject)
+            if entry is None or record is None:
+                return None
+            return held(subject, entry.model, record, entry.deadline, self._retention)
+
+    def matched(self, subject: SubjectId) -> None:
+        """Note that the reference was used today. Writes once per subject and day: more would log movements."""
+        with self._lock:
+            entry = self._entries.get(subject)
+            today = self._clock.now().astimezone(UTC).date()
+            if entry is None or today <= entry.deadline.last_used_on:
+                return
+            entry.deadline = Deadline(entry.deadline.expires_at, today)
+            with self._database.transaction() as connection:
+                connection.execute("UPDATE subjects SET last_used_on=? WHERE subject=?", (today.isoformat(), subject))
+
+    def erase(self, subject: SubjectId, *, reason: ErasureReason = "withdrawn") -> ErasureReceipt:
+        """Destroy the reference of ``subject`` now. Asking again returns the receipt again.
+
+        Raises RefusedError when there never was such a subject here. After a StorageError the subject matches nobody
+        any more, and each ``sweep`` tries again.
+        """
+        with self._lock:
+            if subject in self._entries:
+                self._doom(subject, reason)
+                self._carry_out()
+            tombstone = self._tombstone(subject)
+            if tombstone is None:
+                raise RefusedError("there is no such subject at this unit: check the id")
+            return tombstone
+
+    def erase_all(self) -> tuple[ErasureReceipt, ...]:
+        """Destroy every reference: the unit is taken down, moved, or was tampered with."""
+        with self._lock:
+            for subject in self._entries:
+                self._doom(subject, "wiped")
+            return self._carry_out()
+
+    def sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
+        """Erase what is past its time, and what an earlier erasure could not finish; call it each minute.
+
+        While the clock is unsynced a reference that seems past its time is withheld from matching, and destroyed once
+        the clock has said so for ``UNSYNCED_GRACE``.
+        """
+        with self._lock:
+            synced = self._clock.state() == "synced"
+            for subject, entry in self._entries.items():
+                reason = due(entry.deadline, now=now, retention=self._retention)
+                if reason is None:
+                    if entry.overdue_since is not None:
+                        self._set_overdue(subject, entry, None)
+                elif synced or self._long_overdue(subject, entry, now):
+                    self._doom(subject, reason)
+            return self._carry_out()
+
+    def renew(self) -> None:
+        """Give every template a new rotation and new keys, without the people; what leaked before fits no longer."""
+        with self._lock:
+            self._vault.renew()
+
+    def _doom(self, subject: SubjectId, reason: ErasureReason) -> None:
+        """From here on the subject matches nobody, whatever the disk says."""
+        self._doomed.setdefault(subject, reason)
+        self._exclude(subject)
+
+    def _carry_out(self) -> tuple[ErasureReceipt, ...]:
+        """Erase all that is doomed; their receipts."""
+        if not self._doomed:
+            return ()
+        marks = [(reason, subject) for subject, reason in self._doomed.items()]
+        with self._database.transaction() as connection:
+            connection.executemany("UPDATE subjects SET doomed=? WHERE subject=?", marks)
+        now = self._clock.now().astimezone(UTC)
+        erased_at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        forgotten = (now - timedelta(days=TOMBSTONE_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._vault.new_kek() as connection:
+            connection.execute("DELETE FROM tombstones WHERE erased_at < ?", (forgotten,))
+            for subject, reason in self._doomed.items():
+                self._vault.remove(connection, subject)
+                connection.execute(
+                    "INSERT OR IGNORE INTO tombstones VALUES (?, ?, ?)", (subject_digest(subject), reason, erased_at)
+                )
+        done, self._doomed = self._doomed, {}
+        for subject in done:
+            self._entries.pop(subject, None)
+        return tuple(receipt for subject in done if (receipt := self._tombstone(subject)) is not None)
+
+    def _tombstone(self, subject: SubjectId) -> ErasureReceipt | None:
+        """Receipt of an erasure that is complete."""
+        digest = subject_digest(subject)
+        row = self._database.row("SELECT reason, erased_at FROM tombstones WHERE subject=?", digest)
+        if row is None:
+            return None
+        return issue_receipt(
+            subject=digest, site=self._site, unit=self._unit, reason=row[0], erased_at=row[1], sign=self._sign
+        )
+
+    def _exclude(self, subject: SubjectId) -> None:
+        """Blank the subject's row in every matrix that somebody still holds, and have the next one made anew."""
+        for matrix, subjects in self._issued:
+            alive = matrix()
+            if alive is not None and subject in subjects:
+                alive[subjects.index(subject)] = 0
+        self._latest = None
+        self._generation += 1
+
+    def _long_overdue(self, subject: SubjectId, entry: Entry, now: datetime) -> bool:
+        """Withhold a reference that an unsynced clock calls overdue; whether it has done so for the whole grace."""
+        if entry.overdue_since is None or entry.overdue_since > now:
+            self._set_overdue(subject, entry, now)
+        return entry.overdue_since is not None and now - entry.overdue_since >= UNSYNCED_GRACE
+
+    def _set_overdue(self, subject: SubjectId, entry: Entry, since: datetime | None) -> None:
+        entry.overdue_since = since
+        self._exclude(subject)
+        text = None if since is None else since.isoformat()
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE subjects SET overdue_since=? WHERE subject=?", (text, subject))

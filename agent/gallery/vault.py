@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the gallery's clear numbers and its file: everything that is sealed is sealed and opened here.
+
+The database names the key-encryption key in force. It is read from there each time instead of being
+remembered, because a write that failed at the very end may have been committed after all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.embed.records import EMBEDDING_DIM
+from agent.errors import StorageError
+from agent.gallery.database import Database
+from agent.gallery.keyring import Keyring
+from agent.gallery.records import EnrolmentRecord
+from agent.gallery.retention import Deadline
+from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
+from agent.match.records import SubjectId
+
+REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it
+
+_SEALED = """
+SELECT subject, model, expires_at, template, record, wrapped FROM subjects LEFT JOIN keys USING (subject)
+WHERE doomed IS NULL
+"""
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of a reference without opening it."""
+
+    model: str
+    deadline: Deadline
+    overdue_since: datetime | None = None
+
+
+class Vault:
+    """The sealed rows of one unit's gallery. Its caller keeps threads apart."""
+
+    def __init__(
+        self, database: Database, *, keyring: Keyring, site: str, unit: str, random: Callable[[int], bytes]
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._site = site
+        self._unit = unit
+        self._random = random
+        if database.is_new:
+            self._create()
+        found = database.row("SELECT site, unit FROM gallery")
+        if found != (site, unit):
+            raise StorageError("this gallery belongs to another unit: put that unit's file away and start with none")
+        keyring.settle(self._kek())
+
+    def entries(self) -> Iterator[tuple[SubjectId, Entry, str | None]]:
+        """Every row that is in the file: its subject, what is known of it, and why it is doomed, if it is."""
+        query = "SELECT subject, model, expires_at, last_used_on, overdue_since, doomed FROM subjects"
+        for subject, model, expires_at, last_used_on, overdue_since, doomed in self._database.rows(query):
+            try:
+                deadline = Deadline(datetime.fromisoformat(expires_at), date.fromisoformat(last_used_on))
+                overdue = None if overdue_since is None else datetime.fromisoformat(overdue_since)
+            except ValueError as error:
+                raise StorageError("a date in the gallery is damaged: delete the file and enrol anew") from error
+            yield SubjectId(subject), Entry(model, deadline, overdue), doomed
+
+    def put(
+        self,
+        connection: sqlite3.Connection,
+        subject: SubjectId,
+        entry: Entry,
+        reference: Vector,
+        record: EnrolmentRecord,
+    ) -> None:
+        """Write a reference under a key of its own, in place of any other of the subject."""
+        self.remove(connection, subject)
+        dek = self._random(KEY_BYTES)
+        expires_at = entry.deadline.expires_at.isoformat()
+        rotated = rotate(reference, self._secret(), subject).astype("<f4").tobytes()
+        contents = ((b"template", rotated), (b"record", msgspec.json.encode(record)))
+        template, sealed_record = (
+            seal(content, key=dek, place=self._place(kind, subject, entry.model, expires_at), random=self._random)
+            for kind, content in contents
+        )
+        connection.execute(
+            "INSERT INTO subjects (subject, model, template, record, expires_at, last_used_on)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (subject, entry.model, template, sealed_record, expires_at, entry.deadline.last_used_on.isoformat()),
+        )
+        wrapped = self._keyring.wrap(self._kek(), dek, self._key_place(subject))
+        connection.execute("INSERT INTO keys (subject, wrapped) VALUES (?, ?)", (subject, wrapped))
+
+    def remove(self, connection: sqlite3.Connection, subject: SubjectId) -> None:
+        """Overwrite a reference and its key in the file, if they are there."""
+        connection.execute("DELETE FROM subjects WHERE subject=?", (subject,))
+        connection.execute("DELETE FROM keys WHERE subject=?", (subject,))
+
+    def record(self, subject: SubjectId) -> EnrolmentRecord | None:
+        """Open what was agreed; None when there is no such row or it does not open."""
+        row = self._database.row(f"{_SEALED} AND subject=?", subject)
+        return None if row is None else self._open_record(*row)
+
+    def references(
+        self, model: str, *, size: int, without: AbstractSet[SubjectId]
+    ) -> tuple[tuple[SubjectId, ...], NDArray[np.float32], frozenset[SubjectId]]:
+        """Open the templates of ``model``: subjects, float32 (n, 128) unit rows, and those that did not open.
+
+        ``size`` is how many rows there are at most; the subjects in ``without`` stay shut.
+        """
+        matrix = np.zeros((size, EMBEDDING_DIM), np.float32)
+        subjects: list[SubjectId] = []
+        damaged: set[SubjectId] = set()
+        for row in self._database.rows(f"{_SEALED} AND model=?", model):
+            subject = SubjectId(row[0])
+            if subject in without:
+                continue
+            rotated = self._open_template(*row)
+            if rotated is None:
+                damaged.add(subject)
+            else:
+                matrix[len(subjects)] = rotated
+                subjects.append(subject)
+        if len(subjects) < size:
+            matrix = matrix[: len(subjects)].copy()
+        unrotate(matrix, self._secret(), subjects)
+        return tuple(subjects), matrix, frozenset(damaged)
+
+    @contextmanager
+    def new_kek(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction at whose end every key is wrapped by a new KEK and the old one is destroyed."""
+        self._keyring.settle(self._kek())
+        fresh = self._keyring.prepare()
+        with self._database.transaction() as connection:
+            yield connection
+            self._rewrap(connection, self._kek(), fresh)
+        self._keyring.settle(fresh)
+
+    def renew(self) -> None:
+        """Turn every template by a new secret and seal it under new keys; what does not open stays shut for good."""
+        with self.new_kek() as connection:
+            old = self._secret()
+            self._put_secret(connection, self._kek(), self._random(KEY_BYTES))
+            for subject, entry, doomed in list(self.entries()):
+                row = self._database.row(f"{_SEALED} AND subject=?", subject)
+                if row is None or doomed:
+                    continue
+                record, rotated = self._open_record(*row), self._open_template(*row)
+                if record is None or rotated is None:
+                    continue
+                reference = rotated[np.newaxis]
+                unrotate(reference, old, [subject])
+                self.put(connection, subject, entry, reference[0], record)
+
+    def _create(self) -> None:
+        kek = self._keyring.prepare()
+        with self._database.transaction() as connection:
+            self._database.create(connection)
+            connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?)", (self._site, self._unit, kek, b""))
+            self._put_secret(connection, kek, self._random(KEY_BYTES))
+
+    def _rewrap(self, connection: sqlite3.Connection, old: bytes, new: bytes) -> None:
+        secret = self._secret()
+        last = b""
+        page = "SELECT subject, wrapped FROM keys WHERE subject > ? ORDER BY subject LIMIT ?"
+        while rows := list(self._database.rows(page, last, REWRAP_ROWS)):
+            last = rows[-1][0]
+            rewrapped = []
+            for subject, wrapped in rows:
+                where = self._key_place(subject)
+                dek = self._keyring.unwrap(old, wrapped, where)
+                if dek is not None:  # a key that does not open now would not open under any other
+                    rewrapped.append((self._keyring.wrap(new, dek, where), subject))
+            connection.executemany("UPDATE keys SET wrapped=? WHERE subject=?", rewrapped)
+        connection.execute("UPDATE gallery SET kek=?", (new,))
+        self._put_secret(connection, new, secret)
+
+    def _kek(self) -> bytes:
+        row = self._database.row("SELECT kek FROM gallery")
+        if row is None:
+            raise StorageError("the gallery has lost its head row: delete the file and enrol anew")
+        kek: bytes = row[0]
+        return kek
+
+    def _secret(self) -> bytes:
+        row = self._database.row("SELECT secret FROM gallery")
+        where = place(b"secret", self._unit.encode())
+        secret = None if row is None else self._keyring.unwrap(self._kek(), row[0], where)
+        if secret is None:
+            raise StorageError("the gallery's secret was altered: delete the file and enrol anew")
+        return secret
+
+    def _put_secret(self, connection: sqlite3.Connection, kek: bytes, secret: bytes) -> None:
+        wrapped = self._keyring.wrap(kek, secret, place(b"secret", self._unit.encode()))
+        connection.execute("UPDATE gallery SET secret=?", (wrapped,))
+
+    def _open_template(
+        self, subject: SubjectId, model: str, expires_at: str, template: bytes, _: bytes, wrapped: bytes | None
+    ) -> Vector | None:
+        """Rotated float32 (128,) template, or None."""
+        content = self._open(subject, wrapped, template, self._place(b"template", subject, model, expires_at))
+        if content is None or len(content) != VECTOR_BYTES:
+            return None
+        return np.frombuffer(content, "<f4").astype(np.float32)
+
+    def _open_record(
+        self, subject: SubjectId, model: str, expires_at: str, _: bytes, record: bytes, wrapped: bytes | None
+    ) -> EnrolmentRecord | None:
+        content = self._open(subject, wrapped, record, self._place(b"record", subject, model, expires_at))
+        return None if content is None else msgspec.json.decode(content, type=EnrolmentRecord)
+
+    def _open(self, subject: SubjectId, wrapped: bytes | None, sealed: bytes, where: bytes) -> bytes | None:
+        dek = None if wrapped is None else self._keyring.unwrap(self._kek(), wrapped, self._key_place(subject))
+        return None if dek is None else unseal(sealed, key=dek, place=where)
+
+    def _place(self, kind: bytes, subject: SubjectId, model: str, expires_at: str) -> bytes:
+        return place(kind, subject, model.encode(), expires_at.encode(), self._unit.encode())
+
+    def _key_place(self, subject: bytes) -> bytes:
+        return place(b"key", subject, self._unit.encode())
