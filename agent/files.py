@@ -122,5 +122,8 @@ def overwrite(path: Path) -> None:
 def destroy(path: Path) -> None:
     """Overwrite a secret file, then remove it; a missing file is fine."""
     overwrite(path)
-    path.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    try:
+        path.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot remove {path} ({error.strerror}): make the folder writable") from error

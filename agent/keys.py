@@ -9,7 +9,6 @@ keeps a signature made for one purpose from being used for another (RFC 8725 sec
 from __future__ import annotations
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -23,7 +22,7 @@ from joserfc.jwk import ECKey
 
 from agent import strict_json
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import read_secret, write_atomic
+from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret, write_atomic
 
 ALGORITHM = "ES256"
 CURVE = "P-256"
@@ -58,7 +57,7 @@ def decode_base64url(text: str) -> bytes:
     """Inverse of ``encode_base64url``; one spelling only, ValueError otherwise."""
     try:
         content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("not base64url") from None
     if encode_base64url(content) != text:
         raise ValueError("not the canonical base64url spelling")
@@ -203,6 +202,14 @@ class UnitKey(SigningKey):
     """The key by which a unit signs its events, health and receipts."""
 
     __slots__ = ()
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Read a public JWK file, such as ``site.jwk``; KeyStoreError when it is missing or no P-256 key."""
+    try:
+        return PublicKey.from_jwk(strict_json.loads(read_bounded(path), limit=MAX_SECRET_BYTES))
+    except strict_json.StrictJsonError:
+        raise KeyStoreError(f"{path} is not a JWK: copy it from the site again") from None
 
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:

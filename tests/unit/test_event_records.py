@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drafts: what happened, with a time no finer than asked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.match.records import Match, SubjectId
+from agent.outbox.event import (
+    Lost,
+    assemble,
+    canonical,
+    digest,
+    make_loss,
+    make_match,
+    make_presence,
+    make_unit,
+    round_down,
+)
+from tests.simulators.signing_unit import DIGEST, START
+
+SUBJECT = SubjectId(b"0123456789abcdef")
+
+
+def test_match_becomes_a_draft_without_the_subject_id() -> None:
+    draft = make_match(
+        Match(SUBJECT, "door", 123_456_789),
+        subject="p1_" + "00" * 16,
+        audience="access",
+        epoch="2026-W47",
+        policy=DIGEST,
+        model=DIGEST,
+        now=START,
+        clock="synced",
+    )
+    assert draft.kind == "match"
+    assert draft.time == "2026-11-22T09:41:03Z"
+    text = repr(draft)
+    assert SUBJECT.hex() not in text
+    assert "123456789" not in text  # the sensor's clock stays inside
+
+
+def test_presence_has_a_state_and_no_policy() -> None:
+    draft = make_presence(
+        state="left",
+        subject="p1_" + "00" * 16,
+        audience="access",
+        epoch="2026-W47",
+        zone="door",
+        now=START,
+        clock="synced",
+    )
+    assert set(draft.facts) == {"state", "subject", "audience", "epoch", "zone"}
+
+
+def test_nobody_but_the_outbox_speaks_of_losses() -> None:
+    with pytest.raises(ValueError, match="only the outbox"):
+        make_unit("loss", now=START, clock="synced")
+    lost = Lost(first=3, last=9, count=4, reason="full")
+    assert make_loss(lost, now=START, clock="unsynced").facts["lost"] == {
+        "first": 3,
+        "last": 9,
+        "count": 4,
+        "reason": "full",
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(1, "2026-11-22T09:41:03Z"), (60, "2026-11-22T09:41:00Z"), (3600, "2026-11-22T09:00:00Z")],
+)
+def test_time_is_rounded_down_to_the_configured_step(step: int, expected: str) -> None:
+    assert round_down(START.replace(microsecond=999_999), step) == expected
+
+
+@given(st.integers(0, 4_102_444_800), st.integers(1, 3600))
+def test_rounded_time_is_never_ahead_and_at_most_one_step_behind(at: int, step: int) -> None:
+    moment = datetime.fromtimestamp(at, UTC)
+    rounded = datetime.strptime(round_down(moment, step), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert 0 <= (moment - rounded).total_seconds() < step
+
+
+def test_signed_bytes_leave_the_signature_out() -> None:
+    members = assemble(
+        make_unit("started", now=START, clock="synced"), source="/postern/hq/u", boot="0" * 16, seq=1, prev=DIGEST
+    )
+    assert canonical({**members, "sig": "anything"}) == canonical(members)
+    assert digest(canonical(members)).startswith("sha256:")
