@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA Jetson cameras, and any other GStreamer pipeline that ends in NV12 pictures.
+
+GStreamer's own messages are not passed on: those about a network source may quote its address with a password.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+
+from agent.camera.base import CameraInfo, Frame
+from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, shrink
+from agent.camera.settings import MAX_SIDE, GstreamerCamera
+from agent.camera.timestamps import Timestamps
+from agent.clock import Clock
+from agent.errors import CameraLostError, ConfigError, PosternError
+
+SINK: Final = "video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"
+STATE_TIMEOUT_NS: Final = 1_000_000_000  # an element that does not stop within a second is left to its thread
+NO_SUCH_ELEMENT: Final = 1  # GST_PARSE_ERROR_NO_SUCH_ELEMENT, gstparse.h
+
+# Types come from GObject introspection at run time, so GStreamer's objects go by these names.
+Pipeline: TypeAlias = Any  # Gst.Pipeline
+Sample: TypeAlias = Any  # Gst.Sample
+Module: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class GstApi:
+    """The introspected modules."""
+
+    Gst: Module
+    GstVideo: Module
+    GLib: Module
+
+
+def load_gstreamer() -> GstApi:
+    """Import and start GStreamer. Raises ConfigError where its Python binding is not installed for this Python."""
+    try:
+        gi = importlib.import_module("gi")
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstVideo", "1.0")
+        modules = [importlib.import_module(f"gi.repository.{name}") for name in ("Gst", "GstVideo", "GLib")]
+    except (ImportError, ValueError) as error:  # ValueError: the namespace is not there
+        raise ConfigError(
+            "GStreamer cameras need its Python binding: install the packages python3-gi and "
+            "gir1.2-gst-plugins-base-1.0 and run the agent with /usr/bin/python3"
+        ) from error
+    api = GstApi(*modules)
+    api.Gst.init(None)
+    return api
+
+
+def pipeline_text(settings: GstreamerCamera) -> str:
+    """Build the pipeline in gst-launch notation, up to and with the sink that keeps the newest picture alone."""
+    if settings.pipeline is not None:
+        return f"{settings.pipeline} ! {SINK}"
+    rate = Fraction(settings.frames_per_second).limit_denominator(1001)
+    return (
+        f"nvarguscamerasrc sensor-id={settings.sensor_id} ! video/x-raw(memory:NVMM),width={settings.width},"
+        f"height={settings.height},framerate={rate.numerator}/{rate.denominator} ! "
+        f"nvvidconv flip-method={2 if settings.rotate180 else 0} ! {SINK}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the two planes of an NV12 buffer lie, in bytes, and what their numbers mean."""
+
+    width: int
+    height: int
+    offsets: tuple[int, int]
+    strides: tuple[int, int]
+    colour: YuvColour
+
+    def picture(self, content: bytes | memoryview) -> YuvPicture:
+        luma = self._plane(content, 0, self.height, self.width)
+        pairs = self._plane(content, 1, (self.height + 1) // 2, self.width + self.width % 2)
+        return YuvPicture(luma, pairs[:, 0::2], pairs[:, 1::2], self.colour)
+
+    def _plane(self, content: bytes | memoryview, index: int, rows: int, columns: int) -> Plane:
+        stride = self.strides[index]
+        flat = np.frombuffer(content, np.uint8, (rows - 1) * stride + columns, self.offsets[index])
+        return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride, 1), writeable=False)
+
+
+class GstreamerSource:
+    """One pipeline; implements ``agent.camera.base.Camera``.
+
+    Pictures are copied out of GStreamer's buffers, of which hardware elements have only a few. Raises CameraLostError
+    when the pipeline stops, ConfigError when it cannot be built.
+    """
+
+    def __init__(
+        self,
+        settings: GstreamerCamera,
+        *,
+        lores_size: tuple[int, int],
+        clock: Clock,
+        load: Callable[[], GstApi] = load_gstreamer,
+    ) -> None:
+        self._settings = settings
+        self._lores_size = lores_size
+        self._clock = clock
+        self._load = load
+        self._times = Timestamps()
+        self._pipeline: Pipeline = None
+
+    def __enter__(self) -> Self:
+        self._api = self._load()
+        self._pipeline = self._build()
+        self._sink = self._pipeline.get_by_name("postern")
+        # Running time on the system clock is CLOCK_MONOTONIC less the base time (GstSystemClock, default clock-type).
+        self._pipeline.use_clock(self._api.Gst.SystemClock.obtain())
+        try:
+            self._pipeline.set_state(self._api.Gst.State.PLAYING)
+            self._first: Sample = self._pull()
+            self._layout = self._read_layout(self._first)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def info(self) -> CameraInfo:
+        return CameraInfo(
+            source="gstreamer",
+            width=self._layout.width,
+            height=self._layout.height,
+            lores_width=self._lores_size[0],
+            lores_height=self._lores_size[1],
+            frames_per_second=self._settings.frames_per_second,
+            live=True,
+        )
+
+    def frames(self) -> Iterator[Frame]:
+        sample, self._first = self._first, None
+        number = 0
+        while True:
+            yield self._frame(sample, number)
+            number += 1
+            sample = self._pull()
+
+    def _build(self) -> Pipeline:
+        try:
+            return self._api.Gst.parse_launch(pipeline_text(self._settings))
+        except self._api.GLib.Error as error:
+            missing = error.code == NO_SUCH_ELEMENT
+        reason = "one of its elements is not installed" if missing else "it is not written as gst-launch-1.0 wants it"
+        raise ConfigError(f"the GStreamer pipeline cannot be built: {reason}; try it with gst-launch-1.0")
+
+    def _pull(self) -> Sample:
+        timeout_ns = round(self._settings.timeout_s * 1e9)
+        sample = self._sink.emit("try-pull-sample", timeout_ns)
+        if sample is None:
+            raise self._failure()
+        return sample
+
+    def _failure(self) -> PosternError:
+        kinds = self._api.Gst.MessageType
+        message = self._pipeline.get_bus().pop_filtered(kinds.ERROR | kinds.EOS)
+        if message is None:
+            return CameraLostError(f"GStreamer gave no picture for {self._settings.timeout_s:g} seconds")
+        if message.type == kinds.EOS:
+            return CameraLostError("the GStreamer pipeline gives no more pictures: its stream ended")
+        error, _ = message.parse_error()
+        return CameraLostError(
+            f"the GStreamer pipeline stopped ({error.domain} {error.code}): see why with gst-launch-1.0"
+        )
+
+    def _read_layout(self, sample: Sample) -> _Layout:
+        video = self._api.GstVideo
+        info = video.VideoInfo.new_from_caps(sample.get_caps())
+        if not (0 < info.width <= MAX_SIDE and 0 < info.height <= MAX_SIDE):
+            raise ConfigError(
+                f"the GStreamer pipeline gives {info.width}x{info.height} pixels, the limit is {MAX_SIDE}"
+            )
+        matrices = {video.VideoColorMatrix.BT709: 709, video.VideoColorMatrix.BT601: 601}
+        colour = colour_of(
+            matrices.get(info.colorimetry.matrix),
+            full_range=info.colorimetry.range == video.VideoColorRange._0_255,  # noqa: SLF001 -- its public name
+            height=info.height,
+        )
+        meta = video.buffer_get_video_meta(sample.get_buffer()) or info  # hardware pads as it likes and says so there
+        return _Layout(
+            info.width, info.height, (meta.offset[0], meta.offset[1]), (meta.stride[0], meta.stride[1]), colour
+        )
+
+    def _frame(self, sample: Sample, number: int) -> Frame:
+        buffer = sample.get_buffer()
+        claimed_ns = (
+            None if buffer.pts == self._api.Gst.CLOCK_TIME_NONE else self._pipeline.get_base_time() + buffer.pts
+        )
+        main = self._layout.picture(buffer.extract_dup(0, buffer.get_size()))
+        lores = shrink(main, (self._layout.width, self._layout.height), self._lores_size)
+        return Frame(number, self._times.live(claimed_ns, self._clock.monotonic_ns()), lores, main, main.release)
+
+    def _close(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        self._first = None
+        if pipeline is not None:
+            pipeline.set_state(self._api.Gst.State.NULL)
+            pipeline.get_state(STATE_TIMEOUT_NS)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to a camera: the one place that knows all kinds."""
+
+from __future__ import annotations
+
+import importlib
+
+from agent.camera.av_input import file_input, rtsp_input, v4l2_input
+from agent.camera.av_source import AvCamera
+from agent.camera.base import Camera
+from agent.camera.gstreamer import GstreamerSource
+from agent.camera.picam import PicamCamera
+from agent.camera.settings import (
+    CameraSettings,
+    FileCamera,
+    GstreamerCamera,
+    Picamera2Camera,
+    RtspCamera,
+    V4l2Camera,
+)
+from agent.clock import Clock
+
+
+def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock: Clock) -> Camera:
+    """Make the camera that ``settings`` describe; it is opened by entering it. ``lores_size`` is (w, h).
+
+    Live ones end with CameraLostError, see ``agent.camera.supervise``. Raises ConfigError or KeyStoreError when a
+    credentials file is not usable.
+    """
+    match settings:
+        case FileCamera():
+            return AvCamera(file_input(settings), lores_size=lores_size, clock=clock)
+        case RtspCamera():
+            return AvCamera(rtsp_input(settings), lores_size=lores_size, clock=clock)
+        case V4l2Camera():
+            return AvCamera(v4l2_input(settings), lores_size=lores_size, clock=clock)
+        case Picamera2Camera():
+            return PicamCamera(settings, lores_size=lores_size, clock=clock)
+        case GstreamerCamera():
+            return GstreamerSource(settings, lores_size=lores_size, clock=clock)
+    scene = importlib.import_module("agent.camera.scene")  # only here: its people are megabytes
+    camera: Camera = scene.SceneCamera(settings.script, lores_size=lores_size, clock=clock)
+    return camera
