@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import rfc8785
 
 from agent.clock import SimulatedClock
+from agent.errors import VerificationError
 from agent.keys import UnitKey
 from agent.outbox.event import SIGNATURE_TYPE, Draft, canonical, make_unit, round_down
 from agent.outbox.queue import Outbox, Row
 from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.outbox.verify import Verifier
+from agent.outbox.verify import REASONS, Verifier
 
 START = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 DIGEST = "sha256:" + "5a" * 32
@@ -93,3 +95,13 @@ def trust_list(*units: SigningUnit, serial: int = 1, **changes: Any) -> TrustLis
 
 def verifier_of(*units: SigningUnit, **options: Any) -> Verifier:
     return Verifier(TrustedUnits(trust_list(*units)), **options)
+
+
+def refused(verifier: Verifier, topic: str, payload: bytes, **options: Any) -> str:
+    """The reason why a message is refused; and the verifier's memory must be as before."""
+    before = verifier.export()
+    with pytest.raises(VerificationError) as refusal:
+        verifier.check(topic, payload, options.pop("now", START), **options)
+    assert verifier.export() == before
+    assert refusal.value.reason in REASONS
+    return refusal.value.reason
