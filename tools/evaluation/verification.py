@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""1:1 verification over listed pairs, by the protocol of Labeled Faces in the Wild.
+
+Failures to detect count as non-matches: they cost mated pairs and favour non-mated ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.evaluation import metrics
+from tools.evaluation.recogniser import Recogniser, add_model_arguments, existing_file
+
+FARS = (1e-2, 1e-3)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument(
+        "--pairs", type=existing_file, required=True, help="CSV with the columns a, b (paths in it) and same (0/1)"
+    )
+    parser.add_argument("--limit", type=int, help="only the first so many pairs")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle into ten folds")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    a, b, same = read_pairs(args.pairs, args.limit)
+    names = sorted({*a, *b})
+    row = {name: index for index, name in enumerate(names)}
+    recogniser = Recogniser(args)
+    vectors = recogniser.embeddings([args.images / name for name in names])
+    first, second = (vectors[[row[name] for name in side]] for side in (a, b))
+    scores = pair_scores(first, second)
+    mated, non_mated = scores[same], scores[~same]
+    accuracy = metrics.fold_accuracy(scores, same, args.seed)
+    failed = np.isnan(vectors).any(1)
+    return {
+        "pairs": len(scores),
+        "mated_pairs": int(same.sum()),
+        "images": len(names),
+        "failed_to_detect": int(failed.sum()),
+        "pairs_with_a_failure": int(np.isneginf(scores).sum()),
+        "accuracy": accuracy.mean,
+        "accuracy_deviation": accuracy.deviation,
+        "accuracy_threshold": accuracy.threshold,
+        "equal_error_rate": metrics.equal_error_rate(mated, non_mated),
+        "tar_at_far": {f"{far:g}": metrics.tar_at_far(mated, non_mated, far) for far in FARS},
+        "threshold_at_far": {f"{far:g}": metrics.threshold_at(non_mated, far) for far in FARS},
+        "mean_score": {"mated": finite_mean(mated), "non_mated": finite_mean(non_mated)},
+        "milliseconds": recogniser.times.summary(),
+        "models": recogniser.names,
+        "note": "failures to detect count as non-matches",
+    }
+
+
+def pair_scores(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each row pair; minus infinity where a row is NaN."""
+    scores = np.einsum("nd,nd->n", first.astype(np.float64), second.astype(np.float64))
+    return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def finite_mean(scores: NDArray[np.float64]) -> float | None:
+    """Return the mean of what was scored, None for nothing."""
+    kept = scores[np.isfinite(scores)]
+    return float(kept.mean()) if kept.size else None
+
+
+def read_pairs(path: Path, limit: int | None) -> tuple[list[str], list[str], NDArray[np.bool_]]:
+    """Return the two sides and whether they show one person."""
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))[:limit]
+    if not rows or not {"a", "b", "same"} <= set(rows[0]):
+        raise SystemExit(f"tools/evaluate: {path} needs the columns a, b, same and at least one pair")
+    same = np.array([row["same"] in ("1", "true", "True") for row in rows])
+    if same.all() or not same.any():
+        raise SystemExit(f"tools/evaluate: {path} needs mated and non-mated pairs")
+    return [row["a"] for row in rows], [row["b"] for row in rows], same
