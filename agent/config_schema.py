@@ -91,6 +91,11 @@ class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
     ] = 600
 
+    @property
+    def kind(self) -> Literal["zone"]:
+        """The tag, as it stands in the file."""
+        return "zone"
+
 
 class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="button"):
     """A person acts by pressing a button, which opens a short window for the nearest face."""
@@ -99,6 +104,11 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
+
+    @property
+    def kind(self) -> Literal["button"]:
+        """The tag, as it stands in the file."""
+        return "button"
 
 
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +136,7 @@ class Gallery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The hash chain of what was done to people's data."""
 
-    path: Annotated[Path, Meta(description="the audit log")] = _default("/var/lib/postern/audit.db")
+    path: Annotated[Path, Meta(description="the audit log")] = _default("/var/lib/postern/audit.log")
 
 
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

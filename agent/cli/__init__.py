@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="postern", description="Consent-first face matching for smart cameras.", allow_abbrev=False
+        prog="postern",
+        description="Consent-first face matching for smart cameras.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=20),
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
@@ -52,12 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
             module.configure(sub)
-    arguments = parser.parse_args(words)
-    if module is None:  # argparse has ended the program unless a command was chosen
-        return PosternError.exit_status
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(module.run(arguments))
+        arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
+        return int(module.run(arguments)) if module else PosternError.exit_status
     except PosternError as error:
         if os.environ.get("POSTERN_DEBUG") == "1":
             raise

@@ -76,9 +76,7 @@ def test_a_mistyped_key_is_refused_with_line_and_nearest_key() -> None:
 
 
 def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
-    text = (
-        VALID.replace("demo", "demos").replace("id: door-3", "id: Door 3").replace("kind: zone", "kind: always")
-    )
+    text = VALID.replace("demo", "demos").replace("id: door-3", "id: Door 3").replace("kind: zone", "kind: always")
     problems = refusal(text + "galery: {}\n").splitlines()
     assert [problem.split(": ")[:2] for problem in problems] == [
         ["unit.yaml:1", "profile"],

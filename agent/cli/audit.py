@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern audit verify``: the hash chain holds, and its end is the one that the unit's health told."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from agent.audit_chain import Head, read_entries, verify_log
+from agent.cli.options import add_config, read_config
+from agent.errors import RefusedError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the action."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("verify", "check every entry and its place"), ("list", "check, then print every entry")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("--log", type=Path, metavar="FILE", help="a copy of a log, instead of this unit's")
+        action.add_argument(
+            "--head",
+            type=_head,
+            metavar="SEQ:DIGEST",
+            help="an audit head from a health message: shows whether the end of the log was cut off",
+        )
+        add_config(action)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify, and list if asked to; VerificationError says what is wrong with the log."""
+    path = arguments.log or read_config(arguments).audit.path
+    if not path.exists():
+        raise RefusedError(f"there is no audit log {path}: name the file, or the configuration of the unit")
+    report = verify_log(path, arguments.head)
+    if arguments.action == "list":
+        for entry in read_entries(path):
+            facts = " ".join(f"{name}={value}" for name, value in entry.facts.items())
+            print(f"{entry.seq:>6}  {entry.at}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip())
+    print(
+        f"the log holds: entries {report.first} to {report.head.seq}, {report.personal} with personal parts, "
+        f"{report.erased} whose personal part was erased; head {report.head.seq}:{report.head.digest}"
+    )
+    if report.loose:
+        print(f"{report.loose} personal parts belong to no entry: they were changed, or a power cut came between")
+    return 0
+
+
+def _head(text: str) -> Head:
+    if not re.fullmatch(r"[0-9]{1,15}:sha256:[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("a head is SEQ:sha256:… as in a health message")
+    seq, _, digest = text.partition(":")
+    return Head(int(seq), digest)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``postern doctor`` looks at. A check yields findings; an error that it raises is a finding, too."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from agent.assemble import load_key, load_models, load_policy, load_site_key, open_gallery
+from agent.camera.open import open_camera
+from agent.clock import Clock
+from agent.config import Config
+from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
+from agent.outbox.pseudonym import EpochKeys, epochs_from
+from agent.uplink.credentials import Credentials, Identity, load_identity
+from agent.uplink.health import read_disk_free
+from agent.uplink.refusals import explain_tls
+
+CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
+LOW_DISK_BYTES = 256 * 1024 * 1024  # four times what the unit itself calls low: an installer can still choose
+BROKER_TIMEOUT_S = 5.0  # for TCP and TLS together; a slow mobile link needs about 2 s
+VERDICT_S = 0.7  # TLS 1.3 tells its verdict on our certificate after the handshake (RFC 8446, 4.4.2.4)
+CAMERA_FRAMES = 30  # enough for a steady figure: about a second
+SLOW_CAMERA = 0.7  # of the frame rate that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table; ``text`` says what is, and what to do unless all is well."""
+
+    check: str
+    state: Literal["ok", "advice", "fault"]
+    text: str
+
+    def members(self) -> dict[str, str]:
+        """Give the finding as JSON members."""
+        return asdict(self)
+
+
+Found = Iterator[tuple[Literal["ok", "advice", "fault"], str]]
+
+
+def examine(name: str, config: Config, clock: Clock) -> Iterator[Finding]:
+    """Do the check ``name``; an error ends it and is its last finding."""
+    try:
+        for state, text in CHECKS[name](config, clock):
+            yield Finding(name, state, text)
+    except PosternError as error:
+        yield Finding(name, "fault", str(error))
+
+
+def check_folders(config: Config, clock: Clock) -> Found:
+    """Places that are written must be writable, and by nobody else."""
+    del clock
+    folders = {config.gallery.path.parent, config.outbox.path.parent, config.audit.path.parent, config.keys.folder}
+    for folder in sorted(folders):
+        if not folder.is_dir():
+            yield "fault", f"{folder} does not exist: create it for the service (mode 0700)"
+        elif not os.access(folder, os.W_OK):
+            yield "fault", f"{folder} is not writable for this user: run as the service's user, or correct its owner"
+        elif folder.stat().st_mode & 0o077:
+            yield "advice", f"{folder} is open to other users: chmod 700 {folder}"
+        else:
+            yield "ok", f"{folder} is private and writable"
+
+
+def check_disk(config: Config, clock: Clock) -> Found:
+    """Events wait on the disk while the broker is away."""
+    del clock
+    free = read_disk_free(config.outbox.path.parent)
+    text = f"{free / 2**20:.0f} MiB are free beside {config.outbox.path}"
+    if free < LOW_DISK_BYTES:
+        yield "advice", f"{text}: make room, events wait there while the broker is away"
+    else:
+        yield "ok", text
+
+
+def check_keys(config: Config, clock: Clock) -> Found:
+    """Signing key, site key and epoch keys."""
+    yield "ok", f"signing key {load_key(config).kid}"
+    yield "ok", f"site key {load_site_key(config).kid}"
+    held = EpochKeys.load(config.keys.folder / "epoch-keys.json").epochs(config.events.audience)
+    now, *coming = epochs_from(clock.now())
+    if now not in held:
+        yield (
+            "fault",
+            f"no epoch key for audience '{config.events.audience}' in {now}: issue keys at the site, install them",
+        )
+    elif missing := [epoch for epoch in coming if epoch not in held]:
+        yield "advice", f"no epoch key for {', '.join(missing)} yet: install the next ones before {now} is over"
+    else:
+        yield "ok", f"epoch keys for {', '.join(held)}"
+
+
+def check_certificate(config: Config, clock: Clock) -> Found:
+    """Show the TLS identity, and how long it lasts."""
+    identity = _identity(config, clock)
+    left = identity.expires - clock.now()
+    text = f"{identity.common_name}, valid until {identity.expires:%Y-%m-%d}"
+    if left < CERTIFICATE_NOTICE:
+        yield "advice", f"{text}: {left.days} days left, have it renewed"
+    else:
+        yield "ok", text
+
+
+def check_clock(config: Config, clock: Clock) -> Found:
+    """Order never depends on the clock, but certificates, epochs and consents do."""
+    del config
+    if clock.state() == "synced":
+        yield "ok", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, synchronised"
+    else:
+        text = "not known to be right: let systemd-timesyncd reach a time server; until then events say 'unsynced'"
+        yield "advice", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, {text}"
+
+
+def check_memory(config: Config, clock: Clock) -> Found:
+    """See that references, which are in memory, reach no disk."""
+    del config, clock
+    swaps = [line.split()[0] for line in _lines("/proc/swaps")[1:]]
+    plain = [swap for swap in swaps if not Path(swap).name.startswith("zram")]
+    if plain:
+        yield (
+            "advice",
+            f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may",
+        )
+    else:
+        yield "ok", "no swap on a disk"
+    handler = "".join(_lines("/proc/sys/kernel/core_pattern"))
+    limited = resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
+    if (limited and not handler.startswith("|")) or handler.endswith("/bin/false"):
+        yield "ok", "no core dumps"
+    else:
+        yield "advice", "a crash would write memory to disk: install deploy/sysctl.conf, or run under the service"
+
+
+def check_models(config: Config, clock: Clock) -> Found:
+    """Digests, outputs, and the golden answer of this machine; then the policy for this embedder."""
+    del clock
+    models = load_models(config)
+    width, height = models.detector.input_size
+    yield "ok", f"detector {config.models.detector}, {width}x{height}, answers as listed"
+    yield "ok", f"embedder {config.models.embedder}, answers as listed"
+    policy = load_policy(config, models.embedder.model)
+    yield "ok", f"policy {policy.digest[:19]}…, FPIR at most {policy.target_fpir:g}"
+
+
+def check_gallery(config: Config, clock: Clock) -> Found:
+    """Open every reference with this unit's key."""
+    try:
+        gallery = open_gallery(config, load_key(config), clock)
+    except StorageError as error:
+        if "in use" not in str(error):
+            raise
+        yield "ok", "in use by the running unit"
+        return
+    with gallery:
+        held, readable = len(gallery), len(gallery.list())
+    if held == readable:
+        yield "ok", f"{held} people enrolled"
+    else:
+        yield "fault", f"{held - readable} of {held} references are damaged: restore them, or enrol these people again"
+
+
+def check_broker(config: Config, clock: Clock) -> Found:
+    """TCP, the broker's certificate, and its verdict on ours; no MQTT session, so a running unit keeps its own."""
+    identity = _identity(config, clock)
+    host, port = config.broker.host, config.broker.port
+    place = f"{host}:{port}"
+    try:
+        with (
+            socket.create_connection((host, port), timeout=BROKER_TIMEOUT_S) as plain,
+            identity.context.wrap_socket(plain, server_hostname=host) as session,
+        ):
+            version = session.version()
+            session.settimeout(VERDICT_S)
+            closed = _closed_by_peer(session)
+    except OSError as error:  # ssl.SSLError is one
+        raise BrokerError(explain_tls(place, error)) from error
+    if closed:
+        raise BrokerError(f"the broker {place} closed the session at once: look for the reason in its log")
+    yield "ok", f"{place} is the site's and takes this unit's certificate ({version})"
+
+
+def check_camera(config: Config, clock: Clock) -> Found:
+    """Real frames, and their rate."""
+    size = load_models(config).detector.input_size
+    try:
+        with open_camera(config.camera, lores_size=size, clock=clock) as camera:
+            info = camera.info()
+            stamps = []
+            for frame in islice(camera.frames(), CAMERA_FRAMES):
+                with frame:
+                    stamps.append(frame.timestamp_ns)
+    except CameraLostError as error:
+        raise CameraLostError(f"{error} (is the unit running? it holds the camera: systemctl stop postern)") from error
+    if len(stamps) < 2:
+        yield "fault", f"{info.source} gave {len(stamps)} frames: it must give a steady stream"
+        return
+    rate = (len(stamps) - 1) * 1e9 / max(stamps[-1] - stamps[0], 1)
+    text = f"{info.source}, {info.width}x{info.height}, {rate:.1f} frames/s"
+    if info.live and rate < SLOW_CAMERA * info.frames_per_second:
+        yield "advice", f"{text} instead of {info.frames_per_second:g}: more light, or less resolution"
+    else:
+        yield "ok", text
+
+
+CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
+    "folders": check_folders,
+    "disk": check_disk,
+    "memory": check_memory,
+    "clock": check_clock,
+    "keys": check_keys,
+    "certificate": check_certificate,
+    "models": check_models,
+    "gallery": check_gallery,
+    "camera": check_camera,
+    "broker": check_broker,
+}
+
+
+def _identity(config: Config, clock: Clock) -> Identity:
+    files = config.tls_files()
+    return load_identity(Credentials(files.ca, files.certificate, files.key), clock, common_name=config.unit.id)
+
+
+def _closed_by_peer(session: ssl.SSLSocket) -> bool:
+    try:
+        return session.recv(1) == b""
+    except TimeoutError:
+        return False
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return [printable(line) for line in Path(path).read_text("ascii", errors="replace").splitlines()]
+    except OSError:
+        return []

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern gallery list`` and ``erase``: what this unit holds. The service must be stopped, or be asked instead."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+
+from agent.assemble import load_key, open_gallery
+from agent.cli.options import add_config, read_config
+from agent.cli.subjects import erase, tell_held, tell_receipt
+from agent.clock import SystemClock
+from agent.config import Config
+from agent.errors import RefusedError
+from agent.verbs import parse_subject
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the action."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="every reference: since when, until when, under which consent")
+    listing.add_argument("--json", action="store_true", help="everything that is held, as JSON")
+    add_config(listing)
+    erasing = actions.add_parser("erase", help="destroy references, with signed receipts on standard output")
+    erasing.add_argument("subject", nargs="*", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
+    erasing.add_argument("--all", action="store_true", help="every reference: the unit is taken down or moved")
+    add_config(erasing)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the action."""
+    config = read_config(arguments)
+    if arguments.action == "list":
+        return _list(config, as_json=arguments.json)
+    if bool(arguments.subject) == arguments.all:
+        raise RefusedError("name the subjects to erase, or say --all")
+    for receipt in erase(config, SystemClock(), secrets.token_bytes, None if arguments.all else arguments.subject):
+        print(tell_receipt(receipt))
+    return 0
+
+
+def _list(config: Config, *, as_json: bool) -> int:
+    with open_gallery(config, load_key(config), SystemClock()) as gallery:
+        everything = gallery.list()
+        unreadable = len(gallery) - len(everything)
+    if as_json:
+        print("[" + ",\n".join(map(tell_held, everything)) + "]")
+    else:
+        print(f"{'subject':<32}  {'enrolled':<10}  {'last used':<10}  {'erased by':<10}  {'consent to':<10}  notice")
+        for held in everything:
+            days = (held.enrolled_at.date(), held.last_used_on, held.erased_by, held.expires_at.date())
+            print(f"{held.subject.hex()}  {'  '.join(map(str, days))}  {held.notice_version}")
+    if unreadable:
+        raise RefusedError(f"{unreadable} references are damaged and cannot be told: restore them, or erase --all")
+    return 0

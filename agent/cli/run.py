@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern run``: the unit itself, as the service starts it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from agent.cli.notify import Notifier
+from agent.cli.options import add_config, read_config
+from agent.clock import SystemClock
+from agent.run import run_unit
+
+# Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the configuration."""
+    add_config(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until a signal, or until a recorded camera ends."""
+    config = read_config(arguments)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Journal() if "JOURNAL_STREAM" in os.environ else logging.Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    clock = SystemClock()
+    watchdog_us = os.environ.get("WATCHDOG_USEC", "0")
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"), int(watchdog_us) if watchdog_us.isdecimal() else 0, clock)
+    try:
+        return run_unit(config, clock=clock, on_frame=notifier.alive)
+    finally:
+        notifier.stopping()
+
+
+class _Journal(logging.Formatter):
+    """The message with its priority; the journal adds the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " ")
+        return f"<{PRIORITIES.get(record.levelno, 6)}>{text}"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subjects on the command line: how everything about one is told or erased."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict
+
+import msgspec
+
+from agent.assemble import load_key, open_gallery, open_outbox
+from agent.audit import AuditLog
+from agent.clock import Clock
+from agent.config import Config
+from agent.gallery.erase import ErasureReceipt
+from agent.gallery.records import Held
+from agent.match.records import SubjectId
+
+
+def erase(
+    config: Config, clock: Clock, random: Callable[[int], bytes], subjects: Iterable[SubjectId] | None
+) -> list[ErasureReceipt]:
+    """Destroy the references of ``subjects`` (None: of all), their unsent events and what the audit log says of them.
+
+    The receipts are signed; the log keeps that something was erased, not who.
+    """
+    key = load_key(config)
+    receipts = []
+    with (
+        closing(AuditLog(config.audit.path, clock=clock, random=random)) as audit,
+        open_gallery(config, key, clock) as gallery,
+        open_outbox(config, key, clock) as outbox,
+    ):
+        chosen = [held.subject for held in gallery.list()] if subjects is None else list(subjects)
+        for subject in chosen:
+            receipt = gallery.erase(subject, reason="wiped" if subjects is None else "withdrawn")
+            unsent = outbox.erase(subject)
+            audit.forget(subject)
+            audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason, "unsent_events": unsent})
+            receipts.append(receipt)
+        if subjects is None:  # also what is damaged and cannot be listed
+            receipts.extend(gallery.erase_all())
+    return receipts
+
+
+def tell_receipt(receipt: ErasureReceipt) -> str:
+    """Spell a receipt as one line of JSON, with the statement that was signed."""
+    return json.dumps({**json.loads(receipt.payload()), "signature": receipt.signature})
+
+
+def tell_held(held: Held) -> str:
+    """Spell what is held about one subject as JSON."""
+    members = {**asdict(held), "subject": held.subject.hex()}
+    return json.dumps(msgspec.to_builtins(members), indent=2)
