@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         report["share_with_a_false_face"] = float(np.mean(np.array(false) > 0))
     if peer is not None:
         report["peer"] = comparison.summary()
-    return report | {"milliseconds": finder.times.summary(), "models": finder.names}
+    return report | {"cpu_milliseconds": finder.times.summary(), "models": finder.names}
 
 
 class Comparison:

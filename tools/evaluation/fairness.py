@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "groups": groups,
         "worst_fmr": max(rates, default=0.0),
         "worst_to_over_all": max(rates, default=0.0) / max(metrics.match_rate(everybody, threshold), 1e-12),
-        "milliseconds": recogniser.times.summary(),
+        "cpu_milliseconds": recogniser.times.summary(),
         "models": recogniser.names,
         "note": "labels come from file names; comparisons are between different people of one group",
     }

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "rank_1_miss_rate": float(1 - found.correct.mean()),
         "fnir_at_fpir": {fpir: fnir for fpir, (fnir, _) in at.items()},
         "threshold_at_fpir": {fpir: threshold for fpir, (_, threshold) in at.items()},
-        "milliseconds": recogniser.times.summary(),
+        "cpu_milliseconds": recogniser.times.summary(),
         "models": recogniser.names,
         "note": "failures to detect count as misses of mated searches",
     }

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "tar_at_far": {f"{far:g}": metrics.tar_at_far(mated, non_mated, far) for far in FARS},
         "threshold_at_far": {f"{far:g}": metrics.threshold_at(non_mated, far) for far in FARS},
         "mean_score": {"mated": finite_mean(mated), "non_mated": finite_mean(non_mated)},
-        "milliseconds": recogniser.times.summary(),
+        "cpu_milliseconds": recogniser.times.summary(),
         "models": recogniser.names,
         "note": "failures to detect count as non-matches",
     }

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/evaluate from the command line, on drawn people whom the small test models tell apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import shared_folder
+from tools.evaluation.command import main
+
+MANIFEST = Path(__file__).parents[1] / "assets" / "models" / "manifest.yaml"
+MODELS = ["--models", str(MANIFEST), "--detector-name", "toy-detector", "--embedder-name", "toy-embedder"]
+WIDTH, HEIGHT = 160, 96
+
+
+def person(identity: int, take: int, *, face: bool = True) -> Image.Image:
+    """A grey pattern that is the person, a blue square that makes it a face, a little noise that is the picture."""
+    rng = np.random.default_rng([identity])
+    grey = rng.integers(0, 256, (HEIGHT // 12, WIDTH // 16), dtype=np.uint8).repeat(12, 0).repeat(16, 1)
+    noise = np.random.default_rng([identity, take]).integers(0, 12, grey.shape)
+    picture = (grey * 0.9 + noise).astype(np.uint8)[..., None].repeat(3, 2)
+    if face:
+        picture[32:64, 64:96] = (0, 0, 255)
+    return Image.fromarray(picture)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    for identity in range(8):
+        folder = tmp_path / "people" / f"person{identity}"
+        folder.mkdir(parents=True)
+        for take in range(4):
+            person(identity, take).save(folder / f"{take}.png")
+    return tmp_path / "people"
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert main([*map(str, arguments), "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def write_pairs(people: Path, *, without: int = 0) -> Path:
+    pairs = [(f"person{i}/0.png", f"person{i}/{k}.png", 1) for i in range(8) for k in (1, 2, 3)]
+    pairs += [(f"person{i}/0.png", f"person{(i + d) % 8}/1.png", 0) for i in range(8) for d in (1, 2, 3)]
+    path = people.parent / "pairs.csv"
+    path.write_text("a,b,same\n" + "".join(f"{a},{b},{same}\n" for a, b, same in pairs))
+    for take in range(without):
+        person(0, take + 1, face=False).save(people / "person0" / f"{take + 1}.png")
+    return path
+
+
+def test_verification_tells_people_apart(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluate(capsys, "verification", "--images", people, "--pairs", write_pairs(people), *MODELS)
+    assert (report["pairs"], report["mated_pairs"], report["failed_to_detect"]) == (48, 24, 0)
+    assert report["accuracy"] > 0.95
+    assert report["equal_error_rate"] < 0.05
+    assert report["tar_at_far"]["0.01"] > 0.9
+    assert set(report["cpu_milliseconds"]) == {"decode", "detect", "align", "embed"}
+    assert report["models"]["detector"].startswith("toy-detector sha256:")
+
+
+def test_failure_to_detect_counts_as_a_non_match(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(people, without=3)
+    report = evaluate(capsys, "verification", "--images", people, "--pairs", pairs, *MODELS)
+    assert report["failed_to_detect"] == 3
+    assert report["tar_at_far"]["0.01"] <= 21 / 24
+    assert "non-matches" in report["note"]
+
+
+def test_table_says_the_same_as_json(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(people)
+    assert main(["verification", "--images", str(people), "--pairs", str(pairs), *MODELS]) == 0
+    captured = capsys.readouterr()
+    assert "equal_error_rate" in captured.out
+    assert "pictures" in captured.err
+    assert "pictures," not in captured.out
+
+
+def test_identification_is_open_set(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluate(capsys, "identification", "--images", people, "--enrol", 5, *MODELS)
+    assert (report["enrolled"], report["mated_searches"], report["non_mated_searches"]) == (5, 5, 12)
+    assert report["rank_1_miss_rate"] == 0
+    assert 0 <= report["fnir_at_fpir"]["0.01"] <= 1
+
+
+def test_detection_counts_faces_and_false_faces(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for take in range(4):
+        person(20, take, face=take == 0).save(empty / f"{take}.png")
+    arguments = ["--images", people, "--empty", empty, *MODELS[:4]]
+    report = evaluate(capsys, "detection", *arguments)
+    assert (report["images"], report["share_with_a_face"], report["faces_per_image"]) == (32, 1, 1)
+    assert (report["empty_images"], report["false_faces_per_image"]) == (4, 0.25)
+
+
+def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for identity in range(12):
+        label = "a_north" if identity < 6 else "a_south"
+        # the people of the north look alike, the others do not
+        person(0 if identity < 6 else identity, identity).save(tmp_path / f"{label}_{identity}.png")
+    report = evaluate(capsys, "fairness", "--images", tmp_path, "--threshold", 0.9, *MODELS)
+    assert report["groups"]["a_north"]["comparisons"] == 15
+    assert report["groups"]["a_north"]["fmr"] == 1
+    assert report["groups"]["a_south"]["fmr"] < 0.2
+    assert report["worst_fmr"] == 1
+    measured = evaluate(capsys, "fairness", "--images", tmp_path, "--far", 0.1, *MODELS)
+    assert measured["over_all"]["fmr"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["detection", "--images", "{people}", "--models", "absent.yaml"], "cannot read the model manifest"),
+        (["detection", "--images", "{people}", "--models", str(MANIFEST)], "no model 'detector-320x240'"),
+        (["identification", "--images", "{people}", "--enrol", "99", *MODELS], "must be 1 to 8"),
+        (["detection", "--images", "{people}/none", *MODELS[:4]], "no pictures below"),
+        (["detection", "--images", "{people}", "--detector", "absent.onnx"], "there is no file absent.onnx"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    people: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    try:
+        status: object = main([argument.format(people=people) for argument in arguments])
+    except SystemExit as error:
+        status = error.code
+    said = f"{status} {capsys.readouterr().err}"
+    assert message in said
+    assert status != 0
+
+
+def test_broken_picture_is_named(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (people / "person0" / "0.png").write_bytes(b"no picture")
+    assert main(["detection", "--images", str(people), *MODELS[:4]]) == 2
+    assert "0.png" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_peers_reach_their_published_order_of_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    data, teachers = shared_folder() / "data", shared_folder() / "models" / "teacher"
+    report = evaluate(
+        capsys, "verification", "--images", data / "lfw_dev", "--pairs", data / "lfw_dev_pairs.csv", "--limit", 60,
+        "--detector", teachers / "yunet_n_dynamic.onnx", "--embedder", teachers / "MobileFaceNet.onnx",
+    )  # fmt: skip
+    assert report["accuracy"] > 0.9
+    assert report["mean_score"]["mated"] > 0.5 > 0.2 > report["mean_score"]["non_mated"]
