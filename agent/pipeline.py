@@ -3,8 +3,9 @@
 
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Candidate -> Match -> event -> outbox
 
-A face that the gate does not admit has no embedding, ever. An admitted face that matches nobody is gone
-at the end of its frame: nothing counts it, logs it or keeps it. Only a ``Match`` reaches ``record``.
+A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. An admitted
+face that matches nobody is gone at the end of its frame: nothing counts it, logs it or keeps it. Only a
+``Match``, or its subject's coming and going, reaches ``record``.
 """
 
 from __future__ import annotations
@@ -67,12 +68,19 @@ def process(stages: Stages, frame: Frame) -> None:
             tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
         )
     references = stages.references()
-    candidates = {track.id: _candidate(stages, frame, track, references) for track in admitted}
-    matches = stages.voter.update(candidates, zone=stages.gate.zone, timestamp_ns=now_ns)
-    changes = stages.presence.update(matches, now_ns)
-    if matches or changes:
+    claims = {
+        track.id: _candidate(stages, frame, track, references)
+        for track in admitted
+        if references.subjects and stages.voter.wants(track.id, now_ns)
+    }
+    decision = stages.voter.update(
+        claims, gallery_size=len(references.subjects), zone=stages.gate.zone, timestamp_ns=now_ns
+    )
+    changes = stages.presence.update(decision.seen, now_ns)
+    outcomes: tuple[Match | PresenceChange, ...] = (*decision.matches, *changes)
+    if outcomes:
         with times.measure("record"):
-            for outcome in (*matches, *changes):
+            for outcome in outcomes:
                 stages.record(outcome)
 
 

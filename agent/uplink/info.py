@@ -16,6 +16,7 @@ from msgspec import Meta
 from agent.outbox.event import Digest, Source
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
+PublicJwk = dict[Literal["kty", "crv", "x", "y"], str]  # an EC key, RFC 7518 sec. 6.2
 
 
 class CameraFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +40,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     camera: CameraFacts | None  # None while the camera is not there
     models: dict[Literal["detector", "embedder", "pad"], Digest]
     config_schema: Text  # id of the JSON Schema of the configuration
-    public_key: dict[Literal["kty", "crv", "x", "y"], str]
+    public_key: PublicJwk
     kid: Text
     enrolled: Annotated[int, Meta(ge=0)]
     activation: Literal["zone", "button", "token"]

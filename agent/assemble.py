@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a unit, built from its configuration: one function a part, shared by every command."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.config import ButtonActivation, Config
+from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
+from agent.errors import KeyStoreError, ModelError, PolicyError
+from agent.files import read_bounded
+from agent.gallery.erase import RECEIPT_TYPE
+from agent.gallery.keyring import FileKeyring
+from agent.gallery.retention import Retention
+from agent.gallery.store import GalleryStore
+from agent.keys import PublicKey, UnitKey
+from agent.match.policy import Policy, verify_policy
+from agent.outbox.queue import Outbox
+from agent.strict_json import loads
+
+if TYPE_CHECKING:
+    from agent.clock import Clock
+    from agent.detect.detector import Detector
+    from agent.embed.embedder import Embedder
+
+MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
+MAX_JWK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Detector and embedder, verified and self-tested."""
+
+    detector: Detector
+    embedder: Embedder
+
+
+def load_key(config: Config) -> UnitKey:
+    """The unit's signing key; KeyStoreError says how to get one."""
+    return UnitKey.load(config.keys.folder / "unit.key")
+
+
+def load_site_key(config: Config) -> PublicKey:
+    """The site's key, which signs policies and commands."""
+    path = config.keys.folder / "site.jwk"
+    try:
+        return PublicKey.from_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    except ValueError as error:
+        raise KeyStoreError(
+            f"{path} is no public key: install the site's answer again (postern unit install)"
+        ) from error
+
+
+def load_models(config: Config) -> Models:
+    """Both models; raises ModelError."""
+    from agent.detect.detector import load_detector  # noqa: PLC0415 - the runtime is needed by few commands
+    from agent.embed.embedder import load_embedder  # noqa: PLC0415
+
+    models = config.models
+    if not models.manifest.exists():
+        raise ModelError(
+            f"{models.manifest} does not exist: set models.manifest to the manifest that came with Postern"
+        )
+    return Models(
+        load_detector(models.manifest, models.detector, models.threads),
+        load_embedder(models.manifest, models.embedder, models.threads),
+    )
+
+
+def load_policy(config: Config, model: str) -> Policy:
+    """The signed policy for ``model``; raises PolicyError."""
+    path = config.match.policy
+    if not path.exists():
+        raise PolicyError(f"{path} does not exist: install the policy that the site signed (postern site policy)")
+    token = read_bounded(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
+    return verify_policy(token, load_site_key(config), model=model)
+
+
+def open_gallery(config: Config, key: UnitKey, clock: Clock) -> GalleryStore:
+    """The references of this unit; raises StorageError or KeyStoreError."""
+    return GalleryStore(
+        config.gallery.path,
+        keyring=FileKeyring(config.keys.folder / "kek", random=secrets.token_bytes),
+        site=config.unit.site,
+        unit=config.unit.id,
+        purpose=config.purpose,
+        clock=clock,
+        sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
+        retention=Retention(config.gallery.retention_days),
+    )
+
+
+def open_outbox(config: Config, key: UnitKey, clock: Clock) -> Outbox:
+    """The durable queue of this unit; raises StorageError."""
+    return Outbox(
+        config.outbox.path,
+        signer=key,
+        source=source_of(config),
+        clock=clock,
+        max_rows=config.outbox.max_rows,
+        time_step_s=config.events.time_resolution_s,
+    )
+
+
+def make_gate(config: Config) -> Gate:
+    """Who may be embedded at this unit."""
+    activation = config.activation
+    limits = FaceLimits(activation.min_face_px, activation.max_turn_degrees)
+    if isinstance(activation, ButtonActivation):
+        return ButtonGate(zone=activation.name, window_ns=activation.window_s * 1_000_000_000, limits=limits)
+    return ZoneGate(
+        zone=activation.name, polygon=activation.polygon, limits=limits, dwell_ns=activation.dwell_ms * 1_000_000
+    )
+
+
+def source_of(config: Config) -> str:
+    """The CloudEvents source of this unit."""
+    return f"/postern/{config.unit.site}/{config.unit.id}"
+
+
+def board() -> str:
+    """The board's name as its firmware tells it (device tree), else the processor architecture."""
+    import platform  # noqa: PLC0415
+
+    try:
+        return Path("/proc/device-tree/model").read_bytes().rstrip(b"\0").decode(errors="replace")[:128]
+    except OSError:
+        return platform.machine()

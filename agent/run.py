@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run one unit: assemble the parts, start the threads, drive the pipeline, stop clean.
+
+Threads: this one runs the pipeline; the uplink, housekeeping and, for live cameras, the capture hand-off
+have their own. SIGTERM and SIGINT ask the pipeline to end after the frame in hand: the event ``stopping``
+is queued, the uplink flushes, and everything is closed within two seconds. What was not delivered stays in
+the outbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import agent
+from agent import pipeline
+from agent.assemble import (
+    MAX_JWK_BYTES,
+    Models,
+    board,
+    load_key,
+    load_models,
+    load_policy,
+    load_site_key,
+    make_gate,
+    open_gallery,
+    open_outbox,
+    source_of,
+)
+from agent.audit import AuditLog
+from agent.camera.source import open_source
+from agent.camera.supervise import CameraNotice
+from agent.clock import Clock, SystemClock
+from agent.config import CONFIG_SCHEMA_ID, Config, ZoneActivation
+from agent.detect.track import Tracker
+from agent.embed.records import EMBEDDING_DIM
+from agent.errors import CameraLostError, PosternError
+from agent.files import read_bounded
+from agent.gallery.erase import ErasureReceipt
+from agent.housekeeping import Duties, Housekeeping
+from agent.keys import UnitKey
+from agent.match.decide import Voter
+from agent.match.presence import Presence
+from agent.match.records import References, SubjectId
+from agent.outbox.pseudonym import EpochKeys
+from agent.recorder import Identity, Recorder
+from agent.strict_json import loads
+from agent.timing import StageTimes
+from agent.uplink.commands import CommandCounter, Commands, Outcome
+from agent.uplink.connection import BrokerSettings
+from agent.uplink.credentials import Credentials
+from agent.uplink.discovery import make_discovery
+from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
+from agent.uplink.info import CameraFacts, Info, PublicJwk, encode_info
+from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+from agent.uplink.topics import Topics
+from agent.verbs import Parts, make_handlers
+
+log = logging.getLogger("postern")
+
+UPLINK_STOP_S = 1.5  # of the two seconds for a clean stop; the rest is for the frame in hand and the files
+PROBLEM_REPEAT_S = 60.0  # the same problem is logged once a minute at most
+
+
+def run_unit(config: Config, *, clock: Clock | None = None, on_frame: Callable[[], None] = lambda: None) -> int:
+    """Run until the camera ends or a signal comes; the exit status. Raises PosternError when it cannot start.
+
+    ``on_frame`` is called once a frame and about twice a second while no frame comes: a watchdog hangs on it.
+    """
+    with ExitStack() as stack:
+        service = _Service(config, clock or SystemClock(), stack)
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous = signal.signal(number, lambda *_: stopping.set())
+            stack.callback(signal.signal, number, previous)
+        service.run(stopping, on_frame)
+    return 0
+
+
+class _Problems:
+    """Logs problems, each text once a minute at most."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: dict[type[PosternError], tuple[str, int]] = {}
+
+    def __call__(self, error: PosternError) -> None:
+        text, now_ns = str(error), self._clock.monotonic_ns()
+        last_text, last_ns = self._last.get(type(error), ("", 0))
+        if text != last_text or now_ns - last_ns > PROBLEM_REPEAT_S * 1e9:
+            self._last[type(error)] = (text, now_ns)
+            log.error("%s", text)
+
+
+class _Service:
+    """The assembled unit."""
+
+    def __init__(self, config: Config, clock: Clock, stack: ExitStack) -> None:
+        self._config, self._clock = config, clock
+        self._problem = _Problems(clock)
+        self._erased: SimpleQueue[SubjectId] = SimpleQueue()
+        self._paused = threading.Event()
+        self._frames = 0
+        key = load_key(config)
+        models = load_models(config)
+        policy = load_policy(config, models.embedder.model)
+        self._audit = AuditLog(config.audit.path, clock=clock, random=secrets.token_bytes)
+        stack.callback(self._audit.close)
+        self._gallery = stack.enter_context(open_gallery(config, key, clock))
+        self._outbox = stack.enter_context(open_outbox(config, key, clock))
+        for receipt in self._gallery.finished:
+            self._on_receipt(receipt)
+        self._model = models.embedder.model
+        self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
+        self._times = StageTimes(pipeline.STAGES)
+        self._recorder = Recorder(
+            Identity(
+                audience=config.events.audience,
+                policy=policy.digest,
+                model=self._model,
+                time_step_s=config.events.time_resolution_s,
+                seal=make_seal(config),
+            ),
+            outbox=self._outbox,
+            epoch_keys=EpochKeys.load(config.keys.folder / "epoch-keys.json"),
+            clock=clock,
+            presence=config.events.presence,
+            matched=self._gallery.matched,
+            appended=lambda: self._uplink.wake(),  # noqa: PLW0108 - the uplink is made below
+            on_problem=self._problem,
+        )
+        self._camera = open_source(
+            config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
+        )
+        self._stages = pipeline.Stages(
+            camera=self._camera,
+            detector=models.detector,
+            tracker=Tracker(),
+            gate=make_gate(config),
+            embedder=models.embedder,
+            references=self._references,
+            voter=self._voter,
+            presence=self._presence,
+            record=self._recorder.outcome,
+            times=self._times,
+        )
+        health = self._make_health(key)
+        self._uplink = self._make_uplink(key, models, health)
+        self._housekeeping = Housekeeping(
+            Duties(
+                retry=self._recorder.retry,
+                sweep=self._gallery.sweep,
+                on_receipt=self._on_receipt,
+                disk_free=lambda: read_disk_free(config.outbox.path.parent),
+                unit_event=self._recorder.unit,
+                on_problem=self._problem,
+            ),
+            clock=clock,
+        )
+
+    def run(self, stopping: threading.Event, on_frame: Callable[[], None]) -> None:
+        """Start everything, drive the pipeline, stop everything."""
+
+        def idle() -> bool:
+            self._take_erasures()
+            on_frame()
+            return not stopping.is_set()
+
+        def keep_going() -> bool:
+            self._frames += 1
+            return idle()
+
+        self._audit.append("started", {"version": agent.__version__, "model": self._model})
+        self._recorder.unit("started")
+        self._uplink.start()
+        self._housekeeping.start()
+        try:
+            with self._camera:
+                self._camera.while_waiting = idle
+                pipeline.run(self._stages, keep_going=keep_going)
+        finally:
+            self._housekeeping.stop()
+            self._recorder.unit("stopping")
+            if not self._uplink.stop(UPLINK_STOP_S):
+                log.warning("the broker did not take everything in time; what is left is sent after the next start")
+            for name, one in self._times.summaries().items():
+                log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    def _make_health(self, key: UnitKey) -> HealthReporter:
+        return HealthReporter(
+            source=source_of(self._config),
+            boot=self._outbox.boot,
+            signer=key,
+            clock=self._clock,
+            outbox=self._outbox,
+            stages=self._times,
+            frames=lambda: self._frames,
+            recognition=lambda: "paused" if self._paused.is_set() else "running",
+            temperature=read_temperature,
+            disk_free=lambda: read_disk_free(self._config.outbox.path.parent),
+            audit_head=lambda: self._audit.head().digest,
+        )
+
+    def _make_uplink(self, key: UnitKey, models: Models, health: HealthReporter) -> Uplink:
+        config = self._config
+        tls = config.tls_files()
+        handlers = make_handlers(
+            Parts(
+                gallery=self._gallery,
+                outbox=self._outbox,
+                on_receipt=self._on_receipt,
+                health=health.build,
+                facts=public_facts(config),
+                self_test=lambda: _self_test(config),
+                erased=self._erased,
+                paused=self._paused,
+            )
+        )
+        commands = Commands(
+            site=config.unit.site,
+            unit=config.unit.id,
+            key=load_site_key(config),
+            counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+            clock=self._clock,
+            random=secrets.token_bytes,
+            handlers=handlers,
+            on_outcome=self._on_command,
+        )
+        discovery = None
+        if config.broker.home_assistant:
+            discovery = make_discovery(
+                Topics(config.unit.site, config.unit.id),
+                name=config.unit.name,
+                model=board(),
+                version=agent.__version__,
+                presence=config.events.presence,
+                health_interval_s=config.broker.health_interval_s,
+            )
+        return Uplink(
+            UplinkSettings(
+                broker=BrokerSettings(
+                    host=config.broker.host,
+                    port=config.broker.port,
+                    protocol=config.broker.protocol,
+                    credentials=Credentials(tls.ca, tls.certificate, tls.key),
+                ),
+                site=config.unit.site,
+                unit=config.unit.id,
+                live_window_s=config.outbox.live_window_s,
+                health_interval_s=config.broker.health_interval_s,
+            ),
+            outbox=self._outbox,
+            clock=self._clock,
+            random=secrets.token_bytes,
+            info=lambda: self._info(key, models, tuple(handlers)),
+            on_request=commands.handle,
+            on_notice=_log_uplink,
+            health=health.build,
+            discovery=discovery,
+        )
+
+    def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
+        config = self._config
+        try:
+            seen = self._camera.info()
+            camera = CameraFacts(seen.source, seen.width, seen.height)
+        except CameraLostError:
+            camera = None
+        engine = models.detector.engine
+        return encode_info(
+            Info(
+                source=source_of(config),
+                name=config.unit.name,
+                version=agent.__version__,
+                board=board(),
+                runtime=engine.runtime,
+                profile=config.profile,
+                camera=camera,
+                models={"detector": engine.digest, "embedder": self._model},
+                config_schema=CONFIG_SCHEMA_ID,
+                public_key=msgspec.convert(key.public_jwk(), PublicJwk),
+                kid=key.kid,
+                enrolled=len(self._gallery),
+                activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
+                liveness="not_checked",
+                capabilities=verbs,
+            )
+        )
+
+    # -- what happens --------------------------------------------------------------------------------
+
+    def _references(self) -> References:
+        """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
+        if self._paused.is_set():
+            return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
+        return self._gallery.references(self._model)
+
+    def _take_erasures(self) -> None:
+        """Make the pipeline forget who was erased; runs on its thread, between frames."""
+        while not self._erased.empty():
+            subject = self._erased.get_nowait()
+            self._voter.forget_subject(subject)
+            self._presence.forget_subject(subject)
+            self._recorder.forget(subject)
+
+    def _on_receipt(self, receipt: ErasureReceipt) -> None:
+        try:
+            self._audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
+        except PosternError as error:
+            self._problem(error)
+        log.info("a reference was erased (%s)", receipt.reason)
+
+    def _on_command(self, outcome: Outcome) -> None:
+        facts: dict[str, str | int] = {"verb": outcome.verb}
+        if outcome.cmd_seq is not None:
+            facts["cmd_seq"] = outcome.cmd_seq
+        if outcome.error is not None:
+            facts["error"] = outcome.error
+        try:
+            self._audit.append("command_refused" if outcome.error else "command_done", facts)
+        except PosternError as error:
+            self._problem(error)
+
+    def _on_camera(self, notice: CameraNotice) -> None:
+        log.warning("%s: %s", notice.kind, notice.reason)
+        self._recorder.unit(notice.kind)
+        self._uplink.info_changed()
+
+
+def public_facts(config: Config) -> Mapping[str, Any]:
+    """What ``config/get`` may tell: no address, no path, no key."""
+    return {
+        "profile": config.profile,
+        "purpose": config.purpose,
+        "notice_version": config.notice.version,
+        "activation": msgspec.to_builtins(config.activation),
+        "retention_days": config.gallery.retention_days,
+        "events": {
+            "presence": config.events.presence,
+            "audience": config.events.audience,
+            "subject": config.events.subject,
+        },
+        "models": {"detector": config.models.detector, "embedder": config.models.embedder},
+    }
+
+
+def make_seal(config: Config) -> Callable[[str, str], str] | None:
+    """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
+    path = config.events.consumer_key
+    if path is None:
+        return None
+    from agent.outbox.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
+
+    consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    site, audience = config.unit.site, config.events.audience
+    return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
+
+
+def _self_test(config: Config) -> Mapping[str, Any]:
+    """Load and test the models afresh; on this thread's own interpreters."""
+    load_models(config)
+    return {"models": "ok"}
+
+
+def _log_uplink(notice: UplinkNotice) -> None:
+    log.log(logging.INFO if notice.kind == "connected" else logging.WARNING, "%s", notice.message)

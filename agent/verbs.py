@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a unit does when a signed command asks: one small function a verb. Verification is ``uplink.commands``'s.
+
+Handlers run on the uplink's thread. What concerns the pipeline is handed over through ``erased`` and
+``paused``, which the pipeline reads between frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+
+from agent.errors import RefusedError
+from agent.gallery.erase import ErasureReceipt
+from agent.gallery.store import SUBJECT_BYTES, GalleryStore
+from agent.match.records import SubjectId
+from agent.outbox.queue import Outbox
+from agent.uplink.commands import Handler
+
+MAX_LISTED = 64  # subjects in one answer: what fits into MAX_RESPONSE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the handlers act on."""
+
+    gallery: GalleryStore
+    outbox: Outbox
+    on_receipt: Callable[[ErasureReceipt], None]
+    health: Callable[[], bytes]
+    facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
+    self_test: Callable[[], Mapping[str, Any]]
+    erased: SimpleQueue[SubjectId]
+    paused: threading.Event
+
+
+def make_handlers(parts: Parts) -> dict[str, Handler]:
+    """Verb to handler, for ``Commands``."""
+
+    def health(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        document: dict[str, Any] = msgspec.json.decode(parts.health())
+        return document
+
+    def gallery_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        held = parts.gallery.list()
+        return {
+            "enrolled": len(held),
+            "damaged": len(parts.gallery.damaged),
+            "subjects": [one.subject.hex() for one in held[:MAX_LISTED]],
+        }
+
+    def subject_revoke(args: Mapping[str, Any]) -> Mapping[str, Any]:
+        subject = parse_subject(args.get("subject"))
+        receipt = parts.gallery.erase(subject)
+        parts.outbox.erase(subject)
+        parts.erased.put(subject)
+        parts.on_receipt(receipt)
+        return {"receipt": msgspec.to_builtins(receipt)}
+
+    def pause(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        parts.paused.set()
+        return {"recognition": "paused"}
+
+    def resume(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        parts.paused.clear()
+        return {"recognition": "running"}
+
+    def outbox_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        seq, digest = parts.outbox.head()
+        return {
+            "depth": parts.outbox.depth(),
+            "head": {"seq": seq, "digest": digest},
+            "parked": parts.outbox.parked_reasons(),
+        }
+
+    return {
+        "health": health,
+        "gallery/status": gallery_status,
+        "subject/revoke": subject_revoke,
+        "recognition/pause": pause,
+        "recognition/resume": resume,
+        "outbox/status": outbox_status,
+        "config/get": lambda _: dict(parts.facts),
+        "selftest": lambda _: parts.self_test(),
+    }
+
+
+def parse_subject(text: object) -> SubjectId:
+    """A subject id from its hex spelling; RefusedError otherwise."""
+    try:
+        value = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        value = b""
+    if len(value) != SUBJECT_BYTES:
+        raise RefusedError(f"a subject id is {2 * SUBJECT_BYTES} hex digits: copy it from the enrolment")
+    return SubjectId(value)
