@@ -73,8 +73,10 @@ class AvConverter:
 
 
 def _colour(picture: VideoFrame) -> YuvColour:
-    full_range = picture.format.name.startswith("yuvj") or int(picture.color_range) == FULL_RANGE
-    return colour_of(STANDARDS.get(int(picture.colorspace)), full_range=full_range, height=picture.height)
+    # PyAV 10 does not tell a frame's tags; its untagged rule is right for what cameras send.
+    standard, colour_range = getattr(picture, "colorspace", 0), getattr(picture, "color_range", 0)
+    full_range = picture.format.name.startswith("yuvj") or int(colour_range) == FULL_RANGE
+    return colour_of(STANDARDS.get(int(standard)), full_range=full_range, height=picture.height)
 
 
 def _planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An RTSP camera on loopback; runs under the distribution's Python: rtsp_server.py PORT [USER PASSWORD].
+
+Serves /live, which then needs USER and PASSWORD if given. Prints ``ready`` once it listens, exits 3 where an element
+is missing.
+"""
+
+import sys
+
+try:
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstRtspServer", "1.0")
+    from gi.repository import GLib, Gst, GstRtspServer
+except (ImportError, ValueError):
+    sys.exit(3)
+
+LIVE = (
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=180,framerate=25/1 ! "
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 bitrate=500 threads=1 ! "
+    "rtph264pay name=pay0 pt=96 config-interval=1 )"
+)
+
+
+def main(port: str, user: str = "", password: str = "") -> None:
+    Gst.init(None)
+    if any(Gst.ElementFactory.find(name) is None for name in ("videotestsrc", "x264enc", "rtph264pay")):
+        sys.exit(3)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    factory = GstRtspServer.RTSPMediaFactory()
+    factory.set_launch(LIVE)
+    factory.set_shared(True)
+    if user:
+        allowed = Gst.Structure.new_empty("user")
+        allowed.set_value("media.factory.access", True)
+        allowed.set_value("media.factory.construct", True)
+        factory.add_role_from_structure(allowed)
+        token = GstRtspServer.RTSPToken()
+        token.set_string("media.factory.role", "user")
+        auth = GstRtspServer.RTSPAuth()
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+        server.set_auth(auth)
+    server.get_mount_points().add_factory("/live", factory)
+    if server.attach(None) == 0:
+        sys.exit(4)
+    print("ready", flush=True)
+    GLib.MainLoop().run()
+
+
+main(*sys.argv[1:])
