@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="postern",
         description="Consent-first face matching for smart cameras.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=20),
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
