@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.clock import Clock
 from agent.errors import BrokerError, printable
-from agent.uplink.credentials import Credentials, load_identity
+from agent.uplink.credentials import Context, Credentials, load_identity
 from agent.uplink.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError, explain_connack, explain_tls
 
 KEEPALIVE_S = 30  # a dead link is noticed within one and a half of this; below 60 s of common NAT timeouts
@@ -46,6 +47,7 @@ class BrokerSettings:
     protocol: Literal["5", "3.1.1"] = "5"
     keepalive_s: int = KEEPALIVE_S
     connect_timeout_s: float = CONNECT_TIMEOUT_S
+    will_delay_s: int = WILL_DELAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Connection:
         self._lost: int | None = None
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
         self.max_packet_bytes: int | None = None  # the broker's limit, once connected
+        self._context: Context | None = None
         self._client = self._make_client(client_id, will)
 
     @property
@@ -122,7 +125,8 @@ class Connection:
         Raises KeyStoreError for our own files, BrokerError for everything on the way to the broker.
         """
         identity = load_identity(self._settings.credentials, self._clock, common_name=self._common_name)
-        self._client.tls_set_context(identity.context)
+        self._context = identity.context
+        self._client.tls_set_context(self._context)
         try:
             self._client.connect(
                 self._settings.host,
@@ -184,17 +188,21 @@ class Connection:
         self._acks, self._messages = [], []
         return polled
 
-    def close(self) -> None:
-        """Say goodbye, so that the broker drops the will, and close."""
+    def close(self, *, keep_session: bool = False) -> None:
+        """Say goodbye, so that the broker drops the will and, unless it is to be kept, the session; then close."""
         if self._lost is None and self._client.socket() is not None:
-            self._guard(self._client.disconnect)
+            properties = None
+            if self.v5 and not keep_session:
+                properties = _properties(PacketTypes.DISCONNECT)
+                properties.SessionExpiryInterval = 0
+            self._guard(lambda: self._client.disconnect(properties=properties))
         self.abandon()
 
     def abandon(self) -> None:
         """Close the socket without a word; the broker will publish the will."""
-        sock = self._client.socket()
-        if sock is not None:
-            sock.close()
+        for sock in (self._client.socket(), self._context.wrapped if self._context else None):
+            if sock is not None:
+                sock.close()
 
     @property
     def _place(self) -> str:
@@ -212,7 +220,7 @@ class Connection:
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE) if self.v5 else None
             if properties is not None:
-                properties.WillDelayInterval = WILL_DELAY_S
+                properties.WillDelayInterval = self._settings.will_delay_s
             client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -278,10 +286,10 @@ class Connection:
             self._guard(self._client.loop_write)
         self._guard(self._client.loop_misc)
 
-    def _guard(self, step: object) -> None:
+    def _guard(self, step: Callable[[], MQTTErrorCode]) -> None:
         """Run one step of the library; whatever foreign bytes make it raise ends this connection only."""
         try:
-            code = step()  # type: ignore[operator]
+            code = step()
         except Exception as error:  # noqa: BLE001  # the library parses the peer's bytes
             self._log.append(printable(f"{type(error).__name__}: {error}"))
             self._note_loss(CONNECTION_LOST)

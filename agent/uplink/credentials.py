@@ -8,6 +8,7 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -34,11 +35,21 @@ class Credentials:
     key: Path
 
 
+class Context(ssl.SSLContext):
+    """Remembers the socket it wrapped: the MQTT library drops one whose handshake failed without closing it."""
+
+    wrapped: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:  # noqa: ANN401 - passed on as they are
+        self.wrapped = super().wrap_socket(*args, **options)
+        return self.wrapped
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A checked identity: the context to connect with, the certificate's CN and its last moment."""
 
-    context: ssl.SSLContext
+    context: Context
     common_name: str
     expires: datetime
 
@@ -66,8 +77,8 @@ def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | 
     return Identity(_context(credentials), name, _validity(leaf)[1])
 
 
-def _context(credentials: Credentials) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
+def _context(credentials: Credentials) -> Context:
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(TLS12_CIPHERS)  # TLS 1.3 suites are a list of their own and stay on
     try:

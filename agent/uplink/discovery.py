@@ -35,10 +35,10 @@ def make_discovery(
     topics: Topics, *, name: str, model: str, version: str, presence: bool, health_interval_s: int, prefix: str = PREFIX
 ) -> Discovery:
     """Describe a unit; ``name`` is what people call it, ``model`` its board."""
-    object_id = f"postern_{topics.site}_{topics.unit}"  # names hold no '_': two units never share one
+    identity = f"postern_{topics.site}_{topics.unit}"  # names hold no '_': two units never share one
     document = {
         "device": {
-            "identifiers": [object_id],
+            "identifiers": [identity],
             "name": name,
             "manufacturer": "Postern",
             "model": model,
@@ -48,15 +48,16 @@ def make_discovery(
         "origin": {"name": "Postern", "sw_version": version, "support_url": SUPPORT_URL},
         "availability": [{"topic": topics.availability}],
         "qos": 1,
-        "components": _components(topics, object_id, presence=presence, expire_s=3 * health_interval_s),
+        "components": _components(topics, identity, presence=presence, expire_s=3 * health_interval_s),
     }
     payload = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Discovery(f"{prefix}/device/{object_id}/config", payload, f"{prefix}/status")
+    # The unit is a level of its own, because a broker's ACL can only substitute whole levels.
+    return Discovery(f"{prefix}/device/postern-{topics.site}/{topics.unit}/config", payload, f"{prefix}/status")
 
 
-def _components(topics: Topics, object_id: str, *, presence: bool, expire_s: int) -> dict[str, dict[str, Any]]:
+def _components(topics: Topics, identity: str, *, presence: bool, expire_s: int) -> dict[str, dict[str, Any]]:
     def entity(key: str, platform: str, name: str, **facts: object) -> dict[str, Any]:
-        return {"platform": platform, "unique_id": f"{object_id}_{key}", "name": name, **facts}
+        return {"platform": platform, "unique_id": f"{identity}_{key}", "name": name, **facts}
 
     def diagnostic(key: str, name: str, template: str, **facts: object) -> dict[str, Any]:
         return entity(

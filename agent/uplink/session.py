@@ -27,7 +27,7 @@ from agent.uplink.topics import Topics
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
-STABLE_S = 60.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
+STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 1.0  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.5  # and what ``offline`` may take
 BIRTH_SPREAD_S = 5.0  # a fleet does not answer Home Assistant's birth message all at once
@@ -130,15 +130,24 @@ class Uplink:
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        ended = not self._thread.is_alive()
-        if ended:
-            self._wake_reader.close()
-            self._wake_writer.close()
-        return ended
+        if self._thread.is_alive():
+            return False
+        self._close_wake()
+        return True
 
     # -- the thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._keep_serving()
+        finally:
+            self._close_wake()
+
+    def _close_wake(self) -> None:
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _keep_serving(self) -> None:
         while not self._stopping.is_set():
             connection = self._new_connection()
             try:
@@ -248,7 +257,6 @@ class Uplink:
         taken = [self._rows.pop(ack.mid) for ack in polled.acks if ack.accepted and ack.mid in self._rows]
         if taken:
             self._outbox.acked(*taken)
-            self._failures = 0
         for seq in taken:
             self._drain.accepted(seq)
         for ack in polled.acks:

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Mosquitto on a free loopback port, run with the files of ``deploy/mosquitto``, and a client to look at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.clock import SystemClock
+from agent.uplink.connection import BrokerSettings, Connection, Incoming
+from agent.uplink.credentials import Credentials
+from tests.simulators.pki import Authority
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
+PATIENCE_S = 5.0
+
+
+def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    """Poll until ``condition`` holds; fails the test when it does not in time."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RealBroker:
+    """Start, stop, kill and restart Mosquitto; the certificates come from ``authority``."""
+
+    def __init__(self, folder: Path, authority: Authority, *, site: str = "hq") -> None:
+        self.authority = authority
+        self.port = free_port()
+        self._folder = folder / "mosquitto"
+        self._folder.mkdir(parents=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._runs = 0
+        self.acl = self._folder / "acl"
+        self.log = self._folder / "log"
+        server = authority.issue("broker", server=True)
+        for source, name in ((server.certificate, "broker.crt"), (server.key, "broker.key"), (authority.ca, "ca.crt")):
+            shutil.copy(source, self._folder / name)
+        self.renew_crl()
+        self.acl.write_text((DEPLOY / "acl").read_text().replace("SITE", site))
+        self.acl.chmod(0o600)
+        self.config = self._folder / "mosquitto.conf"
+        self.write_config()
+
+    def write_config(self, **changes: str) -> None:
+        """Use the deployed configuration with this folder and port, and ``changes`` by option name."""
+        text = (DEPLOY / "mosquitto.conf").read_text()
+        changes = {"listener": f"{self.port} 127.0.0.1", "persistence_location": f"{self._folder}/", **changes}
+        for option, value in changes.items():
+            lines = [line for line in text.splitlines() if line.startswith(f"{option} ")]
+            assert len(lines) == 1, f"the deployed file must have one line '{option}'"
+            text = text.replace(lines[0], f"{option} {value}")
+        text = text.replace("/etc/mosquitto/postern", str(self._folder))
+        user = "user root\n" if os.geteuid() == 0 else ""  # or it could not read the test's files
+        self.config.write_text(f"{user}log_dest file {self.log}\nlog_type all\n{text}")
+
+    def renew_crl(self) -> None:
+        shutil.copy(self.authority.crl, self._folder / "ca.crl")
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+            time.sleep(0.1)
+
+    def settings(self, credentials: Credentials, **changes: object) -> BrokerSettings:
+        return BrokerSettings("127.0.0.1", credentials, port=self.port, **changes)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+        program = shutil.which("mosquitto", path=path)
+        assert program is not None
+        self._process = subprocess.Popen(
+            [program, "-c", str(self.config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._runs_now)
+        self._runs += 1
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def reload(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+
+    def _runs_now(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text() if self.log.exists() else "mosquitto ended"
+        # Not when the port opens: a signal that comes before the handlers are set would end it.
+        return self.log.exists() and self.log.read_text().count(" running") > self._runs
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+
+@dataclass
+class Listener:
+    """Collects messages on a connection that the test drives with ``pump``."""
+
+    connection: Connection
+    messages: list[Incoming] = field(default_factory=list)
+
+    def pump(self, until: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        end = time.monotonic() + patience_s
+        while not until():
+            assert time.monotonic() < end, f"waited in vain; got {[m.topic for m in self.messages]}"
+            self.messages += self.connection.poll(0.02).messages
+
+    def topics(self) -> list[str]:
+        return [message.topic for message in self.messages]
+
+
+def connect(broker: RealBroker, credentials: Credentials, name: str, *filters: str, **changes: object) -> Listener:
+    connection = Connection(broker.settings(credentials, **changes), client_id=name, clock=SystemClock())
+    connection.open()
+    if filters:
+        connection.subscribe(*filters)
+    return Listener(connection)

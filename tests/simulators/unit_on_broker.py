@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A unit without a camera that talks to a broker: real outbox, real uplink, a clock that can skip ahead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agent.clock import ClockState, SystemClock
+from agent.uplink.connection import BrokerSettings
+from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+from tests.simulators.broker import wait_until
+from tests.simulators.signing_unit import SigningUnit, match_draft
+
+
+class SkippingClock(SystemClock):
+    """The machine's clocks, synchronised, plus what was skipped."""
+
+    def __init__(self, state: ClockState = "synced") -> None:
+        self.skipped_s = 0.0
+        self._state = state
+
+    def monotonic_ns(self) -> int:
+        return super().monotonic_ns() + round(self.skipped_s * 1e9)
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.skipped_s)
+
+    def state(self) -> ClockState:
+        return self._state
+
+
+class UnitOnBroker:
+    """``unit`` holds the outbox; ``start`` connects. Reconnects within 0.2 s, so that tests are quick."""
+
+    def __init__(self, folder: Path, broker: BrokerSettings, name: str = "door-1", **options: Any) -> None:
+        self.clock = SkippingClock()
+        self.unit = SigningUnit(folder / f"{name}.db", name, self.clock)  # type: ignore[arg-type]  # it only reads it
+        self.outbox = self.unit.outbox
+        self.notices: list[UplinkNotice] = []
+        self.requests: list[tuple[str, bytes]] = []
+        self.settings = UplinkSettings(
+            replace(broker, connect_timeout_s=2.0),
+            site="hq",
+            unit=name,
+            reconnect_shortest_s=0.05,
+            reconnect_longest_s=0.2,
+        )
+        self._options = options
+        self.uplink = self._make()
+
+    def _make(self) -> Uplink:
+        options: dict[str, Any] = {
+            "info": lambda: b'{"info":1}',
+            "on_request": self._answer,
+            "random": lambda n: b"\x80" * n,
+            **self._options,
+        }
+        return Uplink(self.settings, outbox=self.outbox, clock=self.clock, on_notice=self.notices.append, **options)
+
+    def _answer(self, verb: str, payload: bytes) -> bytes | None:
+        self.requests.append((verb, payload))
+        return b"done"
+
+    def start(self, *, connected: bool = True) -> None:
+        self.uplink.start()
+        if connected:
+            wait_until(lambda: self.uplink.connected)
+
+    def say(self, count: int = 1, draft: Any = None) -> list[int]:
+        seqs = [self.outbox.append(draft or match_draft(self.clock)) for _ in range(count)]  # type: ignore[arg-type]
+        self.uplink.wake()
+        return seqs
+
+    def kinds(self) -> list[str]:
+        return [notice.kind for notice in self.notices]
+
+    def told(self, words: str) -> bool:
+        return any(words in notice.message for notice in self.notices)
