@@ -25,6 +25,7 @@ KNOWN_EVENTS = (
     64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one
 )
 MISSING_RANGES = 64  # gaps kept per chain; the oldest is given up first, and what comes late from it is refused
+ADMISSIONS = 16  # losses kept per chain that a unit owned up to while more was missing; each waits for late events
 MAX_CHAINS = 4096  # four keys for each of the 1 000 units that a trust list holds
 
 Thumbprint = Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
@@ -50,6 +51,14 @@ class Placement(NamedTuple):
     late: bool
 
 
+class Admission(NamedTuple):
+    """What a unit owned up to: ``lost`` of the events from ``first`` to ``last`` will never come."""
+
+    first: int
+    last: int
+    lost: int
+
+
 class ChainRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A chain as it is stored."""
 
@@ -58,6 +67,8 @@ class ChainRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: Sequence
     known: Annotated[tuple[tuple[Sequence, Digest], ...], msgspec.Meta(max_length=KNOWN_EVENTS)]
     missing: Annotated[tuple[tuple[Sequence, Sequence], ...], msgspec.Meta(max_length=MISSING_RANGES)]
+    admitted: Annotated[tuple[tuple[Sequence, Sequence, Sequence], ...], msgspec.Meta(max_length=ADMISSIONS)]
+    expected: Annotated[tuple[tuple[Sequence, Digest], ...], msgspec.Meta(max_length=2 * MISSING_RANGES)]
 
 
 class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,18 +81,20 @@ class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chain:
     """One unit's chain under one key."""
 
-    __slots__ = ("_known", "_last", "_missing")
+    __slots__ = ("_admitted", "_expected", "_known", "_last", "_missing")
 
     def __init__(self, record: ChainRecord | None = None) -> None:
         self._last = record.last if record else 0
-        self._known = dict(record.known) if record else {}
+        self._known = dict(record.known) if record else {}  # digests of accepted events
+        self._expected = dict(record.expected) if record else {}  # digests that missing events must have
         self._missing = [Gap(*pair) for pair in record.missing] if record else []
+        self._admitted = [Admission(*entry) for entry in record.admitted] if record else []
 
     def place(self, seq: int, prev: str, digest: str) -> Placement:
         """Say where an event stands, changing nothing; VerificationError ``duplicate``, ``fork`` or ``replayed``."""
-        if self._known.get(seq, digest) != digest:
+        if digest != self._known.get(seq, digest) or digest != self._expected.get(seq, digest):
             raise VerificationError("fork", "the unit signed two different events with one number: revoke its key")
-        late = any(gap.first <= seq <= gap.last for gap in self._missing)
+        late = self._is_missing(seq)
         if seq <= self._last and not late:
             if seq in self._known:
                 raise VerificationError("duplicate", "this event was accepted before")
@@ -96,21 +109,30 @@ class Chain:
         """Take an event that ``place`` let pass."""
         gap, late = self.place(seq, prev, digest)
         if late:
-            self._fill(Gap(seq, seq))
+            self._strike(seq, seq)
         if gap:
             self._missing = [*self._missing, gap][-MISSING_RANGES:]
         self._last = max(self._last, seq)
         self._known[seq] = digest
-        if seq > 1:
-            self._known[seq - 1] = prev  # so that a missing predecessor can only be the right one
         for old in sorted(self._known)[:-KNOWN_EVENTS]:
             del self._known[old]
+        self._expected[seq - 1] = prev
+        self._settle()
 
     def explain(self, lost: Lost) -> None:
-        """Strike out what a loss event owns up to; when more is missing than it says, everything stays missing."""
-        inside = [gap for gap in self._missing if lost.first <= gap.first and gap.last <= lost.last]
-        if sum(gap.count for gap in inside) <= lost.count:
-            self._missing = [gap for gap in self._missing if gap not in inside]
+        """Strike out what a loss event owns up to, as soon as no more is missing there than it says.
+
+        Until then late events may still come. Losses that overlap are settled together.
+        """
+        entry = Admission(lost.first, lost.last, lost.count)
+        apart: list[Admission] = []
+        for other in self._admitted:
+            if other.last < entry.first or entry.last < other.first:
+                apart.append(other)
+            else:
+                entry = Admission(min(entry.first, other.first), max(entry.last, other.last), entry.lost + other.lost)
+        self._admitted = [*apart, entry][-ADMISSIONS:]
+        self._settle()
 
     def missing(self) -> tuple[Gap, ...]:
         """List what is missing and not owned up to, in order."""
@@ -124,17 +146,34 @@ class Chain:
             self._last,
             tuple(sorted(self._known.items())),
             tuple((gap.first, gap.last) for gap in self._missing),
+            tuple(self._admitted),
+            tuple(self._expected.items()),
         )
 
-    def _fill(self, seen: Gap) -> None:
-        rest: list[Gap] = []
-        for gap in self._missing:
-            if gap.first <= seen.first and seen.last <= gap.last:
-                parts = (Gap(gap.first, seen.first - 1), Gap(seen.last + 1, gap.last))
-                rest += [part for part in parts if part.first <= part.last]
+    def _settle(self) -> None:
+        """Close the admissions that leave nothing open."""
+        still: list[Admission] = []
+        for entry in self._admitted:
+            inside = (Gap(max(gap.first, entry.first), min(gap.last, entry.last)) for gap in self._missing)
+            if sum(max(gap.count, 0) for gap in inside) <= entry.lost:
+                self._strike(entry.first, entry.last)
             else:
-                rest.append(gap)
-        self._missing = rest[-MISSING_RANGES:]
+                still.append(entry)
+        self._admitted = still
+        self._expected = {seq: digest for seq, digest in self._expected.items() if self._is_missing(seq)}
+
+    def _is_missing(self, seq: int) -> bool:
+        return any(gap.first <= seq <= gap.last for gap in self._missing)
+
+    def _strike(self, first: int, last: int) -> None:
+        """Take the numbers from ``first`` to ``last`` off the missing ones."""
+        rest = (
+            part
+            for gap in self._missing
+            for part in (Gap(gap.first, min(gap.last, first - 1)), Gap(max(gap.first, last + 1), gap.last))
+            if part.count > 0
+        )
+        self._missing = list(rest)[-MISSING_RANGES:]
 
 
 class Chains:

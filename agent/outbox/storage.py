@@ -91,6 +91,8 @@ class Database:
     def _prepare(self) -> None:
         execute = self.connection.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")
+        if self.path.stat().st_size == 0:
+            execute("PRAGMA auto_vacuum = INCREMENTAL")  # ``tidy`` gives the space of an outage back
         execute("PRAGMA journal_mode = WAL")
         execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         execute("PRAGMA secure_delete = ON")
@@ -121,8 +123,10 @@ class Database:
                 raise
 
     def tidy(self) -> None:
-        """Move the log into the database and empty it, so that removed rows leave no image in it."""
+        """Shrink the file, move the log into it and empty the log, so that removed rows leave no image anywhere."""
         with self.explained():
+            # A script, because ``execute`` makes one step of it and one step frees one page.
+            self.connection.executescript("PRAGMA incremental_vacuum")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.keep_reserve()
 

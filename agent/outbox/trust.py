@@ -84,7 +84,7 @@ class TrustedUnits:
         try:
             content = msgspec.convert(strict_json.loads(payload, limit=MAX_TOKEN_BYTES), TrustList)
             trusted = cls(content)
-        except ValueError:
+        except (ValueError, KeyStoreError):
             raise VerificationError("malformed", "the site's list of units is not readable: fetch it again") from None
         if trusted.serial < minimum_serial:
             raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")

@@ -103,7 +103,8 @@ def test_replayed_event_is_refused(unit: SigningUnit, verifier: Verifier) -> Non
 def test_event_from_before_the_subscriber_began_is_refused(unit: SigningUnit, verifier: Verifier) -> None:
     rows = [unit.say() for _ in range(5)]
     assert verifier.check(unit.topic(rows[4]), rows[4].payload, START).gap is None
-    assert refused(verifier, unit.topic(rows[1]), rows[1].payload) == "replayed"
+    for row in rows[:4]:
+        assert refused(verifier, unit.topic(row), row.payload) == "replayed"
 
 
 def test_hidden_events_leave_a_gap_that_is_reported(unit: SigningUnit, verifier: Verifier) -> None:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 at random moments: nothing signed is lost, no number is used twice, the chain holds.
+
+POSTERN_KILLS=1000 runs the long form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.keys import UnitKey
+from agent.outbox.queue import Outbox
+from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.outbox.verify import Verifier
+from tests.simulators.outbox_worker import SOURCE
+
+KILLS = int(os.environ.get("POSTERN_KILLS", "15"))
+ROOT = Path(__file__).parents[2]
+
+
+def run_and_kill(folder: Path) -> list[str]:
+    """Start the worker, let it work for a random while, kill it; what it had said."""
+    command = [sys.executable, "-m", "tests.simulators.outbox_worker", str(folder)]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"R\n"
+    os.set_blocking(worker.stdout.fileno(), False)
+    said = b""
+    end = time.monotonic() + random.random() * 0.15
+    while time.monotonic() < end:
+        said += worker.stdout.read() or b""
+        time.sleep(0.001)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    os.set_blocking(worker.stdout.fileno(), True)
+    said += worker.stdout.read()
+    worker.stdout.close()
+    lines = said.decode().split("\n")
+    return lines[:-1]  # the last one is empty or was cut off: it promised nothing
+
+
+@pytest.mark.timeout(60 + 3 * KILLS)
+def test_killed_at_any_moment_nothing_signed_is_lost_and_no_number_comes_back(tmp_path: Path) -> None:
+    key = UnitKey.generate()
+    key.save(tmp_path / "unit.key")
+    entry = UnitKeyEntry(jwk=key.public_jwk(), status="active")
+    trusted = TrustList(version=1, site="hq", serial=1, issued_at="2026-11-22T00:00:00Z", units={"door-3": (entry,)})
+    verifier = Verifier(TrustedUnits(trusted))
+    promised: set[int] = set()
+    published: dict[int, bytes] = {}
+    last = 0
+
+    def receive(payload: bytes) -> None:
+        """What a subscriber does with at-least-once delivery."""
+        nonlocal last
+        seq = json.loads(payload)["data"]["seq"]
+        if seq in published:
+            assert published[seq] == payload, f"number {seq} was used twice"
+            return
+        verified = verifier.check(topic(payload), payload, datetime.now(UTC), backlog=True)
+        assert verified.gap is None, f"a gap before {seq}"
+        published[seq] = payload
+
+    for _ in range(KILLS):
+        for line in run_and_kill(tmp_path):
+            word, _, rest = line.partition(" ")
+            if word == "A":
+                assert int(rest) > last, f"number {rest} was given twice"
+                last = int(rest)
+                promised.add(last)
+            else:
+                receive(rest.encode())
+
+    with Outbox(tmp_path / "outbox.db", signer=key, source=SOURCE, clock=SystemClock()) as outbox:
+        head = outbox.head().seq
+        for row in outbox.pending(1000):
+            receive(row.payload)
+    assert promised
+    assert promised <= set(published)
+    assert sorted(published) == list(range(1, head + 1))
+    assert verifier.missing("door-3") == ()
+
+
+def topic(payload: bytes) -> str:
+    return f"postern/hq/door-3/backlog/{json.loads(payload)['data']['event_type']}"
