@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The installer's checks: each fault is told with what to do, and only faults make the status bad."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.cli import main
+from agent.cli.doctor_checks import CERTIFICATE_NOTICE, CHECKS, Finding, examine
+from agent.clock import Clock, SimulatedClock, SystemClock
+from agent.config import Config, load_config
+from agent.keys import UnitKey
+from agent.outbox.pseudonym import EpochKey, epochs_from, save
+from tests.simulators.broker import RealBroker
+from tests.simulators.pki import Authority
+
+EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
+UNIT = "door-3"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+@pytest.fixture
+def file(tmp_path: Path, site: Authority) -> Path:
+    """The configuration of a unit with keys and certificate, and no broker."""
+    folder = tmp_path / "unit"
+    folder.mkdir(mode=0o700)
+    data = yaml.safe_load(EXAMPLE.read_text())
+    data["gallery"]["path"], data["outbox"]["path"], data["audit"]["path"] = "gallery.db", "outbox.db", "audit.log"
+    data["keys"]["folder"] = "."
+    data["broker"] |= {"host": "127.0.0.1", "port": 9}
+    UnitKey.generate().save(folder / "unit.key")
+    (folder / "site.jwk").write_text(json.dumps(UnitKey.generate().public_jwk()))
+    issue(site, folder)
+    epochs(folder, count=3)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def issue(site: Authority, folder: Path, name: str = UNIT, **changes: datetime) -> None:
+    files = site.issue(name, **changes)
+    shutil.copy(files.ca, folder / "ca.crt")
+    shutil.copy(files.certificate, folder / "tls.crt")
+    shutil.copy(files.key, folder / "tls.key")
+
+
+def epochs(folder: Path, *, count: int) -> None:
+    names = epochs_from(datetime.now(UTC))[:count]
+    save(folder / "epoch-keys.json", [EpochKey("hq", "access", name, "A" * 43) for name in names])
+
+
+def findings(check: str, file: Path, clock: Clock | None = None) -> list[Finding]:
+    config: Config = load_config(file)
+    return list(examine(check, config, clock or SystemClock()))
+
+
+def states(check: str, file: Path, clock: Clock | None = None) -> list[str]:
+    return [finding.state for finding in findings(check, file, clock)]
+
+
+def test_private_folders_are_fine_and_open_ones_are_told(file: Path) -> None:
+    assert states("folders", file) == ["ok"]
+    file.parent.chmod(0o755)
+    (finding,) = findings("folders", file)
+    assert (finding.state, finding.text) == ("advice", f"{file.parent} is open to other users: chmod 700 {file.parent}")
+
+
+def test_a_missing_folder_is_a_fault(file: Path) -> None:
+    file.write_text(file.read_text().replace("gallery.db", "nowhere/gallery.db"))
+    assert states("folders", file) == ["ok", "fault"]
+
+
+def test_keys_are_named_by_their_thumbprint(file: Path) -> None:
+    first, second, third = findings("keys", file)
+    assert first.text == f"signing key {UnitKey.load(file.parent / 'unit.key').kid}"
+    assert second.text.startswith("site key ")
+    assert third.text.startswith("epoch keys for 20")
+
+
+def test_epoch_keys_that_run_out_are_told_in_time(file: Path) -> None:
+    epochs(file.parent, count=1)
+    assert states("keys", file) == ["ok", "ok", "advice"]
+    epochs(file.parent, count=0)
+    assert states("keys", file) == ["ok", "ok", "fault"]
+
+
+def test_a_secret_that_others_can_read_is_a_fault(file: Path) -> None:
+    (file.parent / "unit.key").chmod(0o644)
+    (finding,) = findings("keys", file)
+    assert finding.state == "fault"
+    assert "chmod 600" in finding.text
+
+
+def test_a_certificate_is_told_with_its_end(file: Path, site: Authority) -> None:
+    issue(site, file.parent, ends=datetime.now(UTC) + CERTIFICATE_NOTICE + timedelta(days=1))
+    (finding,) = findings("certificate", file)
+    assert finding.state == "ok"
+    issue(site, file.parent, ends=datetime.now(UTC) + timedelta(days=3, hours=1))
+    (finding,) = findings("certificate", file)
+    assert finding.state == "advice"
+    assert "3 days left, have it renewed" in finding.text
+
+
+def test_another_units_certificate_is_a_fault(file: Path, site: Authority) -> None:
+    issue(site, file.parent, name="door-4")
+    (finding,) = findings("certificate", file)
+    assert finding.state == "fault"
+    assert "'door-4'" in finding.text
+
+
+def test_an_unsynchronised_clock_is_advice(file: Path) -> None:
+    assert states("clock", file, SimulatedClock(state="synced")) == ["ok"]
+    assert states("clock", file, SimulatedClock(state="unsynced")) == ["advice"]
+
+
+def test_missing_models_are_a_fault_with_the_setting_to_correct(file: Path) -> None:
+    file.write_text(file.read_text().replace("/usr/share/postern/models/manifest.yaml", "none.yaml"))
+    for check in ("models", "camera"):
+        (finding,) = findings(check, file)
+        assert finding.state == "fault"
+        assert "models.manifest" in finding.text
+
+
+def test_an_empty_gallery_is_fine(file: Path) -> None:
+    (finding,) = findings("gallery", file)
+    assert (finding.state, finding.text) == ("ok", "0 people enrolled")
+
+
+def test_a_broker_that_is_not_there_is_a_fault(file: Path) -> None:
+    (finding,) = findings("broker", file)
+    assert (finding.state, "nothing listens at 127.0.0.1:9" in finding.text) == ("fault", True)
+
+
+@pytest.fixture
+def broker(tmp_path: Path, site: Authority, file: Path) -> Iterator[RealBroker]:
+    real = RealBroker(tmp_path, site)
+    real.start()
+    file.write_text(file.read_text().replace("port: 9\n", f"port: {real.port}\n"))
+    yield real
+    real.stop()
+
+
+@pytest.mark.broker
+def test_a_broker_that_takes_the_certificate_is_fine_and_no_session_is_opened(file: Path, broker: RealBroker) -> None:
+    (finding,) = findings("broker", file)
+    assert finding.state == "ok", finding.text
+    assert "TLSv1.3" in finding.text
+    assert "New client connected" not in broker.log.read_text()
+
+
+@pytest.mark.broker
+def test_a_broker_that_refuses_the_certificate_is_a_fault(file: Path, broker: RealBroker, site: Authority) -> None:
+    files = site.issue(UNIT)
+    shutil.copy(files.certificate, file.parent / "tls.crt")
+    shutil.copy(files.key, file.parent / "tls.key")
+    site.revoke(files)
+    broker.renew_crl()
+    (finding,) = findings("broker", file)
+    assert finding.state == "fault"
+    assert "revoked" in finding.text
+
+
+@pytest.mark.broker
+def test_a_broker_of_another_site_is_a_fault(file: Path, broker: RealBroker, tmp_path: Path) -> None:
+    issue(Authority(tmp_path / "other", "other site"), file.parent)
+    (finding,) = findings("broker", file)
+    assert finding.state == "fault"
+    assert "not accepted" in finding.text
+
+
+def test_the_table_ends_with_a_status_that_scripts_can_use(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "folders", "keys", "-c", str(file)]) == 0
+    table = capsys.readouterr()
+    assert [line.split()[0] for line in table.out.splitlines() if line[0] != " "] == ["ok"] * 4
+    assert main(["doctor", "folders", "broker", "--json", "-c", str(file)]) == 1
+    told = capsys.readouterr()
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert [(row["check"], row["state"]) for row in rows] == [("folders", "ok"), ("broker", "fault")]
+    assert "1 of the checks failed" in told.err
+
+
+def test_an_unknown_check_is_refused_with_the_known_ones(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "everything", "-c", str(file)])
+    assert ", ".join(CHECKS) in capsys.readouterr().err
