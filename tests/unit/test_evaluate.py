@@ -151,7 +151,7 @@ def test_peers_reach_their_published_order_of_accuracy(capsys: pytest.CaptureFix
     pytest.importorskip("onnxruntime")
     data, teachers = shared_folder() / "data", shared_folder() / "models" / "teacher"
     report = evaluate(
-        capsys, "verification", "--images", data / "lfw_dev", "--pairs", data / "lfw_dev_pairs.csv", "--limit", 60,
+        capsys, "verification", "--images", data / "lfw_dev", "--pairs", data / "lfw_dev_pairs.csv", "--limit", 40,
         "--detector", teachers / "yunet_n_dynamic.onnx", "--embedder", teachers / "MobileFaceNet.onnx",
     )  # fmt: skip
     assert report["accuracy"] > 0.9
