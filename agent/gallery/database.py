@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import PosternError, StorageError
-from agent.files import SECRET_MODE
+from agent.files import SECRET_MODE, destroy
 from agent.process_lock import ProcessLock
 
 SCHEMA_VERSION = 1
@@ -121,6 +121,8 @@ class Database:
             raise StorageError(f"{self._path} was written by a newer version of this program: install that one again")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError  # answered as other damage is
+        # Reading rolled a hot journal back. One that is still there is cold: SQLite would leave it lying with its pages.
+        destroy(self._path.with_name(f"{self._path.name}-journal"))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

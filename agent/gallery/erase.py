@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import rfc8785
 
@@ -21,6 +21,7 @@ RECEIPT_TYPE = "postern-receipt+jws"
 TOMBSTONE_DAYS = 1095  # so long a repeated request gets its receipt again; processing logs are kept as long
 
 ErasureReason = Literal["withdrawn", "expired", "unused", "wiped"]
+REASONS: tuple[str, ...] = get_args(ErasureReason)
 Sign = Callable[[bytes], str]  # detached JWS of type ``RECEIPT_TYPE`` by the unit's key
 
 

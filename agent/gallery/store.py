@@ -20,15 +20,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import msgspec
+from typing import Any, Self, cast
 
 from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import ConsentRecord, check
 from agent.gallery.database import Database
-from agent.gallery.erase import TOMBSTONE_DAYS, ErasureReason, ErasureReceipt, Sign, issue_receipt, subject_digest
+from agent.gallery.erase import (
+    REASONS,
+    TOMBSTONE_DAYS,
+    ErasureReason,
+    ErasureReceipt,
+    Sign,
+    issue_receipt,
+    subject_digest,
+)
 from agent.gallery.keyring import Keyring
 from agent.gallery.records import EnrolmentRecord, Held, held
 from agent.gallery.retention import UNSYNCED_GRACE, Deadline, Retention, due
@@ -44,8 +50,8 @@ MAX_SUBJECTS = 100_000
 class GalleryStore:
     """References in one SQLite file at ``path``, for one unit and one purpose.
 
-    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``. Opening completes what a power cut interrupted.
-    Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (the key is gone).
+    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``. Opening completes what a power cut interrupted, and
+    sweeps. Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (the key is gone).
     """
 
     def __init__(
@@ -81,8 +87,9 @@ class GalleryStore:
             for subject, entry, doomed in self._vault.entries():
                 self._entries[subject] = entry
                 if doomed is not None:
-                    self._doomed[subject] = msgspec.convert(doomed, ErasureReason)
-            self._finished = self._carry_out()
+                    # A reason that nobody of us wrote is no reason to keep anything.
+                    self._doomed[subject] = cast("ErasureReason", doomed if doomed in REASONS else "withdrawn")
+            self._finished = self.sweep(clock.now())
         except BaseException:
             self._database.close()
             raise
@@ -106,7 +113,7 @@ class GalleryStore:
 
     @property
     def finished(self) -> tuple[ErasureReceipt, ...]:
-        """Receipts of erasures that were cut off before and completed on opening."""
+        """Receipts of what opening erased: what was cut off before, and what passed its time meanwhile."""
         return self._finished
 
     @property

@@ -2,7 +2,7 @@
 """A reference at rest: mean of the captures, rotated by a key of its own, sealed to its place.
 
 Rotation. The unit vector is multiplied by H·D1·H·D2·H·D3, H the normalised Hadamard matrix and D the
-diagonals of signs from HKDF-SHA-256(gallery secret, subject). The product is exactly orthogonal, so
+diagonals of signs from HKDF-Expand-SHA-256(gallery secret, subject). The product is exactly orthogonal, so
 nothing is lost, and with one key *per subject* two galleries cannot be aligned with each other, as they
 can under one rotation per site (inner products between subjects would survive). It makes references
 renewable and unlinkable in the sense of ISO/IEC 24745:2022. It does not make them irreversible: whoever
@@ -22,7 +22,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
@@ -60,7 +60,8 @@ def mean_reference(vectors: Sequence[Vector]) -> Vector:
 def rotation_signs(secret: bytes, subject: SubjectId) -> NDArray[np.float32]:
     """Diagonals D1, D2, D3 of one subject, float32 (3, 128) of -1 and 1."""
     info = b"postern/template-rotation/v1" + subject
-    bits = HKDF(algorithm=hashes.SHA256(), length=ROUNDS * EMBEDDING_DIM // 8, salt=None, info=info).derive(secret)
+    # Expand alone: the secret is 32 uniformly random bytes already (RFC 5869 sec. 3.3).
+    bits = HKDFExpand(algorithm=hashes.SHA256(), length=ROUNDS * EMBEDDING_DIM // 8, info=info).derive(secret)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8)).astype(np.float32) * np.float32(2) - np.float32(1)
     diagonals: NDArray[np.float32] = signs.reshape(ROUNDS, EMBEDDING_DIM)
     return diagonals

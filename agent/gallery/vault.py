@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,6 +34,15 @@ _SEALED = """
 SELECT subject, model, expires_at, template, record, wrapped FROM subjects LEFT JOIN keys USING (subject)
 WHERE doomed IS NULL
 """
+
+
+class _Row(NamedTuple):
+    subject: SubjectId
+    model: str
+    expires_at: str
+    template: bytes
+    record: bytes
+    wrapped: bytes | None
 
 
 @dataclass(slots=True)
@@ -67,8 +77,8 @@ class Vault:
         query = "SELECT subject, model, expires_at, last_used_on, overdue_since, doomed FROM subjects"
         for subject, model, expires_at, last_used_on, overdue_since, doomed in self._database.rows(query):
             try:
-                deadline = Deadline(datetime.fromisoformat(expires_at), date.fromisoformat(last_used_on))
-                overdue = None if overdue_since is None else datetime.fromisoformat(overdue_since)
+                deadline = Deadline(_time(expires_at), date.fromisoformat(last_used_on))
+                overdue = None if overdue_since is None else _time(overdue_since)
             except ValueError as error:
                 raise StorageError("a date in the gallery is damaged: delete the file and enrol anew") from error
             yield SubjectId(subject), Entry(model, deadline, overdue), doomed
@@ -84,7 +94,8 @@ class Vault:
         """Write a reference under a key of its own, in place of any other of the subject."""
         self.remove(connection, subject)
         dek = self._random(KEY_BYTES)
-        expires_at = entry.deadline.expires_at.isoformat()
+        expires_at, last_used_on = entry.deadline.expires_at.isoformat(), entry.deadline.last_used_on.isoformat()
+        overdue_since = None if entry.overdue_since is None else entry.overdue_since.isoformat()
         rotated = rotate(reference, self._secret(), subject).astype("<f4").tobytes()
         contents = ((b"template", rotated), (b"record", msgspec.json.encode(record)))
         template, sealed_record = (
@@ -92,9 +103,9 @@ class Vault:
             for kind, content in contents
         )
         connection.execute(
-            "INSERT INTO subjects (subject, model, template, record, expires_at, last_used_on)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (subject, entry.model, template, sealed_record, expires_at, entry.deadline.last_used_on.isoformat()),
+            "INSERT INTO subjects (subject, model, template, record, expires_at, last_used_on, overdue_since)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (subject, entry.model, template, sealed_record, expires_at, last_used_on, overdue_since),
         )
         wrapped = self._keyring.wrap(self._kek(), dek, self._key_place(subject))
         connection.execute("INSERT INTO keys (subject, wrapped) VALUES (?, ?)", (subject, wrapped))
@@ -107,7 +118,7 @@ class Vault:
     def record(self, subject: SubjectId) -> EnrolmentRecord | None:
         """Open what was agreed; None when there is no such row or it does not open."""
         row = self._database.row(f"{_SEALED} AND subject=?", subject)
-        return None if row is None else self._open_record(*row)
+        return None if row is None else self._open_record(self._kek(), _Row(*row))
 
     def references(
         self, model: str, *, size: int, without: AbstractSet[SubjectId]
@@ -116,6 +127,7 @@ class Vault:
 
         ``size`` is how many rows there are at most; the subjects in ``without`` stay shut.
         """
+        kek = self._kek()
         matrix = np.zeros((size, EMBEDDING_DIM), np.float32)
         subjects: list[SubjectId] = []
         damaged: set[SubjectId] = set()
@@ -123,7 +135,7 @@ class Vault:
             subject = SubjectId(row[0])
             if subject in without:
                 continue
-            rotated = self._open_template(*row)
+            rotated = self._open_template(kek, _Row(*row))
             if rotated is None:
                 damaged.add(subject)
             else:
@@ -147,13 +159,13 @@ class Vault:
     def renew(self) -> None:
         """Turn every template by a new secret and seal it under new keys; what does not open stays shut for good."""
         with self.new_kek() as connection:
-            old = self._secret()
-            self._put_secret(connection, self._kek(), self._random(KEY_BYTES))
+            kek, old = self._kek(), self._secret()
+            self._put_secret(connection, kek, self._random(KEY_BYTES))
             for subject, entry, doomed in list(self.entries()):
                 row = self._database.row(f"{_SEALED} AND subject=?", subject)
                 if row is None or doomed:
                     continue
-                record, rotated = self._open_record(*row), self._open_template(*row)
+                record, rotated = self._open_record(kek, _Row(*row)), self._open_template(kek, _Row(*row))
                 if record is None or rotated is None:
                     continue
                 reference = rotated[np.newaxis]
@@ -202,23 +214,22 @@ class Vault:
         wrapped = self._keyring.wrap(kek, secret, place(b"secret", self._unit.encode()))
         connection.execute("UPDATE gallery SET secret=?", (wrapped,))
 
-    def _open_template(
-        self, subject: SubjectId, model: str, expires_at: str, template: bytes, _: bytes, wrapped: bytes | None
-    ) -> Vector | None:
+    def _open_template(self, kek: bytes, row: _Row) -> Vector | None:
         """Rotated float32 (128,) template, or None."""
-        content = self._open(subject, wrapped, template, self._place(b"template", subject, model, expires_at))
+        content = self._open(kek, row, b"template", row.template)
         if content is None or len(content) != VECTOR_BYTES:
             return None
         return np.frombuffer(content, "<f4").astype(np.float32)
 
-    def _open_record(
-        self, subject: SubjectId, model: str, expires_at: str, _: bytes, record: bytes, wrapped: bytes | None
-    ) -> EnrolmentRecord | None:
-        content = self._open(subject, wrapped, record, self._place(b"record", subject, model, expires_at))
+    def _open_record(self, kek: bytes, row: _Row) -> EnrolmentRecord | None:
+        content = self._open(kek, row, b"record", row.record)
         return None if content is None else msgspec.json.decode(content, type=EnrolmentRecord)
 
-    def _open(self, subject: SubjectId, wrapped: bytes | None, sealed: bytes, where: bytes) -> bytes | None:
-        dek = None if wrapped is None else self._keyring.unwrap(self._kek(), wrapped, self._key_place(subject))
+    def _open(self, kek: bytes, row: _Row, kind: bytes, sealed: bytes) -> bytes | None:
+        if row.wrapped is None:
+            return None
+        dek = self._keyring.unwrap(kek, row.wrapped, self._key_place(row.subject))
+        where = self._place(kind, row.subject, row.model, row.expires_at)
         return None if dek is None else unseal(sealed, key=dek, place=where)
 
     def _place(self, kind: bytes, subject: SubjectId, model: str, expires_at: str) -> bytes:
@@ -226,3 +237,10 @@ class Vault:
 
     def _key_place(self, subject: bytes) -> bytes:
         return place(b"key", subject, self._unit.encode())
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return time

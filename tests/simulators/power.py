@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk whose power fails after any step, made from the record of what a program really did to its files.
+
+``record`` runs a program under ``trace_writes.c``. ``crashes`` walks through the record and yields, for
+each step, contents that the folder may have when the power fails there: what was written and not yet
+fsynced may be on the disk, or not, or torn in the middle of a write; names that were not made durable by an fsync
+of their folder may be the old ones (the order of changes to names is kept, as journalling file systems
+do). This is the model of Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014, without
+reordering of names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("trace_writes.c")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done: ``op`` on path ``a`` (relative to the folder)."""
+
+    op: str
+    a: str
+    b: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The power fails after ``step`` steps: what is on the disk then, and what the program had promised by then."""
+
+    step: int
+    kind: str
+    files: dict[str, bytes]
+    marks: tuple[str, ...]
+
+    def restore(self, folder: Path) -> None:
+        """Make ``folder`` hold exactly what is on the disk."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            (folder / name).chmod(0o600)
+
+
+def record(arguments: list[str], folder: Path, work: Path) -> list[Step]:
+    """Run ``python *arguments`` and return what it did below ``folder``; the test is skipped without a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler (cc) to record writes")
+    library, trace = work / "trace_writes.so", work / "trace"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "POSTERN_TRACE_ROOT": str(folder.resolve()),
+        "POSTERN_TRACE_FILE": str(trace),
+    }
+    subprocess.run([sys.executable, *arguments], check=True, env=environment, timeout=50)
+    return _parse(trace.read_bytes())
+
+
+def mark(text: str) -> None:
+    """In the recorded program: say what has been promised so far. Without a recorder, do nothing."""
+    function = getattr(ctypes.CDLL(None), "postern_mark", None)
+    if function is not None:
+        function(text.encode())
+
+
+def crashes(steps: list[Step], *, seed: int, every: int = 1, torn: int = 2) -> Iterator[Crash]:
+    """Possible contents of the disk after every ``every``-th step: all kept, all lost, and ``torn`` random mixtures."""
+    disk, marks, rng = _Disk(), [], random.Random(seed)
+    for number, step in enumerate(steps, start=1):
+        if step.op == "mark":
+            marks.append(step.data.decode())
+            continue
+        disk.apply(step)
+        if number % every and number != len(steps):
+            continue
+        promised = tuple(marks)
+        yield Crash(number, "kept", disk.after_crash(lambda: 1.0, len(disk.renames)), promised)
+        yield Crash(number, "lost", disk.after_crash(lambda: 0.0, 0), promised)
+        for _ in range(torn):
+            names = rng.randint(0, len(disk.renames))
+            mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names)
+            yield Crash(number, "torn", mixture, promised)
+
+
+def _parse(content: bytes) -> list[Step]:
+    steps, at = [], 0
+    while at < len(content):
+        end = content.index(b"\n", at)
+        op, a, b, length = content[at:end].decode().split(" ")
+        at = end + 1 + int(length)
+        steps.append(Step(op, a, b, content[end + 1 : at]))
+    return steps
+
+
+@dataclass
+class _Inode:
+    durable: bytes = b""
+    pending: list[Step] = field(default_factory=list)  # writes and truncations since the last fsync
+
+    def content(self, share: object) -> bytes:
+        """Durable content and, of each pending step, as much as ``share()`` says (0 to 1)."""
+        content = bytearray(self.durable)
+        for step in self.pending:
+            kept = share()  # type: ignore[operator]
+            if step.op == "truncate":
+                if kept >= 0.5:
+                    size = int(step.b)
+                    content[size:] = bytes(max(size - len(content), 0)) if size > len(content) else b""
+                continue
+            data, offset = step.data[: round(len(step.data) * kept)], int(step.b)
+            if not data:
+                continue
+            if offset > len(content):
+                content += bytes(offset - len(content))
+            content[offset : offset + len(data)] = data
+        return bytes(content)
+
+
+class _Disk:
+    """Names to inodes as the program sees them, and as they are on the disk plus pending changes of names in order."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Inode] = {}
+        self._durable: dict[str, _Inode] = {}
+        self.renames: list[tuple[str, dict[str, _Inode | None]]] = []
+
+    def apply(self, step: Step) -> None:
+        if step.op == "create":
+            self._rename(step.a, {step.a: _Inode()})
+        elif step.op == "unlink":
+            self._rename(step.a, {step.a: None})
+        elif step.op == "rename":
+            self._rename(step.b, {step.a: None, step.b: self._seen[step.a]})
+        elif step.op in ("write", "truncate"):
+            if step.a in self._seen:  # not an unlinked file that is still open
+                self._seen[step.a].pending.append(step)
+        elif step.op == "fsync":
+            self._fsync(step.a)
+
+    def after_crash(self, share: object, names: int) -> dict[str, bytes]:
+        tree = dict(self._durable)
+        for _, changes in self.renames[:names]:
+            _change(tree, changes)
+        return {name: inode.content(share) for name, inode in tree.items()}
+
+    def _rename(self, where: str, changes: dict[str, _Inode | None]) -> None:
+        self.renames.append((str(Path(where).parent), changes))
+        _change(self._seen, changes)
+
+    def _fsync(self, name: str) -> None:
+        if name in self._seen:
+            inode = self._seen[name]
+            inode.durable, inode.pending = inode.content(lambda: 1.0), []
+            return
+        # A folder: names in it are durable, and so is every change of names before the last of those.
+        last = max((i for i, (folder, _) in enumerate(self.renames) if folder == name), default=-1)
+        for _, changes in self.renames[: last + 1]:
+            _change(self._durable, changes)
+        del self.renames[: last + 1]
+
+
+def _change(tree: dict[str, _Inode], changes: dict[str, _Inode | None]) -> None:
+    for name, inode in changes.items():
+        if inode is None:
+            tree.pop(name, None)
+        else:
+            tree[name] = inode
