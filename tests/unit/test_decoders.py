@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -205,12 +206,24 @@ def test_raw_threshold_passes_exactly_what_the_real_threshold_passes(scale: floa
     raw = np.arange(-128, 128)
     real = (raw - zero) * scale
     clear = np.abs(real - value) > scale * 1e-5  # a raw value on the threshold may fall to either side
-    try:
-        least = int(least_raw("score", spec, value))
-    except ModelError:
-        assert not (real >= value)[clear].any()
-        return
-    assert ((raw >= least) == (real >= value))[clear].all()
+    least = least_raw(spec, value)
+    passes = raw >= int(least) if least is not None else np.zeros(256, bool)  # type: ignore[call-overload]
+    assert (passes == (real >= value))[clear].all()
+
+
+def test_level_whose_scores_end_below_the_threshold_is_left_out() -> None:
+    outputs = dict(empty("postern")[0].outputs)
+    for stride, top in ((8, 4.0), (16, 4.0), (32, 0.1)):
+        spec = outputs[f"score_{stride}"]
+        outputs[f"score_{stride}"] = OutputSpec(shape=spec.shape, dtype="int8", scale=top / 127, zero_point=0)
+    made = msgspec.structs.replace(empty("postern")[0], outputs=outputs)
+    raw = {n: np.zeros(s.shape, s.dtype) for n, s in outputs.items()}
+    raw["score_32"][:] = 127
+    assert not len(make_decoder(made, 0.6).decode(raw).scores)
+    raw["score_16"][0, 3, 4] = 127
+    assert len(make_decoder(made, 0.6).decode(raw).scores) == 1
+    with pytest.raises(ModelError, match="no score can reach"):
+        make_decoder(made, 0.99)
 
 
 @pytest.mark.shared

@@ -111,7 +111,7 @@ def test_settings_out_of_range_are_refused(detector: Detector, settings: dict[st
 
 
 def test_threshold_that_the_head_cannot_express_is_refused(detector: Detector) -> None:
-    with pytest.raises(ModelError, match="never reaches"):
+    with pytest.raises(ModelError, match="no score can reach"):
         Detector(detector.engine, score_threshold=1 - 1e-12)
 
 

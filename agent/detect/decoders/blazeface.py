@@ -11,13 +11,12 @@ has them: on both sides of the middle, along the line of the eyes, 0.414 eye dis
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.detect.decoders.common import Candidates, Output, grid, join, sigmoid
+from agent.detect.decoders.common import Candidates, Output, grid, join, logit, reachable, sigmoid
 from agent.errors import ModelError
 from agent.inference.manifest import ModelEntry
 
@@ -37,7 +36,7 @@ class BlazeFaceDecoder:
         )
         self._scores = Output(entry, "scores", len(self._anchors), 1)
         self._regressors = Output(entry, "regressors", len(self._anchors), 16)
-        self._least = self._scores.least(math.log(threshold / (1 - threshold)))
+        (self._least,) = reachable(entry, threshold, [self._scores.least(logit(threshold))])
 
     def decode(self, raw: dict[str, NDArray[Any]]) -> Candidates:
         """Return the anchors that score at least the threshold."""

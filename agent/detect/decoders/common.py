@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from agent.inference.manifest import ModelEntry, OutputSpec
 MAX_CANDIDATES = 256
 
 Floats = NDArray[np.float32]
+Level = TypeVar("Level")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,9 +65,9 @@ class Output:
         self._scale = np.float32(spec.scale or 1.0)
         self._offset = np.float32(spec.zero_point if spec.scale else 0)
 
-    def least(self, value: float) -> np.generic:
-        """Return the smallest raw value that means at least ``value``; raises ModelError if none does."""
-        return least_raw(self._name, self._spec, value)
+    def least(self, value: float) -> np.generic | None:
+        """Return the smallest raw value that means at least ``value``, None when the output cannot reach it."""
+        return least_raw(self._spec, value)
 
     def table(self, raw: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the raw values as (rows, columns), or (rows,) for a single column; no copy."""
@@ -80,15 +81,21 @@ class Output:
         return values
 
 
-def least_raw(name: str, spec: OutputSpec, value: float) -> np.generic:
-    """Return the smallest raw value of an output that means at least ``value``; raises ModelError if none does."""
+def least_raw(spec: OutputSpec, value: float) -> np.generic | None:
+    """Return the smallest raw value that means at least ``value``, None when the quantisation ends below it."""
     if spec.dtype == "float32":
         return np.float32(value)
     limits = np.iinfo(spec.dtype)
     raw = math.ceil(round(value / spec.scale, 6)) + spec.zero_point
-    if raw > limits.max:
-        raise ModelError(f"output {name} never reaches the score threshold; lower the threshold")
-    return np.dtype(spec.dtype).type(max(raw, limits.min))
+    return np.dtype(spec.dtype).type(max(raw, limits.min)) if raw <= limits.max else None
+
+
+def reachable(entry: ModelEntry, threshold: float, levels: list[Level | None]) -> list[Level]:
+    """Return the levels of a head that can reach the threshold; raises ModelError if none can."""
+    able = [level for level in levels if level is not None]
+    if not able:
+        raise ModelError(f"model {entry.name}: no score can reach the threshold {threshold}; lower the threshold")
+    return able
 
 
 def grid(width: int, height: int, stride: int, *, offset: float, anchors: int = 1) -> Floats:
@@ -109,6 +116,11 @@ def corners(centres: Floats, distances: Floats) -> Floats:
     np.subtract(centres, distances[:, :2], out=boxes[:, :2])
     np.add(centres, distances[:, 2:], out=boxes[:, 2:])
     return boxes
+
+
+def logit(probability: float) -> float:
+    """Return the inverse of the sigmoid."""
+    return math.log(probability / (1 - probability))
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -8,13 +8,12 @@ the five landmarks from that centre in units of s. Anchor-free regression as in 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.detect.decoders.common import Candidates, Output, corners, grid, join, sigmoid
+from agent.detect.decoders.common import Candidates, Floats, Output, corners, grid, join, logit, reachable, sigmoid
 from agent.inference.manifest import ModelEntry
 
 STRIDES = (8, 16, 32)
@@ -24,13 +23,7 @@ class PosternDecoder:
     """Decodes the head of one model at one threshold."""
 
     def __init__(self, entry: ModelEntry, threshold: float) -> None:
-        logit = math.log(threshold / (1 - threshold))
-        self._levels = []
-        for stride in STRIDES:
-            centres = grid(entry.input.width, entry.input.height, stride, offset=0.5)
-            score = Output(entry, f"score_{stride}", len(centres), 1)
-            geometry = Output(entry, f"geometry_{stride}", len(centres), 14)
-            self._levels.append((np.float32(stride), centres, score, score.least(logit), geometry))
+        self._levels = reachable(entry, threshold, [_level(entry, threshold, stride) for stride in STRIDES])
 
     def decode(self, raw: dict[str, NDArray[Any]]) -> Candidates:
         """Return the cells that score at least the threshold."""
@@ -44,3 +37,13 @@ class PosternDecoder:
                 landmarks = reach[:, 4:].reshape(-1, 5, 2) + centre[:, None]
                 parts.append(Candidates(corners(centre, reach[:, :4]), landmarks, sigmoid(score.take(raw, rows))))
         return join(parts)
+
+
+def _level(
+    entry: ModelEntry, threshold: float, stride: int
+) -> tuple[np.float32, Floats, Output, np.generic, Output] | None:
+    centres = grid(entry.input.width, entry.input.height, stride, offset=0.5)
+    score = Output(entry, f"score_{stride}", len(centres), 1)
+    geometry = Output(entry, f"geometry_{stride}", len(centres), 14)
+    least = score.least(logit(threshold))
+    return None if least is None else (np.float32(stride), centres, score, least, geometry)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.detect.decoders.common import Candidates, Output, corners, grid, join
+from agent.detect.decoders.common import Candidates, Floats, Output, corners, grid, join, reachable
 from agent.inference.manifest import ModelEntry
 
 STRIDES = (8, 16, 32)
@@ -24,14 +24,7 @@ class ScrfdDecoder:
     """Decodes the heads of one model at one threshold."""
 
     def __init__(self, entry: ModelEntry, threshold: float) -> None:
-        self._levels = []
-        for stride in STRIDES:
-            points = grid(entry.input.width, entry.input.height, stride, offset=0, anchors=ANCHORS)
-            score, box, marks = (
-                Output(entry, f"{head}_{stride}", len(points), columns)
-                for head, columns in (("score", 1), ("bbox", 4), ("kps", 10))
-            )
-            self._levels.append((np.float32(stride), points, score, score.least(threshold), box, marks))
+        self._levels = reachable(entry, threshold, [_level(entry, threshold, stride) for stride in STRIDES])
 
     def decode(self, raw: dict[str, NDArray[Any]]) -> Candidates:
         """Return the anchors that score at least the threshold."""
@@ -44,3 +37,14 @@ class ScrfdDecoder:
                 boxes = corners(point, box.take(raw, rows) * stride)
                 parts.append(Candidates(boxes, landmarks, score.take(raw, rows)))
         return join(parts)
+
+
+def _level(
+    entry: ModelEntry, threshold: float, stride: int
+) -> tuple[np.float32, Floats, Output, np.generic, Output, Output] | None:
+    points = grid(entry.input.width, entry.input.height, stride, offset=0, anchors=ANCHORS)
+    score = Output(entry, f"score_{stride}", len(points), 1)
+    box = Output(entry, f"bbox_{stride}", len(points), 4)
+    marks = Output(entry, f"kps_{stride}", len(points), 10)
+    least = score.least(threshold)
+    return None if least is None else (np.float32(stride), points, score, least, box, marks)

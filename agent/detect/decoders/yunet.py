@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.detect.decoders.common import Candidates, Output, grid, join
+from agent.detect.decoders.common import Candidates, Floats, Output, grid, join, reachable
 from agent.inference.manifest import ModelEntry
 
 STRIDES = (8, 16, 32)
@@ -25,17 +25,7 @@ class YuNetDecoder:
 
     def __init__(self, entry: ModelEntry, threshold: float) -> None:
         self._threshold = np.float32(threshold)
-        # Both factors are at most 1, so each alone must reach the square: a test on raw values that loses nothing.
-        square = threshold * threshold
-        self._levels = []
-        for stride in STRIDES:
-            points = grid(entry.input.width, entry.input.height, stride, offset=0)
-            cls, obj, box, marks = (
-                Output(entry, f"{head}_{stride}", len(points), columns)
-                for head, columns in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
-            )
-            least = cls.least(square), obj.least(square)
-            self._levels.append((np.float32(stride), points, cls, obj, least, box, marks))
+        self._levels = reachable(entry, threshold, [_level(entry, threshold, stride) for stride in STRIDES])
 
     def decode(self, raw: dict[str, NDArray[Any]]) -> Candidates:
         """Return the cells that score at least the threshold."""
@@ -55,3 +45,17 @@ class YuNetDecoder:
             landmarks = marks.take(raw, rows).reshape(-1, 5, 2) * stride + point[:, None]
             parts.append(Candidates(np.concatenate([centre - half, centre + half], 1), landmarks, scores))
         return join(parts)
+
+
+def _level(
+    entry: ModelEntry, threshold: float, stride: int
+) -> tuple[np.float32, Floats, Output, Output, tuple[np.generic, np.generic], Output, Output] | None:
+    points = grid(entry.input.width, entry.input.height, stride, offset=0)
+    cls, obj = (Output(entry, f"{head}_{stride}", len(points), 1) for head in ("cls", "obj"))
+    box = Output(entry, f"bbox_{stride}", len(points), 4)
+    marks = Output(entry, f"kps_{stride}", len(points), 10)
+    # Both factors are at most 1, so each alone must reach the square: a test on raw values that loses nothing.
+    least = cls.least(threshold**2), obj.least(threshold**2)
+    if least[0] is None or least[1] is None:
+        return None
+    return np.float32(stride), points, cls, obj, (least[0], least[1]), box, marks
