@@ -74,7 +74,7 @@ class AuditLog:
         self._clock = clock
         self._random = random
         self._max_file_bytes = max_file_bytes
-        self._max_files = max_files
+        self._max_files = max(max_files, 2)  # so that one earlier file says where the log begins
         self._lock = threading.Lock()
         self._process_lock = ProcessLock(path)
         try:

@@ -39,6 +39,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 MAX_ENTRY_BYTES = 4096  # a line; the longest known one has 600
 MAX_FACTS = 16  # per entry
+FILE_NUMBER_DIGITS = 12  # of an earlier file's name: sorts by name as by number
 MAX_SEQ = 2**53 - 1  # RFC 8785 numbers
 NO_ENTRY = "sha256:" + "0" * 64  # what the first entry follows
 
@@ -100,9 +101,9 @@ def verify_log(path: Path, head: Head | None = None) -> AuditReport:
     for number, line in enumerate(_log_lines(path), start=1):
         entry = parse_entry(line, number)
         if number == 1:
-            first = entry.seq
-            # After rotation the oldest file follows one that was removed; its first line is taken as it is.
-            reached = Head(entry.seq - 1, entry.prev if entry.seq > 1 else NO_ENTRY)
+            first = _first_seq(path)
+            # After rotation the oldest file follows one that was removed; what its first line follows is not known.
+            reached = Head(first - 1, entry.prev if first > 1 else NO_ENTRY)
         if entry.seq != reached.seq + 1 or entry.prev != reached.digest:
             raise VerificationError(
                 "chain_broken", f"line {number} does not follow the one before it: the log was changed"
@@ -156,12 +157,18 @@ def personal_folder(path: Path) -> Path:
 
 def rotated(path: Path, first: int) -> Path:
     """Name of the earlier file that begins with entry ``first``."""
-    return path.with_name(f"{path.name}.{first:012d}")
+    return path.with_name(f"{path.name}.{first:0{FILE_NUMBER_DIGITS}d}")
 
 
 def rotated_files(path: Path) -> list[Path]:
     """Files of earlier entries, oldest first."""
-    return sorted(path.parent.glob(f"{path.name}.{'[0-9]' * 12}"))
+    return sorted(path.parent.glob(f"{path.name}.{'[0-9]' * FILE_NUMBER_DIGITS}"))
+
+
+def _first_seq(path: Path) -> int:
+    """Entry with which the oldest file begins, by its name."""
+    files = rotated_files(path)
+    return int(files[0].name[-FILE_NUMBER_DIGITS:]) if files else 1
 
 
 def _log_lines(path: Path) -> Iterator[bytes]:

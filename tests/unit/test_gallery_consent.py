@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import ConfigError, ConsentError
+from agent.gallery.consent import MAX_CONSENT_DAYS, check, parse_consent
+from agent.gallery.retention import Deadline, Retention, due
+from tests.simulators.gallery_life import EVIDENCE, PURPOSE, SITE, UNIT, consent
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HERE = {"now": NOW, "site": SITE, "unit": UNIT, "purpose": PURPOSE}
+
+
+def test_a_complete_consent_holds_and_survives_json() -> None:
+    record = consent(NOW)
+    check(record, **HERE)
+    assert parse_consent(msgspec.json.encode(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"site": "branch"}, "another site"),
+        ({"units": ("door-4",)}, "does not name unit"),
+        ({"purpose": "count how many hours each of them spends inside the building"}, "another purpose"),
+        ({"age_class": "under_14"}, "guardian"),
+        ({"age_class": "under_16"}, "guardian"),
+        ({"given_at": NOW + timedelta(hours=1)}, "future"),
+        ({"given_at": NOW - timedelta(days=9), "expires_at": NOW}, "expired"),
+        ({"expires_at": NOW - timedelta(days=1)}, "ends before"),
+        ({"expires_at": NOW + timedelta(days=MAX_CONSENT_DAYS, seconds=1)}, "at most"),
+    ],
+)
+def test_a_consent_that_does_not_hold_here_and_now_is_refused(changes, words) -> None:
+    with pytest.raises(ConsentError, match=words):
+        check(consent(NOW, **changes), **HERE)
+
+
+def test_a_guardian_may_agree_for_a_child() -> None:
+    check(consent(NOW, age_class="under_14", guardian_evidence_digest=EVIDENCE), **HERE)
+
+
+def test_a_unit_whose_clock_was_never_set_refuses() -> None:
+    with pytest.raises(ConsentError, match="clock"):
+        check(consent(NOW), **{**HERE, "now": datetime(1970, 1, 1, tzinfo=UTC)})
+
+
+def test_line_breaks_in_the_purpose_do_not_make_another_purpose() -> None:
+    check(consent(NOW), **{**HERE, "purpose": PURPOSE.replace(" ", "\n  ")})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"given_at": "2026-03-01T12:00:00"},  # no offset: whose noon?
+        {"given_at": "yesterday"},
+        {"evidence_digest": "sha256:12"},
+        {"evidence_digest": None},
+        {"units": []},
+        {"units": ["door-3\n"]},
+        {"units": ["#"]},
+        {"age_class": "adult"},
+        {"purpose": "access"},
+        {"name": "Anna"},  # a consent record has no place for a name
+    ],
+)
+def test_an_incomplete_or_padded_record_is_refused(change) -> None:
+    content = msgspec.json.encode({**msgspec.to_builtins(consent(NOW)), **change})
+    with pytest.raises(ConsentError):
+        parse_consent(content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_record_or_a_refusal(content) -> None:
+    with pytest.raises(ConsentError):
+        parse_consent(content)
+
+
+times = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@settings(max_examples=300, deadline=None)
+@given(times, times, times, st.sampled_from(["under_14", "under_16", "of_age"]), st.booleans())
+def test_only_a_consent_in_force_of_somebody_who_may_give_it_passes(given_at, expires_at, now, age, guardian) -> None:
+    record = consent(
+        now,
+        given_at=given_at,
+        expires_at=expires_at,
+        age_class=age,
+        guardian_evidence_digest=EVIDENCE if guardian else None,
+    )
+    try:
+        check(record, **{**HERE, "now": now})
+    except ConsentError:
+        return
+    assert given_at <= now + timedelta(minutes=5)
+    assert now < expires_at <= given_at + timedelta(days=1095)
+    assert age == "of_age" or guardian
+
+
+def test_a_reference_goes_when_its_consent_ends_or_it_lies_unused() -> None:
+    deadline = Deadline(NOW + timedelta(days=300), date(2026, 3, 1))
+    within = Retention(90)
+    assert due(deadline, now=NOW, retention=within) is None
+    assert due(deadline, now=NOW + timedelta(days=89), retention=within) is None
+    assert due(deadline, now=NOW + timedelta(days=90), retention=within) == "unused"
+    assert due(deadline, now=NOW + timedelta(days=300), retention=Retention(1000)) == "expired"
+    elsewhere = (NOW + timedelta(days=300)).astimezone(timezone(timedelta(hours=8)))
+    assert due(Deadline(elsewhere, deadline.last_used_on), now=NOW + timedelta(days=300), retention=within) == "expired"
+
+
+@pytest.mark.parametrize("days", [0, -1, 1096])
+def test_no_retention_beyond_three_years_can_be_set(days) -> None:
+    with pytest.raises(ConfigError):
+        Retention(days)
