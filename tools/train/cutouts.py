@@ -237,7 +237,8 @@ def place(
     middle = np.array([x + w / 2, y + h / 2])
     scale = size / np.sqrt(w * h)
     roll = np.clip(rng.normal(0, 9) if rng.random() < 0.7 else rng.normal(0, 20), -38, 38) * np.pi / 180
-    aspect = np.exp(rng.normal(0, 0.05))
+    # cameras squeeze 16:9 into 4:3 for the small stream: sqrt(3/4) = 0.87
+    aspect = rng.uniform(0.85, 1.0) if rng.random() < 0.25 else np.exp(rng.normal(0, 0.05))
     linear = scale * np.array(
         [[np.cos(roll) * aspect, -np.sin(roll) / aspect], [np.sin(roll) * aspect, np.cos(roll) / aspect]]
     )

@@ -25,7 +25,11 @@ from tools.train.embedder import learning_rate, save, to_input
 EMA_DECAY = 0.998
 SAVE_EVERY = 250  # steps: a minute or two on one core
 SHIFT = 24  # pixels: scenes move against the cell grid
-OTHER_POOLS = 6  # every so many steps a batch comes from the other pools
+CROP = 192  # pixels: two of three batches are square crops around faces, which teach more per multiplication
+CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of frames
+CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
+SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
+OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
 WEIGHTS = torch.tensor([1.0, 1.0, 10.0, 0.05])  # score, box, landmarks (small numbers: shares of the face), range
 MIRROR = [2, 3, 0, 1, 4, 5, 8, 9, 6, 7]  # landmark coordinates after a flip: left and right change places
 
@@ -43,44 +47,68 @@ class Scenes:
             self.shards.append((np.load(path, mmap_mode="r"), np.load(self.folder / f"faces-{self._next:04d}.npy")))
             self._next += 1
 
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, size: int, rng: np.random.Generator, *, crops: bool) -> tuple[np.ndarray, np.ndarray]:
         images, faces = [], []
         for _ in range(size):
             pictures, rows = self.shards[int(rng.integers(len(self.shards)))]
             row = int(rng.integers(len(pictures)))
-            image, face = vary(pictures[row], rows[row], rng)
+            image, face = (crop if crops else shift)(pictures[row], rows[row].copy(), rng)
+            if rng.random() < 0.5:
+                image, face = flip(image, face)
             images.append(image)
             faces.append(face)
         return np.stack(images), np.stack(faces)
 
 
-def vary(image: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and shift, labels with them."""
-    faces = faces.copy()
+def flip(image: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror the picture; left and right landmarks change places."""
+    width = image.shape[1]
+    faces[:, 0] = width - faces[:, 0] - faces[:, 2]
+    faces[:, 4:14:2] = width - faces[:, 4:14:2]
+    faces[:, 4:14] = faces[:, 4:14][:, MIRROR]
+    return image[:, ::-1], faces
+
+
+def move(faces: np.ndarray, dx: int, dy: int, size: tuple[int, int]) -> np.ndarray:
+    """Labels after the picture moved; faces that are mostly outside ``size`` (width, height) do not count."""
+    faces[:, :2] += [dx, dy]
+    faces[:, 4:14] += np.tile([dx, dy], 5)
+    inside = np.clip(np.minimum(faces[:, :2] + faces[:, 2:4], size) - np.maximum(faces[:, :2], 0), 0, None).prod(1)
+    cut = inside < SEEN * faces[:, 2:4].prod(1)
+    faces[cut, 14] = -np.abs(faces[cut, 14])
+    return faces
+
+
+def shift(image: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Move the whole frame a little; black comes in from the side."""
     height, width = image.shape[:2]
-    if rng.random() < 0.5:
-        image = image[:, ::-1]
-        faces[:, 0] = width - faces[:, 0] - faces[:, 2]
-        faces[:, 4:14:2] = width - faces[:, 4:14:2]
-        faces[:, 4:14] = faces[:, 4:14][:, MIRROR]
     dx, dy = (int(v) for v in rng.integers(-SHIFT, SHIFT + 1, 2))
     moved = np.zeros_like(image)
     moved[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = image[
         max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)
     ]
-    faces[:, 0:2] += [dx, dy]
-    faces[:, 4:14] += np.tile([dx, dy], 5)
-    middle = faces[:, :2] + faces[:, 2:4] / 2
-    outside = (middle < 0).any(1) | (middle > [width, height]).any(1)
-    faces[outside, 14] = -np.abs(faces[outside, 14])
-    return moved, faces
+    return moved, move(faces, dx, dy, (width, height))
 
 
-def tint(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Gain and colour per picture; scenes bring their own noise."""
+def crop(image: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a square, three times in four with one of the smaller faces somewhere in it."""
+    height, width = image.shape[:2]
+    room = np.array([width - CROP, height - CROP])
+    left, top = rng.integers(0, room + 1)
+    wanted = faces[(faces[:, 14] > 0) & (faces[:, 2:4].prod(1) < CROP_FACE**2)]
+    if len(wanted) and rng.random() < 0.75:
+        face = wanted[int(rng.integers(len(wanted)))]
+        corner = face[:2] + face[2:4] / 2 - rng.uniform(0.15, 0.85, 2) * CROP
+        left, top = np.clip(corner, 0, room).astype(int)
+    return image[top : top + CROP, left : left + CROP], move(faces, -int(left), -int(top), (CROP, CROP))
+
+
+def tint(images: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Gain and colour per picture, bfloat16 NCHW in [-1, 1); scenes bring their own noise."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.bfloat16)
     gain = 1 + 0.1 * torch.randn((len(x), 3, 1, 1), generator=generator)
     lift = 0.05 * torch.randn((len(x), 3, 1, 1), generator=generator)
-    return (x * gain + lift).clamp_(-1, 1).contiguous(memory_format=torch.channels_last)
+    return x.sub_(128).div_(128).mul_(gain.bfloat16()).add_(lift.bfloat16()).clamp_(-1, 1)
 
 
 @torch.no_grad()
@@ -132,12 +160,13 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(args.rate, step / args.steps)
         others = [p for p in pools[1:] if p.shards]
-        far = others and step % OTHER_POOLS == 0
+        far, crops = bool(others) and step % OTHER_POOLS == 0, step % 3 != 0
         source = others[(step // OTHER_POOLS) % len(others)] if far else pools[0]
-        images, faces = source.batch(max(1, args.batch // 4) if far else args.batch, rng)
+        count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
+        images, faces = source.batch(max(1, int(count)), rng, crops=crops)
         net.train()
         with torch.autocast("cpu", torch.bfloat16):
-            out = net(tint(to_input(images), noise))
+            out = net(tint(images, noise))
         terms = loss_terms(out, torch.from_numpy(faces))
         optimiser.zero_grad(set_to_none=True)
         (terms * WEIGHTS).sum().backward()
@@ -147,8 +176,6 @@ def main() -> None:
         step += 1
         sums += terms.detach()
         if step % SAVE_EVERY == 0 or step == args.steps:
-            for pool in pools:
-                pool.refresh()
             seen, kept = (
                 " ".join(f"{float(v):.4f}" for v in t) for t in (sums / SAVE_EVERY, held_out(average.module, held))
             )
@@ -167,6 +194,8 @@ def main() -> None:
                     "step": step,
                 },
             )
+            for pool in pools:
+                pool.refresh()
             began = time.monotonic()
 
 

@@ -323,7 +323,9 @@ def main() -> None:
         rng = np.random.default_rng([args.seed, shard, int(args.held_out), *args.size])
         scenes = [composer.scene(rng) for _ in range(args.per_shard)]
         np.save(args.out / f"faces-{shard:04d}.npy", np.stack([s[1] for s in scenes]))
-        np.save(args.out / f"image-{shard:04d}.npy", np.stack([s[0] for s in scenes]))
+        partial = args.out / f"partial-{shard:04d}.npy"
+        np.save(partial, np.stack([s[0] for s in scenes]))
+        partial.replace(args.out / f"image-{shard:04d}.npy")  # a running training takes up whole shards only
         print(f"shard {shard}: {args.per_shard / (time.monotonic() - began):.0f} scenes/s", flush=True)
 
 
