@@ -15,8 +15,7 @@ from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
 from agent.detect.nms import nms
 from agent.errors import ModelError
-from agent.inference.engine import Engine
-from agent.inference.manifest import load_manifest
+from agent.inference.engine import Engine, load_engine
 
 DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
 DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one face more (SCRFD's value)
@@ -100,8 +99,4 @@ def sane(found: Candidates) -> Candidates:
 
 def load_detector(manifest: Path, name: str, threads: int = 1) -> Detector:
     """Load a listed detector, verified and self-tested; raises ModelError."""
-    models = load_manifest(manifest)
-    entry = models.entry(name)
-    engine = Engine(entry, models.read(entry), threads=threads)
-    engine.self_test()
-    return Detector(engine)
+    return Detector(load_engine(manifest, name, threads=threads))

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import ModelError
-from agent.inference.engine import Engine
-from agent.inference.manifest import load_manifest
+from agent.inference.engine import Engine, load_engine
 
 SMALLEST_NORM = 1e-6  # an all-zero answer stays zero and so matches nobody
 
@@ -43,8 +42,4 @@ class Embedder:
 
 def load_embedder(manifest: Path, name: str, threads: int = 1) -> Embedder:
     """Load a listed embedder, verified and self-tested; raises ModelError."""
-    models = load_manifest(manifest)
-    entry = models.entry(name)
-    engine = Engine(entry, models.read(entry), threads=threads)
-    engine.self_test()
-    return Embedder(engine)
+    return Embedder(load_engine(manifest, name, threads=threads))

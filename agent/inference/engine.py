@@ -12,6 +12,7 @@ model was listed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ from numpy.typing import NDArray
 
 from agent.errors import ModelError, printable
 from agent.inference.golden import check_golden, picture
-from agent.inference.manifest import DTYPES, DType, InputSpec, ModelEntry, OutputSpec, Shape
+from agent.inference.manifest import (
+    DTYPES,
+    DType,
+    InputSpec,
+    ModelEntry,
+    OutputSpec,
+    Shape,
+    check_content,
+    load_manifest,
+)
 from agent.inference.preprocess import make_preprocess
 from agent.inference.runtime import LITERT, Detail, Interpreter, Runtime, open_runtime
 
@@ -45,7 +55,8 @@ class Engine:
     """A loaded model. Not for use by two threads."""
 
     def __init__(self, entry: ModelEntry, content: bytes, *, threads: int = 1, runtime: Runtime | None = None) -> None:
-        """Load ``content`` (the verified bytes of ``Manifest.read``); raises ModelError if it is not as listed."""
+        """Load ``content`` (the bytes of ``Manifest.read``); raises ModelError if it is not as listed."""
+        check_content(entry, content)
         self.entry = entry
         self.digest = entry.digest
         runtime = runtime or open_runtime()
@@ -85,6 +96,15 @@ class Engine:
         golden = self.entry.golden
         raw = self.run(picture(golden.seed, self.entry.input.height, self.entry.input.width))
         return check_golden(self.entry, raw, self.runtime)
+
+
+def load_engine(manifest: Path, name: str, *, threads: int = 1) -> Engine:
+    """Load the model called ``name``, verified and self-tested; raises ModelError."""
+    models = load_manifest(manifest)
+    entry = models.entry(name)
+    engine = Engine(entry, models.read(entry), threads=threads)
+    engine.self_test()
+    return engine
 
 
 def make_interpreter(name: str, content: bytes, runtime: Runtime, threads: int) -> Interpreter:

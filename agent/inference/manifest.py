@@ -158,16 +158,22 @@ class Manifest:
                 content = stream.read(entry.size + 1)
         except OSError as error:
             raise ModelError(f"model {entry.name}: cannot read {path}: {error.strerror}; install the file") from error
-        if len(content) < entry.size:
-            raise ModelError(
-                f"model {entry.name}: {path} is truncated: {len(content)} of {entry.size} bytes; install it again"
-            )
-        if len(content) > entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise ModelError(
-                f"model {entry.name}: {path} was altered: it is not the file that the manifest lists; "
-                "install it again, or list it with tools/manifest if the change is yours"
-            )
+        check_content(entry, content)
         return content
+
+
+def check_content(entry: ModelEntry, content: bytes) -> None:
+    """Raise ModelError unless ``content`` has the size and the SHA-256 of ``entry``."""
+    if len(content) < entry.size:
+        raise ModelError(
+            f"model {entry.name}: the file {entry.file} is truncated: {len(content)} of {entry.size} bytes; "
+            "install it again"
+        )
+    if len(content) > entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ModelError(
+            f"model {entry.name}: the file {entry.file} was altered: it is not the one that the manifest lists; "
+            "install it again, or list it with tools/manifest if the change is yours"
+        )
 
 
 def load_manifest(path: Path) -> Manifest:

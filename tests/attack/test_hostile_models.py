@@ -25,6 +25,12 @@ def content(name: str = "toy-embedder") -> bytes:
     return (MODELS / f"{name}.tflite").read_bytes()
 
 
+def relisted(content: bytes, entry: ModelEntry | None = None) -> ModelEntry:
+    """The entry of somebody who swapped the file and its digest, but not what the file is said to do."""
+    digest = hashlib.sha256(content).hexdigest()
+    return msgspec.structs.replace(entry or listed(), size=len(content), sha256=digest)
+
+
 def changed(entry: ModelEntry, part: str, **fields: Any) -> ModelEntry:
     if part == "outputs":
         outputs = {name: msgspec.structs.replace(spec, **fields) for name, spec in entry.outputs.items()}
@@ -34,6 +40,15 @@ def changed(entry: ModelEntry, part: str, **fields: Any) -> ModelEntry:
 
 def read(folder: Path, entry: ModelEntry) -> bytes:
     return Manifest(folder, (entry,)).read(entry)
+
+
+def load(swapped: bytes) -> Engine:
+    return Engine(relisted(swapped), swapped)
+
+
+def test_unverified_bytes_never_reach_the_interpreter() -> None:
+    with pytest.raises(ModelError, match="was altered"):
+        Engine(listed(), content()[:-1] + b"?")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -70,12 +85,12 @@ def test_another_listed_model_under_this_name_is_refused(tmp_path: Path) -> None
 
 def test_model_with_a_hidden_age_output_is_refused() -> None:
     with pytest.raises(ModelError, match="the output 'age', which its manifest entry does not list"):
-        Engine(listed(), (MODELS / "hostile-age.tflite").read_bytes())
+        load((MODELS / "hostile-age.tflite").read_bytes())
 
 
 def test_model_with_a_second_entry_point_is_refused() -> None:
     with pytest.raises(ModelError, match="several entry points"):
-        Engine(listed(), (MODELS / "hostile-two-entry-points.tflite").read_bytes())
+        load((MODELS / "hostile-two-entry-points.tflite").read_bytes())
 
 
 def test_weights_changed_together_with_their_digest_fail_the_self_test() -> None:
@@ -83,18 +98,17 @@ def test_weights_changed_together_with_their_digest_fail_the_self_test() -> None
     weights = max(range(0, len(altered) - 4096, 512), key=lambda i: len(set(altered[i : i + 4096])))
     for i in range(weights, weights + 4096, 2):
         altered[i] ^= 0x40
-    digest = hashlib.sha256(altered).hexdigest()
-    engine = Engine(msgspec.structs.replace(listed(), sha256=digest), bytes(altered))
+    engine = load(bytes(altered))
     with pytest.raises(ModelError, match="self-test"):
         engine.self_test()
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"TFL3", bytes(1000), content()[:2000]], ids=["empty", "magic", "zeros", "cut"]
+    "garbage", [b"T", b"TFL3", bytes(1000), content()[:2000]], ids=["byte", "magic", "zeros", "cut"]
 )
 def test_bytes_that_are_no_model_are_one_clear_error(garbage: bytes) -> None:
     with pytest.raises(ModelError, match=r"model toy-embedder: ai-edge-litert .* cannot load it"):
-        Engine(listed(), garbage)
+        load(garbage)
 
 
 @pytest.mark.parametrize(

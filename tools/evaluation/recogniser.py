@@ -19,8 +19,7 @@ from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.embedder import Embedder
 from agent.embed.records import EMBEDDING_DIM
-from agent.inference.engine import Engine
-from agent.inference.manifest import load_manifest
+from agent.inference.engine import Engine, load_engine
 from tools.evaluation import metrics, pictures
 from tools.evaluation.peers import Embeds, FindsFaces, OnnxEmbedder, YuNet
 
@@ -86,11 +85,8 @@ class Finder:
         return Detector(engine, score_threshold=args.score_threshold)
 
     def _engine(self, manifest: Path, name: str, role: str) -> Engine:
-        models = load_manifest(manifest)
-        entry = models.entry(name)
-        engine = Engine(entry, models.read(entry))
-        engine.self_test()
-        self.names[role] = f"{name} {entry.digest[:19]}"
+        engine = load_engine(manifest, name)
+        self.names[role] = f"{name} {engine.digest[:19]}"
         self.names["runtime"] = engine.runtime
         return engine
 
