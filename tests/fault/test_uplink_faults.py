@@ -188,10 +188,12 @@ def test_refused_leaf_waits_raises_an_alarm_and_flows_once_allowed(tmp_path: Pat
     auditor.pump(lambda: len(auditor.messages) == 3)
     assert numbers(auditor.messages) == [1, 32, 33]
     assert unit.told("event/match (not_authorised): allow the topic in the broker's ACL")
-    # A window for each of the two leaves, since the matches were overtaken; then there is peace.
-    wait_until(lambda: broker.log.read_text().count("Denied PUBLISH") == 32)
+    wait_until(lambda: unit.told("backlog/match (not_authorised)"))  # where they went once they were overtaken
+    time.sleep(0.1)
+    refused = broker.log.read_text().count("Denied PUBLISH")
+    assert refused <= 32  # a window for each of the two leaves
     time.sleep(0.3)
-    assert broker.log.read_text().count("Denied PUBLISH") == 32
+    assert broker.log.read_text().count("Denied PUBLISH") == refused  # and then there is peace
     assert unit.outbox.depth() == 30
     broker.acl.write_text(rules)
     broker.reload()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topic tree is a contract: these strings are what other people's rules and automations hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from agent.errors import ConfigError
+from agent.uplink.topics import MAX_NAME, Topics, event_filters, is_backlog
+
+TOPICS = Topics("hq", "door-3")
+ACL = Path(__file__).parents[2] / "deploy" / "mosquitto" / "acl"
+
+
+def test_the_tree() -> None:
+    assert TOPICS.availability == "postern/hq/door-3/availability"
+    assert TOPICS.info == "postern/hq/door-3/info"
+    assert TOPICS.health == "postern/hq/door-3/health"
+    assert TOPICS.event("match") == "postern/hq/door-3/event/match"
+    assert TOPICS.event("presence") == "postern/hq/door-3/event/presence"
+    assert TOPICS.event("unit") == "postern/hq/door-3/event/unit"
+    assert TOPICS.backlog("match") == "postern/hq/door-3/backlog/match"
+    assert TOPICS.requests == "postern/hq/door-3/request/#"
+    assert TOPICS.response("enrol/begin") == "postern/hq/door-3/response/enrol/begin"
+    assert event_filters("hq") == ("postern/hq/+/event/+", "postern/hq/+/backlog/+")
+
+
+def test_verb_of_a_request() -> None:
+    assert TOPICS.verb("postern/hq/door-3/request/enrol/begin") == "enrol/begin"
+    assert TOPICS.verb("postern/hq/door-4/request/health") is None
+    assert TOPICS.verb("postern/hq/door-3/response/health") is None
+
+
+def test_backlog_is_told_from_live() -> None:
+    assert is_backlog(TOPICS.backlog("unit"))
+    assert not is_backlog(TOPICS.event("unit"))
+    assert not is_backlog("postern/hq/backlog/event/match")
+
+
+def test_kind_without_a_leaf_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="unknown event kind"):
+        TOPICS.event("stranger")
+
+
+@pytest.mark.parametrize("name", ["", "+", "#", "a/b", "Door", "a b", "a\n", "ä", "a" * (MAX_NAME + 1), "a_b", "$SYS"])
+def test_name_that_could_change_the_tree_is_refused(name: str) -> None:
+    for make in (lambda: Topics(name, "door-3"), lambda: Topics("hq", name), lambda: event_filters(name)):
+        with pytest.raises(ConfigError):
+            make()
+
+
+@given(site=st.text(max_size=20), unit=st.text(max_size=20))
+def test_every_accepted_name_stays_one_level(site: str, unit: str) -> None:
+    try:
+        topics = Topics(site, unit)
+    except ConfigError:
+        return
+    assert topics.event("match").split("/") == ["postern", site, unit, "event", "match"]
+
+
+def test_the_deployed_rules_know_every_leaf() -> None:
+    rules = ACL.read_text().replace("SITE", "hq").replace("%u", "door-3")
+    for topic in (TOPICS.availability, TOPICS.info, TOPICS.health):
+        assert f"pattern write {topic}\n" in rules
+    for branch in ("event/+", "backlog/+", "response/#"):
+        assert f"pattern write {TOPICS.base}/{branch}\n" in rules
+    assert f"pattern read {TOPICS.requests}\n" in rules
