@@ -7,6 +7,7 @@ GStreamer's own messages are not passed on: those about a network source may quo
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,10 +21,12 @@ from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, shrink
 from agent.camera.settings import MAX_SIDE, GstreamerCamera
 from agent.camera.timestamps import Timestamps
 from agent.clock import Clock
-from agent.errors import CameraLostError, ConfigError, PosternError
+from agent.errors import CameraLostError, ConfigError
 
-SINK: Final = "video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"
+SINK: Final = "capsfilter caps=video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"
 STATE_TIMEOUT_NS: Final = 1_000_000_000  # an element that does not stop within a second is left to its thread
+POLL_NS: Final = 100_000_000  # an element's error is noticed this soon, no picture is waited for then
+FULL_RANGE: Final = 1  # GST_VIDEO_COLOR_RANGE_0_255, video-color.h; its name is no Python name
 NO_SUCH_ELEMENT: Final = 1  # GST_PARSE_ERROR_NO_SUCH_ELEMENT, gstparse.h
 
 # Types come from GObject introspection at run time, so GStreamer's objects go by these names.
@@ -161,23 +164,20 @@ class GstreamerSource:
         raise ConfigError(f"the GStreamer pipeline cannot be built: {reason}; try it with gst-launch-1.0")
 
     def _pull(self) -> Sample:
-        timeout_ns = round(self._settings.timeout_s * 1e9)
-        sample = self._sink.emit("try-pull-sample", timeout_ns)
-        if sample is None:
-            raise self._failure()
-        return sample
-
-    def _failure(self) -> PosternError:
-        kinds = self._api.Gst.MessageType
-        message = self._pipeline.get_bus().pop_filtered(kinds.ERROR | kinds.EOS)
-        if message is None:
-            return CameraLostError(f"GStreamer gave no picture for {self._settings.timeout_s:g} seconds")
-        if message.type == kinds.EOS:
-            return CameraLostError("the GStreamer pipeline gives no more pictures: its stream ended")
-        error, _ = message.parse_error()
-        return CameraLostError(
-            f"the GStreamer pipeline stopped ({error.domain} {error.code}): see why with gst-launch-1.0"
-        )
+        bus = self._pipeline.get_bus()
+        for _ in range(math.ceil(self._settings.timeout_s * 1e9 / POLL_NS)):
+            sample = self._sink.emit("try-pull-sample", POLL_NS)
+            if sample is not None:
+                return sample
+            message = bus.pop_filtered(self._api.Gst.MessageType.ERROR)
+            if message is not None:
+                error, _ = message.parse_error()
+                raise CameraLostError(
+                    f"the GStreamer pipeline stopped ({error.domain} {error.code}): see why with gst-launch-1.0"
+                )
+            if self._sink.get_property("eos"):
+                raise CameraLostError("the GStreamer pipeline gives no more pictures: its stream ended")
+        raise CameraLostError(f"GStreamer gave no picture for {self._settings.timeout_s:g} seconds")
 
     def _read_layout(self, sample: Sample) -> _Layout:
         video = self._api.GstVideo
@@ -189,7 +189,7 @@ class GstreamerSource:
         matrices = {video.VideoColorMatrix.BT709: 709, video.VideoColorMatrix.BT601: 601}
         colour = colour_of(
             matrices.get(info.colorimetry.matrix),
-            full_range=info.colorimetry.range == video.VideoColorRange._0_255,  # noqa: SLF001 -- its public name
+            full_range=int(info.colorimetry.range) == FULL_RANGE,
             height=info.height,
         )
         meta = video.buffer_get_video_meta(sample.get_buffer()) or info  # hardware pads as it likes and says so there

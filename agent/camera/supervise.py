@@ -20,7 +20,7 @@ from agent.clock import Clock
 from agent.errors import CameraLostError
 
 STOP_POLL_S: Final = 0.1  # how often a wait looks whether it should stop; a stop must be through within a second
-STOP_TIMEOUT_S: Final = 1.0  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
+STOP_TIMEOUT_S: Final = 0.8  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
 IDLE_S: Final = 0.5  # one wait of the ``frames`` loop for a frame
 
 
