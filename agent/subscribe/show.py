@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person or a program sees of a subscriber: columns on a terminal, JSON lines everywhere else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+from agent.outbox.event import MatchData, PresenceData
+from agent.outbox.verify import VerifiedEvent
+from agent.subscribe.subscriber import Refusal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADER = f"{'time':20}  {'unit':16}  {'what':16}  {'who':14}  {'where':12}  remarks"
+SHOWN_SUBJECT = 11  # characters: enough to tell the people of a site apart on a screen
+
+
+def as_json(outcome: VerifiedEvent | Refusal) -> str:
+    """One line of JSON: ``accepted`` with the event, or ``refused`` with the reason."""
+    if isinstance(outcome, Refusal):
+        return json.dumps({"outcome": "refused", "reason": outcome.reason, "topic": outcome.topic})
+    gap = None if outcome.gap is None else [outcome.gap.first, outcome.gap.last]
+    facts: dict[str, Any] = {
+        "outcome": "accepted",
+        "unit": outcome.unit,
+        "kind": outcome.kind,
+        "backlog": outcome.backlog,
+        "fresh": outcome.fresh,
+        "late": outcome.late,
+        "gap": gap,
+        "event": msgspec.to_builtins(outcome.event),
+    }
+    return json.dumps(facts)
+
+
+def as_columns(outcome: VerifiedEvent | Refusal) -> str:
+    """One line for people."""
+    if isinstance(outcome, Refusal):
+        return f"{'REFUSED':20}  {outcome.topic:48}  {outcome.reason}: {outcome.message}"
+    data = outcome.event.data
+    who, where = "", ""
+    if isinstance(data, MatchData | PresenceData):
+        who, where = data.subject[:SHOWN_SUBJECT] + "…", data.zone
+    what = data.state if isinstance(data, PresenceData) else "match" if isinstance(data, MatchData) else data.condition
+    return f"{outcome.event.time:20}  {outcome.unit:16}  {what:16}  {who:14}  {where:12}  {_remarks(outcome)}".rstrip()
+
+
+def _remarks(outcome: VerifiedEvent) -> str:
+    remarks = []
+    if outcome.backlog:
+        remarks.append("backlog")
+    elif not outcome.fresh:
+        remarks.append("clock not synchronised")
+    if outcome.late:
+        remarks.append("late, fills a gap")
+    if outcome.gap is not None:
+        remarks.append(f"GAP: {outcome.gap.first} to {outcome.gap.last} missing")
+    return ", ".join(remarks)
+
+
+class Screen:
+    """Writes outcomes to ``stream``: columns when it is a terminal and JSON was not asked for."""
+
+    def __init__(self, stream: TextIO, *, json_lines: bool = False) -> None:
+        self._stream = stream
+        self._json = json_lines or not stream.isatty()
+        self._console = None if self._json else _console(stream)
+        if not self._json:
+            self._write(HEADER, "bold")
+
+    def show(self, outcome: VerifiedEvent | Refusal) -> None:
+        """Write one outcome at once."""
+        if self._json:
+            self._write(as_json(outcome))
+        elif isinstance(outcome, Refusal):
+            self._write(as_columns(outcome), "bold red")
+        elif outcome.gap is not None:
+            self._write(as_columns(outcome), "yellow")
+        else:
+            self._write(as_columns(outcome), "dim" if outcome.backlog else "green")
+
+    def _write(self, line: str, style: str | None = None) -> None:
+        if self._console is not None:
+            self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+
+def _console(stream: TextIO) -> Console | None:
+    """Colours where the library for them is installed."""
+    try:
+        from rich.console import Console  # noqa: PLC0415  # optional: a plain terminal does without
+    except ImportError:
+        return None
+    return Console(file=stream)
