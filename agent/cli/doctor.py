@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 from agent.cli.doctor_checks import CHECKS, Finding, examine
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
 from agent.errors import PosternError
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the checks; the status is 1 when something must be repaired before the unit can work."""
-    config = read_config(arguments)
+    config = read_unit_config(arguments)
     clock = SystemClock()
     faults = 0
     for name in arguments.checks or CHECKS:

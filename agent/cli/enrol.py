@@ -17,7 +17,7 @@ from agent.assemble import load_key, load_models, load_policy, open_gallery
 from agent.audit import AuditLog
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
 from agent.config import Config
 from agent.detect.face import Face
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
-    config = read_config(arguments)
+    config = read_unit_config(arguments)
     consent = _read_consent(arguments.consent, config)
     clock = SystemClock()
     models = load_models(config)

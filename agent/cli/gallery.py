@@ -7,7 +7,7 @@ import argparse
 import secrets
 
 from agent.assemble import load_key, open_gallery
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import erase, tell_held, tell_receipt
 from agent.clock import SystemClock
 from agent.config import Config
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the action."""
-    config = read_config(arguments)
+    config = read_unit_config(arguments)
     if arguments.action == "list":
         return _list(config, as_json=arguments.json)
     if bool(arguments.subject) == arguments.all:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that several commands share."""
+"""Arguments and habits that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import pwd
+import sys
 from pathlib import Path
 
 from agent.config import Config, load_config
+from agent.errors import RefusedError
+from agent.files import write_atomic
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 
@@ -21,3 +26,32 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def read_config(arguments: argparse.Namespace) -> Config:
     """Load what ``add_config`` took; raises ConfigError."""
     return load_config(arguments.config)
+
+
+def read_unit_config(arguments: argparse.Namespace) -> Config:
+    """Load it for a command that reads or writes the unit's own files.
+
+    Raises RefusedError for another user than the one that the files belong to: what root writes, the service
+    could not open any more.
+    """
+    config = read_config(arguments)
+    folder = config.keys.folder
+    if folder.exists() and (owner := folder.stat().st_uid) != os.geteuid():
+        name = _user(owner)
+        raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
+    return config
+
+
+def write_output(file: Path | None, content: bytes) -> None:
+    """Write a signed text to ``file``, or to standard output."""
+    if file is None:
+        sys.stdout.write(content.decode("ascii") + "\n")
+    else:
+        write_atomic(file, content + b"\n")
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

@@ -9,7 +9,7 @@ import sys
 
 from agent.assemble import load_key, open_gallery
 from agent.cli.notice import digest, make_notice
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import erase, tell_held, tell_receipt
 from agent.clock import SystemClock
 from agent.config import Config
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer."""
-    config = read_config(arguments)
+    config = read_unit_config(arguments)
     if arguments.action == "notice":
         notice = make_notice(config, operator=arguments.operator, alternative=arguments.alternative)
         print(notice, end="")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern site``: the acts of a site's owner, on a machine that is not the broker. One function per act."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from agent.cli.options import write_output
+from agent.errors import RefusedError
+from agent.files import read_bounded, read_secret, write_atomic
+from agent.match.policy import MAX_POLICY_BYTES, parse_policy, sign_policy
+from agent.outbox.pseudonym import EPOCHS_AHEAD
+from agent.site import kit, programs
+from agent.site.records import Role, SiteFiles
+
+DEFAULT_FOLDER = Path("site")
+ROLES: tuple[Role, ...] = ("auditor", "home-assistant", "operator")
+
+Act = Callable[[argparse.Namespace, bytes | None], None]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the act and what it needs."""
+    acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
+
+    def act(name: str, do: Act, text: str) -> argparse.ArgumentParser:
+        sub = acts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument(
+            "-f", "--folder", type=Path, default=DEFAULT_FOLDER, help=f"the site's folder ({DEFAULT_FOLDER})"
+        )
+        sub.add_argument(
+            "--passphrase-file",
+            type=Path,
+            metavar="FILE",
+            help="file (mode 0600) with the passphrase of the site's keys",
+        )
+        sub.set_defaults(do=do)
+        return sub
+
+    act("create", _create, "make a new site: authority, signing key, master key").add_argument("site")
+    act("token", _token, "make a one-time token, with which a new unit proves itself").add_argument("unit")
+    add = act("add-unit", _add_unit, "check a unit's request, answer with certificate and keys")
+    add.add_argument("request", type=Path)
+    add.add_argument("--audience", action="append", metavar="NAME", help="who the unit's events are for (access)")
+    add.add_argument("--replace", action="store_true", help="the site has this unit, and its keys are replaced")
+    renew = act("renew-unit", _renew_unit, "a new certificate and epoch keys for a unit's present keys")
+    renew.add_argument("unit")
+    issue = act("issue-keys", _issue_keys, "seal the coming epoch keys to a unit")
+    issue.add_argument("unit")
+    issue.add_argument("--ahead", type=int, default=EPOCHS_AHEAD, metavar="N", help="weeks beyond this one (2)")
+    policy = act("policy", _policy, "sign a matching policy for the units")
+    policy.add_argument("policy", type=Path, help="unsigned policy, JSON")
+    key = act("epoch-key", _epoch_key, "take out the key that resolves one week's pseudonyms; this is logged")
+    key.add_argument("audience")
+    key.add_argument("epoch", help="ISO week, such as 2026-W47")
+    for sub in (add, renew, issue, policy, key):
+        sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
+    program = act("add-program", _add_program, "a certificate for a program that listens or sends commands")
+    program.add_argument("name")
+    program.add_argument("--role", choices=ROLES, default="auditor", help="auditor: reads all; operator: commands, too")
+    broker = act("broker", _broker, "make or renew the broker's certificate")
+    broker.add_argument("host", nargs="+", help="names and addresses that clients connect to")
+    act("revoke", _revoke, "shut out a unit or a program").add_argument("name")
+    act("trust", _trust, "show the units that subscribers may believe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the act."""
+    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+    arguments.do(arguments, passphrase)
+    return 0
+
+
+def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    files = kit.create_site(arguments.folder, arguments.site, passphrase=passphrase)
+    _tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
+
+
+def _token(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    del passphrase
+    print(kit.new_token(arguments.folder, arguments.unit))
+
+
+def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    answer = kit.add_unit(
+        arguments.folder,
+        read_bounded(arguments.request),
+        audiences=arguments.audience or kit.DEFAULT_AUDIENCES,
+        replace=arguments.replace,
+        passphrase=passphrase,
+    )
+    write_output(arguments.output, answer)
+    _tell_broker(arguments.folder)
+
+
+def _renew_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    write_output(arguments.output, kit.renew_unit(arguments.folder, arguments.unit, passphrase=passphrase))
+
+
+def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    sealed = kit.issue_epoch_keys(arguments.folder, arguments.unit, ahead=arguments.ahead, passphrase=passphrase)
+    write_output(arguments.output, sealed)
+
+
+def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    token = sign_policy(policy, kit.load_site_key(arguments.folder, passphrase=passphrase))
+    write_output(arguments.output, token.encode())
+    _tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
+
+
+def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    key = kit.epoch_key(arguments.folder, arguments.audience, arguments.epoch, passphrase=passphrase)
+    content = msgspec.json.encode(key)
+    if arguments.output is None:
+        raise RefusedError("name a file with -o: a key is not for a terminal")
+    write_atomic(arguments.output, content)
+
+
+def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
+    _tell(f"move the files of {folder} to the program")
+    _tell_broker(arguments.folder)
+
+
+def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    folder = programs.issue_broker(arguments.folder, arguments.host, passphrase=passphrase)
+    _tell(f"move the files of {folder} to the broker")
+
+
+def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    files = SiteFiles(arguments.folder)
+    if files.client(arguments.name).exists() and not files.unit(arguments.name).exists():
+        programs.revoke_client(arguments.folder, arguments.name, passphrase=passphrase)
+    else:
+        kit.revoke_unit(arguments.folder, arguments.name, passphrase=passphrase)
+    _tell_broker(arguments.folder)
+    _tell("and trust.jws to every subscriber")
+
+
+def _trust(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    del passphrase
+    trusted = kit.trust(arguments.folder)
+    for record in SiteFiles(arguments.folder).all_units():
+        known = "trusted" if record.unit in trusted.units() else "UNKNOWN"
+        print(f"{record.unit:<24}  {'revoked' if record.revoked else known:<8}  {' '.join(record.audiences)}")
+
+
+def _tell_broker(folder: Path) -> None:
+    files = SiteFiles(folder)
+    _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern unit``: how this unit gets its keys. They are made here and never leave; only a request does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from agent.assemble import load_key
+from agent.cli.options import add_config, read_unit_config, write_output
+from agent.clock import SystemClock
+from agent.files import read_bounded
+from agent.site import kit
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the step."""
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    request = steps.add_parser("request", help="make new keys, and the request that the site answers")
+    request.add_argument("--token-file", type=Path, metavar="FILE", help="where the token is; else it is asked for")
+    request.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
+    install = steps.add_parser("install", help="check the site's answer and put keys and certificate in force")
+    keys = steps.add_parser("install-keys", help="add epoch keys that the site issued to this unit")
+    for step in (install, keys):
+        step.add_argument("file", type=Path, metavar="FILE", help="what the site sent")
+    show = steps.add_parser("show", help="the public half of this unit's signing key, and its thumbprint")
+    for step in (request, install, keys, show):
+        add_config(step)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the step."""
+    config = read_unit_config(arguments)
+    clock = SystemClock()
+    keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
+    if arguments.step == "request":
+        write_output(arguments.output, kit.new_unit_request(keys, site, unit, _token(arguments.token_file)))
+    elif arguments.step == "install":
+        name = kit.install(keys, read_bounded(arguments.file), clock=clock)
+        print(f"{name} has its keys: check with 'postern doctor', then start the service")
+    elif arguments.step == "install-keys":
+        held = kit.install_epoch_keys(
+            keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
+        )
+        print(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
+    else:
+        key = load_key(config)
+        print(json.dumps({**key.public_jwk(), "kid": key.kid}))
+    return 0
+
+
+def _token(file: Path | None) -> str:
+    """Read the token from its file or the first line of standard input; an argument would stand in the process list."""
+    if file is not None:
+        return read_bounded(file).decode("ascii", errors="replace")
+    if sys.stdin.isatty():
+        print("enrolment token of this unit: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline()
