@@ -71,7 +71,7 @@ class AvCamera:
         for picture in stream.pictures():
             claimed = _time_ns(picture) if self._source.sensor_clock else None
             yield self._times.live(claimed, self._clock.monotonic_ns()), picture
-        raise stream.failure("its stream ended")
+        raise stream.failure("it stopped sending")
 
     def _recorded_times(self) -> Iterator[tuple[int, VideoFrame]]:
         """Pictures of a file with their times; where it loops, again from its start, times going on."""

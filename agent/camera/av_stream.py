@@ -34,6 +34,10 @@ REASONS: Final = {
     "IsADirectoryError": "it is a folder",
     "InvalidDataError": "its content is not video that can be decoded",
 }
+RTSP_REASONS: Final = {
+    "PermissionError": "it did not start to play",  # rtspdec.c answers -1 to whatever PLAY brings, and that is EPERM
+    "InvalidDataError": "it does not describe a video that can be decoded",
+}
 
 T = TypeVar("T")
 Container: TypeAlias = Any  # av.container.InputContainer
@@ -146,12 +150,13 @@ class AvStream:
     def _check_stall(self) -> None:
         timeout_s = self._source.timeout_s
         if timeout_s is not None and self._clock.monotonic_ns() - self._last_picture_ns > timeout_s * 1e9:
-            raise self.failure(f"it sends data, but no picture for {timeout_s:g} seconds")
+            raise self.failure(f"no picture came for {timeout_s:g} seconds")
 
     def _guarded(self, call: Callable[[], T]) -> T:
         """Call FFmpeg; its errors become ours outside of the handler, so that none is chained."""
         try:
             return call()
         except self._av.error.FFmpegError as error:
-            reason = REASONS.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
+            reasons = {**REASONS, **RTSP_REASONS} if self._source.kind == "rtsp" else REASONS
+            reason = reasons.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
         raise self.failure(reason, damaged=self._container is not None)
