@@ -27,7 +27,7 @@ from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret, write_atomi
 ALGORITHM = "ES256"
 CURVE = "P-256"
 MAX_HEADER_BYTES = 512  # alg, kid (43 characters) and typ need about 100
-MAX_TOKEN_BYTES = 256 * 1024  # a trust file of 1 000 units; the largest object that anyone signs here
+MAX_TOKEN_BYTES = 1024 * 1024  # a list of 4 000 units; the largest object that anyone signs here
 DERIVED_KEY_BYTES = 32
 
 

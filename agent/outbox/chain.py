@@ -26,7 +26,7 @@ KNOWN_EVENTS = (
 )
 MISSING_RANGES = 64  # gaps kept per chain; the oldest is given up first, and what comes late from it is refused
 ADMISSIONS = 16  # losses kept per chain that a unit owned up to while more was missing; each waits for late events
-MAX_CHAINS = 4096  # four keys for each of the 1 000 units that a trust list holds
+MAX_CHAINS = 4096  # as many units as a trust list holds
 
 Thumbprint = Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
 

@@ -132,22 +132,32 @@ class EpochKeys:
                 )
             return spell(pseudonym(held.secret, subject)), epoch
 
+    def add(self, keys: Iterable[EpochKey]) -> None:
+        """Take newly issued keys, on disk and in memory; they replace those of the same audience and epoch."""
+        fresh = {(key.audience, key.epoch): _Held(key.site, key.secret()) for key in keys}
+        with self._lock:
+            self._become({**self._held, **fresh})
+
     def destroy_before(self, epoch: str) -> None:
         """Destroy the keys of all epochs earlier than ``epoch``, first on disk, then in memory."""
         with self._lock:
-            past = [name for name in self._held if name[1] < epoch]
-            if not past:
-                return
-            if self._path is not None:
-                kept = [
-                    EpochKey(held.site, audience, held_epoch, encode_base64url(bytes(held.secret)))
-                    for (audience, held_epoch), held in self._held.items()
-                    if held_epoch >= epoch
-                ]
-                save(self._path, kept)
-            for name in past:
-                secret = self._held.pop(name).secret
-                secret[:] = bytes(len(secret))
+            kept = {name: held for name, held in self._held.items() if name[1] >= epoch}
+            if len(kept) < len(self._held):
+                self._become(kept)
+
+    def _become(self, keys: dict[tuple[str, str], _Held]) -> None:
+        if self._path is not None:
+            save(
+                self._path,
+                (
+                    EpochKey(held.site, audience, epoch, encode_base64url(bytes(held.secret)))
+                    for (audience, epoch), held in keys.items()
+                ),
+            )
+        for name, held in self._held.items():
+            if keys.get(name) is not held:
+                held.secret[:] = bytes(len(held.secret))
+        self._held = keys
 
 
 class Resolver:

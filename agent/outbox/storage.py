@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import StorageError
-from agent.files import SECRET_MODE
+from agent.files import SECRET_MODE, fsync_folder
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1
@@ -79,6 +79,7 @@ class Database:
         self._reserve = path.with_name(path.name + ".reserve")
         with self.explained():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
+            fsync_folder(path.parent)  # a new file's name must survive a power cut as its first commit does
             self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
         try:
             with self.explained():

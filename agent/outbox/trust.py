@@ -16,7 +16,7 @@ import msgspec
 import rfc8785
 
 from agent import strict_json
-from agent.errors import KeyStoreError, VerificationError
+from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
 from agent.outbox.event import Name, Time, parse_time
 
@@ -42,8 +42,11 @@ class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     units: dict[Name, Annotated[tuple[UnitKeyEntry, ...], msgspec.Meta(max_length=MAX_KEYS_PER_UNIT)]]
 
     def sign(self, key: SigningKey) -> str:
-        """Sign the list as a compact JWS."""
-        return key.sign(rfc8785.dumps(msgspec.to_builtins(self)), typ=TRUST_TYPE)
+        """Sign the list as a compact JWS; RefusedError when nobody could read it any more."""
+        token = key.sign(rfc8785.dumps(msgspec.to_builtins(self)), typ=TRUST_TYPE)
+        if len(token) > MAX_TOKEN_BYTES:
+            raise RefusedError("the list of units is too long: make a second site for further units")
+        return token
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker's access list, name by name: a unit speaks on its own branch only, a program does what its role needs.
+
+The format is Mosquitto's (mosquitto.conf(5), ``acl_file``) with ``use_identity_as_username``. What is not
+written here is forbidden. Revoked names are left out, which together with the revocation list shuts them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.outbox.event import TOPIC_ROOT
+from agent.site.records import Role
+
+_UNIT = (
+    ("write", "{base}/{name}/availability"),
+    ("write", "{base}/{name}/info"),
+    ("write", "{base}/{name}/health"),
+    ("write", "{base}/{name}/event/+"),
+    ("write", "{base}/{name}/backlog/+"),
+    ("write", "{base}/{name}/response/#"),
+    ("read", "{base}/{name}/request/#"),
+    # Home Assistant: the unit's own discovery message, and when to send it again.
+    ("write", "homeassistant/device/postern-{site}/{name}/config"),
+    ("read", "homeassistant/status"),
+)
+_ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
+    "auditor": (
+        ("read", "{base}/+/event/+"),
+        ("read", "{base}/+/backlog/+"),
+        ("read", "{base}/+/availability"),
+        ("read", "{base}/+/info"),
+        ("read", "{base}/+/health"),
+    ),
+    # Live events, never the backlog: no automation may act on the past.
+    "home-assistant": (
+        ("read", "{base}/+/event/+"),
+        ("read", "{base}/+/availability"),
+        ("read", "{base}/+/health"),
+        ("read", "homeassistant/#"),
+        ("write", "homeassistant/status"),
+    ),
+    # Commands are signed besides: this role alone opens nothing.
+    "operator": (
+        ("write", "{base}/+/request/#"),
+        ("read", "{base}/+/response/#"),
+        ("read", "{base}/+/availability"),
+        ("read", "{base}/+/info"),
+        ("read", "{base}/+/health"),
+    ),
+}
+
+
+def unit_acl(site: str, unit: str) -> str:
+    """Write the entry of one unit."""
+    return _entry(site, unit, _UNIT)
+
+
+def client_acl(site: str, name: str, role: Role) -> str:
+    """Write the entry of one program."""
+    return _entry(site, name, _ROLES[role])
+
+
+def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]]) -> str:
+    """Write the whole file."""
+    entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role) for name, role in clients]
+    head = f"# Access list of site {site}, written by the site kit: changes made by hand are overwritten.\n\n"
+    return head + "\n".join(entries)
+
+
+def _entry(site: str, name: str, lines: Iterable[tuple[str, str]]) -> str:
+    base = f"{TOPIC_ROOT}/{site}"
+    rules = "".join(f"topic {access} {topic.format(base=base, site=site, name=name)}\n" for access, topic in lines)
+    return f"user {name}\n{rules}"

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site's certificate authority: P-256, X.509 v3 after RFC 5280, for the TLS of broker, units and programs.
+
+A certificate's CN is the name that the broker's access list goes by, so it holds ``[a-z0-9-]`` alone:
+wildcards of MQTT in a CN once opened other clients' topics (CVE-2017-7650).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent.errors import KeyStoreError, RefusedError
+from agent.files import PUBLIC_MODE, read_bounded, write_atomic
+from agent.keys import load_private_key, save_private_key
+from agent.outbox.event import parse_time, round_down
+from agent.site.records import CertificateRecord
+
+CA_DAYS = 3653  # ten years: longer than a unit lives, and nobody is there to replace the root on a door
+LEAF_DAYS = 365  # renewed by a person once a year; a lost unit is revoked at once, not by waiting
+BACKDATE = timedelta(days=1)  # a certificate is valid at once on a machine whose clock is somewhat behind
+MAX_HOSTNAMES = 16  # names and addresses that one broker answers to
+
+_HOSTNAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*\Z")
+
+
+class Authority:
+    """The authority's key and certificate, in memory."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self.certificate = certificate
+
+    @classmethod
+    def create(cls, site: str, now: datetime) -> Authority:
+        """Make a new root."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} postern authority")])
+        certificate = (
+            _builder(name, name, key.public_key(), now, days=CA_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signing=False), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(key, certificate)
+
+    @classmethod
+    def load(cls, key: Path, certificate: Path, passphrase: bytes | None) -> Authority:
+        """Read both files; KeyStoreError when they are unreadable or do not belong together."""
+        loaded = cls(load_private_key(key, passphrase), read_certificate(certificate))
+        if _spki(loaded._key.public_key()) != _spki(loaded.certificate.public_key()):
+            raise KeyStoreError(f"{key} is not the key of {certificate}: restore the pair from its backup")
+        return loaded
+
+    def save(self, key: Path, certificate: Path, passphrase: bytes | None) -> None:
+        """Write both files."""
+        save_private_key(self._key, key, passphrase)
+        write_atomic(certificate, pem(self.certificate), mode=PUBLIC_MODE)
+
+    def issue_client(self, name: str, public_key: ec.EllipticCurvePublicKey, now: datetime) -> x509.Certificate:
+        """Certify a unit or program by its CN, for client authentication alone."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def issue_broker(
+        self, hostnames: Iterable[str], public_key: ec.EllipticCurvePublicKey, now: datetime
+    ) -> x509.Certificate:
+        """Certify a broker for the host names and addresses that its clients use; RefusedError for a wrong one."""
+        names = [_general_name(text) for text in hostnames]
+        if not 0 < len(names) <= MAX_HOSTNAMES:
+            raise RefusedError(
+                f"a broker needs 1 to {MAX_HOSTNAMES} host names: give those that its clients connect to"
+            )
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
+
+    def revocation_list(self, revoked: Iterable[CertificateRecord], now: datetime) -> bytes:
+        """Write the revocation list (RFC 5280 sec. 5) as PEM.
+
+        It is valid as long as the root: a broker refuses everybody once its list has run out, so the date must
+        not depend on somebody remembering it.
+        """
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - BACKDATE)
+            .next_update(now + timedelta(days=CA_DAYS))
+            .add_extension(self._issuer_key(), critical=False)
+            .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+        )
+        for record in revoked:
+            if record.revoked_at is not None:
+                entry = x509.RevokedCertificateBuilder().serial_number(int(record.serial, 16))
+                builder = builder.add_revoked_certificate(entry.revocation_date(parse_time(record.revoked_at)).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _leaf(
+        self,
+        subject: x509.Name,
+        public_key: ec.EllipticCurvePublicKey,
+        now: datetime,
+        purpose: x509.ObjectIdentifier,
+        names: x509.SubjectAlternativeName | None = None,
+    ) -> x509.Certificate:
+        builder = (
+            _builder(subject, self.certificate.subject, public_key, now, days=LEAF_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signing=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(self._issuer_key(), critical=False)
+        )
+        if names is not None:
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _issuer_key(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+
+def record_of(certificate: x509.Certificate, now: datetime) -> CertificateRecord:
+    """Note what was just issued."""
+    return CertificateRecord(
+        serial=f"{certificate.serial_number:x}", expires_at=round_down(now + timedelta(days=LEAF_DAYS), 1)
+    )
+
+
+def make_csr(unit: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Make a certificate request (PKCS#10, RFC 2986) for a unit's TLS key, as PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unit)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def read_csr(content: bytes, unit: str) -> ec.EllipticCurvePublicKey:
+    """Check a request's own signature, its CN and its curve; return the key to certify."""
+    try:
+        request = x509.load_pem_x509_csr(content)
+        key = request.public_key()
+        valid = request.is_signature_valid
+    except (ValueError, TypeError) as error:
+        raise RefusedError("the unit's certificate request is not readable: make a new one at the unit") from error
+    if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise RefusedError("the unit's certificate request is not signed by a P-256 key: make a new one at the unit")
+    if common_names(request.subject) != [unit]:
+        raise RefusedError("the unit's certificate request is for another name: make a new one at the unit")
+    return key
+
+
+def check_issued(certificate: x509.Certificate, root: x509.Certificate, name: str) -> None:
+    """Make sure that ``root`` signed ``certificate`` for ``name``; KeyStoreError otherwise."""
+    foreign = "the certificate was not issued by this site's authority: ask the site again"
+    issuer = root.public_key()
+    if not isinstance(issuer, ec.EllipticCurvePublicKey) or certificate.issuer != root.subject:
+        raise KeyStoreError(foreign)
+    try:
+        issuer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise KeyStoreError(foreign) from None
+    if common_names(certificate.subject) != [name]:
+        raise KeyStoreError("the certificate is for another name: ask the site again")
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Read a PEM certificate file; KeyStoreError when it is missing or damaged."""
+    try:
+        return x509.load_pem_x509_certificate(read_bounded(path))
+    except ValueError as error:
+        raise KeyStoreError(f"{path} is not a certificate: restore it from its backup") from error
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    """Write a certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """Write a public key as PEM."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def read_public_pem(text: str) -> ec.EllipticCurvePublicKey:
+    """Read what ``public_pem`` wrote; KeyStoreError when it is damaged."""
+    try:
+        key = serialization.load_pem_public_key(text.encode())
+    except ValueError as error:
+        raise KeyStoreError("a unit's public key is damaged: restore the folder from its backup") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise KeyStoreError("a unit's public key is of another kind: restore the folder from its backup")
+    return key
+
+
+def common_names(name: x509.Name) -> list[str]:
+    """List the CNs in a distinguished name."""
+    return [str(attribute.value) for attribute in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, *, days: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, signing: bool) -> x509.KeyUsage:
+    """A leaf signs handshakes; the root signs certificates and revocation lists."""
+    return x509.KeyUsage(
+        digital_signature=signing,
+        key_cert_sign=not signing,
+        crl_sign=not signing,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if not _HOSTNAME.match(text):
+        raise RefusedError("a host name holds letters a-z, digits, '-' and '.' only: correct the broker's names")
+    return x509.DNSName(text)
+
+
+def _spki(key: object) -> bytes:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return b""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in a site's folder, and what travels between the site and a unit that is being enrolled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from agent import strict_json
+from agent.errors import KeyStoreError
+from agent.files import read_bounded, read_secret, write_atomic
+from agent.outbox.event import Name, Time
+from agent.outbox.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
+
+MAX_RECORD_BYTES = 64 * 1024  # the longest, an answer with certificates and epoch keys, has about 6 000
+MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
+MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
+
+Role = Literal["auditor", "home-assistant", "operator"]
+Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
+Pem = Annotated[str, Meta(max_length=8192)]
+Base64url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class SiteRecord(_Record, frozen=True):
+    """``site.json``."""
+
+    version: Literal[1]
+    site: Name
+    created_at: Time
+    trust_serial: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
+
+
+class CertificateRecord(_Record, frozen=True):
+    """A certificate that was issued; ``revoked_at`` puts it on the revocation list."""
+
+    serial: Serial
+    expires_at: Time
+    revoked_at: Time | None = None
+
+
+class UnitRecord(_Record, frozen=True):
+    """``units/<unit>.json``: the public side of a unit."""
+
+    version: Literal[1]
+    unit: Name
+    revoked: bool
+    audiences: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_AUDIENCES)]
+    keys: Annotated[tuple[UnitKeyEntry, ...], Meta(max_length=MAX_KEYS_PER_UNIT)]
+    seal_jwk: dict[str, str]
+    tls_key: Pem  # the public half, for the next certificate
+    certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+
+
+class ClientRecord(_Record, frozen=True):
+    """``clients/<name>/client.json``: a program that talks to the broker."""
+
+    version: Literal[1]
+    name: Name
+    role: Role
+    revoked: bool
+    certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+
+
+class TokenRecord(_Record, frozen=True):
+    """An enrolment token that waits to be used: its digest, from which the token cannot be found."""
+
+    unit: Name
+    digest: Base64url
+    expires_at: Time
+
+
+class TokenFile(_Record, frozen=True):
+    """``tokens.json``."""
+
+    version: Literal[1]
+    tokens: tuple[TokenRecord, ...]
+
+
+class UnitRequest(_Record, frozen=True):
+    """What a unit asks: signed by its new event key, with a proof that it holds the enrolment token."""
+
+    version: Literal[1]
+    site: Name
+    unit: Name
+    jwk: dict[str, str]
+    seal_jwk: dict[str, str]
+    csr: Pem
+    proof: Base64url | None = None
+
+
+class PendingRequest(_Record, frozen=True):
+    """``pending.json``: what a unit remembers until the answer comes."""
+
+    site: Name
+    unit: Name
+    token_key: Base64url
+
+
+class UnitAnswer(_Record, frozen=True):
+    """What the site answers: signed by the site; the first answer also proves that the site holds the token."""
+
+    version: Literal[1]
+    site: Name
+    unit: Name
+    tls_crt: Pem
+    ca_crt: Pem
+    site_jwk: dict[str, str]
+    epoch_keys: Annotated[str, Meta(max_length=32 * 1024)]
+    proof: Base64url | None = None
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def encode(record: _Record) -> bytes:
+    """Write a record as JSON."""
+    return msgspec.json.encode(record)
+
+
+def decode(content: bytes, kind: type[R]) -> R:
+    """Read a record; ValueError, without any text of ``content``, when it is none."""
+    return msgspec.convert(strict_json.loads(content, limit=MAX_RECORD_BYTES), kind)
+
+
+def save(path: Path, record: _Record) -> None:
+    """Write a record durably, for its owner alone."""
+    write_atomic(path, encode(record))
+
+
+def load(path: Path, kind: type[R], *, secret: bool = False) -> R:
+    """Read a record; KeyStoreError when it is missing or damaged."""
+    content = read_secret(path) if secret else read_bounded(path, MAX_RECORD_BYTES)
+    try:
+        return decode(content, kind)
+    except ValueError as error:
+        raise KeyStoreError(f"{path} is damaged: restore the folder from its backup") from error
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFiles:
+    """Where everything of a site lies."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "site.json"
+
+    @property
+    def ca_key(self) -> Path:
+        return self.folder / "ca.key"
+
+    @property
+    def ca_crt(self) -> Path:
+        return self.folder / "ca.crt"
+
+    @property
+    def crl(self) -> Path:
+        return self.broker / "ca.crl"
+
+    @property
+    def site_key(self) -> Path:
+        return self.folder / "site.key"
+
+    @property
+    def site_jwk(self) -> Path:
+        return self.folder / "site.jwk"
+
+    @property
+    def master_key(self) -> Path:
+        return self.folder / "master.key"
+
+    @property
+    def tokens(self) -> Path:
+        return self.folder / "tokens.json"
+
+    @property
+    def trust(self) -> Path:
+        return self.folder / "trust.jws"
+
+    @property
+    def acl(self) -> Path:
+        return self.broker / "acl"
+
+    @property
+    def audit(self) -> Path:
+        return self.folder / "audit.log"
+
+    @property
+    def explanation(self) -> Path:
+        return self.folder / "README.txt"
+
+    @property
+    def units(self) -> Path:
+        return self.folder / "units"
+
+    @property
+    def clients(self) -> Path:
+        return self.folder / "clients"
+
+    @property
+    def broker(self) -> Path:
+        return self.folder / "broker"
+
+    def unit(self, unit: str) -> Path:
+        return self.units / f"{unit}.json"
+
+    def client(self, name: str) -> Path:
+        return self.clients / name
+
+    def all_units(self) -> tuple[UnitRecord, ...]:
+        """Read all units, in order of their names."""
+        return tuple(load(path, UnitRecord) for path in sorted(self.units.glob("*.json")))
+
+    def all_clients(self) -> tuple[ClientRecord, ...]:
+        """Read all clients, in order of their names."""
+        return tuple(load(path, ClientRecord) for path in sorted(self.clients.glob("*/client.json")))
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFiles:
+    """Where the keys of a unit lie. ``waiting`` holds the new ones until the site has answered."""
+
+    folder: Path
+
+    @property
+    def event_key(self) -> Path:
+        return self.folder / "unit.key"
+
+    @property
+    def tls_key(self) -> Path:
+        return self.folder / "tls.key"
+
+    @property
+    def seal_key(self) -> Path:
+        return self.folder / "seal.key"
+
+    @property
+    def tls_crt(self) -> Path:
+        return self.folder / "tls.crt"
+
+    @property
+    def ca_crt(self) -> Path:
+        return self.folder / "ca.crt"
+
+    @property
+    def site_jwk(self) -> Path:
+        return self.folder / "site.jwk"
+
+    @property
+    def epoch_keys(self) -> Path:
+        return self.folder / "epoch-keys.json"
+
+    @property
+    def waiting(self) -> UnitFiles:
+        return UnitFiles(self.folder / "waiting")
+
+    @property
+    def pending(self) -> Path:
+        return self.folder / "pending.json"

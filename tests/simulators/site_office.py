@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site with units that joined it the real way: token, request, answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.clock import SimulatedClock
+from agent.keys import UnitKey
+from agent.site import kit
+from agent.site.records import SiteFiles, UnitFiles
+from tests.simulators.signing_unit import START
+
+
+class SiteOffice:
+    """Site ``hq`` in ``folder``/site; unit keys in ``folder``/<unit>."""
+
+    def __init__(self, folder: Path, *, clock: SimulatedClock | None = None, passphrase: bytes | None = None) -> None:
+        self.clock = clock or SimulatedClock(START)
+        self.folder = folder
+        self.options = {"clock": self.clock, "passphrase": passphrase}
+        self.site = folder / "site"
+        self.files: SiteFiles = kit.create_site(self.site, "hq", **self.options)
+
+    def keys(self, unit: str) -> UnitFiles:
+        return UnitFiles(self.folder / unit)
+
+    def request(self, unit: str) -> bytes:
+        token = kit.new_token(self.site, unit, clock=self.clock)
+        return kit.new_unit_request(self.keys(unit).folder, "hq", unit, token)
+
+    def enrol(self, unit: str, **options: object) -> UnitFiles:
+        answer = kit.add_unit(self.site, self.request(unit), **self.options, **options)
+        assert kit.install(self.keys(unit).folder, answer, clock=self.clock) == unit
+        return self.keys(unit)
+
+    def event_key(self, unit: str) -> UnitKey:
+        return UnitKey.load(self.keys(unit).event_key)
