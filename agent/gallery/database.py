@@ -121,7 +121,7 @@ class Database:
             raise StorageError(f"{self._path} was written by a newer version of this program: install that one again")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError  # answered as other damage is
-        # Reading rolled a hot journal back. One that is still there is cold: SQLite would leave it lying with its pages.
+        # Reading rolled a hot journal back. One that is there still is cold, and SQLite would leave it with its pages.
         destroy(self._path.with_name(f"{self._path.name}-journal"))
 
     @contextmanager

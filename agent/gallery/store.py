@@ -51,7 +51,7 @@ class GalleryStore:
     """References in one SQLite file at ``path``, for one unit and one purpose.
 
     ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``. Opening completes what a power cut interrupted, and
-    sweeps. Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (the key is gone).
+    sweeps. Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (key is gone).
     """
 
     def __init__(

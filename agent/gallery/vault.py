@@ -71,6 +71,7 @@ class Vault:
         if found != (site, unit):
             raise StorageError("this gallery belongs to another unit: put that unit's file away and start with none")
         keyring.settle(self._kek())
+        self._secret()  # bound to the unit: a file that was made to look like this unit's is found here
 
     def entries(self) -> Iterator[tuple[SubjectId, Entry, str | None]]:
         """Every row that is in the file: its subject, what is known of it, and why it is doomed, if it is."""
