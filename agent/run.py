@@ -183,6 +183,7 @@ class _Service:
         self._recorder.unit("started")
         self._uplink.start()
         self._housekeeping.start()
+        began_ns = self._clock.monotonic_ns()
         try:
             with self._camera:
                 self._camera.while_waiting = idle
@@ -192,6 +193,8 @@ class _Service:
             self._recorder.unit("stopping")
             if not self._uplink.stop(UPLINK_STOP_S):
                 log.warning("the broker did not take everything in time; what is left is sent after the next start")
+            elapsed_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+            log.info("%d frames in %.1f s", self._frames, elapsed_s)
             for name, one in self._times.summaries().items():
                 log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by tools/test and tools/check: finds a Python, keeps .venv-test in step with pyproject.toml.
-# Sets BIN, the folder of the environment's commands. Quick when nothing changed.
+# Sourced by tools/demo, tools/test and tools/check: finds a Python, keeps an environment in step with pyproject.toml.
 # shellcheck shell=bash
 
 fail() { printf '%s: %s\n' "$(basename "$0")" "$1" >&2; exit 1; }
@@ -17,10 +16,12 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
+# set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev).
+# Sets BIN, the folder of its commands. Quick when nothing changed.
 set_up() {
-  local root=$1 python venv stamp wanted
+  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted
   python=$(find_python)
-  venv="$root/.venv-test" stamp="$root/.venv-test/.stamp"
+  stamp="$venv/.stamp"
   wanted=$("$python" - "$root/pyproject.toml" <<'PY'
 import hashlib, pathlib, sys
 print(sys.version.split()[0], sys.executable, hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest())
@@ -31,6 +32,6 @@ PY
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   echo "setting up $venv with $python"
   "$python" -m venv --clear "$venv"
-  "$BIN/python" -m pip install --quiet --disable-pip-version-check --editable "$root[dev]"
+  "$BIN/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extra]"
   printf '%s\n' "$wanted" >"$stamp"
 }

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A throw-away site with one unit, made with the very commands that an installer types."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from agent.camera.scene_script import enrolment_script
+from agent.site.records import SiteFiles
+
+ROOT = Path(__file__).parents[2]
+SITE, UNIT, PROGRAM, ZONE = "demo", "door-1", "auditor-1", "door"
+PURPOSE = "To show on a desk how a door would recognise the people who asked it to, and nobody else."
+NOTICE = "Notice of the Postern demo, version 1: nobody here exists, and the folder may be deleted at any time."
+NOTICE_VERSION = "1"
+COMMAND_TIMEOUT_S = 60.0
+
+
+class CommandError(Exception):
+    """A command of the demo did not end well."""
+
+
+def postern(*words: str | Path, stdin: str | None = None) -> str:
+    """Run ``postern`` as a user would; its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", *map(str, words)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CommandError(f"postern {words[0]} ended with status {done.returncode}: {done.stderr.strip()[-600:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSite:
+    """Folders of the demo: the site kit's and the unit's."""
+
+    folder: Path
+
+    @property
+    def site(self) -> SiteFiles:
+        return SiteFiles(self.folder / "site")
+
+    @property
+    def unit(self) -> Path:
+        return self.folder / "unit"
+
+    @property
+    def config(self) -> Path:
+        return self.unit / "config.yaml"
+
+    def create(self) -> None:
+        """Make the site, the broker's certificate and a program that listens."""
+        where = ("-f", self.site.folder)
+        postern("site", "create", *where, SITE)
+        postern("site", "broker", *where, "127.0.0.1", "localhost")
+        postern("site", "add-program", *where, PROGRAM)
+
+    def add_unit(self, *, port: int, protocol: str, scene: Path) -> None:
+        """Give the unit its keys and its policy: the private ones are made in its own folder and stay there."""
+        where = ("-f", self.site.folder)
+        self.unit.mkdir()
+        self.write_config(self.config, port=port, protocol=protocol, scene=scene)
+        token = postern("site", "token", *where, UNIT)
+        request, answer = self.unit / "request.jws", self.unit / "answer.jws"
+        postern("unit", "request", "-c", self.config, "-o", request, stdin=token)
+        postern("site", "add-unit", *where, request, "-o", answer)
+        postern("unit", "install", "-c", self.config, answer)
+        postern("site", "policy", *where, ROOT / "models" / "policy.json", "-o", self.unit / "policy.jws")
+
+    def enrol(self, person: str, *, port: int, protocol: str) -> tuple[str, list[str]]:
+        """Hold an enrolment session with a demo person before the simulated camera; subject id and advice given."""
+        script = self.folder / f"enrol-{person}.yaml"
+        script.write_text(yaml.safe_dump(msgspec.to_builtins(enrolment_script(person))))
+        config = self.unit / f"enrol-{person}.yaml"
+        self.write_config(config, port=port, protocol=protocol, scene=script)
+        consent = self.folder / f"consent-{person}.json"
+        consent.write_text(json.dumps(self._consent(person), indent=2))
+        *advice, last = postern("enrol", consent, "-c", config).splitlines()
+        return last.removeprefix("enrolled: "), advice
+
+    def write_config(self, path: Path, *, port: int, protocol: str, scene: Path) -> None:
+        """Write the unit's configuration; enrolment and service differ in the scene alone."""
+        content = {
+            "profile": "demo",
+            "purpose": PURPOSE,
+            "unit": {"site": SITE, "id": UNIT, "name": "Demo door"},
+            "notice": {"version": NOTICE_VERSION},
+            "camera": {"source": "scene", "script": str(scene)},
+            "models": {"manifest": str(ROOT / "models" / "manifest.yaml")},
+            "activation": {
+                "kind": "zone",
+                "name": ZONE,
+                "polygon": [[0.25, 0.1], [0.75, 0.1], [0.75, 0.9], [0.25, 0.9]],
+            },
+            "match": {"policy": "policy.jws"},
+            "gallery": {"path": "gallery.db"},
+            "audit": {"path": "audit.log"},
+            "outbox": {"path": "outbox.db"},
+            "keys": {"folder": "keys"},
+            "broker": {"host": "127.0.0.1", "port": port, "protocol": protocol, "home_assistant": True},
+        }
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def _consent(self, person: str) -> dict[str, object]:
+        now = datetime.now(UTC)
+        return {
+            "purpose": PURPOSE,
+            "site": SITE,
+            "units": [UNIT],
+            "notice_version": NOTICE_VERSION,
+            "notice_digest": _digest(NOTICE),
+            "evidence_digest": _digest(f"{person} agreed for the length of this demo"),
+            "given_at": now.isoformat(timespec="seconds"),
+            "expires_at": (now + timedelta(days=1)).isoformat(timespec="seconds"),
+            "age_class": "of_age",
+        }
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
