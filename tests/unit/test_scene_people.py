@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo people: complete, small, decodable, unlike each other, and found by a detector that did not make them."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.camera import scene_people
+from agent.camera.scene_people import PERSON_IDS, load_people
+from agent.camera.scene_pose import PICTURE_SIDE
+from tests.conftest import shared_folder
+
+MAX_PACK_BYTES = 3_000_000  # the wheel carries them to every unit
+FOLDER = Path(scene_people.__file__).parent / "people"
+
+
+def test_the_pack_is_complete_and_holds_nothing_else() -> None:
+    people = load_people()
+    assert tuple(people.people) == PERSON_IDS
+    named = {name for person in people.people.values() for name in person.pictures}
+    assert {path.name for path in FOLDER.iterdir()} == named | {"people.yaml"}
+    assert len(named) == sum(len(person.pictures) for person in people.people.values())
+
+
+def test_the_pack_is_small() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_PACK_BYTES
+
+
+def test_every_picture_decodes_to_a_head_before_nothing() -> None:
+    people = load_people()
+    for who in PERSON_IDS:
+        for number in range(1, len(people.people[who].pictures) + 1):
+            rgba = np.asarray(people.picture(who, number))
+            assert rgba.shape == (PICTURE_SIDE, PICTURE_SIDE, 4)
+            assert np.all(rgba[90:140, 85:115, 3] == 255)  # the face
+            assert np.all(rgba[:60, :8, 3] < 30)  # beside the head
+            assert np.all(rgba[:60, -8:, 3] < 30)
+
+
+def test_people_are_recorded_as_unlike_each_other_and_like_themselves() -> None:
+    measured = load_people().measured
+    assert measured["between_first_max"] < 0.35
+    assert measured["within_min"] > 0.6
+    assert measured["nearest_training_max"] < measured["training_to_training_mean"] + 0.1
+
+
+@pytest.mark.shared
+def test_a_foreign_detector_finds_every_picture_where_the_index_says() -> None:
+    cv2 = pytest.importorskip("cv2")
+    model = shared_folder() / "models" / "teacher" / "yunet_n_dynamic.onnx"
+    detector = cv2.FaceDetectorYN.create(str(model), "", (PICTURE_SIDE, PICTURE_SIDE), 0.7)
+    people = load_people()
+    for who, number in product(PERSON_IDS, (1, 2, 3, 4)):
+        rgba = np.asarray(people.picture(who, number)).astype(np.float32)
+        matte = rgba[..., 3:] / 255
+        rgb = (rgba[..., :3] * matte + 128 * (1 - matte)).astype(np.uint8)
+        faces = detector.detect(np.ascontiguousarray(rgb[..., ::-1]))[1]
+        assert faces is not None, f"{who}-{number}"
+        assert len(faces) == 1
+        x, y, w, h = faces[0, :4]
+        assert (x, y, x + w, y + h) == pytest.approx(people.box, abs=16)
