@@ -152,10 +152,11 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 def lines(outcome: Outcome, folder: Path, *, kept: bool) -> list[str]:
     """The summary for people."""
     verdict = "as expected" if outcome.ok else "NOT AS EXPECTED"
+    matched, enrolled = ", ".join(outcome.matched) or "nobody", ", ".join(outcome.expected)
+    others = f"{outcome.refused} refused and {len(outcome.unexpected)} unexpected events"
     text = [
         "",
-        f"{verdict}: matched {', '.join(outcome.matched) or 'nobody'} of enrolled {', '.join(outcome.expected)};"
-        f" {outcome.refused} refused and {len(outcome.unexpected)} unexpected events",
+        f"{verdict}: matched {matched} of enrolled {enrolled}; {others}",
         f"{STRANGER} walked up to the door as well: no event, no counter, no log line, no embedding kept",
         f"{outcome.frames_per_second:.1f} frames/s (the scene's pace)",
         *stage_times(outcome),

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop keeps its promises whatever the models say: stand-ins answer for the models, everything else is real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import pipeline
+from agent.camera.base import CameraInfo, Frame, RgbPicture
+from agent.detect.face import Face
+from agent.detect.gate import FaceLimits, ZoneGate
+from agent.detect.track import Tracker
+from agent.embed.records import Crop, Embedding
+from agent.match.decide import Voter
+from agent.match.policy import Policy, TailPoint, Votes
+from agent.match.presence import Presence, PresenceChange
+from agent.match.records import Match, References, SubjectId
+from agent.timing import StageTimes
+
+MODEL = "sha256:" + "0" * 64
+WIDTH, HEIGHT = 640, 480
+FRAME_NS = 100_000_000
+POLICY = Policy(
+    version=1,
+    model=MODEL,
+    target_fpir=0.001,
+    impostor_pairs=1_000_000,
+    impostor_tail=(TailPoint(fmr=0.01, threshold=0.3), TailPoint(fmr=1e-5, threshold=0.6)),
+    margin=0.05,
+    votes=Votes(needed=3, of=5, within_ms=1500),
+)
+ALICE = SubjectId(b"a" * 16)
+ALICE_VECTOR = np.eye(128, dtype=np.float32)[0]
+
+
+def face(x: float, y: float, size: float = 120, yaw: float = 0.0) -> Face:
+    """A face centred at x, y; ``yaw`` moves the nose sideways as a turned head does."""
+    marks = np.array([[-0.2, -0.15], [0.2, -0.15], [yaw, 0.05], [-0.15, 0.25], [0.15, 0.25]], np.float32) * size
+    return Face((x - size / 2, y - size / 2, x + size / 2, y + size / 2), marks + np.float32([x, y]), 0.9)
+
+
+class ScriptedCamera:
+    """Frames whose faces ``ScriptedDetector`` knows; remembers each frame to see whether it was released."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.made: list[Frame] = []
+
+    def __enter__(self) -> ScriptedCamera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def info(self) -> CameraInfo:
+        return CameraInfo("scripted", WIDTH, HEIGHT, 320, 240, 10.0, live=False)
+
+    def frames(self) -> Iterator[Frame]:
+        for number in range(self.count):
+            picture = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+            self.made.append(Frame(number, number * FRAME_NS, np.zeros((240, 320, 3), np.uint8), RgbPicture(picture)))
+            yield self.made[-1]
+
+
+class ScriptedDetector:
+    def __init__(self, faces: list[list[Face]]) -> None:
+        self.faces = faces
+
+    def detect(self, frame: Frame) -> list[Face]:
+        return self.faces[frame.number]
+
+
+class CountingEmbedder:
+    """Answers with one vector and keeps the very arrays it saw and made."""
+
+    def __init__(self, vector: np.ndarray) -> None:
+        self.vector = vector
+        self.crops: list[Crop] = []
+        self.embeddings: list[Embedding] = []
+
+    def embed(self, crop: Crop) -> Embedding:
+        self.crops.append(crop)
+        self.embeddings.append(Embedding(self.vector.copy(), MODEL))
+        return self.embeddings[-1]
+
+
+def make_stages(
+    faces: list[list[Face]],
+    recorded: list[Match | PresenceChange],
+    *,
+    count: int,
+    vector: np.ndarray = ALICE_VECTOR,
+    enrolled: bool = True,
+) -> pipeline.Stages:
+    matrix = ALICE_VECTOR[None] if enrolled else np.zeros((0, 128), np.float32)
+    door = [(0.3, 0.1), (0.7, 0.1), (0.7, 0.9), (0.3, 0.9)]
+    return pipeline.Stages(
+        camera=ScriptedCamera(count),
+        detector=ScriptedDetector(faces),  # type: ignore[arg-type]
+        tracker=Tracker(),
+        gate=ZoneGate(zone="door", polygon=door, limits=FaceLimits(80, 25.0)),
+        embedder=CountingEmbedder(vector),  # type: ignore[arg-type]
+        references=lambda: References((ALICE,) if enrolled else (), matrix, MODEL),
+        voter=Voter(POLICY),
+        presence=Presence(),
+        record=recorded.append,
+        times=StageTimes(pipeline.STAGES),
+    )
+
+
+def play(faces: list[list[Face]], **changes: Any) -> Any:
+    recorded: list[Match | PresenceChange] = []
+    stages = make_stages(faces, recorded, count=len(faces), **changes)
+    pipeline.run(stages, keep_going=lambda: True)
+    return stages.camera, stages.embedder, recorded
+
+
+def test_enrolled_person_who_acts_is_matched_once() -> None:
+    _, _, recorded = play([[face(320, 240)]] * 30)
+    assert [type(one).__name__ for one in recorded] == ["Match", "PresenceChange"]
+    assert recorded[0].subject == ALICE
+    assert recorded[0].zone == "door"
+
+
+@pytest.mark.parametrize(
+    "passer_by",
+    [face(60, 240), face(320, 240, size=60), face(320, 240, yaw=0.3)],
+    ids=["outside the zone", "far away", "looking elsewhere"],
+)
+def test_face_that_did_not_act_is_never_embedded(passer_by: Face) -> None:
+    _, embedder, recorded = play([[passer_by]] * 60)
+    assert embedder.crops == []
+    assert recorded == []
+
+
+def test_passer_by_who_does_not_stay_is_never_embedded() -> None:
+    walking = [[face(60 + 40 * n, 240)] for n in range(14)]
+    _, embedder, _ = play(walking)
+    assert embedder.crops == []
+
+
+def test_empty_gallery_embeds_nobody() -> None:
+    _, embedder, recorded = play([[face(320, 240)]] * 30, enrolled=False)
+    assert embedder.crops == []
+    assert recorded == []
+
+
+def test_stranger_who_acts_leaves_nothing_behind() -> None:
+    camera, embedder, recorded = play([[face(320, 240)]] * 30, vector=np.eye(128, dtype=np.float32)[1])
+    assert embedder.crops, "the stranger was compared"
+    assert recorded == []
+    assert not any(crop.any() for crop in embedder.crops)
+    assert not any(embedding.vector.any() for embedding in embedder.embeddings)
+    for frame in camera.made:
+        with pytest.raises(ValueError, match="released"):
+            _ = frame.main
+
+
+def test_frame_is_released_when_a_stage_fails() -> None:
+    stages = make_stages([], [], count=1)
+    with pytest.raises(IndexError):
+        pipeline.run(stages, keep_going=lambda: True)
+    with pytest.raises(ValueError, match="released"):
+        _ = stages.camera.made[0].lores  # type: ignore[attr-defined]
+
+
+def test_pipeline_ends_when_told() -> None:
+    stages = make_stages([[]] * 50, [], count=50)
+    asked = iter([True, True, False])
+    pipeline.run(stages, keep_going=lambda: next(asked))
+    assert len(stages.camera.made) == 3  # type: ignore[attr-defined]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-50, 700), st.floats(-50, 530), st.floats(5, 400)), max_size=4),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_no_arrangement_of_faces_breaks_the_loop_or_keeps_a_crop(
+    places: list[list[tuple[float, float, float]]],
+) -> None:
+    _, embedder, recorded = play([[face(*place) for place in frame] for frame in places])
+    assert not any(crop.any() for crop in embedder.crops)
+    assert all(one.subject == ALICE for one in recorded)
