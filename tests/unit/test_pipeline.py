@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ class ScriptedCamera:
         self.count = count
         self.made: list[Frame] = []
 
-    def __enter__(self) -> ScriptedCamera:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
