@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,11 @@ def test_an_enrolment_scene_exists_for_every_person() -> None:
         assert script.people[0].who == person
         assert script.frame_count == 16
         assert max(key.at for key in script.people[0].pose) < 2
+
+
+def test_a_made_script_survives_being_written_and_read() -> None:
+    script = enrolment_script("person-07")
+    assert parse_script(yaml.safe_dump(msgspec.to_builtins(script)).encode(), FILE) == script
 
 
 def test_an_enrolment_scene_of_nobody_is_refused() -> None:
