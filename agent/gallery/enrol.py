@@ -75,8 +75,9 @@ class Quality:
     min_luma: float = 50.0  # mean of the crop, 0 to 255
     max_luma: float = 215.0
     # Variance of the Laplacian over the crop (Pech-Pacheco et al., ICPR 2000), by its contrast: a focused crop of a
-    # low-contrast face must not count as blurred.
-    min_sharpness: float = 0.015
+    # low-contrast face must not count as blurred. On 150 crops of LFW, 99 % of the originals lie above 0.018, and 95 %
+    # of them below 0.0065 once blurred by 2 pixels.
+    min_sharpness: float = 0.008
     spacing_ns: int = 700_000_000  # captures of one second are one capture
     max_likeness: float = 0.995  # comparison score of two captures; above it is the same picture twice
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from agent.clock import Clock
-from agent.errors import ConsentError, RefusedError
+from agent.errors import ConsentError, RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord, check
 from agent.gallery.database import Database
 from agent.gallery.erase import (
@@ -84,11 +84,7 @@ class GalleryStore:
         self._database = Database(path)
         try:
             self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
-            for subject, entry, doomed in self._vault.entries():
-                self._entries[subject] = entry
-                if doomed is not None:
-                    # A reason that nobody of us wrote is no reason to keep anything.
-                    self._doomed[subject] = cast("ErasureReason", doomed if doomed in REASONS else "withdrawn")
+            self._load()
             self._finished = self.sweep(clock.now())
         except BaseException:
             self._database.close()
@@ -150,10 +146,15 @@ class GalleryStore:
             replaced = subject in self._entries
             if not replaced and len(self._entries) >= MAX_SUBJECTS:
                 raise RefusedError(f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit")
-            # What is replaced is destroyed as thoroughly as what is erased.
-            with self._vault.new_kek() if replaced else self._database.transaction() as connection:
-                self._vault.put(connection, subject, entry, reference, record)
-            self._exclude(subject)
+            try:
+                # What is replaced is destroyed as thoroughly as what is erased.
+                with self._vault.new_kek() if replaced else self._database.transaction() as connection:
+                    self._vault.put(connection, subject, entry, reference, record)
+            except StorageError:
+                self._load()  # a disk may fail just after it has taken everything
+                raise
+            finally:
+                self._exclude(subject)
             self._entries[subject] = entry
             return subject
 
@@ -238,6 +239,15 @@ class GalleryStore:
         """Give every template a new rotation and new keys, without the people; what leaked before fits no longer."""
         with self._lock:
             self._vault.renew()
+
+    def _load(self) -> None:
+        """Learn from the file what is held."""
+        self._entries = {}
+        for subject, entry, doomed in self._vault.entries():
+            self._entries[subject] = entry
+            if doomed is not None:
+                # A reason that nobody of us wrote is no reason to keep anything.
+                self._doomed[subject] = cast("ErasureReason", doomed if doomed in REASONS else "withdrawn")
 
     def _doom(self, subject: SubjectId, reason: ErasureReason) -> None:
         """From here on the subject matches nobody, whatever the disk says."""

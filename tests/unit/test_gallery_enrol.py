@@ -31,9 +31,9 @@ def picture(seed: int = 0, *, blur: float = 0, gain: float = 1, offset: float = 
     """A crop with detail of all sizes, as a face has."""
     rng = np.random.default_rng(seed)
     total = np.zeros((112, 112))
-    for size in (4, 8, 16, 32, 112):
+    for size, strength in ((4, 30), (8, 20), (16, 14), (32, 8), (112, 3)):
         coarse = Image.fromarray(rng.normal(size=(size, size)).astype(np.float32))
-        total += np.asarray(coarse.resize((112, 112), Image.Resampling.BICUBIC)) * (12 if size < 112 else 6)
+        total += np.asarray(coarse.resize((112, 112), Image.Resampling.BICUBIC)) * strength
     grey = np.clip((128 + total) * gain + offset, 0, 255).astype(np.uint8)
     image = Image.fromarray(np.stack([grey] * 3, axis=2))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(blur)) if blur else image)
@@ -105,7 +105,7 @@ def test_a_person_who_does_as_told_is_enrolled_in_five_captures(person) -> None:
         ([face(300, 300, 200, pitch=-30)], picture(), "turned"),
         ([GOOD], picture(gain=0.3), "dark"),
         ([GOOD], picture(offset=110), "bright"),
-        ([GOOD], picture(blur=3), "blurred"),
+        ([GOOD], picture(blur=4), "blurred"),
         ([GOOD], np.full((112, 112, 3), 128, np.uint8), "blurred"),
     ],
 )
