@@ -57,7 +57,7 @@ from agent.strict_json import loads
 from agent.timing import StageTimes
 from agent.uplink.commands import CommandCounter, Commands, Outcome
 from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.uplink.credentials import Credentials, load_identity
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
 from agent.uplink.info import CameraFacts, Info, PublicJwk, encode_info
@@ -193,10 +193,14 @@ class _Service:
             self._recorder.unit("stopping")
             if not self._uplink.stop(UPLINK_STOP_S):
                 log.warning("the broker did not take everything in time; what is left is sent after the next start")
-            elapsed_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-            log.info("%d frames in %.1f s", self._frames, elapsed_s)
-            for name, one in self._times.summaries().items():
-                log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
+            if self._config.profile == "demo":
+                self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+
+    def _tell_times(self, elapsed_s: float) -> None:
+        """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
+        log.info("%d frames in %.1f s", self._frames, elapsed_s)
+        for name, one in self._times.summaries().items():
+            log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 
     # -- parts ---------------------------------------------------------------------------------------
 
@@ -207,7 +211,7 @@ class _Service:
             signer=key,
             clock=self._clock,
             outbox=self._outbox,
-            stages=self._times,
+            stages=self._times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
             frames=lambda: self._frames,
             recognition=lambda: "paused" if self._paused.is_set() else "running",
             temperature=read_temperature,
@@ -218,6 +222,8 @@ class _Service:
     def _make_uplink(self, key: UnitKey, models: Models, health: HealthReporter) -> Uplink:
         config = self._config
         tls = config.tls_files()
+        credentials = Credentials(tls.ca, tls.certificate, tls.key)
+        load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
         handlers = make_handlers(
             Parts(
                 gallery=self._gallery,
@@ -256,7 +262,7 @@ class _Service:
                     host=config.broker.host,
                     port=config.broker.port,
                     protocol=config.broker.protocol,
-                    credentials=Credentials(tls.ca, tls.certificate, tls.key),
+                    credentials=credentials,
                 ),
                 site=config.unit.site,
                 unit=config.unit.id,

@@ -43,6 +43,10 @@ class DemoBroker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -50,7 +54,6 @@ class DemoBroker:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"tools/demo: the broker did not start; see {self._folder / 'log'}")
             time.sleep(0.05)
-        return self
 
     def reload(self, site: SiteFiles) -> None:
         """Take the site's present access and revocation lists, as after each change."""
@@ -60,6 +63,9 @@ class DemoBroker:
             self._process.send_signal(signal.SIGHUP)
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             try:

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole unit as a process, made with the commands of an installer, against a real broker."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.clock import SystemClock
+from agent.keys import load_public_key
+from agent.outbox.verify import VerifiedEvent
+from agent.subscribe.files import TrustFile
+from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.uplink.connection import BrokerSettings
+from agent.uplink.credentials import Credentials
+from tools.demonstration.brokers import DemoBroker
+from tools.demonstration.site import PROGRAM, SITE, DemoSite
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+
+ENROLLED = "person-01"
+CLEAN_STOP_S = 2.0
+KILLS = int(os.environ.get("POSTERN_KILLS", "6"))  # the long form has 100
+STANDING = [{"at": 0, "x": 640, "y": 300, "face": 176}]
+
+
+def scene(who: str | None, seconds: float) -> dict[str, object]:
+    people = [] if who is None else [{"who": who, "picture": 2, "path": STANDING, "pose": [{"at": 0, "yaw": 0}]}]
+    return {
+        "size": [1280, 720],
+        "frames_per_second": 10,
+        "duration": seconds,
+        "seed": 1,
+        "background": {"kind": "room", "variant": 11},
+        "people": people,
+    }
+
+
+@dataclass
+class Installed:
+    """A unit with one enrolled person, ready to run."""
+
+    site: DemoSite
+    broker: DemoBroker
+
+    def show(self, who: str | None, seconds: float) -> None:
+        script = self.site.folder / "scene.yaml"
+        script.write_text(yaml.safe_dump(scene(who, seconds)))
+        self.site.write_config(self.site.config, port=self.broker.port, protocol=self.broker.protocol, scene=script)
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "agent", "run", "-c", str(self.site.config)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def subscriber(self) -> Subscriber:
+        keys = self.site.site.client(PROGRAM)
+        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        broker = BrokerSettings("127.0.0.1", credentials, port=self.broker.port, protocol=self.broker.protocol)
+        trust = TrustFile(self.site.site.trust, load_public_key(self.site.site.site_jwk))
+        return Subscriber(broker, site=SITE, trust=trust, clock=SystemClock(), durable=True)
+
+    def head(self) -> int:
+        with sqlite3.connect(self.site.unit / "outbox.db") as db:
+            return int(db.execute("SELECT max(seq) FROM head").fetchone()[0])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """One site for the whole module: making one takes seconds."""
+    if shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("mosquitto is not installed")
+    site = DemoSite(tmp_path_factory.mktemp("service"))
+    site.create()
+    with DemoBroker(site.site, site.folder / "broker") as broker:
+        script = site.folder / "scene.yaml"
+        script.write_text(yaml.safe_dump(scene(None, 1)))
+        site.add_unit(port=broker.port, protocol=broker.protocol, scene=script)
+        broker.reload(site.site)
+        site.enrol(ENROLLED, port=broker.port, protocol=broker.protocol)
+        yield Installed(site, broker)
+
+
+def receive(subscriber: Subscriber, until: float) -> list[VerifiedEvent | Refusal]:
+    """What arrives until nothing more does, ``until`` seconds at most."""
+    received: list[VerifiedEvent | Refusal] = []
+    deadline = time.monotonic() + until
+    for outcome in subscriber:
+        received.append(outcome)
+        stopped = isinstance(outcome, VerifiedEvent) and getattr(outcome.event.data, "condition", "") == "stopping"
+        if stopped or time.monotonic() > deadline:
+            subscriber.stop()
+    return received
+
+
+def test_sigterm_ends_soon_and_loses_nothing(template: Installed) -> None:
+    template.show(ENROLLED, 60)
+    with template.subscriber() as subscriber:
+        unit = template.start()
+        received = []
+        for outcome in subscriber:
+            received.append(outcome)
+            if isinstance(outcome, VerifiedEvent) and outcome.kind == "match":
+                break
+        began = time.monotonic()
+        unit.send_signal(signal.SIGTERM)
+        unit.communicate(timeout=30)
+        assert unit.returncode == 0
+        assert time.monotonic() - began < CLEAN_STOP_S + 3, (
+            "a clean stop takes two seconds; three more for a busy machine"
+        )
+        received += receive(subscriber, 10)
+    assert not [one for one in received if isinstance(one, Refusal)]
+    assert [one.event.data.seq for one in received if isinstance(one, VerifiedEvent)][-1] == template.head()
+    assert getattr(received[-1].event.data, "condition", None) == "stopping"  # type: ignore[union-attr]
+
+
+def test_kill_9_at_any_moment_loses_no_signed_event_and_reuses_no_number(template: Installed) -> None:
+    template.show(ENROLLED, 60)
+    dice = random.Random(4)
+    first = template.head() + 1
+    with template.subscriber() as subscriber:
+        for _ in range(KILLS):
+            unit = template.start()
+            time.sleep(dice.uniform(0.3, 3.5))
+            unit.kill()
+            unit.communicate()
+        template.show(None, 0.5)
+        unit = template.start()
+        received: dict[int, VerifiedEvent] = {}
+        for outcome in subscriber:
+            assert isinstance(outcome, VerifiedEvent) or outcome.reason == "duplicate", outcome
+            if isinstance(outcome, VerifiedEvent):
+                assert outcome.event.data.seq not in received
+                received[outcome.event.data.seq] = outcome
+                if getattr(outcome.event.data, "condition", "") == "stopping":
+                    subscriber.stop()
+        unit.communicate()
+    assert sorted(received) == list(range(first, template.head() + 1))
+
+
+def test_broker_outage_delays_events_but_loses_and_doubles_none(template: Installed) -> None:
+    template.show(ENROLLED, 6)
+    first = template.head() + 1
+    template.broker.stop()
+    unit = template.start()
+    unit.communicate(timeout=60)
+    assert template.head() > first, "the unit went on deciding"
+    template.broker.start()
+    template.show(None, 1)
+    with template.subscriber() as subscriber:
+        unit = template.start()
+        received = receive(subscriber, 30)
+        unit.communicate()
+    events = [one for one in received if isinstance(one, VerifiedEvent)]
+    assert len(events) == len(received)
+    assert [one.event.data.seq for one in events] == list(range(first, template.head() + 1))
+    assert any(one.kind == "match" and one.backlog for one in events), "late events come on the backlog"
+
+
+def trace(installed: Installed, who: str | None) -> tuple[list[str], list[str], dict[str, int]]:
+    """Kinds of events, log lines without numbers, and sizes of files that a scene leaves."""
+    installed.show(who, 5)
+    config = yaml.safe_load(installed.site.config.read_text())
+    with installed.subscriber() as subscriber:
+        unit = installed.start()
+        received = receive(subscriber, 30)
+        log = unit.communicate()[1]
+    assert config["profile"] == "demo"
+    kinds = [one.kind if isinstance(one, VerifiedEvent) else one.reason for one in received]
+    words = ["".join(c for c in line if not c.isdigit()) for line in log.splitlines() if " stage " not in line]
+    sizes = {
+        str(path.relative_to(installed.site.unit)): path.stat().st_size
+        for path in sorted(installed.site.unit.rglob("*"))
+        if path.is_file() and path.name not in {"audit.log", "config.yaml"}
+    }
+    return kinds, words, sizes
+
+
+def test_stranger_leaves_no_event_no_log_line_and_no_byte(template: Installed) -> None:
+    assert trace(template, "person-03") == trace(template, None)
+
+
+Harm = Callable[[Path, dict[str, Any]], None]
+
+
+def flip_a_bit(unit: Path, _: dict[str, Any]) -> None:
+    path = unit.parent / "models" / "embedder.tflite"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def use_video(unit: Path, config: dict[str, Any], content: bytes | None) -> None:
+    clip = unit / "clip.mp4"
+    if content is not None:
+        clip.write_bytes(content)
+    config["camera"] = {"source": "file", "path": str(clip)}
+
+
+HARMS: dict[str, tuple[Harm, int, str]] = {
+    "model missing": (lambda u, _: (u.parent / "models" / "embedder.tflite").unlink(), 2, "embedder.tflite"),
+    "model altered": (flip_a_bit, 2, "sha256"),
+    "policy altered": (lambda u, _: (u / "policy.jws").write_text("e30.e30.AAAA") and None, 2, "policy"),
+    "signing key missing": (lambda u, _: (u / "keys" / "unit.key").unlink(), 70, "unit.key"),
+    "wrong TLS key": (
+        lambda u, _: shutil.copy(u / "keys" / "unit.key", u / "keys" / "tls.key") and None,
+        70,
+        "tls.key",
+    ),
+    "secret open to others": (lambda u, _: (u / "keys" / "epoch-keys.json").chmod(0o644), 70, "epoch-keys.json"),
+    "scene missing": (lambda u, c: c["camera"].update(script=str(u / "none.yaml")), 2, "none.yaml"),
+    "video missing": (lambda u, c: use_video(u, c, None), 2, "clip.mp4"),
+    "video corrupt": (lambda u, c: use_video(u, c, b"\0" * 5000), 2, "clip.mp4"),
+    "key unknown": (lambda _, c: c["camera"].update(sauce="scene"), 2, "sauce"),
+    "disk full": (lambda *_: None, 70, "full"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_bad_input_gets_one_clear_error(template: Installed, tmp_path: Path, harm: str) -> None:
+    unit = tmp_path / "unit"
+    shutil.copytree(template.site.unit, unit)
+    shutil.copytree(Path(__file__).parents[2] / "models", tmp_path / "models")
+    config = yaml.safe_load(template.site.config.read_text())
+    config["models"]["manifest"] = str(tmp_path / "models" / "manifest.yaml")
+    do, status, words = HARMS[harm]
+    do(unit, config)
+    (unit / "config.yaml").write_text(yaml.safe_dump(config))
+    limit = ["prlimit", "--fsize=0"] if harm == "disk full" else []
+    done = subprocess.run(
+        [*limit, sys.executable, "-m", "agent", "run", "-c", str(unit / "config.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("postern: ")]
+    assert done.returncode == status, done.stderr
+    assert words in " ".join(errors), done.stderr
+    assert "Traceback" not in done.stderr
