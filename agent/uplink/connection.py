@@ -32,7 +32,7 @@ KEEPALIVE_S = 30  # a dead link is noticed within one and a half of this; below 
 CONNECT_TIMEOUT_S = 5.0  # per step (TCP, TLS, CONNACK): slow mobile links answer within 2 s
 WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability`` (MQTT 5, 3.1.3.2.2)
 SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
-MAX_INCOMING_BYTES = 16 * 1024  # the broker must not send larger packets (MQTT 5, 3.1.2.11.4)
+MAX_INCOMING_BYTES = 32 * 1024  # the broker must not send larger packets (MQTT 5, 3.1.2.11.4); responses have 16 KiB
 RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
 PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
 
@@ -135,6 +135,9 @@ class Connection:
                 clean_start=False if self.v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
                 properties=self._connect_properties(),
             )
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # one event is one small packet: send it now
             self._await_connack()
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
             self.abandon()

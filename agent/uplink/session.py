@@ -28,8 +28,8 @@ from agent.uplink.topics import Topics
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
-FLUSH_S = 1.0  # of the two seconds for a clean stop, what the last events may take
-FAREWELL_S = 0.5  # and what ``offline`` may take
+FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
+FAREWELL_S = 0.4  # and what ``offline`` may take
 BIRTH_SPREAD_S = 5.0  # a fleet does not answer Home Assistant's birth message all at once
 PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those still in flight
 MAX_PAGES = 32  # read per round when the first ones are all held: about a thousand rows, some milliseconds

@@ -36,7 +36,7 @@ class UnitOnBroker:
     """``unit`` holds the outbox; ``start`` connects. Reconnects within 0.2 s, so that tests are quick."""
 
     def __init__(self, folder: Path, broker: BrokerSettings, name: str = "door-1", **options: Any) -> None:
-        self.clock = SkippingClock()
+        self.clock: SkippingClock = options.pop("clock", None) or SkippingClock()
         self.unit = SigningUnit(folder / f"{name}.db", name, self.clock)  # type: ignore[arg-type]  # it only reads it
         self.outbox = self.unit.outbox
         self.notices: list[UplinkNotice] = []

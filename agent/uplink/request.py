@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other end of ``commands``: sign with the site's key, send, answer a challenge, return the response."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from agent.clock import Clock
+from agent.errors import BrokerError
+from agent.keys import SigningKey
+from agent.uplink.commands import MAX_RESPONSE_BYTES, SIGNATURE_TYPE, Command, Response
+from agent.uplink.connection import BrokerSettings, Connection
+from agent.uplink.credentials import load_identity
+from agent.uplink.topics import Topics
+
+VALIDITY_S = 60  # a command that is not there in a minute is better sent again
+ANSWER_TIMEOUT_S = 15.0  # a self-test runs every model once
+POLL_S = 0.2
+
+
+def sign_command(key: SigningKey, command: Command) -> bytes:
+    """Encode and sign; the bytes go to ``request/<verb>``."""
+    return key.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
+
+
+class Operator:
+    """Sends commands to the units of one site, one at a time."""
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        *,
+        site: str,
+        key: SigningKey,
+        clock: Clock,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """``key`` is the site's command key; the certificate in ``broker`` is the operator's."""
+        self._broker, self._site, self._key = broker, site, key
+        self._clock, self._random = clock, random
+
+    def ask(
+        self, unit: str, verb: str, args: Mapping[str, Any] | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Response:
+        """Send one command and wait for its answer, which may be a refusal.
+
+        Raises BrokerError when the broker cannot be reached or the unit does not answer in time.
+        """
+        topics = Topics(self._site, unit)
+        name = load_identity(self._broker.credentials, self._clock).common_name
+        connection = Connection(self._broker, client_id=name, clock=self._clock, session_expiry_s=0)
+        connection.open()
+        try:
+            connection.subscribe(topics.response(verb))
+            command = self._command(unit, verb, dict(args or {}))
+            answer = self._exchange(connection, topics, command, timeout_s)
+            if answer.error == "challenge" and answer.nonce is not None:
+                answer = self._exchange(
+                    connection, topics, msgspec.structs.replace(command, nonce=answer.nonce), timeout_s
+                )
+            return answer
+        finally:
+            connection.close()
+
+    def _command(self, unit: str, verb: str, args: dict[str, Any]) -> Command:
+        now = self._clock.now().timestamp()
+        return Command(
+            site=self._site,
+            unit=unit,
+            verb=verb,
+            cmd_seq=int(now * 1000),  # rises with the time, so several operators need not agree on a counter
+            issued_at=int(now),
+            expires_at=int(now) + VALIDITY_S,
+            transaction=self._random(8).hex(),
+            args=args,
+        )
+
+    def _exchange(self, connection: Connection, topics: Topics, command: Command, timeout_s: float) -> Response:
+        connection.publish(
+            f"{topics.base}/request/{command.verb}", sign_command(self._key, command), expiry_s=VALIDITY_S
+        )
+        end_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
+        while self._clock.monotonic_ns() < end_ns:
+            polled = connection.poll(POLL_S)
+            if any(not ack.accepted for ack in polled.acks):
+                raise BrokerError("the broker refuses the command: give this certificate the role of an operator")
+            for message in polled.messages:
+                answer = read_response(message.payload)
+                if answer is not None and answer.transaction in (command.transaction, None):
+                    return answer
+        raise BrokerError(f"unit {command.unit} does not answer: look at its availability and its site's command key")
+
+
+def read_response(payload: bytes) -> Response | None:
+    """Decode what came on a response topic; None for anything that is no response."""
+    if len(payload) > MAX_RESPONSE_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(payload, type=Response)
+    except msgspec.MsgspecError:
+        return None
