@@ -18,7 +18,7 @@ import pytest
 from agent.clock import SimulatedClock
 from agent.gallery.store import GalleryStore
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
-from tests.simulators.power import Crash, crashes, record
+from tests.simulators.power import Crash, Step, crashes, record
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 
@@ -31,10 +31,15 @@ def work() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_power_cut_at_any_write_keeps_every_promise(work: Path) -> None:
-    living = work / "living"
-    living.mkdir()
-    steps = record(["-m", "tests.simulators.gallery_life", str(living)], living, work)
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
+    """What a gallery's life does to its files."""
+    work = tmp_path_factory.mktemp("record")
+    (work / "living").mkdir()
+    return record(["-m", "tests.simulators.gallery_life", str(work / "living")], work / "living", work)
+
+
+def test_power_cut_at_any_write_keeps_every_promise(work: Path, steps: list[Step]) -> None:
     keks = {step.data[4:].decode() for step in steps if step.data.startswith(b"kek ")}
     assert len([s for s in steps if s.op == "fsync"]) > 50, "the record shows no writes: is the recorder loaded?"
     assert len(keks) >= 5, "each erasure makes a new key"
@@ -47,6 +52,20 @@ def test_power_cut_at_any_write_keeps_every_promise(work: Path) -> None:
         _check(crash, folder, keks)
         tried += 1
     assert tried > 150
+
+
+def test_a_wish_to_erase_that_reached_the_disk_is_carried_out_by_the_next_start(work: Path, steps: list[Step]) -> None:
+    wishes = [(at, step.data[6:].decode()) for at, step in enumerate(steps) if step.data.startswith(b"begin ")]
+    for begun, subject in wishes[:2]:
+        committed = next(
+            i for i in range(begun, len(steps)) if (steps[i].op, steps[i].a) == ("unlink", "gallery.db-journal")
+        )
+        durable = next(i for i in range(committed, len(steps)) if (steps[i].op, steps[i].a) == ("fsync", "."))
+        for crash in crashes(steps[: durable + 1], seed=1, every=durable + 1):
+            crash.restore(work / "crashed")
+            with open_store(work / "crashed", SimulatedClock()) as store:
+                assert [receipt.reason for receipt in store.finished] == ["withdrawn"], crash.kind
+                assert bytes.fromhex(subject) not in {h.subject for h in store.list()}
 
 
 def _check(crash: Crash, folder: Path, keks: set[str]) -> None:

@@ -46,7 +46,7 @@ class GalleryLife(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
+        self.folder = Path(tempfile.mkdtemp(prefix="postern-life-", dir=MEMORY))
         self.clock = SimulatedClock()
         self.rng = np.random.default_rng(0)
         self.store = open_store(self.folder, self.clock, unused_days=UNUSED_DAYS)
