@@ -10,8 +10,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,11 @@ class Installed:
         return Subscriber(broker, site=SITE, trust=trust, clock=SystemClock(), durable=True)
 
     def head(self) -> int:
-        with sqlite3.connect(self.site.unit / "outbox.db") as db:
-            return int(db.execute("SELECT max(seq) FROM head").fetchone()[0])
+        path = self.site.unit / "outbox.db"
+        if not path.exists():
+            return 0
+        with closing(sqlite3.connect(path)) as db:
+            return int(db.execute("SELECT seq FROM head").fetchone()[0])
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +98,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         yield Installed(site, broker)
 
 
-def receive(subscriber: Subscriber, until: float) -> list[VerifiedEvent | Refusal]:
-    """What arrives until nothing more does, ``until`` seconds at most."""
+def receive(subscriber: Subscriber, head: int, patience_s: float = 30) -> list[VerifiedEvent | Refusal]:
+    """What arrives up to event number ``head``."""
     received: list[VerifiedEvent | Refusal] = []
-    deadline = time.monotonic() + until
+    timer = threading.Timer(patience_s, subscriber.stop)
+    timer.start()
     for outcome in subscriber:
         received.append(outcome)
-        stopped = isinstance(outcome, VerifiedEvent) and getattr(outcome.event.data, "condition", "") == "stopping"
-        if stopped or time.monotonic() > deadline:
+        if isinstance(outcome, VerifiedEvent) and outcome.event.data.seq >= head:
             subscriber.stop()
+    timer.cancel()
     return received
 
 
@@ -121,7 +127,7 @@ def test_sigterm_ends_soon_and_loses_nothing(template: Installed) -> None:
         assert time.monotonic() - began < CLEAN_STOP_S + 3, (
             "a clean stop takes two seconds; three more for a busy machine"
         )
-        received += receive(subscriber, 10)
+        received += receive(subscriber, template.head())
     assert not [one for one in received if isinstance(one, Refusal)]
     assert [one.event.data.seq for one in received if isinstance(one, VerifiedEvent)][-1] == template.head()
     assert getattr(received[-1].event.data, "condition", None) == "stopping"  # type: ignore[union-attr]
@@ -139,16 +145,11 @@ def test_kill_9_at_any_moment_loses_no_signed_event_and_reuses_no_number(templat
             unit.communicate()
         template.show(None, 0.5)
         unit = template.start()
-        received: dict[int, VerifiedEvent] = {}
-        for outcome in subscriber:
-            assert isinstance(outcome, VerifiedEvent) or outcome.reason == "duplicate", outcome
-            if isinstance(outcome, VerifiedEvent):
-                assert outcome.event.data.seq not in received
-                received[outcome.event.data.seq] = outcome
-                if getattr(outcome.event.data, "condition", "") == "stopping":
-                    subscriber.stop()
-        unit.communicate()
-    assert sorted(received) == list(range(first, template.head() + 1))
+        unit.communicate(timeout=60)
+        outcomes = receive(subscriber, template.head())
+    assert [one for one in outcomes if isinstance(one, Refusal) and one.reason != "duplicate"] == []
+    received = [one.event.data.seq for one in outcomes if isinstance(one, VerifiedEvent)]
+    assert received == list(range(first, template.head() + 1))
 
 
 def test_broker_outage_delays_events_but_loses_and_doubles_none(template: Installed) -> None:
@@ -156,14 +157,15 @@ def test_broker_outage_delays_events_but_loses_and_doubles_none(template: Instal
     first = template.head() + 1
     template.broker.stop()
     unit = template.start()
-    unit.communicate(timeout=60)
-    assert template.head() > first, "the unit went on deciding"
+    log = unit.communicate(timeout=60)[1]
+    assert unit.returncode == 0, log
+    assert template.head() > first, log
     template.broker.start()
     template.show(None, 1)
     with template.subscriber() as subscriber:
         unit = template.start()
-        received = receive(subscriber, 30)
-        unit.communicate()
+        unit.communicate(timeout=60)
+        received = receive(subscriber, template.head())
     events = [one for one in received if isinstance(one, VerifiedEvent)]
     assert len(events) == len(received)
     assert [one.event.data.seq for one in events] == list(range(first, template.head() + 1))
@@ -176,8 +178,8 @@ def trace(installed: Installed, who: str | None) -> tuple[list[str], list[str], 
     config = yaml.safe_load(installed.site.config.read_text())
     with installed.subscriber() as subscriber:
         unit = installed.start()
-        received = receive(subscriber, 30)
-        log = unit.communicate()[1]
+        log = unit.communicate(timeout=60)[1]
+        received = receive(subscriber, installed.head())
     assert config["profile"] == "demo"
     kinds = [one.kind if isinstance(one, VerifiedEvent) else one.reason for one in received]
     words = ["".join(c for c in line if not c.isdigit()) for line in log.splitlines() if " stage " not in line]
@@ -212,7 +214,7 @@ def use_video(unit: Path, config: dict[str, Any], content: bytes | None) -> None
 
 HARMS: dict[str, tuple[Harm, int, str]] = {
     "model missing": (lambda u, _: (u.parent / "models" / "embedder.tflite").unlink(), 2, "embedder.tflite"),
-    "model altered": (flip_a_bit, 2, "sha256"),
+    "model altered": (flip_a_bit, 2, "altered"),
     "policy altered": (lambda u, _: (u / "policy.jws").write_text("e30.e30.AAAA") and None, 2, "policy"),
     "signing key missing": (lambda u, _: (u / "keys" / "unit.key").unlink(), 70, "unit.key"),
     "wrong TLS key": (
@@ -225,7 +227,7 @@ HARMS: dict[str, tuple[Harm, int, str]] = {
     "video missing": (lambda u, c: use_video(u, c, None), 2, "clip.mp4"),
     "video corrupt": (lambda u, c: use_video(u, c, b"\0" * 5000), 2, "clip.mp4"),
     "key unknown": (lambda _, c: c["camera"].update(sauce="scene"), 2, "sauce"),
-    "disk full": (lambda *_: None, 70, "full"),
+    "disk full": (lambda *_: None, 70, "free space"),
 }
 
 
