@@ -13,11 +13,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_input import AvInput
-from agent.camera.settings import MAX_SIDE
 from agent.clock import Clock
 from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError
 
 MAX_DAMAGED: Final = 100  # packets or pictures in a row that cannot be used: four seconds at 25 per second
+MAX_PIXELS: Final = 4096 * 4096  # beyond any video camera; bounds what a hostile stream makes the decoder allocate
 DEFAULT_FRAME_RATE: Final = 25.0  # per second, where a stream does not say
 MAX_FRAME_RATE: Final = 240.0  # more is a made-up number in a header
 
@@ -40,6 +40,7 @@ RTSP_REASONS: Final = {
 }
 
 T = TypeVar("T")
+Stream: TypeAlias = Any  # av.video.stream.VideoStream
 Container: TypeAlias = Any  # av.container.InputContainer
 
 
@@ -63,6 +64,8 @@ class AvStream:
     Raises CameraLostError where ``source`` is live. For a file it raises ConfigError when it cannot be opened, and
     RefusedError when it holds no picture or more than ``MAX_DAMAGED`` parts in a row cannot be decoded.
     """
+
+    _video: Stream
 
     def __init__(self, av: PyAv, source: AvInput, clock: Clock) -> None:
         self._av = av
@@ -108,14 +111,14 @@ class AvStream:
         container = self._av.open(
             source.address, mode="r", format=source.demuxer, options=dict(source.options), timeout=timeout
         )
-        if container.streams.video:
-            self._video = container.streams.video[0]
-            context = self._video.codec_context
-            context.thread_count = source.decoder_threads
-            context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
-        else:
+        self._video = next(iter(container.streams.video), None)
+        context = None if self._video is None else self._video.codec_context
+        if context is None:
             container.close()
-            raise self.failure("it has no video, only sound or data")
+            raise self.failure("it has no video that can be decoded")
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
+        context.thread_count = source.decoder_threads
+        context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
         return container
 
     def _first_picture(self) -> VideoFrame:
@@ -129,7 +132,7 @@ class AvStream:
         while (packet := self._guarded(lambda: next(packets, None))) is not None:
             try:
                 pictures = packet.decode()
-            except self._av.error.FFmpegError:
+            except (self._av.error.FFmpegError, ValueError):  # ValueError: PyAV found no decoder
                 pictures = []
                 damaged += 1
             for picture in pictures:
@@ -137,15 +140,15 @@ class AvStream:
                     damaged += 1
                     continue
                 damaged = 0
-                self._last_picture_ns = self._clock.monotonic_ns()
                 yield picture
+                self._last_picture_ns = self._clock.monotonic_ns()  # now, for the consumer may have taken its time
             if damaged > MAX_DAMAGED:
                 raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
             self._check_stall()
 
     @staticmethod
     def _sane(picture: VideoFrame) -> bool:
-        return bool(0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE)
+        return bool(0 < picture.width * picture.height <= MAX_PIXELS)
 
     def _check_stall(self) -> None:
         timeout_s = self._source.timeout_s

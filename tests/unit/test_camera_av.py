@@ -233,6 +233,27 @@ def test_nothing_but_damage_is_given_up_after_a_bounded_count(tmp_path: Path) ->
     assert seen == [0]
 
 
+def test_picture_of_absurd_size_is_not_decoded(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.avi", frames=2, size=(64, 64), codec="mjpeg", pixels="yuvj420p")
+
+    def swell(content: bytearray) -> None:
+        place = -1
+        while (place := content.find(b"\xff\xc0", place + 1)) >= 0:  # start of frame: length, bits, height, width
+            content[place + 5 : place + 9] = (16_000).to_bytes(2, "big") * 2
+
+    with pytest.raises(RefusedError, match="cannot be played"), camera(damaged(whole, tmp_path / "huge.avi", swell)):
+        pass
+
+
+def test_unknown_codec_is_refused(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.avi", frames=2, size=(64, 64), codec="mjpeg", pixels="yuvj420p")
+    path = damaged(
+        whole, tmp_path / "odd.avi", lambda content: content.__setitem__(slice(None), content.replace(b"MJPG", b"ZZZZ"))
+    )
+    with pytest.raises(RefusedError, match="cannot be played: "), camera(path):
+        pass
+
+
 def test_playlist_cannot_make_the_unit_call_out(tmp_path: Path) -> None:
     asked = []
 
