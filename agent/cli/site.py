@@ -12,7 +12,8 @@ import msgspec
 
 from agent.cli.options import write_output
 from agent.errors import RefusedError
-from agent.files import read_bounded, read_secret, write_atomic
+from agent.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
+from agent.keys import MAX_TOKEN_BYTES
 from agent.match.policy import MAX_POLICY_BYTES, parse_policy, sign_policy
 from agent.outbox.pseudonym import EPOCHS_AHEAD
 from agent.site import kit, programs
@@ -124,6 +125,9 @@ def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
+    files = SiteFiles(arguments.folder)
+    for public in (files.site_jwk, files.trust):  # with these, the folder is all that a subscriber needs
+        write_atomic(folder / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
     _tell(f"move the files of {folder} to the program")
     _tell_broker(arguments.folder)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,12 +42,14 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
-    best = 9.0
-    for _ in range(3):  # the machine may be busy: the best of three
-        start = time.monotonic()
+    """In time of the processor: the machine may be busy with other tests. About 0.08 s on an idle laptop."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert postern("--help").returncode == 0
-        best = min(best, time.monotonic() - start)
-    assert best < 0.5, "0.1 s on an idle laptop"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.2
 
 
 @pytest.mark.parametrize("name", COMMANDS)
