@@ -20,7 +20,9 @@ def compare(embedding: Embedding, references: References) -> Candidate | None:
     """
     if not references.subjects or embedding.model != references.model:
         return None
-    scores = references.matrix @ embedding.vector
+    # The product by einsum and not by ``@``: OpenBLAS would start threads for it and wait for each of them, 60 ms on a
+    # busy machine of two cores against 0.2 ms for 10 000 references here.
+    scores = np.einsum("ij,j->i", references.matrix, embedding.vector)
     best = int(scores.argmax())
     score = float(scores[best])
     if not math.isfinite(score):  # argmax stops at the first NaN, so this sees every one
