@@ -27,6 +27,7 @@ COMMANDS = {
     "gallery": "list or erase what is held",
     "rights": "answer a person: what is held about me, withdraw, erase",
     "subscribe": "receive and verify the events of a site",
+    "ask": "send a signed command to a unit and show its answer",
     "site": "the site's authority: create, add units, issue keys, revoke",
     "unit": "this unit's keys: request a certificate, install the answer",
     "audit": "verify the audit log",

@@ -44,7 +44,7 @@ class Site:
     @contextmanager
     def subscribe(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         """Run the command; it listens when this yields, and is gone afterwards, whatever happened."""
-        place = ["127.0.0.1", "--port", str(self.broker.port), "--site", "hq", "--keys", str(self.keys)]
+        place = ["--broker", "127.0.0.1", "--port", str(self.broker.port), "--site", "hq", "--keys", str(self.keys)]
         command = [sys.executable, "-m", "agent", "subscribe", *place, *options]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         try:
@@ -97,7 +97,7 @@ def test_a_signal_ends_it_clean(site: Site) -> None:
 def test_a_broker_that_is_not_there_is_one_line_and_try_again_later(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.mkdir()
-    words = ["subscribe", "127.0.0.1", "--port", "9", "--site", "hq", "--keys", str(keys)]
+    words = ["subscribe", "--broker", "127.0.0.1", "--port", "9", "--site", "hq", "--keys", str(keys)]
     done = subprocess.run([sys.executable, "-m", "agent", *words], capture_output=True, text=True, cwd=ROOT, timeout=30)
     assert done.returncode == 70
     assert done.stderr.startswith("postern: cannot read")
