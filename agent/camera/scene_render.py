@@ -74,9 +74,11 @@ class SceneRenderer:
             return None
         rng = np.random.default_rng((self._script.seed, 2**31))
         shape = (self._height + NOISE_SHIFT, self._width + NOISE_SHIFT, 3)
-        values = rng.standard_normal(shape, np.float32) * np.float32(self._script.noise)
-        bounded = np.clip(np.rint(values), -self._amplitude, self._amplitude).astype(np.int8)
-        return np.asarray(bounded.view(np.uint8))
+        values = rng.standard_normal(shape, np.float32)
+        values *= self._script.noise
+        np.rint(values, out=values)
+        np.clip(values, -self._amplitude, self._amplitude, out=values)
+        return values.astype(np.int8).view(np.uint8)
 
     def _lit_background(self, gain: float) -> Rgb:
         if self._lit is None or self._lit[0] != gain:
