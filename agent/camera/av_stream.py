@@ -66,6 +66,7 @@ class AvStream:
     """
 
     _video: Stream
+    _pictures: Iterator[VideoFrame]
 
     def __init__(self, av: PyAv, source: AvInput, clock: Clock) -> None:
         self._av = av
@@ -92,9 +93,10 @@ class AvStream:
         return chain([first] if first is not None else [], self._pictures)
 
     def close(self) -> None:
-        """Close the input; idempotent."""
+        """Close the input; idempotent. The generator and the stream hold the decoder's memory, so they go, too."""
         container, self._container = self._container, None
-        self._first = None
+        self._first = self._video = None
+        self._pictures = iter(())
         if container is not None:
             self._guarded(container.close)
 

@@ -23,7 +23,7 @@ from tests.simulators.camera import Collected, RtspServer
 pytest.importorskip("av")
 LORES = (160, 120)
 PASSWORD = "hunter2/@:%é"  # every character that has a meaning in an address, and one that is not ASCII
-TIMEOUT_S = 3.0  # of cameras that will freeze
+TIMEOUT_S = 4.0  # of cameras that will freeze
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_frozen_camera_is_lost_after_its_time(server: RtspServer) -> None:
         next(frames).close()
         server.freeze()
         begun = time.monotonic()
-        with pytest.raises(CameraLostError, match=r"it stopped (sending|answering)|no picture came for 3 seconds"):
+        with pytest.raises(CameraLostError, match=r"it stopped (sending|answering)|no picture came for 4 seconds"):
             collect(frames, 10_000)
         waited = time.monotonic() - begun
         closing = time.monotonic()
@@ -103,6 +103,7 @@ def test_killed_camera_that_restarts_is_back_and_both_are_told_once(server: Rtsp
     )
     with LatestFrame(supervised) as latest:
         wait_for_frame(latest, 10)
+        notices.clear()  # a busy machine may have needed a second attempt
         server.kill()
         lost = notices.next(5)
         assert isinstance(lost, CameraNotice)
@@ -125,6 +126,7 @@ def test_frozen_camera_that_thaws_is_back(server: RtspServer) -> None:
     )
     with LatestFrame(supervised) as latest:
         wait_for_frame(latest, 10)
+        notices.clear()
         server.freeze()
         assert notices.next(15).kind == "camera_lost"
         server.thaw()

@@ -182,6 +182,10 @@ class Collected:
     def next(self, timeout_s: float) -> Any:
         return self._queue.get(timeout=timeout_s)
 
+    def clear(self) -> None:
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
     def all(self) -> Sequence[Any]:
         return list(self._queue.queue)
 
