@@ -101,11 +101,7 @@ class EpochKeys:
     def load(cls, path: Path) -> EpochKeys:
         """Read ``epoch-keys.json`` (mode 0600); KeyStoreError when it is missing, open to others or damaged."""
         _finish(path)
-        try:
-            content = msgspec.json.decode(read_secret(path), type=EpochKeyFile)
-        except msgspec.DecodeError:
-            raise KeyStoreError(f"{path} is damaged: issue the epoch keys again") from None
-        return cls(content.keys, path)
+        return cls(_read(path), path)
 
     def epochs(self, audience: str) -> tuple[str, ...]:
         """List the epochs that keys are held for, in order."""
@@ -124,6 +120,8 @@ class EpochKeys:
         if clock == "synced":
             self.destroy_before(epoch)
         with self._lock:
+            if (audience, epoch) not in self._held:
+                self._take_from_disk()  # another process may have installed new ones
             held = self._held.get((audience, epoch))
             if held is None:
                 raise KeyStoreError(
@@ -136,14 +134,23 @@ class EpochKeys:
         """Take newly issued keys, on disk and in memory; they replace those of the same audience and epoch."""
         fresh = {(key.audience, key.epoch): _Held(key.site, key.secret()) for key in keys}
         with self._lock:
+            self._take_from_disk()
             self._become({**self._held, **fresh})
 
     def destroy_before(self, epoch: str) -> None:
         """Destroy the keys of all epochs earlier than ``epoch``, first on disk, then in memory."""
         with self._lock:
-            kept = {name: held for name, held in self._held.items() if name[1] >= epoch}
-            if len(kept) < len(self._held):
-                self._become(kept)
+            if any(held_epoch < epoch for _, held_epoch in self._held):
+                self._take_from_disk()
+                self._become({name: held for name, held in self._held.items() if name[1] >= epoch})
+
+    def _take_from_disk(self) -> None:
+        """Hold what the file has beyond what is held: keys may be installed while the agent runs."""
+        if self._path is None or not self._path.exists():
+            return
+        for key in _read(self._path):
+            if (key.audience, key.epoch) not in self._held:
+                self._held[key.audience, key.epoch] = _Held(key.site, key.secret())
 
     def _become(self, keys: dict[tuple[str, str], _Held]) -> None:
         if self._path is not None:
@@ -189,6 +196,13 @@ def save(path: Path, keys: Iterable[EpochKey]) -> None:
     """
     write_atomic(_fresh(path), msgspec.json.encode(EpochKeyFile(1, tuple(keys))))
     _finish(path)
+
+
+def _read(path: Path) -> tuple[EpochKey, ...]:
+    try:
+        return msgspec.json.decode(read_secret(path), type=EpochKeyFile).keys
+    except msgspec.DecodeError:
+        raise KeyStoreError(f"{path} is damaged: issue the epoch keys again") from None
 
 
 def _fresh(path: Path) -> Path:

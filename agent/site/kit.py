@@ -23,7 +23,7 @@ from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
 from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, decode_base64url, encode_base64url, load_public_key
-from agent.outbox.event import parse_time, round_down
+from agent.outbox.event import Epoch, parse_time, round_down
 from agent.outbox.pseudonym import EPOCHS_AHEAD, EpochKey
 from agent.outbox.trust import MAX_KEYS_PER_UNIT, TrustedUnits, UnitKeyEntry
 from agent.site.authority import Authority, pem, public_pem, read_csr, read_public_pem, record_of
@@ -223,6 +223,10 @@ def epoch_key(
 ) -> EpochKey:
     """Derive the key by which the holder resolves the pseudonyms of one audience and epoch; it stands in the log."""
     check_name("audience", audience)
+    try:
+        msgspec.convert(epoch, Epoch)
+    except msgspec.ValidationError:
+        raise RefusedError("an epoch is an ISO week, such as 2026-W47: take it from the event") from None
     with opened(folder, clock=clock, passphrase=passphrase) as office:
         office.log("epoch_key_taken_out", audience=audience, epoch=epoch)
         return derive_epoch_key(office.master, site=office.site, audience=audience, epoch=epoch)

@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 
 from agent import strict_json
 from agent.clock import ClockState
-from agent.errors import KeyStoreError, VerificationError
+from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
 from agent.outbox.event import Name, Time, round_down
 from agent.outbox.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
@@ -60,9 +60,12 @@ def seal_epoch_keys(
     master: SigningKey,
     signer: SigningKey,
 ) -> str:
-    """Derive, sign and encrypt the keys of the current epoch and the ``ahead`` next ones for one unit."""
+    """Derive, sign and encrypt the keys of the current epoch and the ``ahead`` next ones for one unit.
+
+    RefusedError when that is further ahead than a unit may hold keys for.
+    """
     if not 0 <= ahead <= EPOCHS_AHEAD:
-        raise ValueError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come")
+        raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
     keys = tuple(
         derive_epoch_key(master, site=site, audience=audience, epoch=epoch)
         for audience in audiences

@@ -92,6 +92,28 @@ def test_outage_longer_than_the_issued_epochs_leaves_no_key_and_says_what_to_do(
     assert b'"keys":[]' in path.read_bytes()
 
 
+def test_keys_installed_while_the_agent_runs_are_used_and_survive_its_next_week(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-keys.json"
+    save(path, issue())
+    running = EpochKeys.load(path)
+    running.pseudonym(SUBJECT, "access", NOW)
+    EpochKeys.load(path).add(issue(now=NOW + timedelta(weeks=2)))  # another process: weeks 49 to 51
+    for week in (1, 2, 3, 4):
+        assert running.pseudonym(SUBJECT, "access", NOW + timedelta(weeks=week))[1] == f"2026-W{47 + week}"
+    assert EpochKeys.load(path).epochs("access") == ("2026-W51",)
+
+
+def test_keys_for_a_week_that_had_none_are_found_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-keys.json"
+    save(path, issue())
+    running = EpochKeys.load(path)
+    later = NOW + timedelta(weeks=3)
+    with pytest.raises(KeyStoreError):
+        running.pseudonym(SUBJECT, "access", later)
+    EpochKeys.load(path).add(issue(now=later))
+    running.pseudonym(SUBJECT, "access", later)
+
+
 def test_interrupted_destruction_is_finished_at_the_next_start(tmp_path: Path) -> None:
     path = tmp_path / "epoch-keys.json"
     issued = issue()

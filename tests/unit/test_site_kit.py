@@ -106,8 +106,10 @@ def test_epoch_keys_of_the_past_or_too_far_ahead_are_refused(office: SiteOffice)
         kit.install_epoch_keys(
             keys.folder, sealed, site="hq", unit="door-3", now=START + timedelta(weeks=4), clock="synced"
         )
-    with pytest.raises(ValueError, match="at most 2"):
+    with pytest.raises(RefusedError, match="at most 2"):
         kit.issue_epoch_keys(office.site, "door-3", ahead=3, **office.options)
+    with pytest.raises(RefusedError, match="ISO week"):
+        kit.epoch_key(office.site, "access", "next week", **office.options)
 
 
 @pytest.mark.parametrize("content", [b"", b"a.b.c.d.e", b"\xff\xfe", b"e30....", b"x" * 40_000])
