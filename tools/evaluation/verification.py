@@ -19,6 +19,8 @@ from tools.evaluation.recogniser import Recogniser, add_model_arguments, existin
 
 FARS = (1e-2, 1e-3)
 
+Pairs = tuple[list[str], list[str], NDArray[np.bool_]]  # the two sides, and whether they show one person
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
@@ -31,21 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    a, b, same = read_pairs(args.pairs, args.limit)
-    names = sorted({*a, *b})
-    row = {name: index for index, name in enumerate(names)}
+    pairs = read_pairs(args.pairs, args.limit)
+    names = sorted({*pairs[0], *pairs[1]})
     recogniser = Recogniser(args)
     vectors = recogniser.embeddings([args.images / name for name in names])
+    return {
+        **figures(vectors, names, pairs, args.seed),
+        "cpu_milliseconds": recogniser.times.summary(),
+        "models": recogniser.names,
+        "note": "failures to detect count as non-matches",
+    }
+
+
+def figures(vectors: NDArray[np.float32], names: list[str], pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Return the error rates of ``vectors`` (n, d; NaN: no face), one per name, over ``pairs``."""
+    a, b, same = pairs
+    row = {name: index for index, name in enumerate(names)}
     first, second = (vectors[[row[name] for name in side]] for side in (a, b))
     scores = pair_scores(first, second)
     mated, non_mated = scores[same], scores[~same]
-    accuracy = metrics.fold_accuracy(scores, same, args.seed)
-    failed = np.isnan(vectors).any(1)
+    accuracy = metrics.fold_accuracy(scores, same, seed)
     return {
         "pairs": len(scores),
         "mated_pairs": int(same.sum()),
         "images": len(names),
-        "failed_to_detect": int(failed.sum()),
+        "failed_to_detect": int(np.isnan(vectors).any(1).sum()),
         "pairs_with_a_failure": int(np.isneginf(scores).sum()),
         "accuracy": accuracy.mean,
         "accuracy_deviation": accuracy.deviation,
@@ -54,9 +66,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "tar_at_far": {f"{far:g}": metrics.tar_at_far(mated, non_mated, far) for far in FARS},
         "threshold_at_far": {f"{far:g}": metrics.threshold_at(non_mated, far) for far in FARS},
         "mean_score": {"mated": finite_mean(mated), "non_mated": finite_mean(non_mated)},
-        "cpu_milliseconds": recogniser.times.summary(),
-        "models": recogniser.names,
-        "note": "failures to detect count as non-matches",
     }
 
 
@@ -72,7 +81,7 @@ def finite_mean(scores: NDArray[np.float64]) -> float | None:
     return float(kept.mean()) if kept.size else None
 
 
-def read_pairs(path: Path, limit: int | None) -> tuple[list[str], list[str], NDArray[np.bool_]]:
+def read_pairs(path: Path, limit: int | None) -> Pairs:
     """Return the two sides and whether they show one person."""
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))[:limit]
