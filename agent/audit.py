@@ -134,8 +134,14 @@ class AuditLog:
 
     def forget(self, subject: SubjectId) -> None:
         """Destroy the personal parts of all entries about ``subject``."""
+        self.forget_digest(subject_digest(subject))
+
+    def forget_digest(self, digest: str) -> None:
+        """Do the same for the subject with this digest, as it stands in receipts and tombstones."""
+        path = self._personal_file(digest)
         with self._lock:
-            destroy(self._personal_file(subject))
+            if path.exists():
+                destroy(path)
 
     def verify(self, head: Head | None = None) -> AuditReport:
         """Check this log; see ``verify_log``."""
@@ -167,11 +173,11 @@ class AuditLog:
         for old in rotated_files(self._path)[: -self._max_files + 1 or None]:
             old.unlink()
 
-    def _personal_file(self, subject: SubjectId) -> Path:
-        return self._personal / f"{subject_digest(subject).removeprefix('sha256:')[:32]}.jsonl"
+    def _personal_file(self, digest: str) -> Path:
+        return self._personal / f"{digest.removeprefix('sha256:')[:32]}.jsonl"
 
     def _write_personal(self, subject: SubjectId, part: bytes) -> str:
-        path = self._personal_file(subject)
+        path = self._personal_file(subject_digest(subject))
         is_new = not path.exists()
         _cut_after_last(path, lambda line: line.endswith(b"}"))
         try:

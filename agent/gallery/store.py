@@ -16,6 +16,7 @@ from __future__ import annotations
 import secrets
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,6 +78,7 @@ class GalleryStore:
         self._lock = threading.RLock()
         self._entries: dict[SubjectId, Entry] = {}
         self._doomed: dict[SubjectId, ErasureReason] = {}
+        self._erased: deque[SubjectId] = deque(maxlen=MAX_SUBJECTS)
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
@@ -235,6 +237,18 @@ class GalleryStore:
                     self._doom(subject, reason)
             return self._carry_out()
 
+    def take_erased(self) -> tuple[SubjectId, ...]:
+        """Hand out, once, the subjects erased since the last call: whoever else knows them must forget them too."""
+        with self._lock:
+            erased = tuple(self._erased)
+            self._erased.clear()
+            return erased
+
+    def tombstones(self) -> tuple[str, ...]:
+        """Digests of all subjects erased here, to complete after a power cut what others had still to forget."""
+        with self._lock:
+            return tuple(digest for (digest,) in self._database.rows("SELECT subject FROM tombstones"))
+
     def renew(self) -> None:
         """Give every template a new rotation and new keys, without the people; what leaked before fits no longer."""
         with self._lock:
@@ -274,6 +288,7 @@ class GalleryStore:
         done, self._doomed = self._doomed, {}
         for subject in done:
             self._entries.pop(subject, None)
+        self._erased.extend(done)
         return tuple(receipt for subject in done if (receipt := self._tombstone(subject)) is not None)
 
     def _tombstone(self, subject: SubjectId) -> ErasureReceipt | None:

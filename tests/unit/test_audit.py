@@ -14,6 +14,7 @@ from agent.audit import AuditLog
 from agent.audit_chain import NO_ENTRY, Head, read_entries, verify_log
 from agent.clock import SimulatedClock
 from agent.errors import StorageError, VerificationError
+from agent.gallery.erase import subject_digest
 from agent.match.records import SubjectId
 
 ANNA, BO = SubjectId(b"\xaa" * 16), SubjectId(b"\xbb" * 16)
@@ -114,7 +115,7 @@ def test_forgetting_a_person_leaves_no_byte_of_them_and_the_chain_holds(path) ->
     log = open_log(path)
     for subject in (ANNA, BO, ANNA):
         log.append("consent_given", {"notice": "2026-1"}, subject=subject, personal={"evidence": subject.hex() * 2})
-    (file,) = {log._personal_file(ANNA)}
+    (file,) = {log._personal_file(subject_digest(ANNA))}
     os.link(file, path.parent / "blocks")
     head = log.head()
     log.forget(ANNA)
@@ -125,6 +126,15 @@ def test_forgetting_a_person_leaves_no_byte_of_them_and_the_chain_holds(path) ->
     assert ANNA.hex().encode() not in everything
     assert BO.hex().encode() in everything
     assert not any((path.parent / "blocks").read_bytes()), "overwritten, not only unlinked"
+
+
+def test_a_power_cut_between_erasure_and_forgetting_is_made_good_by_the_tombstones(path) -> None:
+    log = open_log(path)
+    log.append("enrolled", subject=ANNA)
+    log.append("enrolled", subject=BO)
+    for digest in (subject_digest(ANNA), subject_digest(SubjectId(bytes(16)))):
+        log.forget_digest(digest)
+    assert (log.verify().personal, log.verify().erased) == (1, 1)
 
 
 def test_a_changed_personal_part_is_counted_as_loose(path) -> None:
@@ -161,7 +171,7 @@ def test_damage_in_the_middle_is_not_healed_away(path) -> None:
 def test_a_torn_personal_part_does_not_spoil_the_next_one(path) -> None:
     log = open_log(path)
     log.append("consent_given", subject=ANNA)
-    with log._personal_file(ANNA).open("ab") as file:
+    with log._personal_file(subject_digest(ANNA)).open("ab") as file:
         file.write(b'{"salt":"12')
     log.append("enrolled", subject=ANNA)
     report = log.verify()

@@ -127,6 +127,20 @@ def test_erasure_leaves_no_byte_and_a_receipt_that_the_unit_signed(tmp_path, clo
     assert not [m for m in markers if m in all_bytes(tmp_path)]
 
 
+def test_whoever_else_knows_a_subject_is_told_that_it_was_erased(tmp_path, clock, rng) -> None:
+    with open_store(tmp_path, clock) as store:
+        withdrawn, expired = (
+            store.enrol(captures(rng), consent=consent(clock.now(), days=d), model=MODEL) for d in (300, 10)
+        )
+        store.erase(withdrawn)
+        assert store.take_erased() == (withdrawn,)
+        assert store.take_erased() == ()
+    clock.advance(11 * DAY)
+    with open_store(tmp_path, clock) as store:
+        assert store.take_erased() == (expired,)
+        assert set(store.tombstones()) == {subject_digest(withdrawn), subject_digest(expired)}
+
+
 def test_erasing_twice_gives_the_same_receipt_and_erasing_nobody_is_refused(tmp_path, clock, rng) -> None:
     with open_store(tmp_path, clock) as store:
         subject = store.enrol(captures(rng), consent=consent(clock.now()), model=MODEL)
