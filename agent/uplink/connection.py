@@ -111,7 +111,8 @@ class Connection:
         self._granted: dict[int, tuple[int, ...]] = {}
         self._lost: int | None = None
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
-        self.max_packet_bytes: int | None = None  # the broker's limit, once connected
+        self.max_packet_bytes: int | None = None  # the broker's limits, once connected
+        self.receive_maximum: int | None = None
         self._context: Context | None = None
         self._client = self._make_client(client_id, will)
 
@@ -311,6 +312,7 @@ class Connection:
         del client, userdata, flags
         self._connack = reason.value
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
 
     def _on_disconnect(
         self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object

@@ -74,6 +74,15 @@ class Drain:
         """Rows sent and not answered."""
         return len(self._flight)
 
+    @property
+    def window(self) -> int:
+        """How many rows may be in flight at once."""
+        return self._in_flight
+
+    def limit(self, in_flight: int) -> None:
+        """Take the broker's word for how many messages it handles at once (MQTT 5, 3.2.2.3.3)."""
+        self._in_flight = max(1, min(IN_FLIGHT, in_flight))
+
     def room(self, now_ns: int) -> int:
         """How many rows may be sent now."""
         self._suspect_waits = self._suspect_waits and bool(self._flight)

@@ -12,6 +12,7 @@ from agent.errors import BrokerError, printable
 CONNECTION_LOST = 0x80  # the link ended without a DISCONNECT packet
 KEEPALIVE_TIMEOUT = 0x8D  # MQTT 5, 3.14.2.1
 SESSION_TAKEN_OVER = 0x8E
+NOBODY = KEEPALIVE_TIMEOUT  # what ends a connection without saying anything about a message in flight
 
 NOT_AUTHORISED = 0x87
 TOPIC_NAME_INVALID = 0x90

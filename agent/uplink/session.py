@@ -22,7 +22,7 @@ from agent.uplink.backoff import full_jitter, uniform
 from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming, Will
 from agent.uplink.discovery import Discovery
 from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
-from agent.uplink.refusals import CONNECTION_LOST, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
+from agent.uplink.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.uplink.topics import Topics
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
@@ -31,6 +31,7 @@ STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
 BIRTH_SPREAD_S = 5.0  # a fleet does not answer Home Assistant's birth message all at once
+OTHERS_IN_FLIGHT = 4  # availability, info, health and discovery, sent together after connecting
 PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those still in flight
 MAX_PAGES = 32  # read per round when the first ones are all held: about a thousand rows, some milliseconds
 RESCAN_S = 5  # the shortest hold of a leaf: an earlier look at the held ones would find nothing new
@@ -150,10 +151,12 @@ class Uplink:
     def _keep_serving(self) -> None:
         while not self._stopping.is_set():
             connection = self._new_connection()
+            blame = NOBODY
             try:
                 self._serve(connection)
             except ConnectionLostError as error:
-                self._lost(error)
+                blame = error.reason
+                self._notify("disconnected", str(error))
             except KeyStoreError as error:
                 self._notify("credentials", str(error))
             except StorageError as error:
@@ -161,12 +164,11 @@ class Uplink:
             except BrokerError as error:
                 self._notify("unreachable", str(error))
             except Exception as error:  # noqa: BLE001  # an uplink that dies in silence is the worst failure
-                words = printable(f"{type(error).__name__}: {error}")
-                self._notify("fault", f"the uplink failed ({words}): report this; it goes on")
+                self._notify("fault", _fault("the uplink", error))
             connection.abandon()
-            self._forget_flight(CONNECTION_LOST)
+            self._forget_flight(blame)
             self._connected = False
-            self._wait_to_reconnect()
+            self._wait_to_reconnect(blame)
 
     def _new_connection(self) -> Connection:
         return Connection(
@@ -183,6 +185,8 @@ class Uplink:
             connection.close()
             return
         self._subscribe(connection)
+        if connection.receive_maximum is not None:
+            self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
         self._connected = True
         self._notify("connected", f"connected to the broker {self._settings.broker.host}:{self._settings.broker.port}")
         began_ns = self._clock.monotonic_ns()
@@ -213,18 +217,27 @@ class Uplink:
             self._due["info"] = now_ns
         for name in [name for name, at_ns in self._due.items() if at_ns <= now_ns]:
             del self._due[name]
-            if name == "info":
-                self._send(connection, self._topics.info, self._info(), retain=True)
+            if name == "info" and (document := self._make(name, self._info)):
+                self._send(connection, self._topics.info, document, retain=True)
             elif name == "discovery" and self._discovery is not None:
                 self._send(connection, self._discovery.topic, self._discovery.payload, retain=True)
             elif name == "health" and self._health is not None:
                 interval_s = self._settings.health_interval_s
-                self._send(connection, self._topics.health, self._health(), expiry_s=2 * interval_s)
+                if document := self._make(name, self._health):
+                    self._send(connection, self._topics.health, document, expiry_s=2 * interval_s)
                 self._due["health"] = now_ns + interval_s * 1_000_000_000
+
+    def _make(self, name: str, build: Callable[[], bytes]) -> bytes | None:
+        """Build a document; one that cannot be built must not keep events from being delivered."""
+        try:
+            return build()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is about this document alone
+            self._notify("fault", _fault(f"the {name} document", error))
+            return None
 
     def _fill(self, connection: Connection, now_ns: int) -> None:
         """Top the window up; not for every single answer, because each look at the outbox has a price."""
-        if self._drain.flying and self._drain.room(now_ns) < IN_FLIGHT // 2:
+        if self._drain.flying and 2 * self._drain.room(now_ns) < self._drain.window:
             return
         if now_ns >= self._rescan_ns:
             self._scanned = 0
@@ -320,12 +333,6 @@ class Uplink:
             self._exchange(connection, 0.1)
         connection.close()
 
-    def _lost(self, error: ConnectionLostError) -> None:
-        self._forget_flight(error.reason)
-        if error.reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
-            self._failures = max(self._failures, 4)
-        self._notify("disconnected", str(error))
-
     def _forget_flight(self, reason: int) -> None:
         self._rows.clear()
         self._others.clear()
@@ -333,8 +340,10 @@ class Uplink:
             with contextlib.suppress(StorageError):  # reported by the next look at the outbox
                 self._park(parked)
 
-    def _wait_to_reconnect(self) -> None:
+    def _wait_to_reconnect(self, reason: int) -> None:
         self._failures += 1
+        if reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
+            self._failures = max(self._failures, 5)
         wait_s = full_jitter(
             self._failures,
             shortest_s=self._settings.reconnect_shortest_s,
@@ -353,4 +362,9 @@ class Uplink:
         notice = UplinkNotice(kind, message)
         if notice != self._last_notice:  # a broker that is away for a day is one notice
             self._last_notice = notice
-            self._on_notice(notice)
+            with contextlib.suppress(Exception):  # a notice that cannot be told must not stop events
+                self._on_notice(notice)
+
+
+def _fault(what: str, error: Exception) -> str:
+    return f"{what} failed ({printable(f'{type(error).__name__}: {error}')}): report this; the rest goes on"

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from agent.errors import ConfigError
+from agent.site.acl import client_acl, unit_acl
+from agent.site.records import Role
 from agent.uplink.topics import MAX_NAME, Topics, event_filters, is_backlog
 
 TOPICS = Topics("hq", "door-3")
@@ -60,6 +63,19 @@ def test_every_accepted_name_stays_one_level(site: str, unit: str) -> None:
     except ConfigError:
         return
     assert topics.event("match").split("/") == ["postern", site, unit, "event", "match"]
+
+
+def test_rules_of_the_site_kit_are_those_of_the_pattern_file() -> None:
+    """Two ways to write one list: by pattern for any authority, by name from the kit."""
+    rules = ACL.read_text().replace("SITE", "hq")
+    patterns = {line.removeprefix("pattern ") for line in rules.splitlines() if line.startswith("pattern ")}
+    by_name = {line.removeprefix("topic ") for line in unit_acl("hq", "door-3").splitlines()[1:]}
+    assert by_name == {rule.replace("%u", "door-3") for rule in patterns}
+    roles = dict(block.split("\n", 1) for block in rules.split("user ")[1:])
+    assert set(roles) == set(get_args(Role))
+    for role in get_args(Role):
+        topics = {line for line in roles[role].splitlines() if line.startswith("topic ")}
+        assert topics == set(client_acl("hq", role, role).splitlines()[1:])
 
 
 def test_the_deployed_rules_know_every_leaf() -> None:

@@ -72,9 +72,20 @@ def test_silent_broker_keeps_the_window_small(broker: ScriptedBroker, unit: Unit
     broker.on_publish = rows_only(lambda _: None)
     unit.start()
     unit.say(40)
+    wait_until(lambda: sum("/event/" in topic for topic in broker.published) == 16)
     time.sleep(0.2)
     assert sum("/event/" in topic for topic in broker.published) == 16
     assert unit.outbox.depth() == 40
+
+
+def test_window_that_the_broker_asks_for_is_kept(broker: ScriptedBroker, unit: UnitOnBroker) -> None:
+    broker.greeting = bytes([0x20, 6, 0, 0, 3, 0x21, 0, 9])  # receive maximum 9
+    broker.on_publish = rows_only(lambda _: None)
+    unit.start()
+    unit.say(20)
+    wait_until(lambda: sum("/event/" in topic for topic in broker.published) == 5)
+    time.sleep(0.2)
+    assert sum("/event/" in topic for topic in broker.published) == 5
 
 
 def test_session_taken_over_is_told_and_slows_down(broker: ScriptedBroker, unit: UnitOnBroker) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.clock import SystemClock
+from agent.site.records import SiteFiles
 from agent.uplink.connection import BrokerSettings, Connection, Incoming
 from agent.uplink.credentials import Credentials
 from tests.simulators.pki import Authority
@@ -56,6 +57,14 @@ class RealBroker:
         self.acl.chmod(0o600)
         self.config = self._folder / "mosquitto.conf"
         self.write_config()
+
+    def use_site(self, files: SiteFiles) -> None:
+        """Take certificate, access list and revocation list as the site kit made them, as an installer does."""
+        for name in ("broker.crt", "broker.key", "ca.crt", "ca.crl", "acl"):
+            shutil.copy(files.broker / name, self._folder / name)
+        self.acl.chmod(0o600)
+        if self._process is not None:
+            self.reload()
 
     def write_config(self, **changes: str) -> None:
         """Use the deployed configuration with this folder and port, and ``changes`` by option name."""

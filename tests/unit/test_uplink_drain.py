@@ -44,6 +44,13 @@ def test_rows_go_in_order_up_to_the_window() -> None:
     assert seqs(drain.select([row(n) for n in range(2, 40)], 0)) == [IN_FLIGHT + 1]
 
 
+def test_window_follows_the_broker_within_its_own_bounds() -> None:
+    drain = make()
+    for asked, granted in ((8, 8), (0, 1), (65_535, IN_FLIGHT)):
+        drain.limit(asked)
+        assert drain.room(0) == granted
+
+
 def test_expiry_is_what_is_left_of_the_live_window() -> None:
     (first,) = make().select([row(1)], 0)
     (later,) = make().select([row(1)], 59 * S + 1)

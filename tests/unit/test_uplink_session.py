@@ -170,6 +170,19 @@ def test_info_is_published_again_when_it_changed(broker: RealBroker, unit: UnitO
     auditor.pump(lambda: auditor.messages)
 
 
+def test_document_that_cannot_be_built_keeps_no_event_back(broker: RealBroker, tmp_path: Path) -> None:
+    def fail() -> bytes:
+        raise RuntimeError("no sensor")
+
+    unit = UnitOnBroker(tmp_path, broker.settings(broker.authority.issue("door-1")), health=fail, info=fail)
+    unit.start()
+    unit.say()
+    wait_until(lambda: unit.outbox.depth() == 0)
+    assert unit.told("the info document failed (RuntimeError: no sensor)")
+    assert unit.kinds().count("disconnected") == 0
+    assert unit.uplink.stop()
+
+
 def test_request_is_answered_on_the_response_topic(broker: RealBroker, unit: UnitOnBroker) -> None:
     operator = listen(broker, f"{BASE}/response/#", name="operator")
     unit.start()
