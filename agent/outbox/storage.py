@@ -47,6 +47,7 @@ CREATE TABLE event (
 ) STRICT;
 CREATE INDEX due ON event (due_ns, seq);
 CREATE INDEX oldest ON event (kind, seq) WHERE loss IS NULL;
+CREATE UNIQUE INDEX report ON event (loss) WHERE loss IS NOT NULL;
 CREATE TABLE lost (
     reason TEXT PRIMARY KEY,
     first INTEGER NOT NULL,
