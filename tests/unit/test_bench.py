@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statistics and tables of the benches: a wrong ratio would be a false promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tools.benchmarks.clip import VISIT_S, VISITORS
+from tools.benchmarks.peak import macs_of, peak_case
+from tools.benchmarks.report import NOT_MEASURED, Bar, Section, as_json, number, table
+from tools.benchmarks.service import run_service
+from tools.benchmarks.timing import Timing, alternate, percentile, ratio, spread
+from tools.demonstration.site import CommandError
+
+ROOT = Path(__file__).parents[2]
+TIMES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30)
+
+
+@settings(max_examples=50)
+@given(TIMES)
+def test_the_spread_is_in_order_and_within_what_was_measured(values: list[float]) -> None:
+    found = spread(values)
+    assert min(values) <= found.p10 <= found.median <= found.p90 <= max(values)
+    assert found.count == len(values)
+
+
+def test_percentiles_are_interpolated_between_neighbours() -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
+    assert percentile([7.0], 0.9) == 7.0
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_a_round_that_was_slow_for_both_does_not_change_the_ratio() -> None:
+    assert ratio([30, 300, 30], [10, 100, 10]).median == 3
+    assert ratio([30, 300, 30], [10, 100, 10]).p90 == 3
+
+
+def test_every_case_runs_in_every_round_and_takes_its_turn_at_going_first() -> None:
+    calls: list[str] = []
+
+    def case(name: str) -> None:
+        calls.append(name)
+        end = time.process_time() + 0.002
+        while time.process_time() < end:
+            pass
+
+    timings = alternate({"a": lambda: case("a"), "b": lambda: case("b")}, rounds=4, round_s=0.0)
+    assert calls[-8:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    for timing in timings.values():
+        assert len(timing.cpu_ms) == 4
+        assert timing.cpu.median == pytest.approx(2, rel=0.5)
+        assert all(wall >= cpu * 0.9 for wall, cpu in zip(timing.wall_ms, timing.cpu_ms, strict=True))
+
+
+def test_what_was_not_measured_says_so_and_keeps_no_bar() -> None:
+    section = Section("detector", bars=[Bar("three times as fast", "peer / ours", ">=", 3)])
+    section.timing("peer", None)
+    section.values("peer / ours", "times", [])
+    text = "\n".join(table(section))
+    assert text.count(NOT_MEASURED) == 3
+    content = as_json([section], {})["sections"]["detector"]
+    assert content["bars"] == {"three times as fast": None}
+    assert content["figures"]["peer"] == {"unit": "ms", "median": None}
+
+
+@pytest.mark.parametrize(("value", "holds"), [(2.99, False), (3.0, True), (3.4, True)])
+def test_a_bar_is_judged_by_the_median(value: float, holds: bool) -> None:
+    section = Section("detector", bars=[Bar("three times as fast", "ratio", ">=", 3)])
+    section.values("ratio", "times", [0.1, value, 99.0])
+    assert section.bars[0].holds(section.figures) is holds
+    assert ("DOES NOT HOLD" in "\n".join(table(section))) is not holds
+
+
+def test_json_has_median_spread_and_wall_time() -> None:
+    section = Section("detector")
+    section.timing("ours", Timing((1.0, 2.0, 3.0), (10.0, 20.0, 30.0)))
+    figure = json.loads(json.dumps(as_json([section], {"cores": 2})))["sections"]["detector"]["figures"]["ours"]
+    assert (figure["median"], figure["count"], figure["wall"]["median"]) == (2.0, 3, 20.0)
+
+
+@pytest.mark.parametrize(("value", "text"), [(1234.5, "1234"), (99.96, "100.0"), (3.456, "3.46"), (0.0236, "0.0236")])
+def test_numbers_have_as_many_digits_as_help(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_work_is_counted_from_the_model_file() -> None:
+    case, macs = peak_case()
+    case()
+    assert macs == 24 * 24 * 256 * 256
+    assert 100e6 < macs_of((ROOT / "models" / "detector-320x240.tflite").read_bytes()) < 400e6
+
+
+def test_visitors_come_back_only_after_their_visit_has_ended() -> None:
+    assert (len(VISITORS) - 1) * VISIT_S > 10  # else the second round would make no events
+
+
+def test_a_service_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="did not start"):
+        run_service(tmp_path / "missing.yaml")
+
+
+def test_an_unknown_section_is_refused() -> None:
+    command = [sys.executable, "-m", "tools.benchmarks", "colour"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no section colour" in done.stderr

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models alone: detector and embedder beside their peers, and what share of the core's int8 peak they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.camera.base import Frame, RgbPicture, lores_fit
+from agent.detect.detector import Detector, load_detector
+from agent.embed.embedder import load_embedder
+from agent.inference.engine import Engine
+from tools.benchmarks.effort import Effort
+from tools.benchmarks.peak import macs_of, peak_case
+from tools.benchmarks.peers import PeerModels, onnx_embedder, opencv_embedder, yunet
+from tools.benchmarks.report import Bar, Section
+from tools.benchmarks.timing import Timing, alternate, ratio
+
+MANIFEST = Path(__file__).resolve().parents[2] / "models" / "manifest.yaml"
+SIZES = {"detector-320x240": (320, 240), "detector-640x480": (640, 480)}
+DETECTOR_RATIO = EMBEDDER_RATIO = 3.0
+
+Case = Callable[[], object]
+
+
+def view(detector: Detector, picture: NDArray[np.uint8]) -> Frame:
+    """A frame of ``picture``, (h, w, 3) RGB, as a camera hands it over: lores made, border grey."""
+    from PIL import Image  # noqa: PLC0415 - only to prepare
+
+    height, width = picture.shape[:2]
+    columns, rows = detector.input_size
+    fitted = lores_fit(width, height, columns, rows)
+    lores = np.full((rows, columns, 3), 128, np.uint8)
+    lores[: fitted[1], : fitted[0]] = np.asarray(Image.fromarray(picture).resize(fitted, Image.Resampling.BOX))
+    return Frame(0, 0, lores, RgbPicture(picture))
+
+
+def detector_section(picture: NDArray[np.uint8], peers: PeerModels | None, effort: Effort) -> Section:
+    """Ours at both sizes, engine alone and with decoding and suppression, beside YuNet at the same sizes."""
+    section = Section("detector")
+    cases: dict[str, Case] = {}
+    for name, (width, height) in SIZES.items():
+        detector = load_detector(MANIFEST, name)
+        frame = view(detector, picture)
+        cases[f"ours {width}x{height}, network"] = _engine_case(detector.engine, frame.lores)
+        cases[f"ours {width}x{height}, detect()"] = _detect_case(detector, frame)
+        if peers is not None:
+            cases[f"YuNet {width}x{height}"] = _yunet_case(peers.yunet, (width, height), frame.lores)
+    timings = alternate(cases, rounds=effort.rounds, round_s=effort.round_s)
+    for width, height in SIZES.values():
+        size = f"{width}x{height}"
+        for name in (f"ours {size}, network", f"ours {size}, detect()", f"YuNet {size}"):
+            section.timing(name, timings.get(name))
+        over = timings.get(f"YuNet {size}")
+        _ratio(section, f"YuNet / ours {size}, detect()", over, timings[f"ours {size}, detect()"])
+    section.bars.append(
+        Bar("at least 3 times as fast as YuNet at 320x240", "YuNet / ours 320x240, detect()", ">=", DETECTOR_RATIO)
+    )
+    section.notes.append("both see the same picture; YuNet's time has its decoding and suppression in it too")
+    return section
+
+
+def embedder_section(crop: NDArray[np.uint8], peers: PeerModels | None, effort: Effort) -> Section:
+    """Ours beside MobileFaceNet in two runtimes; all from the uint8 crop to the unit-length embedding."""
+    section = Section("embedder")
+    embedder = load_embedder(MANIFEST, "embedder")
+    cases: dict[str, Case] = {"ours": lambda: embedder.embed(crop)}
+    if peers is not None:
+        runtimes = {"ONNX Runtime": onnx_embedder, "OpenCV dnn": opencv_embedder}
+        for runtime, make in runtimes.items():
+            cases[f"MobileFaceNet, {runtime}"] = _embed_case(make(peers.mobilefacenet), crop)
+    timings = alternate(cases, rounds=effort.rounds, round_s=effort.round_s)
+    section.timing("ours", timings["ours"])
+    for runtime in ("ONNX Runtime", "OpenCV dnn"):
+        name = f"MobileFaceNet, {runtime}"
+        section.timing(name, timings.get(name))
+        _ratio(section, f"{name} / ours", timings.get(name), timings["ours"])
+    section.bars.append(
+        Bar(
+            "at least 3 times as fast as MobileFaceNet in ONNX Runtime",
+            "MobileFaceNet, ONNX Runtime / ours",
+            ">=",
+            EMBEDDER_RATIO,
+        )
+    )
+    return section
+
+
+def peak_section(effort: Effort) -> Section:
+    """The core's int8 peak as the same runtime reaches it, and the share of it that the models achieve."""
+    section = Section("int8-peak")
+    case, macs = peak_case()
+    engines = {name: load_detector(MANIFEST, name).engine for name in SIZES}
+    engines["embedder"] = load_embedder(MANIFEST, "embedder").engine
+    cases: dict[str, Case] = {"peak": case}
+    counts = {}
+    for name, engine in engines.items():
+        entry = engine.entry.input
+        cases[name] = _engine_case(engine, np.full((entry.height, entry.width, 3), 128, np.uint8))
+        counts[name] = macs_of((MANIFEST.parent / engine.entry.file).read_bytes())
+    timings = alternate(cases, rounds=effort.rounds, round_s=effort.round_s)
+    peaks = [macs / ms / 1e6 for ms in timings["peak"].cpu_ms]
+    section.values("one core, a large 1x1 convolution", "GMAC/s", peaks)
+    for name, count in counts.items():
+        rates = [count / ms / 1e6 for ms in timings[name].cpu_ms]
+        section.single(f"{name}, work", "MMAC", count / 1e6)
+        section.values(f"{name}, rate", "GMAC/s", rates)
+        section.values(f"{name}, share of the peak", "%", [100 * a / b for a, b in zip(rates, peaks, strict=True)])
+    section.notes.append("multiply-accumulates of convolutions and matrix products, counted in the model files")
+    return section
+
+
+def _engine_case(engine: Engine, image: NDArray[np.uint8]) -> Case:
+    return lambda: engine.run(image)
+
+
+def _detect_case(detector: Detector, frame: Frame) -> Case:
+    return lambda: detector.detect(frame)
+
+
+def _yunet_case(model: Path, size: tuple[int, int], lores: NDArray[np.uint8]) -> Case:
+    network, picture = yunet(model, size), np.ascontiguousarray(lores[..., ::-1])
+    return lambda: network.detect(picture)
+
+
+def _embed_case(embed: Callable[[NDArray[np.uint8]], object], crop: NDArray[np.uint8]) -> Case:
+    return lambda: embed(crop)
+
+
+def _ratio(section: Section, name: str, over: Timing | None, under: Timing) -> None:
+    section.values(
+        name,
+        "times",
+        [] if over is None else [a / b for a, b in zip(over.cpu_ms, under.cpu_ms, strict=True)],
+        None if over is None else [ratio(over.wall_ms, under.wall_ms).median],
+    )
