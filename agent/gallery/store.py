@@ -17,7 +17,8 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -156,7 +157,7 @@ class GalleryStore:
                 self._load()  # a disk may fail just after it has taken everything
                 raise
             finally:
-                self._exclude(subject)
+                self._exclude({subject})
             self._entries[subject] = entry
             return subject
 
@@ -206,7 +207,7 @@ class GalleryStore:
         """
         with self._lock:
             if subject in self._entries:
-                self._doom(subject, reason)
+                self._doom({subject: reason})
                 self._carry_out()
             tombstone = self._tombstone(subject)
             if tombstone is None:
@@ -216,8 +217,7 @@ class GalleryStore:
     def erase_all(self) -> tuple[ErasureReceipt, ...]:
         """Destroy every reference: the unit is taken down, moved, or was tampered with."""
         with self._lock:
-            for subject in self._entries:
-                self._doom(subject, "wiped")
+            self._doom(dict.fromkeys(self._entries, "wiped"))
             return self._carry_out()
 
     def sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
@@ -228,13 +228,15 @@ class GalleryStore:
         """
         with self._lock:
             synced = self._clock.state() == "synced"
+            past: dict[SubjectId, ErasureReason] = {}
             for subject, entry in self._entries.items():
                 reason = due(entry.deadline, now=now, retention=self._retention)
                 if reason is None:
                     if entry.overdue_since is not None:
                         self._set_overdue(subject, entry, None)
                 elif synced or self._long_overdue(subject, entry, now):
-                    self._doom(subject, reason)
+                    past[subject] = reason
+            self._doom(past)
             return self._carry_out()
 
     def take_erased(self) -> tuple[SubjectId, ...]:
@@ -263,10 +265,11 @@ class GalleryStore:
                 # A reason that nobody of us wrote is no reason to keep anything.
                 self._doomed[subject] = cast("ErasureReason", doomed if doomed in REASONS else "withdrawn")
 
-    def _doom(self, subject: SubjectId, reason: ErasureReason) -> None:
-        """From here on the subject matches nobody, whatever the disk says."""
-        self._doomed.setdefault(subject, reason)
-        self._exclude(subject)
+    def _doom(self, subjects: Mapping[SubjectId, ErasureReason]) -> None:
+        """From here on the subjects match nobody, whatever the disk says."""
+        if subjects:
+            self._doomed = {**subjects, **self._doomed}
+            self._exclude(subjects.keys())
 
     def _carry_out(self) -> tuple[ErasureReceipt, ...]:
         """Erase all that is doomed; their receipts."""
@@ -301,12 +304,12 @@ class GalleryStore:
             subject=digest, site=self._site, unit=self._unit, reason=row[0], erased_at=row[1], sign=self._sign
         )
 
-    def _exclude(self, subject: SubjectId) -> None:
-        """Blank the subject's row in every matrix that somebody still holds, and have the next one made anew."""
+    def _exclude(self, excluded: AbstractSet[SubjectId]) -> None:
+        """Blank their rows in every matrix that somebody still holds, and have the next one made anew."""
         for matrix, subjects in self._issued:
             alive = matrix()
-            if alive is not None and subject in subjects:
-                alive[subjects.index(subject)] = 0
+            if alive is not None:
+                alive[[row for row, subject in enumerate(subjects) if subject in excluded]] = 0
         self._latest = None
         self._generation += 1
 
@@ -318,7 +321,7 @@ class GalleryStore:
 
     def _set_overdue(self, subject: SubjectId, entry: Entry, since: datetime | None) -> None:
         entry.overdue_since = since
-        self._exclude(subject)
+        self._exclude({subject})
         text = None if since is None else since.isoformat()
         with self._database.transaction() as connection:
             connection.execute("UPDATE subjects SET overdue_since=? WHERE subject=?", (text, subject))
