@@ -55,8 +55,11 @@ def view(face: np.ndarray, rng: np.random.Generator, *, warp: float) -> np.ndarr
             axis += cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     to_stored = SCALE * (56 + MARGIN)
     out = cv2.remap(
-        face, (x * SCALE + to_stored).astype(np.float32), (y * SCALE + to_stored).astype(np.float32),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
+        face,
+        (x * SCALE + to_stored).astype(np.float32),
+        (y * SCALE + to_stored).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
     ).astype(np.float32)
     if rng.random() < 0.7 * warp:
         light = rng.normal(0, 1, 3) * [1, 0.6, 0.3]
@@ -91,7 +94,17 @@ def occlude(image: np.ndarray, rng: np.random.Generator) -> None:
         radius = (int(rng.integers(11, 17)), int(rng.integers(8, 14)))
         thickness = -1 if rng.random() < 0.4 else int(rng.integers(1, 3))
         for eye in ((38, 52), (74, 52)):
-            cv2.ellipse(image, tuple(int(e + j) for e, j in zip(eye, jitter, strict=True)), radius, 0, 0, 360, colour, thickness, cv2.LINE_AA)
+            cv2.ellipse(
+                image,
+                tuple(int(e + j) for e, j in zip(eye, jitter, strict=True)),
+                radius,
+                0,
+                0,
+                360,
+                colour,
+                thickness,
+                cv2.LINE_AA,
+            )
         cv2.line(image, (50, 51), (62, 51), colour, 2, cv2.LINE_AA)
     elif kind == 2:
         cv2.rectangle(image, (0, 0), (SIZE, int(rng.integers(12, 36))), colour, -1)
@@ -106,7 +119,11 @@ def sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x = x * np.exp(rng.normal(0, 0.07, 3) + rng.normal(0, 0.22)).astype(np.float32) + np.float32(rng.normal(0, 9))
     if rng.random() < 0.5:
         ramp = np.linspace(-1, 1, SIZE, dtype=np.float32)
-        x = x * (1 + ramp[None, :, None] * rng.normal(0, 0.2)).astype(np.float32) * (1 + ramp[:, None, None] * rng.normal(0, 0.12)).astype(np.float32)
+        x = (
+            x
+            * (1 + ramp[None, :, None] * rng.normal(0, 0.2)).astype(np.float32)
+            * (1 + ramp[:, None, None] * rng.normal(0, 0.12)).astype(np.float32)
+        )
     table = (255 * np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.22))).astype(np.uint8)
     x = cv2.LUT(np.clip(x, 0, 255).astype(np.uint8), table)
     if rng.random() < 0.1:
@@ -114,7 +131,9 @@ def sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     draw = rng.random()
     if draw < 0.3:
         small = int(rng.integers(28, 96))
-        x = cv2.resize(cv2.resize(x, (small, small), interpolation=cv2.INTER_AREA), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+        x = cv2.resize(
+            cv2.resize(x, (small, small), interpolation=cv2.INTER_AREA), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR
+        )
     elif draw < 0.45:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.8))
     elif draw < 0.52:
@@ -122,7 +141,11 @@ def sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cv2.line(kernel, (4, 4), tuple(int(v) for v in rng.integers(0, 9, 2)), 1.0)
         x = cv2.filter2D(x, -1, kernel / max(kernel.sum(), 1))
     if rng.random() < 0.5:
-        x = np.clip(x + rng.standard_normal(x.shape, dtype=np.float32) * np.float32(rng.random() * 6), 0, 255).astype(np.uint8)
+        x = np.clip(x + rng.standard_normal(x.shape, dtype=np.float32) * np.float32(rng.random() * 6), 0, 255).astype(
+            np.uint8
+        )
     if rng.random() < 0.3:
-        x = cv2.imdecode(cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1], cv2.IMREAD_COLOR)
+        x = cv2.imdecode(
+            cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1], cv2.IMREAD_COLOR
+        )
     return np.ascontiguousarray(x)

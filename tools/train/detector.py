@@ -30,7 +30,7 @@ CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of 
 CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
 SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
 OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
-WEIGHTS = torch.tensor([1.0, 1.0, 10.0, 0.05])  # score, box, landmarks (small numbers: shares of the face), range
+WEIGHTS = torch.tensor([1.0, 1.0, 30.0, 0.05])  # score, box, landmarks (small numbers: shares of the face), range
 MIRROR = [2, 3, 0, 1, 4, 5, 8, 9, 6, 7]  # landmark coordinates after a flip: left and right change places
 
 

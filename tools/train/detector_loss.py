@@ -67,7 +67,8 @@ def loss_terms(outputs: list[tuple[Tensor, Tensor]], faces: Tensor) -> Tensor:
     """Score (focal, Lin et al. 2017), box, landmarks, and range; each a mean over faces' cells."""
     score, box, marks, bound = (torch.zeros(()) for _ in range(4))
     count = 0.0
-    faces = faces[:, : max(1, int((faces[..., 14] != 0).any(0).nonzero().max() + 1))]  # rows beyond the last face
+    used = (faces[..., 14] != 0).any(0).nonzero()
+    faces = faces[:, : int(used.max()) + 1 if len(used) else 1]  # the rows beyond are empty in every scene
     for stride, (logit, geometry) in zip(STRIDES, outputs, strict=True):
         target = assign(faces, stride, (logit.shape[2], logit.shape[3]))
         z = logit.float().flatten(1)

@@ -86,7 +86,12 @@ def loss_terms(student: tuple[Tensor, Tensor, Tensor], target: tuple[Tensor, Ten
     mine, theirs = functional.normalize(student[0].float()), functional.normalize(target[0])
     cosine = 1 - (mine * theirs).sum(1).mean()
     relation = functional.mse_loss(mine @ mine.T, theirs @ theirs.T)
-    return cosine, relation, functional.mse_loss(student[1].float(), target[1]), functional.mse_loss(student[2].float(), target[2])
+    return (
+        cosine,
+        relation,
+        functional.mse_loss(student[1].float(), target[1]),
+        functional.mse_loss(student[2].float(), target[2]),
+    )
 
 
 def learning_rate(peak: float, progress: float) -> float:
@@ -185,9 +190,20 @@ def main() -> None:
             cosine = held_out(average.module.net, held)
             parts = " ".join(f"{float(v) / SAVE_EVERY:.4f}" for v in sums)
             rate = SAVE_EVERY * args.batch / (time.monotonic() - began)
-            print(f"step {step} loss {parts} held-out cosine {cosine:.4f} {rate:.0f}/s {len(pool.shards)} shards", flush=True)
+            print(
+                f"step {step} loss {parts} held-out cosine {cosine:.4f} {rate:.0f}/s {len(pool.shards)} shards",
+                flush=True,
+            )
             sums.zero_()
-            save(last, {"student": student.state_dict(), "average": average.module.state_dict(), "optimiser": optimiser.state_dict(), "step": step})
+            save(
+                last,
+                {
+                    "student": student.state_dict(),
+                    "average": average.module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                },
+            )
             began = time.monotonic()
 
 

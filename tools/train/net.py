@@ -16,7 +16,17 @@ EMBEDDING_DIM = 128
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and, unless ``act`` is false, ReLU6; ``same`` padding for odd kernels."""
 
-    def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, *, act: bool = True, groups: int = 1, pad: int | None = None) -> None:
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        act: bool = True,
+        groups: int = 1,
+        pad: int | None = None,
+    ) -> None:
         padding = kernel // 2 if pad is None else pad
         layers: list[nn.Module] = [
             nn.Conv2d(cin, cout, kernel, stride, padding, bias=False, groups=groups),
@@ -49,11 +59,18 @@ class EmbedderNet(nn.Module):
     The head is a 7x7 depthwise convolution (global depthwise pooling, MobileFaceNets, Chen et al. 2018).
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = (32, 64, 128, 192), depths: tuple[int, int, int] = (1, 3, 1), head: int = 384) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (32, 64, 128, 192),
+        depths: tuple[int, int, int] = (1, 3, 1),
+        head: int = 384,
+    ) -> None:
         super().__init__()
         c0, c1, c2, c3 = widths
         d1, d2, d3 = depths
-        self.stage28 = nn.Sequential(ConvNorm(3, c0, 3, 2), ConvNorm(c0, c1, 3, 2), *[Residual(c1, c1) for _ in range(d1)])
+        self.stage28 = nn.Sequential(
+            ConvNorm(3, c0, 3, 2), ConvNorm(c0, c1, 3, 2), *[Residual(c1, c1) for _ in range(d1)]
+        )
         self.stage14 = nn.Sequential(Residual(c1, c2, 2), *[Residual(c2, c2) for _ in range(d2 - 1)])
         self.stage7 = nn.Sequential(Residual(c2, c3, 2), *[Residual(c3, c3) for _ in range(d3 - 1)])
         self.head = nn.Sequential(ConvNorm(c3, head, 1), ConvNorm(head, head, 7, act=False, groups=head, pad=0))

@@ -50,7 +50,9 @@ def crop(faces: Faces, rng: np.random.Generator) -> np.ndarray:
     return augment.sensor(image, rng)
 
 
-def make_shard(number: int, seed: int, faces: Faces, teacher: EmbeddingTeacher, out: Path, scales: tuple[np.ndarray, np.ndarray]) -> None:
+def make_shard(
+    number: int, seed: int, faces: Faces, teacher: EmbeddingTeacher, out: Path, scales: tuple[np.ndarray, np.ndarray]
+) -> None:
     rng = np.random.default_rng([seed, number])
     images = np.stack([crop(faces, rng) for _ in range(SHARD)])
     embedding = np.empty((SHARD, 128), np.float16)

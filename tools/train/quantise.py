@@ -56,7 +56,9 @@ def convert(
         if representative is not None:
             pictures = representative
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ({"image": ((p[None].astype(np.float32) - 128) / 128)} for p in pictures)
+            converter.representative_dataset = lambda: (
+                {"image": ((p[None].astype(np.float32) - 128) / 128)} for p in pictures
+            )
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.int8

@@ -52,8 +52,14 @@ class EmbeddingTeacher:
     def __call__(self, crops: np.ndarray) -> Targets:
         """uint8 RGB (n,112,112,3) to targets."""
         x = np.ascontiguousarray(((crops.astype(np.float32) - MEAN) / STD).transpose(0, 3, 1, 2))
-        embedding, map14, map7 = zip(*(self._session.run(self._output, {self._input: one[None]}) for one in x), strict=True)
-        return Targets(np.concatenate(embedding), np.concatenate(map14).transpose(0, 2, 3, 1), np.concatenate(map7).transpose(0, 2, 3, 1))
+        embedding, map14, map7 = zip(
+            *(self._session.run(self._output, {self._input: one[None]}) for one in x), strict=True
+        )
+        return Targets(
+            np.concatenate(embedding),
+            np.concatenate(map14).transpose(0, 2, 3, 1),
+            np.concatenate(map7).transpose(0, 2, 3, 1),
+        )
 
 
 class DetectionTeacher:
