@@ -12,6 +12,8 @@ import pytest
 from agent.camera import scene_people
 from agent.camera.scene_people import PERSON_IDS, load_people
 from agent.camera.scene_pose import PICTURE_SIDE
+from agent.camera.scene_render import SceneRenderer
+from agent.camera.scene_script import load_script
 from tests.conftest import shared_folder
 
 MAX_PACK_BYTES = 3_000_000  # the wheel carries them to every unit
@@ -63,3 +65,23 @@ def test_a_foreign_detector_finds_every_picture_where_the_index_says() -> None:
         assert len(faces) == 1
         x, y, w, h = faces[0, :4]
         assert (x, y, x + w, y + h) == pytest.approx(people.box, abs=16)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("scene", "time"), [("demo", 4.5), ("demo", 12), ("two-at-once", 4), ("backlight", 4), ("tiny-face", 3)]
+)
+def test_a_foreign_detector_finds_everybody_where_the_scene_says(scene: str, time: float) -> None:
+    cv2 = pytest.importorskip("cv2")
+    script = load_script(Path(__file__).parents[2] / "tools" / "scenes" / f"{scene}.yaml")
+    renderer = SceneRenderer(script)
+    number = round(time * script.frames_per_second)
+    model = shared_folder() / "models" / "teacher" / "yunet_n_dynamic.onnx"
+    detector = cv2.FaceDetectorYN.create(str(model), "", script.size, 0.7)
+    found = detector.detect(np.ascontiguousarray(renderer.frame(number)[..., ::-1]))[1]
+    expected = renderer.placements(number)
+    assert len(found) == len(expected)
+    for place in expected:
+        x, y, w, h = min(found[:, :4], key=lambda box: abs(box[0] + box[2] / 2 - place.x))
+        assert (x + w / 2, y + h / 2) == pytest.approx((place.x, place.y), abs=0.08 * place.face)
+        assert h == pytest.approx(place.face, rel=0.15)
