@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from agent.camera.scene import SceneCamera
 from agent.camera.scene_motion import eased, placements
 from agent.camera.scene_pose import frontal
 from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import SceneScript
+from agent.camera.scene_script import SceneScript, enrolment_script
 from agent.clock import SimulatedClock
 
 PLAIN = {"kind": "plain", "colour": "#808080"}
@@ -59,8 +60,9 @@ def test_another_process_gives_the_same_bytes() -> None:
         "from agent.camera.scene_script import enrolment_script as e;"
         "print(hashlib.sha256(SceneRenderer(e('person-02', size=(96, 64))).frame(9).tobytes()).hexdigest())"
     )
-    run = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
-    assert run[0].stdout == run[1].stdout
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = SceneRenderer(enrolment_script("person-02", size=(96, 64))).frame(9)
+    assert run.stdout.strip() == hashlib.sha256(here.tobytes()).hexdigest()
 
 
 def test_another_seed_gives_other_noise() -> None:
