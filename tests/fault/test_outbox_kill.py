@@ -12,7 +12,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,28 +29,39 @@ KILLS = int(os.environ.get("POSTERN_KILLS", "15"))
 ROOT = Path(__file__).parents[2]
 
 
-def run_and_kill(folder: Path) -> list[str]:
-    """Start the worker, let it work for a random while, kill it; what it had said."""
-    command = [sys.executable, "-m", "tests.simulators.outbox_worker", str(folder)]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == b"R\n"
-    os.set_blocking(worker.stdout.fileno(), False)
-    said = b""
-    end = time.monotonic() + random.random() * 0.15
-    while time.monotonic() < end:
-        said += worker.stdout.read() or b""
-        time.sleep(0.001)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
-    os.set_blocking(worker.stdout.fileno(), True)
-    said += worker.stdout.read()
-    worker.stdout.close()
-    lines = said.decode().split("\n")
-    return lines[:-1]  # the last one is empty or was cut off: it promised nothing
+class Nursery:
+    """Starts workers and kills them."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.simulators.outbox_worker", str(folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+
+    def run_and_kill(self) -> list[str]:
+        """Let a worker do its work for a random while; what it had said before it died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"go\n")
+        self._process.stdin.flush()
+        said: list[str] = []
+        killed = False
+        while (line := self._process.stdout.readline().decode().rstrip("\n")) != "D":
+            assert line, "the nursery ended"
+            word, _, rest = line.partition(" ")
+            if word == "C":
+                killer = threading.Timer(random.random() * 0.15, os.kill, (int(rest), signal.SIGKILL))
+                killer.start()
+                killed = True
+            else:
+                said.append(line)
+        assert killed
+        killer.join()
+        return said
+
+    def close(self) -> None:
+        self._process.communicate(timeout=20)
 
 
-@pytest.mark.timeout(60 + 3 * KILLS)
+@pytest.mark.timeout(60 + 2 * KILLS)
 def test_killed_at_any_moment_nothing_signed_is_lost_and_no_number_comes_back(tmp_path: Path) -> None:
     key = UnitKey.generate()
     key.save(tmp_path / "unit.key")
@@ -72,8 +83,9 @@ def test_killed_at_any_moment_nothing_signed_is_lost_and_no_number_comes_back(tm
         assert verified.gap is None, f"a gap before {seq}"
         published[seq] = payload
 
+    nursery = Nursery(tmp_path)
     for _ in range(KILLS):
-        for line in run_and_kill(tmp_path):
+        for line in nursery.run_and_kill():
             word, _, rest = line.partition(" ")
             if word == "A":
                 assert int(rest) > last, f"number {rest} was given twice"
@@ -82,6 +94,7 @@ def test_killed_at_any_moment_nothing_signed_is_lost_and_no_number_comes_back(tm
             else:
                 receive(rest.encode())
 
+    nursery.close()
     with Outbox(tmp_path / "outbox.db", signer=key, source=SOURCE, clock=SystemClock()) as outbox:
         head = outbox.head().seq
         for row in outbox.pending(1000):

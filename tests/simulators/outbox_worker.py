@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that appends and drains until it is killed: ``python -m tests.simulators.outbox_worker FOLDER``.
 
-It says on standard output what it promised: ``A seq`` when ``append`` had returned, and ``P payload`` when a
-broker had the event, before the acknowledgement reaches the outbox.
+For each line on standard input it forks a worker and says ``C pid``; when that has died, ``D``. The worker
+says what it promised: ``A seq`` when ``append`` had returned, and ``P payload`` when a broker had the event,
+before the acknowledgement reaches the outbox. Each line is one write, which a pipe takes whole or not at all.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from datetime import datetime
@@ -21,31 +23,38 @@ SOURCE = "/postern/hq/door-3"
 DIGEST = "sha256:" + "5a" * 32
 
 
+def say(line: str) -> None:
+    os.write(1, line.encode() + b"\n")
+
+
 def match(now: datetime) -> Draft:
     facts = {"subject": "p1_" + "ab" * 16, "audience": "access", "epoch": "2026-W47", "zone": "door"}
     facts |= {"method": "face", "liveness": "not_checked", "policy": DIGEST, "model": DIGEST}
     return Draft("match", round_down(now, 1), "synced", facts)
 
 
-def main(folder: Path) -> None:
-    clock = SystemClock()
-    key = UnitKey.load(folder / "unit.key")
+def work(folder: Path, key: UnitKey) -> None:
+    clock, rng = SystemClock(), random.Random()
     outbox = Outbox(folder / "outbox.db", signer=key, source=SOURCE, clock=clock)
-    sys.stdout.write("R\n")
-    sys.stdout.flush()
     while True:
-        for _ in range(random.randint(1, 4)):
-            draft = (
-                match(clock.now())
-                if random.random() < 0.8
-                else make_unit("camera_back", now=clock.now(), clock="synced")
-            )
-            sys.stdout.write(f"A {outbox.append(draft)}\n")
-            sys.stdout.flush()
-        for row in outbox.pending(random.randint(0, 6)):
-            sys.stdout.write(f"P {row.payload.decode()}\n")
-            sys.stdout.flush()
+        for _ in range(rng.randint(1, 4)):
+            now = clock.now()
+            draft = match(now) if rng.random() < 0.8 else make_unit("camera_back", now=now, clock="synced")
+            say(f"A {outbox.append(draft)}")
+        for row in outbox.pending(rng.randint(0, 6)):
+            say(f"P {row.payload.decode()}")
             outbox.acked(row.seq)
+
+
+def main(folder: Path) -> None:
+    key = UnitKey.load(folder / "unit.key")
+    for _ in sys.stdin:
+        worker = os.fork()
+        if worker == 0:
+            work(folder, key)
+        say(f"C {worker}")
+        os.waitpid(worker, 0)
+        say("D")
 
 
 if __name__ == "__main__":
