@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "tools" / "scenes" / "demo.yaml"
+SCENE_TO_VIDEO = ROOT / "tools" / "scene-to-video"
 FRAMES_PER_SECOND = 15
 VISIT_S = 1.6  # one person at the door: long enough for the dwell time and the votes
 TURN_S = 0.1
@@ -70,14 +71,15 @@ def frame_of(clip: Path, number: int) -> NDArray[np.uint8]:
 
 def _made(folder: Path, name: str, script: dict[str, Any]) -> Path:
     text = yaml.safe_dump(script, sort_keys=False)
-    target = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.mp4"
+    made_of = text.encode() + SCENE_TO_VIDEO.read_bytes()
+    target = folder / f"{name}-{hashlib.sha256(made_of).hexdigest()[:12]}.mp4"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     source, partial = target.with_suffix(".yaml"), target.with_suffix(".partial.mp4")
     source.write_text(text)
     print(f"making {target.name}", file=sys.stderr)
-    command = [sys.executable, str(ROOT / "tools" / "scene-to-video"), str(source), str(partial)]
+    command = [sys.executable, str(SCENE_TO_VIDEO), str(source), str(partial)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"tools/bench: {done.stderr.strip()}")
