@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import ConsentError, RefusedError
-from agent.gallery.erase import subject_digest
+from agent.gallery.erase import TOMBSTONE_DAYS, subject_digest
 from agent.match.compare import compare
 from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures, consent, open_store, unit_vector
 
@@ -53,8 +53,8 @@ class GalleryLife(RuleBasedStateMachine):
         self.expires: dict[bytes, object] = {}  # the model: when each consent ends,
         self.used: dict[bytes, object] = {}  # when each was used last,
         self.model: dict[bytes, str] = {}  # which model made its template,
-        self.faces: dict[bytes, np.ndarray] = {}  # and what they look like
-        self.gone: set[bytes] = set()
+        self.faces: dict[bytes, np.ndarray] = {}  # what they look like,
+        self.gone: dict[bytes, datetime] = {}  # and when the others went
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -87,7 +87,7 @@ class GalleryLife(RuleBasedStateMachine):
         if subject in self.expires:
             self.store.enrol(captures(self.rng, face), consent=record, model=MODEL, subject=subject)
             self._note(subject, record.expires_at, MODEL, face)
-        else:
+        elif self._has_tombstone(subject):
             self._refused(record, subject=subject)
 
     @rule(target=former, subject=consumes(subjects))
@@ -99,8 +99,9 @@ class GalleryLife(RuleBasedStateMachine):
 
     @rule(subject=former)
     def withdraw_again_or_return_under_the_old_id(self, subject: bytes) -> None:
-        assert self.store.erase(subject).subject == subject_digest(subject)
-        self._refused(consent(self.clock.now()), subject=subject)
+        if self._has_tombstone(subject):
+            assert self.store.erase(subject).subject == subject_digest(subject)
+            self._refused(consent(self.clock.now()), subject=subject)
 
     @rule()
     def withdraw_for_nobody(self) -> None:
@@ -174,7 +175,10 @@ class GalleryLife(RuleBasedStateMachine):
     def _forget(self, subject: bytes) -> None:
         for of in (self.expires, self.used, self.model):
             of.pop(subject, None)
-        self.gone.add(subject)
+        self.gone.setdefault(subject, self.clock.now())
+
+    def _has_tombstone(self, subject: bytes) -> bool:
+        return self.clock.now() - self.gone[subject] < timedelta(days=TOMBSTONE_DAYS)
 
     def _overdue(self) -> list[bytes]:
         now = self.clock.now()
