@@ -99,7 +99,7 @@ def test_killed_at_any_moment_nothing_signed_is_lost_and_no_number_comes_back(tm
         head = outbox.head().seq
         for row in outbox.pending(1000):
             receive(row.payload)
-    assert promised
+    assert len(promised) > KILLS, "the workers hardly worked: kill them later"
     assert promised <= set(published)
     assert sorted(published) == list(range(1, head + 1))
     assert verifier.missing("door-3") == ()
