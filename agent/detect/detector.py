@@ -13,7 +13,7 @@ from agent.camera.base import LORES_BORDER, Frame, Rgb, lores_scale
 from agent.detect.decoders import make_decoder
 from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
-from agent.detect.nms import nms
+from agent.detect.nms import blend, nms
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_engine
 
@@ -47,6 +47,7 @@ class Detector:
         self.score_threshold = threshold
         self._nms_iou, self._max_faces = nms_iou, max_faces
         self._decoder = make_decoder(entry, threshold)
+        self._blends = entry.decoder == "postern"  # other heads were trained and published without
         self._canvas = np.empty((entry.input.height, entry.input.width, 3), np.uint8)
 
     @property
@@ -63,12 +64,14 @@ class Detector:
             return []
         kept = nms(found.boxes, found.scores, self._nms_iou, self._max_faces)
         scale = np.float32(1 / (factor * lores_scale(main.width, main.height, width, height)))
-        boxes = (found.boxes[kept] * scale).tolist()
-        landmarks = found.landmarks[kept] * scale
+        boxes, landmarks = found.boxes[kept], found.landmarks[kept]
+        if self._blends:
+            boxes, landmarks = blend(found.boxes, found.landmarks, found.scores, kept)
+        landmarks = landmarks * scale
         scores = found.scores[kept].tolist()
         return [
             Face((x0, y0, x1, y1), marks, score)
-            for (x0, y0, x1, y1), marks, score in zip(boxes, landmarks, scores, strict=True)
+            for (x0, y0, x1, y1), marks, score in zip((boxes * scale).tolist(), landmarks, scores, strict=True)
         ]
 
     def _fit(self, lores: Rgb) -> tuple[NDArray[np.uint8], float]:

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.detect.nms import nms
+from agent.detect.nms import blend, nms
 
 Box = tuple[float, float, float, float]
 
@@ -48,3 +48,26 @@ def test_the_better_of_two_answers_to_one_face_stays() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [30, 0, 40, 10]], np.float32)
     assert nms(boxes, np.array([0.7, 0.9, 0.8], np.float32), 0.4, 10) == [1, 2]
     assert nms(boxes, np.array([0.7, 0.9, 0.8], np.float32), 0.4, 1) == [1]
+
+
+def test_answers_that_agree_are_averaged_and_others_are_left_alone() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [30, 0, 40, 10]], np.float32)
+    landmarks = np.stack([np.full((5, 2), value, np.float32) for value in (4, 6, 35)])
+    scores = np.array([1.0, 0.5, 0.8], np.float32)
+    blended, marks = blend(boxes, landmarks, scores, [0, 2])
+    np.testing.assert_allclose(blended, [[0.2, 0, 10.2, 10], [30, 0, 40, 10]], rtol=1e-6)
+    np.testing.assert_allclose(marks[:, 0, 0], [4.4, 35], rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(BOXES, st.integers(1, 5)), min_size=1, max_size=12))
+def test_a_blend_lies_within_what_was_blended(found: list[tuple[Box, int]]) -> None:
+    boxes = np.array([box for box, _ in found], np.float32)
+    scores = np.array([score / 5 for _, score in found], np.float32)
+    landmarks = np.repeat(boxes[:, None, :2], 5, 1)
+    kept = nms(boxes, scores, 0.41, 12)
+    blended, marks = blend(boxes, landmarks, scores, kept)
+    assert blended.shape == (len(kept), 4)
+    assert (blended >= boxes.min(0) - 1e-3).all()
+    assert (blended <= boxes.max(0) + 1e-3).all()
+    assert np.isfinite(marks).all()
