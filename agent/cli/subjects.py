@@ -14,7 +14,7 @@ from agent.assemble import load_key, open_gallery, open_outbox
 from agent.audit import AuditLog
 from agent.clock import Clock
 from agent.config import Config
-from agent.gallery.erase import ErasureReceipt
+from agent.gallery.erase import ErasureReceipt, subject_digest
 from agent.gallery.records import Held
 from agent.match.records import SubjectId
 
@@ -27,22 +27,22 @@ def erase(
     The receipts are signed; the log keeps that something was erased, not who.
     """
     key = load_key(config)
-    receipts = []
     with (
         closing(AuditLog(config.audit.path, clock=clock, random=random)) as audit,
         open_gallery(config, key, clock) as gallery,
         open_outbox(config, key, clock) as outbox,
     ):
-        chosen = [held.subject for held in gallery.list()] if subjects is None else list(subjects)
-        for subject in chosen:
-            receipt = gallery.erase(subject, reason="wiped" if subjects is None else "withdrawn")
-            unsent = outbox.erase(subject)
+        receipts = gallery.erase_all() if subjects is None else [gallery.erase(subject) for subject in subjects]
+        new = set()
+        for subject in gallery.take_erased():
+            outbox.erase(subject)
             audit.forget(subject)
-            audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason, "unsent_events": unsent})
-            receipts.append(receipt)
-        if subjects is None:  # also what is damaged and cannot be listed
-            receipts.extend(gallery.erase_all())
-    return receipts
+            new.add(subject_digest(subject))
+        for receipt in (*gallery.finished, *receipts):
+            if receipt.subject in new:
+                audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
+                new.remove(receipt.subject)
+        return list(receipts)
 
 
 def tell_receipt(receipt: ErasureReceipt) -> str:

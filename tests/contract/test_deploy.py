@@ -50,8 +50,8 @@ def test_the_service_never_hides_cpuinfo_from_the_model_runtime() -> None:
 
 def test_the_service_is_restarted_unless_a_person_is_needed() -> None:
     assert setting("Restart") == ["always"]
-    refused, stopped = errors.RefusedError.exit_status, errors.StopError.exit_status
-    assert setting("RestartPreventExitStatus") == [f"{refused} {stopped}"]
+    assert setting("RestartPreventExitStatus") == [str(errors.RefusedError.exit_status)]
+    assert setting("StartLimitIntervalSec") == ["0"]
     assert setting("Type") == ["notify"]
     assert int(setting("WatchdogSec")[0]) <= 30
 

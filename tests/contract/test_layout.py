@@ -13,6 +13,8 @@ import pytest
 
 from agent.inference.heads import HEADS
 
+pytestmark = pytest.mark.timeout(300)  # it parses the whole source, on a machine that may be busy
+
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 400  # one screen-and-a-half of attention; a longer module has two reasons to change
 

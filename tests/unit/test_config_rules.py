@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import yaml
 
+from agent.assemble import make_gate
 from agent.config import Config, json_schema, parse_config
 from agent.errors import ConfigError
 
@@ -95,6 +96,20 @@ def test_there_is_no_activation_without_an_act() -> None:
 
 def test_retention_beyond_three_years_is_refused() -> None:
     refused("gallery.retention_days: expected `int` <= 1095", gallery={"retention_days": 1096})
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        {"kind": "zone", "min_face_px": 32, "max_turn_degrees": 5, "dwell_ms": 200},
+        {"kind": "zone", "min_face_px": 2000, "max_turn_degrees": 60, "dwell_ms": 10_000},
+        {"kind": "button", "min_face_px": 32, "max_turn_degrees": 60, "window_s": 1},
+        {"kind": "button", "min_face_px": 2000, "max_turn_degrees": 5, "window_s": 60},
+    ],
+)
+def test_what_the_file_may_say_at_its_limits_the_gate_takes(activation: dict[str, Any]) -> None:
+    small_zone = zone((0.5, 0.5), (0.55, 0.5), (0.5, 0.55)) if activation["kind"] == "zone" else {}
+    assert make_gate(config(activation={**small_zone, "name": "door", **activation})).zone == "door"
 
 
 # The example
