@@ -178,7 +178,8 @@ def save_model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], siz
     picture = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, size, size))
     answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     graph = onnx.helper.make_graph(nodes, "g", [picture], [answer], tensors)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), str(path))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(path))  # outputs need a shape
     return path
 
 
