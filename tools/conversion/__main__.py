@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     except (PosternError, OSError) as error:  # Pillow's errors about a broken picture are OSErrors
         print(f"tools/convert: {error}", file=sys.stderr)
         return error.exit_status if isinstance(error, PosternError) else 2
+    except SystemExit as error:  # how the readers of pictures and pairs refuse
+        print(error.code, file=sys.stderr)
+        return 2
     print("\n".join(table(finite(report))))
     return 0
 
