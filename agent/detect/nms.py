@@ -28,7 +28,7 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou: float, lim
         shared = wide.clip(0) * high.clip(0)
         alive &= shared <= iou * (area + area[index] - shared)
         alive[index] = False
-        index = int(alive.argmax())
+        index = int(np.argmax(alive))
         if not alive[index]:
             break
     return kept

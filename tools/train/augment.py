@@ -52,7 +52,7 @@ def view(face: np.ndarray, rng: np.random.Generator, *, warp: float) -> np.ndarr
     if rng.random() < 0.8 * warp:
         for axis in (x, y):
             coarse = rng.normal(0, 2.0 * rng.random(), (5, 5)).astype(np.float32)
-            axis += cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+            np.add(axis, cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), out=axis)
     to_stored = SCALE * (56 + MARGIN)
     out = cv2.remap(
         face,
@@ -65,9 +65,9 @@ def view(face: np.ndarray, rng: np.random.Generator, *, warp: float) -> np.ndarr
         light = rng.normal(0, 1, 3) * [1, 0.6, 0.3]
         light[2] = abs(light[2]) + 0.4
         light /= np.linalg.norm(light)
-        depth = rng.random() * 0.8
+        strength = rng.random() * 0.8
         shade = np.maximum(0, np.tensordot(light, _NORMALS, 1))
-        out *= (1 - depth + depth * 1.35 * shade).astype(np.float32)[..., None]
+        out *= (1 - strength + strength * 1.35 * shade).astype(np.float32)[..., None]
     return out
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Conv(NamedTuple):
-    """One convolution: kernel float32 (h, w, in/groups, out), bias (out,), symmetric zero padding, then ReLU6 or nothing."""
+    """One convolution: kernel float32 (h, w, in/groups, out), bias (out,), symmetric padding, ReLU6 or nothing."""
 
     kernel: np.ndarray
     bias: np.ndarray

@@ -7,7 +7,6 @@ ReLU6 bounds every activation, so no outlier can stretch an int8 scale.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 EMBEDDING_DIM = 128

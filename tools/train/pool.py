@@ -65,7 +65,7 @@ def make_shard(
     for name, array in (("map7", maps[1]), ("map14", maps[0]), ("embedding", embedding), ("image", images)):
         temporary = out / f".{name}-{number:04d}.npy"
         np.save(temporary, array)
-        os.replace(temporary, out / f"{name}-{number:04d}.npy")  # image last: its presence means the shard is whole
+        temporary.replace(out / f"{name}-{number:04d}.npy")  # image last: its presence means the shard is whole
 
 
 def map_scales(faces: Faces, teacher: EmbeddingTeacher, out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def map_scales(faces: Faces, teacher: EmbeddingTeacher, out: Path) -> tuple[np.n
         steps = [value.reshape(-1, 128).std(0) * CLIP_SIGMA / 127 for value in (targets.map14, targets.map7)]
         temporary = out / f".scales-{os.getpid()}.npz"
         np.savez(temporary, map14=steps[0], map7=steps[1])
-        os.replace(temporary, path)
+        temporary.replace(path)
     with np.load(path) as scales:
         return scales["map14"], scales["map7"]
 
