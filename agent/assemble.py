@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +115,18 @@ def make_gate(config: Config) -> Gate:
     return ZoneGate(
         zone=activation.name, polygon=activation.polygon, limits=limits, dwell_ns=activation.dwell_ms * 1_000_000
     )
+
+
+def make_seal(config: Config) -> Callable[[str, str], str] | None:
+    """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
+    path = config.events.consumer_key
+    if path is None:
+        return None
+    from agent.outbox.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
+
+    consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    site, audience = config.unit.site, config.events.audience
+    return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
 
 
 def source_of(config: Config) -> str:

@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,7 +25,6 @@ import numpy as np
 import agent
 from agent import pipeline
 from agent.assemble import (
-    MAX_JWK_BYTES,
     Models,
     board,
     load_key,
@@ -32,6 +32,7 @@ from agent.assemble import (
     load_policy,
     load_site_key,
     make_gate,
+    make_seal,
     open_gallery,
     open_outbox,
     source_of,
@@ -44,7 +45,6 @@ from agent.config import CONFIG_SCHEMA_ID, Config, ZoneActivation
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import CameraLostError, PosternError
-from agent.files import read_bounded
 from agent.gallery.erase import ErasureReceipt
 from agent.housekeeping import Duties, Housekeeping
 from agent.keys import UnitKey
@@ -53,7 +53,6 @@ from agent.match.presence import Presence
 from agent.match.records import References, SubjectId
 from agent.outbox.pseudonym import EpochKeys
 from agent.recorder import Identity, Recorder
-from agent.strict_json import loads
 from agent.timing import StageTimes
 from agent.uplink.commands import CommandCounter, Commands, Outcome
 from agent.uplink.connection import BrokerSettings
@@ -117,6 +116,9 @@ class _Service:
         stack.callback(self._audit.close)
         self._gallery = stack.enter_context(open_gallery(config, key, clock))
         self._outbox = stack.enter_context(open_outbox(config, key, clock))
+        self._forget_erased()
+        for digest in self._gallery.tombstones():  # a power cut may have come between gallery and log
+            self._audit.forget_digest(digest)
         for receipt in self._gallery.finished:
             self._on_receipt(receipt)
         self._model = models.embedder.model
@@ -158,7 +160,7 @@ class _Service:
         self._housekeeping = Housekeeping(
             Duties(
                 retry=self._recorder.retry,
-                sweep=self._gallery.sweep,
+                sweep=self._sweep,
                 on_receipt=self._on_receipt,
                 disk_free=lambda: read_disk_free(config.outbox.path.parent),
                 unit_event=self._recorder.unit,
@@ -232,7 +234,7 @@ class _Service:
                 health=health.build,
                 facts=public_facts(config),
                 self_test=lambda: _self_test(config),
-                erased=self._erased,
+                forget_erased=self._forget_erased,
                 paused=self._paused,
             )
         )
@@ -323,6 +325,18 @@ class _Service:
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
 
+    def _sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
+        receipts = self._gallery.sweep(now)
+        self._forget_erased()
+        return receipts
+
+    def _forget_erased(self) -> None:
+        """Make outbox, audit log and pipeline forget whom the gallery erased; called after each erasure and sweep."""
+        for subject in self._gallery.take_erased():
+            self._outbox.erase(subject)
+            self._audit.forget(subject)
+            self._erased.put(subject)
+
     def _on_receipt(self, receipt: ErasureReceipt) -> None:
         try:
             self._audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
@@ -362,18 +376,6 @@ def public_facts(config: Config) -> Mapping[str, Any]:
         },
         "models": {"detector": config.models.detector, "embedder": config.models.embedder},
     }
-
-
-def make_seal(config: Config) -> Callable[[str, str], str] | None:
-    """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
-    path = config.events.consumer_key
-    if path is None:
-        return None
-    from agent.outbox.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
-
-    consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
-    site, audience = config.unit.site, config.events.audience
-    return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
 
 
 def _self_test(config: Config) -> Mapping[str, Any]:

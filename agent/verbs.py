@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a unit does when a signed command asks: one small function a verb. Verification is ``uplink.commands``'s.
 
-Handlers run on the uplink's thread. What concerns the pipeline is handed over through ``erased`` and
-``paused``, which the pipeline reads between frames.
+Handlers run on the uplink's thread. What concerns the pipeline it reads between frames: ``paused``, and who was erased.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -35,7 +33,7 @@ class Parts:
     health: Callable[[], bytes]
     facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
     self_test: Callable[[], Mapping[str, Any]]
-    erased: SimpleQueue[SubjectId]
+    forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased
     paused: threading.Event
 
 
@@ -57,8 +55,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     def subject_revoke(args: Mapping[str, Any]) -> Mapping[str, Any]:
         subject = parse_subject(args.get("subject"))
         receipt = parts.gallery.erase(subject)
-        parts.outbox.erase(subject)
-        parts.erased.put(subject)
+        parts.forget_erased()
         parts.on_receipt(receipt)
         return {"receipt": msgspec.to_builtins(receipt)}
 
