@@ -188,6 +188,7 @@ class _Service:
         began_ns = self._clock.monotonic_ns()
         try:
             with self._camera:
+                self._uplink.info_changed()  # now it can say which camera
                 self._camera.while_waiting = idle
                 pipeline.run(self._stages, keep_going=keep_going)
         finally:

@@ -14,6 +14,7 @@ from agent.camera.open import open_camera
 from agent.camera.settings import CameraSettings, FileCamera, SceneCamera
 from agent.camera.supervise import IDLE_S, CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
+from agent.errors import CameraLostError
 
 
 class Source:
@@ -25,10 +26,12 @@ class Source:
     def __init__(self, camera: Camera | LatestFrame) -> None:
         self._camera = camera
         self._open = ExitStack()
+        self._entered = False
         self.while_waiting: Callable[[], bool] = lambda: True
 
     def __enter__(self) -> Self:
         self._open.enter_context(self._camera)
+        self._entered = True
         return self
 
     def __exit__(
@@ -37,6 +40,9 @@ class Source:
         self._open.close()
 
     def info(self) -> CameraInfo:
+        """Facts of the camera; CameraLostError before it was reached."""
+        if not self._entered:
+            raise CameraLostError("the camera is not open yet")
         return self._camera.info()
 
     def frames(self) -> Iterator[Frame]:

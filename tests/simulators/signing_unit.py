@@ -64,6 +64,10 @@ class SigningUnit:
         self._limits = limits
         self.outbox = self.open()
 
+    def __del__(self) -> None:
+        if hasattr(self, "outbox"):
+            self.outbox.close()
+
     def open(self) -> Outbox:
         """Open the outbox, as a start of the agent does."""
         self.outbox = Outbox(self.path, signer=self.key, source=self.source, clock=self.clock, **self._limits)
