@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
             module.configure(sub)
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     try:
         arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
         return int(module.run(arguments)) if module else PosternError.exit_status
