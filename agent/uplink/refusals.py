@@ -58,6 +58,8 @@ _ALERTS = (
     ("bad certificate", "refuses this certificate: have a new one issued by the site's authority"),
     ("certificate unknown", "refuses this certificate: have a new one issued by the site's authority"),
     ("eof occurred", "closed the connection before MQTT began: it may not accept this certificate; look at its log"),
+    # In TLS 1.3 the broker's alert may be overtaken by its reset of the connection.
+    ("reset by peer", "closed the connection before MQTT began: it may not accept this certificate; look at its log"),
     ("handshake failure", "refuses the TLS handshake: check that it asks for a certificate of this site"),
     ("wrong version number", "does not speak TLS on this port: correct broker.port"),
     ("protocol version", "speaks no TLS 1.2 or newer: upgrade the broker"),
