@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.config import ButtonActivation, Config
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
@@ -80,27 +82,33 @@ def load_policy(config: Config, model: str) -> Policy:
     return verify_policy(token, load_site_key(config), model=model)
 
 
-def open_gallery(config: Config, key: UnitKey, clock: Clock) -> GalleryStore:
+def open_gallery(
+    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> GalleryStore:
     """The references of this unit; raises StorageError or KeyStoreError."""
     return GalleryStore(
         config.gallery.path,
-        keyring=FileKeyring(config.keys.folder / "kek", random=secrets.token_bytes),
+        keyring=FileKeyring(config.keys.folder / "kek", random=random),
         site=config.unit.site,
         unit=config.unit.id,
         purpose=config.purpose,
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
+        random=random,
     )
 
 
-def open_outbox(config: Config, key: UnitKey, clock: Clock) -> Outbox:
+def open_outbox(
+    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> Outbox:
     """The durable queue of this unit; raises StorageError."""
     return Outbox(
         config.outbox.path,
         signer=key,
         source=source_of(config),
         clock=clock,
+        random=random,
         max_rows=config.outbox.max_rows,
         time_step_s=config.events.time_resolution_s,
     )
@@ -132,6 +140,29 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
 def source_of(config: Config) -> str:
     """The CloudEvents source of this unit."""
     return f"/postern/{config.unit.site}/{config.unit.id}"
+
+
+def public_facts(config: Config) -> Mapping[str, Any]:
+    """What ``config/get`` may tell: no address, no path, no key."""
+    return {
+        "profile": config.profile,
+        "purpose": config.purpose,
+        "notice_version": config.notice.version,
+        "activation": msgspec.to_builtins(config.activation),
+        "retention_days": config.gallery.retention_days,
+        "events": {
+            "presence": config.events.presence,
+            "audience": config.events.audience,
+            "subject": config.events.subject,
+        },
+        "models": {"detector": config.models.detector, "embedder": config.models.embedder},
+    }
+
+
+def self_test(config: Config) -> Mapping[str, Any]:
+    """Load and test the models afresh; on the caller's own interpreters."""
+    load_models(config)
+    return {"models": "ok"}
 
 
 def board() -> str:

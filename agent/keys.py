@@ -4,17 +4,23 @@
 ``UnitKey`` signs what a unit says, ``SigningKey`` what the site says. Signatures are JWS (RFC 7515),
 detached (Appendix F) or compact, with exactly the header members ``alg``, ``kid`` and ``typ``; ``typ``
 keeps a signature made for one purpose from being used for another (RFC 8725 sec. 3.11).
+
+Where the library can (cryptography 43 on OpenSSL 3.2), signatures are deterministic (RFC 6979): none then depends on
+how random a small board is right after power-on, and the same events of the same key have the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -29,6 +35,7 @@ CURVE = "P-256"
 MAX_HEADER_BYTES = 512  # alg, kid (43 characters) and typ need about 100
 MAX_TOKEN_BYTES = 1024 * 1024  # a list of 4 000 units; the largest object that anyone signs here
 DERIVED_KEY_BYTES = 32
+COORDINATE_BYTES = 32  # r and s of an ES256 signature (RFC 7518 sec. 3.4)
 
 
 class _Jwk(msgspec.Struct, frozen=True):
@@ -147,15 +154,14 @@ class PublicKey:
 class SigningKey:
     """A P-256 private key. It has no printable form; only ``save`` writes it."""
 
-    __slots__ = ("_key", "_private", "public")
+    __slots__ = ("_private", "public")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        pem = private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        pem = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         self._private = private
-        self._key = ECKey.import_key(pem)
-        self.public = PublicKey(self._key)
+        self.public = PublicKey(ECKey.import_key(pem))
 
     @classmethod
     def generate(cls) -> Self:
@@ -182,7 +188,11 @@ class SigningKey:
 
     def sign(self, payload: bytes, *, typ: str) -> str:
         """Compact JWS over ``payload``."""
-        return jws.serialize_compact(self._header(typ), payload, self._key, algorithms=[ALGORITHM])
+        header = json.dumps({"alg": ALGORITHM, "kid": self.kid, "typ": typ}, separators=(",", ":"))
+        signed = f"{encode_base64url(header.encode())}.{encode_base64url(payload)}"
+        r, s = decode_dss_signature(self._private.sign(signed.encode("ascii"), _SIGNATURE))
+        signature = b"".join(number.to_bytes(COORDINATE_BYTES, "big") for number in (r, s))
+        return f"{signed}.{encode_base64url(signature)}"
 
     def sign_detached(self, payload: bytes, *, typ: str) -> str:
         """Detached JWS over ``payload`` (RFC 7515 App. F): ``header..signature``."""
@@ -194,8 +204,15 @@ class SigningKey:
         scalar = self._private.private_numbers().private_value.to_bytes(32, "big")
         return HKDF(algorithm=hashes.SHA256(), length=DERIVED_KEY_BYTES, salt=None, info=label).derive(scalar)
 
-    def _header(self, typ: str) -> dict[str, str]:
-        return {"alg": ALGORITHM, "kid": self.kid, "typ": typ}
+
+def _ecdsa() -> ec.ECDSA:
+    try:
+        return ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    except (TypeError, UnsupportedAlgorithm):  # an older cryptography, or its OpenSSL
+        return ec.ECDSA(hashes.SHA256())
+
+
+_SIGNATURE = _ecdsa()
 
 
 class UnitKey(SigningKey):

@@ -4,20 +4,18 @@
 Threads: this one runs the pipeline; the uplink, housekeeping and, for live cameras, the capture hand-off
 have their own. SIGTERM and SIGINT ask the pipeline to end after the frame in hand: the event ``stopping``
 is queued, the uplink flushes, and everything is closed within two seconds. What was not delivered stays in
-the outbox.
+the outbox. SIGHUP asks for the configuration to be read again (``agent.reload``).
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,12 +33,13 @@ from agent.assemble import (
     make_seal,
     open_gallery,
     open_outbox,
+    public_facts,
+    self_test,
     source_of,
 )
 from agent.audit import AuditLog
-from agent.camera.source import open_source
 from agent.camera.supervise import CameraNotice
-from agent.clock import Clock, SystemClock
+from agent.clock import Clock
 from agent.config import CONFIG_SCHEMA_ID, Config, ZoneActivation
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
@@ -53,36 +52,58 @@ from agent.match.presence import Presence
 from agent.match.records import References, SubjectId
 from agent.outbox.pseudonym import EpochKeys
 from agent.recorder import Identity, Recorder
+from agent.reload import Reload
 from agent.timing import StageTimes
 from agent.uplink.commands import CommandCounter, Commands, Outcome
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials, load_identity
 from agent.uplink.discovery import make_discovery
-from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
+from agent.uplink.health import HealthReporter
 from agent.uplink.info import CameraFacts, Info, PublicJwk, encode_info
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from agent.uplink.topics import Topics
 from agent.verbs import Parts, make_handlers
+from agent.world import World
 
 log = logging.getLogger("postern")
 
-UPLINK_STOP_S = 1.5  # of the two seconds for a clean stop; the rest is for the frame in hand and the files
 PROBLEM_REPEAT_S = 60.0  # the same problem is logged once a minute at most
 
 
-def run_unit(config: Config, *, clock: Clock | None = None, on_frame: Callable[[], None] = lambda: None) -> int:
+def run_unit(
+    config: Config,
+    *,
+    world: World | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+    reread: Callable[[], Config] | None = None,
+) -> int:
     """Run until the camera ends or a signal comes; the exit status. Raises PosternError when it cannot start.
 
     ``on_frame`` is called once a frame and about twice a second while no frame comes: a watchdog hangs on it.
+    ``reread`` gives the configuration anew on SIGHUP.
     """
-    with ExitStack() as stack:
-        service = _Service(config, clock or SystemClock(), stack)
-        stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous = signal.signal(number, lambda *_: stopping.set())
-            stack.callback(signal.signal, number, previous)
-        service.run(stopping, on_frame)
-    return 0
+    world = world or World()
+    stopping, reload = threading.Event(), Reload(reread)
+    with ExitStack() as signals:
+        for number, event in (
+            (signal.SIGTERM, stopping),
+            (signal.SIGINT, stopping),
+            (signal.SIGHUP, reload.asked),
+        ):
+            previous = signal.signal(number, lambda *_, event=event: event.set())
+            signals.callback(signal.signal, number, previous)
+
+        def keep_going() -> bool:
+            on_frame()
+            return not stopping.is_set() and not reload.is_due()
+
+        while True:
+            with ExitStack() as stack:
+                Service(config, world, stack).run(keep_going)
+            following = reload.take()
+            if following is None:
+                return 0
+            config = following
 
 
 class _Problems:
@@ -100,11 +121,13 @@ class _Problems:
             log.error("%s", text)
 
 
-class _Service:
+class Service:
     """The assembled unit."""
 
-    def __init__(self, config: Config, clock: Clock, stack: ExitStack) -> None:
-        self._config, self._clock = config, clock
+    def __init__(self, config: Config, world: World, stack: ExitStack) -> None:
+        """Open and check everything; ``stack`` closes it. Raises PosternError."""
+        self._config, self._world = config, world
+        self._clock = clock = world.clock
         self._problem = _Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = threading.Event()
@@ -112,10 +135,10 @@ class _Service:
         key = load_key(config)
         models = load_models(config)
         policy = load_policy(config, models.embedder.model)
-        self._audit = AuditLog(config.audit.path, clock=clock, random=secrets.token_bytes)
+        self._audit = AuditLog(config.audit.path, clock=clock, random=world.random)
         stack.callback(self._audit.close)
-        self._gallery = stack.enter_context(open_gallery(config, key, clock))
-        self._outbox = stack.enter_context(open_outbox(config, key, clock))
+        self._gallery = stack.enter_context(open_gallery(config, key, clock, random=world.random))
+        self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
         self._forget_erased()
         for digest in self._gallery.tombstones():  # a power cut may have come between gallery and log
             self._audit.forget_digest(digest)
@@ -140,7 +163,7 @@ class _Service:
             appended=lambda: self._uplink.wake(),  # noqa: PLW0108 - the uplink is made below
             on_problem=self._problem,
         )
-        self._camera = open_source(
+        self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
         )
         self._stages = pipeline.Stages(
@@ -162,42 +185,38 @@ class _Service:
                 retry=self._recorder.retry,
                 sweep=self._sweep,
                 on_receipt=self._on_receipt,
-                disk_free=lambda: read_disk_free(config.outbox.path.parent),
+                disk_free=lambda: world.disk_free(config.outbox.path.parent),
                 unit_event=self._recorder.unit,
                 on_problem=self._problem,
             ),
             clock=clock,
         )
 
-    def run(self, stopping: threading.Event, on_frame: Callable[[], None]) -> None:
-        """Start everything, drive the pipeline, stop everything."""
+    def run(self, keep_going: Callable[[], bool]) -> None:
+        """Start everything, drive the pipeline while ``keep_going`` says so, stop everything."""
 
         def idle() -> bool:
             self._take_erasures()
-            on_frame()
-            return not stopping.is_set()
+            return keep_going()
 
-        def keep_going() -> bool:
+        def after_frame() -> bool:
             self._frames += 1
             return idle()
 
         self._audit.append("started", {"version": agent.__version__, "model": self._model})
         self._recorder.unit("started")
-        self._uplink.start()
-        self._housekeeping.start()
         began_ns = self._clock.monotonic_ns()
-        try:
-            with self._camera:
-                self._uplink.info_changed()  # now it can say which camera
-                self._camera.while_waiting = idle
-                pipeline.run(self._stages, keep_going=keep_going)
-        finally:
-            self._housekeeping.stop()
-            self._recorder.unit("stopping")
-            if not self._uplink.stop(UPLINK_STOP_S):
-                log.warning("the broker did not take everything in time; what is left is sent after the next start")
-            if self._config.profile == "demo":
-                self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+        with self._world.background(self._uplink, self._housekeeping):
+            try:
+                with self._camera:
+                    self._uplink.info_changed()  # now it can say which camera
+                    self._camera.while_waiting = idle
+                    pipeline.run(self._stages, keep_going=after_frame)
+            finally:
+                self._housekeeping.stop()
+                self._recorder.unit("stopping")
+        if self._config.profile == "demo":
+            self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
 
     def _tell_times(self, elapsed_s: float) -> None:
         """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
@@ -217,8 +236,8 @@ class _Service:
             stages=self._times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
             frames=lambda: self._frames,
             recognition=lambda: "paused" if self._paused.is_set() else "running",
-            temperature=read_temperature,
-            disk_free=lambda: read_disk_free(self._config.outbox.path.parent),
+            temperature=self._world.temperature,
+            disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
             audit_head=lambda: self._audit.head().digest,
         )
 
@@ -234,7 +253,7 @@ class _Service:
                 on_receipt=self._on_receipt,
                 health=health.build,
                 facts=public_facts(config),
-                self_test=lambda: _self_test(config),
+                self_test=lambda: self_test(config),
                 forget_erased=self._forget_erased,
                 paused=self._paused,
             )
@@ -245,7 +264,7 @@ class _Service:
             key=load_site_key(config),
             counter=CommandCounter(config.outbox.path.with_name("commands.json")),
             clock=self._clock,
-            random=secrets.token_bytes,
+            random=self._world.random,
             handlers=handlers,
             on_outcome=self._on_command,
         )
@@ -274,12 +293,13 @@ class _Service:
             ),
             outbox=self._outbox,
             clock=self._clock,
-            random=secrets.token_bytes,
+            random=self._world.random,
             info=lambda: self._info(key, models, tuple(handlers)),
             on_request=commands.handle,
             on_notice=_log_uplink,
             health=health.build,
             discovery=discovery,
+            connect=self._world.connect,
         )
 
     def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
@@ -360,29 +380,6 @@ class _Service:
         log.warning("%s: %s", notice.kind, notice.reason)
         self._recorder.unit(notice.kind)
         self._uplink.info_changed()
-
-
-def public_facts(config: Config) -> Mapping[str, Any]:
-    """What ``config/get`` may tell: no address, no path, no key."""
-    return {
-        "profile": config.profile,
-        "purpose": config.purpose,
-        "notice_version": config.notice.version,
-        "activation": msgspec.to_builtins(config.activation),
-        "retention_days": config.gallery.retention_days,
-        "events": {
-            "presence": config.events.presence,
-            "audience": config.events.audience,
-            "subject": config.events.subject,
-        },
-        "models": {"detector": config.models.detector, "embedder": config.models.embedder},
-    }
-
-
-def _self_test(config: Config) -> Mapping[str, Any]:
-    """Load and test the models afresh; on this thread's own interpreters."""
-    load_models(config)
-    return {"models": "ok"}
 
 
 def _log_uplink(notice: UplinkNotice) -> None:

@@ -12,6 +12,7 @@ from agent.cli.notify import Notifier
 from agent.cli.options import add_config, read_config
 from agent.clock import SystemClock
 from agent.run import run_unit
+from agent.world import World
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -32,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     watchdog_us = os.environ.get("WATCHDOG_USEC", "0")
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"), int(watchdog_us) if watchdog_us.isdecimal() else 0, clock)
     try:
-        return run_unit(config, clock=clock, on_frame=notifier.alive)
+        return run_unit(
+            config, world=World(clock=clock), on_frame=notifier.alive, reread=lambda: read_config(arguments)
+        )
     finally:
         notifier.stopping()
 

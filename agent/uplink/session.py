@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ from agent.uplink.backoff import full_jitter, uniform
 from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming, Will
 from agent.uplink.discovery import Discovery
 from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
+from agent.uplink.link import Connect, Link
 from agent.uplink.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.uplink.topics import Topics
 
@@ -76,6 +77,7 @@ class Uplink:
         on_notice: Callable[[UplinkNotice], None],
         health: Callable[[], bytes] | None = None,
         discovery: Discovery | None = None,
+        connect: Connect = Connection,
     ) -> None:
         """Connect nothing yet. All callables given here run on the uplink's thread and must return soon."""
         self._settings = settings
@@ -86,6 +88,7 @@ class Uplink:
         self._info = info
         self._health = health
         self._discovery = discovery
+        self._connect = connect
         self._on_request = on_request
         self._on_notice = on_notice
         self._last_notice: UplinkNotice | None = None
@@ -140,7 +143,9 @@ class Uplink:
 
     def _run(self) -> None:
         try:
-            self._keep_serving()
+            for wait_s in self.turns():
+                if wait_s > 0:
+                    self._stopping.wait(wait_s)
         finally:
             self._close_wake()
 
@@ -148,12 +153,16 @@ class Uplink:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    def _keep_serving(self) -> None:
+    def turns(self) -> Iterator[float]:
+        """All that the thread does, turn by turn; each yields how many seconds may pass before the next.
+
+        A rig that owns the clock takes the turns itself instead of calling ``start``; it ends them with ``stop``.
+        """
         while not self._stopping.is_set():
             connection = self._new_connection()
             blame = NOBODY
             try:
-                self._serve(connection)
+                yield from self._serve(connection)
             except ConnectionLostError as error:
                 blame = error.reason
                 self._notify("disconnected", str(error))
@@ -168,10 +177,10 @@ class Uplink:
             connection.abandon()
             self._forget_flight(blame)
             self._connected = False
-            self._wait_to_reconnect(blame)
+            yield from self._wait_to_reconnect(blame)
 
-    def _new_connection(self) -> Connection:
-        return Connection(
+    def _new_connection(self) -> Link:
+        return self._connect(
             self._settings.broker,
             client_id=self._settings.unit,
             common_name=self._settings.unit,
@@ -179,7 +188,7 @@ class Uplink:
             will=Will(self._topics.availability, OFFLINE),
         )
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: Link) -> Iterator[float]:
         connection.open()
         if self._stopping.is_set():
             connection.close()
@@ -199,9 +208,10 @@ class Uplink:
             self._publish_due(connection, now_ns)
             self._fill(connection, now_ns)
             self._exchange(connection, self._patience_s(now_ns))
+            yield 0.0
         self._farewell(connection)
 
-    def _subscribe(self, connection: Connection) -> None:
+    def _subscribe(self, connection: Link) -> None:
         filters = [self._topics.requests]
         if self._discovery is not None:
             filters.append(self._discovery.birth_topic)
@@ -211,7 +221,7 @@ class Uplink:
             except BrokerError as error:  # events matter more than commands: go on without
                 self._notify("refused", str(error))
 
-    def _publish_due(self, connection: Connection, now_ns: int) -> None:
+    def _publish_due(self, connection: Link, now_ns: int) -> None:
         if self._info_dirty:
             self._info_dirty = False
             self._due["info"] = now_ns
@@ -235,7 +245,7 @@ class Uplink:
             self._notify("fault", _fault(f"the {name} document", error))
             return None
 
-    def _fill(self, connection: Connection, now_ns: int) -> None:
+    def _fill(self, connection: Link, now_ns: int) -> None:
         """Top the window up; not for every single answer, because each look at the outbox has a price."""
         if self._drain.flying and 2 * self._drain.room(now_ns) < self._drain.window:
             return
@@ -253,7 +263,7 @@ class Uplink:
             if not self._drain.flying:
                 self._scanned = after
 
-    def _publish_row(self, connection: Connection, send: Send) -> None:
+    def _publish_row(self, connection: Link, send: Send) -> None:
         topic = self._topics.event(send.kind) if send.live else self._topics.backlog(send.kind)
         if connection.fits(topic, send.payload):
             mid = connection.publish(topic, send.payload, expiry_s=send.expiry_s, content_type=CONTENT_TYPE)
@@ -261,7 +271,7 @@ class Uplink:
         else:
             self._park(self._drain.too_large(send))
 
-    def _exchange(self, connection: Connection, timeout_s: float) -> None:
+    def _exchange(self, connection: Link, timeout_s: float) -> None:
         polled = connection.poll(timeout_s, self._wake_reader)
         with contextlib.suppress(BlockingIOError):
             while len(self._wake_reader.recv(1024)) == 1024:
@@ -292,7 +302,7 @@ class Uplink:
         if topic is not None and not ack.accepted:
             self._notify("refused", f"the broker refuses {topic} ({reason}): add it to the broker's ACL")
 
-    def _received(self, connection: Connection, message: Incoming, now_ns: int) -> None:
+    def _received(self, connection: Link, message: Incoming, now_ns: int) -> None:
         if message.retained:  # neither a command nor a birth may be a memory
             return
         if self._discovery is not None and message.topic == self._discovery.birth_topic:
@@ -305,7 +315,7 @@ class Uplink:
             self._send(connection, self._topics.response(verb), answer, expiry_s=RESPONSE_EXPIRY_S)
 
     def _send(
-        self, connection: Connection, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
+        self, connection: Link, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
     ) -> None:
         self._others[connection.publish(topic, payload, retain=retain, expiry_s=expiry_s)] = topic
 
@@ -318,7 +328,7 @@ class Uplink:
         }.get(parked.reason, "look at the broker's log")
         self._notify("parked", f"the broker does not take {parked.leaf} ({parked.reason}): {advice}; the events wait")
 
-    def _farewell(self, connection: Connection) -> None:
+    def _farewell(self, connection: Link) -> None:
         """Deliver what is left, say offline, close; all within the bounds of a clean stop."""
         end_ns = self._clock.monotonic_ns() + round(FLUSH_S * 1e9)
         while (now_ns := self._clock.monotonic_ns()) < end_ns:
@@ -340,7 +350,7 @@ class Uplink:
             with contextlib.suppress(StorageError):  # reported by the next look at the outbox
                 self._park(parked)
 
-    def _wait_to_reconnect(self, reason: int) -> None:
+    def _wait_to_reconnect(self, reason: int) -> Iterator[float]:
         self._failures += 1
         if reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
             self._failures = max(self._failures, 5)
@@ -352,7 +362,7 @@ class Uplink:
         )
         end_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
         while not self._stopping.is_set() and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
-            self._stopping.wait(min(left_ns / 1e9, TICK_S))
+            yield min(left_ns / 1e9, TICK_S)
 
     def _patience_s(self, now_ns: int) -> float:
         due_ns = min(self._due.values(), default=now_ns + round(TICK_S * 1e9))

@@ -172,6 +172,33 @@ def test_broker_outage_delays_events_but_loses_and_doubles_none(template: Instal
     assert any(one.kind == "match" and one.backlog for one in events), "late events come on the backlog"
 
 
+def test_reload_takes_a_right_configuration_and_a_wrong_one_changes_nothing(template: Installed) -> None:
+    template.show(None, 60)
+    right = template.site.config.read_text()
+
+    def is_condition(outcome: VerifiedEvent | Refusal, condition: str) -> bool:
+        return isinstance(outcome, VerifiedEvent) and getattr(outcome.event.data, "condition", None) == condition
+
+    with template.subscriber() as subscriber:
+        unit = template.start()
+        outcomes = iter(subscriber)
+        next(one for one in outcomes if is_condition(one, "started"))
+        template.site.config.write_text(right + "sauce: 1\n")
+        unit.send_signal(signal.SIGHUP)
+        assert unit.stderr is not None
+        assert any("the old one stays" in line and "sauce" in line for line in unit.stderr)
+        template.site.config.write_text(right)
+        unit.send_signal(signal.SIGHUP)
+        said = next(outcomes), next(outcomes)
+        assert is_condition(said[0], "stopping")
+        assert is_condition(said[1], "started")
+        assert said[0].event.data.boot != said[1].event.data.boot  # type: ignore[union-attr]
+        unit.send_signal(signal.SIGTERM)
+        unit.communicate(timeout=30)
+        assert unit.returncode == 0
+        assert is_condition(next(outcomes), "stopping")
+
+
 def trace(installed: Installed, who: str | None) -> tuple[list[str], list[str], dict[str, int]]:
     """Kinds of events, log lines without numbers, and sizes of files that a scene leaves."""
     installed.show(who, 5)

@@ -21,7 +21,16 @@ from joserfc.jwk import ECKey
 from agent import strict_json
 from agent.errors import KeyStoreError, StorageError, VerificationError
 from agent.files import destroy, overwrite, read_bounded, write_atomic
-from agent.keys import PublicKey, SigningKey, UnitKey, decode_base64url, encode_base64url, load_public_key, read_header
+from agent.keys import (
+    _SIGNATURE,
+    PublicKey,
+    SigningKey,
+    UnitKey,
+    decode_base64url,
+    encode_base64url,
+    load_public_key,
+    read_header,
+)
 
 KEY = UnitKey.generate()
 
@@ -152,6 +161,13 @@ def test_signature_for_one_purpose_is_refused_for_another() -> None:
     assert refusal.value.reason == "wrong_type"
 
 
+def test_the_same_content_is_signed_with_the_same_bytes_where_the_library_can() -> None:
+    if not _SIGNATURE.deterministic_signing:
+        pytest.skip("needs cryptography 43 on OpenSSL 3.2")
+    assert KEY.sign(b"content", typ="t") == KEY.sign(b"content", typ="t")
+    assert KEY.sign(b"content", typ="t") != KEY.sign(b"contend", typ="t")
+
+
 def test_another_key_is_refused() -> None:
     with pytest.raises(VerificationError) as refusal:
         UnitKey.generate().public.verify(KEY.sign(b"x", typ="t"), typ="t")
@@ -160,7 +176,10 @@ def test_another_key_is_refused() -> None:
 
 def test_header_that_names_its_own_key_is_refused() -> None:
     header = {"alg": "ES256", "kid": KEY.kid, "typ": "t", "jwk": KEY.public_jwk()}
-    token = jws.serialize_compact(header, b"x", KEY._key, algorithms=["ES256"])
+    pem = KEY._private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    token = jws.serialize_compact(header, b"x", ECKey.import_key(pem), algorithms=["ES256"])
     with pytest.raises(VerificationError) as refusal:
         KEY.public.verify(token, typ="t")
     assert refusal.value.reason == "malformed"
