@@ -14,14 +14,14 @@ import msgspec
 from agent.config import ButtonActivation, Config
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.errors import KeyStoreError, ModelError, PolicyError
-from agent.files import read_bounded
+from agent.files import read_bounded, read_secret, write_atomic
 from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
-from agent.outbox.queue import Outbox
+from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.strict_json import loads
 
 if TYPE_CHECKING:
@@ -102,10 +102,14 @@ def open_gallery(
 def open_outbox(
     config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
 ) -> Outbox:
-    """The durable queue of this unit; raises StorageError."""
+    """The durable queue of this unit; raises StorageError or KeyStoreError."""
+    owner_key = config.keys.folder / "owner.key"
+    if not owner_key.exists():  # once: the event key may be replaced while events wait that must stay erasable
+        write_atomic(owner_key, key.derive(OWNER_LABEL))
     return Outbox(
         config.outbox.path,
         signer=key,
+        owner_key=read_secret(owner_key),
         source=source_of(config),
         clock=clock,
         random=random,

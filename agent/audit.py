@@ -34,6 +34,7 @@ from agent.audit_chain import (
     Head,
     Kind,
     digest_of,
+    last_entry,
     lines,
     parse_entry,
     personal_folder,
@@ -131,6 +132,11 @@ class AuditLog:
             _append_line(self._descriptor, line, self._path)
             self._head = Head(entry.seq, digest_of(line))
             return self._head
+
+    def last(self, kind: Kind) -> Entry | None:
+        """Newest entry of a kind, if the log still has one; VerificationError when it is not readable."""
+        with self._lock:
+            return last_entry(self._path, kind)
 
     def forget(self, subject: SubjectId) -> None:
         """Destroy the personal parts of all entries about ``subject``."""

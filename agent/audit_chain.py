@@ -126,6 +126,18 @@ def read_entries(path: Path) -> Iterator[Entry]:
         yield parse_entry(line, number)
 
 
+def last_entry(path: Path, kind: Kind) -> Entry | None:
+    """Newest entry of a kind; files are looked through from the newest on."""
+    wanted = b'"kind":"%s"' % kind.encode()
+    for file in (path, *reversed(rotated_files(path))):
+        found = [(number, line) for number, line in enumerate(lines(file), start=1) if wanted in line]
+        for number, line in reversed(found):
+            entry = parse_entry(line, number)
+            if entry.kind == kind:
+                return entry
+    return None
+
+
 def parse_entry(line: bytes, number: int) -> Entry:
     """Read line ``number``; VerificationError ``malformed`` unless it is an entry in its one canonical spelling."""
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.clock import Clock
+from agent.erasure import owner_of
 from agent.errors import KeyStoreError, PosternError, StorageError
 from agent.match.presence import PresenceChange
 from agent.match.records import Match, SubjectId
@@ -97,7 +98,7 @@ class Recorder:
         while self._waiting:
             draft, owner = self._waiting[0]
             try:
-                self._outbox.append(draft, owner=owner)
+                self._outbox.append(draft, owner=None if owner is None else owner_of(owner))
             except StorageError as error:
                 self._on_problem(error)
                 return

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from queue import SimpleQueue
@@ -38,11 +38,12 @@ from agent.assemble import (
     source_of,
 )
 from agent.audit import AuditLog
+from agent.audit_chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
-from agent.clock import Clock
 from agent.config import CONFIG_SCHEMA_ID, Config, ZoneActivation
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
+from agent.erasure import note, owner_of, settle
 from agent.errors import CameraLostError, PosternError
 from agent.gallery.erase import ErasureReceipt
 from agent.housekeeping import Duties, Housekeeping
@@ -50,9 +51,12 @@ from agent.keys import UnitKey
 from agent.match.decide import Voter
 from agent.match.presence import Presence
 from agent.match.records import References, SubjectId
+from agent.outbox.event import Condition
 from agent.outbox.pseudonym import EpochKeys
+from agent.problems import Problems
 from agent.recorder import Identity, Recorder
 from agent.reload import Reload
+from agent.start_log import digest_of, log_start
 from agent.timing import StageTimes
 from agent.uplink.commands import CommandCounter, Commands, Outcome
 from agent.uplink.connection import BrokerSettings
@@ -67,7 +71,7 @@ from agent.world import World
 
 log = logging.getLogger("postern")
 
-PROBLEM_REPEAT_S = 60.0  # the same problem is logged once a minute at most
+AUDITED: Mapping[Condition, Kind] = {"clock_step": "clock_step", "storage_low": "storage_error", "tamper": "tamper"}
 
 
 def run_unit(
@@ -106,21 +110,6 @@ def run_unit(
             config = following
 
 
-class _Problems:
-    """Logs problems, each text once a minute at most."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last: dict[type[PosternError], tuple[str, int]] = {}
-
-    def __call__(self, error: PosternError) -> None:
-        text, now_ns = str(error), self._clock.monotonic_ns()
-        last_text, last_ns = self._last.get(type(error), ("", 0))
-        if text != last_text or now_ns - last_ns > PROBLEM_REPEAT_S * 1e9:
-            self._last[type(error)] = (text, now_ns)
-            log.error("%s", text)
-
-
 class Service:
     """The assembled unit."""
 
@@ -128,20 +117,20 @@ class Service:
         """Open and check everything; ``stack`` closes it. Raises PosternError."""
         self._config, self._world = config, world
         self._clock = clock = world.clock
-        self._problem = _Problems(clock)
+        self._problem = Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = threading.Event()
         self._frames = 0
         key = load_key(config)
         models = load_models(config)
         policy = load_policy(config, models.embedder.model)
+        self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
+        self._facts |= {"model": models.embedder.model, "kid": key.kid}
         self._audit = AuditLog(config.audit.path, clock=clock, random=world.random)
         stack.callback(self._audit.close)
         self._gallery = stack.enter_context(open_gallery(config, key, clock, random=world.random))
         self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
-        self._forget_erased()
-        for digest in self._gallery.tombstones():  # a power cut may have come between gallery and log
-            self._audit.forget_digest(digest)
+        settle(self._gallery, self._outbox, self._audit)
         for receipt in self._gallery.finished:
             self._on_receipt(receipt)
         self._model = models.embedder.model
@@ -186,7 +175,7 @@ class Service:
                 sweep=self._sweep,
                 on_receipt=self._on_receipt,
                 disk_free=lambda: world.disk_free(config.outbox.path.parent),
-                unit_event=self._recorder.unit,
+                unit_event=self._on_condition,
                 on_problem=self._problem,
             ),
             clock=clock,
@@ -203,7 +192,7 @@ class Service:
             self._frames += 1
             return idle()
 
-        self._audit.append("started", {"version": agent.__version__, "model": self._model})
+        log_start(self._audit, self._facts)
         self._recorder.unit("started")
         began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping):
@@ -215,6 +204,7 @@ class Service:
             finally:
                 self._housekeeping.stop()
                 self._recorder.unit("stopping")
+                self._log("stopped")
         if self._config.profile == "demo":
             self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
 
@@ -345,6 +335,10 @@ class Service:
             self._voter.forget_subject(subject)
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
+            try:  # once more: a match that was being decided meanwhile may have been queued
+                self._outbox.erase(owner_of(subject))
+            except PosternError as error:
+                self._problem(error)
 
     def _sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
         receipts = self._gallery.sweep(now)
@@ -354,13 +348,13 @@ class Service:
     def _forget_erased(self) -> None:
         """Make outbox, audit log and pipeline forget whom the gallery erased; called after each erasure and sweep."""
         for subject in self._gallery.take_erased():
-            self._outbox.erase(subject)
+            self._outbox.erase(owner_of(subject))
             self._audit.forget(subject)
             self._erased.put(subject)
 
     def _on_receipt(self, receipt: ErasureReceipt) -> None:
         try:
-            self._audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
+            note(self._audit, receipt)
         except PosternError as error:
             self._problem(error)
         log.info("a reference was erased (%s)", receipt.reason)
@@ -371,8 +365,16 @@ class Service:
             facts["cmd_seq"] = outcome.cmd_seq
         if outcome.error is not None:
             facts["error"] = outcome.error
+        self._log("command_refused" if outcome.error else "command_done", facts)
+
+    def _on_condition(self, condition: Condition) -> None:
+        if condition in AUDITED:
+            self._log(AUDITED[condition], {"condition": condition})
+        self._recorder.unit(condition)
+
+    def _log(self, kind: Kind, facts: Mapping[str, Fact] | None = None) -> None:
         try:
-            self._audit.append("command_refused" if outcome.error else "command_done", facts)
+            self._audit.append(kind, facts)
         except PosternError as error:
             self._problem(error)
 

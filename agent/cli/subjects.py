@@ -14,6 +14,7 @@ from agent.assemble import load_key, open_gallery, open_outbox
 from agent.audit import AuditLog
 from agent.clock import Clock
 from agent.config import Config
+from agent.erasure import note, settle
 from agent.gallery.erase import ErasureReceipt, subject_digest
 from agent.gallery.records import Held
 from agent.match.records import SubjectId
@@ -33,14 +34,11 @@ def erase(
         open_outbox(config, key, clock) as outbox,
     ):
         receipts = gallery.erase_all() if subjects is None else [gallery.erase(subject) for subject in subjects]
-        new = set()
-        for subject in gallery.take_erased():
-            outbox.erase(subject)
-            audit.forget(subject)
-            new.add(subject_digest(subject))
+        settle(gallery, outbox, audit)
+        new = {subject_digest(subject) for subject in gallery.take_erased()}
         for receipt in (*gallery.finished, *receipts):
             if receipt.subject in new:
-                audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
+                note(audit, receipt)
                 new.remove(receipt.subject)
         return list(receipts)
 

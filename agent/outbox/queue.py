@@ -102,9 +102,12 @@ class Outbox:
         max_rows: int = MAX_ROWS,
         max_bytes: int = MAX_BYTES,
         time_step_s: int = 1,
+        owner_key: bytes | None = None,
     ) -> None:
         """Open or create the queue of the unit ``source`` (``/postern/<site>/<unit>``).
 
+        ``owner_key`` marks whose events wait. It must outlive ``signer``, of which it is derived unless given:
+        rows that were queued before the unit got a new event key have to be found by ``erase`` too.
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
         """
@@ -117,7 +120,7 @@ class Outbox:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._time_step_s = time_step_s
-        self._owner_key = signer.derive(OWNER_LABEL)
+        self._owner_key = owner_key or signer.derive(OWNER_LABEL)
         self._grown = threading.Condition()  # also the lock of everything below
         self._tidied_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
@@ -139,8 +142,8 @@ class Outbox:
     def append(self, draft: Draft, kind: Kind | None = None, *, owner: bytes | None = None) -> int:
         """Give an event its ``seq``, chain, sign and store it; it is durable when this returns.
 
-        ``kind`` is checked against the draft when given. ``owner`` is the subject id behind the event: only a
-        keyed digest of it is kept, by which ``erase`` finds the row. Raises StorageError when it cannot be
+        ``kind`` is checked against the draft when given. ``owner`` stands for the subject behind the event: only
+        a keyed digest of it is kept, by which ``erase`` finds the row. Raises StorageError when it cannot be
         stored: then nothing was changed and no number was used. ValueError when the draft has a field that
         an event must not have.
         """
@@ -192,14 +195,15 @@ class Outbox:
         with self._grown:
             self._with_reserve(lambda: self._park(seq, printable(reason)))
 
-    def erase(self, owner: bytes) -> int:
-        """Remove every waiting event of one subject and every image of it in the file; return how many there were.
+    def erase(self, *owners: bytes) -> int:
+        """Remove every waiting event of these subjects and every image of it in the file; return how many it were.
 
-        The gap is owned up to in a ``loss`` event with the reason ``erased``.
+        The gap is owned up to in a ``loss`` event with the reason ``erased``. Asking again is free and completes what a
+        power cut interrupted.
         """
-        tag = self._owner_tag(owner)
+        tags = {self._owner_tag(owner) for owner in owners}
         with self._grown:
-            removed = self._with_reserve(lambda: self._erase(tag))
+            removed = self._with_reserve(lambda: self._erase(tags))
             self._db.tidy()
             self._grown.notify_all()
             return removed
@@ -350,9 +354,10 @@ class Outbox:
                 "UPDATE event SET due_ns = ?, attempts = attempts + 1, reason = ? WHERE seq = ?", (due_ns, reason, seq)
             )
 
-    def _erase(self, tag: bytes | None) -> int:
+    def _erase(self, tags: set[bytes | None]) -> int:
         with self._db.transaction(durable=True) as db:
-            seqs = [seq for (seq,) in db.execute("SELECT seq FROM event WHERE owner = ? ORDER BY seq", (tag,))]
+            owned = db.execute("SELECT seq, owner FROM event WHERE owner IS NOT NULL ORDER BY seq")
+            seqs = [seq for seq, owner in owned if owner in tags]
             for seq in seqs:
                 self._lose(db, seq, "erased")
             self._own_up(db)

@@ -203,6 +203,17 @@ def test_subjects_events_of_an_earlier_run_are_erased_as_well(unit: SigningUnit)
     assert unit.outbox.erase(b"bob") == 0
 
 
+def test_events_queued_before_the_unit_got_a_new_event_key_are_erased_as_well(tmp_path: Path) -> None:
+    unit = small(tmp_path, max_rows=10, owner_key=b"o" * 32)
+    unit.outbox.append(match_draft(unit.clock), owner=b"alice")
+    unit.outbox.append(match_draft(unit.clock), owner=b"bob")
+    unit.key = UnitKey.generate()
+    unit.restart()
+    assert unit.outbox.erase(b"alice", b"nobody") == 1
+    assert unit.outbox.depth() == 2  # bob's, and what the unit says about the gap
+    unit.outbox.close()
+
+
 def test_acknowledged_events_leave_the_file_once_it_is_idle(unit: SigningUnit) -> None:
     marker = "p1_" + "deadbeef" * 4
     row = unit.say(match_draft(unit.clock, marker))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everywhere but the gallery: who was erased there has to be forgotten by the outbox and the audit log, and noted.
+
+The gallery's tombstones are the record of whom. They are durable before anything else forgets, so a power cut in
+between leaves only work that ``settle`` completes at the next start.
+"""
+
+from __future__ import annotations
+
+from agent.audit import AuditLog
+from agent.gallery.erase import ErasureReceipt, subject_digest
+from agent.gallery.store import GalleryStore
+from agent.match.records import SubjectId
+from agent.outbox.queue import Outbox
+
+
+def owner_of(subject: SubjectId) -> bytes:
+    """Name by which the outbox knows a subject: its tombstone holds the same, after the id itself is gone."""
+    return subject_digest(subject).encode()
+
+
+def settle(gallery: GalleryStore, outbox: Outbox, audit: AuditLog) -> None:
+    """Make outbox and log forget everybody whom the gallery has erased; may be repeated.
+
+    Raises StorageError, and then what is left is done the next time.
+    """
+    tombstones = gallery.tombstones()
+    outbox.erase(*(digest.encode() for digest in tombstones))
+    for digest in tombstones:
+        audit.forget_digest(digest)
+
+
+def note(audit: AuditLog, receipt: ErasureReceipt) -> None:
+    """Write down that a consent was withdrawn, if it was, and that somebody was erased; not who."""
+    if receipt.reason == "withdrawn":
+        audit.append("consent_withdrawn", {"subject": receipt.subject})
+    audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
