@@ -22,6 +22,7 @@ from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.outbox.queue import OWNER_LABEL, Outbox
+from agent.papers.notice import notice_id
 from agent.strict_json import loads
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def open_gallery(
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
+        notice=notice_id(config) if config.notice.operator and config.notice.alternative else None,
         random=random,
     )
 

@@ -53,7 +53,7 @@ def json_schema() -> dict[str, Any]:
 
 def _config(document: Document) -> Config:
     config = convert(document, Config)
-    problems = [*_provenance(config), *_zone(config), *_subject(config), *_files(config)]
+    problems = [*_provenance(config), *_notice(config), *_zone(config), *_subject(config), *_files(config)]
     if problems:
         raise refusal(document, problems)
     return config
@@ -73,6 +73,15 @@ def _provenance(config: Config) -> list[Problem]:
         )
         return [(("camera",), reason)]
     return []
+
+
+def _notice(config: Config) -> list[Problem]:
+    """GDPR art. 13(1)(a), CAC and MPS order 19 of 2025 art. 5 and 10: a notice says who, and what else there is."""
+    if config.profile != "production":
+        return []
+    told = {"operator": config.notice.operator, "alternative": config.notice.alternative}
+    reason = "is missing: without it there is no notice, and without a notice nobody can consent"
+    return [(("notice", name), reason) for name, text in told.items() if text is None]
 
 
 def _zone(config: Config) -> list[Problem]:

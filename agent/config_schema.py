@@ -21,6 +21,7 @@ MAX_POLYGON_POINTS = 16  # a door needs four; each point costs a test per face a
 Name = Annotated[
     str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)", description="1 to 64 of the letters a-z, the digits 0-9 and '-'")
 ]
+Line = Annotated[str, Meta(min_length=5, max_length=300)]
 Point = tuple[Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=0, le=1)]]
 
 
@@ -46,6 +47,10 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[
         str, Meta(min_length=1, max_length=32, description="version of the notice that hangs at this unit, as text")
     ]
+    operator: Annotated[
+        Line | None, Meta(description="who answers for this unit and how to reach them, 5 to 300 characters")
+    ] = None
+    alternative: Annotated[Line | None, Meta(description="the way in that needs no face, 5 to 300 characters")] = None
 
 
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

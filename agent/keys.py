@@ -20,6 +20,7 @@ import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc import jws
@@ -229,16 +230,21 @@ def load_public_key(path: Path) -> PublicKey:
         raise KeyStoreError(f"{path} is not a JWK: copy it from the site again") from None
 
 
-def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
-    """Read a P-256 private key from a PKCS#8 PEM file of mode 0600."""
+def load_pem(path: Path, passphrase: bytes | None = None) -> PrivateKeyTypes:
+    """Read a private key of any kind from a PKCS#8 PEM file of mode 0600; KeyStoreError says what to do otherwise."""
     try:
-        key = serialization.load_pem_private_key(read_secret(path), passphrase)
+        return serialization.load_pem_private_key(read_secret(path), passphrase)
     except TypeError:
         advice = "remove the passphrase" if passphrase else "give its passphrase"
         raise KeyStoreError(f"{path} does not open: {advice}") from None
     except ValueError:
         advice = "check the passphrase" if passphrase else "restore the file from its origin"
         raise KeyStoreError(f"{path} is not a readable private key: {advice}") from None
+
+
+def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
+    """Read a P-256 private key from a PKCS#8 PEM file of mode 0600."""
+    key = load_pem(path, passphrase)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeyStoreError(f"{path} is not a P-256 key: create it with the site kit")
     return key
@@ -246,8 +252,12 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> ec.Elliptic
 
 def save_private_key(key: ec.EllipticCurvePrivateKey, path: Path, passphrase: bytes | None = None) -> None:
     """Write a private key as PKCS#8 PEM, mode 0600, durably."""
+    write_atomic(path, private_pem(key, passphrase))
+
+
+def private_pem(key: PrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
+    """Encode a private key as PKCS#8 PEM, encrypted when a passphrase is given."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
         encryption = serialization.BestAvailableEncryption(passphrase)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    write_atomic(path, pem)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)

@@ -43,9 +43,9 @@ def read_unit_config(arguments: argparse.Namespace) -> Config:
 
 
 def write_output(file: Path | None, content: bytes) -> None:
-    """Write a signed text to ``file``, or to standard output."""
+    """Write a signed or other text to ``file``, or to standard output."""
     if file is None:
-        sys.stdout.write(content.decode("ascii") + "\n")
+        sys.stdout.write(content.decode() + "\n")
     else:
         write_atomic(file, content + b"\n")
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``postern rights``: what a person may ask (GDPR art. 13, 15 and 17), answered on the spot."""
+"""``postern rights``: what a person may ask (GDPR art. 15 and 17), answered on the spot."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
-import sys
 
 from agent.assemble import load_key, open_gallery
-from agent.cli.notice import digest, make_notice
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import erase, tell_held, tell_receipt
 from agent.clock import SystemClock
@@ -21,12 +19,6 @@ from agent.verbs import parse_subject
 def configure(parser: argparse.ArgumentParser) -> None:
     """Take the question."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    notice = actions.add_parser("notice", help="what does this unit do? prints the notice to hang up")
-    notice.add_argument(
-        "--operator", required=True, metavar="TEXT", help="who answers for the unit, and how to reach them"
-    )
-    notice.add_argument("--alternative", required=True, metavar="TEXT", help="the way in that needs no face")
-    add_config(notice)
     for name, text in (
         ("show", "what is held about me? everything but the template itself, as JSON"),
         ("withdraw", "erase it all; prints a signed receipt"),
@@ -39,11 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer."""
     config = read_unit_config(arguments)
-    if arguments.action == "notice":
-        notice = make_notice(config, operator=arguments.operator, alternative=arguments.alternative)
-        print(notice, end="")
-        print(f"notice_digest of consent records: {digest(notice)}", file=sys.stderr)
-    elif arguments.action == "show":
+    if arguments.action == "show":
         print(_held(config, arguments.subject))
     else:
         (receipt,) = erase(config, SystemClock(), secrets.token_bytes, [arguments.subject])

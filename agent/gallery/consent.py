@@ -12,7 +12,7 @@ under 14); 740 ILCS 14/15 (written release; three years after the last interacti
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,13 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 # GDPR art. 8 lets member states choose 13 to 16, CAC order 19 art. 7 says 14; here a guardian agrees for all under 16.
 AgeClass = Literal["under_14", "under_16", "of_age"]
+
+
+class NoticeId(NamedTuple):
+    """Which notice hangs at a unit: its version and the digest of its terms, as a consent record names them."""
+
+    version: str
+    digest: str
 
 
 class ConsentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,11 +68,13 @@ def parse_consent(content: bytes) -> ConsentRecord:
         raise ConsentError(f"the consent record is not complete: {error}") from error
 
 
-def check(record: ConsentRecord, *, now: datetime, site: str, unit: str, purpose: str) -> None:
+def check(
+    record: ConsentRecord, *, now: datetime, site: str, unit: str, purpose: str, notice: NoticeId | None = None
+) -> None:
     """Refuse unless ``record`` allows a reference at this unit, for this purpose, at this time.
 
-    Raises ConsentError with the first thing that is missing. A unit whose clock was never set refuses too: it
-    cannot tell whether a consent is in force.
+    ``notice`` is the one that hangs here. Raises ConsentError with the first thing that is missing. A unit whose clock
+    was never set refuses too: it cannot tell whether a consent is in force.
     """
     if record.site != site:
         raise ConsentError("the consent was given for another site: ask the person for this one")
@@ -73,6 +82,10 @@ def check(record: ConsentRecord, *, now: datetime, site: str, unit: str, purpose
         raise ConsentError(f"the consent does not name unit {unit}: ask the person for this unit")
     if record.purpose.split() != purpose.split():
         raise ConsentError("the consent was given for another purpose than this unit's: ask the person for this one")
+    if notice is not None and notice != (record.notice_version, record.notice_digest):
+        raise ConsentError(
+            "the consent names another notice than the one that hangs at this unit: let the person read that, ask again"
+        )
     if record.age_class != "of_age" and record.guardian_evidence_digest is None:
         raise ConsentError("under 16 a guardian must agree: add the digest of the guardian's evidence")
     if record.expires_at <= record.given_at:

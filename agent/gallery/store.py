@@ -26,7 +26,7 @@ from typing import Any, Self, cast
 
 from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.consent import ConsentRecord, NoticeId, check
 from agent.gallery.database import Database
 from agent.gallery.erase import (
     REASONS,
@@ -52,8 +52,9 @@ MAX_SUBJECTS = 100_000
 class GalleryStore:
     """References in one SQLite file at ``path``, for one unit and one purpose.
 
-    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``. Opening completes what a power cut interrupted, and
-    sweeps. Raises StorageError (disk, damage, another process, another unit's file) and KeyStoreError (key is gone).
+    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``; ``notice`` is what consents must name. Opening
+    completes what a power cut interrupted, and sweeps. Raises StorageError (disk, damage, another process, another
+    unit's file) and KeyStoreError (key is gone).
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class GalleryStore:
         clock: Clock,
         sign: Sign,
         retention: Retention | None = None,
+        notice: NoticeId | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._site = site
         self._unit = unit
         self._purpose = purpose
+        self._notice = notice
         self._clock = clock
         self._sign = sign
         self._retention = retention or Retention()
@@ -136,7 +139,7 @@ class GalleryStore:
         """
         with self._lock:
             now = self._clock.now().astimezone(UTC)
-            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose)
+            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose, notice=self._notice)
             reference = mean_reference(vectors)
             if subject is None:
                 subject = SubjectId(self._random(SUBJECT_BYTES))

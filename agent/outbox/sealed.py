@@ -9,12 +9,15 @@ Needs the extra ``sealed``.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from agent.errors import ConfigError, KeyStoreError, VerificationError
-from agent.keys import decode_base64url, encode_base64url
+from agent.files import write_atomic
+from agent.keys import decode_base64url, encode_base64url, load_pem, private_pem
 
 try:
     from cryptography.hazmat.primitives import hpke
@@ -30,6 +33,19 @@ SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_128_GCM)
 def generate_consumer_key() -> x25519.X25519PrivateKey:
     """Make the consumer's key; the consumer alone keeps it."""
     return x25519.X25519PrivateKey.generate()
+
+
+def save_consumer_key(key: x25519.X25519PrivateKey, path: Path, passphrase: bytes | None = None) -> None:
+    """Write the key as PKCS#8 PEM, mode 0600, encrypted when a passphrase is given."""
+    write_atomic(path, private_pem(key, passphrase))
+
+
+def load_consumer_key(path: Path, passphrase: bytes | None = None) -> x25519.X25519PrivateKey:
+    """Read what ``save_consumer_key`` wrote; KeyStoreError says what to do otherwise."""
+    key = load_pem(path, passphrase)
+    if not isinstance(key, x25519.X25519PrivateKey):
+        raise KeyStoreError(f"{path} is not an X25519 key: make one with 'postern consumer-key'")
+    return key
 
 
 def consumer_jwk(key: x25519.X25519PrivateKey) -> dict[str, str]:

@@ -57,7 +57,7 @@ FORBIDDEN = {
 }
 
 # Who may read the configuration: the command line, and the assembly that turns it into plain arguments.
-READS_CONFIGURATION = {"cli", "run", "reload", "assemble", "config", "config_check", "config_schema"}
+READS_CONFIGURATION = {"cli", "run", "reload", "assemble", "config", "config_check", "config_schema", "papers"}
 
 # Words of things that this program never does. One use is allowed: the age class of a consent record says which
 # guardian must agree; it is told by people and never worked out from a face.

@@ -28,6 +28,7 @@ from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
 from agent.match.records import SubjectId
 from agent.outbox.queue import Outbox
+from agent.papers.notice import notice_id
 from tests.simulators.gallery_life import MODEL, captures, consent
 from tests.simulators.power import mark
 from tests.simulators.signing_unit import match_draft
@@ -58,8 +59,9 @@ def write_unit(config: Path, folder: Path) -> Config:
 
 def agreed(config: Config, clock: Clock) -> ConsentRecord:
     """A consent that this unit accepts."""
+    version, digest = notice_id(config)
     names = {"site": config.unit.site, "units": (config.unit.id,), "purpose": config.purpose}
-    return consent(clock.now(), notice_version=config.notice.version, **names)
+    return consent(clock.now(), notice_version=version, notice_digest=digest, **names)
 
 
 @contextmanager

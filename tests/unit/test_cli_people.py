@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from agent.assemble import open_gallery, open_outbox
 from agent.audit import AuditLog
@@ -21,28 +20,20 @@ from agent.gallery.consent import ConsentRecord
 from agent.gallery.erase import ErasureReceipt, verify_receipt
 from agent.keys import UnitKey
 from agent.match.records import SubjectId
-from tests.simulators.gallery_life import MODEL, captures, consent
-
-EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
+from tests.simulators import unit_life
+from tests.simulators.gallery_life import MODEL, captures
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A unit's configuration with its signing key; gallery, outbox and log are empty."""
-    data = yaml.safe_load(EXAMPLE.read_text())
-    data["gallery"]["path"] = "gallery.db"
-    data["outbox"]["path"] = "outbox.db"
-    data["audit"]["path"] = "audit.log"
-    data["keys"]["folder"] = "."
-    UnitKey.generate().save(tmp_path / "unit.key")
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(data))
+    unit_life.write_unit(path, tmp_path)
     return path
 
 
 def agreed(config: Config) -> ConsentRecord:
-    names = {"site": config.unit.site, "units": (config.unit.id,), "purpose": config.purpose}
-    return consent(SystemClock().now(), notice_version=config.notice.version, **names)
+    return unit_life.agreed(config, SystemClock())
 
 
 @pytest.fixture
@@ -134,16 +125,6 @@ def test_a_running_unit_keeps_its_gallery(file: Path, capsys: pytest.CaptureFixt
     with open_gallery(config, UnitKey.load(config.keys.folder / "unit.key"), SystemClock()):
         assert main(["gallery", "list", "-c", str(file)]) == 70
     assert "in use by another process: ask the running agent, or stop it" in capsys.readouterr().err
-
-
-def test_the_notice_says_what_the_unit_does(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--operator", "Example Ltd, 1 Main Street", "--alternative", "the badge reader beside the door"]
-    assert main(["rights", "notice", *words, "-c", str(file)]) == 0
-    captured = capsys.readouterr()
-    config = load_config(file)
-    for text in (config.purpose, config.unit.name, config.notice.version, "365 days", *words[1::2]):
-        assert text in captured.out
-    assert captured.err.startswith("notice_digest of consent records: sha256:")
 
 
 def test_a_tampered_log_is_refused(file: Path, people: list[SubjectId], capsys: pytest.CaptureFixture[str]) -> None:

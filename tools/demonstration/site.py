@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -20,8 +17,11 @@ from agent.site.records import SiteFiles
 ROOT = Path(__file__).parents[2]
 SITE, UNIT, PROGRAM, ZONE = "demo", "door-1", "auditor-1", "door"
 PURPOSE = "To show on a desk how a door would recognise the people who asked it to, and nobody else."
-NOTICE = "Notice of the Postern demo, version 1: nobody here exists, and the folder may be deleted at any time."
-NOTICE_VERSION = "1"
+NOTICE = {
+    "version": "1",
+    "operator": "Nobody: the demo of Postern, on this machine",
+    "alternative": "walk through, there is no door",
+}
 COMMAND_TIMEOUT_S = 60.0
 
 
@@ -87,8 +87,9 @@ class DemoSite:
         script.write_text(yaml.safe_dump(msgspec.to_builtins(enrolment_script(person))))
         config = self.unit / f"enrol-{person}.yaml"
         self.write_config(config, port=port, protocol=protocol, scene=script)
-        consent = self.folder / f"consent-{person}.json"
-        consent.write_text(json.dumps(self._consent(person), indent=2))
+        evidence, consent = self.folder / f"signed-{person}.txt", self.folder / f"consent-{person}.json"
+        evidence.write_text(f"{person} agreed for the length of this demo\n")
+        postern("consent", evidence, "--days", "1", "-o", consent, "-c", config)
         *advice, last = postern("enrol", consent, "-c", config).splitlines()
         return last.removeprefix("enrolled: "), advice
 
@@ -98,7 +99,7 @@ class DemoSite:
             "profile": "demo",
             "purpose": PURPOSE,
             "unit": {"site": SITE, "id": UNIT, "name": "Demo door"},
-            "notice": {"version": NOTICE_VERSION},
+            "notice": NOTICE,
             "camera": {"source": "scene", "script": str(scene)},
             "models": {"manifest": str(ROOT / "models" / "manifest.yaml")},
             "activation": {
@@ -114,21 +115,3 @@ class DemoSite:
             "broker": {"host": "127.0.0.1", "port": port, "protocol": protocol, "home_assistant": True},
         }
         path.write_text(yaml.safe_dump(content, sort_keys=False))
-
-    def _consent(self, person: str) -> dict[str, object]:
-        now = datetime.now(UTC)
-        return {
-            "purpose": PURPOSE,
-            "site": SITE,
-            "units": [UNIT],
-            "notice_version": NOTICE_VERSION,
-            "notice_digest": _digest(NOTICE),
-            "evidence_digest": _digest(f"{person} agreed for the length of this demo"),
-            "given_at": now.isoformat(timespec="seconds"),
-            "expires_at": (now + timedelta(days=1)).isoformat(timespec="seconds"),
-            "age_class": "of_age",
-        }
-
-
-def _digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern consumer-key``: the consumer's key pair for sealed subjects. The private half stays with the consumer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from agent.cli.options import write_output
+from agent.errors import RefusedError
+from agent.files import read_secret
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take where the two halves go."""
+    parser.add_argument("key", type=Path, metavar="KEY", help="new file for the private key, mode 0600")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="public key (JWK) for the units' events.consumer_key"
+    )
+    parser.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with a passphrase for it"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the pair; an existing key is never overwritten."""
+    from agent.outbox.sealed import consumer_jwk, generate_consumer_key, save_consumer_key  # noqa: PLC0415 - an extra
+
+    if arguments.key.exists():
+        raise RefusedError(f"{arguments.key} exists: what was sealed to it would be lost, choose another name")
+    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+    key = generate_consumer_key()
+    save_consumer_key(key, arguments.key, passphrase)
+    write_output(arguments.output, json.dumps(consumer_jwk(key)).encode())
+    return 0

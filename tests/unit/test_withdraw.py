@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A withdrawal reaches every unit of the site, and only receipts that a unit's own key signed are believed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from agent.cli.withdraw import Answer, withdraw
+from agent.clock import SimulatedClock
+from agent.errors import BrokerError, RefusedError
+from agent.gallery.store import GalleryStore
+from agent.keys import UnitKey
+from agent.match.records import SubjectId
+from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.uplink.commands import Response
+from agent.verbs import parse_subject
+from tests.simulators.gallery_life import MODEL, captures, consent, open_store
+
+UNITS = ("door-1", "door-2", "door-3")
+
+
+class Site:
+    """Three units; the same person is enrolled at the first two under one id. ``away`` ones do not answer."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        clock, rng = SimulatedClock(), np.random.default_rng(1)
+        self.keys = {unit: UnitKey.generate() for unit in UNITS}
+        self.galleries: dict[str, GalleryStore] = {}
+        self.subject = SubjectId(secrets.token_bytes(16))
+        self.away: set[str] = set()
+        self.tamper: Callable[[dict[str, Any]], object] = lambda _: None
+        for unit in UNITS:
+            (folder / unit).mkdir()
+            store = stack.enter_context(open_store(folder / unit, clock, key=self.keys[unit], unit=unit))
+            self.galleries[unit] = store
+            if unit != "door-3":
+                agreed = consent(clock.now(), units=UNITS)
+                store.enrol(captures(rng), consent=agreed, model=MODEL, subject=self.subject)
+        entries = {unit: (UnitKeyEntry(jwk=key.public_jwk(), status="active"),) for unit, key in self.keys.items()}
+        listed = TrustList(version=1, site="hq", serial=1, issued_at="2026-01-05T08:00:00Z", units=entries)
+        self.trusted = TrustedUnits(listed)
+
+    def ask(self, unit: str, verb: str, args: Mapping[str, Any]) -> Response:
+        """What a unit's handler does with the command, without the broker between."""
+        assert verb == "subject/revoke"
+        if unit in self.away:
+            raise BrokerError(f"unit {unit} does not answer")
+        try:
+            receipt = msgspec.to_builtins(self.galleries[unit].erase(parse_subject(args["subject"])))
+        except RefusedError as error:
+            return Response(status="error", transaction="t", error="refused", message=str(error))
+        self.tamper(receipt)
+        return Response(status="ok", transaction="t", data={"receipt": receipt})
+
+    def withdraw(self) -> dict[str, Answer]:
+        return {one.unit: one for one in withdraw(self.subject, UNITS, trusted=self.trusted, ask=self.ask)}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(tmp_path, stack)
+
+
+def test_every_unit_that_held_the_person_gives_a_receipt(site: Site) -> None:
+    answers = site.withdraw()
+    assert [unit for unit, answer in answers.items() if answer.receipt is not None] == ["door-1", "door-2"]
+    assert not any(answer.again for answer in answers.values())
+    assert "no such subject" in answers["door-3"].message
+    assert all(store.held(site.subject) is None for store in site.galleries.values())
+
+
+def test_a_unit_that_was_away_is_asked_again_and_the_others_repeat_their_receipt(site: Site) -> None:
+    site.away = {"door-2"}
+    first = site.withdraw()
+    assert first["door-2"].again
+    assert first["door-1"].receipt is not None
+    site.away = set()
+    second = site.withdraw()
+    assert second["door-1"].receipt is not None
+    assert second["door-1"].receipt.erased_at == first["door-1"].receipt.erased_at
+    assert second["door-2"].receipt is not None
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda receipt: receipt.update(subject="sha256:" + "0" * 64),
+        lambda receipt: receipt.update(erased_at="2020-01-01T00:00:00Z"),
+        lambda receipt: receipt.update(unit="door-2"),
+        lambda receipt: receipt.update(signature=""),
+        lambda receipt: receipt.clear(),
+    ],
+    ids=["another subject", "another time", "another unit", "unsigned", "empty"],
+)
+def test_a_receipt_that_the_unit_did_not_give_is_no_receipt(site: Site, tamper: Callable[[Any], object]) -> None:
+    site.tamper = tamper
+    answers = site.withdraw()
+    assert answers["door-1"].receipt is None
+    assert answers["door-1"].again
+
+
+def test_a_receipt_by_a_key_that_the_site_does_not_trust_is_no_receipt(site: Site) -> None:
+    known = {u: (UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active"),) for u in UNITS}
+    listed = TrustList(version=1, site="hq", serial=2, issued_at="2026-01-05T08:00:00Z", units=known)
+    site.trusted = TrustedUnits(listed)
+    answer = site.withdraw()["door-1"]
+    assert (answer.receipt, answer.again) == (None, True)
+    assert "does not trust" in answer.message
