@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an RGB picture to the input tensor that a manifest entry describes.
 
-Integer inputs go through a table of 256 values per channel; where that table changes nothing (the models of this
-project: uint8, scale 1/128, zero point 128) the picture is handed over as it is.
+Integer inputs go through a table of 256 values per channel. The models of this project (scale 1/128) need none: for
+int8 with zero point 0 a pixel's highest bit is flipped, for uint8 with zero point 128 the picture is handed over as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from agent.inference.manifest import InputSpec
 
+HIGHEST_BIT = np.uint8(128)
+
 Preprocess = Callable[[NDArray[np.uint8]], NDArray[Any]]
 
 
@@ -23,6 +25,11 @@ def make_preprocess(spec: InputSpec) -> Preprocess:
     table = _table(spec)
     if table.dtype == np.uint8 and (table == np.arange(256)[:, None]).all():
         convert: Preprocess = np.asarray
+    elif table.dtype == np.int8 and (table == np.arange(-128, 128)[:, None]).all():
+
+        def convert(image: NDArray[np.uint8]) -> NDArray[Any]:
+            return (image ^ HIGHEST_BIT).view(np.int8)
+
     elif (table == table[:, :1]).all():
         one = np.ascontiguousarray(table[:, 0])
         convert = one.take

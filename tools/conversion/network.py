@@ -118,7 +118,7 @@ def check_forward(forward: Forward, model: FloatModel, size: tuple[int, int]) ->
 
 
 def quantise(forward: Forward, size: tuple[int, int], pictures: Sequence[Picture]) -> bytes:
-    """Return a .tflite file, int8 inside (weights per channel), uint8 in and int8 out, input ``image``.
+    """Return a .tflite file, int8 throughout (weights per channel), input ``image``.
 
     ``pictures``, uint8 RGB (h, w, 3), set the ranges of the activations.
     """
@@ -133,7 +133,7 @@ def quantise(forward: Forward, size: tuple[int, int], pictures: Sequence[Picture
             {"image": (picture[None].astype(np.float32) - HALF) / HALF} for picture in full_range(pictures)
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
+        converter.inference_input_type = tf.int8
         converter.inference_output_type = tf.int8
         return bytes(converter.convert())
 
@@ -141,7 +141,7 @@ def quantise(forward: Forward, size: tuple[int, int], pictures: Sequence[Picture
 def full_range(pictures: Sequence[Picture]) -> list[Picture]:
     """Return the pictures, the first with one black and one white pixel.
 
-    The range of the input is then that of a pixel: scale 1/128 and zero point 128, fed as it is.
+    The range of the input is then that of a pixel: scale 1/128 and zero point 0, fed with its highest bit flipped.
     """
     first = pictures[0].copy()
     first[0, 0], first[0, 1] = 0, 255
