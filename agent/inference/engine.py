@@ -69,12 +69,15 @@ class Engine:
         self.runtime = describe_runtime(runtime, self._interpreter)
 
     def run(self, image: NDArray[np.uint8]) -> Raw:
-        """Compute all outputs for an RGB picture, uint8 (height, width, 3) of the input's size.
+        """Compute all outputs for an RGB picture, uint8 (height, width, 3) of the input's size; else ValueError.
 
         The arrays are copies, raw (still quantised), by the names of the manifest entry.
         """
+        spec = self.entry.input
+        if image.shape != (spec.height, spec.width, 3):
+            raise ValueError(f"{spec.width}x{spec.height} pixels of three channels are expected, not {image.shape}")
         interpreter = self._interpreter
-        interpreter.set_tensor(self._input, self._prepare(image))
+        self._prepare(image, interpreter.tensor(self._input)())  # no view of a tensor may live while it computes
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in self._outputs}
 

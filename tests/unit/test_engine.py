@@ -157,16 +157,23 @@ def spec(**fields: Any) -> InputSpec:
 RAMP = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
 
 
-def test_pixels_pass_unchanged_where_the_tensor_takes_them_so() -> None:
-    tensor = make_preprocess(spec())(RAMP)
-    assert tensor.shape == (1, 4, 4, 3)
-    assert np.shares_memory(tensor, RAMP)
+def prepared(entry: InputSpec, image: NDArray[np.uint8]) -> NDArray[Any]:
+    tensor = np.full(entry.shape, 99, entry.dtype)
+    make_preprocess(entry)(image, tensor)
+    return tensor
+
+
+def test_a_picture_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="112x112 pixels"):
+        load("toy-embedder").run(picture(1, 1))
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
+        ({}, RAMP),
         ({"dtype": "int8", "zero_point": 0}, RAMP.astype(np.int16) - 128),
+        ({"dtype": "int8", "zero_point": 0, "colour": "BGR"}, RAMP[..., ::-1].astype(np.int16) - 128),
         ({"colour": "BGR"}, RAMP[..., ::-1]),
         ({"dtype": "float32", "scale": 0.0, "zero_point": 0}, (RAMP / 128.0) - 1),
         (
@@ -178,15 +185,22 @@ def test_pixels_pass_unchanged_where_the_tensor_takes_them_so() -> None:
     ],
 )
 def test_preprocessing_follows_the_entry(fields: dict[str, Any], expected: NDArray[Any]) -> None:
-    tensor = make_preprocess(spec(**fields))(RAMP)
-    assert tensor.dtype == np.dtype(fields.get("dtype", "uint8"))
+    tensor = prepared(spec(**fields), RAMP)
     np.testing.assert_allclose(tensor[0], expected, atol=1e-6)
 
 
-def test_planes_first_layout_is_transposed() -> None:
-    tensor = make_preprocess(spec(layout="NCHW", shape=(1, 3, 4, 4), colour="BGR"))(RAMP)
-    assert tensor.shape == (1, 3, 4, 4)
-    assert (tensor[0, 0] == RAMP[..., 2]).all()
+@pytest.mark.parametrize(
+    ("fields", "first"),
+    [
+        ({}, RAMP[..., 2]),
+        ({"dtype": "int8", "zero_point": 0}, RAMP[..., 2].astype(np.int16) - 128),
+        ({"dtype": "float32", "scale": 0.0, "zero_point": 0}, RAMP[..., 2] / 128.0 - 1),
+        ({"scale": 1 / 512}, ((RAMP[..., 2] - 128.0) * 4 + 128).clip(0, 255)),
+    ],
+)
+def test_planes_first_layout_is_transposed(fields: dict[str, Any], first: NDArray[Any]) -> None:
+    tensor = prepared(spec(layout="NCHW", shape=(1, 3, 4, 4), colour="BGR", **fields), RAMP)
+    np.testing.assert_allclose(tensor[0, 0], first, atol=1e-6)
 
 
 def test_views_and_foreign_layouts_reach_the_interpreter_correctly() -> None:

@@ -98,7 +98,7 @@ def convert(
                 {"image": ((p[None].astype(np.float32) - 128) / 128)} for p in pictures
             )
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            # With uint8 the file begins with a conversion that costs a sixth of the detector; the agent flips a bit instead.
+            # With uint8 the file begins with a conversion, a sixth of the detector's time; the agent flips a bit.
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
         return bytes(converter.convert())
