@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+Values = NDArray[np.float32]
+
 BLEND_IOU = 0.7  # answers that overlap this much are of one face; less, and a neighbour could pull the landmarks away
 
 
@@ -23,9 +25,7 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou: float, lim
     index = 0
     while len(kept) < limit:
         kept.append(int(order[index]))
-        wide = np.minimum(x1, x1[index]) - np.maximum(x0, x0[index])
-        high = np.minimum(y1, y1[index]) - np.maximum(y0, y0[index])
-        shared = wide.clip(0) * high.clip(0)
+        shared = _overlap(x0, y0, x1, y1, x0[index], y0[index], x1[index], y1[index])
         alive &= shared <= iou * (area + area[index] - shared)
         alive[index] = False
         index = int(np.argmax(alive))
@@ -43,11 +43,21 @@ def blend(
     score is steadier than the best alone (BlazeFace, Bazarevsky et al. 2019, sec. 3.4).
     """
     chosen = boxes[kept]
-    wide = np.minimum(chosen[:, None, 2], boxes[None, :, 2]) - np.maximum(chosen[:, None, 0], boxes[None, :, 0])
-    high = np.minimum(chosen[:, None, 3], boxes[None, :, 3]) - np.maximum(chosen[:, None, 1], boxes[None, :, 1])
-    shared = wide.clip(0) * high.clip(0)
+    shared = _overlap(*np.ascontiguousarray(boxes.T), *np.ascontiguousarray(chosen.T)[:, :, None])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    agree = shared > BLEND_IOU * (area[kept][:, None] + area[None] - shared)
-    weights = np.where(agree, np.square(scores), np.float32(0)).astype(np.float32)
+    weights = np.square(scores) * (shared > BLEND_IOU * (area[kept][:, None] + area - shared))
     weights /= weights.sum(1, keepdims=True)
-    return weights @ boxes, np.einsum("kn,npc->kpc", weights, landmarks)
+    return weights @ boxes, (weights @ landmarks.reshape(-1, 10)).reshape(-1, 5, 2)
+
+
+def _overlap(
+    x0: Values, y0: Values, x1: Values, y1: Values, left: Values, top: Values, right: Values, bottom: Values
+) -> Values:
+    """Area shared by boxes, each a row of coordinates or anything that broadcasts with one."""
+    wide = np.minimum(x1, right)
+    wide -= np.maximum(x0, left)
+    high = np.minimum(y1, bottom)
+    high -= np.maximum(y0, top)
+    np.maximum(wide, 0, out=wide)
+    wide *= np.maximum(high, 0, out=high)
+    return wide

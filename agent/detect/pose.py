@@ -49,23 +49,24 @@ def head_pose(landmarks: NDArray[np.float32]) -> Pose:
     points = np.asarray(landmarks, dtype=np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         return TURNED_AWAY
-    across = points[RIGHT_EYE] - points[LEFT_EYE]
-    eyes = (points[LEFT_EYE] + points[RIGHT_EYE]) / 2
-    mouth = (points[LEFT_MOUTH] + points[RIGHT_MOUTH]) / 2
-    eye_distance = math.hypot(*across)
+    # Complex numbers: numpy takes ten times as long for vectors of two.
+    plane: list[complex] = np.ascontiguousarray(points).view(np.complex128)[:, 0].tolist()
+    across = plane[RIGHT_EYE] - plane[LEFT_EYE]
+    eyes = (plane[LEFT_EYE] + plane[RIGHT_EYE]) / 2
+    eye_distance = abs(across)
     if eye_distance < 1.0:  # less than a pixel carries no direction
         return TURNED_AWAY
-    right = across / eye_distance
-    down = np.array([-right[1], right[0]])
-    height = float((mouth - eyes) @ down)
+    upright = across.conjugate() / eye_distance  # turns the line of the eyes level: real is right, imaginary is down
+    mouth = ((plane[LEFT_MOUTH] + plane[RIGHT_MOUTH]) / 2 - eyes) * upright
+    nose = (plane[NOSE] - eyes) * upright
+    height = mouth.imag
     if height < 1.0:
         return TURNED_AWAY
-    nose = points[NOSE] - eyes
-    drop = float(nose @ down) / height
+    drop = nose.imag / height
     # The midline runs from the eyes' middle to the mouth's middle; it leans when a face is turned and tilted at once.
-    aside = float(nose @ right) - drop * float((mouth - eyes) @ right)
+    aside = nose.real - drop * mouth.real
     return Pose(
         yaw=math.degrees(math.atan(aside / eye_distance / NOSE_DEPTH_PER_EYE_DISTANCE)),
         pitch=math.degrees(math.atan((drop - NOSE_HEIGHT_FRONTAL) / NOSE_DEPTH_PER_FACE_HEIGHT)),
-        roll=math.degrees(math.atan2(across[1], across[0])),
+        roll=math.degrees(math.atan2(across.imag, across.real)),
     )
