@@ -62,15 +62,20 @@ class AvCamera:
 
     def frames(self) -> Iterator[Frame]:
         times = self._live_times() if self._source.live else self._recorded_times()
-        for number, (time_ns, picture) in enumerate(times):
+        number = 0
+        for time_ns, picture in times:
             lores, main = self._converter.convert(picture)
             yield Frame(number, time_ns, lores, main, main.release)
+            # A generator's names outlive the frame: they would hold its buffers while the next picture is decoded.
+            del picture, lores, main
+            number += 1
 
     def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
         stream = self._opened()
         for picture in stream.pictures():
             claimed = _time_ns(picture) if self._source.sensor_clock else None
             yield self._times.live(claimed, self._clock.monotonic_ns()), picture
+            del picture
         raise stream.failure("it stopped sending")
 
     def _recorded_times(self) -> Iterator[tuple[int, VideoFrame]]:
@@ -90,6 +95,7 @@ class AvCamera:
                 if self._source.realtime:
                     self._pace(time_ns)
                 yield time_ns, picture
+                del picture
                 due_ns = next_ns = time_ns + period_ns
             if not self._source.loop:
                 return

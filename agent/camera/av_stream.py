@@ -137,12 +137,15 @@ class AvStream:
             except (self._av.error.FFmpegError, ValueError):  # ValueError: PyAV found no decoder
                 pictures = []
                 damaged += 1
-            for picture in pictures:
+            packet = None
+            while pictures:
+                picture = pictures.pop(0)
                 if picture.is_corrupt or not self._sane(picture):
                     damaged += 1
                     continue
                 damaged = 0
                 yield picture
+                del picture  # its buffer goes back to the decoder before it needs another
                 self._last_picture_ns = self._clock.monotonic_ns()  # now, for the consumer may have taken its time
             if damaged > MAX_DAMAGED:
                 raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
