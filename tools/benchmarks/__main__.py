@@ -28,13 +28,15 @@ from tools.benchmarks import networks, running, stores
 from tools.benchmarks.clip import ROOT, demo_clip, frame_count, frame_of
 from tools.benchmarks.effort import FULL, QUICK, Effort
 from tools.benchmarks.installed import install_section
-from tools.benchmarks.peers import PeerModels, find_peers
+from tools.benchmarks.markdown import markdown
+from tools.benchmarks.peers import BLAZEFACE, MOBILEFACENET, YUNET, PeerModels, find_peers
 from tools.benchmarks.report import Section, as_json, table
 from tools.demonstration.site import CommandError
 
 SECTIONS = ("detector", "embedder", "int8-peak", "gallery", "outbox", "verifier", "install", "pipeline", "service")
 FACE_AT_S = 3.5  # of the demo's scene: person-01 stands in the middle and faces the camera
 FACE = (slice(244, 356), slice(584, 696))  # about where the face is then
+PEERS_HELP = f"with {YUNET} and {MOBILEFACENET}, and {BLAZEFACE} where it is to be measured, too"
 PACKAGES = ("ai-edge-litert", "numpy", "av", "opencv-python-headless", "onnxruntime")
 
 
@@ -43,29 +45,33 @@ def main() -> int:
         prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="with yunet_n_dynamic.onnx and MobileFaceNet.onnx")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help=PEERS_HELP)
     parser.add_argument("--quick", action="store_true", help="few and short rounds: does it work, roughly how fast")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    form.add_argument("--markdown", action="store_true", help="print the tables of the README instead")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="where clips are kept: %(default)s")
     args = parser.parse_args()
     unknown = set(args.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"there is no section {min(unknown)}; known: {', '.join(SECTIONS)}")
     chosen = [name for name in SECTIONS if not args.sections or name in args.sections]
-    facts = machine()
-    if not args.json:
+    facts, as_tables = machine(), not (args.json or args.markdown)
+    if as_tables:
         print("\n".join(f"{key}: {value}" for key, value in facts.items()), end="\n\n", flush=True)
     sections = []
     try:
         for section in measure(chosen, find_peers(args.peers), QUICK if args.quick else FULL, args.out):
             sections.append(section)
-            if not args.json:
+            if as_tables:
                 print("\n".join(table(section)), end="\n\n", flush=True)
     except (CommandError, PosternError) as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(as_json(sections, {**facts, "load_after": load()})))
+    elif args.markdown:
+        print("\n".join(markdown(sections)))
     else:
         print(f"load after: {load()}")
     return 0

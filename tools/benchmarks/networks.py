@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.camera.base import Frame, RgbPicture, lores_fit
+from agent.camera.base import LORES_BORDER, Frame, RgbPicture, lores_fit
 from agent.detect.detector import Detector, load_detector
 from agent.embed.embedder import load_embedder
 from agent.inference.engine import Engine
 from tools.benchmarks.effort import Effort
 from tools.benchmarks.peak import macs_of, peak_case
-from tools.benchmarks.peers import PeerModels, onnx_embedder, opencv_embedder, yunet
+from tools.benchmarks.peers import PeerModels, blazeface, onnx_embedder, opencv_embedder, yunet
 from tools.benchmarks.report import Bar, Section
 from tools.benchmarks.timing import Timing, alternate, ratio
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models" / "manifest.yaml"
+BLAZEFACE_SIDE = 128
+SMALL = (160, 120)  # half of our smallest model in either direction
 SIZES = {"detector-320x240": (320, 240), "detector-640x480": (640, 480)}
 DETECTOR_RATIO = EMBEDDER_RATIO = 3.0
 
@@ -28,20 +30,24 @@ Case = Callable[[], object]
 
 def view(detector: Detector, picture: NDArray[np.uint8]) -> Frame:
     """A frame of ``picture``, (h, w, 3) RGB, as a camera hands it over: lores made, border grey."""
+    return Frame(0, 0, _shrunk(picture, detector.input_size), RgbPicture(picture))
+
+
+def _shrunk(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     from PIL import Image  # noqa: PLC0415 - only to prepare
 
     height, width = picture.shape[:2]
-    columns, rows = detector.input_size
+    columns, rows = size
     fitted = lores_fit(width, height, columns, rows)
-    lores = np.full((rows, columns, 3), 128, np.uint8)
+    lores = np.full((rows, columns, 3), LORES_BORDER, np.uint8)
     lores[: fitted[1], : fitted[0]] = np.asarray(Image.fromarray(picture).resize(fitted, Image.Resampling.BOX))
-    return Frame(0, 0, lores, RgbPicture(picture))
+    return lores
 
 
 def detector_section(picture: NDArray[np.uint8], peers: PeerModels | None, effort: Effort) -> Section:
-    """Ours at both sizes, engine alone and with decoding and suppression, beside YuNet at the same sizes."""
+    """Ours at both sizes, engine alone and with decoding and suppression, beside YuNet at these and a smaller size."""
     section = Section("detector")
-    cases: dict[str, Case] = {}
+    cases: dict[str, Case] = _small_peers(picture, peers)
     for name, (width, height) in SIZES.items():
         detector = load_detector(MANIFEST, name)
         frame = view(detector, picture)
@@ -56,11 +62,26 @@ def detector_section(picture: NDArray[np.uint8], peers: PeerModels | None, effor
             section.timing(name, timings.get(name))
         over = timings.get(f"YuNet {size}")
         _ratio(section, f"YuNet / ours {size}, detect()", over, timings[f"ours {size}, detect()"])
+    for name in ("YuNet 160x120", "BlazeFace 128x128"):
+        section.timing(name, timings.get(name))
+        _ratio(section, f"{name} / ours 320x240, detect()", timings.get(name), timings["ours 320x240, detect()"])
     section.bars.append(
         Bar("at least 3 times as fast as YuNet at 320x240", "YuNet / ours 320x240, detect()", ">=", DETECTOR_RATIO)
     )
     section.notes.append("both see the same picture; YuNet's time has its decoding and suppression in it too")
+    section.notes.append("160x120 sees faces from twice the size on; BlazeFace's time is that of its network alone")
     return section
+
+
+def _small_peers(picture: NDArray[np.uint8], peers: PeerModels | None) -> dict[str, Case]:
+    """What peers offer below our smallest size."""
+    if peers is None:
+        return {}
+    cases = {"YuNet 160x120": _yunet_case(peers.yunet, SMALL, _shrunk(picture, SMALL))}
+    if peers.blazeface is not None:
+        square = _shrunk(picture, (BLAZEFACE_SIDE, BLAZEFACE_SIDE))
+        cases["BlazeFace 128x128"] = _embed_case(blazeface(peers.blazeface), square)
+    return cases
 
 
 def embedder_section(crop: NDArray[np.uint8], peers: PeerModels | None, effort: Effort) -> Section:

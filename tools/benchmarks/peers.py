@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers on one thread: OpenCV's YuNet, MobileFaceNet in ONNX Runtime and in OpenCV, and the loop made of them.
+"""The peers on one thread: OpenCV's YuNet, BlazeFace in LiteRT, MobileFaceNet in two runtimes, and the usual loop.
 
 Run as a program, this module is the usual face recognition loop: decode, detect, embed every face, compare.
 Prints one JSON object with the time of all frames after the first.
@@ -24,23 +24,26 @@ from agent.embed.records import CROP_SIZE
 from tools.evaluation.peers import MAX_FACES, MEAN, STD, YUNET_NMS_IOU, YUNET_SCORE
 
 YUNET, MOBILEFACENET = "yunet_n_dynamic.onnx", "MobileFaceNet.onnx"
+BLAZEFACE = "face_detection_short_range.tflite"  # MediaPipe's name of it
 Picture = NDArray[np.uint8]  # (h, w, 3), BGR as OpenCV has it
 Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class PeerModels:
-    """The two model files."""
+    """The model files; BlazeFace is measured only where it is there."""
 
     yunet: Path
     mobilefacenet: Path
+    blazeface: Path | None
 
 
 def find_peers(folder: Path | None) -> PeerModels | None:
     """Return the peers' models in ``folder``; None without one. SystemExit says what is missing."""
     if folder is None:
         return None
-    models = PeerModels(folder / YUNET, folder / MOBILEFACENET)
+    blazeface = folder / BLAZEFACE
+    models = PeerModels(folder / YUNET, folder / MOBILEFACENET, blazeface if blazeface.is_file() else None)
     for path in (models.yunet, models.mobilefacenet):
         if not path.is_file():
             raise SystemExit(f"tools/bench: there is no {path}; --peers needs {YUNET} and {MOBILEFACENET}")
@@ -53,6 +56,22 @@ def yunet(model: Path, size: tuple[int, int]) -> Any:  # noqa: ANN401 - OpenCV s
 
     cv2.setNumThreads(1)
     return cv2.FaceDetectorYN.create(str(model), "", size, YUNET_SCORE, YUNET_NMS_IOU, MAX_FACES)
+
+
+def blazeface(model: Path) -> Callable[[Picture], object]:
+    """BlazeFace's network, without decoding, in LiteRT on one thread; pictures are 128x128."""
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - only with peers
+
+    interpreter = Interpreter(str(model), num_threads=1)
+    interpreter.allocate_tensors()
+    (entry,) = interpreter.get_input_details()
+
+    def detect(picture: Picture) -> object:
+        interpreter.set_tensor(entry["index"], ((picture[None] - np.float32(127.5)) / np.float32(127.5)))
+        interpreter.invoke()
+        return [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
+
+    return detect
 
 
 def onnx_embedder(model: Path) -> Callable[[Picture], Vector]:
