@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -62,13 +63,12 @@ class AvCamera:
 
     def frames(self) -> Iterator[Frame]:
         times = self._live_times() if self._source.live else self._recorded_times()
-        number = 0
+        numbers = itertools.count()
         for time_ns, picture in times:
             lores, main = self._converter.convert(picture)
-            yield Frame(number, time_ns, lores, main, main.release)
+            yield Frame(next(numbers), time_ns, lores, main, main.release)
             # A generator's names outlive the frame: they would hold its buffers while the next picture is decoded.
             del picture, lores, main
-            number += 1
 
     def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
         stream = self._opened()

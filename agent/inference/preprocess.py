@@ -18,7 +18,7 @@ from agent.inference.manifest import InputSpec
 HIGHEST_BIT = np.uint8(128)
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
-Preprocess = Callable[[Picture, NDArray[Any]], None]
+Preprocess = Callable[[Picture, NDArray[Any]], object]  # writes to its second argument; what it returns is of no use
 
 
 def make_preprocess(spec: InputSpec) -> Preprocess:
