@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -105,6 +106,7 @@ class Uplink:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.settimeout(0)
         self._wake_writer.settimeout(0)
+        self._turns = self._all_turns()
         self._thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
 
     @property
@@ -113,6 +115,10 @@ class Uplink:
 
     def start(self) -> None:
         self._thread.start()
+
+    def turn(self) -> None:
+        """What the thread does between two waits, for a rig that owns the clock and calls this instead of ``start``."""
+        next(self._turns, None)
 
     def wake(self) -> None:
         """Say that rows were appended; never blocks."""
@@ -136,6 +142,7 @@ class Uplink:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
+        deque(self._turns, maxlen=0)  # of whoever took the turns: flush and say goodbye
         self._close_wake()
         return True
 
@@ -143,7 +150,7 @@ class Uplink:
 
     def _run(self) -> None:
         try:
-            for wait_s in self.turns():
+            for wait_s in self._turns:
                 if wait_s > 0:
                     self._stopping.wait(wait_s)
         finally:
@@ -153,11 +160,8 @@ class Uplink:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    def turns(self) -> Iterator[float]:
-        """All that the thread does, turn by turn; each yields how many seconds may pass before the next.
-
-        A rig that owns the clock takes the turns itself instead of calling ``start``; it ends them with ``stop``.
-        """
+    def _all_turns(self) -> Iterator[float]:
+        """Everything, turn by turn; each yields how many seconds may pass before the next."""
         while not self._stopping.is_set():
             connection = self._new_connection()
             blame = NOBODY

@@ -55,7 +55,7 @@ class Crash:
             (folder / name).chmod(0o600)
 
 
-def record(arguments: list[str], folder: Path, work: Path) -> list[Step]:
+def record(arguments: list[str], folder: Path, work: Path, *, timeout_s: float = 50) -> list[Step]:
     """Run ``python *arguments`` and return what it did below ``folder``; the test is skipped without a C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -68,7 +68,7 @@ def record(arguments: list[str], folder: Path, work: Path) -> list[Step]:
         "POSTERN_TRACE_ROOT": str(folder.resolve()),
         "POSTERN_TRACE_FILE": str(trace),
     }
-    subprocess.run([sys.executable, *arguments], check=True, env=environment, timeout=50)
+    subprocess.run([sys.executable, *arguments], check=True, env=environment, timeout=timeout_s)
     return _parse(trace.read_bytes())
 
 
