@@ -19,6 +19,7 @@ from agent.camera.source import Source, open_source
 from agent.camera.supervise import CameraNotice
 from agent.clock import Clock, SystemClock
 from agent.housekeeping import Housekeeping
+from agent.resident import release_startup_code
 from agent.uplink.connection import Connection
 from agent.uplink.health import read_disk_free, read_temperature
 from agent.uplink.link import Connect
@@ -45,6 +46,7 @@ class OpenSource(Protocol):
 @contextmanager
 def in_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
     """Run both beside the pipeline, each on its own thread; at the end what is queued is sent."""
+    release_startup_code()
     uplink.start()
     housekeeping.start()
     try:
