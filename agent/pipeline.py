@@ -87,7 +87,7 @@ def process(stages: Stages, frame: Frame) -> None:
 def _candidate(stages: Stages, frame: Frame, track: Track, references: References) -> Candidate | None:
     """Compare one admitted face; its crop and embedding do not outlive this call."""
     with stages.times.measure("align"):
-        crop = align(frame, track.face)
+        crop = align(frame, stages.detector.locate(frame, track.face))
     with stages.times.measure("embed"):
         embedding = stages.embedder.embed(crop)
     with stages.times.measure("compare"):

@@ -63,7 +63,7 @@ from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials, load_identity
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter
-from agent.uplink.info import CameraFacts, Info, PublicJwk, encode_info
+from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from agent.uplink.topics import Topics
 from agent.verbs import Parts, make_handlers
@@ -299,7 +299,10 @@ class Service:
             camera = CameraFacts(seen.source, seen.width, seen.height)
         except CameraLostError:
             camera = None
-        engine = models.detector.engine
+        engine, second = models.detector.engine, models.detector.landmarker
+        digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": self._model}
+        if second is not None:
+            digests["landmarks"] = second.engine.digest
         return encode_info(
             Info(
                 source=source_of(config),
@@ -309,7 +312,7 @@ class Service:
                 runtime=engine.runtime,
                 profile=config.profile,
                 camera=camera,
-                models={"detector": engine.digest, "embedder": self._model},
+                models=digests,
                 config_schema=CONFIG_SCHEMA_ID,
                 public_key=msgspec.convert(key.public_jwk(), PublicJwk),
                 kid=key.kid,

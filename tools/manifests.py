@@ -204,6 +204,7 @@ def add(args: argparse.Namespace) -> None:
         training_data=args.training_data,
         teacher=args.teacher,
         score_threshold=args.score_threshold,
+        landmarks=args.landmarks,
         metrics={key: float(value) for key, value in _pairs(args.metric).items()},
         created=args.created,
     )
@@ -240,7 +241,8 @@ def main() -> int:
     adding.add_argument("--colour", default="RGB", choices=["RGB", "BGR"])
     adding.add_argument("--mean", type=_per_channel, default=(128.0,) * 3, help="of pixels; one number or a,b,c")
     adding.add_argument("--std", type=_per_channel, default=(128.0,) * 3, help="likewise; (pixel - mean) / std")
-    adding.add_argument("--score-threshold", type=float, help="a detector's working point, 0 to 1")
+    adding.add_argument("--score-threshold", type=float, help="the working point of a detector or a landmark model")
+    adding.add_argument("--landmarks", metavar="NAME", help="a detector's landmark model, listed before")
     adding.add_argument("--licence", required=True, help="SPDX expression of the weights")
     adding.add_argument("--training-data", required=True)
     adding.add_argument("--teacher")

@@ -21,6 +21,7 @@ from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
 from agent.config import Config
 from agent.detect.face import Face
+from agent.embed.align import align
 from agent.errors import CaptureRefusedError, ConsentError
 from agent.files import read_bounded
 from agent.gallery.consent import MAX_CONSENT_BYTES, ConsentRecord, parse_consent
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             purpose=config.purpose,
             now=clock.now(),
             subject=arguments.subject,
+            align=lambda frame, face: align(frame, models.detector.locate(frame, face)),
         )
         with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
             vectors = capture(camera, models.detector, session, tell=lambda text: print(text, flush=True))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faces in a frame: fit the small picture to the model, run it, decode, suppress, map to the main picture."""
+"""Faces in a frame: fit the small picture to the model, run it, decode, suppress, look again, map to the main picture.
+
+The second look (``agent.detect.landmarks``) happens where the manifest gives the detector a landmark model.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import LORES_BORDER, Frame, Rgb, lores_scale
+from agent.camera.base import LORES_BORDER, Frame, Rgb, RgbPicture, lores_scale
 from agent.detect.decoders import make_decoder
 from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
+from agent.detect.landmarks import Landmarker
 from agent.detect.nms import blend, nms
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_engine
+from agent.inference.manifest import load_manifest
 
 DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
 DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one face more (SCRFD's value)
@@ -33,6 +38,7 @@ class Detector:
     def __init__(
         self,
         engine: Engine,
+        landmarker: Landmarker | None = None,
         *,
         score_threshold: float | None = None,
         nms_iou: float = DEFAULT_NMS_IOU,
@@ -44,6 +50,7 @@ class Detector:
         if not (0 < threshold < 1 and 0 < nms_iou < 1 and max_faces >= 1):
             raise ModelError(f"model {entry.name}: thresholds must be between 0 and 1, and at least one face allowed")
         self.engine = engine
+        self.landmarker = landmarker
         self.score_threshold = threshold
         self._nms_iou, self._max_faces = nms_iou, max_faces
         self._decoder = make_decoder(entry, threshold)
@@ -63,16 +70,31 @@ class Detector:
         if not found.scores.size:
             return []
         kept = nms(found.boxes, found.scores, self._nms_iou, self._max_faces)
-        scale = np.float32(1 / (factor * lores_scale(main.width, main.height, width, height)))
         boxes, landmarks = found.boxes[kept], found.landmarks[kept]
         if self._blends:
             boxes, landmarks = blend(found.boxes, found.landmarks, found.scores, kept)
-        landmarks = landmarks * scale
         scores = found.scores[kept].tolist()
-        return [
+        faces = [
             Face((x0, y0, x1, y1), marks, score)
-            for (x0, y0, x1, y1), marks, score in zip((boxes * scale).tolist(), landmarks, scores, strict=True)
+            for (x0, y0, x1, y1), marks, score in zip(boxes.tolist(), landmarks, scores, strict=True)
         ]
+        if self.landmarker is not None:
+            picture = RgbPicture(image)
+            faces = [seen for face in faces if (seen := self.landmarker.look(picture, face)) is not None]
+            faces.sort(key=lambda face: face.score, reverse=True)
+        scale = 1 / (factor * lores_scale(main.width, main.height, width, height))
+        return [scaled(face, scale) for face in faces]
+
+    def locate(self, frame: Frame, face: Face) -> Face:
+        """Return ``face`` with its landmarks as the main picture shows them, for alignment.
+
+        The face itself without a landmark model, where the main picture is no finer than what was searched, or where
+        the closer look sees no face.
+        """
+        main, (height, width) = frame.main, frame.lores.shape[:2]
+        if self.landmarker is None or lores_scale(main.width, main.height, width, height) >= 1:
+            return face
+        return self.landmarker.look(main, face) or face
 
     def _fit(self, lores: Rgb) -> tuple[NDArray[np.uint8], float]:
         """Return the input picture, and input pixels per pixel of ``lores``."""
@@ -88,6 +110,13 @@ class Detector:
         return self._canvas, factor
 
 
+def scaled(face: Face, scale: float) -> Face:
+    """Return ``face`` in a picture that is ``scale`` times as large."""
+    x0, y0, x1, y1 = face.box
+    box = (x0 * scale, y0 * scale, x1 * scale, y1 * scale)
+    return Face(box, face.landmarks * np.float32(scale), face.score)
+
+
 def sane(found: Candidates) -> Candidates:
     """Drop what is not a face in shape: sides that are not positive, landmarks in one point, values not finite."""
     if not found.scores.size:
@@ -100,6 +129,8 @@ def sane(found: Candidates) -> Candidates:
     return found if good.all() else Candidates(boxes[good], landmarks[good], found.scores[good])
 
 
-def load_detector(manifest: Path, name: str, threads: int = 1) -> Detector:
-    """Load a listed detector, verified and self-tested; raises ModelError."""
-    return Detector(load_engine(manifest, name, threads=threads))
+def load_detector(manifest: Path, name: str, threads: int = 1, *, score_threshold: float | None = None) -> Detector:
+    """Load a listed detector and the landmark model it names, verified and self-tested; raises ModelError."""
+    second = load_manifest(manifest).entry(name).landmarks
+    landmarker = None if second is None else Landmarker(load_engine(manifest, second, threads=threads))
+    return Detector(load_engine(manifest, name, threads=threads), landmarker, score_threshold=score_threshold)

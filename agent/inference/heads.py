@@ -19,6 +19,7 @@ HEADS: dict[tuple[str, str], frozenset[str]] = {
     ("detector", "yunet"): _YUNET,
     ("detector", "scrfd"): _SCRFD,
     ("detector", "blazeface"): frozenset({"regressors", "scores"}),
+    ("landmarks", "landmarks"): frozenset({"score", "landmarks"}),
     ("embedder", "embedding"): frozenset({"embedding"}),
     ("pad", "pad"): frozenset({"pad"}),
 }

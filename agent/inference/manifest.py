@@ -38,7 +38,7 @@ PerChannel = tuple[float, float, float]
 ZeroPoint = Annotated[int, msgspec.Meta(ge=-128, le=255)]
 DType = Literal["uint8", "int8", "float32"]
 DTYPES: tuple[DType, ...] = ("uint8", "int8", "float32")
-Task = Literal["detector", "embedder", "pad"]
+Task = Literal["detector", "landmarks", "embedder", "pad"]
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,7 +112,8 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     input: InputSpec
     outputs: Annotated[dict[str, OutputSpec], msgspec.Meta(min_length=1, max_length=MAX_OUTPUTS)]
     golden: Golden
-    score_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # detectors: the working point
+    score_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # detectors, landmarks: the working point
+    landmarks: Name | None = None  # detectors: the model that takes a second look at each candidate
     embedding_dim: Annotated[int, msgspec.Meta(ge=16, le=4096)] | None = None  # embedders
     licence: Text
     training_data: Text
@@ -202,6 +203,12 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
             raise ModelError(f"{path}: model {entry.name} is listed twice")
         seen.add(entry.name)
         check_entry(entry)
+    tasks = {entry.name: entry.task for entry in document.models}
+    for entry in document.models:
+        if entry.landmarks is not None and tasks.get(entry.landmarks) != "landmarks":
+            raise ModelError(
+                f"{path}: model {entry.name} names {entry.landmarks} for its landmarks, which is not listed as such"
+            )
     return Manifest(path.parent, document.models)
 
 
@@ -220,6 +227,8 @@ def check_entry(entry: ModelEntry) -> None:
             raise ModelError(f"model {entry.name}: {what}: scale 0 goes with float32, and only with it")
     if set(entry.golden.outputs) != set(entry.outputs):
         raise ModelError(f"model {entry.name}: the golden record must name exactly the outputs")
+    if entry.landmarks is not None and entry.task != "detector":
+        raise ModelError(f"model {entry.name}: only a detector may name a model for its landmarks")
     if entry.task == "embedder" and entry.outputs["embedding"].shape != (1, entry.embedding_dim):
         raise ModelError(f"model {entry.name}: output embedding must have the shape (1, {entry.embedding_dim})")
 

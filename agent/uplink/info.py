@@ -16,6 +16,7 @@ from msgspec import Meta
 from agent.outbox.event import Digest, Source
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
+ModelTask = Literal["detector", "landmarks", "embedder", "pad"]
 PublicJwk = dict[Literal["kty", "crv", "x", "y"], str]  # an EC key, RFC 7518 sec. 6.2
 
 
@@ -38,7 +39,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     runtime: Text
     profile: Literal["production", "demo"]
     camera: CameraFacts | None  # None while the camera is not there
-    models: dict[Literal["detector", "embedder", "pad"], Digest]
+    models: dict[ModelTask, Digest]
     config_schema: Text  # id of the JSON Schema of the configuration
     public_key: PublicJwk
     kid: Text

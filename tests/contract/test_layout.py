@@ -203,8 +203,9 @@ def test_no_code_for_what_is_never_built() -> None:
 
 
 def test_a_model_may_only_have_the_allowed_outputs() -> None:
-    assert {task for task, _ in HEADS} == {"detector", "embedder", "pad"}
+    assert {task for task, _ in HEADS} == {"detector", "landmarks", "embedder", "pad"}
     assert HEADS["embedder", "embedding"] == {"embedding"}
+    assert HEADS["landmarks", "landmarks"] == {"score", "landmarks"}
     detector_heads = {head.split("_")[0] for (task, _), heads in HEADS.items() if task == "detector" for head in heads}
     assert detector_heads == {"score", "scores", "geometry", "cls", "obj", "bbox", "kps", "regressors"}
 

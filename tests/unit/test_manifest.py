@@ -110,6 +110,23 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     assert "finite" in refused(lambda entry: entry["input"].update(mean=[value, 0, 0]))
 
 
+def test_second_look_must_be_a_listed_landmark_model() -> None:
+    data = document()
+    detector = next(one for one in data["models"] if one["task"] == "detector")
+    for name in ("toy-embedder", "absent"):
+        detector["landmarks"] = name
+        with pytest.raises(ModelError, match=f"names {name} for its landmarks, which is not listed as such"):
+            parse(data)
+
+
+def test_only_a_detector_takes_a_second_look() -> None:
+    data = document()
+    embedder = next(one for one in data["models"] if one["task"] == "embedder")
+    embedder["landmarks"] = "landmarks"
+    with pytest.raises(ModelError, match="only a detector may name a model for its landmarks"):
+        parse(data)
+
+
 def test_zero_divisor_is_refused() -> None:
     assert "std" in refused(lambda entry: entry["input"].update(std=[1, 0, 1]))
 

@@ -31,6 +31,7 @@ class FindsFaces(Protocol):
     @property
     def input_size(self) -> tuple[int, int]: ...
     def detect(self, frame: Frame) -> list[Face]: ...
+    def locate(self, frame: Frame, face: Face) -> Face: ...
 
 
 class Embeds(Protocol):
@@ -59,6 +60,10 @@ class YuNet:
         found = self._detector.detect(bgr)[1]
         rows = [] if found is None else found[np.argsort(-found[:, 14])]
         return [Face((r[0], r[1], r[0] + r[2], r[1] + r[3]), r[4:14].reshape(5, 2), float(r[14])) for r in rows]
+
+    def locate(self, frame: Frame, face: Face) -> Face:  # noqa: ARG002 - the frame was searched in full
+        """Return ``face``: there is no second look."""
+        return face
 
 
 class OnnxEmbedder:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from agent.camera.base import Frame, RgbPicture, lores_fit
 from agent.camera.convert import letterbox
@@ -28,5 +28,17 @@ def load(path: Path, lores_size: tuple[int, int]) -> Frame:
     """Decode a whole picture to a frame whose lores has the size (w, h) that the detector takes."""
     with Image.open(path) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-    fitted = upright.resize(lores_fit(*upright.size, *lores_size), Image.Resampling.BILINEAR)
-    return Frame(0, 0, letterbox(np.asarray(fitted), lores_size), RgbPicture(np.asarray(upright)))
+    return as_frame(upright, lores_size)
+
+
+def as_frame(picture: Image.Image, lores_size: tuple[int, int]) -> Frame:
+    """Return an RGB picture as a frame."""
+    fitted = picture.resize(lores_fit(*picture.size, *lores_size), Image.Resampling.BILINEAR)
+    return Frame(0, 0, letterbox(np.asarray(fitted), lores_size), RgbPicture(np.asarray(picture)))
+
+
+def moved(frame: Frame, dx: int, dy: int, lores_size: tuple[int, int]) -> Frame:
+    """Return what the camera would show had it turned a little: the picture ``dx``, ``dy`` pixels farther on."""
+    main = frame.main
+    whole = Image.fromarray(main.window(0, 0, main.width, main.height))
+    return as_frame(ImageChops.offset(whole, dx, dy), lores_size)

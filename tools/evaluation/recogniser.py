@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.camera.base import Frame
-from agent.detect.detector import Detector
+from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.embedder import Embedder
@@ -81,14 +81,15 @@ class Finder:
         if args.detector:
             self.names["detector"] = args.detector.name
             return YuNet(args.detector, args.score_threshold)
-        engine = self._engine(args.models, args.detector_name, "detector")
-        return Detector(engine, score_threshold=args.score_threshold)
+        detector = load_detector(args.models, args.detector_name, score_threshold=args.score_threshold)
+        self._note(detector.engine, "detector")
+        if detector.landmarker is not None:
+            self._note(detector.landmarker.engine, "landmarks")
+        return detector
 
-    def _engine(self, manifest: Path, name: str, role: str) -> Engine:
-        engine = load_engine(manifest, name)
-        self.names[role] = f"{name} {engine.digest[:19]}"
+    def _note(self, engine: Engine, role: str) -> None:
+        self.names[role] = f"{engine.entry.name} {engine.digest[:19]}"
         self.names["runtime"] = engine.runtime
-        return engine
 
     def faces(self, path: Path) -> tuple[Frame, list[Face]]:
         """Decode a picture and find its faces."""
@@ -109,12 +110,14 @@ class Recogniser(Finder):
         if args.embedder:
             self.names["embedder"] = args.embedder.name
             return OnnxEmbedder(args.embedder)
-        return Embedder(self._engine(args.models, args.embedder_name, "embedder"))
+        engine = load_engine(args.models, args.embedder_name)
+        self._note(engine, "embedder")
+        return Embedder(engine)
 
     def embedding(self, frame: Frame, face: Face) -> NDArray[np.float32]:
         """Align and embed one face: (128,), unit length."""
         with self.times.measure("align"):
-            crop = align(frame, face)
+            crop = align(frame, self.detector.locate(frame, face))
         with self.times.measure("embed"):
             return self.embedder.embed(crop).vector
 

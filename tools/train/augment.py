@@ -72,8 +72,18 @@ def view(face: np.ndarray, rng: np.random.Generator, *, warp: float) -> np.ndarr
 
 
 def morph(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blend two faces by one weight or by a smooth random mask: a plausible person who is neither."""
-    if rng.random() < 0.45:
+    """Blend two faces into a plausible person who is neither.
+
+    By one weight, by a smooth random mask, by exaggerating what tells the first from the second (a caricature, which
+    reaches people whom no blend reaches), or by the broad light and shape of one with the detail of the other.
+    """
+    draw = rng.random()
+    if draw < 0.18:
+        return (a + rng.uniform(0.1, 0.6) * (a - b)).clip(0, 255).astype(np.float32)
+    if draw < 0.32:
+        sigma = float(rng.uniform(3, 9))
+        return (cv2.GaussianBlur(a, (0, 0), sigma) + b - cv2.GaussianBlur(b, (0, 0), sigma)).clip(0, 255)
+    if draw < 0.6:
         mask: np.ndarray | float = float(np.clip(rng.normal(0.5, 0.25), 0, 1))
     else:
         coarse = 1 / (1 + np.exp(-3 * (rng.normal(0, 0.9, (4, 4)) + rng.normal(0, 0.5))))
@@ -81,11 +91,29 @@ def morph(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (mask * a + (1 - mask) * b).astype(np.float32)
 
 
+def surround(image: np.ndarray, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bring in a picture without a face: behind the head, over a part of it, or shining through all of it.
+
+    Generated portraits are smooth and stand before smooth walls; what a photo has besides a face comes from here.
+    """
+    draw = rng.random()
+    if draw < 0.4:
+        axes = np.float32([36, 48]) * np.float32(rng.uniform(0.95, 1.35))
+        x, y = (_GRID - 56 - rng.normal(0, 3, (2, 1, 1)).astype(np.float32)) / axes[:, None, None]
+        mask = (1 / (1 + np.exp((np.hypot(x, y) - 1) * rng.uniform(8, 40))))[..., None]
+    elif draw < 0.7:
+        coarse = 1 / (1 + np.exp(-6 * (rng.normal(0, 1, (5, 5)) + rng.uniform(0.6, 1.4))))
+        mask = cv2.resize(coarse.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
+    else:
+        mask = np.float32(rng.uniform(0.55, 0.9))
+    return (mask * image + (1 - mask) * scene).astype(np.float32)
+
+
 def occlude(image: np.ndarray, rng: np.random.Generator) -> None:
     """Draw a mask, glasses, a hat or a box over ``image`` in place."""
     colour = tuple(float(c) for c in rng.uniform(0, 255, 3) * rng.uniform(0.1, 1))
     jitter = rng.normal(0, 2.5, 2)
-    kind = rng.integers(4)
+    kind = rng.integers(6)
     if kind == 0:
         top = 68 + rng.normal(0, 4)
         shape = np.array([[22, top], [56, top - 6], [90, top], [88, 100], [56, 118], [24, 100]]) + jitter
@@ -108,10 +136,40 @@ def occlude(image: np.ndarray, rng: np.random.Generator) -> None:
         cv2.line(image, (50, 51), (62, 51), colour, 2, cv2.LINE_AA)
     elif kind == 2:
         cv2.rectangle(image, (0, 0), (SIZE, int(rng.integers(12, 36))), colour, -1)
+    elif kind == 3:
+        _heavy_glasses(image, rng, jitter)
+    elif kind == 4:
+        brim = int(rng.integers(20, 38))
+        shade = int(rng.integers(6, 34))
+        below = image[brim : brim + shade]
+        np.multiply(below, rng.uniform(0.25, 0.7), out=below, casting="unsafe")  # the shadow under a cap
+        cv2.rectangle(image, (0, 0), (SIZE, brim), tuple(v * 0.5 for v in colour), -1)
     else:
         h, w = rng.integers(10, 45, 2)
         y, x = rng.integers(0, SIZE - h), rng.integers(0, SIZE - w)
         image[y : y + h, x : x + w] = colour
+
+
+def _heavy_glasses(image: np.ndarray, rng: np.random.Generator, jitter: np.ndarray) -> None:
+    """Thick dark frames around clear, tinted or black lenses."""
+    frame = tuple(float(c) for c in rng.uniform(0, 70, 3))
+    half = np.array([rng.integers(13, 20), rng.integers(10, 17)])
+    tint = float(rng.choice([0.0, rng.uniform(0.2, 0.6), rng.uniform(0.8, 1.0)], p=[0.5, 0.2, 0.3]))
+    thick, round_ = int(rng.integers(2, 5)), rng.random() < 0.5
+    for eye in ((38, 53), (74, 53)):
+        middle = np.array(eye) + jitter
+        low, high = (middle - half).astype(int), (middle + half).astype(int)
+        lens = image[max(low[1], 0) : high[1], max(low[0], 0) : high[0]]
+        np.add(lens * (1 - tint), np.float32(rng.uniform(0, 40) * tint), out=lens, casting="unsafe")
+        if round_:
+            centre, axes = tuple(middle.astype(int).tolist()), tuple(half.tolist())
+            cv2.ellipse(image, centre, axes, 0, 0, 360, frame, thick, cv2.LINE_AA)
+        else:
+            cv2.rectangle(image, tuple(low.tolist()), tuple(high.tolist()), frame, thick)
+    bridge = int(53 + jitter[1])
+    cv2.line(image, (48, bridge), (64, bridge), frame, thick, cv2.LINE_AA)
+    for start, end in ((20, 4), (92, 108)):
+        cv2.line(image, (start, bridge), (end, bridge - 2), frame, thick, cv2.LINE_AA)
 
 
 def sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -85,9 +85,9 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _pose_map(matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Where each node of the posed portrait comes from, float32 (112,112,2): head pose and elastic shape."""
     x, y = _NODES
-    if rng.random() < 0.75:
-        spread = (26, 12) if rng.random() < 0.5 else (12, 7)
-        yaw, pitch = np.clip(rng.normal(0, 1, 2) * spread, [-52, -30], [52, 32]) * np.pi / 180
+    if rng.random() < 0.8:
+        spread = (34, 15) if rng.random() < 0.6 else (12, 7)
+        yaw, pitch = np.clip(rng.normal(0, 1, 2) * spread, [-62, -34], [62, 36]) * np.pi / 180
         tx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
         ty = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
         u0, v0 = (tx - 56) / _UNIT, (ty - 56) / _UNIT
@@ -187,9 +187,9 @@ def dress(portrait: Portrait, rng: np.random.Generator) -> tuple[np.ndarray, np.
     matrix = _to_template(portrait.landmarks)
     image = portrait.image.astype(np.float32)
     draw = rng.random()
-    if draw < 0.22:
+    if draw < 0.3:
         image = _cover(image, matrix, rng)
-    elif draw < 0.27:
+    elif draw < 0.36:
         image = np.ascontiguousarray(image)
         _hand(image, portrait, rng)
     if rng.random() < 0.5:

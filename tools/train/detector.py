@@ -30,7 +30,9 @@ CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of 
 CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
 SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
 OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
-WEIGHTS = torch.tensor([1.0, 1.0, 30.0, 0.05])  # score, box, landmarks (small numbers: shares of the face), range
+# Score, box, landmarks (small numbers: shares of the face), range. Landmarks only have to tell how a head is turned:
+# the landmark network places them.
+WEIGHTS = torch.tensor([1.0, 1.0, 8.0, 0.05])
 MIRROR = [2, 3, 0, 1, 4, 5, 8, 9, 6, 7]  # landmark coordinates after a flip: left and right change places
 
 
@@ -134,12 +136,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--init", type=Path, help="start from these weights (tools.train.from_tflite)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
     net = DetectorNet().to(memory_format=torch.channels_last)
+    if args.init:
+        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
     )

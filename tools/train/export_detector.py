@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained detector to models/detector-320x240.tflite and models/detector-640x480.tflite.
 
-python -m tools.train.export_detector RUN/last.pt POOL OUT_FOLDER [--float]
+python -m tools.train.export_detector RUN/last.pt POOL OUT_FOLDER [--average START.pt] [--size 320 240] [--float]
 
+With ``--average`` the weights are the mean of two checkpoints of one line of training, which keeps what either does
+well (model soups, Wortsman et al. 2022).
 Activation ranges come from scenes of the pool; the larger model's from the same scenes at twice the size.
 """
 
@@ -61,13 +63,19 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--average", type=Path, metavar="CHECKPOINT", help="another one, to take the mean with")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="one size only; default: both")
     parser.add_argument("--float", action="store_true", help="keep float32, to compare with int8")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     net = DetectorNet()
-    net.load_state_dict(torch.load(args.checkpoint, weights_only=True)["average"])
+    weights = torch.load(args.checkpoint, weights_only=True)["average"]
+    if args.average:
+        other = torch.load(args.average, weights_only=True)["average"]
+        weights = {k: (v + other[k]) / 2 if v.is_floating_point() else v for k, v in weights.items()}
+    net.load_state_dict(weights)
     args.out.mkdir(parents=True, exist_ok=True)
-    for size in SIZES:
+    for size in [tuple(args.size)] if args.size else SIZES:
         content = export(net, size, None if args.float else list(scenes(args.pool, size)))
         path = args.out / f"detector-{size[0]}x{size[1]}{'-float' if args.float else ''}.tflite"
         path.write_bytes(content)

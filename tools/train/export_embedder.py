@@ -45,7 +45,8 @@ def main() -> None:
     pictures = None if args.float else list(np.array(held["image"][-REPRESENTATIVE:]))
     content = convert(forward, (112, 112, 3), pictures)
     args.out.write_bytes(content)
-    print(f"{args.out}: {len(content)} bytes, step {state['step']}, float held-out cosine {held_out(net, held):.4f}")
+    told = f"step {state.get('step', 0)}, float held-out cosine {held_out(net, held):.4f}"
+    print(f"{args.out}: {len(content)} bytes, {told}")
 
 
 if __name__ == "__main__":

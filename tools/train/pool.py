@@ -23,16 +23,29 @@ from tools.train.teacher import EmbeddingTeacher
 SHARD = 4096  # crops in a shard: 280 MB with the feature maps
 CLIP_SIGMA = 5.0  # feature maps are stored as int8 over +-5 standard deviations of each channel
 MORPH_SHARE = 0.5
+SURROUND_SHARE = 0.5  # with --backgrounds
 
 
 class Faces:
     """Aligned faces of several files, drawn by share."""
 
-    def __init__(self, specs: list[str]) -> None:
+    def __init__(self, specs: list[str], backgrounds: Path | None = None) -> None:
         parts = [spec.rsplit(":", 2) for spec in specs]
         self.images = [np.load(name, mmap_mode="r") for name, _, _ in parts]
         self.share = np.cumsum([float(share) for _, share, _ in parts])
         self.warp = [float(warp) for _, _, warp in parts]
+        paths = [] if backgrounds is None else sorted(backgrounds.glob("*.jpg"))
+        self.scenes = [cv2.imread(str(path))[..., ::-1] for path in paths]
+
+    def scene(self, rng: np.random.Generator) -> np.ndarray:
+        """A 112x112 part of a picture without a face, float32 RGB."""
+        source = self.scenes[int(rng.integers(len(self.scenes)))]
+        side = int(np.exp(rng.uniform(np.log(60), np.log(min(source.shape[:2])))))
+        x, y = (int(rng.integers(limit - side + 1)) for limit in source.shape[1::-1])
+        part = cv2.resize(
+            source[y : y + side, x : x + side], (augment.SIZE, augment.SIZE), interpolation=cv2.INTER_AREA
+        )
+        return part.astype(np.float32)
 
     def view(self, rng: np.random.Generator) -> np.ndarray:
         which = int(np.searchsorted(self.share, rng.random() * self.share[-1]))
@@ -45,6 +58,8 @@ def crop(faces: Faces, rng: np.random.Generator) -> np.ndarray:
     image = faces.view(rng)
     if rng.random() < MORPH_SHARE:
         image = augment.morph(image, faces.view(rng), rng)
+    if faces.scenes and rng.random() < SURROUND_SHARE:
+        image = augment.surround(image, faces.scene(rng), rng)
     if rng.random() < 0.15:
         augment.occlude(image, rng)
     return augment.sensor(image, rng)
@@ -86,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--faces", nargs="+", required=True, metavar="FILE:SHARE:WARP")
+    parser.add_argument("--backgrounds", type=Path, help="pictures without a face, to stand behind and before faces")
     parser.add_argument("--shards", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--worker", default="0/1", metavar="I/N")
@@ -93,7 +109,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    faces, teacher = Faces(args.faces), EmbeddingTeacher(args.teachers)
+    faces, teacher = Faces(args.faces, args.backgrounds), EmbeddingTeacher(args.teachers)
     scales = map_scales(faces, teacher, args.out)
     index, count = (int(v) for v in args.worker.split("/"))
     for number in range(index, args.shards, count):
