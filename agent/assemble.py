@@ -11,24 +11,34 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.config import ButtonActivation, Config
+from agent import __version__
+from agent.config import CONFIG_SCHEMA_ID, ButtonActivation, Config, ZoneActivation
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
+from agent.embed.align import align
+from agent.enrolment import Registrar
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_secret, write_atomic
 from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
+from agent.key_rotation import KeyRotation
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.papers.notice import notice_id
+from agent.site.succession import complete
 from agent.strict_json import loads
+from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 
 if TYPE_CHECKING:
+    from agent.audit import AuditLog
+    from agent.camera.base import CameraInfo
     from agent.clock import Clock
     from agent.detect.detector import Detector
     from agent.embed.embedder import Embedder
+    from agent.gallery.consent import NoticeId
+    from agent.outbox.pseudonym import EpochKeys
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
@@ -48,7 +58,8 @@ def load_key(config: Config) -> UnitKey:
 
 
 def load_site_key(config: Config) -> PublicKey:
-    """The site's key, which signs policies and commands."""
+    """The site's key, which signs policies and commands; a change of it that a power cut interrupted is completed."""
+    complete(config.keys.folder, config.match.policy)
     path = config.keys.folder / "site.jwk"
     try:
         return PublicKey.from_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
@@ -76,11 +87,11 @@ def load_models(config: Config) -> Models:
 
 def load_policy(config: Config, model: str) -> Policy:
     """The signed policy for ``model``; raises PolicyError."""
-    path = config.match.policy
+    path, site_key = config.match.policy, load_site_key(config)
     if not path.exists():
         raise PolicyError(f"{path} does not exist: install the policy that the site signed (postern site policy)")
     token = read_bounded(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
-    return verify_policy(token, load_site_key(config), model=model)
+    return verify_policy(token, site_key, model=model)
 
 
 def open_gallery(
@@ -96,7 +107,7 @@ def open_gallery(
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
-        notice=notice_id(config) if config.notice.operator and config.notice.alternative else None,
+        notice=_notice(config),
         random=random,
     )
 
@@ -131,6 +142,63 @@ def make_gate(config: Config) -> Gate:
     )
 
 
+def make_registrar(
+    config: Config,
+    models: Models,
+    policy: Policy,
+    *,
+    gallery: GalleryStore,
+    audit: AuditLog,
+    clock: Clock,
+    random: Callable[[int], bytes],
+) -> Registrar:
+    """Who opens enrolments at this unit and keeps their references."""
+    return Registrar(
+        align=lambda frame, face: align(frame, models.detector.locate(frame, face)),
+        gallery=gallery,
+        audit=audit,
+        embedder=models.embedder,
+        model=models.embedder.model,
+        policy=policy,
+        site=config.unit.site,
+        unit=config.unit.id,
+        purpose=config.purpose,
+        notice_version=config.notice.version,
+        notice=_notice(config),
+        clock=clock,
+        random=random,
+    )
+
+
+def make_rotation(
+    config: Config,
+    *,
+    epoch_keys: EpochKeys,
+    gallery: GalleryStore,
+    audit: AuditLog,
+    clock: Clock,
+    on_site_key: Callable[[PublicKey], None],
+) -> KeyRotation:
+    """How the keys of this running unit are renewed."""
+    return KeyRotation(
+        keys=config.keys.folder,
+        policy=config.match.policy,
+        site=config.unit.site,
+        unit=config.unit.id,
+        audience=config.events.audience,
+        epoch_keys=epoch_keys,
+        gallery=gallery,
+        audit=audit,
+        clock=clock,
+        on_site_key=on_site_key,
+    )
+
+
+def _notice(config: Config) -> NoticeId | None:
+    """The notice that consents must name; None while the configuration does not say all that stands in it."""
+    return notice_id(config) if config.notice.operator and config.notice.alternative else None
+
+
 def make_seal(config: Config) -> Callable[[str, str], str] | None:
     """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
     path = config.events.consumer_key
@@ -141,6 +209,35 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
     consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
     site, audience = config.unit.site, config.events.audience
     return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
+
+
+def make_info(
+    config: Config, key: UnitKey, models: Models, *, camera: CameraInfo | None, enrolled: int, verbs: tuple[str, ...]
+) -> bytes:
+    """Write the ``info`` document; ``camera`` is None until one was reached."""
+    engine, second = models.detector.engine, models.detector.landmarker
+    digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": models.embedder.model}
+    if second is not None:
+        digests["landmarks"] = second.engine.digest
+    return encode_info(
+        Info(
+            source=source_of(config),
+            name=config.unit.name,
+            version=__version__,
+            board=board(),
+            runtime=engine.runtime,
+            profile=config.profile,
+            camera=None if camera is None else CameraFacts(camera.source, camera.width, camera.height),
+            models=digests,
+            config_schema=CONFIG_SCHEMA_ID,
+            public_key=msgspec.convert(key.public_jwk(), PublicJwk),
+            kid=key.kid,
+            enrolled=enrolled,
+            activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
+            liveness="not_checked",
+            capabilities=verbs,
+        )
+    )
 
 
 def source_of(config: Config) -> str:

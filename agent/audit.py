@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -148,6 +148,14 @@ class AuditLog:
         with self._lock:
             if path.exists():
                 destroy(path)
+
+    def forget_others(self, held: Iterable[SubjectId]) -> None:
+        """Destroy every personal part that is about none of ``held``: what a power cut left of others."""
+        kept = {self._personal_file(subject_digest(subject)) for subject in held}
+        with self._lock:
+            for path in self._personal.glob("*.jsonl"):
+                if path not in kept:
+                    destroy(path)
 
     def verify(self, head: Head | None = None) -> AuditReport:
         """Check this log; see ``verify_log``."""

@@ -22,12 +22,15 @@ def owner_of(subject: SubjectId) -> bytes:
 def settle(gallery: GalleryStore, outbox: Outbox, audit: AuditLog) -> None:
     """Make outbox and log forget everybody whom the gallery has erased; may be repeated.
 
+    The log also forgets whom the gallery never came to hold, because an enrolment was cut short.
+
     Raises StorageError, and then what is left is done the next time.
     """
     tombstones = gallery.tombstones()
     outbox.erase(*(digest.encode() for digest in tombstones))
     for digest in tombstones:
         audit.forget_digest(digest)
+    audit.forget_others(gallery.subjects())
 
 
 def note(audit: AuditLog, receipt: ErasureReceipt) -> None:

@@ -25,9 +25,13 @@ class PosternError(Exception):
 
 
 class RefusedError(PosternError):
-    """The input is wrong; nothing was changed."""
+    """The input is wrong; nothing was changed. ``reason`` is a stable code for machines."""
 
     exit_status = 2
+
+    def __init__(self, message: str, *, reason: str = "refused") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RetryError(PosternError):
@@ -66,8 +70,7 @@ class VerificationError(RefusedError):
     """A signed object was refused; ``reason`` is a stable code for machines."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+        super().__init__(message, reason=reason)
 
 
 class CameraLostError(RetryError):

@@ -3,6 +3,7 @@
 
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Candidate -> Match -> event -> outbox
 
+While an enrolment takes captures it looks at each frame, and ``references`` is empty: nobody is recognised.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. An admitted
 face that matches nobody is gone at the end of its frame: nothing counts it, logs it or keeps it. Only a
 ``Match``, or its subject's coming and going, reaches ``record``.
@@ -10,7 +11,7 @@ face that matches nobody is gone at the end of its frame: nothing counts it, log
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from agent.match.compare import compare
 if TYPE_CHECKING:
     from agent.camera.base import Camera, Frame
     from agent.detect.detector import Detector
+    from agent.detect.face import Face
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
     from agent.embed.embedder import Embedder
@@ -33,7 +35,10 @@ STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events."""
+    """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
+
+    ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way.
+    """
 
     camera: Camera
     detector: Detector
@@ -44,6 +49,7 @@ class Stages:
     voter: Voter
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
+    enrol: Callable[[Frame, Sequence[Face]], None]
     times: StageTimes
 
 
@@ -61,6 +67,7 @@ def process(stages: Stages, frame: Frame) -> None:
     times, now_ns = stages.times, frame.timestamp_ns
     with times.measure("detect"):
         faces = stages.detector.detect(frame)
+    stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.voter.forget(stages.tracker.gone)

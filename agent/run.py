@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from datetime import datetime
 from queue import SimpleQueue
 
-import msgspec
 import numpy as np
 
 import agent
@@ -30,6 +29,9 @@ from agent.assemble import (
     load_policy,
     load_site_key,
     make_gate,
+    make_info,
+    make_registrar,
+    make_rotation,
     make_seal,
     open_gallery,
     open_outbox,
@@ -40,9 +42,10 @@ from agent.assemble import (
 from agent.audit import AuditLog
 from agent.audit_chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
-from agent.config import CONFIG_SCHEMA_ID, Config, ZoneActivation
+from agent.config import Config
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
+from agent.enrolment import LiveEnrolment
 from agent.erasure import note, owner_of, settle
 from agent.errors import CameraLostError, PosternError
 from agent.gallery.erase import ErasureReceipt
@@ -58,12 +61,11 @@ from agent.recorder import Identity, Recorder
 from agent.reload import Reload
 from agent.start_log import digest_of, log_start
 from agent.timing import StageTimes
-from agent.uplink.commands import CommandCounter, Commands, Outcome
+from agent.uplink.commands import CommandCounter, Commands, Outcome, encode_response
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials, load_identity
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter
-from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from agent.uplink.topics import Topics
 from agent.verbs import Parts, make_handlers
@@ -136,6 +138,14 @@ class Service:
         self._model = models.embedder.model
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self._times = StageTimes(pipeline.STAGES)
+        self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
+        self._enrolment = LiveEnrolment(
+            make_registrar(
+                config, models, policy, gallery=self._gallery, audit=self._audit, clock=clock, random=world.random
+            ),
+            clock=clock,
+            tell=lambda name, data, end: self._uplink.report("enrol/begin", encode_response(name, data, end)),
+        )
         self._recorder = Recorder(
             Identity(
                 audience=config.events.audience,
@@ -145,7 +155,7 @@ class Service:
                 seal=make_seal(config),
             ),
             outbox=self._outbox,
-            epoch_keys=EpochKeys.load(config.keys.folder / "epoch-keys.json"),
+            epoch_keys=self._epoch_keys,
             clock=clock,
             presence=config.events.presence,
             matched=self._gallery.matched,
@@ -165,6 +175,7 @@ class Service:
             voter=self._voter,
             presence=self._presence,
             record=self._recorder.outcome,
+            enrol=self._enrolment.offer,
             times=self._times,
         )
         health = self._make_health(key)
@@ -186,6 +197,7 @@ class Service:
 
         def idle() -> bool:
             self._take_erasures()
+            self._enrolment.expire()
             return keep_going()
 
         def after_frame() -> bool:
@@ -203,6 +215,7 @@ class Service:
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
                 self._housekeeping.stop()
+                self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
                 self._log("stopped")
         if self._config.profile == "demo":
@@ -225,7 +238,7 @@ class Service:
             outbox=self._outbox,
             stages=self._times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
             frames=lambda: self._frames,
-            recognition=lambda: "paused" if self._paused.is_set() else "running",
+            recognition=lambda: "paused" if self._recognises_nobody() else "running",
             temperature=self._world.temperature,
             disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
             audit_head=lambda: self._audit.head().digest,
@@ -236,6 +249,14 @@ class Service:
         tls = config.tls_files()
         credentials = Credentials(tls.ca, tls.certificate, tls.key)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
+        rotation = make_rotation(
+            config,
+            epoch_keys=self._epoch_keys,
+            gallery=self._gallery,
+            audit=self._audit,
+            clock=self._clock,
+            on_site_key=lambda key: commands.obey(key),  # noqa: PLW0108 - the commands are made below
+        )
         handlers = make_handlers(
             Parts(
                 gallery=self._gallery,
@@ -246,6 +267,8 @@ class Service:
                 self_test=lambda: self_test(config),
                 forget_erased=self._forget_erased,
                 paused=self._paused,
+                enrolment=self._enrolment,
+                rotate=rotation.rotate,
             )
         )
         commands = Commands(
@@ -293,43 +316,22 @@ class Service:
         )
 
     def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
-        config = self._config
         try:
-            seen = self._camera.info()
-            camera = CameraFacts(seen.source, seen.width, seen.height)
+            camera = self._camera.info()
         except CameraLostError:
             camera = None
-        engine, second = models.detector.engine, models.detector.landmarker
-        digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": self._model}
-        if second is not None:
-            digests["landmarks"] = second.engine.digest
-        return encode_info(
-            Info(
-                source=source_of(config),
-                name=config.unit.name,
-                version=agent.__version__,
-                board=board(),
-                runtime=engine.runtime,
-                profile=config.profile,
-                camera=camera,
-                models=digests,
-                config_schema=CONFIG_SCHEMA_ID,
-                public_key=msgspec.convert(key.public_jwk(), PublicJwk),
-                kid=key.kid,
-                enrolled=len(self._gallery),
-                activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
-                liveness="not_checked",
-                capabilities=verbs,
-            )
-        )
+        return make_info(self._config, key, models, camera=camera, enrolled=len(self._gallery), verbs=verbs)
 
     # -- what happens --------------------------------------------------------------------------------
 
     def _references(self) -> References:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
-        if self._paused.is_set():
+        if self._recognises_nobody():
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
         return self._gallery.references(self._model)
+
+    def _recognises_nobody(self) -> bool:
+        return self._paused.is_set() or self._enrolment.capturing
 
     def _take_erasures(self) -> None:
         """Make the pipeline forget who was erased; runs on its thread, between frames."""
@@ -384,6 +386,8 @@ class Service:
     def _on_camera(self, notice: CameraNotice) -> None:
         log.warning("%s: %s", notice.kind, notice.reason)
         self._recorder.unit(notice.kind)
+        if notice.kind == "camera_lost":
+            self._enrolment.interrupt("camera_lost", "the camera was lost: begin again once it is back")
         self._uplink.info_changed()
 
 

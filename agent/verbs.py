@@ -13,12 +13,14 @@ from typing import Any
 
 import msgspec
 
-from agent.errors import RefusedError
+from agent.enrolment import LiveEnrolment
+from agent.errors import ConsentError, RefusedError
+from agent.gallery.consent import parse_consent
 from agent.gallery.erase import ErasureReceipt
 from agent.gallery.store import SUBJECT_BYTES, GalleryStore
 from agent.match.records import SubjectId
 from agent.outbox.queue import Outbox
-from agent.uplink.commands import Handler
+from agent.uplink.commands import Command, Handler
 
 MAX_LISTED = 64  # subjects in one answer: what fits into MAX_RESPONSE_BYTES
 
@@ -35,16 +37,18 @@ class Parts:
     self_test: Callable[[], Mapping[str, Any]]
     forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased
     paused: threading.Event
+    enrolment: LiveEnrolment
+    rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
 
 
 def make_handlers(parts: Parts) -> dict[str, Handler]:
     """Verb to handler, for ``Commands``."""
 
-    def health(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def health(_: Command) -> Mapping[str, Any]:
         document: dict[str, Any] = msgspec.json.decode(parts.health())
         return document
 
-    def gallery_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def gallery_status(_: Command) -> Mapping[str, Any]:
         held = parts.gallery.list()
         return {
             "enrolled": len(held),
@@ -52,22 +56,22 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
             "subjects": [one.subject.hex() for one in held[:MAX_LISTED]],
         }
 
-    def subject_revoke(args: Mapping[str, Any]) -> Mapping[str, Any]:
-        subject = parse_subject(args.get("subject"))
+    def subject_revoke(command: Command) -> Mapping[str, Any]:
+        subject = parse_subject(command.args.get("subject"))
         receipt = parts.gallery.erase(subject)
         parts.forget_erased()
         parts.on_receipt(receipt)
         return {"receipt": msgspec.to_builtins(receipt)}
 
-    def pause(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def pause(_: Command) -> Mapping[str, Any]:
         parts.paused.set()
         return {"recognition": "paused"}
 
-    def resume(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resume(_: Command) -> Mapping[str, Any]:
         parts.paused.clear()
         return {"recognition": "running"}
 
-    def outbox_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def outbox_status(_: Command) -> Mapping[str, Any]:
         seq, digest = parts.outbox.head()
         return {
             "depth": parts.outbox.depth(),
@@ -77,6 +81,8 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
 
     return {
         "health": health,
+        **_enrolment_handlers(parts.enrolment),
+        "key/rotate": lambda command: parts.rotate(command.args),
         "gallery/status": gallery_status,
         "subject/revoke": subject_revoke,
         "recognition/pause": pause,
@@ -87,6 +93,36 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     }
 
 
+def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
+    def enrol_begin(command: Command) -> Mapping[str, Any]:
+        args = dict(command.args)
+        if "consent" not in args:
+            raise ConsentError(
+                "nobody is enrolled without a consent: send the person's record", reason="consent_missing"
+            )
+        consent = parse_consent(msgspec.json.encode(args.pop("consent")))
+        subject = parse_subject(args.pop("subject")) if "subject" in args else None
+        if args:
+            raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
+        return enrolment.begin(command.transaction, consent, subject)
+
+    def enrol_commit(command: Command) -> Mapping[str, Any]:
+        return enrolment.commit(_enrolment(command))
+
+    def enrol_abort(command: Command) -> Mapping[str, Any]:
+        return enrolment.abort(_enrolment(command))
+
+    return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+
+
+def _enrolment(command: Command) -> str:
+    """Which enrolment is meant: the transaction of the command that began it."""
+    match command.args:
+        case {"enrolment": str(name), **rest} if not rest:
+            return name
+    raise RefusedError("name the enrolment by the transaction of its begin, and nothing else", reason="bad_args")
+
+
 def parse_subject(text: object) -> SubjectId:
     """A subject id from its hex spelling; RefusedError otherwise."""
     try:
@@ -94,5 +130,7 @@ def parse_subject(text: object) -> SubjectId:
     except ValueError:
         value = b""
     if len(value) != SUBJECT_BYTES:
-        raise RefusedError(f"a subject id is {2 * SUBJECT_BYTES} hex digits: copy it from the enrolment")
+        raise RefusedError(
+            f"a subject id is {2 * SUBJECT_BYTES} hex digits: copy it from the enrolment", reason="bad_subject"
+        )
     return SubjectId(value)

@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from agent.audit_chain import Head, read_entries, verify_log
+from agent.audit_chain import Entry, Head, read_entries, verify_log
 from agent.cli.options import add_config, read_config
 from agent.errors import RefusedError
 
@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = verify_log(path, arguments.head)
     if arguments.action == "list":
         for entry in read_entries(path):
-            facts = " ".join(f"{name}={value}" for name, value in entry.facts.items())
-            print(f"{entry.seq:>6}  {entry.at}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip())
+            print(tell_entry(entry))
     print(
         f"the log holds: entries {report.first} to {report.head.seq}, {report.personal} with personal parts, "
         f"{report.erased} whose personal part was erased; head {report.head.seq}:{report.head.digest}"
@@ -44,6 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     if report.loose:
         print(f"{report.loose} personal parts belong to no entry: they were changed, or a power cut came between")
     return 0
+
+
+def tell_entry(entry: Entry) -> str:
+    """Spell an entry as one line."""
+    facts = " ".join(f"{name}={value}" for name, value in entry.facts.items())
+    return f"{entry.seq:>6}  {entry.at}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip()
 
 
 def _head(text: str) -> Head:

@@ -13,18 +13,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from agent.assemble import load_key, load_models, load_policy, open_gallery
+from agent.assemble import load_key, load_models, load_policy, make_registrar, open_gallery
 from agent.audit import AuditLog
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
-from agent.config import Config
 from agent.detect.face import Face
-from agent.embed.align import align
-from agent.errors import CaptureRefusedError, ConsentError
+from agent.errors import CaptureRefusedError
 from agent.files import read_bounded
-from agent.gallery.consent import MAX_CONSENT_BYTES, ConsentRecord, parse_consent
+from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
 from agent.gallery.enrol import EnrolmentSession
 from agent.gallery.template import Vector
 from agent.verbs import parse_subject
@@ -48,35 +46,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
     config = read_unit_config(arguments)
-    consent = _read_consent(arguments.consent, config)
+    consent = parse_consent(read_bounded(arguments.consent, MAX_CONSENT_BYTES))
     clock = SystemClock()
     models = load_models(config)
-    model = models.embedder.model
-    policy = load_policy(config, model)
+    policy = load_policy(config, models.embedder.model)
     with (
         closing(AuditLog(config.audit.path, clock=clock, random=secrets.token_bytes)) as audit,
         open_gallery(config, load_key(config), clock) as gallery,
     ):
-        session = EnrolmentSession(
-            models.embedder,
-            consent,
-            references=gallery.references(model),
-            policy=policy,
-            site=config.unit.site,
-            unit=config.unit.id,
-            purpose=config.purpose,
-            now=clock.now(),
-            subject=arguments.subject,
-            align=lambda frame, face: align(frame, models.detector.locate(frame, face)),
+        registrar = make_registrar(
+            config, models, policy, gallery=gallery, audit=audit, clock=clock, random=secrets.token_bytes
         )
+        session = registrar.open(consent, arguments.subject)
         with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
             vectors = capture(camera, models.detector, session, tell=lambda text: print(text, flush=True))
-        subject = gallery.enrol(vectors, consent=consent, model=model, subject=arguments.subject)
-        for vector in vectors:
-            vector.fill(0)
-        facts = {"notice_version": consent.notice_version, "expires_at": consent.expires_at.isoformat()}
-        audit.append("consent_given", facts, subject=subject, personal={"evidence": consent.evidence_digest})
-        audit.append("enrolled", {"model": model, "captures": len(vectors)}, subject=subject)
+        subject = registrar.keep(vectors, consent, arguments.subject)
     print(f"enrolled: {subject.hex()}")
     return 0
 
@@ -104,12 +88,3 @@ def capture(
     captured = f"{progress.captured} of {progress.wanted}" if progress else "no"
     session.cancel()
     raise CaptureRefusedError(f"{captured} captures were taken, nothing was stored: start again, follow the advice")
-
-
-def _read_consent(file: Path, config: Config) -> ConsentRecord:
-    consent = parse_consent(read_bounded(file, MAX_CONSENT_BYTES))
-    if consent.notice_version != config.notice.version:
-        raise ConsentError(
-            "the consent names another version of the notice than hangs at this unit: ask the person again"
-        )
-    return consent

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import msgspec
 
+from agent.audit_chain import read_entries, verify_log
+from agent.cli.audit import tell_entry
 from agent.cli.options import write_output
 from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
 from agent.keys import MAX_TOKEN_BYTES
 from agent.match.policy import MAX_POLICY_BYTES, parse_policy, sign_policy
 from agent.outbox.pseudonym import EPOCHS_AHEAD
-from agent.site import kit, programs
+from agent.site import kit, programs, rotation
 from agent.site.records import Role, SiteFiles
 
 DEFAULT_FOLDER = Path("site")
@@ -59,7 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     key = act("epoch-key", _epoch_key, "take out the key that resolves one week's pseudonyms; this is logged")
     key.add_argument("audience")
     key.add_argument("epoch", help="ISO week, such as 2026-W47")
-    for sub in (add, renew, issue, policy, key):
+    key.add_argument("--generation", type=int, metavar="N", help="of the keys, when they were replaced (the newest)")
+    change = act("change-key", _change_key, "change the site's command key: begin, or with --finish end")
+    change.add_argument("policy", type=Path, nargs="?", help="the policy in force at the units, unsigned JSON")
+    change.add_argument("--finish", action="store_true", help="destroy the old key, once every unit has the new one")
+    act("rotate-epoch-keys", _rotate_epoch_keys, "replace epoch keys that a thief has; each unit needs the new ones")
+    act("log", _log, "check and list what was done with this folder")
+    for sub in (add, renew, issue, policy, key, change):
         sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     program = act("add-program", _add_program, "a certificate for a program that listens or sends commands")
     program.add_argument("name")
@@ -116,11 +124,38 @@ def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    key = kit.epoch_key(arguments.folder, arguments.audience, arguments.epoch, passphrase=passphrase)
+    key = kit.epoch_key(
+        arguments.folder, arguments.audience, arguments.epoch, generation=arguments.generation, passphrase=passphrase
+    )
     content = msgspec.json.encode(key)
     if arguments.output is None:
         raise RefusedError("name a file with -o: a key is not for a terminal")
     write_atomic(arguments.output, content)
+
+
+def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    if (arguments.policy is None) != arguments.finish:
+        raise RefusedError("give the units' policy to begin the change, or --finish to end it")
+    if arguments.finish:
+        rotation.finish_site_key_change(arguments.folder, passphrase=passphrase)
+        _tell("give site.jwk and trust.jws to every subscriber")
+        return
+    policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))
+    _tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
+
+
+def _rotate_epoch_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    number = rotation.rotate_epoch_keys(arguments.folder, passphrase=passphrase)
+    _tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
+
+
+def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    del passphrase
+    files = SiteFiles(arguments.folder)
+    verify_log(files.audit)
+    for entry in read_entries(files.audit):
+        print(tell_entry(entry))
 
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

@@ -8,10 +8,14 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
+
 from agent.assemble import load_key
 from agent.cli.options import add_config, read_unit_config, write_output
 from agent.clock import SystemClock
+from agent.errors import RefusedError
 from agent.files import read_bounded
+from agent.key_rotation import change_site_key
 from agent.site import kit
 
 
@@ -23,10 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     request.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     install = steps.add_parser("install", help="check the site's answer and put keys and certificate in force")
     keys = steps.add_parser("install-keys", help="add epoch keys that the site issued to this unit")
-    for step in (install, keys):
+    site_key = steps.add_parser("install-site-key", help="take the site's new command key, if the unit was away")
+    for step in (install, keys, site_key):
         step.add_argument("file", type=Path, metavar="FILE", help="what the site sent")
     show = steps.add_parser("show", help="the public half of this unit's signing key, and its thumbprint")
-    for step in (request, install, keys, show):
+    for step in (request, install, keys, site_key, show):
         add_config(step)
 
 
@@ -45,10 +50,30 @@ def run(arguments: argparse.Namespace) -> int:
             keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
         )
         print(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
+    elif arguments.step == "install-site-key":
+        new = _site_key_change(arguments.file)
+        changed = change_site_key(
+            keys, config.match.policy, token=new.site_key, policy_token=new.policy, site=config.unit.site
+        )
+        print(f"commands are signed by {changed.kid} from now on: restart the service if it runs")
     else:
         key = load_key(config)
         print(json.dumps({**key.public_jwk(), "kid": key.kid}))
     return 0
+
+
+class _SiteKeyChange(msgspec.Struct, forbid_unknown_fields=True):
+    """What 'postern site change-key' wrote."""
+
+    site_key: str
+    policy: str
+
+
+def _site_key_change(file: Path) -> _SiteKeyChange:
+    try:
+        return msgspec.json.decode(read_bounded(file), type=_SiteKeyChange)
+    except msgspec.MsgspecError:
+        raise RefusedError(f"{file} is no change of a site's key: give what 'postern site change-key' wrote") from None
 
 
 def _token(file: Path | None) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from agent.errors import ConsentError
+from agent.errors import ConsentError, printable
 
 MAX_CONSENT_BYTES = 16 * 1024  # JSON; the longest lists of units and texts need about 10 KiB
 MAX_CONSENT_DAYS = 1095  # 740 ILCS 14/15(a): no reference outlives three years without a new act
@@ -61,11 +61,15 @@ class ConsentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_consent(content: bytes) -> ConsentRecord:
     """Read a consent record from JSON; ConsentError says which field is wrong."""
     if len(content) > MAX_CONSENT_BYTES:
-        raise ConsentError(f"the consent record is longer than {MAX_CONSENT_BYTES} bytes: this is not one")
+        raise ConsentError(
+            f"the consent record is longer than {MAX_CONSENT_BYTES} bytes: this is not one", reason="consent_malformed"
+        )
     try:
         return msgspec.json.decode(content, type=ConsentRecord)
     except msgspec.MsgspecError as error:
-        raise ConsentError(f"the consent record is not complete: {error}") from error
+        raise ConsentError(
+            f"the consent record is not complete: {printable(str(error))}", reason="consent_malformed"
+        ) from error
 
 
 def check(
@@ -77,22 +81,43 @@ def check(
     was never set refuses too: it cannot tell whether a consent is in force.
     """
     if record.site != site:
-        raise ConsentError("the consent was given for another site: ask the person for this one")
+        raise ConsentError(
+            "the consent was given for another site: ask the person for this one", reason="consent_wrong_site"
+        )
     if unit not in record.units:
-        raise ConsentError(f"the consent does not name unit {unit}: ask the person for this unit")
+        raise ConsentError(
+            f"the consent does not name unit {unit}: ask the person for this unit", reason="consent_wrong_unit"
+        )
     if record.purpose.split() != purpose.split():
-        raise ConsentError("the consent was given for another purpose than this unit's: ask the person for this one")
+        raise ConsentError(
+            "the consent was given for another purpose than this unit's: ask the person for this one",
+            reason="consent_wrong_purpose",
+        )
     if notice is not None and notice != (record.notice_version, record.notice_digest):
         raise ConsentError(
-            "the consent names another notice than the one that hangs at this unit: let the person read that, ask again"
+            "the consent names another notice than hangs at this unit: let the person read that one, and ask again",
+            reason="consent_wrong_notice",
         )
     if record.age_class != "of_age" and record.guardian_evidence_digest is None:
-        raise ConsentError("under 16 a guardian must agree: add the digest of the guardian's evidence")
+        raise ConsentError(
+            "under 16 a guardian must agree: add the digest of the guardian's evidence", reason="consent_no_guardian"
+        )
     if record.expires_at <= record.given_at:
-        raise ConsentError("the consent ends before it begins: correct its times")
+        raise ConsentError("the consent ends before it begins: correct its times", reason="consent_bad_times")
     if record.expires_at - record.given_at > timedelta(days=MAX_CONSENT_DAYS):
-        raise ConsentError(f"a consent may last {MAX_CONSENT_DAYS} days at most: shorten it")
+        raise ConsentError(f"a consent may last {MAX_CONSENT_DAYS} days at most: shorten it", reason="consent_too_long")
     if record.given_at > now + CLOCK_TOLERANCE:
-        raise ConsentError("the consent begins in the future: check this unit's clock, then the record")
+        raise ConsentError(
+            "the consent begins in the future: check this unit's clock, then the record", reason="consent_in_future"
+        )
     if record.expires_at <= now:
-        raise ConsentError("the consent has expired: ask the person again")
+        raise ConsentError("the consent has expired: ask the person again", reason="consent_expired")
+
+
+def check_notice(record: ConsentRecord, version: str) -> None:
+    """Refuse a consent to another version of the notice than the one that hangs at this unit; raises ConsentError."""
+    if record.notice_version != version:
+        raise ConsentError(
+            "the consent names another version of the notice than hangs at this unit: ask the person again",
+            reason="consent_wrong_notice",
+        )

@@ -147,10 +147,15 @@ class EnrolmentSession:
         self._began_ns: int | None = None
         self._last_ns = 0
 
+    @property
+    def wanted(self) -> int:
+        """How many captures the session takes."""
+        return self._quality.captures
+
     def offer(self, frame: Frame, faces: Sequence[Face]) -> Progress:
         """Take a capture from ``frame`` if it is fit for one; ``faces`` are all that were detected in it."""
         refusal = self._take(frame, faces)
-        return Progress(len(self._captures), self._quality.captures, refusal)
+        return Progress(len(self._captures), self.wanted, refusal)
 
     def finish(self) -> list[Vector]:
         """Hand over the captures, 3 to 5 float32 (128,) unit vectors, and end the session.
@@ -178,7 +183,9 @@ class EnrolmentSession:
         if found is None or found.subject == self._subject:
             return
         if found.score >= self._policy.threshold(len(self._references.subjects)).value:
-            raise CaptureRefusedError("this person is enrolled already: erase or renew that reference instead")
+            raise CaptureRefusedError(
+                "this person is enrolled already: erase or renew that reference instead", reason="already_enrolled"
+            )
 
     def _take(self, frame: Frame, faces: Sequence[Face]) -> Refusal | None:
         if self._began_ns is None:
@@ -189,7 +196,7 @@ class EnrolmentSession:
         refusal = self._unfit_view(faces)
         if refusal is not None:
             return refusal
-        if len(self._captures) >= self._quality.captures:
+        if len(self._captures) >= self.wanted:
             return None
         if self._captures and frame.timestamp_ns - self._last_ns < self._quality.spacing_ns:
             return "wait"

@@ -144,14 +144,20 @@ class GalleryStore:
             if subject is None:
                 subject = SubjectId(self._random(SUBJECT_BYTES))
             elif len(subject) != SUBJECT_BYTES:
-                raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole")
+                raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole", reason="bad_subject")
             elif subject in self._doomed or self._tombstone(subject) is not None:
-                raise ConsentError("this subject was erased and must not return: enrol the person without the old id")
+                raise ConsentError(
+                    "this subject was erased and must not return: enrol the person without the old id",
+                    reason="subject_erased",
+                )
             entry = Entry(model, Deadline(consent.expires_at.astimezone(UTC), now.date()))
             record = EnrolmentRecord(consent, now, len(vectors))
             replaced = subject in self._entries
             if not replaced and len(self._entries) >= MAX_SUBJECTS:
-                raise RefusedError(f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit")
+                raise RefusedError(
+                    f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit",
+                    reason="gallery_full",
+                )
             try:
                 # What is replaced is destroyed as thoroughly as what is erased.
                 with self._vault.new_kek() if replaced else self._database.transaction() as connection:
@@ -214,7 +220,7 @@ class GalleryStore:
                 self._carry_out()
             tombstone = self._tombstone(subject)
             if tombstone is None:
-                raise RefusedError("there is no such subject at this unit: check the id")
+                raise RefusedError("there is no such subject at this unit: check the id", reason="unknown_subject")
             return tombstone
 
     def erase_all(self) -> tuple[ErasureReceipt, ...]:
@@ -253,6 +259,11 @@ class GalleryStore:
         """Digests of all subjects erased here, to complete after a power cut what others had still to forget."""
         with self._lock:
             return tuple(digest for (digest,) in self._database.rows("SELECT subject FROM tombstones"))
+
+    def subjects(self) -> tuple[SubjectId, ...]:
+        """Everybody that is held: after a power cut, what others know of anybody else has still to be forgotten."""
+        with self._lock:
+            return tuple(self._entries)
 
     def renew(self) -> None:
         """Give every template a new rotation and new keys, without the people; what leaked before fits no longer."""

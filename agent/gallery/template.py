@@ -45,14 +45,20 @@ MIN_MEAN_LENGTH = 0.2  # captures that cancel out are not of one face
 def mean_reference(vectors: Sequence[Vector]) -> Vector:
     """Unit-length float32 (128,) mean of 3 to 5 unit vectors; CaptureRefusedError when they do not make one."""
     if not MIN_CAPTURES <= len(vectors) <= MAX_CAPTURES:
-        raise CaptureRefusedError(f"{len(vectors)} captures were given: take {MIN_CAPTURES} to {MAX_CAPTURES}")
+        raise CaptureRefusedError(
+            f"{len(vectors)} captures were given: take {MIN_CAPTURES} to {MAX_CAPTURES}", reason="too_few_captures"
+        )
     for vector in vectors:
         if vector.shape != (EMBEDDING_DIM,) or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
-            raise CaptureRefusedError("a capture is not an embedding of this version: take the captures again")
+            raise CaptureRefusedError(
+                "a capture is not an embedding of this version: take the captures again", reason="bad_capture"
+            )
     mean = np.mean(np.stack(vectors).astype(np.float64), axis=0)
     length = float(np.linalg.norm(mean))
     if length < MIN_MEAN_LENGTH:
-        raise CaptureRefusedError("the captures are not of one face: take them again with one person in view")
+        raise CaptureRefusedError(
+            "the captures are not of one face: take them again with one person in view", reason="not_one_face"
+        )
     reference: Vector = (mean / length).astype(np.float32)
     return reference
 

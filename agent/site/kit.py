@@ -81,7 +81,7 @@ This folder is the root of trust of the Postern site '{site}'. Keep it off the b
 
 SECRET, mode 0600: whoever has one of these
   ca.key       can let machines into the broker
-  site.key     can sign commands, policies and the list of units
+  site.key     can sign commands, policies and the list of units; site.key.next follows it while it is being changed
   master.key   can tell which person a pseudonym stands for, of every epoch
   tokens.json  lists enrolment tokens by their digests
 PUBLIC
@@ -219,17 +219,31 @@ def issue_epoch_keys(
 
 
 def epoch_key(
-    folder: Path, audience: str, epoch: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None
+    folder: Path,
+    audience: str,
+    epoch: str,
+    *,
+    generation: int | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    passphrase: bytes | None = None,
 ) -> EpochKey:
-    """Derive the key by which the holder resolves the pseudonyms of one audience and epoch; it stands in the log."""
+    """Derive the key by which the holder resolves the pseudonyms of one audience and epoch; it stands in the log.
+
+    ``generation`` is asked for when the epoch's keys were replaced in its course (see ``rotation``); default is the
+    newest.
+    """
     check_name("audience", audience)
     try:
         msgspec.convert(epoch, Epoch)
     except msgspec.ValidationError:
         raise RefusedError("an epoch is an ISO week, such as 2026-W47: take it from the event") from None
     with opened(folder, clock=clock, passphrase=passphrase) as office:
-        office.log("epoch_key_taken_out", audience=audience, epoch=epoch)
-        return derive_epoch_key(office.master, site=office.site, audience=audience, epoch=epoch)
+        if generation is None:
+            generation = office.generation
+        if not 0 <= generation <= office.generation:
+            raise RefusedError(f"the site has issued epoch keys of the generations 0 to {office.generation}")
+        office.log("epoch_key_taken_out", audience=audience, epoch=epoch, generation=generation)
+        return derive_epoch_key(office.master, site=office.site, audience=audience, epoch=epoch, generation=generation)
 
 
 def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
@@ -285,6 +299,7 @@ def _sealed_epoch_keys(office: Office, record: UnitRecord, ahead: int) -> str:
         audiences=record.audiences,
         now=office.now(),
         ahead=ahead,
+        generation=office.generation,
         master=office.master,
         signer=office.signer,
     )

@@ -57,6 +57,11 @@ class Office:
         return load(self.files.record, SiteRecord).site
 
     @cached_property
+    def generation(self) -> int:
+        """Which epoch keys are issued now."""
+        return load(self.files.record, SiteRecord).generation
+
+    @cached_property
     def authority(self) -> Authority:
         return Authority.load(self.files.ca_key, self.files.ca_crt, self._passphrase)
 

@@ -22,24 +22,26 @@ MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five y
 
 Role = Literal["auditor", "home-assistant", "operator"]
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
+Generation = Annotated[int, Meta(ge=0, le=9999)]
 Pem = Annotated[str, Meta(max_length=8192)]
 Base64url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    pass
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What is kept or sent as one strict JSON object."""
 
 
-class SiteRecord(_Record, frozen=True):
+class SiteRecord(Record, frozen=True):
     """``site.json``."""
 
     version: Literal[1]
     site: Name
     created_at: Time
     trust_serial: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
+    generation: Generation = 0  # of the epoch keys: rises when those that units hold have become known to somebody
 
 
-class CertificateRecord(_Record, frozen=True):
+class CertificateRecord(Record, frozen=True):
     """A certificate that was issued; ``revoked_at`` puts it on the revocation list."""
 
     serial: Serial
@@ -47,7 +49,7 @@ class CertificateRecord(_Record, frozen=True):
     revoked_at: Time | None = None
 
 
-class UnitRecord(_Record, frozen=True):
+class UnitRecord(Record, frozen=True):
     """``units/<unit>.json``: the public side of a unit."""
 
     version: Literal[1]
@@ -60,7 +62,7 @@ class UnitRecord(_Record, frozen=True):
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
 
 
-class ClientRecord(_Record, frozen=True):
+class ClientRecord(Record, frozen=True):
     """``clients/<name>/client.json``: a program that talks to the broker."""
 
     version: Literal[1]
@@ -70,7 +72,7 @@ class ClientRecord(_Record, frozen=True):
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
 
 
-class TokenRecord(_Record, frozen=True):
+class TokenRecord(Record, frozen=True):
     """An enrolment token that waits to be used: its digest, from which the token cannot be found."""
 
     unit: Name
@@ -78,14 +80,14 @@ class TokenRecord(_Record, frozen=True):
     expires_at: Time
 
 
-class TokenFile(_Record, frozen=True):
+class TokenFile(Record, frozen=True):
     """``tokens.json``."""
 
     version: Literal[1]
     tokens: tuple[TokenRecord, ...]
 
 
-class UnitRequest(_Record, frozen=True):
+class UnitRequest(Record, frozen=True):
     """What a unit asks: signed by its new event key, with a proof that it holds the enrolment token."""
 
     version: Literal[1]
@@ -97,7 +99,7 @@ class UnitRequest(_Record, frozen=True):
     proof: Base64url | None = None
 
 
-class PendingRequest(_Record, frozen=True):
+class PendingRequest(Record, frozen=True):
     """``pending.json``: what a unit remembers until the answer comes."""
 
     site: Name
@@ -105,7 +107,7 @@ class PendingRequest(_Record, frozen=True):
     token_key: Base64url
 
 
-class UnitAnswer(_Record, frozen=True):
+class UnitAnswer(Record, frozen=True):
     """What the site answers: signed by the site; the first answer also proves that the site holds the token."""
 
     version: Literal[1]
@@ -118,10 +120,10 @@ class UnitAnswer(_Record, frozen=True):
     proof: Base64url | None = None
 
 
-R = TypeVar("R", bound=_Record)
+R = TypeVar("R", bound=Record)
 
 
-def encode(record: _Record) -> bytes:
+def encode(record: Record) -> bytes:
     """Write a record as JSON."""
     return msgspec.json.encode(record)
 
@@ -131,7 +133,7 @@ def decode(content: bytes, kind: type[R]) -> R:
     return msgspec.convert(strict_json.loads(content, limit=MAX_RECORD_BYTES), kind)
 
 
-def save(path: Path, record: _Record) -> None:
+def save(path: Path, record: Record) -> None:
     """Write a record durably, for its owner alone."""
     write_atomic(path, encode(record))
 
@@ -170,6 +172,10 @@ class SiteFiles:
     @property
     def site_key(self) -> Path:
         return self.folder / "site.key"
+
+    @property
+    def next_site_key(self) -> Path:
+        return self.folder / "site.key.next"
 
     @property
     def site_jwk(self) -> Path:

@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 
 from agent import strict_json
 from agent.clock import ClockState
-from agent.errors import KeyStoreError, RefusedError, VerificationError
+from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
 from agent.outbox.event import Name, Time, round_down
 from agent.outbox.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
@@ -42,9 +42,13 @@ class IssuedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=64)]
 
 
-def derive_epoch_key(master: SigningKey, *, site: str, audience: str, epoch: str) -> EpochKey:
-    """Derive the key of one audience and epoch from the site's master key (HKDF, RFC 5869)."""
-    fields = (text.encode("ascii") for text in (site, audience, epoch))
+def derive_epoch_key(master: SigningKey, *, site: str, audience: str, epoch: str, generation: int = 0) -> EpochKey:
+    """Derive the key of one audience and epoch from the site's master key (HKDF, RFC 5869).
+
+    Each ``generation`` has other keys, so that those a thief took can be replaced before their epochs are over.
+    """
+    texts = (site, audience, epoch) if generation == 0 else (site, audience, epoch, str(generation))
+    fields = (text.encode("ascii") for text in texts)
     label = _LABEL + b"".join(bytes([len(field)]) + field for field in fields)
     return EpochKey(site, audience, epoch, encode_base64url(master.derive(label)))
 
@@ -57,6 +61,7 @@ def seal_epoch_keys(
     audiences: Iterable[str],
     now: datetime,
     ahead: int,
+    generation: int,
     master: SigningKey,
     signer: SigningKey,
 ) -> str:
@@ -67,7 +72,7 @@ def seal_epoch_keys(
     if not 0 <= ahead <= EPOCHS_AHEAD:
         raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
     keys = tuple(
-        derive_epoch_key(master, site=site, audience=audience, epoch=epoch)
+        derive_epoch_key(master, site=site, audience=audience, epoch=epoch, generation=generation)
         for audience in audiences
         for epoch in epochs_from(now, ahead)
     )
@@ -83,8 +88,8 @@ def open_epoch_keys(
 ) -> tuple[EpochKey, ...]:
     """Decrypt and verify what the site issued; keys of past epochs are left out when the clock is known to be right.
 
-    Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, or as ``PublicKey.verify``) and
-    KeyStoreError when ``seal_key`` is missing.
+    Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``past_epochs``, or as
+    ``PublicKey.verify``) and KeyStoreError when ``seal_key`` is missing.
     """
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
@@ -105,5 +110,5 @@ def open_epoch_keys(
         raise VerificationError("wrong_unit", "the epoch keys were issued for another unit")
     kept = tuple(key for key in issued.keys if clock == "unsynced" or key.epoch >= epoch_of(now))
     if issued.keys and not kept:
-        raise KeyStoreError("all issued epoch keys are of past epochs: issue them again")
+        raise VerificationError("past_epochs", "all issued epoch keys are of past epochs: issue them again")
     return kept

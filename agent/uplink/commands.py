@@ -27,7 +27,7 @@ from agent.outbox.event import Name
 from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-command+jws"
-MAX_COMMAND_BYTES = 4096  # the largest, an enrolment with its consent record, has about 1 500 bytes
+MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500
 MAX_RESPONSE_BYTES = 16 * 1024  # a gallery status of 100 subjects; also what a small broker lets pass
 MAX_VALIDITY_S = 300  # a captured command is worthless after five minutes even if it never arrived
 MAX_SKEW_S = 30  # two clocks that are both "synced" agree better than this
@@ -50,8 +50,6 @@ VERBS = (
     "outbox/status",
     "selftest",
 )
-
-Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
@@ -80,6 +78,9 @@ class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     message: str | None = None
     nonce: str | None = None
     data: dict[str, Any] | None = None
+
+
+Handler = Callable[[Command], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Commands:
         handlers: Mapping[str, Handler],
         on_outcome: Callable[[Outcome], None],
     ) -> None:
-        """Bind ``handlers`` to verbs; they turn the ``args`` into the answer's ``data``, or raise PosternError."""
+        """Bind ``handlers`` to verbs; they turn the command into the answer's ``data``, or raise PosternError."""
         unknown = set(handlers) - set(VERBS)
         if unknown:
             raise ValueError(f"handlers for unknown verbs: {sorted(unknown)}")
@@ -174,6 +175,10 @@ class Commands:
         self._handlers, self._on_outcome = handlers, on_outcome
         self._nonces = _Nonces(random)
         self._bucket = _Bucket()
+
+    def obey(self, key: PublicKey) -> None:
+        """Take commands by ``key`` from now on, and by no other; for the handler of a change of key."""
+        self._key = key
 
     def handle(self, verb: str, payload: bytes) -> bytes | None:
         """Answer one request; never raises. None when no answer is due (unknown verb, flood)."""
@@ -185,15 +190,13 @@ class Commands:
         try:
             command = self._authenticate(payload)
             data = self._act(command, verb)
-        except VerificationError as error:
-            failure = (error.reason, str(error))
         except PosternError as error:
             failure = (_code(error), str(error))
         except Exception as error:  # noqa: BLE001  # a fault in one verb must not end the session with the broker
             failure = ("fault", f"the unit failed ({type(error).__name__}): look at its log")
         self._on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
         nonce = self._nonces.issue(self._clock.monotonic_ns()) if failure and failure[0] == "challenge" else None
-        return _encode(command.transaction if command else None, data, failure, nonce)
+        return encode_response(command.transaction if command else None, data, failure, nonce)
 
     def _act(self, command: Command, verb: str) -> dict[str, Any]:
         """Check, make the number durable, then do it: a crash in between loses the command, never doubles it."""
@@ -202,7 +205,7 @@ class Commands:
         if handler is None:
             raise VerificationError("not_available", "this unit does not offer this verb")
         self._counter.advance(command.cmd_seq)
-        return dict(handler(command.args))
+        return dict(handler(command))
 
     def _authenticate(self, payload: bytes) -> Command:
         """Signature first: nothing of the content is read before it."""
@@ -246,13 +249,14 @@ class Commands:
 
 def _code(error: PosternError) -> str:
     if isinstance(error, RefusedError):
-        return "refused"
+        return error.reason
     return "try_later" if isinstance(error, RetryError) else "fault"
 
 
-def _encode(
-    transaction: str | None, data: dict[str, Any] | None, failure: tuple[str, str] | None, nonce: str | None
+def encode_response(
+    transaction: str | None, data: dict[str, Any] | None, failure: tuple[str, str] | None, nonce: str | None = None
 ) -> bytes:
+    """Write an answer: ``data``, or why there is none as (code, sentence)."""
     if failure is None:
         try:
             answer = msgspec.json.encode(Response(status="ok", transaction=transaction, data=data))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from agent.uplink.topics import Topics
 VALIDITY_S = 60  # a command that is not there in a minute is better sent again
 ANSWER_TIMEOUT_S = 15.0  # a self-test runs every model once
 POLL_S = 0.2
+UNDER_WAY = "capturing"  # the ``state`` of an enrolment that goes on
+UNDER_WAY_TIMEOUT_S = 150.0  # the unit ends an enrolment after two minutes and says so
 
 
 def sign_command(key: SigningKey, command: Command) -> bytes:
@@ -44,10 +47,18 @@ class Operator:
         self._clock, self._random = clock, random
 
     def ask(
-        self, unit: str, verb: str, args: Mapping[str, Any] | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+        self,
+        unit: str,
+        verb: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        on_progress: Callable[[Response], None] | None = None,
     ) -> Response:
         """Send one command and wait for its answer, which may be a refusal.
 
+        With ``on_progress`` an answer that says that something is under way is handed over, and the next one is waited
+        for, for ``UNDER_WAY_TIMEOUT_S`` each.
         Raises BrokerError when the broker cannot be reached or the unit does not answer in time.
         """
         topics = Topics(self._site, unit)
@@ -56,12 +67,16 @@ class Operator:
         connection.open()
         try:
             connection.subscribe(topics.response(verb))
-            command = self._command(unit, verb, dict(args or {}))
-            answer = self._exchange(connection, topics, command, timeout_s)
+            exchange = _Exchange(connection, self._clock, self._command(unit, verb, dict(args or {})))
+            exchange.send(topics, self._key)
+            answer = exchange.answer(timeout_s)
             if answer.error == "challenge" and answer.nonce is not None:
-                answer = self._exchange(
-                    connection, topics, msgspec.structs.replace(command, nonce=answer.nonce), timeout_s
-                )
+                exchange.command = msgspec.structs.replace(exchange.command, nonce=answer.nonce)
+                exchange.send(topics, self._key)
+                answer = exchange.answer(timeout_s)
+            while on_progress is not None and is_under_way(answer):
+                on_progress(answer)
+                answer = exchange.answer(UNDER_WAY_TIMEOUT_S)
             return answer
         finally:
             connection.close()
@@ -79,20 +94,43 @@ class Operator:
             args=args,
         )
 
-    def _exchange(self, connection: Connection, topics: Topics, command: Command, timeout_s: float) -> Response:
-        connection.publish(
-            f"{topics.base}/request/{command.verb}", sign_command(self._key, command), expiry_s=VALIDITY_S
+
+class _Exchange:
+    """One command on one connection, and the answers to it in the order in which they come."""
+
+    def __init__(self, connection: Connection, clock: Clock, command: Command) -> None:
+        self.command = command
+        self._connection, self._clock = connection, clock
+        self._received: deque[Response] = deque()
+
+    def send(self, topics: Topics, key: SigningKey) -> None:
+        self._connection.publish(
+            f"{topics.base}/request/{self.command.verb}", sign_command(key, self.command), expiry_s=VALIDITY_S
         )
+
+    def answer(self, timeout_s: float) -> Response:
+        """Wait for the next answer."""
         end_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
-        while self._clock.monotonic_ns() < end_ns:
-            polled = connection.poll(POLL_S)
+        while not self._received and self._clock.monotonic_ns() < end_ns:
+            polled = self._connection.poll(POLL_S)
             if any(not ack.accepted for ack in polled.acks):
                 raise BrokerError("the broker refuses the command: give this certificate the role of an operator")
-            for message in polled.messages:
-                answer = read_response(message.payload)
-                if answer is not None and answer.transaction in (command.transaction, None):
-                    return answer
-        raise BrokerError(f"unit {command.unit} does not answer: look at its availability and its site's command key")
+            answers = (read_response(message.payload) for message in polled.messages)
+            self._received.extend(
+                answer
+                for answer in answers
+                if answer is not None and answer.transaction in (self.command.transaction, None)
+            )
+        if self._received:
+            return self._received.popleft()
+        raise BrokerError(
+            f"unit {self.command.unit} does not answer: look at its availability and its site's command key"
+        )
+
+
+def is_under_way(answer: Response) -> bool:
+    """Whether more answers to the same command will follow."""
+    return answer.status == "ok" and answer.data is not None and answer.data.get("state") == UNDER_WAY
 
 
 def read_response(payload: bytes) -> Response | None:

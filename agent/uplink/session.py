@@ -38,6 +38,7 @@ PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those sti
 MAX_PAGES = 32  # read per round when the first ones are all held: about a thousand rows, some milliseconds
 RESCAN_S = 5  # the shortest hold of a leaf: an earlier look at the held ones would find nothing new
 RESPONSE_EXPIRY_S = 60  # who asked has gone by then
+MAX_REPORTS = 16  # of what is under way; whoever reads them wants the newest
 
 NoticeKind = Literal["connected", "disconnected", "unreachable", "credentials", "refused", "parked", "storage", "fault"]
 
@@ -64,7 +65,7 @@ class UplinkSettings:
 
 
 class Uplink:
-    """See the module. ``start``, ``stop``, ``wake`` and ``info_changed`` may be called from any thread."""
+    """See the module. All public methods may be called from any thread."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Uplink:
         self._rescan_ns = 0
         self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
         self._info_dirty = False
+        self._reports: deque[tuple[str, bytes]] = deque(maxlen=MAX_REPORTS)
         self._connected = False
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -128,6 +130,11 @@ class Uplink:
     def info_changed(self) -> None:
         """Ask for ``info`` to be published again."""
         self._info_dirty = True
+        self.wake()
+
+    def report(self, verb: str, payload: bytes) -> None:
+        """Publish a further response to a command that is under way; dropped while there is no connection."""
+        self._reports.append((verb, payload))
         self.wake()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
@@ -205,11 +212,13 @@ class Uplink:
         began_ns = self._clock.monotonic_ns()
         self._send(connection, self._topics.availability, ONLINE, retain=True)
         self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
+        self._reports.clear()  # who waited for them has been told that the unit was away
         while not self._stopping.is_set():
             now_ns = self._clock.monotonic_ns()
             if now_ns - began_ns > STABLE_S * 1e9:
                 self._failures = 0
             self._publish_due(connection, now_ns)
+            self._publish_reports(connection)
             self._fill(connection, now_ns)
             self._exchange(connection, self._patience_s(now_ns))
             yield 0.0
@@ -240,6 +249,11 @@ class Uplink:
                 if document := self._make(name, self._health):
                     self._send(connection, self._topics.health, document, expiry_s=2 * interval_s)
                 self._due["health"] = now_ns + interval_s * 1_000_000_000
+
+    def _publish_reports(self, connection: Link) -> None:
+        while self._reports and len(self._others) < OTHERS_IN_FLIGHT:
+            verb, payload = self._reports.popleft()
+            self._send(connection, self._topics.response(verb), payload, expiry_s=RESPONSE_EXPIRY_S)
 
     def _make(self, name: str, build: Callable[[], bytes]) -> bytes | None:
         """Build a document; one that cannot be built must not keep events from being delivered."""

@@ -39,7 +39,7 @@ def words(tmp_path: Path) -> Iterator[list[str]]:
         shutil.copy(source, keys / name)
     site_key = SigningKey.generate()
     site_key.save(tmp_path / "site.key")
-    handlers = {"outbox/status": lambda args: {"depth": 0, "asked": dict(args)}, "subject/revoke": refuse}
+    handlers = {"outbox/status": lambda command: {"depth": 0, "asked": dict(command.args)}, "subject/revoke": refuse}
     commands = Commands(
         site="hq",
         unit="door-1",

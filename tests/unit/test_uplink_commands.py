@@ -48,7 +48,7 @@ class Station:
 
     def boot(self, **handlers: Any) -> Commands:
         def note(verb: str) -> Any:
-            return lambda args: self.done.append((verb, args)) or {"did": verb}
+            return lambda command: self.done.append((verb, command.args)) or {"did": verb}
 
         self.unit = Commands(
             site="hq",
@@ -266,7 +266,7 @@ def test_flood_gets_silence_and_later_commands_are_heard_again(station: Station)
     assert station.unit.handle("selftest", b"x") is not None
 
 
-def test_command_of_more_than_4096_bytes_is_not_even_parsed(station: Station) -> None:
+def test_command_beyond_the_limit_is_not_even_parsed(station: Station) -> None:
     assert station.deliver("selftest", b"a" * (MAX_COMMAND_BYTES + 1))["error"] == "too_large"
 
 

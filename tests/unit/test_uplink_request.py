@@ -43,7 +43,7 @@ class Commanded(UnitOnBroker):
             counter=CommandCounter(folder / "commands.json"),
             clock=clock,
             random=lambda n: b"\x07" * n,
-            handlers={verb: lambda args: {"asked": dict(args)} for verb in VERBS},
+            handlers={verb: lambda command: {"asked": dict(command.args)} for verb in VERBS},
             on_outcome=self.outcomes.append,
         )
         super().__init__(folder, broker.settings(broker.authority.issue("door-1")), on_request=commands.handle)

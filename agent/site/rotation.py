@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replacing the site's own keys: the command key in two acts, epoch keys in one.
+
+The command key: begin, carry the statement to every unit, finish. In between both keys exist: ``site.key``
+for units that have not changed yet, ``site.key.next`` for those that have. ``finish`` destroys the old one; a
+unit that was away then takes the statement by hand.
+
+Epoch keys change by themselves each week. When a unit was stolen, the thief has those of this week and the
+next two: a new generation replaces them, and each other unit gets it by ``issue_epoch_keys``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from agent.clock import Clock
+from agent.errors import RefusedError
+from agent.files import PUBLIC_MODE, overwrite, replace, write_atomic
+from agent.keys import SigningKey, load_public_key
+from agent.match.policy import Policy, sign_policy
+from agent.site.office import SYSTEM_CLOCK, opened
+from agent.site.records import SiteRecord, load, save
+from agent.site.succession import propose
+
+
+def begin_site_key_change(
+    folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None
+) -> bytes:
+    """Make the next command key, and what ``key/rotate`` takes: the statement, and ``policy`` signed by that key.
+
+    May be repeated until ``finish_site_key_change``, for instance with another unit's policy; the key stays the same.
+    """
+    with opened(folder, clock=clock, passphrase=passphrase) as office:
+        path = office.files.next_site_key
+        if path.exists():
+            new = SigningKey.load(path, passphrase)
+        else:
+            new = SigningKey.generate()
+            new.save(path, passphrase)
+        office.log("site_key_change_begun", kid=new.kid)
+        token = propose(office.signer, new, site=office.site, now=office.now())
+        return json.dumps({"site_key": token, "policy": sign_policy(policy, new)}).encode()
+
+
+def rotate_epoch_keys(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> int:
+    """Have all epoch keys that are issued from now on belong to a new generation; its number."""
+    with opened(folder, clock=clock, passphrase=passphrase) as office:
+        record = load(office.files.record, SiteRecord)
+        record = msgspec.structs.replace(record, generation=record.generation + 1)
+        save(office.files.record, record)
+        office.log("epoch_keys_replaced", generation=record.generation)
+        return record.generation
+
+
+def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> str:
+    """Destroy the old command key and put the next one in its place; its thumbprint.
+
+    The list of units is signed anew. May be repeated after a power cut. RefusedError when no change was begun.
+    """
+    with opened(folder, clock=clock, passphrase=passphrase) as office:
+        files = office.files
+        begun = files.next_site_key.exists()
+        if begun:
+            SigningKey.load(files.next_site_key, passphrase)  # a wrong passphrase must not cost the old key
+            overwrite(files.site_key)
+            replace(files.next_site_key, files.site_key)
+        if not begun and load_public_key(files.site_jwk).kid == office.signer.kid:
+            raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
+        write_atomic(files.site_jwk, json.dumps(office.signer.public_jwk()).encode(), mode=PUBLIC_MODE)
+        office.refresh()
+        office.log("site_key_changed", kid=office.signer.kid)
+        return office.signer.kid

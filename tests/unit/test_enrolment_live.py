@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An enrolment on a running unit: begun under a consent, fed by the pipeline, ended by commit, abort or time."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agent.audit import AuditLog
+from agent.audit_chain import read_entries
+from agent.camera.base import Frame, RgbPicture
+from agent.clock import SimulatedClock
+from agent.embed.records import Crop, Embedding
+from agent.enrolment import REPORT_NS, LiveEnrolment, Registrar
+from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
+from agent.gallery.enrol import SESSION_NS
+from agent.gallery.store import GalleryStore
+from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
+from tests.simulators.heads import face
+from tests.unit.test_gallery_enrol import picture
+from tests.unit.test_match_policy import policy
+
+GOOD = face(300, 300, 200)
+TEXTURE = np.tile(np.asarray(Image.fromarray(picture()).resize((200, 200), Image.Resampling.BICUBIC)), (3, 3, 1))
+PERSON = unit_vector(np.random.default_rng(3))
+
+
+class Unit:
+    """The enrolment of a unit with a real gallery and a real log; the embedder gives ``vectors`` in their order."""
+
+    def __init__(self, folder: Path, log: type[AuditLog] = AuditLog) -> None:
+        self.clock = SimulatedClock()
+        self.rng = np.random.default_rng(3)
+        self.gallery: GalleryStore = open_store(folder, self.clock)
+        self.log_path = folder / "audit.log"
+        self.audit = log(self.log_path, clock=self.clock, random=secrets.token_bytes)
+        self.vectors: list[np.ndarray] = []
+        self.given: list[Embedding] = []
+        self.told: list[tuple[str, dict[str, Any] | None, tuple[str, str] | None]] = []
+        registrar = Registrar(
+            gallery=self.gallery,
+            audit=self.audit,
+            embedder=self,
+            model=MODEL,
+            policy=policy(),
+            site=SITE,
+            unit=UNIT,
+            purpose=PURPOSE,
+            notice_version="2026-1",
+            notice=None,
+            clock=self.clock,
+            random=secrets.token_bytes,
+        )
+        self.live = LiveEnrolment(registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
+
+    def embed(self, crop: Crop) -> Embedding:
+        self.given.append(Embedding(self.vectors.pop(0).copy(), MODEL))
+        return self.given[-1]
+
+    def show(self, *faces: Any, seconds: float = 1.0) -> None:
+        """Let time pass and offer one frame."""
+        self.clock.advance(seconds)
+        lores = np.zeros((240, 320, 3), np.uint8)
+        self.live.offer(Frame(0, self.clock.monotonic_ns(), lores, RgbPicture(TEXTURE)), list(faces))
+
+    def begin(self, name: str = "e1", **changes: Any) -> Any:
+        return self.live.begin(name, consent(self.clock.now(), **changes))
+
+    def stand(self, count: int, person: np.ndarray = PERSON) -> None:
+        """Somebody stands as they should, for ``count`` captures."""
+        self.vectors += captures(self.rng, person, count)
+        for _ in range(count):
+            self.show(GOOD)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Iterator[Unit]:
+    made = Unit(tmp_path)
+    yield made
+    made.audit.close()
+    made.gallery.close()
+
+
+def reason(error: pytest.ExceptionInfo[RefusedError]) -> str:
+    return error.value.reason
+
+
+def test_a_session_is_begun_followed_and_committed(unit: Unit) -> None:
+    assert unit.begin() == {
+        "enrolment": "e1",
+        "state": "capturing",
+        "captured": 0,
+        "wanted": 5,
+        "refusal": None,
+        "advice": "",
+        "seconds": 120,
+    }
+    unit.stand(5)
+    answer = unit.live.commit("e1")
+    (subject,) = unit.gallery.subjects()
+    assert answer == {"subject": subject.hex(), "captures": 5}
+    assert [data and (data["state"], data.get("captured")) for _, data, _ in unit.told] == [
+        *(("capturing", n) for n in range(1, 5)),
+        ("complete", 5),
+        ("committed", None),
+    ]
+    assert [entry.kind for entry in read_entries(unit.log_path)] == ["consent_given", "enrolled"]
+    assert not any(embedding.vector.any() for embedding in unit.given), "the captures are overwritten"
+
+
+def test_reports_hold_counts_and_advice_and_no_biometric_value(unit: Unit) -> None:
+    unit.begin()
+    for shown in ([], [GOOD, face(900, 300, 60)], [face(300, 300, 100)], [face(300, 300, 200, yaw=35)]):
+        unit.show(*shown)
+    unit.stand(5)
+    assert {data["refusal"] for _, data, _ in unit.told if data} == {"none", "two_faces", "small", "turned", None}
+    for _, data, _ in unit.told:
+        assert data is not None
+        assert set(data) == {"enrolment", "state", "captured", "wanted", "refusal", "advice"}
+        assert "." not in json.dumps({**data, "advice": ""}), "no number with a fraction"
+
+
+def test_recognition_pauses_only_while_captures_are_taken(unit: Unit) -> None:
+    assert not unit.live.capturing
+    unit.begin()
+    assert unit.live.capturing
+    unit.stand(5)
+    assert not unit.live.capturing
+    unit.live.commit("e1")
+    assert not unit.live.capturing
+
+
+def test_no_frame_is_looked_at_without_a_session_or_after_its_captures(unit: Unit) -> None:
+    unit.show(GOOD)
+    unit.begin()
+    unit.stand(5)
+    unit.show(GOOD)
+    assert len(unit.given) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"site": "other"}, "consent_wrong_site"),
+        ({"units": ("door-9",)}, "consent_wrong_unit"),
+        ({"purpose": "to count how often people smoke outside"}, "consent_wrong_purpose"),
+        ({"notice_version": "2025-9"}, "consent_wrong_notice"),
+        ({"age_class": "under_16"}, "consent_no_guardian"),
+        ({"days": 1096}, "consent_too_long"),
+        ({"days": -1}, "consent_bad_times"),
+    ],
+)
+def test_nobody_is_enrolled_without_a_consent_that_holds_here(unit: Unit, changes: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConsentError) as refusal:
+        unit.begin(**changes)
+    assert reason(refusal) == code
+    unit.stand(1)
+    assert unit.given == []
+
+
+@pytest.mark.parametrize(("shift_days", "code"), [(400, "consent_expired"), (-400, "consent_in_future")])
+def test_consent_of_another_time_is_refused(unit: Unit, shift_days: int, code: str) -> None:
+    given = consent(unit.clock.now() - timedelta(days=shift_days))
+    with pytest.raises(ConsentError) as refusal:
+        unit.live.begin("e1", given)
+    assert reason(refusal) == code
+
+
+def test_consent_that_expires_during_the_session_makes_no_reference(unit: Unit) -> None:
+    unit.begin(days=3 / 86_400)
+    unit.stand(4)
+    with pytest.raises(ConsentError) as refusal:
+        unit.live.commit("e1")
+    assert reason(refusal) == "consent_expired"
+    assert unit.gallery.subjects() == ()
+    assert unit.told[-1][2] is not None
+    assert unit.told[-1][2][0] == "not_kept"
+    assert unit.audit.verify().personal == 0
+
+
+def test_one_session_at_a_time(unit: Unit) -> None:
+    unit.begin()
+    with pytest.raises(RefusedError) as refusal:
+        unit.begin("e2")
+    assert reason(refusal) == "enrolment_open"
+
+
+@pytest.mark.parametrize("act", ["commit", "abort"])
+def test_only_the_session_in_hand_is_ended(unit: Unit, act: str) -> None:
+    for begun in (False, True):
+        if begun:
+            unit.begin()
+        with pytest.raises(RefusedError) as refusal:
+            getattr(unit.live, act)("another")
+        assert reason(refusal) == "no_enrolment"
+    assert unit.live.capturing
+
+
+def test_too_early_a_commit_lets_the_session_go_on(unit: Unit) -> None:
+    unit.begin()
+    unit.stand(2)
+    with pytest.raises(CaptureRefusedError) as refusal:
+        unit.live.commit("e1")
+    assert reason(refusal) == "too_few_captures"
+    unit.stand(1)
+    assert unit.live.commit("e1")["captures"] == 3
+
+
+def test_who_is_enrolled_already_is_refused_and_may_be_renewed(unit: Unit) -> None:
+    person = unit_vector(np.random.default_rng(8))
+    unit.begin()
+    unit.stand(5, person)
+    unit.live.commit("e1")
+    (subject,) = unit.gallery.subjects()
+    unit.begin("e2")
+    unit.stand(5, person)
+    with pytest.raises(CaptureRefusedError) as refusal:
+        unit.live.commit("e2")
+    assert reason(refusal) == "already_enrolled"
+    assert unit.told[-1][2] is not None
+    assert unit.told[-1][2][0] == "already_enrolled"
+    unit.live.begin("e3", consent(unit.clock.now()), subject)
+    unit.stand(5, person)
+    assert unit.live.commit("e3")["subject"] == subject.hex()
+    assert unit.gallery.subjects() == (subject,)
+
+
+@pytest.mark.parametrize("how", ["abort", "time by the clock", "time by the camera", "the camera is lost"])
+def test_a_session_that_ends_without_commit_leaves_nothing(unit: Unit, how: str) -> None:
+    unit.begin()
+    unit.stand(4)
+    if how == "abort":
+        unit.live.abort("e1")
+    elif how == "the camera is lost":
+        unit.live.interrupt("camera_lost", "begin again once it is back")
+    elif how == "time by the clock":
+        unit.clock.advance(SESSION_NS / 1e9)
+        unit.live.expire()
+    else:
+        unit.show(GOOD, seconds=SESSION_NS / 1e9 + 1)
+    codes = {"abort": "aborted", "the camera is lost": "camera_lost"}
+    assert unit.told[-1][2] is not None
+    assert unit.told[-1][2][0] == codes.get(how, "timed_out")
+    assert not unit.live.capturing
+    assert not any(embedding.vector.any() for embedding in unit.given)
+    with pytest.raises(RefusedError):
+        unit.live.commit("e1")
+    assert unit.gallery.subjects() == ()
+    assert unit.begin("e2")["captured"] == 0
+
+
+def test_advice_is_told_twice_a_second_at_most_and_captures_at_once(unit: Unit) -> None:
+    unit.begin()
+    for number in range(40):
+        unit.show(*([] if number % 2 else [face(300, 300, 100)]), seconds=0.05)
+    assert len(unit.told) <= 2 * 1e9 / REPORT_NS
+    before = len(unit.told)
+    unit.vectors += captures(np.random.default_rng(3))
+    unit.show(GOOD, seconds=0.01)
+    assert len(unit.told) == before + 1
+
+
+class FullDisk(AuditLog):
+    """A log on a disk that has no room left."""
+
+    def append(self, *_: Any, **__: Any) -> Any:
+        raise StorageError("no space left: free space")
+
+
+def test_where_the_log_cannot_be_written_nobody_is_enrolled(tmp_path: Path) -> None:
+    unit = Unit(tmp_path, FullDisk)
+    unit.begin()
+    unit.stand(5)
+    with pytest.raises(StorageError):
+        unit.live.commit("e1")
+    assert unit.gallery.subjects() == ()
+    assert not any(embedding.vector.any() for embedding in unit.given)
+    unit.audit.close()
+    unit.gallery.close()
