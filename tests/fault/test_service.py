@@ -13,29 +13,36 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
 from agent.outbox.verify import VerifiedEvent
+from agent.site.authority import Authority, pem
+from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials
 from tools.demonstration.brokers import DemoBroker
-from tools.demonstration.site import PROGRAM, SITE, DemoSite
+from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
 ENROLLED = "person-01"
 CLEAN_STOP_S = 2.0
 KILLS = int(os.environ.get("POSTERN_KILLS", "6"))  # the long form has 100
+OUTAGE_S = float(os.environ.get("POSTERN_OUTAGE_S", "12"))  # the long form has 60
+LIVE_S = 5  # the shortest window after which an event is late
 STANDING = [{"at": 0, "x": 640, "y": 300, "face": 176}]
 
 
@@ -172,6 +179,39 @@ def test_broker_outage_delays_events_but_loses_and_doubles_none(template: Instal
     assert any(one.kind == "match" and one.backlog for one in events), "late events come on the backlog"
 
 
+def test_a_broker_that_goes_away_in_mid_scene_gets_everything_once_in_order_and_the_late_on_the_backlog(
+    template: Installed,
+) -> None:
+    """The person comes after the broker went, and the unit goes on."""
+    comes_at_s = 8.0
+    template.show(ENROLLED, 600)
+    script, settings = template.site.folder / "scene.yaml", template.site.config
+    view, config = yaml.safe_load(script.read_text()), yaml.safe_load(settings.read_text())
+    view["people"][0]["appears"] = comes_at_s
+    config["outbox"]["live_window_s"] = LIVE_S
+    script.write_text(yaml.safe_dump(view))
+    settings.write_text(yaml.safe_dump(config))
+    first, received = template.head() + 1, []
+    with template.subscriber() as subscriber, ExitStack() as stack:
+        unit = template.start()
+        stack.callback(unit.kill)
+        arriving = iter(subscriber)
+        received.append(next(arriving))
+        template.broker.stop()
+        time.sleep(comes_at_s + OUTAGE_S)  # the outbox is the unit's alone, so nobody can look what is in it
+        template.broker.start()
+        received.append(next(arriving))
+        unit.send_signal(signal.SIGTERM)
+        unit.communicate(timeout=30)
+        received += receive(subscriber, template.head())
+    events = [one for one in received if isinstance(one, VerifiedEvent)]
+    assert len(events) == len(received), received
+    assert [one.event.data.seq for one in events] == list(range(first, template.head() + 1))
+    assert [one.kind for one in events] == ["unit", "match", "unit"]
+    assert events[1].backlog
+    assert len({one.event.data.boot for one in events}) == 1
+
+
 def test_reload_takes_a_right_configuration_and_a_wrong_one_changes_nothing(template: Installed) -> None:
     template.show(None, 60)
     right = template.site.config.read_text()
@@ -232,6 +272,16 @@ def flip_a_bit(unit: Path, _: dict[str, Any]) -> None:
     path.write_bytes(content)
 
 
+def certify(unit: Path, issued: timedelta) -> None:
+    """Give the unit a certificate for its key that was issued so long ago, or will be."""
+    site = SiteFiles(unit.parent / "site")
+    key = load_pem_private_key((unit / "keys" / "tls.key").read_bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    authority = Authority.load(site.ca_key, site.ca_crt, None)
+    certificate = authority.issue_client(UNIT, key.public_key(), SystemClock().now() + issued)
+    (unit / "keys" / "tls.crt").write_bytes(pem(certificate))
+
+
 def use_video(unit: Path, config: dict[str, Any], content: bytes | None) -> None:
     clip = unit / "clip.mp4"
     if content is not None:
@@ -239,6 +289,8 @@ def use_video(unit: Path, config: dict[str, Any], content: bytes | None) -> None
     config["camera"] = {"source": "file", "path": str(clip)}
 
 
+# Where the clock was never set, the unit waits for it and tries again.
+EARLY = 70 if SystemClock().state() == "synced" else 75
 HARMS: dict[str, tuple[Harm, int, str]] = {
     "model missing": (lambda u, _: (u.parent / "models" / "embedder.tflite").unlink(), 2, "embedder.tflite"),
     "model altered": (flip_a_bit, 2, "altered"),
@@ -250,6 +302,8 @@ HARMS: dict[str, tuple[Harm, int, str]] = {
         "tls.key",
     ),
     "secret open to others": (lambda u, _: (u / "keys" / "epoch-keys.json").chmod(0o644), 70, "epoch-keys.json"),
+    "certificate expired": (lambda u, _: certify(u, -timedelta(days=700)), 70, "tls.crt expired on"),
+    "clock before the certificate": (lambda u, _: certify(u, timedelta(days=30)), EARLY, "tls.crt is valid from"),
     "scene missing": (lambda u, c: c["camera"].update(script=str(u / "none.yaml")), 2, "none.yaml"),
     "video missing": (lambda u, c: use_video(u, c, None), 2, "clip.mp4"),
     "video corrupt": (lambda u, c: use_video(u, c, b"\0" * 5000), 2, "clip.mp4"),
@@ -262,6 +316,7 @@ HARMS: dict[str, tuple[Harm, int, str]] = {
 def test_bad_input_gets_one_clear_error(template: Installed, tmp_path: Path, harm: str) -> None:
     unit = tmp_path / "unit"
     shutil.copytree(template.site.unit, unit)
+    shutil.copytree(template.site.site.folder, tmp_path / "site")
     shutil.copytree(Path(__file__).parents[2] / "models", tmp_path / "models")
     config = yaml.safe_load(template.site.config.read_text())
     config["models"]["manifest"] = str(tmp_path / "models" / "manifest.yaml")
