@@ -122,6 +122,11 @@ def overwrite(path: Path) -> None:
 def destroy(path: Path) -> None:
     """Overwrite a secret file, then remove it; a missing file is fine."""
     overwrite(path)
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; a missing file is fine."""
     try:
         path.unlink(missing_ok=True)
         fsync_folder(path.parent)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock, ClockState
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, replace, write_atomic
+from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_secret, replace, write_atomic
 from agent.keys import (
     PublicKey,
     UnitKey,
@@ -82,7 +82,7 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
     """
     files = UnitFiles(keys)
     waiting = files.waiting
-    pending = records.load(waiting.pending, PendingRequest, secret=True) if waiting.pending.exists() else None
+    pending = _read_pending(waiting.pending)
     token = answer.decode("ascii", errors="replace").strip()
     content = _verified(files, token, pending)
     if pending is None and not files.tls_key.exists():
@@ -111,7 +111,7 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
         if source.exists():
             replace(source, target)
     write_atomic(files.tls_crt, content.tls_crt.encode(), mode=PUBLIC_MODE)
-    if pending is not None:
+    if waiting.pending.exists():
         destroy(waiting.pending)
         waiting.folder.rmdir()
         fsync_folder(keys)
@@ -174,6 +174,13 @@ def prove(key: bytes, record: UnitRequest | UnitAnswer) -> str:
 def is_proof(key: bytes, record: UnitRequest | UnitAnswer) -> bool:
     """Check a proof in constant time."""
     return record.proof is not None and hmac.compare_digest(record.proof, prove(key, record))
+
+
+def _read_pending(path: Path) -> PendingRequest | None:
+    """What waits for an answer; None also for a file that was overwritten when the power failed before its removal."""
+    if not path.exists() or not any(read_secret(path)):
+        return None
+    return records.load(path, PendingRequest, secret=True)
 
 
 def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> UnitAnswer:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent.errors import VerificationError
-from agent.files import PUBLIC_MODE, destroy, write_atomic
+from agent.files import PUBLIC_MODE, remove, write_atomic
 from agent.keys import PublicKey, SigningKey
 from agent.outbox.event import Name, Time, round_down
 from agent.site.enrolment import unverified
@@ -83,7 +83,7 @@ def complete(keys: Path, policy: Path) -> None:
     change = load(pending, PendingChange)
     write_atomic(policy, change.policy.encode(), mode=PUBLIC_MODE)
     write_atomic(UnitFiles(keys).site_jwk, json.dumps(change.site_jwk).encode(), mode=PUBLIC_MODE)
-    destroy(pending)
+    remove(pending)  # not overwritten first: a cut in between would leave a file that stops the unit
 
 
 def _pending(keys: Path) -> Path:
