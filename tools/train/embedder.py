@@ -24,6 +24,7 @@ from tools.train.pool import CLIP_SIGMA
 
 MAP_STEP = CLIP_SIGMA / 127  # stored int8 maps to unit variance
 EMA_DECAY = 0.999
+JITTER = (0.05, 0.035, 0.025, 0.025)  # deviations: radians, log of the scale, shifts in half pictures
 SAVE_EVERY = 500  # steps: about a minute and a half on one core
 
 
@@ -62,10 +63,21 @@ def to_input(images: np.ndarray) -> Tensor:
     return pixels.float().sub_(128).div_(128)
 
 
-def disturb(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Label-preserving gain per picture: maps stay where they are."""
+def disturb(x: Tensor, generator: torch.Generator, jitter: float = 0.0) -> Tensor:
+    """Gain per picture, and with ``jitter`` 1 the turns, scales and shifts by which landmarks err.
+
+    The target stays the teacher's answer to the picture before that: the student learns not to mind.
+    """
     gain = 1 + 0.08 * torch.randn((len(x), 1, 1, 1), generator=generator)
-    return (x * gain).clamp_(-1, 1)
+    x = (x * gain).clamp_(-1, 1)
+    if not jitter:
+        return x
+    turn, grow, right, down = jitter * torch.tensor(JITTER)[:, None] * torch.randn((4, len(x)), generator=generator)
+    cos, sin = torch.cos(turn) * torch.exp(grow), torch.sin(turn) * torch.exp(grow)
+    warp = torch.stack([torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)], 1)
+    grid = functional.affine_grid(warp, list(x.shape), align_corners=False)
+    warped = functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    return warped.contiguous(memory_format=torch.channels_last)
 
 
 class Student(nn.Module):
@@ -139,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jitter", type=float, default=0.0, help="misalignment that the targets do not follow, 0 or 1")
     parser.add_argument("--init", type=Path, help="start from the averaged weights of another run's last.pt")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -169,7 +182,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(args.rate, progress)
         images, embedding, map14, map7 = pool.batch(args.batch, rng)
-        x = disturb(to_input(images), noise)
+        x = disturb(to_input(images), noise, args.jitter)
         maps = [torch.from_numpy(m).permute(0, 3, 1, 2).float() * MAP_STEP for m in (map14, map7)]
         student.train()
         with torch.autocast("cpu", torch.bfloat16):
