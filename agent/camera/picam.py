@@ -8,6 +8,7 @@ pictures are views of the camera's buffers; a frame that is not released starves
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ BUFFERS: Final = 6  # picamera2's own figure: three that the agent holds at most
 PLANES_FIRST: Final = {"YUV420": "u", "YVU420": "v", "NV12": "u", "NV21": "v"}  # formats read, first colour plane
 COLOURS: Final = (("sYCC", BT601_FULL), ("SMPTE170M", BT601), ("Rec709", BT709))  # libcamera's names, color_space.cpp
 
+PACE: Final = "FrameDurationLimits"  # libcamera's control of the frame rate; USB cameras have none
+
 # picamera2 carries few annotations and exists on Raspberry Pi OS alone, so its objects go by these names.
-Camera2: TypeAlias = Any  # picamera2.Picamera2
+Camera2Class: TypeAlias = Any  # picamera2.Picamera2
+Camera2: TypeAlias = Any  # one of it
 Request: TypeAlias = Any  # picamera2.request.CompletedRequest
 
 
@@ -34,7 +38,7 @@ Request: TypeAlias = Any  # picamera2.request.CompletedRequest
 class PicameraApi:
     """The three classes that are used of picamera2 and libcamera."""
 
-    Picamera2: Callable[..., Camera2]
+    Picamera2: Camera2Class
     MappedArray: Callable[..., Any]
     Transform: Callable[..., Any]
 
@@ -91,7 +95,7 @@ class PicamCamera:
     def __enter__(self) -> Self:
         self._api = self._load()
         try:
-            self._camera = self._api.Picamera2(camera_num=self._settings.index)
+            self._camera = self._construct()
             self._configure()
             self._camera.start()
         except (RuntimeError, IndexError, OSError) as error:
@@ -127,6 +131,19 @@ class PicamCamera:
             yield self._frame(self._capture(), number)
             number += 1
 
+    def _construct(self) -> Camera2:
+        """Make the camera object in two steps: a constructor that fails leaves open a pipe that its object alone knows.
+
+        A camera that is missing is tried for years, and a thousand pipes are all that a process may have.
+        """
+        camera = self._api.Picamera2.__new__(self._api.Picamera2)
+        try:
+            camera.__init__(camera_num=self._settings.index)
+        except BaseException:
+            os.close(camera.notifyme_w)
+            raise
+        return camera
+
     def _configure(self) -> None:
         settings = self._settings
         width, height = lores_fit(settings.width, settings.height, *self._lores_size)
@@ -139,7 +156,7 @@ class PicamCamera:
                 lores={"format": "YUV420", "size": lores},
                 raw=None,  # unused, and its buffers are the largest
                 transform=self._api.Transform(hflip=flip, vflip=flip),
-                controls={"FrameDurationLimits": (duration, duration)},
+                controls={PACE: (duration, duration)} if PACE in self._camera.camera_controls else {},
                 buffer_count=BUFFERS,
             )
         )
@@ -156,6 +173,9 @@ class PicamCamera:
         # Detection falls back to the large picture where the small one was made unreadable: slower, not wrong.
         self._small = lores if lores is not None and lores.format in PLANES_FIRST else main
         self._colour = _colour(str(configuration.get("colour_space")), main.height)
+        # A camera that cannot flip its picture says so only here; then the views are flipped, which costs nothing.
+        done, wanted = configuration["transform"], self._settings.rotate180
+        self._steps = tuple(1 if bool(flipped) == wanted else -1 for flipped in (done.vflip, done.hflip))
 
     def _capture(self) -> Request:
         timeout_s = self._settings.timeout_s
@@ -197,7 +217,8 @@ class PicamCamera:
 
     def _picture(self, opening: ExitStack, request: Request, stream: _Stream) -> YuvPicture:
         mapped = opening.enter_context(self._api.MappedArray(request, stream.name, write=False))
-        return YuvPicture(*_planes(mapped.array, stream), self._colour)
+        down, across = self._steps
+        return YuvPicture(*(plane[::down, ::across] for plane in _planes(mapped.array, stream)), self._colour)
 
     def _close(self) -> None:
         camera, self._camera = self._camera, None

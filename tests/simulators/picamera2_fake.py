@@ -2,14 +2,16 @@
 """picamera2 0.3.38 and the libcamera below it, as far as the agent uses them, without hardware.
 
 Kept from the originals: padded strides and array shapes, sizes rounded to even, streams adjusted without a word,
-``RuntimeError`` texts, buffers that are real memory maps (which cannot be unmapped while views of them exist) and are
-overwritten once their request is released, a camera that stalls when all of its requests are held, and a ``close``
-that hangs while a job that timed out still waits.
+``RuntimeError`` texts, a pipe that a failed constructor leaves open, controls that not every camera has, buffers that
+are real memory maps (which cannot be unmapped while views of them exist) and are overwritten once their request is
+released, a camera that stalls when all of its requests are held, and a ``close`` that hangs while a job that timed out
+still waits.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -49,11 +51,13 @@ class Sensor:
         colour_space: str | None = None,
         present: bool = True,
         timestamps: bool = True,
+        controls: tuple[str, ...] = ("AeEnable", "FrameDurationLimits"),
     ) -> None:
         self.adjust = adjust
         self.colour_space = colour_space
         self.present = present
         self.timestamps = timestamps
+        self.controls = controls
         self.unplugged = False
         self.exposures = 0
         self.requested: dict[str, Any] = {}
@@ -65,16 +69,10 @@ class Sensor:
         return sum(request.ref_count > 0 for request in self.requests)
 
     def api(self) -> PicameraApi:
-        def make(camera_num: int = 0) -> FakePicamera2:
-            if not self.present:
-                raise RuntimeError(
-                    f'No camera number {camera_num} found - use "rpicam-hello --list-cameras" to check cameras'
-                )
-            camera = FakePicamera2(self)
-            self.cameras.append(camera)
-            return camera
+        class Picamera2(FakePicamera2):
+            sensor = self
 
-        return PicameraApi(make, FakeMappedArray, FakeTransform)
+        return PicameraApi(Picamera2, FakeMappedArray, FakeTransform)
 
     def colours(self, number: int) -> tuple[int, int, int]:
         """Y, U, V that exposure ``number`` shows in its left half; the right half has Y 200, U and V 128."""
@@ -88,8 +86,19 @@ def shape_of(stream: dict[str, Any]) -> tuple[int, int]:
 class FakePicamera2:
     """picamera2.Picamera2."""
 
-    def __init__(self, sensor: Sensor) -> None:
-        self.sensor = sensor
+    sensor: Sensor
+
+    def __init__(self, camera_num: int = 0) -> None:
+        self.notifyme_r, self.notifyme_w = os.pipe2(os.O_NONBLOCK)
+        self.notifymeread = os.fdopen(self.notifyme_r, "rb", closefd=False)
+        self.is_open = False
+        if not self.sensor.present:
+            os.close(self.notifyme_r)  # as the collector does to the original's; nothing closes the other end
+            raise RuntimeError(
+                f'No camera number {camera_num} found - use "rpicam-hello --list-cameras" to check connected cameras'
+            )
+        self.sensor.cameras.append(self)
+        self.camera_controls = dict.fromkeys(self.sensor.controls, (0, 1, 0))
         self.started = False
         self.closed = False
         self.configuration: dict[str, Any] = {}
@@ -122,6 +131,11 @@ class FakePicamera2:
             "controls": controls or {},
         }
 
+    def check_controls(self, controls: dict[str, Any]) -> None:
+        for name in controls:
+            if name not in self.camera_controls:
+                raise RuntimeError(f"Control {name} is not advertised by libcamera")
+
     def configure(self, configuration: dict[str, Any]) -> None:
         if self.started:
             raise RuntimeError("Camera must be stopped before configuring")
@@ -140,6 +154,7 @@ class FakePicamera2:
                 align = ALIGN * (2 if stream["format"] in {"YUV420", "YVU420"} else 1)  # half lines are aligned too
                 stream["stride"] = -(-width // align) * align
                 stream["framesize"] = stream["stride"] * height * 3 // 2
+        self.check_controls(configuration["controls"])
         self.configuration = configuration
 
     def camera_configuration(self) -> dict[str, Any]:
@@ -175,6 +190,8 @@ class FakePicamera2:
             return
         assert not self._jobs, "close() hangs: a job that timed out is still at the head of the queue"
         self.started, self.closed = False, True
+        os.close(self.notifyme_r)
+        os.close(self.notifyme_w)
         for buffers in self._all:
             if not any(request.buffers is buffers and request.ref_count for request in self.sensor.requests):
                 unmap(buffers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from agent.camera.picam import PicamCamera
 from agent.camera.settings import Picamera2Camera
 from agent.clock import SimulatedClock
 from agent.errors import CameraLostError, ConfigError
-from tests.simulators.picamera2_fake import Sensor
+from tests.simulators.picamera2_fake import FakeTransform, Sensor
 
 LORES = (320, 240)
 
@@ -29,6 +30,10 @@ def camera(sensor: Sensor, **settings: Any) -> PicamCamera:
 
 def rgb(y: int, u: int, v: int, colour: YuvColour) -> np.ndarray:
     return YuvPicture(*(np.full((1, 1), value, np.uint8) for value in (y, u, v)), colour).window(0, 0, 1, 1)[0, 0]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def adjusted(**streams: dict[str, Any] | None) -> Callable[[dict[str, Any]], None]:
@@ -169,6 +174,48 @@ def test_missing_camera_is_a_loss() -> None:
         camera(Sensor(present=False), index=3),
     ):
         pass
+
+
+def test_missing_camera_leaves_no_file_open_however_often_it_is_tried() -> None:
+    missing = camera(Sensor(present=False))
+    before = open_files()
+    for _ in range(20):
+        with pytest.raises(CameraLostError), missing:
+            pass
+    assert open_files() == before
+
+
+def test_opening_and_closing_leaves_no_file_open() -> None:
+    sensor = Sensor()
+    before = open_files()
+    for _ in range(5):
+        with camera(sensor) as source:
+            next(source.frames()).close()
+    assert open_files() == before
+
+
+def test_camera_without_a_frame_rate_control_gives_pictures_at_its_own_pace() -> None:
+    sensor = Sensor(controls=("AeEnable",))
+    with camera(sensor) as source, next(source.frames()) as frame:
+        assert frame.number == 0
+    assert sensor.requested["controls"] == {}
+
+
+@pytest.mark.parametrize("name", ["YUV420", "NV12"])
+def test_picture_of_a_camera_that_cannot_turn_it_is_turned_here(name: str) -> None:
+    def adjust(configuration: dict[str, Any]) -> None:
+        configuration["transform"] = FakeTransform()
+        configuration["main"]["format"] = configuration["lores"]["format"] = name
+
+    sensor = Sensor(adjust=adjust, colour_space="SMPTE170M")
+    with camera(sensor, rotate180=True) as source, next(source.frames()) as frame:
+        shown, plain = rgb(*sensor.colours(0), BT601), rgb(200, 128, 128, BT601)
+        whole = frame.main.window(0, 0, 9999, 9999)
+        assert (whole[:, 640:] == shown).all()
+        assert (whole[:, :640] == plain).all()
+        assert (frame.lores[:180, 165:] == shown).all()
+        assert (frame.lores[:180, :155] == plain).all()
+    assert sensor.held == 0
 
 
 def test_time_of_arrival_stands_in_for_a_missing_sensor_time() -> None:
