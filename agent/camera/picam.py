@@ -218,7 +218,8 @@ class PicamCamera:
     def _picture(self, opening: ExitStack, request: Request, stream: _Stream) -> YuvPicture:
         mapped = opening.enter_context(self._api.MappedArray(request, stream.name, write=False))
         down, across = self._steps
-        return YuvPicture(*(plane[::down, ::across] for plane in _planes(mapped.array, stream)), self._colour)
+        y, u, v = (plane[::down, ::across] for plane in _planes(mapped.array, stream))
+        return YuvPicture(y, u, v, self._colour)
 
     def _close(self) -> None:
         camera, self._camera = self._camera, None
