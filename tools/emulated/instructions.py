@@ -38,7 +38,7 @@ from agent.match.presence import Presence
 from agent.match.records import References, SubjectId
 from agent.timing import StageTimes
 from tools.benchmarks.clip import visits_clip
-from tools.benchmarks.networks import MANIFEST
+from tools.emulated import MANIFEST
 from tools.emulated.counter import CounterError, Instructions
 from tools.emulated.installed import PERSON
 

@@ -19,7 +19,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from agent.camera.base import Frame, RgbPicture, lores_fit
+from agent.camera.convert import letterbox
 from agent.camera.scene_render import SceneRenderer
 from agent.camera.scene_script import load_script
 from agent.detect.detector import Detector, load_detector
@@ -27,7 +30,7 @@ from agent.embed.align import align
 from agent.inference.engine import Engine
 from agent.inference.golden import picture
 from agent.inference.manifest import load_manifest
-from tools.benchmarks.networks import MANIFEST, view
+from tools.emulated import MANIFEST
 
 SCENES = Path(__file__).parents[1] / "scenes"
 # Scene and frame: one face, two, eight small ones, little light, half covered, nobody.
@@ -43,6 +46,13 @@ def pictures() -> Iterator[tuple[str, NDArray[np.uint8]]]:
     for scene, number in VIEWS:
         renderer = SceneRenderer(load_script(SCENES / f"{scene}.yaml"))
         yield f"{scene}-{number}", renderer.frame(number)
+
+
+def view(detector: Detector, main: NDArray[np.uint8]) -> Frame:
+    """The frame that a camera makes of ``main`` for ``detector``."""
+    fit = lores_fit(main.shape[1], main.shape[0], *detector.input_size)
+    small = np.asarray(Image.fromarray(main).resize(fit, Image.Resampling.BOX))
+    return Frame(0, 0, letterbox(small, detector.input_size), RgbPicture(main))
 
 
 def around(frames: dict[str, NDArray[np.uint8]]) -> Arrays:
