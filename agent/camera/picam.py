@@ -140,6 +140,7 @@ class PicamCamera:
         try:
             camera.__init__(camera_num=self._settings.index)
         except BaseException:
+            camera.notifymeread.close()
             os.close(camera.notifyme_w)
             raise
         return camera
@@ -223,8 +224,14 @@ class PicamCamera:
 
     def _close(self) -> None:
         camera, self._camera = self._camera, None
-        if camera is not None:
+        if camera is None:
+            return
+        try:
             camera.close()
+        except (RuntimeError, OSError) as error:
+            raise CameraLostError(
+                f"CSI camera {self._settings.index} cannot be closed ({printable(str(error))}): restart the unit"
+            ) from error
 
 
 def _colour(colour_space: str, height: int) -> YuvColour:

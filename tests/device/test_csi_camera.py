@@ -19,7 +19,11 @@ from agent.clock import SystemClock
 from agent.errors import CameraLostError
 from tests.device.conftest import TIMEOUT_S
 
-pytestmark = [pytest.mark.usefixtures("csi_camera"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("csi_camera"),
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:picamera2.*"),  # its own calls of setDaemon
+]
 
 LORES = (320, 240)
 BLOCK = 40  # pixels: of squares whose mean colours are compared

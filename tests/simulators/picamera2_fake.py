@@ -59,6 +59,7 @@ class Sensor:
         self.timestamps = timestamps
         self.controls = controls
         self.unplugged = False
+        self.stuck = False
         self.exposures = 0
         self.requested: dict[str, Any] = {}
         self.cameras: list[FakePicamera2] = []
@@ -90,10 +91,9 @@ class FakePicamera2:
 
     def __init__(self, camera_num: int = 0) -> None:
         self.notifyme_r, self.notifyme_w = os.pipe2(os.O_NONBLOCK)
-        self.notifymeread = os.fdopen(self.notifyme_r, "rb", closefd=False)
+        self.notifymeread = os.fdopen(self.notifyme_r, "rb")
         self.is_open = False
         if not self.sensor.present:
-            os.close(self.notifyme_r)  # as the collector does to the original's; nothing closes the other end
             raise RuntimeError(
                 f'No camera number {camera_num} found - use "rpicam-hello --list-cameras" to check connected cameras'
             )
@@ -188,9 +188,11 @@ class FakePicamera2:
     def close(self) -> None:
         if self.closed:
             return
+        if self.sensor.stuck:
+            raise RuntimeError("Unable to stop preview.")
         assert not self._jobs, "close() hangs: a job that timed out is still at the head of the queue"
         self.started, self.closed = False, True
-        os.close(self.notifyme_r)
+        self.notifymeread.close()
         os.close(self.notifyme_w)
         for buffers in self._all:
             if not any(request.buffers is buffers and request.ref_count for request in self.sensor.requests):

@@ -168,6 +168,17 @@ def test_cable_that_comes_loose_is_a_loss_and_the_camera_can_be_closed() -> None
     assert sensor.cameras[0].closed
 
 
+def test_camera_that_cannot_be_closed_is_a_loss() -> None:
+    sensor = Sensor()
+    with (
+        pytest.raises(CameraLostError, match=r"cannot be closed \(Unable to stop preview\.\): restart"),
+        camera(sensor),
+    ):
+        sensor.stuck = True
+    sensor.stuck = False
+    sensor.cameras[0].close()
+
+
 def test_missing_camera_is_a_loss() -> None:
     with (
         pytest.raises(CameraLostError, match=r"CSI camera 3 cannot be opened .*No camera number 3 found"),
