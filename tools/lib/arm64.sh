@@ -9,6 +9,7 @@ CACHE=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
 MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 KEYS=/usr/share/keyrings/debian-archive-keyring.gpg
 ROOTFS="$CACHE/root"                    # the system's files
+NATIVE="$CACHE/native"                  # those of the x86-64 system
 QEMU_USER="$CACHE/qemu-user/usr/bin/qemu-aarch64"
 EMULATED="$root/tools/emulated"         # set by the caller: shellcheck disable=SC2154
 BINFMT=/proc/sys/fs/binfmt_misc
@@ -21,12 +22,12 @@ say() { printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$1"; }
 # namespace of their own: what is mounted there is gone when the script ends, however it ends.
 begin() {
   local pair missing=()
-  [ "$(uname -m)" = x86_64 ] || fail "this emulates aarch64 on x86-64; here, run tools/test and tools/bench themselves"
+  [ "$(uname -m)" = x86_64 ] || fail "this runs on x86-64 alone; here, run tools/test, tools/test tests/device and tools/bench themselves"
   [ "$(id -u)" -eq 0 ] || fail "needs root, for binfmt_misc and chroot: sudo $0"
   PATH="$PATH:/usr/sbin:/sbin"
   [ -f "$KEYS" ] || missing+=(debian-archive-keyring)
   for pair in mmdebstrap=mmdebstrap qemu-system-aarch64=qemu-system-arm mke2fs=e2fsprogs depmod=kmod cpio=cpio \
-    xz=xz-utils patch=patch git=git dpkg-deb=dpkg; do
+    xz=xz-utils gcc=gcc patch=patch git=git dpkg-deb=dpkg; do
     command -v "${pair%%=*}" >/dev/null || missing+=("${pair##*=}")
   done
   if [ ${#missing[@]} -gt 0 ]; then fail "missing; on Debian: apt-get install --no-install-recommends ${missing[*]}"; fi
@@ -35,7 +36,7 @@ begin() {
   # Two runs would take each other's registration and system away.
   exec 9>"$CACHE/lock"
   flock --nonblock 9 || fail "another run uses $CACHE; wait for it, or set POSTERN_CACHE to another folder"
-  say "the arm64 system is kept in $CACHE (4 GB); delete it to start over"
+  say "systems are kept in $CACHE (up to 5 GB); delete it to start over"
 }
 
 # prepare: emulator, system and package, as far as they are not there yet.
@@ -97,7 +98,7 @@ make_root() {
   mount -t proc proc "$ROOTFS/proc"
   install_packages >>"$log" 2>&1 || fail "the arm64 system cannot be made: $(grep '^E:' "$log" | tail -n 1); see $log"
   umount "$ROOTFS/proc"
-  add_picamera2
+  add_picamera2 "$ROOTFS" aarch64
   make_initrd
   install -m 644 "$EMULATED/guest.service" "$ROOTFS/etc/systemd/system/postern-guest.service"
   mkdir -p "$ROOTFS/etc/systemd/system/multi-user.target.wants"
@@ -161,13 +162,31 @@ make_initrd() {
 }
 
 # picamera2 is in no Debian archive: its wheel, what it imports, and the patch for a virtual camera.
-add_picamera2() {
-  local target="$ROOTFS/usr/local/lib/python3.13/dist-packages" platforms=() tag
-  for tag in manylinux_2_28 manylinux_2_17 manylinux2014; do platforms+=(--platform "${tag}_aarch64"); done
+add_picamera2() { # add_picamera2 SYSTEM aarch64|x86_64
+  local target="$1/usr/local/lib/python3.13/dist-packages" platforms=() tag
+  for tag in manylinux_2_28 manylinux_2_17 manylinux2014; do platforms+=(--platform "${tag}_$2"); done
   "$BIN/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.13 \
     "${platforms[@]}" --target "$target" --requirement "$EMULATED/picamera2.txt"
   cp -r "$EMULATED"/standins/* "$target/"
   patch --quiet --directory "$target" -p1 <"$EMULATED/picamera2-virtual.patch"
+}
+
+# make_native_root: an x86-64 Debian 13 with picamera2, for its own processor; only libcamera's camera is virtual.
+make_native_root() {
+  local wanted packages log="$CACHE/native.log" pin='Package: src:libcamera\nPin: release n=trixie-backports\nPin-Priority: 990\n'
+  wanted=$(cat "$EMULATED"/debian-native.txt "$EMULATED"/picamera2* "$EMULATED/udmabuf.c" | sha256sum)
+  if [ "$(cat "$CACHE/native.stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  say "making the x86-64 system, which takes some minutes; its log is $log"
+  rm -rf "$CACHE/native.stamp" "$NATIVE"
+  packages=$(grep -v '^#' "$EMULATED/debian-native.txt" | paste -sd,)
+  mmdebstrap --mode=root --variant=minbase --format=directory --include="$packages" \
+    --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\"; printf '$pin' >\"\$1/etc/apt/preferences.d/libcamera\"" \
+    trixie "$NATIVE" "deb $MIRROR trixie main" "deb $MIRROR trixie-backports main" >"$log" 2>&1 ||
+    fail "the x86-64 system cannot be made: $(grep '^E:' "$log" | tail -n 1); see $log"
+  add_picamera2 "$NATIVE" x86_64
+  gcc -shared -fPIC -O1 -o "$NATIVE/usr/lib/udmabuf.so" "$EMULATED/udmabuf.c"
+  mkdir -p "$NATIVE/usr/share/libcamera/pipeline/virtual" "$NATIVE/run/outside"
+  printf '%s\n' "$wanted" >"$CACHE/native.stamp"
 }
 
 # checkout FOLDER: the working tree without what git ignores.
