@@ -212,6 +212,7 @@ open_root() {
   mkdir -p "$CACHE/overlay/upper" "$CACHE/overlay/work" "$COPY"
   mount -t overlay overlay -o "lowerdir=$ROOTFS,upperdir=$CACHE/overlay/upper,workdir=$CACHE/overlay/work" "$COPY"
   mount -t proc proc "$COPY/proc"
+  mount -t sysfs sys "$COPY/sys" # without it LiteRT does not learn its processor and leaves XNNPACK out
   mount --rbind /dev "$COPY/dev"
   dpkg-deb -x "$PACKAGE" "$COPY"
   checkout "$COPY/checkout"
