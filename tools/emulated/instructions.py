@@ -28,10 +28,12 @@ from agent import pipeline
 from agent.camera.open import open_camera
 from agent.camera.settings import FileCamera
 from agent.clock import SystemClock
-from agent.detect.detector import Detector, load_detector
+from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
-from agent.embed.embedder import Embedder, load_embedder
+from agent.embed.embedder import load_embedder
+from agent.inference.engine import Engine, load_engine
+from agent.inference.manifest import load_manifest
 from agent.match.decide import Voter
 from agent.match.policy import parse_policy
 from agent.match.presence import Presence
@@ -65,20 +67,17 @@ class InstructionStages(StageTimes):
 
 def models(counter: Instructions) -> dict[str, int]:
     """One run of each model of the manifest, without what is before and after it."""
-    counts = {}
-    for name in ("detector-320x240", "detector-640x480"):
-        counts[name] = median_of(counter, load_detector(MANIFEST, name))
-    counts["embedder"] = median_of(counter, load_embedder(MANIFEST, "embedder"))
-    return counts
+    names = [entry.name for entry in load_manifest(MANIFEST).entries]
+    return {name: median_of(counter, load_engine(MANIFEST, name)) for name in names}
 
 
-def median_of(counter: Instructions, model: Detector | Embedder) -> int:
-    spec = model.engine.entry.input
+def median_of(counter: Instructions, engine: Engine) -> int:
+    spec = engine.entry.input
     image = np.full((spec.height, spec.width, 3), 128, np.uint8)
     counts = []
     for number in range(WARM_UP + CALLS):
         began = counter.read()
-        model.engine.run(image)
+        engine.run(image)
         if number >= WARM_UP:
             counts.append(counter.read() - began)
     return int(statistics.median(counts))

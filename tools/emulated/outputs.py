@@ -64,7 +64,7 @@ def around(frames: dict[str, NDArray[np.uint8]]) -> Arrays:
         rows = [[*face.box, *np.ravel(face.landmarks).tolist(), face.score] for face in faces]
         found[f"faces/{name}"] = np.asarray(rows, np.float64).reshape(len(rows), 15)
         for index, face in enumerate(faces[:MAX_CROPS]):
-            found[f"crop/{name}/{index}"] = align(frame, face)
+            found[f"crop/{name}/{index}"] = align(frame, detector.locate(frame, face))
     return found
 
 
@@ -77,8 +77,13 @@ def inputs(frames: dict[str, NDArray[np.uint8]], crops: Arrays) -> Arrays:
         if entry.task == "detector":
             detector = Detector(engine(entry.name))
             given |= {f"{entry.name}/{name}": view(detector, main).lores for name, main in frames.items()}
-        elif entry.task == "embedder":
-            given |= {f"{entry.name}/{name}": crop for name, crop in crops.items() if name.startswith("crop/")}
+        else:
+            size = (spec.width, spec.height)
+            given |= {
+                f"{entry.name}/{name}": np.asarray(Image.fromarray(crop.astype(np.uint8)).resize(size))
+                for name, crop in crops.items()
+                if name.startswith("crop/")
+            }
     return given
 
 
