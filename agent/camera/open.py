@@ -39,5 +39,5 @@ def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock:
         case GstreamerCamera():
             return GstreamerSource(settings, lores_size=lores_size, clock=clock)
     scene = importlib.import_module("agent.camera.scene")  # only here: its people are megabytes
-    camera: Camera = scene.SceneCamera(settings.script, lores_size=lores_size, clock=clock)
+    camera: Camera = scene.SceneCamera(settings.script, lores_size=lores_size, clock=clock, loop=settings.loop)
     return camera

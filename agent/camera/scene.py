@@ -7,6 +7,7 @@ it keeps the script's pace. It is not live: it waits for its consumer and drops 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +25,12 @@ from agent.clock import Clock
 class SceneCamera:
     """Implements ``Camera``; raises ConfigError for a script that is not acceptable."""
 
-    def __init__(self, script: Path | SceneScript, *, lores_size: tuple[int, int], clock: Clock) -> None:
+    def __init__(
+        self, script: Path | SceneScript, *, lores_size: tuple[int, int], clock: Clock, loop: bool = False
+    ) -> None:
+        """``loop``: the scene starts again at its end, time going on."""
         self._script = load_script(script) if isinstance(script, Path) else script
+        self._loop = loop
         self._lores_size = lores_size
         self._clock = clock
         self._renderer: SceneRenderer | None = None
@@ -44,16 +49,17 @@ class SceneCamera:
         return CameraInfo("scene", width, height, *self._lores_size, self._script.frames_per_second, live=False)
 
     def frames(self) -> Iterator[Frame]:
-        """All frames of the scene; frame n is due n frame times after the first."""
+        """All frames of the scene, once or for ever; frame n is due n frame times after the first."""
         if self._renderer is None:
             raise ValueError("the camera is not open")
         start = self._clock.monotonic_ns()
-        for number in range(self._script.frame_count):
+        count = self._script.frame_count
+        for number in itertools.count() if self._loop else range(count):
             due = start + round(number * 1e9 / self._script.frames_per_second)
             early = due - self._clock.monotonic_ns()
             if early > 0:
                 self._clock.sleep(early / 1e9)
-            main = self._renderer.frame(number)
+            main = self._renderer.frame(number % count)
             yield Frame(number, due, _lores(main, *self._lores_size), RgbPicture(main))
 
 

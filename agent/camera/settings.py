@@ -117,6 +117,7 @@ class SceneCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """A simulated view that a script describes: no camera, the same pictures each time."""
 
     script: Annotated[Path, Meta(description="the scene's script")]
+    loop: Annotated[bool, Meta(description="start again at its end")] = False
 
 
 CameraSettings = FileCamera | RtspCamera | V4l2Camera | Picamera2Camera | GstreamerCamera | SceneCamera

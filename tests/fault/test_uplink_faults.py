@@ -16,9 +16,9 @@ from agent.outbox.verify import VerifiedEvent
 from agent.uplink.connection import Incoming
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
-from tests.simulators.proxy import FaultyProxy
 from tests.simulators.signing_unit import presence_draft, unit_draft, verifier_of
 from tests.simulators.unit_on_broker import UnitOnBroker
+from tools.rigging.proxy import FaultyProxy
 
 pytestmark = pytest.mark.broker
 

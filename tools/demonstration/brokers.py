@@ -47,7 +47,7 @@ class DemoBroker:
         return self
 
     def start(self) -> None:
-        with (self._folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self.port):

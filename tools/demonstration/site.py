@@ -46,9 +46,10 @@ def postern(*words: str | Path, stdin: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DemoSite:
-    """Folders of the demo: the site kit's and the unit's."""
+    """Folders of the demo: the site kit's and the unit's. Another ``name`` in the same folder is another unit."""
 
     folder: Path
+    name: str = UNIT
 
     @property
     def site(self) -> SiteFiles:
@@ -56,7 +57,7 @@ class DemoSite:
 
     @property
     def unit(self) -> Path:
-        return self.folder / "unit"
+        return self.folder / ("unit" if self.name == UNIT else self.name)
 
     @property
     def config(self) -> Path:
@@ -74,7 +75,7 @@ class DemoSite:
         where = ("-f", self.site.folder)
         self.unit.mkdir()
         self.write_config(self.config, port=port, protocol=protocol, scene=scene)
-        token = postern("site", "token", *where, UNIT)
+        token = postern("site", "token", *where, self.name)
         request, answer = self.unit / "request.jws", self.unit / "answer.jws"
         postern("unit", "request", "-c", self.config, "-o", request, stdin=token)
         postern("site", "add-unit", *where, request, "-o", answer)
@@ -98,7 +99,7 @@ class DemoSite:
         content = {
             "profile": "demo",
             "purpose": PURPOSE,
-            "unit": {"site": SITE, "id": UNIT, "name": "Demo door"},
+            "unit": {"site": SITE, "id": self.name, "name": "Demo door"},
             "notice": NOTICE,
             "camera": {"source": "scene", "script": str(scene)},
             "models": {"manifest": str(ROOT / "models" / "manifest.yaml")},

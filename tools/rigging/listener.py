@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subscriber on a thread of its own that verifies everything and keeps the books: who said what, when, how often."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Self
+
+from agent.clock import SystemClock
+from agent.errors import BrokerError
+from agent.keys import load_public_key
+from agent.outbox.verify import VerifiedEvent
+from agent.site.records import SiteFiles
+from agent.subscribe.files import TrustFile
+from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.uplink.connection import BrokerSettings
+from agent.uplink.credentials import Credentials
+
+JOIN_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message as it came: ``at_s`` on the monotonic clock."""
+
+    outcome: VerifiedEvent | Refusal
+    at_s: float
+
+
+class Listener:
+    """Receives from entering to leaving; ``durable``, so that a broker's restart loses it nothing."""
+
+    def __init__(self, site: SiteFiles, program: str, *, name: str, port: int, host: str = "127.0.0.1") -> None:
+        keys = site.client(program)
+        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        broker = BrokerSettings(host, credentials, port=port)
+        trust = TrustFile(site.trust, load_public_key(site.site_jwk))
+        self._subscriber = Subscriber(broker, site=name, trust=trust, clock=SystemClock(), durable=True)
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+        self._lock = threading.Lock()
+        self._received: list[Received] = []
+
+    def __enter__(self) -> Self:
+        self._subscriber.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._subscriber.stop()
+        self._thread.join(JOIN_TIMEOUT_S)
+        self._subscriber.__exit__(None, None, None)
+
+    def received(self) -> list[Received]:
+        """Everything so far, in the order of arrival."""
+        with self._lock:
+            return list(self._received)
+
+    def events(self, unit: str) -> list[VerifiedEvent]:
+        """The verified events of a unit, in the order of arrival."""
+        outcomes = (one.outcome for one in self.received())
+        return [one for one in outcomes if isinstance(one, VerifiedEvent) and one.unit == unit]
+
+    def refusals(self) -> Counter[str]:
+        """How many messages were refused, by reason."""
+        return Counter(one.outcome.reason for one in self.received() if isinstance(one.outcome, Refusal))
+
+    def wait_for(self, unit: str, seq: int, timeout_s: float) -> bool:
+        """Until event ``seq`` of ``unit`` has come; False when it did not in time."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if any(one.event.data.seq >= seq for one in self.events(unit)):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def missing(self, unit: str) -> int:
+        """How many numbers of ``unit`` never came and were not owned up to; only after leaving."""
+        return sum(gap.count for gap in self._subscriber.verifier.missing(unit))
+
+    def _run(self) -> None:
+        try:
+            for outcome in self._subscriber:
+                with self._lock:
+                    self._received.append(Received(outcome, time.monotonic()))
+        except BrokerError:
+            return

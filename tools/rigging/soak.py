@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hours of people, faults, kills and broker restarts against two units, then the books.
+
+``steady`` is never killed: its memory is watched. ``mortal`` is killed, or loses its power in the middle of a write,
+and starts again. Both talk to a real Mosquitto over links that fail. At the end a subscriber must have verified
+exactly what the units signed. The exit status is 0 only then, and only if memory kept its budget (judged from 30
+minutes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from agent.camera.scene_people import PERSON_IDS
+from tools.demonstration.brokers import DemoBroker
+from tools.demonstration.site import PROGRAM, SITE, CommandError, DemoSite
+from tools.rigging.chaos import Chaos
+from tools.rigging.ledger import Balance, balance
+from tools.rigging.listener import Listener
+from tools.rigging.process import UnitProcess
+from tools.rigging.proxy import FaultyProxy
+
+STEADY, MORTAL = "steady", "mortal"
+VISITORS = 8  # a subject seen again within ten seconds is the same visit: eight take longer
+VISIT_S = 2.0
+FRAMES_PER_SECOND = 6
+MAX_SLOPE_MIB_PER_H = 1.0
+JUDGED_AFTER_MIN = 30.0  # a shorter slope is mostly the warm-up
+WARM_UP = 0.15  # share of the time that the slope leaves out, five minutes at least
+SETTLE_S = 60.0  # for the last events, once the faults are over
+SAMPLE_S = 5.0
+
+
+@dataclass(slots=True)
+class Result:
+    """``usage`` are samples of the steady unit: seconds since the start, MiB resident, threads, open files."""
+
+    minutes: float
+    seed: int
+    enrolled: int
+    faults: dict[str, int] = field(default_factory=dict)
+    units: dict[str, Balance] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    ended_by_itself: list[str] = field(default_factory=list)
+    usage: list[tuple[float, float, int, int]] = field(default_factory=list)
+
+    @property
+    def slope(self) -> float | None:
+        """MiB per hour after the warm-up, by least squares; None without enough samples."""
+        return slope([(at, mib) for at, mib, _, _ in self.usage])
+
+    @property
+    def ok(self) -> bool:
+        """The books balance, nothing but resent messages was refused, no unit gave up, and memory stays."""
+        within = self.slope is None or self.minutes < JUDGED_AFTER_MIN or self.slope < MAX_SLOPE_MIB_PER_H
+        fair = set(self.refused) <= {"duplicate"} and not self.ended_by_itself
+        return within and fair and all(one.ok for one in self.units.values())
+
+
+def slope(samples: Sequence[tuple[float, float]]) -> float | None:
+    """Least squares over (s, value) after the warm-up, per hour."""
+    if not samples:
+        return None
+    begin = max(300.0, WARM_UP * samples[-1][0])
+    kept = [(at, value) for at, value in samples if at >= begin]
+    if len(kept) < 10:
+        return None
+    times, values = np.array(kept).T
+    return float(np.polyfit(times / 3600, values, 1)[0])
+
+
+def scene(visitors: Sequence[str]) -> dict[str, Any]:
+    """Take turns before the camera, each for as long as a match needs, and again from the start."""
+    people = []
+    for number, who in enumerate(visitors):
+        at = number * VISIT_S
+        path = [{"at": at, "x": 320, "y": 155, "face": 130}]
+        people.append({"who": who, "appears": at, "leaves": at + VISIT_S - 0.2, "path": path})
+    return {
+        "size": [640, 360],
+        "frames_per_second": FRAMES_PER_SECOND,
+        "duration": VISITORS * VISIT_S,
+        "seed": 2,
+        "background": {"kind": "room", "variant": 11},
+        "people": people,
+    }
+
+
+class Soak:
+    """The site, the two units, their links, and one run."""
+
+    def __init__(self, folder: Path, *, minutes: float, seed: int, say: Console) -> None:
+        self._folder, self._minutes, self._seed, self._say = folder, minutes, seed, say
+        self._sites = {name: DemoSite(folder, name) for name in (STEADY, MORTAL)}
+
+    def run(self) -> Result:
+        first = self._sites[STEADY]
+        first.create()
+        with (
+            DemoBroker(first.site, self._folder / "broker") as broker,
+            FaultyProxy(broker.port) as steady_link,
+            FaultyProxy(broker.port) as mortal_link,
+        ):
+            links = {STEADY: steady_link, MORTAL: mortal_link}
+            visitors = self._make_units(broker, links)
+            result = Result(self._minutes, self._seed, len(visitors))
+            with Listener(first.site, PROGRAM, name=SITE, port=broker.port) as listener:
+                self._live(result, broker, links, listener, visitors)
+            result.refused = dict(listener.refusals())
+        return result
+
+    def _make_units(self, broker: DemoBroker, links: dict[str, FaultyProxy]) -> list[str]:
+        empty = self._folder / "empty.yaml"
+        empty.write_text(yaml.safe_dump({**scene([]), "duration": 8.0}))
+        for name, site in self._sites.items():
+            site.add_unit(port=links[name].port, protocol=broker.protocol, scene=empty)
+        broker.reload(self._sites[STEADY].site)
+        return [who for who in PERSON_IDS if self._wanted(who, broker, links)][:VISITORS]
+
+    _held = 0
+
+    def _wanted(self, who: str, broker: DemoBroker, links: dict[str, FaultyProxy]) -> bool:
+        """Enrol at both units; whom the model takes for somebody who is enrolled already is left out."""
+        if self._held == VISITORS:
+            return False
+        try:
+            for name, site in self._sites.items():
+                site.enrol(who, port=links[name].port, protocol=broker.protocol)
+        except CommandError as error:
+            self._say.print(f"{who} is left out: {str(error).splitlines()[-1]}", style="dim")
+            return False
+        self._held += 1
+        return True
+
+    def _live(
+        self,
+        result: Result,
+        broker: DemoBroker,
+        links: dict[str, FaultyProxy],
+        listener: Listener,
+        visitors: list[str],
+    ) -> None:
+        script = self._folder / "visits.yaml"
+        script.write_text(yaml.safe_dump(scene(visitors)))
+        units = {}
+        for name, site in self._sites.items():
+            self._configure(site, links[name].port, broker.protocol, script)
+            units[name] = UnitProcess(site.config, outbox=site.unit / "outbox.db")
+            units[name].start()
+        chaos = Chaos(
+            broker=broker,
+            steady=(units[STEADY], links[STEADY]),
+            mortal=(units[MORTAL], links[MORTAL]),
+            seed=self._seed,
+        )
+        began, told = time.monotonic(), 0.0
+
+        def look() -> None:
+            nonlocal told
+            now, usage = time.monotonic() - began, units[STEADY].usage()
+            if usage is not None and (not result.usage or now - result.usage[-1][0] >= SAMPLE_S):
+                result.usage.append((now, usage.resident_kib / 1024, usage.threads, usage.files))
+            if now - told >= 60:
+                told = now
+                counts = ", ".join(f"{name} {len(listener.events(name))} events" for name in units)
+                self._say.print(f"{now / 60:5.1f} min  {counts}, {chaos.done.total()} faults", style="dim")
+
+        chaos.run(self._minutes * 60, look=look)
+        result.faults, result.ended_by_itself = dict(chaos.done), chaos.surprises
+        for name, unit in units.items():
+            result.units[name] = self._settle(name, unit, listener, chaos if name == MORTAL else None)
+
+    def _settle(self, name: str, unit: UnitProcess, listener: Listener, chaos: Chaos | None) -> Balance:
+        """Let the unit deliver what it has, stop it clean, and balance its books."""
+        seen = -1
+        end = time.monotonic() + SETTLE_S
+        while time.monotonic() < end and len(listener.events(name)) != seen:
+            seen = len(listener.events(name))
+            time.sleep(SETTLE_S / 6)
+        status = unit.stop()
+        head = unit.head()
+        if not listener.wait_for(name, head.seq, SETTLE_S):  # what a clean stop had no time for, the next start sends
+            self._say.print(f"{name}: the last events need another start (status {status})", style="dim")
+            unit.start()
+            listener.wait_for(name, head.seq, SETTLE_S)
+            unit.stop()
+            head = unit.head()
+            listener.wait_for(name, head.seq, SETTLE_S)
+        return balance([*(chaos.heads if chaos is not None else []), head], listener.events(name))
+
+    def _configure(self, site: DemoSite, port: int, protocol: str, script: Path) -> None:
+        site.write_config(site.config, port=port, protocol=protocol, scene=script)
+        content: dict[str, Any] = yaml.safe_load(site.config.read_text())
+        content["camera"]["loop"] = True
+        content["events"] = {"presence": True, "presence_hold_s": 5}
+        site.config.write_text(yaml.safe_dump(content))
+
+
+def table(result: Result) -> Table:
+    """The books, for people."""
+    shown = Table(title=f"soak of {result.minutes:g} minutes, {sum(result.faults.values())} faults")
+    shown.add_column("")
+    for name in result.units:
+        shown.add_column(name, justify="right")
+    for what in ("signed", "verified", "lost", "owned_up", "doubled", "altered", "late"):
+        shown.add_row(what.replace("_", " "), *(str(getattr(one, what)) for one in result.units.values()))
+    return shown
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """The result for machines, without the samples."""
+    usage = result.usage
+    return {
+        "ok": result.ok,
+        "minutes": result.minutes,
+        "seed": result.seed,
+        "enrolled": result.enrolled,
+        "faults": result.faults,
+        "units": {name: asdict(one) for name, one in result.units.items()},
+        "refused": result.refused,
+        "ended_by_itself": result.ended_by_itself,
+        "resident_mib": [round(usage[0][1], 1), round(max(one[1] for one in usage), 1)] if usage else None,
+        "slope_mib_per_h": None if result.slope is None else round(result.slope, 3),
+        "threads": max((one[2] for one in usage), default=None),
+        "files": max((one[3] for one in usage), default=None),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of faults; setting up takes about a minute more")
+    parser.add_argument("--seed", type=int, default=1, help="of the faults and their times")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    parser.add_argument("--samples", type=Path, metavar="FILE", help="write the steady unit's memory over time, CSV")
+    args = parser.parse_args()
+    say = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="postern-soak-") as folder:
+        try:
+            result = Soak(Path(folder), minutes=args.minutes, seed=args.seed, say=say).run()
+        except CommandError as error:
+            say.print(f"tools/soak: {error}", style="red", highlight=False)
+            return 1
+    if args.samples is not None:
+        rows = ["s,resident_mib,threads,files", *(",".join(map(str, one)) for one in result.usage)]
+        args.samples.write_text("\n".join(rows) + "\n")
+    facts = summary(result)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        out = Console()
+        out.print(table(result))
+        for name in ("faults", "refused", "ended_by_itself", "resident_mib", "slope_mib_per_h", "threads", "files"):
+            out.print(f"{name.replace('_', ' ')}: {facts[name]}", highlight=False)
+        out.print("as promised" if result.ok else "NOT AS PROMISED", style="green" if result.ok else "bold red")
+    return 0 if result.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
