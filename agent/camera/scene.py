@@ -60,10 +60,10 @@ class SceneCamera:
             if early > 0:
                 self._clock.sleep(early / 1e9)
             main = self._renderer.frame(number % count)
-            yield Frame(number, due, _lores(main, *self._lores_size), RgbPicture(main))
+            yield Frame(number, due, lores_picture(main, *self._lores_size), RgbPicture(main))
 
 
-def _lores(main: Rgb, width: int, height: int) -> Rgb:
+def lores_picture(main: Rgb, width: int, height: int) -> Rgb:
     """Scale as ``lores_scale`` says: top left, the rest ``LORES_BORDER``."""
     inner = lores_fit(main.shape[1], main.shape[0], width, height)
     lores = np.full((height, width, 3), LORES_BORDER, np.uint8)

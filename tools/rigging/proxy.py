@@ -90,18 +90,22 @@ class FaultyProxy:
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
         with client, server, contextlib.suppress(OSError, ValueError):
-            sent = 0
-            while not self._closing.is_set():
-                for source in select.select([client, server], [], [], LOOK_S)[0]:
-                    data = source.recv(CHUNK)
-                    if not data:
-                        return
-                    time.sleep(self.delay_s)
-                    if self.silent or (self.deaf and source is server):
-                        continue
-                    (server if source is client else client).sendall(data)
-                    sent += len(data) if source is client else 0
-                    if self.cut_after is not None and sent >= self.cut_after:
-                        return
+            self._forward(client, server)
         with self._lock:
             self._pairs = [pair for pair in self._pairs if pair[0] is not client]
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        """Until either end closes; OSError and ValueError when a connection was cut."""
+        sent = 0
+        while not self._closing.is_set():
+            for source in select.select([client, server], [], [], LOOK_S)[0]:
+                data = source.recv(CHUNK)
+                if not data:
+                    return
+                time.sleep(self.delay_s)
+                if self.silent or (self.deaf and source is server):
+                    continue
+                (server if source is client else client).sendall(data)
+                sent += len(data) if source is client else 0
+                if self.cut_after is not None and sent >= self.cut_after:
+                    return

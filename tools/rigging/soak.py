@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from agent.assemble import load_key, load_models, open_gallery
 from agent.camera.scene_people import PERSON_IDS
+from agent.clock import SystemClock
+from agent.config import load_config
+from agent.errors import CaptureRefusedError
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, CommandError, DemoSite
 from tools.rigging.chaos import Chaos
+from tools.rigging.enrolment import captures, consent
 from tools.rigging.ledger import Balance, balance
 from tools.rigging.listener import Listener
 from tools.rigging.process import UnitProcess
@@ -124,26 +130,32 @@ class Soak:
 
     def _make_units(self, broker: DemoBroker, links: dict[str, FaultyProxy]) -> list[str]:
         empty = self._folder / "empty.yaml"
-        empty.write_text(yaml.safe_dump({**scene([]), "duration": 8.0}))
+        empty.write_text(yaml.safe_dump(scene([])))
         for name, site in self._sites.items():
             site.add_unit(port=links[name].port, protocol=broker.protocol, scene=empty)
         broker.reload(self._sites[STEADY].site)
-        return [who for who in PERSON_IDS if self._wanted(who, broker, links)][:VISITORS]
+        return self._enrol()
 
-    _held = 0
-
-    def _wanted(self, who: str, broker: DemoBroker, links: dict[str, FaultyProxy]) -> bool:
+    def _enrol(self) -> list[str]:
         """Enrol at both units; whom the model takes for somebody who is enrolled already is left out."""
-        if self._held == VISITORS:
-            return False
-        try:
-            for name, site in self._sites.items():
-                site.enrol(who, port=links[name].port, protocol=broker.protocol)
-        except CommandError as error:
-            self._say.print(f"{who} is left out: {str(error).splitlines()[-1]}", style="dim")
-            return False
-        self._held += 1
-        return True
+        clock, enrolled = SystemClock(), list[str]()
+        configs = [load_config(site.config) for site in self._sites.values()]
+        models = load_models(configs[0])
+        with ExitStack() as stack:
+            galleries = [stack.enter_context(open_gallery(one, load_key(one), clock)) for one in configs]
+            for who in PERSON_IDS:
+                try:
+                    taken = captures(who, models, galleries[0].references(models.embedder.model))
+                except CaptureRefusedError as error:
+                    self._say.print(f"{who} is left out: {error}", style="dim")
+                    continue
+                for config, gallery in zip(configs, galleries, strict=True):
+                    record = consent(clock.now(), unit=config.unit.id)
+                    gallery.enrol(taken, consent=record, model=models.embedder.model)
+                enrolled.append(who)
+                if len(enrolled) == VISITORS:
+                    break
+        return enrolled
 
     def _live(
         self,
