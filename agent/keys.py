@@ -214,6 +214,7 @@ def _ecdsa() -> ec.ECDSA:
 
 
 _SIGNATURE = _ecdsa()
+DETERMINISTIC = bool(getattr(_SIGNATURE, "deterministic_signing", False))  # same key and bytes, same signature
 
 
 class UnitKey(SigningKey):

@@ -137,7 +137,7 @@ class Service:
             self._on_receipt(receipt)
         self._model = models.embedder.model
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
-        self._times = StageTimes(pipeline.STAGES)
+        self.times = StageTimes(pipeline.STAGES)
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
         self._enrolment = LiveEnrolment(
             make_registrar(
@@ -176,7 +176,7 @@ class Service:
             presence=self._presence,
             record=self._recorder.outcome,
             enrol=self._enrolment.offer,
-            times=self._times,
+            times=self.times,
         )
         health = self._make_health(key)
         self._uplink = self._make_uplink(key, models, health)
@@ -224,7 +224,7 @@ class Service:
     def _tell_times(self, elapsed_s: float) -> None:
         """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
         log.info("%d frames in %.1f s", self._frames, elapsed_s)
-        for name, one in self._times.summaries().items():
+        for name, one in self.times.summaries().items():
             log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Service:
             signer=key,
             clock=self._clock,
             outbox=self._outbox,
-            stages=self._times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
+            stages=self.times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
             frames=lambda: self._frames,
             recognition=lambda: "paused" if self._recognises_nobody() else "running",
             temperature=self._world.temperature,

@@ -22,7 +22,7 @@ from agent import strict_json
 from agent.errors import KeyStoreError, StorageError, VerificationError
 from agent.files import destroy, overwrite, read_bounded, write_atomic
 from agent.keys import (
-    _SIGNATURE,
+    DETERMINISTIC,
     PublicKey,
     SigningKey,
     UnitKey,
@@ -162,7 +162,7 @@ def test_signature_for_one_purpose_is_refused_for_another() -> None:
 
 
 def test_the_same_content_is_signed_with_the_same_bytes_where_the_library_can() -> None:
-    if not _SIGNATURE.deterministic_signing:
+    if not DETERMINISTIC:
         pytest.skip("needs cryptography 43 on OpenSSL 3.2")
     assert KEY.sign(b"content", typ="t") == KEY.sign(b"content", typ="t")
     assert KEY.sign(b"content", typ="t") != KEY.sign(b"contend", typ="t")

@@ -55,6 +55,10 @@ class DemoBroker:
                 raise SystemExit(f"tools/demo: the broker did not start; see {self._folder / 'log'}")
             time.sleep(0.05)
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def reload(self, site: SiteFiles) -> None:
         """Take the site's present access and revocation lists, as after each change."""
         shutil.copy(site.acl, self._folder / "acl")

@@ -22,13 +22,15 @@ from agent.errors import CameraLostError
 class SceneView:
     """A scene that began at a moment of the clock, and whether a camera is plugged in to see it."""
 
-    def __init__(self, script: SceneScript, clock: Clock, *, plugged: Callable[[], bool]) -> None:
+    def __init__(
+        self, script: SceneScript, clock: Clock, *, plugged: Callable[[], bool], began_ns: int | None = None
+    ) -> None:
         self.script, self.clock, self.plugged = script, clock, plugged
         self.renderer = SceneRenderer(script)
-        self._began_ns: int | None = None
+        self._began_ns = began_ns
 
     def began_ns(self) -> int:
-        """When the scene began: at the first look."""
+        """When the scene began: at the first look, where nobody said otherwise."""
         if self._began_ns is None:
             self._began_ns = self.clock.monotonic_ns()
         return self._began_ns

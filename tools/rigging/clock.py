@@ -26,7 +26,7 @@ class Entry:
 
 
 class AgendaClock(SimulatedClock):
-    """Sleeping does what is due meanwhile, in order: a whole unit with its threads becomes one deterministic program."""
+    """Sleeping does what is due meanwhile, in order: a unit and all its threads become one deterministic program."""
 
     def __init__(self, start: datetime, state: ClockState) -> None:
         super().__init__(start, state)
@@ -48,18 +48,11 @@ class AgendaClock(SimulatedClock):
             self._advance_to(entry.due_ns)
             if entry.cancelled:
                 continue
-            if entry.every_ns is not None:
-                again = Entry(entry.due_ns + entry.every_ns, next(self._numbers), entry.act, entry.every_ns)
-                entry.act()
-                again.cancelled = entry.cancelled
-                heapq.heappush(self._agenda, again)
-            else:
-                entry.act()
+            entry.act()
+            if entry.every_ns is not None and not entry.cancelled:
+                entry.due_ns, entry.number = entry.due_ns + entry.every_ns, next(self._numbers)
+                heapq.heappush(self._agenda, entry)
         self._advance_to(end_ns)
-
-    def clear(self) -> None:
-        """Forget everything that was due."""
-        self._agenda.clear()
 
     def _add(self, seconds: float, act: Callable[[], None], every_ns: int | None) -> Entry:
         entry = Entry(self.monotonic_ns() + round(seconds * 1e9), next(self._numbers), act, every_ns)

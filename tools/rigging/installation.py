@@ -114,13 +114,15 @@ class Installation:
 
 
 def apply(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Set dotted keys in a nested mapping."""
+    """Set dotted keys in a nested mapping; None removes a key."""
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         inner = content
         for name in path:
             inner = inner.setdefault(name, {})
         inner[last] = value
+        if value is None:
+            del inner[last]
 
 
 _TAKEN: dict[tuple[str, str, str], list[Vector]] = {}

@@ -32,11 +32,12 @@ class Balance:
         return self.lost == self.doubled == self.altered == 0
 
 
-def balance(heads: Sequence[Head], events: Iterable[VerifiedEvent]) -> Balance:
+def balance(heads: Sequence[Head], events: Iterable[VerifiedEvent], *, after: int = 0) -> Balance:
     """Compare the heads that a unit's outbox had over time, the last one at its end, with what was accepted.
 
     A head is the number and digest of the newest event, and each event names the digest of the one before: a history
     that agrees with the last head is the one that was signed, and the earlier heads show that it was never rewritten.
+    Events up to ``after`` are an earlier matter.
     """
     known: dict[int, VerifiedEvent] = {}
     doubled = owned_up = late = 0
@@ -48,13 +49,13 @@ def balance(heads: Sequence[Head], events: Iterable[VerifiedEvent]) -> Balance:
         if isinstance(one.event.data, UnitData) and one.event.data.lost is not None:
             owned_up += one.event.data.lost.count
     last = max((head.seq for head in heads), default=0)
-    missing = sum(seq not in known for seq in range(1, last + 1))
+    missing = sum(seq not in known for seq in range(after + 1, last + 1))
     altered = sum(head.seq in known and known[head.seq].digest != head.digest for head in heads if head.seq)
     altered += sum(
         seq - 1 in known and known[seq - 1].digest != one.event.data.prev for seq, one in known.items() if seq > 1
     )
     return Balance(
-        signed=last,
+        signed=last - after,
         verified=len(known),
         lost=missing - owned_up,
         owned_up=owned_up,

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
-from agent.clock import SystemClock
+from agent.clock import Clock, SystemClock
 from agent.errors import BrokerError
 from agent.keys import load_public_key
 from agent.outbox.verify import VerifiedEvent
@@ -33,15 +33,19 @@ class Received:
 class Listener:
     """Receives from entering to leaving; ``durable``, so that a broker's restart loses it nothing."""
 
-    def __init__(self, site: SiteFiles, program: str, *, name: str, port: int, host: str = "127.0.0.1") -> None:
-        keys = site.client(program)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
-        broker = BrokerSettings(host, credentials, port=port)
-        trust = TrustFile(site.trust, load_public_key(site.site_jwk))
-        self._subscriber = Subscriber(broker, site=name, trust=trust, clock=SystemClock(), durable=True)
+    def __init__(self, broker: BrokerSettings, *, site: str, trust: TrustFile, clock: Clock | None = None) -> None:
+        self._subscriber = Subscriber(broker, site=site, trust=trust, clock=clock or SystemClock(), durable=True)
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
         self._lock = threading.Lock()
         self._received: list[Received] = []
+
+    @classmethod
+    def of_program(cls, site: SiteFiles, program: str, *, name: str, port: int, clock: Clock | None = None) -> Self:
+        """For a program of a site on this machine, whose broker listens on loopback."""
+        keys = site.client(program)
+        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        trust = TrustFile(site.trust, load_public_key(site.site_jwk))
+        return cls(BrokerSettings("127.0.0.1", credentials, port=port), site=name, trust=trust, clock=clock)
 
     def __enter__(self) -> Self:
         self._subscriber.__enter__()

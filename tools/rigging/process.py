@@ -48,6 +48,28 @@ def usage_of(pid: int) -> Usage:
     return Usage(facts.get("VmRSS", 0), facts.get("RssAnon", 0), facts.get("Threads", 0), files)
 
 
+def head_of(outbox: Path) -> Head:
+    """Read the end of the chain from the file of a stopped unit.
+
+    From a copy: what recovery there is to do stays for the unit's own next start.
+    """
+    if not outbox.exists():
+        return Head(0, FIRST_PREV)
+    with tempfile.TemporaryDirectory(prefix="postern-head-") as folder:
+        for name in (outbox.name, f"{outbox.name}-wal"):
+            if (source := outbox.with_name(name)).exists():
+                shutil.copy(source, folder)
+        with closing(sqlite3.connect(Path(folder) / outbox.name)) as database:
+            found = database.execute("SELECT seq, digest FROM head").fetchone()
+            return Head(*found) if found else Head(0, FIRST_PREV)
+
+
+def tear(outbox: Path, chance: bytes) -> None:
+    """Append to the log part of a frame that never was: SQLite writes there, and a power cut may leave any of it."""
+    with outbox.with_name(f"{outbox.name}-wal").open("ab") as log:
+        log.write(chance[:TORN_BYTES])
+
+
 class UnitProcess:
     """``program run -c config``; its log is kept in memory, so that a full disk does not reach it."""
 
@@ -116,24 +138,12 @@ class UnitProcess:
             return None
 
     def head(self) -> Head:
-        """The newest event that the unit signed, which commits to every event before it; only while it is stopped.
-
-        Reads a copy: what recovery there is to do stays for the unit's own next start.
-        """
-        if not self._outbox.exists():
-            return Head(0, FIRST_PREV)
-        with tempfile.TemporaryDirectory(prefix="postern-head-") as folder:
-            for name in (self._outbox.name, f"{self._outbox.name}-wal"):
-                if (source := self._outbox.with_name(name)).exists():
-                    shutil.copy(source, folder)
-            with closing(sqlite3.connect(Path(folder) / self._outbox.name)) as database:
-                found = database.execute("SELECT seq, digest FROM head").fetchone()
-                return Head(*found) if found else Head(0, FIRST_PREV)
+        """The newest event that the unit signed, which commits to every event before it; only while it is stopped."""
+        return head_of(self._outbox)
 
     def tear(self, chance: bytes) -> None:
-        """Leave behind what a power cut in the middle of the next write leaves: part of a frame after the last."""
-        with self._outbox.with_name(f"{self._outbox.name}-wal").open("ab") as log:
-            log.write(chance[:TORN_BYTES])
+        """Leave behind what a power cut in the middle of the next write leaves."""
+        tear(self._outbox, chance)
 
     def _end(self, how: signal.Signals) -> int:
         self._signal(how)

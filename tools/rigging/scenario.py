@@ -48,7 +48,9 @@ class _Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     at: At
 
 
-class _Lasting(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Lasting(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What goes on until a time."""
+
     until: At
 
     def __post_init__(self) -> None:
@@ -56,23 +58,23 @@ class _Lasting(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("'until' must be later than 'at'")
 
 
-class BrokerDown(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="broker_down"):
+class BrokerDown(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="broker_down"):
     """The broker is stopped and started again."""
 
 
-class LinkRefused(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_refused"):
+class LinkRefused(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_refused"):
     """Connections are cut, and new ones closed at once."""
 
 
-class LinkSilent(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_silent"):
+class LinkSilent(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_silent"):
     """Half-open: the connection stands and nothing gets through."""
 
 
-class AnswersLost(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="answers_lost"):
+class AnswersLost(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="answers_lost"):
     """The broker gets everything, its acknowledgements do not come back: what it has is sent again."""
 
 
-class LinkSlow(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_slow"):
+class LinkSlow(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_slow"):
     """Everything takes ``delay_ms`` longer, each way."""
 
     delay_ms: Annotated[int, Meta(ge=1, le=5000, description="milliseconds each way, 1 to 5000")]
@@ -82,11 +84,11 @@ class LinkCut(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag
     """The connection breaks once."""
 
 
-class CameraUnplugged(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="camera_unplugged"):
+class CameraUnplugged(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="camera_unplugged"):
     """No pictures, and no camera to be found; what happens before it goes on."""
 
 
-class DiskFull(_Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="disk_full"):
+class DiskFull(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="disk_full"):
     """Every write to a file fails."""
 
 

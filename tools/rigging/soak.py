@@ -123,7 +123,7 @@ class Soak:
             links = {STEADY: steady_link, MORTAL: mortal_link}
             visitors = self._make_units(broker, links)
             result = Result(self._minutes, self._seed, len(visitors))
-            with Listener(first.site, PROGRAM, name=SITE, port=broker.port) as listener:
+            with Listener.of_program(first.site, PROGRAM, name=SITE, port=broker.port) as listener:
                 self._live(result, broker, links, listener, visitors)
             result.refused = dict(listener.refusals())
         return result

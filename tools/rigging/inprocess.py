@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole unit in this process, on a simulated clock: the same scenario gives the same events, byte for byte.
+
+Everything is the product's own: pipeline, gallery, outbox, uplink, commands, housekeeping, reload. The rig gives it its
+world: the clock, the camera's view, chance from a seed, a simulated broker. What the unit does on threads is done when
+it is due on the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.camera.source import open_source
+from agent.errors import PosternError, VerificationError
+from agent.housekeeping import TICK_S, Housekeeping
+from agent.outbox.event import MatchData, PresenceData
+from agent.outbox.pseudonym import Resolver
+from agent.outbox.queue import Head
+from agent.outbox.verify import VerifiedEvent, Verifier
+from agent.reload import Reload
+from agent.run import Service
+from agent.uplink.commands import SIGNATURE_TYPE, Command
+from agent.uplink.connection import Incoming
+from agent.uplink.health import read_disk_free
+from agent.uplink.session import Uplink
+from agent.uplink.topics import Topics
+from agent.world import World
+from tools.demonstration.site import SITE, UNIT
+from tools.rigging import scenario as said
+from tools.rigging.camera import SceneView, source_of
+from tools.rigging.clock import AgendaClock
+from tools.rigging.installation import Installation
+from tools.rigging.link import Published, SimulatedBroker
+from tools.rigging.outcome import Arrival, Run
+from tools.rigging.process import TORN_BYTES, head_of, tear
+
+TURN_S = 0.02  # of the uplink: finer than any latency that a scenario asks for
+RESTART_S = 2.0  # from the end of a unit to its next start
+COMMAND_LIFE_S = 60
+
+
+class Died(BaseException):
+    """The unit was killed: nothing in it may catch this."""
+
+
+class InProcess:
+    """One scenario, once."""
+
+    def __init__(self, scenario: said.Scenario, folder: Path) -> None:
+        self._scenario = scenario
+        self._clock = AgendaClock(scenario.start, scenario.clock)
+        script = scenario.scene or folder / "view.yaml"
+        self._unit = Installation(
+            folder / "unit", seed=scenario.seed, start=scenario.start, changes=self._changes(), scene=script
+        )
+        self._lives = 1
+        self._broker = SimulatedBroker(self._clock, self._on_message)
+        self._verifier = Verifier(self._unit.trusted())
+        self._people: dict[bytes, str] = {}
+        self._heads: list[Head] = []  # what the unit had signed at each of its deaths and at its end
+        self._run = Run("in-process", heads=self._heads, embeddings=0)
+        self._reload = Reload(self._unit.config)
+        self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
+        self._service: Service | None = None
+        self._commands = 0
+        view = scenario.view()
+        self._view = None if view is None else SceneView(view, self._clock, plugged=lambda: self._plugged)
+
+    def run(self) -> Run:
+        """Play it to its end; raises PosternError only for what the scenario itself gets wrong."""
+        began = time.monotonic()
+        for one in self._scenario.enrolled:
+            subject = self._unit.enrol(one.who, clock=self._clock, expires_at=one.expires_at)
+            self._people[bytes.fromhex(subject)] = one.who
+        acts = self._acts()
+        for fault in self._scenario.faults:
+            self._clock.after(fault.at, lambda fault=fault: acts[type(fault)](fault))
+            if isinstance(fault, said.Lasting):
+                self._clock.after(fault.until, lambda fault=fault: self._end(fault))
+        with _logged(self._run.log):
+            try:
+                while self._live():
+                    self._clock.sleep(RESTART_S)
+            except PosternError as error:
+                self._run.ended = str(error)
+            finally:
+                self._fill_disk(full=False)
+        config = self._unit.config()
+        self._heads.append(head_of(config.outbox.path))
+        files = (config.outbox.path, config.gallery.path, config.audit.path)
+        self._run.disk_bytes = sum(file.stat().st_size for file in files if file.exists())
+        self._run.seconds = time.monotonic() - began
+        return self._run
+
+    # -- one life ------------------------------------------------------------------------------------
+
+    def _live(self) -> bool:
+        """From start to stop or death; whether there is another life."""
+        self._again = False
+        try:
+            with ExitStack() as stack:
+                self._service = Service(self._unit.config(), self._world(), stack)
+                self._service.run(self._keep_going)
+        except Died:
+            self._dead, self._broker.down = False, False
+            self._again = True
+        finally:
+            if self._service is not None and self._run.embeddings is not None:
+                self._run.embeddings += self._service.times.summaries()["embed"].count
+                self._service = None
+        return self._reload.take() is not None or self._again
+
+    def _world(self) -> World:
+        return World(
+            clock=self._clock,
+            random=self._unit.random,
+            open_source=open_source
+            if self._view is None
+            else source_of(self._view, threaded=False, random=self._unit.random),
+            connect=self._broker.connect,
+            background=self._on_the_clock,
+            disk_free=lambda folder: 0 if self._disk_full else read_disk_free(folder),
+            temperature=lambda: None,
+        )
+
+    @contextmanager
+    def _on_the_clock(self, uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+        """What ``World.background`` does with threads: here when it is due."""
+        entries = [self._clock.every(TURN_S, uplink.turn), self._clock.every(TICK_S, housekeeping.tick)]
+        try:
+            yield
+        finally:
+            for entry in entries:
+                entry.cancelled = True
+            self._broker.patient = True
+            uplink.stop()
+            self._broker.patient = False
+
+    def _keep_going(self) -> bool:
+        over = self._clock.monotonic_ns() >= self._scenario.seconds * 1e9
+        return not over and not self._again and not self._reload.is_due()
+
+    # -- what goes wrong -----------------------------------------------------------------------------
+
+    def _acts(self) -> dict[type[said.Fault], Callable[[Any], None]]:
+        """What begins with each kind of fault."""
+        broker = self._broker
+        return {
+            said.BrokerDown: lambda _: setattr(broker, "down", True),
+            said.LinkRefused: lambda _: setattr(broker, "down", True),
+            said.LinkSilent: lambda _: setattr(broker, "silent", True),
+            said.AnswersLost: lambda _: setattr(broker, "deaf", True),
+            said.LinkSlow: lambda fault: setattr(broker, "delay_s", fault.delay_ms / 1000),
+            said.LinkCut: lambda _: broker.cut(),
+            said.CameraUnplugged: lambda _: setattr(self, "_plugged", False),
+            said.DiskFull: lambda _: self._fill_disk(full=True),
+            said.ClockStep: lambda fault: self._clock.step_wall(fault.seconds, fault.clock),
+            said.Withdraw: lambda fault: self._withdraw(fault.who),
+            said.ModelAltered: lambda _: flip_a_bit(self._unit.folder / "models" / "embedder.tflite"),
+            said.Restart: lambda _: setattr(self, "_again", True),
+            said.Reload: lambda fault: self._change(fault.set),
+            said.Kill: lambda _: self._die(torn=False),
+            said.PowerCut: lambda _: self._die(torn=True),
+        }
+
+    def _end(self, fault: said.Fault) -> None:
+        if isinstance(fault, said.CameraUnplugged):
+            self._plugged = True
+        elif isinstance(fault, said.DiskFull):
+            self._fill_disk(full=False)
+        else:
+            self._broker.heal()
+
+    def _die(self, *, torn: bool) -> None:
+        """Go on with what the disk holds now; what the old process still does on its way out reaches nobody."""
+        if self._service is None:
+            return  # it is down at this moment anyway
+        self._lives += 1
+        self._unit.copy_to(self._unit.folder.with_name(f"unit-{self._lives}"))
+        outbox = self._unit.config().outbox.path
+        self._heads.append(head_of(outbox))
+        if torn:
+            tear(outbox, self._unit.random(TORN_BYTES))
+        self._dead, self._broker.down = True, True
+        raise Died
+
+    def _change(self, values: Mapping[str, object]) -> None:
+        self._unit.change(values)
+        self._reload.asked.set()
+
+    def _fill_disk(self, *, full: bool) -> None:
+        self._disk_full = full
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+
+    def _withdraw(self, who: str) -> None:
+        subject = next(subject for subject, person in self._people.items() if person == who)
+        self._commands += 1
+        token = signed_command(
+            self._unit.site_key.sign, "subject/revoke", {"subject": subject.hex()}, self._commands, self._clock.now
+        )
+        self._broker.commands.append(Incoming(Topics(SITE, UNIT).request("subject/revoke"), token, retained=False))
+
+    # -- what arrives --------------------------------------------------------------------------------
+
+    def _on_message(self, message: Published) -> None:
+        if self._dead or not {"event", "backlog"} & set(message.topic.split("/")[3:4]):
+            return
+        self._run.messages.append((message.topic, message.payload))
+        try:
+            event = self._verifier.check(message.topic, message.payload, self._clock.now())
+        except VerificationError as error:
+            self._run.refused[error.reason] += 1
+            return
+        at_s = self._clock.monotonic_ns() / 1e9
+        self._run.arrivals.append(Arrival(event, at_s, self._who(event), len(message.payload)))
+
+    def _who(self, event: VerifiedEvent) -> str:
+        data = event.event.data
+        if not isinstance(data, MatchData | PresenceData):
+            return ""
+        resolver = Resolver(self._unit.epoch_key(data.epoch), self._people)
+        subject = resolver.resolve(data.subject, audience=data.audience, epoch=data.epoch)
+        return self._people.get(subject or b"", "somebody unknown")
+
+    def _changes(self) -> dict[str, object]:
+        if self._scenario.video is None:
+            return dict(self._scenario.configuration)
+        camera = {"source": "file", "path": str(self._scenario.video), "realtime": True}
+        return {"camera": camera, **self._scenario.configuration}
+
+
+def signed_command(
+    sign: Callable[..., str], verb: str, args: dict[str, object], number: int, now: Callable[[], object]
+) -> bytes:
+    """A command as the site's operator signs it."""
+    issued = int(now().timestamp())  # type: ignore[attr-defined]
+    command = Command(
+        site=SITE,
+        unit=UNIT,
+        verb=verb,
+        cmd_seq=number,
+        issued_at=issued,
+        expires_at=issued + COMMAND_LIFE_S,
+        transaction=f"rig-{number}",
+        args=args,
+    )
+    return sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
+
+
+def flip_a_bit(file: Path) -> None:
+    """What a worn card or a careless hand does to a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    fresh = shutil.copy(file, file.with_suffix(".new"))
+    Path(fresh).write_bytes(content)
+    Path(fresh).replace(file)
+
+
+@contextmanager
+def _logged(lines: list[str]) -> Iterator[None]:
+    """What the unit logs, as lines."""
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, handler = logging.getLogger("postern"), Keep()
+    level, spreads = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = spreads
