@@ -14,10 +14,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from agent.camera.source import open_source
 from agent.errors import PosternError, VerificationError
@@ -28,9 +27,10 @@ from agent.outbox.queue import Head
 from agent.outbox.verify import VerifiedEvent, Verifier
 from agent.reload import Reload
 from agent.run import Service
-from agent.uplink.commands import SIGNATURE_TYPE, Command
+from agent.uplink.commands import Command
 from agent.uplink.connection import Incoming
 from agent.uplink.health import read_disk_free
+from agent.uplink.request import VALIDITY_S, sign_command
 from agent.uplink.session import Uplink
 from agent.uplink.topics import Topics
 from agent.world import World
@@ -45,7 +45,6 @@ from tools.rigging.process import TORN_BYTES, head_of, tear
 
 TURN_S = 0.02  # of the uplink: finer than any latency that a scenario asks for
 RESTART_S = 2.0  # from the end of a unit to its next start
-COMMAND_LIFE_S = 60
 
 
 class Died(BaseException):
@@ -83,9 +82,9 @@ class InProcess:
             self._people[bytes.fromhex(subject)] = one.who
         acts = self._acts()
         for fault in self._scenario.faults:
-            self._clock.after(fault.at, lambda fault=fault: acts[type(fault)](fault))
+            self._clock.after(fault.at, partial(acts[type(fault)], fault))
             if isinstance(fault, said.Lasting):
-                self._clock.after(fault.until, lambda fault=fault: self._end(fault))
+                self._clock.after(fault.until, partial(self._end, fault))
         with _logged(self._run.log):
             try:
                 while self._live():
@@ -115,7 +114,8 @@ class InProcess:
             self._again = True
         finally:
             if self._service is not None and self._run.embeddings is not None:
-                self._run.embeddings += self._service.times.summaries()["embed"].count
+                embed = self._service.times.summaries().get("embed")  # missing when none was made
+                self._run.embeddings += embed.count if embed is not None else 0
                 self._service = None
         return self._reload.take() is not None or self._again
 
@@ -205,10 +205,20 @@ class InProcess:
     def _withdraw(self, who: str) -> None:
         subject = next(subject for subject, person in self._people.items() if person == who)
         self._commands += 1
-        token = signed_command(
-            self._unit.site_key.sign, "subject/revoke", {"subject": subject.hex()}, self._commands, self._clock.now
+        issued = int(self._clock.now().timestamp())
+        command = Command(
+            site=SITE,
+            unit=UNIT,
+            verb="subject/revoke",
+            cmd_seq=self._commands,
+            issued_at=issued,
+            expires_at=issued + VALIDITY_S,
+            transaction=f"rig-{self._commands}",
+            args={"subject": subject.hex()},
         )
-        self._broker.commands.append(Incoming(Topics(SITE, UNIT).request("subject/revoke"), token, retained=False))
+        topic = f"{Topics(SITE, UNIT).base}/request/{command.verb}"
+        token = sign_command(self._unit.site_key, command)
+        self._broker.commands.append(Incoming(topic, token, retained=False))
 
     # -- what arrives --------------------------------------------------------------------------------
 
@@ -237,24 +247,6 @@ class InProcess:
             return dict(self._scenario.configuration)
         camera = {"source": "file", "path": str(self._scenario.video), "realtime": True}
         return {"camera": camera, **self._scenario.configuration}
-
-
-def signed_command(
-    sign: Callable[..., str], verb: str, args: dict[str, object], number: int, now: Callable[[], object]
-) -> bytes:
-    """A command as the site's operator signs it."""
-    issued = int(now().timestamp())  # type: ignore[attr-defined]
-    command = Command(
-        site=SITE,
-        unit=UNIT,
-        verb=verb,
-        cmd_seq=number,
-        issued_at=issued,
-        expires_at=issued + COMMAND_LIFE_S,
-        transaction=f"rig-{number}",
-        args=args,
-    )
-    return sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
 
 
 def flip_a_bit(file: Path) -> None:
