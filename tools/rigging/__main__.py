@@ -25,7 +25,7 @@ from agent.cli.session import broker_settings
 from agent.errors import PosternError
 from agent.site.records import SiteFiles
 from tools.demonstration.site import ROOT, CommandError
-from tools.rigging.inprocess import InProcess
+from tools.rigging.inprocess import play_here
 from tools.rigging.outcome import Run, judge
 from tools.rigging.process import POSTERN
 from tools.rigging.remote import Remote
@@ -42,9 +42,9 @@ def target(arguments: argparse.Namespace, folder: Path) -> Iterator[Play]:
     """Set the target up once for all scenarios."""
     with ExitStack() as stack:
         if arguments.target == "in-process":
-            yield lambda scenario: InProcess(
+            yield lambda scenario: play_here(
                 scenario, Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            ).run()
+            )
         elif arguments.target == "service":
             program = POSTERN if arguments.program is None else (str(arguments.program),)
             yield stack.enter_context(Premises(folder, program=program)).play

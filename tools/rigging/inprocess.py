@@ -44,6 +44,7 @@ from tools.rigging.outcome import Arrival, Run
 from tools.rigging.process import TORN_BYTES, head_of, tear
 
 TURN_S = 0.02  # of the uplink: finer than any latency that a scenario asks for
+MAX_FLUSH_S = 120.0  # of simulated time: the longest wait between two attempts to connect has half of it
 RESTART_S = 2.0  # from the end of a unit to its next start
 
 
@@ -69,6 +70,8 @@ class InProcess:
         self._run = Run("in-process", heads=self._heads, embeddings=0)
         self._reload = Reload(self._unit.config)
         self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
+        self._was_down = False  # the broker, when the unit died
+        self._flushing_to: int | None = None  # the last event of the scenario, while another start delivers it
         self._service: Service | None = None
         self._commands = 0
         view = scenario.view()
@@ -95,6 +98,8 @@ class InProcess:
                 self._fill_disk(full=False)
         config = self._unit.config()
         self._heads.append(head_of(config.outbox.path))
+        if self._run.ended is None:
+            self._flush(self._heads[-1].seq)
         files = (config.outbox.path, config.gallery.path, config.audit.path)
         self._run.disk_bytes = sum(file.stat().st_size for file in files if file.exists())
         self._run.seconds = time.monotonic() - began
@@ -110,7 +115,7 @@ class InProcess:
                 self._service = Service(self._unit.config(), self._world(), stack)
                 self._service.run(self._keep_going)
         except Died:
-            self._dead, self._broker.down = False, False
+            self._dead, self._broker.down = False, self._was_down
             self._again = True
         finally:
             if self._service is not None and self._run.embeddings is not None:
@@ -118,6 +123,17 @@ class InProcess:
                 self._run.embeddings += embed.count if embed is not None else 0
                 self._service = None
         return self._reload.take() is not None or self._again
+
+    def _flush(self, last: int) -> None:
+        """What a clean stop had no time to send the next start sends; what that says of itself is another matter."""
+        if not self._has_come(last):
+            self._flushing_to = last
+            with _logged([]):
+                self._live()
+            self._run.arrivals = [one for one in self._run.arrivals if one.event.event.data.seq <= last]
+
+    def _has_come(self, seq: int) -> bool:
+        return any(one.event.event.data.seq >= seq for one in self._run.arrivals)
 
     def _world(self) -> World:
         return World(
@@ -146,7 +162,10 @@ class InProcess:
             self._broker.patient = False
 
     def _keep_going(self) -> bool:
-        over = self._clock.monotonic_ns() >= self._scenario.seconds * 1e9
+        seconds = self._clock.monotonic_ns() / 1e9
+        over = seconds >= self._scenario.seconds
+        if self._flushing_to is not None:
+            over = self._has_come(self._flushing_to) or seconds >= self._scenario.seconds + MAX_FLUSH_S
         return not over and not self._again and not self._reload.is_due()
 
     # -- what goes wrong -----------------------------------------------------------------------------
@@ -190,7 +209,7 @@ class InProcess:
         self._heads.append(head_of(outbox))
         if torn:
             tear(outbox, self._unit.random(TORN_BYTES))
-        self._dead, self._broker.down = True, True
+        self._dead, self._was_down, self._broker.down = True, self._broker.down, True
         raise Died
 
     def _change(self, values: Mapping[str, object]) -> None:
@@ -247,6 +266,13 @@ class InProcess:
             return dict(self._scenario.configuration)
         camera = {"source": "file", "path": str(self._scenario.video), "realtime": True}
         return {"camera": camera, **self._scenario.configuration}
+
+
+def play_here(scenario: said.Scenario, folder: Path) -> Run | str:
+    """Play it in ``folder``; a sentence when that needs a process of its own."""
+    if scenario.needs_process:
+        return "needs a process of its own: a slow disk is loaded into it (--target service)"
+    return InProcess(scenario, folder).run()
 
 
 def flip_a_bit(file: Path) -> None:

@@ -92,6 +92,12 @@ class DiskFull(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     """Every write to a file fails."""
 
 
+class DiskSlow(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="disk_slow"):
+    """Making anything durable takes ``delay_ms`` longer; needs a process of its own."""
+
+    delay_ms: Annotated[int, Meta(ge=1, le=5000, description="milliseconds each time, 1 to 5000")]
+
+
 class PowerCut(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="power_cut"):
     """The unit dies in the middle of a write, which stays half done, and starts again."""
 
@@ -136,6 +142,7 @@ Fault = (
     | LinkCut
     | CameraUnplugged
     | DiskFull
+    | DiskSlow
     | PowerCut
     | Kill
     | ClockStep
@@ -229,6 +236,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def needs_camera(self) -> bool:
         """Whether the camera has to fail."""
         return any(isinstance(one, CameraUnplugged) for one in self.faults)
+
+    @property
+    def needs_process(self) -> bool:
+        """Whether the unit must be a process of its own."""
+        return any(isinstance(one, DiskSlow) for one in self.faults)
 
 
 def load_scenario(file: Path) -> Scenario:

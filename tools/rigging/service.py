@@ -44,6 +44,7 @@ from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
 from tools.rigging import scenario as said
 from tools.rigging.clock import OffsetClock, say_offset
+from tools.rigging.disk import SlowDisk
 from tools.rigging.enrolment import captures, consent
 from tools.rigging.inprocess import flip_a_bit
 from tools.rigging.installation import AUDIENCE, apply
@@ -104,6 +105,8 @@ class Premises:
         controlled = scenario.needs_clock or scenario.needs_camera or again
         if controlled and (self._program != POSTERN or scenario.video is not None):
             return "needs a clock, a camera or a start in the middle that this unit does not let a rig control"
+        if scenario.needs_process and not SlowDisk.available():
+            return "needs a C compiler (cc) for the slow disk"
         return _Play(self, scenario, CONTROLLED if controlled else self._program).run()
 
     def captures_of(self, who: str) -> list[Vector]:
@@ -121,6 +124,7 @@ class _Play:
         self._site, self._link, self._broker = premises.site, premises.link, premises.broker
         self._outbox = self._site.unit / "outbox.db"
         self._unit = UnitProcess(self._site.config, outbox=self._outbox, program=program)
+        self._slow = SlowDisk(premises.control)
         self._heads: list[Head] = []
         self._people: dict[bytes, str] = {}
         self._weeks = self._shift()
@@ -210,7 +214,8 @@ class _Play:
                 return time.monotonic()
 
     def _environment(self) -> dict[str, str]:
-        return {CONTROL: str(self._premises.control)}
+        slow = self._slow.environment() if self._scenario.needs_process else {}
+        return {CONTROL: str(self._premises.control), **slow}
 
     # -- meanwhile -----------------------------------------------------------------------------------
 
@@ -243,6 +248,7 @@ class _Play:
             said.LinkCut: lambda _: link.cut(),
             said.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).touch(),
             said.DiskFull: lambda _: unit.fill_disk(full=True),
+            said.DiskSlow: lambda fault: self._slow.delay(fault.delay_ms),
             said.ClockStep: self._step,
             said.Withdraw: lambda fault: self._withdraw(fault.who),
             said.ModelAltered: lambda _: flip_a_bit(self._site.unit / "models" / "embedder.tflite"),
@@ -257,6 +263,7 @@ class _Play:
             said.BrokerDown: lambda _: self._broker.start(),
             said.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).unlink(missing_ok=True),
             said.DiskFull: lambda _: self._unit.fill_disk(full=False),
+            said.DiskSlow: lambda _: self._slow.delay(0),
         }
 
     def _mend(self, _: object) -> None:
