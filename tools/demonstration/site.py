@@ -17,6 +17,11 @@ from agent.site.records import SiteFiles
 ROOT = Path(__file__).parents[2]
 SITE, UNIT, PROGRAM, ZONE = "demo", "door-1", "auditor-1", "door"
 PURPOSE = "To show on a desk how a door would recognise the people who asked it to, and nobody else."
+NOTICE = {
+    "version": "1",
+    "operator": "Nobody: the demo of Postern, on this machine",
+    "alternative": "walk through, there is no door",
+}
 COMMAND_TIMEOUT_S = 300.0  # an enrolment takes five seconds, on a machine that does much else a minute
 
 

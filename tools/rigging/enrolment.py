@@ -19,7 +19,7 @@ from agent.gallery.enrol import EnrolmentSession
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
 from agent.match.records import References
-from tools.demonstration.site import NOTICE_VERSION, PURPOSE, ROOT, SITE, UNIT
+from tools.demonstration.site import NOTICE, PURPOSE, ROOT, SITE, UNIT
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts
 CONSENT_LASTS = timedelta(days=30)  # where nobody says otherwise
@@ -32,7 +32,7 @@ def consent(start: datetime, expires_at: datetime | None = None, *, unit: str = 
         purpose=PURPOSE,
         site=SITE,
         units=(unit,),
-        notice_version=NOTICE_VERSION,
+        notice_version=NOTICE["version"],
         notice_digest=DIGEST,
         evidence_digest=DIGEST,
         given_at=start - CONSENT_GIVEN,
