@@ -14,26 +14,29 @@ from agent.camera.scene_script import enrolment_script
 from agent.cli.enrol import capture
 from agent.clock import SimulatedClock
 from agent.embed.records import EMBEDDING_DIM
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, NoticeId
 from agent.gallery.enrol import EnrolmentSession
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
 from agent.match.records import References
-from tools.demonstration.site import NOTICE, PURPOSE, ROOT, SITE, UNIT
+from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts
 CONSENT_LASTS = timedelta(days=30)  # where nobody says otherwise
 DIGEST = "sha256:" + hashlib.sha256(b"the notice and what was signed").hexdigest()
+NOTICE = NoticeId("1", DIGEST)  # where no unit's own notice is at hand to be asked
 
 
-def consent(start: datetime, expires_at: datetime | None = None, *, unit: str = UNIT) -> ConsentRecord:
-    """What a demo person agreed to the day before ``start``."""
+def consent(
+    start: datetime, expires_at: datetime | None = None, *, unit: str = UNIT, notice: NoticeId = NOTICE
+) -> ConsentRecord:
+    """What a demo person agreed to the day before ``start``, having read ``notice``."""
     return ConsentRecord(
         purpose=PURPOSE,
         site=SITE,
         units=(unit,),
-        notice_version=NOTICE["version"],
-        notice_digest=DIGEST,
+        notice_version=notice.version,
+        notice_digest=notice.digest,
         evidence_digest=DIGEST,
         given_at=start - CONSENT_GIVEN,
         expires_at=expires_at or start + CONSENT_LASTS,

@@ -24,6 +24,7 @@ from agent.keys import SigningKey, UnitKey, save_private_key
 from agent.match.policy import sign_policy
 from agent.outbox.pseudonym import EpochKey, epochs_from, save
 from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.papers.notice import notice_id
 from agent.site.authority import Authority, pem
 from agent.site.sealing import derive_epoch_key
 from tools.demonstration.site import ROOT, SITE, UNIT, DemoSite
@@ -85,7 +86,7 @@ class Installation:
         """Hold an enrolment session; the subject id in hex."""
         config = self.config()
         models = load_models(config)
-        record = consent(self._start, expires_at)
+        record = consent(self._start, expires_at, notice=notice_id(config))
         vectors = _captures(who, models)
         with open_gallery(config, load_key(config), clock, random=self.random) as gallery:
             subject = gallery.enrol([vector.copy() for vector in vectors], consent=record, model=models.embedder.model)

@@ -34,6 +34,7 @@ from agent.outbox.event import MatchData, PresenceData
 from agent.outbox.pseudonym import Resolver, epochs_from, save
 from agent.outbox.queue import Head
 from agent.outbox.verify import VerifiedEvent
+from agent.papers.notice import notice_id
 from agent.site import kit
 from agent.site.programs import issue_client
 from agent.subscribe.subscriber import Refusal
@@ -194,7 +195,7 @@ class _Play:
             gallery.erase_all()
             for one in self._scenario.enrolled:
                 ends = None if one.expires_at is None else one.expires_at + self._weeks
-                record = consent(clock.now(), ends)
+                record = consent(clock.now(), ends, notice=notice_id(config))
                 subject = gallery.enrol(self._premises.captures_of(one.who), consent=record, model=model)
                 self._people[bytes(subject)] = one.who
 

@@ -30,6 +30,7 @@ from agent.camera.scene_people import PERSON_IDS
 from agent.clock import SystemClock
 from agent.config import load_config
 from agent.errors import CaptureRefusedError
+from agent.papers.notice import notice_id
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, CommandError, DemoSite
 from tools.rigging.chaos import Chaos
@@ -150,7 +151,7 @@ class Soak:
                     self._say.print(f"{who} is left out: {error}", style="dim")
                     continue
                 for config, gallery in zip(configs, galleries, strict=True):
-                    record = consent(clock.now(), unit=config.unit.id)
+                    record = consent(clock.now(), unit=config.unit.id, notice=notice_id(config))
                     gallery.enrol(taken, consent=record, model=models.embedder.model)
                 enrolled.append(who)
                 if len(enrolled) == VISITORS:
