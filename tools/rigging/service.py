@@ -59,6 +59,7 @@ CONTROLLED = (sys.executable, "-m", "tools.rigging.unit")
 OPERATOR = "operator-1"
 SLACK_S = 15.0  # of a process start, of reconnecting, and of a machine that does something else as well
 START_TIMEOUT_S = 120.0
+OWN_END_S = 15.0  # for a service whose scene is over to stop by itself
 LAST_EVENTS_S = 40.0
 WEEK = timedelta(weeks=1)
 LOOK_S = 0.2  # how finely the rig looks at the time and at the unit
@@ -125,6 +126,7 @@ class _Play:
         self._site, self._link, self._broker = premises.site, premises.link, premises.broker
         self._outbox = self._site.unit / "outbox.db"
         self._unit = UnitProcess(self._site.config, outbox=self._outbox, program=program)
+        self._controlled = program == CONTROLLED
         self._slow = SlowDisk(premises.control)
         self._heads: list[Head] = []
         self._people: dict[bytes, str] = {}
@@ -139,7 +141,8 @@ class _Play:
         ready = self._start()
         try:
             self._follow(ready)
-            status = self._unit.stop() if self._unit.running else self._unit.wait(0) or 0
+            status = self._unit.wait(0 if self._controlled else OWN_END_S)  # a scene that ends, ends the service
+            status = self._unit.stop() if status is None else status
         finally:
             self._heal()
             self._unit.kill()
