@@ -42,6 +42,7 @@ from agent.assemble import (
 from agent.audit import AuditLog
 from agent.audit_chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
+from agent.command_log import CommandLog
 from agent.config import Config
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
@@ -61,7 +62,7 @@ from agent.recorder import Identity, Recorder
 from agent.reload import Reload
 from agent.start_log import digest_of, log_start
 from agent.timing import StageTimes
-from agent.uplink.commands import CommandCounter, Commands, Outcome, encode_response
+from agent.uplink.commands import CommandCounter, Commands, encode_response
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials, load_identity
 from agent.uplink.discovery import make_discovery
@@ -279,7 +280,7 @@ class Service:
             clock=self._clock,
             random=self._world.random,
             handlers=handlers,
-            on_outcome=self._on_command,
+            on_outcome=CommandLog(self._log, clock=self._clock),
         )
         discovery = None
         if config.broker.home_assistant:
@@ -363,14 +364,6 @@ class Service:
         except PosternError as error:
             self._problem(error)
         log.info("a reference was erased (%s)", receipt.reason)
-
-    def _on_command(self, outcome: Outcome) -> None:
-        facts: dict[str, str | int] = {"verb": outcome.verb}
-        if outcome.cmd_seq is not None:
-            facts["cmd_seq"] = outcome.cmd_seq
-        if outcome.error is not None:
-            facts["error"] = outcome.error
-        self._log("command_refused" if outcome.error else "command_done", facts)
 
     def _on_condition(self, condition: Condition) -> None:
         if condition in AUDITED:
