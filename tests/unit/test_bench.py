@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.benchmarks.clip import VISIT_S, VISITORS
+from tools.benchmarks.markdown import markdown
 from tools.benchmarks.peak import macs_of, peak_case
 from tools.benchmarks.report import NOT_MEASURED, Bar, Section, as_json, number, table
 from tools.benchmarks.service import run_service
@@ -78,6 +79,20 @@ def test_a_bar_is_judged_by_the_median(value: float, holds: bool) -> None:
     section.values("ratio", "times", [0.1, value, 99.0])
     assert section.bars[0].holds(section.figures) is holds
     assert ("DOES NOT HOLD" in "\n".join(table(section))) is not holds
+
+
+def test_the_tables_of_the_readme_show_what_was_measured_what_missed_and_what_was_not() -> None:
+    section = Section("embedder", bars=[Bar("three times", "MobileFaceNet, ONNX Runtime / ours", ">=", 3)])
+    section.timing("ours", Timing((1.0, 2.0, 3.0), (1.0, 2.0, 3.0)))
+    section.timing("MobileFaceNet, ONNX Runtime", Timing((5.0, 5.0, 5.0), (5.0, 5.0, 5.0)))
+    section.values("MobileFaceNet, ONNX Runtime / ours", "times", [2.5, 2.5, 2.5])
+    gallery = Section("gallery", bars=[Bar("quick", "compare() with 10000 references", "<=", 0.5)])
+    gallery.values("compare() with 10000 references", "ms", [0.25])
+    lines = markdown([section, gallery])
+    peer = "MobileFaceNet, ONNX Runtime: 5.00 ms (5.00 to 5.00)"
+    assert f"| embedder | 2.00 ms (1.20 to 2.80) | {peer} | **2.50** (2.50 to 2.50) |" in lines
+    assert "|  |  | MobileFaceNet, OpenCV dnn: not measured | not measured |" in lines
+    assert "| comparison with 10 000 references | 0.25 ms | ≤ 0.5 ms |" in lines
 
 
 def test_json_has_median_spread_and_wall_time() -> None:

@@ -23,7 +23,8 @@ MANIFEST = Path(__file__).resolve().parents[2] / "models" / "manifest.yaml"
 BLAZEFACE_SIDE = 128
 SMALL = (160, 120)  # half of our smallest model in either direction
 SIZES = {"detector-320x240": (320, 240), "detector-640x480": (640, 480)}
-DETECTOR_RATIO = EMBEDDER_RATIO = 3.0
+DETECTOR_RATIO = 3.0
+EMBEDDER_RATIOS = {"ONNX Runtime": 3.0, "OpenCV dnn": 6.0}
 
 Case = Callable[[], object]
 
@@ -95,18 +96,13 @@ def embedder_section(crop: NDArray[np.uint8], peers: PeerModels | None, effort: 
             cases[f"MobileFaceNet, {runtime}"] = _embed_case(make(peers.mobilefacenet), crop)
     timings = alternate(cases, rounds=effort.rounds, round_s=effort.round_s)
     section.timing("ours", timings["ours"])
-    for runtime in ("ONNX Runtime", "OpenCV dnn"):
+    for runtime in EMBEDDER_RATIOS:
         name = f"MobileFaceNet, {runtime}"
         section.timing(name, timings.get(name))
         _ratio(section, f"{name} / ours", timings.get(name), timings["ours"])
-    section.bars.append(
-        Bar(
-            "at least 3 times as fast as MobileFaceNet in ONNX Runtime",
-            "MobileFaceNet, ONNX Runtime / ours",
-            ">=",
-            EMBEDDER_RATIO,
-        )
-    )
+    for runtime, times in EMBEDDER_RATIOS.items():
+        text = f"at least {times:g} times as fast as MobileFaceNet in {runtime}"
+        section.bars.append(Bar(text, f"MobileFaceNet, {runtime} / ours", ">=", times))
     return section
 
 
