@@ -43,16 +43,20 @@ def main() -> int:
             print("tools.rigging.unit plays scenes only", file=sys.stderr)
             return 2
         began = control / BEGAN
-        if not began.exists():
-            began.write_text(str(clock.monotonic_ns()))
         view = SceneView(
             load_script(config.camera.script),
             clock,
             plugged=lambda: not (control / UNPLUGGED).exists(),
-            began_ns=int(began.read_text()),
+            began_ns=int(began.read_text()) if began.exists() else None,
         )
+
+        def on_frame() -> None:
+            if not began.exists():  # the scene begins with the first frame, not with the loading of models
+                began.write_text(str(view.began_ns()))
+            notifier.alive()
+
         world = World(clock=clock, open_source=source_of(view, threaded=True))
-        return run_unit(config, world=world, on_frame=notifier.alive, reread=lambda: load_config(arguments.config))
+        return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_config(arguments.config))
     except PosternError as error:
         print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_status
