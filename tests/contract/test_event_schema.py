@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from agent.outbox.event import MAX_EVENT_BYTES, Event, canonical
 from agent.outbox.schema import event_schema, trust_schema
+from agent.uplink.health import Health
+from agent.uplink.info import Info
 from tests.simulators.signing_unit import SigningUnit
 
 SCHEMA = event_schema()
@@ -62,6 +64,14 @@ def test_no_number_but_bounded_integers_can_appear() -> None:
         if node.get("type") == "integer":
             assert node["minimum"] >= 1
             assert node["maximum"] == 2**53 - 1
+
+
+@pytest.mark.parametrize("document", [Health, Info])
+def test_no_other_document_of_a_unit_has_a_number_with_a_fraction_or_room_for_a_vector(document: type) -> None:
+    for node in nodes(msgspec.json.schema(document)):
+        assert node.get("type") != "number", node
+        assert node.get("type") != "array" or node["items"].get("type") == "string", node
+        assert not {"format", "contentEncoding"} & set(node), node  # how bytes would appear
 
 
 def test_no_text_without_a_pattern_can_appear() -> None:

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agent.errors import PolicyError
+from agent.keys import SigningKey
+from agent.match.policy import parse_policy, verify_policy
 from tests.conftest import shared_folder
 from tools.evaluation.command import main
 
@@ -101,6 +104,22 @@ def test_detection_counts_faces_and_false_faces(
     report = evaluate(capsys, "detection", *arguments)
     assert (report["images"], report["share_with_a_face"], report["faces_per_image"]) == (32, 1, 1)
     assert (report["empty_images"], report["false_faces_per_image"]) == (4, 0.25)
+
+
+def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = SigningKey.generate()
+    site.save(tmp_path / "site.key")
+    plain, signed = tmp_path / "policy.json", tmp_path / "policy.jws"
+    common = ["calibrate", "--images", people, "--smallest-fmr", 0.02, *MODELS]
+    report = evaluate(capsys, *common, "--out", plain)
+    evaluate(capsys, *common, "--out", signed, "--site-key", tmp_path / "site.key")
+    policy = parse_policy(plain.read_bytes())
+    assert policy.impostor_pairs == report["impostor_pairs"] == 448
+    assert verify_policy(signed.read_text(), site.public, model=policy.model) == policy
+    with pytest.raises(PolicyError):
+        verify_policy(plain.read_text(), site.public, model=policy.model)
 
 
 def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,16 +15,21 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.cli import main
 from agent.cli.withdraw import Answer, withdraw
-from agent.clock import SimulatedClock
+from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, RefusedError
+from agent.gallery.erase import ErasureReceipt, subject_digest
 from agent.gallery.store import GalleryStore
-from agent.keys import UnitKey
+from agent.keys import SigningKey, UnitKey
 from agent.match.records import SubjectId
 from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.uplink.commands import Response
+from agent.uplink.commands import CommandCounter, Commands, Response
 from agent.verbs import parse_subject
+from tests.simulators.broker import RealBroker
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
+from tests.simulators.pki import Authority
+from tests.simulators.unit_on_broker import UnitOnBroker
 
 UNITS = ("door-1", "door-2", "door-3")
 
@@ -45,8 +52,8 @@ class Site:
                 agreed = consent(clock.now(), units=UNITS)
                 store.enrol(captures(rng), consent=agreed, model=MODEL, subject=self.subject)
         entries = {unit: (UnitKeyEntry(jwk=key.public_jwk(), status="active"),) for unit, key in self.keys.items()}
-        listed = TrustList(version=1, site="hq", serial=1, issued_at="2026-01-05T08:00:00Z", units=entries)
-        self.trusted = TrustedUnits(listed)
+        self.listed = TrustList(version=1, site="hq", serial=1, issued_at="2026-01-05T08:00:00Z", units=entries)
+        self.trusted = TrustedUnits(self.listed)
 
     def ask(self, unit: str, verb: str, args: Mapping[str, Any]) -> Response:
         """What a unit's handler does with the command, without the broker between."""
@@ -54,11 +61,14 @@ class Site:
         if unit in self.away:
             raise BrokerError(f"unit {unit} does not answer")
         try:
-            receipt = msgspec.to_builtins(self.galleries[unit].erase(parse_subject(args["subject"])))
+            receipt = msgspec.to_builtins(self.erase(unit, args))
         except RefusedError as error:
             return Response(status="error", transaction="t", error="refused", message=str(error))
         self.tamper(receipt)
         return Response(status="ok", transaction="t", data={"receipt": receipt})
+
+    def erase(self, unit: str, args: Mapping[str, Any]) -> ErasureReceipt:
+        return self.galleries[unit].erase(parse_subject(args["subject"]))
 
     def withdraw(self) -> dict[str, Answer]:
         return {one.unit: one for one in withdraw(self.subject, UNITS, trusted=self.trusted, ask=self.ask)}
@@ -115,3 +125,45 @@ def test_a_receipt_by_a_key_that_the_site_does_not_trust_is_no_receipt(site: Sit
     answer = site.withdraw()["door-1"]
     assert (answer.receipt, answer.again) == (None, True)
     assert "does not trust" in answer.message
+
+
+@pytest.mark.broker
+def test_the_command_gathers_receipts_over_a_real_broker(
+    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two units that the site lists one is there; afterwards it is clear which of them has to be asked again."""
+    authority, site_key = Authority(tmp_path / "pki"), SigningKey.generate()
+    keys = tmp_path / "operator"
+    keys.mkdir()
+    files = authority.issue("operator")
+    for source, name in ((files.ca, "ca.crt"), (files.certificate, "tls.crt"), (files.key, "tls.key")):
+        shutil.copy(source, keys / name)
+    site_key.save(tmp_path / "site.key")
+    (keys / "site.jwk").write_bytes(msgspec.json.encode(site_key.public_jwk()))
+    (keys / "trust.jws").write_text(site.listed.sign(site_key))
+    broker = RealBroker(tmp_path, authority)
+    broker.start()
+    commands = Commands(
+        site="hq",
+        unit="door-1",
+        key=site_key.public,
+        counter=CommandCounter(tmp_path / "commands.json"),
+        clock=SystemClock(),
+        random=secrets.token_bytes,
+        handlers={"subject/revoke": lambda asked: {"receipt": msgspec.to_builtins(site.erase("door-1", asked.args))}},
+        on_outcome=lambda _: None,
+    )
+    unit = UnitOnBroker(tmp_path, broker.settings(authority.issue("door-1")), on_request=commands.handle)
+    unit.start()
+    place = ["--broker", "127.0.0.1", "--port", str(broker.port), "--site", "hq", "--keys", str(keys)]
+    words = ["withdraw", site.subject.hex(), *place, "--site-key", str(tmp_path / "site.key"), "--timeout", "4"]
+    try:
+        assert main([*words, "--unit", "door-1", "--unit", "door-2"]) == 75
+        told = capsys.readouterr()
+        assert [json.loads(line)["unit"] for line in told.out.splitlines()] == ["door-1"]
+        assert "ask again, the person is not known to be erased at: door-2" in told.err
+        assert main([*words, "--unit", "door-1"]) == 0
+        assert json.loads(capsys.readouterr().out)["subject"] == subject_digest(site.subject)
+    finally:
+        unit.uplink.stop()
+        broker.stop()

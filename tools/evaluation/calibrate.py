@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the impostor scores of the whole pipeline and write the matching policy that follows from them.
 
-Every picture of one person is compared with every picture of all others. The policy is unsigned: the site signs it
-(``postern site policy``). Pairs that share a person are not independent, so the far end of the tail is optimistic;
-it is cut at ``--smallest-fmr`` and at what the number of pairs supports.
+Every picture of one person is compared with every picture of all others. The policy is signed with ``--site-key``;
+without, the site signs it later (``postern site policy``), and until then no unit takes it. Pairs that share a person
+are not independent, so the far end of the tail is optimistic; it is cut at ``--smallest-fmr`` and at what the number of
+pairs supports.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import RefusedError
-from agent.match.policy import RULE_OF_THREE, Policy, TailPoint, Votes
+from agent.files import read_secret
+from agent.keys import SigningKey
+from agent.match.policy import RULE_OF_THREE, Policy, TailPoint, Votes, sign_policy
 from tools.evaluation import pictures
 from tools.evaluation.recogniser import Recogniser, add_model_arguments
 
@@ -34,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smallest-fmr", type=float, default=1e-5, help="cut the tail here; default: %(default)s")
     parser.add_argument("--margin", type=float, default=0.05, help="lead over the second best; default: %(default)s")
     parser.add_argument("--votes", default="3/5/1500", help="needed/of/within milliseconds; default: %(default)s")
+    parser.add_argument("--site-key", type=Path, metavar="FILE", help="sign it: site.key of the site's folder")
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with its passphrase")
     add_model_arguments(parser)
 
 
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         margin=args.margin,
         votes=Votes(needed=needed, of=of, within_ms=within_ms),
     )
-    args.out.write_bytes(policy.canonical() + b"\n")
+    args.out.write_bytes(written(policy, args.site_key, args.passphrase_file) + b"\n")
     print(f"written: {args.out}", file=sys.stderr)
     return {
         "pictures": len(paths),
@@ -68,6 +73,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "measured_for_gallery": {str(n): policy.threshold(n).measured for n in (1, 10, 100, 1000)},
         "models": recogniser.names,
     }
+
+
+def written(policy: Policy, site_key: Path | None, passphrase_file: Path | None) -> bytes:
+    """Signed by the site's key where that is given, else plain JSON; KeyStoreError when the key does not open."""
+    if site_key is None:
+        return policy.canonical()
+    passphrase = read_secret(passphrase_file).strip() if passphrase_file else None
+    return sign_policy(policy, SigningKey.load(site_key, passphrase)).encode()
 
 
 def impostor_histogram(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ Scores = NDArray[np.floating[Any]]
 BINS = 50  # of score histograms: fewer hide a narrow peak, more stay mostly empty at a thousand scores
 SHUFFLES = 400  # of the labels, for the distribution by chance
 SHIFTS = (1, 2, 3)  # non-mated pairs: each template with those of the next three people
+Z_999 = 3.09  # one-sided 99.9 % quantile of the normal distribution
 LARGEST = 16  # coordinates compared by "largest places"
 
 # What somebody who has two protected templates and no key can compare.
@@ -85,6 +86,12 @@ def scores(here: Rows, there: Rows, score: Callable[[Rows, Rows], Scores]) -> tu
     return score(here, there), np.concatenate([score(here, np.roll(there, shift, axis=0)) for shift in SHIFTS])
 
 
+def relinked_by_chance(people: int, known: int, galleries: int) -> float:
+    """Share that guessing stays below with 99.9 %, over so many pairs of galleries (normal approximation)."""
+    share, tries = 1 / (people - known), galleries * (people - known)
+    return share + Z_999 * float(np.sqrt(share * (1 - share) / tries))
+
+
 def relinked_by_profile(here: Rows, there: Rows, known: int) -> float:
     """Share found again at another site by their inner products with the first ``known`` people, known at both."""
     seen_here, seen_there = here[known:] @ here[:known].T, there[known:] @ there[:known].T
@@ -93,7 +100,12 @@ def relinked_by_profile(here: Rows, there: Rows, known: int) -> float:
 
 
 def relinked_by_rotation(here: Rows, there: Rows, known: int) -> float:
-    """The same by the rotation that best maps the known people of one site onto those of the other (Procrustes)."""
-    left, _, right = np.linalg.svd(here[:known].T @ there[:known])
-    mapped = here[known:] @ (left @ right)
-    return float(((mapped @ there[known:].T).argmax(axis=1) == np.arange(len(here) - known)).mean())
+    """The same by the rotation that best maps the known people of one site onto those of the other (Procrustes).
+
+    It is found in the space that the known people span: what lies beside it says nothing.
+    """
+    (span_here, core_here), (span_there, core_there) = (np.linalg.qr(rows[:known].T) for rows in (here, there))
+    left, _, right = np.linalg.svd(core_here @ core_there.T)
+    mapped = here[known:] @ span_here @ left @ right
+    likeness = mapped @ (there[known:] @ span_there).T
+    return float((likeness.argmax(axis=1) == np.arange(len(here) - known)).mean())

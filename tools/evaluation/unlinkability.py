@@ -25,6 +25,7 @@ from tools.evaluation.linkage import (
     linked,
     protect,
     protect_by_site,
+    relinked_by_chance,
     relinked_by_profile,
     relinked_by_rotation,
     scores,
@@ -101,7 +102,8 @@ def _alignment(pairs: list[tuple[Rows, Rows]], by_site: tuple[Rows, Rows]) -> di
         f"{known} known": {
             "by_profile": float(np.mean([relinked_by_profile(*pair, known) for pair in pairs])),
             "by_rotation": float(np.mean([relinked_by_rotation(*pair, known) for pair in pairs])),
-            "limit": 2 / people,
+            "chance_99.9": relinked_by_chance(people, known, len(pairs)),
+            "two_in_n": 2 / people,
             "if_one_rotation_per_site": max(
                 relinked_by_profile(*by_site, known), relinked_by_rotation(*by_site, known)
             ),
