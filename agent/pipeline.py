@@ -66,7 +66,7 @@ def process(stages: Stages, frame: Frame) -> None:
     """One frame through all stages."""
     times, now_ns = stages.times, frame.timestamp_ns
     with times.measure("detect"):
-        faces = stages.detector.detect(frame)
+        faces = stages.detector.detect(frame, exact=False)
     stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
