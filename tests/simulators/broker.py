@@ -81,8 +81,15 @@ class RealBroker:
     def renew_crl(self) -> None:
         shutil.copy(self.authority.crl, self._folder / "ca.crl")
         if self._process is not None:
+            told = self._reloads()
             self._process.send_signal(signal.SIGHUP)
-            time.sleep(0.1)
+            deadline = time.monotonic() + 10
+            while self._reloads() == told and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.1)  # it tells before it has read the list
+
+    def _reloads(self) -> int:
+        return self.log.read_text().count("Reloading config")
 
     def settings(self, credentials: Credentials, **changes: object) -> BrokerSettings:
         return BrokerSettings("127.0.0.1", credentials, port=self.port, **changes)  # type: ignore[arg-type]

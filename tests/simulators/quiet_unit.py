@@ -206,7 +206,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     with ExitStack() as stack:
         service = Service(in_production, world, stack)
         service.run(keep_going)
-        embeddings = service._times.summaries()
+        embeddings = service.times.summaries()
     embedded = embeddings["embed"].count if "embed" in embeddings else 0
     return {"frames": seen, "embeddings": embedded, "network": link.messages, "log": lines.lines}
 

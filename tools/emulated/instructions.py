@@ -94,6 +94,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(80, 25.0)),
         embedder=embedder,
+        enrol=lambda _frame, _faces: None,
         references=lambda: references,
         voter=Voter(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
         presence=Presence(),
