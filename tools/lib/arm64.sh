@@ -223,7 +223,7 @@ run_in_root() {
   local cpu=$1
   shift
   # shellcheck disable=SC2016 # the inner shell's variables
-  chroot "$COPY" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin QEMU_CPU="$cpu" CI=1 \
+  chroot "$COPY" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin QEMU_CPU="$cpu" CI=1 PYTHONUNBUFFERED=1 \
     PYTHONPYCACHEPREFIX=/var/cache/python PYTHONPATH="$LIBRARIES/cp313:$LIBRARIES/py3" \
     sh -c 'cd /checkout && exec "$@"' sh "$@"
 }
