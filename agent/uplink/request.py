@@ -114,7 +114,10 @@ class _Exchange:
         while not self._received and self._clock.monotonic_ns() < end_ns:
             polled = self._connection.poll(POLL_S)
             if any(not ack.accepted for ack in polled.acks):
-                raise BrokerError("the broker refuses the command: give this certificate the role of an operator")
+                raise BrokerError(
+                    "the broker refuses the command: give this certificate the role of an operator "
+                    "(postern site add-program NAME --role operator)"
+                )
             answers = (read_response(message.payload) for message in polled.messages)
             self._received.extend(
                 answer
