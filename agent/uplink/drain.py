@@ -168,10 +168,6 @@ class Drain:
         self._hold(send.leaf, now_ns)
         return [self._park(send, "connection_closed")]
 
-    def held_leaves(self, now_ns: int) -> list[str]:
-        """Name the leaves whose rows wait for a back-off to end."""
-        return [leaf for leaf in self._leaves if self.is_held(leaf, now_ns)]
-
     def wait_s(self, now_ns: int) -> float:
         """Seconds until a hold ends that may free a row; infinity when there is none."""
         untils = [hold.until_ns for hold in (self._pause, *self._leaves.values())]
