@@ -36,10 +36,14 @@ class Model:
         self._run = self._interpreter.get_signature_runner("serving_default")
         self._outputs = self._run.get_output_details()
         _, self.height, self.width, _ = self._run.get_input_details()["image"]["shape"]
-        self._integer = self._run.get_input_details()["image"]["dtype"] == np.uint8
+        self._dtype = self._run.get_input_details()["image"]["dtype"]
 
     def raw(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        x = image[None] if self._integer else (image[None].astype(np.float32) - 128) / 128
+        x = image[None]
+        if self._dtype == np.int8:
+            x = (x ^ np.uint8(128)).view(np.int8)
+        elif self._dtype == np.float32:
+            x = (x.astype(np.float32) - 128) / 128
         out = {}
         for name, value in self._run(image=x).items():
             scale, zero = self._outputs[name]["quantization"]
