@@ -36,11 +36,11 @@ from agent.uplink.credentials import Credentials
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
-
 ENROLLED = "person-01"
 CLEAN_STOP_S = 2.0
 KILLS = int(os.environ.get("POSTERN_KILLS", "6"))  # the long form has 100
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180 + 8 * KILLS)]
 OUTAGE_S = float(os.environ.get("POSTERN_OUTAGE_S", "12"))  # the long form has 60
 LIVE_S = 5  # the shortest window after which an event is late
 STANDING = [{"at": 0, "x": 640, "y": 300, "face": 176}]
