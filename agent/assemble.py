@@ -33,10 +33,12 @@ from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_in
 
 if TYPE_CHECKING:
     from agent.audit import AuditLog
-    from agent.camera.base import CameraInfo
+    from agent.camera.base import CameraInfo, Frame
     from agent.clock import Clock
     from agent.detect.detector import Detector
+    from agent.detect.face import Face
     from agent.embed.embedder import Embedder
+    from agent.embed.records import Crop
     from agent.gallery.consent import NoticeId
     from agent.outbox.pseudonym import EpochKeys
 
@@ -50,6 +52,10 @@ class Models:
 
     detector: Detector
     embedder: Embedder
+
+    def align(self, frame: Frame, face: Face) -> Crop:
+        """Aligned crop of a detected face, by its landmarks in the main picture."""
+        return align(frame, self.detector.locate(frame, face))
 
 
 def load_key(config: Config) -> UnitKey:
@@ -154,7 +160,7 @@ def make_registrar(
 ) -> Registrar:
     """Who opens enrolments at this unit and keeps their references."""
     return Registrar(
-        align=lambda frame, face: align(frame, models.detector.locate(frame, face)),
+        align=models.align,
         gallery=gallery,
         audit=audit,
         embedder=models.embedder,

@@ -20,7 +20,7 @@ from agent.detect.face import Face
 from agent.detect.landmarks import Landmarker
 from agent.detect.nms import blend, nms
 from agent.errors import ModelError
-from agent.inference.engine import Engine, load_engine
+from agent.inference.engine import Engine, load_listed
 from agent.inference.manifest import load_manifest
 
 DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
@@ -139,6 +139,8 @@ def sane(found: Candidates) -> Candidates:
 
 def load_detector(manifest: Path, name: str, threads: int = 1, *, score_threshold: float | None = None) -> Detector:
     """Load a listed detector and the landmark model it names, verified and self-tested; raises ModelError."""
-    second = load_manifest(manifest).entry(name).landmarks
-    landmarker = None if second is None else Landmarker(load_engine(manifest, second, threads=threads))
-    return Detector(load_engine(manifest, name, threads=threads), landmarker, score_threshold=score_threshold)
+    models = load_manifest(manifest)
+    engine = load_listed(models, name, threads=threads)
+    second = engine.entry.landmarks
+    landmarker = None if second is None else Landmarker(load_listed(models, second, threads=threads))
+    return Detector(engine, landmarker, score_threshold=score_threshold)

@@ -20,7 +20,6 @@ from agent.detect.decoders.common import logit
 from agent.detect.face import Face
 from agent.errors import ModelError
 from agent.inference.engine import Engine
-from agent.inference.manifest import OutputSpec
 
 PATCH = 64  # pixels of a side of the network's input
 MARGIN = 1.5  # side of the patch in face sizes (square root of the box area): hair, chin and the box's error fit in
@@ -68,7 +67,6 @@ class Landmarker:
             raise ModelError(f"model {entry.name}: score_threshold must be between 0 and 1")
         self.engine = engine
         self._logit = logit(threshold)
-        self._score, self._marks = entry.outputs["score"], entry.outputs["landmarks"]
 
     def look(self, picture: Picture, face: Face) -> Face | None:
         """Return ``face``, given in pixels of ``picture``, with its landmarks placed anew; None if it is no face.
@@ -82,14 +80,8 @@ class Landmarker:
             return None
         raw = self.engine.run(cut(picture, centre, side))
         first = logit(min(max(face.score, SURE), 1 - SURE))
-        both = (FIRST_LOOK * first + float(_real(raw["score"], self._score)[0])) / (FIRST_LOOK + 1)
+        both = (FIRST_LOOK * first + self.engine.dequantise("score", raw["score"]).item()) / (FIRST_LOOK + 1)
         if both < self._logit:
             return None
-        marks = _real(raw["landmarks"], self._marks).reshape(POINTS, 2) * side + centre
+        marks = self.engine.dequantise("landmarks", raw["landmarks"]).reshape(POINTS, 2) * side + centre
         return replace(face, landmarks=marks.astype(np.float32), score=1 / (1 + math.exp(-both)))
-
-
-def _real(values: NDArray[np.generic], spec: OutputSpec) -> NDArray[np.float64]:
-    """Dequantised values, float64, flat."""
-    flat = values.reshape(-1).astype(np.float64)
-    return (flat - spec.zero_point) * spec.scale if spec.scale else flat

@@ -24,6 +24,7 @@ from agent.inference.manifest import (
     DTYPES,
     DType,
     InputSpec,
+    Manifest,
     ModelEntry,
     OutputSpec,
     Shape,
@@ -103,7 +104,11 @@ class Engine:
 
 def load_engine(manifest: Path, name: str, *, threads: int = 1) -> Engine:
     """Load the model called ``name``, verified and self-tested; raises ModelError."""
-    models = load_manifest(manifest)
+    return load_listed(load_manifest(manifest), name, threads=threads)
+
+
+def load_listed(models: Manifest, name: str, *, threads: int = 1) -> Engine:
+    """Load one of the ``models`` of a manifest that was read already; as ``load_engine``."""
     entry = models.entry(name)
     engine = Engine(entry, models.read(entry), threads=threads)
     engine.self_test()

@@ -30,7 +30,7 @@ class FindsFaces(Protocol):
 
     @property
     def input_size(self) -> tuple[int, int]: ...
-    def detect(self, frame: Frame) -> list[Face]: ...
+    def detect(self, frame: Frame, *, exact: bool = True) -> list[Face]: ...
     def locate(self, frame: Frame, face: Face) -> Face: ...
 
 
@@ -52,7 +52,7 @@ class YuNet:
         threshold = YUNET_SCORE if score_threshold is None else score_threshold
         self._detector = cv2.FaceDetectorYN.create(str(model), "", (320, 320), threshold, YUNET_NMS_IOU, MAX_FACES)
 
-    def detect(self, frame: Frame) -> list[Face]:
+    def detect(self, frame: Frame, *, exact: bool = True) -> list[Face]:  # noqa: ARG002 - it always is
         """Return the faces, best first."""
         main = frame.main
         bgr = np.ascontiguousarray(main.window(0, 0, main.width, main.height)[..., ::-1])

@@ -62,6 +62,7 @@ def captures(who: str, models: Models, references: References | None = None) -> 
         unit=UNIT,
         purpose=PURPOSE,
         now=clock.now(),
+        align=models.align,
     )
     with SceneCamera(enrolment_script(who), lores_size=models.detector.input_size, clock=clock) as camera:
         return capture(camera, models.detector, session, tell=lambda _: None)
