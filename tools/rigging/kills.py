@@ -19,13 +19,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from agent.audit import AuditLog
 from agent.clock import SystemClock
+from agent.erasure import owner_of, settle
 from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.store import GalleryStore
@@ -63,6 +66,11 @@ def open_outbox(folder: Path, key: UnitKey) -> Outbox:
     return Outbox(folder / "outbox.db", signer=key, source=SOURCE, clock=SystemClock())
 
 
+def open_audit(folder: Path) -> AuditLog:
+    """The log of the worker's unit."""
+    return AuditLog(folder / "audit.jsonl", clock=SystemClock(), random=secrets.token_bytes)
+
+
 class Worker:
     """One life; each line it says is one write, which a pipe takes whole or not at all."""
 
@@ -70,8 +78,8 @@ class Worker:
         self._dice = random.Random()
         self._rng = np.random.default_rng()
         self._gallery, self._outbox = open_gallery(folder, key), open_outbox(folder, key)
-        for subject in self._gallery.take_erased():  # as a start of the agent finishes what was cut off
-            self._outbox.erase(subject)
+        with closing(open_audit(folder)) as audit:
+            settle(self._gallery, self._outbox, audit)  # as a start of the agent finishes what was cut off
 
     def live(self) -> None:
         """Until it is killed."""
@@ -95,7 +103,9 @@ class Worker:
     def _match(self, subject: SubjectId) -> None:
         facts = {"subject": "p1_" + "ab" * 16, "audience": "access", "epoch": "2026-W47", "zone": "door"}
         facts |= {"method": "face", "liveness": "not_checked", "policy": DIGEST, "model": MODEL}
-        seq = self._outbox.append(Draft("match", round_down(datetime.now(UTC), 1), "synced", facts), owner=subject)
+        seq = self._outbox.append(
+            Draft("match", round_down(datetime.now(UTC), 1), "synced", facts), owner=owner_of(subject)
+        )
         say(f"signed {seq}")
         self._gallery.matched(subject)
 
@@ -107,7 +117,7 @@ class Worker:
     def _erase(self, subject: SubjectId) -> None:
         say(f"asked {subject.hex()}")
         self._gallery.erase(subject)
-        self._outbox.erase(subject)
+        self._outbox.erase(owner_of(subject))
         say(f"erased {subject.hex()}")
 
 
@@ -178,13 +188,12 @@ class Books:
             finished = {subject.hex() for subject in gallery.take_erased()}
             matching = {subject.hex() for subject in gallery.references(MODEL).subjects}
             damaged = gallery.damaged
+            with open_outbox(folder, key) as outbox, closing(open_audit(folder)) as audit:
+                settle(gallery, outbox, audit)
         self.erased |= finished
         self.check(self.held - self.asked <= there, "somebody who was enrolled is gone")
         self.check(not there & self.erased, "somebody who was erased is back")
         self.check(matching == there and not damaged, "a reference does not open")
-        with open_outbox(folder, key) as outbox:
-            for subject in finished:
-                outbox.erase(bytes.fromhex(subject))
         content = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
         traces = [subject for subject in self.erased if bytes.fromhex(subject) in content]
         self.check(not traces, "an erased subject id is still on the disk")
