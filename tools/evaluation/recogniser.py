@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tools.evaluation.peers import Embeds, FindsFaces, OnnxEmbedder, YuNet
 
 DEFAULT_MANIFEST = Path(__file__).resolve().parents[2] / "models" / "manifest.yaml"
 PROGRESS_EVERY_S = 5.0
+TREMBLE = 0.01  # pixels: what no eye sees, but enough to round pixels of the crop otherwise
 CENTRAL = 0.5  # a face counts as the subject's from half the area of the largest
 
 
@@ -72,6 +74,8 @@ class Times:
 class Finder:
     """The detector, of the product or a peer."""
 
+    exact = True  # landmarks are looked at
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.times = Times()
         self.names: dict[str, str] = {}
@@ -96,15 +100,18 @@ class Finder:
         with self.times.measure("decode"):
             frame = pictures.load(path, self.detector.input_size)
         with self.times.measure("detect"):
-            return frame, self.detector.detect(frame)
+            return frame, self.detector.detect(frame, exact=self.exact)
 
 
 class Recogniser(Finder):
     """Detector, alignment and embedder, of the product or of peers."""
 
+    exact = False  # as in a unit, landmarks are placed when a face is aligned
+
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args)
         self.embedder = self._embedder(args)
+        self.tremble: np.random.Generator | None = None  # moves each landmark by ``TREMBLE``
 
     def _embedder(self, args: argparse.Namespace) -> Embeds:
         if args.embedder:
@@ -117,7 +124,11 @@ class Recogniser(Finder):
     def embedding(self, frame: Frame, face: Face) -> NDArray[np.float32]:
         """Align and embed one face: (128,), unit length."""
         with self.times.measure("align"):
-            crop = align(frame, self.detector.locate(frame, face))
+            face = self.detector.locate(frame, face)
+            if self.tremble is not None:
+                moved = face.landmarks + self.tremble.normal(0, TREMBLE, face.landmarks.shape).astype(np.float32)
+                face = replace(face, landmarks=moved)
+            crop = align(frame, face)
         with self.times.measure("embed"):
             return self.embedder.embed(crop).vector
 
