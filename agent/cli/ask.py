@@ -12,13 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.cli.session import add_broker, broker_settings
-from agent.clock import SystemClock
+from agent.cli.session import add_operator, make_operator
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import read_bounded, read_secret
-from agent.keys import SigningKey
+from agent.files import read_bounded
 from agent.uplink.commands import MAX_COMMAND_BYTES, VERBS, Response
-from agent.uplink.request import ANSWER_TIMEOUT_S, Operator
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("unit")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     parser.add_argument("values", nargs="*", type=_value, metavar="NAME=VALUE", help="or NAME=@FILE, or @FILE")
-    parser.add_argument("--site-key", type=Path, required=True, metavar="FILE", help="site.key of the site's folder")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with its passphrase")
-    parser.add_argument("--timeout", type=float, default=ANSWER_TIMEOUT_S, metavar="SECONDS")
-    add_broker(parser)
+    add_operator(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer as JSON; a refusal by the unit is told with its code, status 2."""
-    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
-    operator = Operator(
-        broker_settings(arguments),
-        site=arguments.site,
-        key=SigningKey.load(arguments.site_key, passphrase),
-        clock=SystemClock(),
-    )
+    operator = make_operator(arguments)
     args: dict[str, Any] = {}
     for value in arguments.values:
         args |= value

@@ -7,9 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.cli.options import write_output
+from agent.cli.options import add_passphrase, read_passphrase, write_output
 from agent.errors import RefusedError
-from agent.files import read_secret
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="public key (JWK) for the units' events.consumer_key"
     )
-    parser.add_argument(
-        "--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with a passphrase for it"
-    )
+    add_passphrase(parser, "a passphrase for it")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.key.exists():
         raise RefusedError(f"{arguments.key} exists: what was sealed to it would be lost, choose another name")
-    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+    passphrase = read_passphrase(arguments)
     key = generate_consumer_key()
     save_consumer_key(key, arguments.key, passphrase)
     write_output(arguments.output, json.dumps(consumer_jwk(key)).encode())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.config import Config, load_config
 from agent.errors import RefusedError
-from agent.files import write_atomic
+from agent.files import read_secret, write_atomic
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 
@@ -40,6 +40,16 @@ def read_unit_config(arguments: argparse.Namespace) -> Config:
         name = _user(owner)
         raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
     return config
+
+
+def add_passphrase(parser: argparse.ArgumentParser, of: str = "its passphrase") -> None:
+    """Let the command take the passphrase of a key from a file; an argument would stand in the process list."""
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help=f"file (mode 0600) with {of}")
+
+
+def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
+    """Read what ``add_passphrase`` took; None when there is none. Raises KeyStoreError."""
+    return read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
 
 
 def write_output(file: Path | None, content: bytes) -> None:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from agent.cli.options import add_passphrase, read_passphrase
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_secret
 from agent.outbox.event import MAX_EVENT_BYTES, Event
 from agent.subscribe.resolve import Keys, read_epoch_key, read_subjects
 
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--subjects", type=Path, required=True, metavar="FILE", help="the subject ids that you may know, one a line"
     )
     parser.add_argument("--consumer-key", type=Path, metavar="FILE", help="your private key, for sealed subjects")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with its passphrase")
+    add_passphrase(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.consumer_key is not None:
         from agent.outbox.sealed import load_consumer_key  # noqa: PLC0415 - an optional extra
 
-        passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+        passphrase = read_passphrase(arguments)
         consumer = load_consumer_key(arguments.consumer_key, passphrase)
     keys = Keys(map(read_epoch_key, arguments.key), read_subjects(arguments.subjects), consumer=consumer)
     refused = False

@@ -6,8 +6,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from agent.cli.options import add_passphrase, read_passphrase
+from agent.clock import SystemClock
+from agent.keys import SigningKey
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials
+from agent.uplink.request import ANSWER_TIMEOUT_S, Operator
 
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +34,19 @@ def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
     keys = arguments.keys
     credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
     return BrokerSettings(arguments.broker, credentials, port=arguments.port, protocol=arguments.protocol)
+
+
+def add_operator(parser: argparse.ArgumentParser) -> None:
+    """Let the command take what a sender of signed commands needs: broker, site, and the site's key."""
+    parser.add_argument("--site-key", type=Path, required=True, metavar="FILE", help="site.key of the site's folder")
+    add_passphrase(parser)
+    parser.add_argument(
+        "--timeout", type=float, default=ANSWER_TIMEOUT_S, metavar="SECONDS", help="to wait for a unit's answer"
+    )
+    add_broker(parser)
+
+
+def make_operator(arguments: argparse.Namespace) -> Operator:
+    """Turn what ``add_operator`` took into one; raises KeyStoreError."""
+    key = SigningKey.load(arguments.site_key, read_passphrase(arguments))
+    return Operator(broker_settings(arguments), site=arguments.site, key=key, clock=SystemClock())

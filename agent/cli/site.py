@@ -12,9 +12,9 @@ import msgspec
 
 from agent.audit_chain import read_entries, verify_log
 from agent.cli.audit import tell_entry
-from agent.cli.options import write_output
+from agent.cli.options import add_passphrase, read_passphrase, write_output
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
+from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES
 from agent.match.policy import MAX_POLICY_BYTES, parse_policy, sign_policy
 from agent.outbox.pseudonym import EPOCHS_AHEAD
@@ -36,12 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "-f", "--folder", type=Path, default=DEFAULT_FOLDER, help=f"the site's folder ({DEFAULT_FOLDER})"
         )
-        sub.add_argument(
-            "--passphrase-file",
-            type=Path,
-            metavar="FILE",
-            help="file (mode 0600) with the passphrase of the site's keys",
-        )
+        add_passphrase(sub, "the passphrase of the site's keys")
         sub.set_defaults(do=do)
         return sub
 
@@ -80,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the act."""
-    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+    passphrase = read_passphrase(arguments)
     arguments.do(arguments, passphrase)
     return 0
 

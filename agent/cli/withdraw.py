@@ -16,18 +16,15 @@ from typing import Any
 
 import msgspec
 
-from agent.cli.session import add_broker, broker_settings
+from agent.cli.session import add_operator, make_operator
 from agent.cli.subjects import tell_receipt
-from agent.clock import SystemClock
 from agent.errors import BrokerError, RefusedError, RetryError, VerificationError
-from agent.files import read_secret
 from agent.gallery.erase import ErasureReceipt, subject_digest, verify_receipt
-from agent.keys import SigningKey, load_public_key, read_header
+from agent.keys import load_public_key, read_header
 from agent.match.records import SubjectId
 from agent.outbox.trust import TrustedUnits
 from agent.subscribe.files import TrustFile
 from agent.uplink.commands import Response
-from agent.uplink.request import ANSWER_TIMEOUT_S, Operator
 from agent.verbs import parse_subject
 
 NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held the subject
@@ -49,26 +46,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Take subject, broker and keys."""
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
-    parser.add_argument("--site-key", type=Path, required=True, metavar="FILE", help="site.key of the site's folder")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file (mode 0600) with its passphrase")
     parser.add_argument("--trust", type=Path, metavar="FILE", help="the site's list of units (trust.jws of --keys)")
-    parser.add_argument("--timeout", type=float, default=ANSWER_TIMEOUT_S, metavar="SECONDS", help="per unit")
-    add_broker(parser)
+    add_operator(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print each receipt as a line of JSON; status 75 while a unit has still to be asked."""
-    passphrase = read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
     trust_file = TrustFile(
         arguments.trust or arguments.keys / "trust.jws", load_public_key(arguments.keys / "site.jwk")
     )
     trusted = trust_file.load()
-    operator = Operator(
-        broker_settings(arguments),
-        site=arguments.site,
-        key=SigningKey.load(arguments.site_key, passphrase),
-        clock=SystemClock(),
-    )
+    operator = make_operator(arguments)
 
     def ask(unit: str, verb: str, values: Mapping[str, Any]) -> Response:
         return operator.ask(unit, verb, values, timeout_s=arguments.timeout)
