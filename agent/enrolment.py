@@ -22,7 +22,7 @@ from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.records import Crop
 from agent.errors import CaptureRefusedError, PosternError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord, NoticeId, check, check_notice
+from agent.gallery.consent import ConsentRecord, NoticeId, check_notice
 from agent.gallery.enrol import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
 from agent.gallery.store import SUBJECT_BYTES, GalleryStore
 from agent.gallery.template import MIN_CAPTURES, Vector
@@ -53,8 +53,6 @@ class Registrar:
     def open(self, consent: ConsentRecord, subject: SubjectId | None) -> EnrolmentSession:
         """Begin a session; raises ConsentError when ``consent`` does not hold here and now."""
         check_notice(consent, self.notice_version)
-        now = self.clock.now()
-        check(consent, now=now, site=self.site, unit=self.unit, purpose=self.purpose, notice=self.notice)
         return EnrolmentSession(
             self.embedder,
             consent,
@@ -63,7 +61,8 @@ class Registrar:
             site=self.site,
             unit=self.unit,
             purpose=self.purpose,
-            now=now,
+            now=self.clock.now(),
+            notice=self.notice,
             align=self.align,
             subject=subject,
         )

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.simulators.broker import RealBroker
 
 # Debian installs brokers where a user's PATH does not look.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
@@ -21,6 +26,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(message)
     if item.get_closest_marker("shared") and not shared_folder().is_dir():
         pytest.skip(f"needs the training data folder {shared_folder()} (or set POSTERN_SHARED)")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """A Mosquitto of a site of its own, for the tests of one file; its log and its list of revoked certificates too."""
+    # Only where a broker is asked for: few tests need what these import.
+    from tests.simulators.broker import RealBroker  # noqa: PLC0415
+    from tests.simulators.pki import Authority  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("site")
+    made = RealBroker(folder, Authority(folder / "pki"))
+    made.start()
+    yield made
+    made.stop()
 
 
 def shared_folder() -> Path:

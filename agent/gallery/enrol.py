@@ -25,7 +25,7 @@ from agent.detect.pose import head_pose
 from agent.embed.align import align
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError
-from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.consent import ConsentRecord, NoticeId, check
 from agent.gallery.template import MAX_CAPTURES, MIN_CAPTURES, Vector, mean_reference
 from agent.match.compare import compare
 from agent.match.policy import Policy
@@ -132,11 +132,12 @@ class EnrolmentSession:
         unit: str,
         purpose: str,
         now: datetime,
+        notice: NoticeId | None = None,
         subject: SubjectId | None = None,
         quality: Quality | None = None,
         align: Callable[[Frame, Face], Crop] = align,
     ) -> None:
-        check(consent, now=now, site=site, unit=unit, purpose=purpose)
+        check(consent, now=now, site=site, unit=unit, purpose=purpose, notice=notice)
         self._embedder = embedder
         self._align = align
         self._references = references

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,15 +23,6 @@ pytestmark = pytest.mark.broker
 
 NOW = datetime.now(UTC)
 BASE = "postern/hq/door-1"
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    folder = tmp_path_factory.mktemp("site")
-    broker = RealBroker(folder, Authority(folder / "pki"))
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 def unchecked_session(broker: RealBroker, credentials: Credentials | None) -> None:

@@ -18,7 +18,6 @@ from agent.clock import ClockState
 from agent.keys import SigningKey, encode_base64url
 from agent.uplink.commands import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, CommandCounter, Commands, Outcome
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
-from tests.simulators.pki import Authority
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]  # seconds on a machine that is not busy
@@ -84,15 +83,6 @@ class Attacked:
     def stop(self) -> None:
         self.attacker.connection.close()
         self.unit.uplink.stop()
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    folder = tmp_path_factory.mktemp("site")
-    broker = RealBroker(folder, Authority(folder / "pki"))
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture(scope="module")

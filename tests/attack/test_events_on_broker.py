@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.uplink.connection import Ack
 from tests.simulators.broker import RealBroker, connect, wait_until
-from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import DIGEST, SigningUnit, trust_list
 from tests.simulators.unit_on_broker import SkippingClock
 from tests.unit.test_uplink_subscribe import take
@@ -56,15 +55,6 @@ class Site:
 
     def say(self, name: str = "door-1") -> bytes:
         return self.units[name].say().payload
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    folder = tmp_path_factory.mktemp("site")
-    broker = RealBroker(folder, Authority(folder / "pki"))
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

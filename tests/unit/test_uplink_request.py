@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,11 @@ from agent.keys import SigningKey
 from agent.uplink.commands import VERBS, CommandCounter, Commands, Outcome
 from agent.uplink.request import Operator, read_response
 from tests.simulators.broker import RealBroker
-from tests.simulators.pki import Authority
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
 pytestmark = pytest.mark.broker
 
 KEY = SigningKey.generate()
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    folder = tmp_path_factory.mktemp("site")
-    broker = RealBroker(folder, Authority(folder / "pki"))
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 class Commanded(UnitOnBroker):

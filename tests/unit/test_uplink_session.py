@@ -16,22 +16,12 @@ import pytest
 from agent.uplink.discovery import make_discovery
 from agent.uplink.topics import Topics
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
-from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import match_draft, presence_draft, unit_draft
 from tests.simulators.unit_on_broker import UnitOnBroker
 
 pytestmark = pytest.mark.broker
 
 BASE = "postern/hq/door-1"
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    folder = tmp_path_factory.mktemp("site")
-    broker = RealBroker(folder, Authority(folder / "pki"))
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture
