@@ -85,6 +85,7 @@ def test_live_event_expires_at_the_broker(broker: RealBroker, unit: UnitOnBroker
     auditor.connection.abandon()  # its session stays at the broker for a minute
     unit.start()
     unit.say()
+    wait_until(lambda: unit.outbox.depth() == 0)  # row 1 left with a minute
     unit.clock.skipped_s = 58.5
     unit.say()  # row 2 is fresh
     wait_until(lambda: unit.outbox.depth() == 0)
