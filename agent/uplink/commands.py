@@ -9,7 +9,6 @@ a fresh signature over a nonce of its own instead. The broker's ACL is only the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ MAX_SKEW_S = 30  # two clocks that are both "synced" agree better than this
 NONCE_BYTES = 16
 NONCE_LIFE_S = 60  # an operator's tool answers a challenge at once
 MAX_NONCES = 4  # operators at once
+RECENT = 32  # commands remembered as taken: what tells a repeated one from one that others overtook
+COUNTER_BYTES = 1024  # of their numbers on disk
 BURST, PER_SECOND = 20, 5  # commands looked at: a flood must not eat the processor; beyond it there is silence
 
 VERBS = (
@@ -92,8 +93,15 @@ class Outcome:
     error: str | None
 
 
+class _Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The counter's file."""
+
+    cmd_seq: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+    recent: Annotated[tuple[int, ...], Meta(max_length=RECENT)] = ()
+
+
 class CommandCounter:
-    """The highest ``cmd_seq`` ever acted on, on disk."""
+    """The highest ``cmd_seq`` ever acted on, and the last few of them, on disk."""
 
     def __init__(self, path: Path) -> None:
         """Read the file; a missing one is a new unit. StorageError when it is damaged."""
@@ -101,21 +109,33 @@ class CommandCounter:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            self.last = 0
+            self._taken = _Taken(0)
             return
         except OSError as error:
             raise StorageError(f"cannot read {path} ({error.strerror}): make it readable to the service") from error
         try:
-            self.last = msgspec.convert(strict_json.loads(content, limit=64), dict[Literal["cmd_seq"], int])["cmd_seq"]
-        except (ValueError, KeyError, msgspec.ValidationError):
+            self._taken = msgspec.convert(strict_json.loads(content, limit=COUNTER_BYTES), _Taken)
+        except (ValueError, msgspec.ValidationError):
             raise StorageError(
                 f"{path} is damaged: restore it, or write a cmd_seq above all that were ever used"
             ) from None
 
+    @property
+    def last(self) -> int:
+        """The highest number acted on; 0 before the first."""
+        return self._taken.cmd_seq
+
+    def overtaken(self, cmd_seq: int) -> bool:
+        """Whether ``cmd_seq`` was never acted on though later ones were, as far as the unit remembers."""
+        recent = self._taken.recent
+        return bool(recent) and recent[0] < cmd_seq < self.last and cmd_seq not in recent
+
     def advance(self, cmd_seq: int) -> None:
         """Make ``cmd_seq`` durable; StorageError when that fails, and then nothing changed."""
-        write_atomic(self._path, json.dumps({"cmd_seq": cmd_seq}).encode())
-        self.last = cmd_seq
+        before = self._taken.recent or (self.last,)  # nothing is known of what is below
+        taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:])
+        write_atomic(self._path, msgspec.json.encode(taken))
+        self._taken = taken
 
 
 class _Nonces:
@@ -227,6 +247,8 @@ class Commands:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")
+        if self._counter.overtaken(command.cmd_seq):
+            raise VerificationError("out_of_order", "commands with higher numbers were taken before: sign it again")
         if command.cmd_seq <= self._counter.last:
             raise VerificationError("replayed", f"cmd_seq must be above {self._counter.last}")
         if command.nonce is not None:

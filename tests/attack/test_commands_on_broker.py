@@ -150,12 +150,15 @@ def test_attack_is_refused_with_its_own_reason_and_does_nothing(attacked: Attack
     assert attacked.outcomes[-1].error == reason
 
 
-def test_replayed_and_reordered_commands_are_refused(attacked: Attacked) -> None:
-    early, late = sign(attacked.command()), sign(attacked.command(cmd_seq=attacked.counter.last + 2))
-    assert attacked.deliver(late)["status"] == "ok"
+def test_replayed_and_reordered_commands_are_refused_each_with_its_own_reason(attacked: Attacked) -> None:
+    first = attacked.counter.last + 1
+    before, early, late = (sign(attacked.command(cmd_seq=first + n)) for n in range(3))
+    for command in (before, late):
+        assert attacked.deliver(command)["status"] == "ok"
     done = len(attacked.done)
+    assert attacked.deliver(before)["error"] == "replayed", "sent again"
     assert attacked.deliver(late)["error"] == "replayed", "sent again"
-    assert attacked.deliver(early)["error"] == "replayed", "held back and sent after the one that followed it"
+    assert attacked.deliver(early)["error"] == "out_of_order", "held back and sent after the one that followed it"
     assert len(attacked.done) == done
 
 

@@ -167,4 +167,4 @@ def test_the_recorded_life_ends_with_everything_in_force(work: Path) -> None:
     steps = record(["-c", LIFE, str(living), str(work / "site")], living, work)
     marks = [step.data.decode().split(" ")[0] for step in steps if step.op == "mark"]
     assert marks[-4:] == ["renewed", "changed", "begin", "erased"]
-    assert json.loads((living / "commands.json").read_text()) == {"cmd_seq": 3}
+    assert json.loads((living / "commands.json").read_text())["cmd_seq"] == 3

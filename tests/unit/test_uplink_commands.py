@@ -24,6 +24,7 @@ from agent.uplink.commands import (
     MAX_RESPONSE_BYTES,
     MAX_VALIDITY_S,
     NONCE_LIFE_S,
+    RECENT,
     SIGNATURE_TYPE,
     VERBS,
     Command,
@@ -117,6 +118,34 @@ def test_replayed_command_is_refused_also_after_a_restart(station: Station) -> N
     station.boot()
     assert station.send(command)["error"] == "replayed"
     assert len(station.done) == 1
+
+
+def test_command_that_later_ones_overtook_is_told_from_a_repeated_one_also_after_a_restart(station: Station) -> None:
+    early, late = station.make(cmd_seq=4), station.make(cmd_seq=5)
+    assert station.send(late)["status"] == "ok"
+    assert station.send(early)["error"] == "out_of_order"
+    station.boot()
+    assert station.send(early)["error"] == "out_of_order"
+    assert station.send(late)["error"] == "replayed"
+    assert len(station.done) == 1
+
+
+def test_what_a_unit_remembers_of_taken_commands_is_bounded(station: Station) -> None:
+    for seq in range(3, 2 * RECENT + 3, 2):
+        station.clock.advance(1)
+        assert station.send(station.make(cmd_seq=seq))["status"] == "ok"
+    assert station.send(station.make(cmd_seq=2 * RECENT))["error"] == "out_of_order"
+    assert station.send(station.make(cmd_seq=2))["error"] == "replayed", "too long ago to be told apart"
+    assert len(json.loads(station.file.read_text())["recent"]) == RECENT
+
+
+def test_number_restored_by_hand_says_nothing_of_the_commands_below(station: Station) -> None:
+    station.file.write_text('{"cmd_seq": 90}')
+    station.boot()
+    assert station.send(station.make(cmd_seq=80))["error"] == "replayed"
+    assert station.send(station.make(cmd_seq=95))["status"] == "ok"
+    assert station.send(station.make(cmd_seq=80))["error"] == "replayed"
+    assert station.send(station.make(cmd_seq=92))["error"] == "out_of_order"
 
 
 @pytest.mark.parametrize(
@@ -248,10 +277,10 @@ def test_number_is_on_disk_before_the_verb_acts(station: Station) -> None:
     seen: list[bytes] = []
     station.boot(selftest=lambda _: seen.append(station.file.read_bytes()) or {})
     station.send(station.make())
-    assert seen == [b'{"cmd_seq": 1}']
+    assert [json.loads(content)["cmd_seq"] for content in seen] == [1]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"cmd_seq": "1"}', b"null", b'{"cmd_seq": 1.5}', b"x" * 100])
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"cmd_seq": "1"}', b"null", b'{"cmd_seq": 1.5}', b"x" * 2000])
 def test_damaged_counter_stops_commands_instead_of_starting_at_zero(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "command.json"
     file.write_bytes(content)
