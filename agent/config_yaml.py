@@ -47,7 +47,10 @@ def read_document(file: Path) -> Document:
         with file.open("rb") as stream:
             content = stream.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
+        raise ConfigError(
+            f"{file}: cannot read the configuration ({error.strerror}): give its path with -c, or begin with a"
+            " copy of config.example.yaml"
+        ) from error
     return parse_document(content, file)
 
 

@@ -20,6 +20,18 @@ PUBLIC_MODE = 0o644
 FOLDER_MODE = 0o700
 MAX_SECRET_BYTES = 64 * 1024  # a key, a certificate chain or a few hundred epoch keys; more is not ours
 
+_ISSUED = {"unit.key", "tls.key", "tls.crt", "ca.crt", "site.jwk", "trust.jws"}  # what only a site hands out
+
+
+def _unreadable(path: Path, error: OSError) -> KeyStoreError:
+    advice = "put the file there or correct its path"
+    if isinstance(error, FileNotFoundError) and path.name in _ISSUED:
+        advice = (
+            "a unit's files come from 'postern unit request' and 'postern unit install',"
+            " a program's from 'postern site add-program'"
+        )
+    return KeyStoreError(f"cannot read {path} ({error.strerror}): {advice}")
+
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable."""
@@ -78,7 +90,7 @@ def check_private(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise KeyStoreError(f"cannot read {path} ({error.strerror}): put the file there or correct its path") from error
+        raise _unreadable(path, error) from error
     mode = stat.S_IMODE(status.st_mode)
     allowed = 0o740 if status.st_uid == status.st_gid == 0 else 0o700
     if mode & ~allowed:
@@ -94,7 +106,7 @@ def read_bounded(path: Path, limit: int = MAX_SECRET_BYTES) -> bytes:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise KeyStoreError(f"cannot read {path} ({error.strerror}): put the file there or correct its path") from error
+        raise _unreadable(path, error) from error
     if len(content) > limit:
         raise KeyStoreError(f"{path} is larger than {limit} bytes: this is not the expected file")
     return content

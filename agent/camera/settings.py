@@ -123,11 +123,6 @@ class SceneCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 CameraSettings = FileCamera | RtspCamera | V4l2Camera | Picamera2Camera | GstreamerCamera | SceneCamera
 
 
-def is_live(settings: CameraSettings) -> bool:
-    """Whether frames come whether or not somebody takes them; such a source is supervised and may drop frames."""
-    return not isinstance(settings, FileCamera | SceneCamera)
-
-
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)

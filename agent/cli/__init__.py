@@ -37,7 +37,7 @@ COMMANDS = {
     "site": "the site's authority: create, add units, issue keys, revoke",
     "unit": "this unit's keys: request a certificate, install the answer",
     "audit": "verify the audit log",
-    "config": "print the JSON Schema of the configuration",
+    "schema": "print a JSON Schema: of the configuration, of an event, of the list of units",
     "version": "print versions",
 }
 

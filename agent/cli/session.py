@@ -13,11 +13,13 @@ from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials
 from agent.uplink.request import ANSWER_TIMEOUT_S, Operator
 
+MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
+
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
     """Let the command take broker, site and the program's own files."""
     parser.add_argument("--broker", required=True, metavar="HOST", help="by the name or address in its certificate")
-    parser.add_argument("--port", type=int, default=8883)
+    parser.add_argument("--port", type=_port, default=8883)
     parser.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
     parser.add_argument("--site", required=True)
     parser.add_argument(
@@ -27,6 +29,12 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the program's files as 'postern site add-program' made them",
     )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to {MAX_PORT}")
+    return int(text)
 
 
 def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:

@@ -89,7 +89,7 @@ PUBLIC
   site.jwk     by which units check commands and policies
   trust.jws    the units and their keys: for every subscriber that verifies
   units/       what was issued to which unit
-  audit.log    what was done here, as a hash chain: 'postern audit' verifies it
+  audit.log    what was done here, as a hash chain: 'postern site log' verifies and lists it
 TO CARRY AWAY
   broker/      all of the broker's files; ca.crl (revoked certificates) and acl (who may do what) change with every
                act: copy them again, then reload the broker

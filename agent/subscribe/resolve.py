@@ -97,7 +97,7 @@ class Keys:
 def read_epoch_key(path: Path) -> EpochKey:
     """Read what ``postern site epoch-key`` wrote; KeyStoreError when it is missing, destroyed or damaged."""
     content = read_secret(path)
-    if not any(content):
+    if content and not any(content):  # what overwriting leaves
         raise KeyStoreError(f"{path} was destroyed: what happened in its week stays pseudonymous")
     try:
         key = msgspec.json.decode(content, type=EpochKey)

@@ -60,9 +60,14 @@ class Subscriber:
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
         self._filters = event_filters(site)
+        trusted = trust.load()
+        if trusted.site != site:
+            raise VerificationError(
+                "wrong_unit", f"the list of units is of site {trusted.site}, not {site}: give its own"
+            )
         self._trust, self._state, self._durable = trust, state, durable
         self._name = load_identity(broker.credentials, clock).common_name
-        self.verifier = Verifier(trust.load(), state=state.load() if state else None)
+        self.verifier = Verifier(trusted, state=state.load() if state else None)
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
         self._stopping = threading.Event()

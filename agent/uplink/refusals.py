@@ -61,7 +61,7 @@ _ALERTS = (
     # In TLS 1.3 the broker's alert may be overtaken by its reset of the connection.
     ("reset by peer", "closed the connection before MQTT began: it may not accept this certificate; look at its log"),
     ("handshake failure", "refuses the TLS handshake: check that it asks for a certificate of this site"),
-    ("wrong version number", "does not speak TLS on this port: correct broker.port"),
+    ("wrong version number", "does not speak TLS on this port: correct the port"),
     ("protocol version", "speaks no TLS 1.2 or newer: upgrade the broker"),
 )
 
@@ -91,11 +91,13 @@ def explain_tls(place: str, error: Exception) -> str:
     """Sentence for a connection that failed before MQTT began."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = printable(error.verify_message or "not verified")
-        return f"the certificate of {place} is not accepted ({reason}): check ca.crt, broker.host and both clocks"
+        return (
+            f"the certificate of {place} is not accepted ({reason}): check ca.crt, the name of the host and both clocks"
+        )
     if isinstance(error, socket.gaierror):
-        return f"the name of the broker {place} is unknown: correct broker.host or the name server"
+        return f"the name of the broker {place} is unknown: correct the host or the name server"
     if isinstance(error, ConnectionRefusedError):
-        return f"nothing listens at {place}: start the broker or correct broker.port"
+        return f"nothing listens at {place}: start the broker or correct host and port"
     if isinstance(error, TimeoutError):
         return f"the broker {place} does not answer: check the network and the firewall"
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):

@@ -80,9 +80,3 @@ def event_filters(site: str) -> tuple[str, str]:
     """Return what a subscriber listens to: live events and backlog of every unit of the site."""
     check_name("site", site)
     return f"{TOPIC_ROOT}/{site}/+/event/+", f"{TOPIC_ROOT}/{site}/+/backlog/+"
-
-
-def is_backlog(topic: str) -> bool:
-    """Whether the topic is a unit's backlog leaf."""
-    levels = topic.split("/")
-    return len(levels) == 5 and levels[0] == TOPIC_ROOT and levels[3] == "backlog"  # root/site/unit/backlog/kind

@@ -13,7 +13,7 @@ from hypothesis import given
 from agent.errors import ConfigError
 from agent.site.acl import client_acl, unit_acl
 from agent.site.records import Role
-from agent.uplink.topics import MAX_NAME, Topics, event_filters, is_backlog
+from agent.uplink.topics import MAX_NAME, Topics, event_filters
 
 TOPICS = Topics("hq", "door-3")
 ACL = Path(__file__).parents[2] / "deploy" / "mosquitto" / "acl"
@@ -36,12 +36,6 @@ def test_verb_of_a_request() -> None:
     assert TOPICS.verb("postern/hq/door-3/request/enrol/begin") == "enrol/begin"
     assert TOPICS.verb("postern/hq/door-4/request/health") is None
     assert TOPICS.verb("postern/hq/door-3/response/health") is None
-
-
-def test_backlog_is_told_from_live() -> None:
-    assert is_backlog(TOPICS.backlog("unit"))
-    assert not is_backlog(TOPICS.event("unit"))
-    assert not is_backlog("postern/hq/backlog/event/match")
 
 
 def test_kind_without_a_leaf_is_a_mistake() -> None:

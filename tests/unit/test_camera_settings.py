@@ -17,7 +17,7 @@ from agent.camera.av_source import AvCamera
 from agent.camera.gstreamer import GstreamerSource
 from agent.camera.open import open_camera
 from agent.camera.picam import PicamCamera
-from agent.camera.settings import CameraSettings, FileCamera, RtspCamera, SceneCamera, is_live
+from agent.camera.settings import CameraSettings, FileCamera, RtspCamera, SceneCamera
 from agent.clock import SimulatedClock
 from agent.errors import ConfigError, KeyStoreError
 
@@ -27,23 +27,18 @@ def parsed(document: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("document", "kind", "live"),
+    ("document", "kind"),
     [
-        ({"source": "file", "path": "a.mp4"}, AvCamera, False),
-        ({"source": "rtsp", "url": "rtsp://host/live"}, AvCamera, True),
-        ({"source": "v4l2", "device": "/dev/video0"}, AvCamera, True),
-        ({"source": "picamera2"}, PicamCamera, True),
-        ({"source": "gstreamer"}, GstreamerSource, True),
+        ({"source": "file", "path": "a.mp4"}, AvCamera),
+        ({"source": "rtsp", "url": "rtsp://host/live"}, AvCamera),
+        ({"source": "v4l2", "device": "/dev/video0"}, AvCamera),
+        ({"source": "picamera2"}, PicamCamera),
+        ({"source": "gstreamer"}, GstreamerSource),
     ],
 )
-def test_each_source_opens_its_own_kind_of_camera(document: dict[str, Any], kind: type, live: bool) -> None:
+def test_each_source_opens_its_own_kind_of_camera(document: dict[str, Any], kind: type) -> None:
     camera = open_camera(parsed(document), lores_size=(320, 240), clock=SimulatedClock())
     assert isinstance(camera, kind)
-    assert is_live(parsed(document)) is live
-
-
-def test_scene_is_not_live() -> None:
-    assert not is_live(SceneCamera(Path("door.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,10 @@ def test_version_names_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -
     assert "configuration urn:postern:config:1\n" in out
 
 
-def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "urn:postern:config:1"
+@pytest.mark.parametrize("what", ["config", "event", "trust"])
+def test_each_schema_is_a_json_schema(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    assert main(["schema", what]) == 0
+    assert json.loads(capsys.readouterr().out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 def test_a_good_configuration_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,9 @@ def test_an_alias_bomb_is_refused_before_it_grows() -> None:
 
 
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the configuration: No such file or directory"):
+    with pytest.raises(
+        ConfigError, match=r"cannot read the configuration \(No such file or directory\): give its path with -c"
+    ):
         load_config(tmp_path / "none.yaml")
 
 

@@ -51,7 +51,8 @@ class Site:
     def subscriber(self, **options: Any) -> Subscriber:
         trust = TrustFile(self.trust, self.key.public)
         settings = self.broker.settings(self.broker.authority.issue("auditor"))
-        return Subscriber(settings, site="hq", trust=trust, clock=self.clock, on_notice=self.notices.append, **options)
+        options = {"site": "hq"} | options
+        return Subscriber(settings, trust=trust, clock=self.clock, on_notice=self.notices.append, **options)
 
 
 @pytest.fixture
@@ -84,6 +85,12 @@ def test_live_events_are_verified_and_handed_over_in_order(site: Site) -> None:
         outcomes = take(events, 5)
     assert [o.event.data.seq for o in outcomes if isinstance(o, VerifiedEvent)] == seqs
     assert all(o.fresh and not o.backlog and o.gap is None for o in outcomes if isinstance(o, VerifiedEvent))
+
+
+@pytest.mark.broker
+def test_site_that_the_list_of_units_does_not_know_is_refused_instead_of_silence(site: Site) -> None:
+    with pytest.raises(VerificationError, match="list of units is of site hq, not annex"):
+        site.subscriber(site="annex")
 
 
 @pytest.mark.broker

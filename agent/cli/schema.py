@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern schema``: for editors, generators, and programs that read events without this package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from agent.config import json_schema
+from agent.outbox.schema import event_schema, trust_schema
+
+SCHEMAS = {"config": json_schema, "event": event_schema, "trust": trust_schema}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take what to print."""
+    parser.add_argument("what", choices=SCHEMAS, help="trust: the payload of the site's signed list of units")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the schema."""
+    print(json.dumps(SCHEMAS[arguments.what](), indent=2))
+    return 0
