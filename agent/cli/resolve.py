@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--key", action="append", type=Path, required=True, metavar="FILE",
-        help="what 'postern site epoch-key' wrote, for one audience and week; may be repeated",
+        help="what 'postern site epoch-key' wrote, for one audience, week and generation; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--subjects", type=Path, required=True, metavar="FILE", help="the subject ids that you may know, one a line"

@@ -40,15 +40,17 @@ class Keys:
     ) -> None:
         """``subjects`` are the ids that may be named; ``consumer`` opens sealed subjects.
 
-        Raises RefusedError without a key, or for two keys of one site, audience and epoch.
+        A week whose keys were replaced in its course has one key per generation: give them all. Raises RefusedError
+        without a key, or for the same key twice.
         """
         known = tuple(subjects)
-        self._resolvers: dict[tuple[str, str, str], Resolver] = {}
+        self._resolvers: dict[tuple[str, str, str], list[Resolver]] = {}
+        given: set[EpochKey] = set()
         for key in keys:
-            place = (key.site, key.audience, key.epoch)
-            if place in self._resolvers:
-                raise RefusedError(f"two keys are for audience {key.audience} in {key.epoch}: give one of them")
-            self._resolvers[place] = Resolver(key, known)
+            if key in given:
+                raise RefusedError(f"a key for audience {key.audience} in {key.epoch} was given twice: leave one out")
+            given.add(key)
+            self._resolvers.setdefault((key.site, key.audience, key.epoch), []).append(Resolver(key, known))
         if not self._resolvers:
             raise RefusedError("give the key of the week: 'postern site epoch-key' takes it out")
         self._consumer = consumer
@@ -62,14 +64,18 @@ class Keys:
         if not isinstance(data, MatchData | PresenceData):
             raise VerificationError("no_subject", "this event is about nobody")
         site, audience, epoch = event.source.split("/")[2], data.audience, data.epoch
-        resolver = self._resolver(site, audience, epoch)
+        generations = self._generations(site, audience, epoch)
         name = self._open(data.subject, site=site, audience=audience, epoch=epoch)
-        subject = resolver.resolve(name, audience=audience, epoch=epoch)
-        if subject is None:
-            raise VerificationError("unknown_subject", "this pseudonym is of nobody on the list of subjects")
-        return subject
+        for resolver in generations:  # no two keys give one name: 128 bits
+            subject = resolver.resolve(name, audience=audience, epoch=epoch)
+            if subject is not None:
+                return subject
+        raise VerificationError(
+            "unknown_subject",
+            "this pseudonym is of nobody on the list of subjects, or of another generation of the week's keys",
+        )
 
-    def _resolver(self, site: str, audience: str, epoch: str) -> Resolver:
+    def _generations(self, site: str, audience: str, epoch: str) -> list[Resolver]:
         found = self._resolvers.get((site, audience, epoch))
         if found is not None:
             return found

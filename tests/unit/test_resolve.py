@@ -57,6 +57,13 @@ def test_the_key_holder_learns_who_it_was(unit: SigningUnit) -> None:
     assert Keys([held], [BO, ANNA]).resolve(event_about(unit, name_of(held, ANNA))) == ANNA
 
 
+def test_week_whose_keys_were_replaced_is_resolved_with_both(unit: SigningUnit) -> None:
+    before, after = key(), key()
+    events = [event_about(unit, name_of(held, ANNA)) for held in (before, after)]
+    assert [Keys([after, before], [ANNA, BO]).resolve(event) for event in events] == [ANNA, ANNA]
+    assert reason(Keys([after], [ANNA]), events[0]) == "unknown_subject"
+
+
 def test_outside_its_rights_the_holder_is_refused_with_the_reason(unit: SigningUnit) -> None:
     held = key()
     event = event_about(unit, name_of(held, ANNA))
@@ -70,8 +77,9 @@ def test_outside_its_rights_the_holder_is_refused_with_the_reason(unit: SigningU
 
 
 def test_keys_that_leave_it_open_are_refused() -> None:
-    with pytest.raises(RefusedError, match="two keys"):
-        Keys([key(), key()], [])
+    held = key()
+    with pytest.raises(RefusedError, match="given twice"):
+        Keys([held, held], [])
     with pytest.raises(RefusedError, match="give the key"):
         Keys([], [ANNA])
 
