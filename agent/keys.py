@@ -90,6 +90,14 @@ def read_header(signature: str) -> Header:
     return Header(members["alg"], members["kid"], members["typ"])
 
 
+def check_algorithm(header: Header) -> None:
+    """Refuse a signature by anything but ES256: ``unsecured`` for one that claims to need none, ``wrong_algorithm``."""
+    if header.alg == "none":  # an Unsecured JWS (RFC 7518 sec. 3.6)
+        raise VerificationError("unsecured", "the content claims to need no signature")
+    if header.alg != ALGORITHM:
+        raise VerificationError("wrong_algorithm", f"the signature must be made with {ALGORITHM}")
+
+
 class PublicKey:
     """A P-256 key that verifies; ``kid`` is its RFC 7638 SHA-256 thumbprint."""
 
@@ -118,7 +126,8 @@ class PublicKey:
     def verify(self, token: str, *, typ: str) -> bytes:
         """Payload of a compact JWS made by this key for ``typ``.
 
-        Raises VerificationError: ``malformed``, ``wrong_algorithm``, ``wrong_type``, ``wrong_key``, ``bad_signature``.
+        Raises VerificationError: ``malformed``, ``unsecured``, ``wrong_algorithm``, ``wrong_type``, ``wrong_key``,
+        ``unsigned``, ``bad_signature``.
         """
         if len(token) > MAX_TOKEN_BYTES:
             raise VerificationError("malformed", f"the signed object is longer than {MAX_TOKEN_BYTES} bytes")
@@ -139,12 +148,13 @@ class PublicKey:
         self._check(read_header(signature), typ, [parts[0], encode_base64url(payload), parts[2]])
 
     def _check(self, header: Header, typ: str, parts: list[str]) -> None:
-        if header.alg != ALGORITHM:
-            raise VerificationError("wrong_algorithm", f"the signature must be made with {ALGORITHM}")
+        check_algorithm(header)
         if header.typ != typ:
             raise VerificationError("wrong_type", f"the signature was not made for {typ}")
         if header.kid != self.kid:
             raise VerificationError("wrong_key", "the signature was made by another key")
+        if not parts[2]:
+            raise VerificationError("unsigned", "the signature was taken away")
         try:
             decode_base64url(parts[2])
             jws.deserialize_compact(".".join(parts), self._key, algorithms=[ALGORITHM])

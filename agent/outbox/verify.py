@@ -8,11 +8,11 @@ An event is accepted when all of this holds, in this order; each refusal has its
 3.  it is signed at all: ``unsigned``
 4.  it is a known kind of event, and its data is of that kind: ``wrong_type``
 5.  every field is one that an event may have, in its form: ``malformed``
-6.  the signature's header names ES256 and the purpose "event", nothing else: ``wrong_algorithm``,
-    ``wrong_type``, ``malformed``
+6.  the signature's header names ES256 and the purpose "event", nothing else: ``unsecured`` for "none",
+    ``wrong_algorithm``, ``wrong_type``, ``malformed``
 7.  the site lists the key: ``unknown_unit``
-8.  the key is the one of the unit that the event names as its source: ``wrong_unit``
-9.  it came on that unit's own topic for this kind: ``wrong_topic``
+8.  the key is the one of the unit that the event names as its source: ``wrong_key``
+9.  it came on a topic of that unit, ``wrong_unit``, and on the one for this kind, ``wrong_topic``
 10. the signature holds over the canonical bytes (RFC 8785): ``bad_signature``
 11. the key was not revoked, nor replaced too long ago: ``revoked``
 12. its time is not ahead of now, and a live one is not stale: ``future``, ``expired``
@@ -33,7 +33,7 @@ import msgspec
 
 from agent import strict_json
 from agent.errors import VerificationError, printable
-from agent.keys import ALGORITHM, Header, read_header
+from agent.keys import Header, check_algorithm, read_header
 from agent.outbox.chain import Chains, Gap
 from agent.outbox.event import (
     EVENT_TYPES,
@@ -56,8 +56,10 @@ REASONS = (
     "malformed",
     "unsigned",
     "wrong_type",
+    "unsecured",
     "wrong_algorithm",
     "unknown_unit",
+    "wrong_key",
     "wrong_unit",
     "wrong_topic",
     "bad_signature",
@@ -113,9 +115,9 @@ class Verifier:
         self._skew = timedelta(seconds=clock_skew_s)
 
     def update_trust(self, trust: TrustedUnits) -> None:
-        """Take a newer list; VerificationError (``replayed``) for an older one, ``wrong_unit`` for another site's."""
+        """Take a newer list; VerificationError (``replayed``) for an older one, ``wrong_site`` for another site's."""
         if trust.site != self._trust.site:
-            raise VerificationError("wrong_unit", "this list is of another site: fetch the list of this one")
+            raise VerificationError("wrong_site", "this list is of another site: fetch the list of this one")
         if trust.serial < self._trust.serial:
             raise VerificationError("replayed", "this list of units is older than the one in use: fetch it again")
         self._trust = trust
@@ -170,7 +172,7 @@ class Verifier:
         if trusted is None:
             raise VerificationError("unknown_unit", "the site does not list the key of this event")
         if event.source != f"/{TOPIC_ROOT}/{self._trust.site}/{trusted.unit}":
-            raise VerificationError("wrong_unit", f"unit {trusted.unit} signed an event in another unit's name")
+            raise VerificationError("wrong_key", f"unit {trusted.unit} signed an event in another unit's name")
         return trusted
 
     def _check_topic(self, topic: str, event: Event) -> bool:
@@ -179,7 +181,9 @@ class Verifier:
             return False
         if topic == f"{base}/backlog/{event.kind}":
             return True
-        raise VerificationError("wrong_topic", f"an event of {event.source} came on another topic")
+        if topic.split("/")[3:] in (["event", event.kind], ["backlog", event.kind]):
+            raise VerificationError("wrong_unit", f"an event of {event.source} came on another unit's topic")
+        raise VerificationError("wrong_topic", f"an event of {event.source} came on another of its topics")
 
     def _check_time(self, event: Event, now: datetime, *, backlog: bool) -> bool:
         """Whether the event is known to be of this moment."""
@@ -226,8 +230,7 @@ def _read(members: dict[str, Any]) -> Event:
 
 def _read_signature_header(signature: str) -> Header:
     header = read_header(signature)
-    if header.alg != ALGORITHM:
-        raise VerificationError("wrong_algorithm", f"events are signed with {ALGORITHM} alone")
+    check_algorithm(header)
     if header.typ != SIGNATURE_TYPE:
         raise VerificationError("wrong_type", "the signature was not made for an event")
     return header

@@ -63,7 +63,7 @@ class Subscriber:
         trusted = trust.load()
         if trusted.site != site:
             raise VerificationError(
-                "wrong_unit", f"the list of units is of site {trusted.site}, not {site}: give its own"
+                "wrong_site", f"the list of units is of site {trusted.site}, not {site}: give its own"
             )
         self._trust, self._state, self._durable = trust, state, durable
         self._name = load_identity(broker.credentials, clock).common_name

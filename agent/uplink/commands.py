@@ -243,7 +243,9 @@ class Commands:
 
     def _check(self, command: Command, verb: str) -> None:
         """Refuse what is for somebody else, was there before, or is too old."""
-        if (command.site, command.unit) != (self._site, self._unit):
+        if command.site != self._site:
+            raise VerificationError("wrong_site", "the command is for another site")
+        if command.unit != self._unit:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")

@@ -47,7 +47,7 @@ def test_list_of_another_site_is_refused(unit: SigningUnit, verifier: Verifier) 
     other = type(listed)(version=1, site="annex", serial=9, issued_at=listed.issued_at, units=listed.units)
     with pytest.raises(VerificationError) as refusal:
         verifier.update_trust(TrustedUnits(other))
-    assert refusal.value.reason == "wrong_unit"
+    assert refusal.value.reason == "wrong_site"
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b'{"version":1}', b"\xff", b"1.5"])

@@ -92,24 +92,45 @@ def resigned(unit: SigningUnit, payload: bytes, key: UnitKey | None = None, typ:
 
 Attack = Callable[[Site, bytes], bytes]
 ATTACKS: dict[str, tuple[str, Attack, str]] = {
-    "another unit's event on this unit's topic": ("event/match", lambda s, _: s.say("door-2"), "wrong_topic"),
+    "another unit's event on this unit's topic": ("event/match", lambda s, _: s.say("door-2"), "wrong_unit"),
     "a match on the topic of presence": ("event/presence", lambda _, p: p, "wrong_topic"),
-    "another unit's key": ("event/match", lambda s, p: resigned(s.unit, p, s.units["door-2"].key), "wrong_unit"),
+    "another unit's key": ("event/match", lambda s, p: resigned(s.unit, p, s.units["door-2"].key), "wrong_key"),
     "a key that nobody listed": ("event/match", lambda s, p: resigned(s.unit, p, UnitKey.generate()), "unknown_unit"),
     "altered content": ("event/match", lambda _, p: altered(p, zone="vault"), "bad_signature"),
     "stripped signature": ("event/match", lambda _, p: stripped(p), "unsigned"),
-    "none alg": ("event/match", lambda s, p: with_header(s.unit, p, alg="none"), "wrong_algorithm"),
+    "none alg": ("event/match", lambda s, p: with_header(s.unit, p, alg="none"), "unsecured"),
     "wrong alg": ("event/match", lambda s, p: with_header(s.unit, p, alg="HS256"), "wrong_algorithm"),
     "wrong typ": ("event/match", lambda s, p: resigned(s.unit, p, typ="postern-command+jws"), "wrong_type"),
     "wrong kid": (
         "event/match",
         lambda s, p: with_header(s.unit, p, kid=s.units["door-2"].key.kid),
-        "wrong_unit",
+        "wrong_key",
     ),
     "a score smuggled in": ("event/match", lambda _, p: altered(p, score=0.9), "malformed"),
     "no event at all": ("event/match", lambda _, p: b"\x00" * 64, "malformed"),
     "too large": ("event/match", lambda _, p: b" " * 20_000 + p, "too_large"),
 }
+
+
+# Kinds of attack that an auditor tells apart by their reasons alone.
+KINDS = (
+    "another unit's event on this unit's topic",
+    "a match on the topic of presence",
+    "another unit's key",
+    "a key that nobody listed",
+    "altered content",
+    "stripped signature",
+    "none alg",
+    "wrong alg",
+    "wrong typ",
+    "no event at all",
+    "too large",
+)
+
+
+def test_no_two_kinds_of_attack_share_a_reason() -> None:
+    reasons = {ATTACKS[kind][2] for kind in KINDS}
+    assert len(reasons | {"duplicate", "replayed", "fork", "expired", "future"}) == len(KINDS) + 5
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -151,7 +151,7 @@ def test_number_restored_by_hand_says_nothing_of_the_commands_below(station: Sta
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"site": "other"}, "wrong_unit"),
+        ({"site": "other"}, "wrong_site"),
         ({"unit": "door-2"}, "wrong_unit"),
         ({"cmd_seq": 0}, "malformed"),
         ({"cmd_seq": 2**53}, "malformed"),
