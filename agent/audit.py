@@ -239,11 +239,13 @@ def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
     if not path.exists():
         return 0
     with path.open("r+b") as file:
-        whole = 0
-        while line := file.readline(MAX_ENTRY_BYTES + 1):
-            if line.endswith(b"\n") and is_whole(line[:-1]):
-                whole = file.tell()
-        torn = file.seek(0, os.SEEK_END) - whole
+        pieces = list(iter(lambda: file.readline(MAX_ENTRY_BYTES + 1), b""))
+        end = whole = file.tell()
+        for piece in reversed(pieces):  # from the end, so that a start need not read a year's entries
+            if piece.endswith(b"\n") and is_whole(piece[:-1]):
+                break
+            whole -= len(piece)
+        torn = end - whole
         if torn:
             file.truncate(whole)
             os.fsync(file.fileno())

@@ -51,8 +51,9 @@ class Registrar:
     align: Callable[[Frame, Face], Crop] = align
 
     def open(self, consent: ConsentRecord, subject: SubjectId | None) -> EnrolmentSession:
-        """Begin a session; raises ConsentError when ``consent`` does not hold here and now."""
+        """Begin a session; raises what ``GalleryStore.admit`` raises when ``consent`` does not hold here and now."""
         check_notice(consent, self.notice_version)
+        self.gallery.admit(consent, subject)
         return EnrolmentSession(
             self.embedder,
             consent,
@@ -70,25 +71,26 @@ class Registrar:
     def keep(self, vectors: Sequence[Vector], consent: ConsentRecord, subject: SubjectId | None) -> SubjectId:
         """Store the reference, overwrite ``vectors``, and return the subject's id.
 
-        The consent stands in the log before the reference exists: where the log cannot be written, nobody is enrolled.
-        A power cut in between leaves a personal part that belongs to nobody, which the next start destroys. Raises what
-        ``GalleryStore.enrol`` raises, and nothing is kept then.
+        The gallery is asked first, so that what it refuses leaves no entry. Then the consent stands in the log before
+        the reference exists: where the log cannot be written, nobody is enrolled. Whoever the gallery does not hold in
+        the end, because the disk failed or an erasure came between, has no personal part; one that a power cut leaves
+        is destroyed by the next start. Raises what ``GalleryStore.enrol`` raises, and nothing is kept then.
         """
         chosen = subject or SubjectId(self.random(SUBJECT_BYTES))
-        facts = {"notice_version": consent.notice_version, "expires_at": consent.expires_at.isoformat()}
+        personal = {"evidence": consent.evidence_digest, "expires_at": consent.expires_at.isoformat()}
+        facts = {"notice_version": consent.notice_version}
         try:
-            self.audit.append("consent_given", facts, subject=chosen, personal={"evidence": consent.evidence_digest})
+            self.gallery.admit(consent, subject)
+            self.audit.append("consent_given", facts, subject=chosen, personal=personal)
             self.gallery.enrol(vectors, consent=consent, model=self.model, subject=chosen)
-        except PosternError:
-            if subject is None:
-                with suppress(StorageError):
-                    self.audit.forget(chosen)
-            raise
+            with suppress(StorageError):  # the reference stands, and the log says under which consent
+                self.audit.append("enrolled", {"model": self.model, "captures": len(vectors)}, subject=chosen)
         finally:
             for vector in vectors:
                 vector.fill(0)
-        with suppress(StorageError):  # the reference stands, and the log says under which consent
-            self.audit.append("enrolled", {"model": self.model, "captures": len(vectors)}, subject=chosen)
+            if chosen not in self.gallery:
+                with suppress(StorageError):
+                    self.audit.forget(chosen)
         return chosen
 
 

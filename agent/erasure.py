@@ -7,8 +7,10 @@ between leaves only work that ``settle`` completes at the next start.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agent.audit import AuditLog
-from agent.gallery.erase import ErasureReceipt, subject_digest
+from agent.gallery.erase import Erased, ErasureReceipt, subject_digest
 from agent.gallery.store import GalleryStore
 from agent.match.records import SubjectId
 from agent.outbox.queue import Outbox
@@ -31,6 +33,19 @@ def settle(gallery: GalleryStore, outbox: Outbox, audit: AuditLog) -> None:
     for digest in tombstones:
         audit.forget_digest(digest)
     audit.forget_others(gallery.subjects())
+
+
+def pass_on(gallery: GalleryStore, outbox: Outbox, audit: AuditLog, on_erased: Callable[[Erased], None]) -> None:
+    """Make outbox and log forget whom the gallery has erased since the last call; ``on_erased`` gets each of them once.
+
+    Raises StorageError, and then ``settle`` does what is left.
+    """
+    erased = gallery.take_erased()
+    for one in erased:
+        on_erased(one)
+    outbox.erase(*(owner_of(one.subject) for one in erased))
+    for one in erased:
+        audit.forget(one.subject)
 
 
 def note(audit: AuditLog, receipt: ErasureReceipt) -> None:

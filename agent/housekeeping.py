@@ -10,7 +10,6 @@ from datetime import datetime
 
 from agent.clock import Clock
 from agent.errors import PosternError
-from agent.gallery.erase import ErasureReceipt
 from agent.gallery.retention import SWEEP_INTERVAL_S
 from agent.outbox.event import Condition
 
@@ -25,8 +24,7 @@ class Duties:
     """What housekeeping calls; each may raise PosternError, which is handed to ``on_problem``."""
 
     retry: Callable[[], None]
-    sweep: Callable[[datetime], tuple[ErasureReceipt, ...]]
-    on_receipt: Callable[[ErasureReceipt], None]
+    sweep: Callable[[datetime], None]
     disk_free: Callable[[], int]
     unit_event: Callable[[Condition], None]
     on_problem: Callable[[PosternError], None]
@@ -86,5 +84,4 @@ class Housekeeping:
         if self._swept_ns is not None and now_ns - self._swept_ns < SWEEP_INTERVAL_S * 1e9:
             return
         self._swept_ns = now_ns
-        for receipt in self._duties.sweep(self._clock.now()):
-            self._duties.on_receipt(receipt)
+        self._duties.sweep(self._clock.now())

@@ -47,9 +47,9 @@ from agent.config import Config
 from agent.detect.track import Tracker
 from agent.embed.records import EMBEDDING_DIM
 from agent.enrolment import LiveEnrolment
-from agent.erasure import note, owner_of, settle
+from agent.erasure import note, owner_of, pass_on, settle
 from agent.errors import CameraLostError, PosternError
-from agent.gallery.erase import ErasureReceipt
+from agent.gallery.erase import Erased
 from agent.housekeeping import Duties, Housekeeping
 from agent.keys import UnitKey
 from agent.match.decide import Voter
@@ -134,8 +134,7 @@ class Service:
         self._gallery = stack.enter_context(open_gallery(config, key, clock, random=world.random))
         self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
         settle(self._gallery, self._outbox, self._audit)
-        for receipt in self._gallery.finished:
-            self._on_receipt(receipt)
+        self._forget_erased()
         self._model = models.embedder.model
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
@@ -185,7 +184,6 @@ class Service:
             Duties(
                 retry=self._recorder.retry,
                 sweep=self._sweep,
-                on_receipt=self._on_receipt,
                 disk_free=lambda: world.disk_free(config.outbox.path.parent),
                 unit_event=self._on_condition,
                 on_problem=self._problem,
@@ -262,7 +260,6 @@ class Service:
             Parts(
                 gallery=self._gallery,
                 outbox=self._outbox,
-                on_receipt=self._on_receipt,
                 health=health.build,
                 facts=public_facts(config),
                 self_test=lambda: self_test(config),
@@ -346,24 +343,21 @@ class Service:
             except PosternError as error:
                 self._problem(error)
 
-    def _sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
-        receipts = self._gallery.sweep(now)
+    def _sweep(self, now: datetime) -> None:
+        self._gallery.sweep(now)
         self._forget_erased()
-        return receipts
 
     def _forget_erased(self) -> None:
         """Make outbox, audit log and pipeline forget whom the gallery erased; called after each erasure and sweep."""
-        for subject in self._gallery.take_erased():
-            self._outbox.erase(owner_of(subject))
-            self._audit.forget(subject)
-            self._erased.put(subject)
+        pass_on(self._gallery, self._outbox, self._audit, self._on_erased)
 
-    def _on_receipt(self, receipt: ErasureReceipt) -> None:
+    def _on_erased(self, erased: Erased) -> None:
+        self._erased.put(erased.subject)
         try:
-            note(self._audit, receipt)
+            note(self._audit, erased.receipt)
         except PosternError as error:
             self._problem(error)
-        log.info("a reference was erased (%s)", receipt.reason)
+        log.info("a reference was erased (%s)", erased.receipt.reason)
 
     def _on_condition(self, condition: Condition) -> None:
         if condition in AUDITED:

@@ -16,7 +16,6 @@ import msgspec
 from agent.enrolment import LiveEnrolment
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import parse_consent
-from agent.gallery.erase import ErasureReceipt
 from agent.gallery.store import SUBJECT_BYTES, GalleryStore
 from agent.match.records import SubjectId
 from agent.outbox.queue import Outbox
@@ -31,11 +30,10 @@ class Parts:
 
     gallery: GalleryStore
     outbox: Outbox
-    on_receipt: Callable[[ErasureReceipt], None]
     health: Callable[[], bytes]
     facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
     self_test: Callable[[], Mapping[str, Any]]
-    forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased
+    forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased, and notes it
     paused: threading.Event
     enrolment: LiveEnrolment
     rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
@@ -60,7 +58,6 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         subject = parse_subject(command.args.get("subject"))
         receipt = parts.gallery.erase(subject)
         parts.forget_erased()
-        parts.on_receipt(receipt)
         return {"receipt": msgspec.to_builtins(receipt)}
 
     def pause(_: Command) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from agent.audit import AuditLog
 from agent.clock import Clock
 from agent.config import Config
 from agent.erasure import note, settle
-from agent.gallery.erase import ErasureReceipt, subject_digest
+from agent.gallery.erase import ErasureReceipt
 from agent.gallery.records import Held
 from agent.match.records import SubjectId
 
@@ -35,11 +35,8 @@ def erase(
     ):
         receipts = gallery.erase_all() if subjects is None else [gallery.erase(subject) for subject in subjects]
         settle(gallery, outbox, audit)
-        new = {subject_digest(subject) for subject in gallery.take_erased()}
-        for receipt in (*gallery.finished, *receipts):
-            if receipt.subject in new:
-                note(audit, receipt)
-                new.remove(receipt.subject)
+        for erased in gallery.take_erased():
+            note(audit, erased.receipt)
         return list(receipts)
 
 

@@ -26,15 +26,19 @@ SCHEMA_VERSION = 1
 BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out
 
 # One row in ``gallery``; ``kek`` names the key-encryption key in force. ``expires_at`` and ``last_used_on`` stand in
-# clear so that retention needs no key; the seals are bound to ``expires_at``. ``doomed`` is a reason of erasure.
+# clear so that retention needs no key; ``consent`` is the mark of a consent (see ``vault``), so that no two people have
+# one. The seals are bound to ``expires_at`` and ``consent``. ``doomed`` is a reason of erasure. ``spent`` are marks of
+# consents that may not be used again; it shares no column with ``tombstones``, so that nothing joins the two.
 SCHEMA = """
-CREATE TABLE gallery (site TEXT NOT NULL, unit TEXT NOT NULL, kek BLOB NOT NULL, secret BLOB NOT NULL) STRICT;
+CREATE TABLE gallery (site TEXT NOT NULL, unit TEXT NOT NULL, kek BLOB NOT NULL,
+  secret BLOB NOT NULL, consent_key BLOB NOT NULL) STRICT;
 CREATE TABLE subjects (
   id INTEGER PRIMARY KEY, subject BLOB NOT NULL UNIQUE, model TEXT NOT NULL,
-  template BLOB NOT NULL, record BLOB NOT NULL,
+  consent BLOB NOT NULL UNIQUE, template BLOB NOT NULL, record BLOB NOT NULL,
   expires_at TEXT NOT NULL, last_used_on TEXT NOT NULL, overdue_since TEXT, doomed TEXT) STRICT;
 CREATE TABLE keys (subject BLOB PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tombstones (subject TEXT PRIMARY KEY, reason TEXT NOT NULL, erased_at TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE spent (consent BLOB PRIMARY KEY, reason TEXT NOT NULL, until TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import rfc8785
 
@@ -49,6 +49,13 @@ class ErasureReceipt:
                 "statement": "reference, its key and the key over it were destroyed",
             }
         )
+
+
+class Erased(NamedTuple):
+    """Who has just been erased, for whoever else knows them, and what the unit states about it."""
+
+    subject: SubjectId
+    receipt: ErasureReceipt
 
 
 def subject_digest(subject: SubjectId) -> str:

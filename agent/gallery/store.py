@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gallery: who may be recognised here, kept so that it can be forgotten.
 
-A reference comes to exist by ``enrol`` alone, which checks the consent again. It ends by ``erase`` on
+A reference comes to exist by ``enrol`` alone, which checks the consent again; one consent makes one
+person's reference, and none any more once that is gone. It ends by ``erase`` on
 withdrawal, and by ``sweep`` when its consent expires or it lies unused. Ending means: it stops matching at
 once in every matrix that was handed out, its row and key are overwritten, the key over all keys is
 replaced (see ``keyring``), and a signed receipt says so. The wish to erase is made durable first, so a
-power cut at any point leaves an erasure that the next start completes (``finished``).
+power cut at any point leaves an erasure that the next start completes.
 
 At rest a reference is what ``template`` describes. In memory it is one row of a float32 matrix. No
 picture and no score ever passes through here. Methods may be called from several threads.
@@ -31,6 +32,7 @@ from agent.gallery.database import Database
 from agent.gallery.erase import (
     REASONS,
     TOMBSTONE_DAYS,
+    Erased,
     ErasureReason,
     ErasureReceipt,
     Sign,
@@ -82,7 +84,7 @@ class GalleryStore:
         self._lock = threading.RLock()
         self._entries: dict[SubjectId, Entry] = {}
         self._doomed: dict[SubjectId, ErasureReason] = {}
-        self._erased: deque[SubjectId] = deque(maxlen=MAX_SUBJECTS)
+        self._erased: deque[Erased] = deque(maxlen=MAX_SUBJECTS)
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
@@ -91,7 +93,7 @@ class GalleryStore:
         try:
             self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
             self._load()
-            self._finished = self.sweep(clock.now())
+            self.sweep(clock.now())
         except BaseException:
             self._database.close()
             raise
@@ -108,15 +110,14 @@ class GalleryStore:
         """How many references are held, also those that may not match now."""
         return len(self._entries)
 
+    def __contains__(self, subject: object) -> bool:
+        """Whether a reference of ``subject`` is held."""
+        return subject in self._entries
+
     @property
     def generation(self) -> int:
         """Rises when ``references`` would answer differently than before."""
         return self._generation
-
-    @property
-    def finished(self) -> tuple[ErasureReceipt, ...]:
-        """Receipts of what opening erased: what was cut off before, and what passed its time meanwhile."""
-        return self._finished
 
     @property
     def damaged(self) -> frozenset[SubjectId]:
@@ -138,29 +139,17 @@ class GalleryStore:
         full, malformed id) and StorageError; nothing was changed then.
         """
         with self._lock:
+            self.admit(consent, subject)
             now = self._clock.now().astimezone(UTC)
-            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose, notice=self._notice)
             reference = mean_reference(vectors)
-            if subject is None:
-                subject = SubjectId(self._random(SUBJECT_BYTES))
-            elif len(subject) != SUBJECT_BYTES:
-                raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole", reason="bad_subject")
-            elif subject in self._doomed or self._tombstone(subject) is not None:
-                raise ConsentError(
-                    "this subject was erased and must not return: enrol the person without the old id",
-                    reason="subject_erased",
-                )
+            subject = SubjectId(self._random(SUBJECT_BYTES)) if subject is None else subject
             entry = Entry(model, Deadline(consent.expires_at.astimezone(UTC), now.date()))
             record = EnrolmentRecord(consent, now, len(vectors))
             replaced = subject in self._entries
-            if not replaced and len(self._entries) >= MAX_SUBJECTS:
-                raise RefusedError(
-                    f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit",
-                    reason="gallery_full",
-                )
             try:
                 # What is replaced is destroyed as thoroughly as what is erased.
                 with self._vault.new_kek() if replaced else self._database.transaction() as connection:
+                    self._vault.forget_spent(connection, now)
                     self._vault.put(connection, subject, entry, reference, record)
             except StorageError:
                 self._load()  # a disk may fail just after it has taken everything
@@ -169,6 +158,25 @@ class GalleryStore:
                 self._exclude({subject})
             self._entries[subject] = entry
             return subject
+
+    def admit(self, consent: ConsentRecord, subject: SubjectId | None = None) -> None:
+        """Refuse what ``enrol`` would refuse now, whatever the captures; raises ConsentError and RefusedError."""
+        with self._lock:
+            now = self._clock.now().astimezone(UTC)
+            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose, notice=self._notice)
+            if subject is not None and len(subject) != SUBJECT_BYTES:
+                raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole", reason="bad_subject")
+            if subject is not None and (subject in self._doomed or self._tombstone(subject) is not None):
+                raise ConsentError(
+                    "this subject was erased and must not return: enrol the person without the old id",
+                    reason="subject_erased",
+                )
+            self._check_unspent(consent, subject)
+            if subject not in self._entries and len(self._entries) >= MAX_SUBJECTS:
+                raise RefusedError(
+                    f"the gallery holds {MAX_SUBJECTS} references: erase some, or use another unit",
+                    reason="gallery_full",
+                )
 
     def references(self, model: str) -> References:
         """Matrix of all references of ``model`` that may match now; ask again when ``generation`` has risen.
@@ -248,8 +256,8 @@ class GalleryStore:
             self._doom(past)
             return self._carry_out()
 
-    def take_erased(self) -> tuple[SubjectId, ...]:
-        """Hand out, once, the subjects erased since the last call: whoever else knows them must forget them too."""
+    def take_erased(self) -> tuple[Erased, ...]:
+        """Hand out, once, who was erased since the last call, at opening too: others who know them must forget them."""
         with self._lock:
             erased = tuple(self._erased)
             self._erased.clear()
@@ -297,16 +305,34 @@ class GalleryStore:
         forgotten = (now - timedelta(days=TOMBSTONE_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
         with self._vault.new_kek() as connection:
             connection.execute("DELETE FROM tombstones WHERE erased_at < ?", (forgotten,))
+            self._vault.forget_spent(connection, now)
             for subject, reason in self._doomed.items():
-                self._vault.remove(connection, subject)
+                self._vault.erase(connection, subject, reason, now)
                 connection.execute(
                     "INSERT OR IGNORE INTO tombstones VALUES (?, ?, ?)", (subject_digest(subject), reason, erased_at)
                 )
         done, self._doomed = self._doomed, {}
         for subject in done:
             self._entries.pop(subject, None)
-        self._erased.extend(done)
-        return tuple(receipt for subject in done if (receipt := self._tombstone(subject)) is not None)
+        erased = [Erased(subject, receipt) for subject in done if (receipt := self._tombstone(subject)) is not None]
+        self._erased.extend(erased)
+        return tuple(one.receipt for one in erased)
+
+    def _check_unspent(self, consent: ConsentRecord, subject: SubjectId | None) -> None:
+        """Refuse a consent that stands for another person here, or whose reference is gone."""
+        holder = self._vault.holder(consent)
+        gone = self._vault.spent(consent) if holder is None else self._doomed.get(holder)
+        if gone == "withdrawn":
+            raise ConsentError(
+                "this consent was withdrawn here: only a new one, that the person signs again, counts",
+                reason="consent_withdrawn",
+            )
+        if gone is not None or holder not in (None, subject):
+            raise ConsentError(
+                "this consent was used here before: each person signs a paper of their own, and for another reference"
+                " a new one",
+                reason="consent_used",
+            )
 
     def _tombstone(self, subject: SubjectId) -> ErasureReceipt | None:
         """Receipt of an erasure that is complete."""

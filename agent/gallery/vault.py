@@ -3,16 +3,22 @@
 
 The database names the key-encryption key in force. It is read from there each time instead of being
 remembered, because a write that failed at the very end may have been committed after all.
+
+A consent is known by its mark: HMAC-SHA-256 of the digest of what was signed, under a random key of this
+gallery. The rest of the record is typed by the operator and could be typed anew, while no two people sign
+one paper. Without the key a mark tells nothing, and two units' marks of one consent have nothing in common.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import sqlite3
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +27,9 @@ from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import StorageError
+from agent.gallery.consent import ConsentRecord
 from agent.gallery.database import Database
+from agent.gallery.erase import TOMBSTONE_DAYS
 from agent.gallery.keyring import Keyring
 from agent.gallery.records import EnrolmentRecord
 from agent.gallery.retention import Deadline
@@ -31,7 +39,7 @@ from agent.match.records import SubjectId
 REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it
 
 _SEALED = """
-SELECT subject, model, expires_at, template, record, wrapped FROM subjects LEFT JOIN keys USING (subject)
+SELECT subject, model, expires_at, consent, template, record, wrapped FROM subjects LEFT JOIN keys USING (subject)
 WHERE doomed IS NULL
 """
 
@@ -40,6 +48,7 @@ class _Row(NamedTuple):
     subject: SubjectId
     model: str
     expires_at: str
+    consent: bytes
     template: bytes
     record: bytes
     wrapped: bytes | None
@@ -71,7 +80,8 @@ class Vault:
         if found != (site, unit):
             raise StorageError("this gallery belongs to another unit: put that unit's file away and start with none")
         keyring.settle(self._kek())
-        self._secret()  # bound to the unit: a file that was made to look like this unit's is found here
+        self._secret()
+        self._consent_key()  # bound to the unit: a file that was made to look like this unit's is found here
 
     def entries(self) -> Iterator[tuple[SubjectId, Entry, str | None]]:
         """Every row that is in the file: its subject, what is known of it, and why it is doomed, if it is."""
@@ -92,27 +102,66 @@ class Vault:
         reference: Vector,
         record: EnrolmentRecord,
     ) -> None:
-        """Write a reference under a key of its own, in place of any other of the subject."""
-        self.remove(connection, subject)
+        """Write a reference under a key of its own, in place of any other of the subject; a former consent is spent."""
+        consent = self._mark(record.consent)
+        self._spend(connection, subject, "replaced", record.enrolled_at, unless=consent)
+        self._remove(connection, subject)
         dek = self._random(KEY_BYTES)
         expires_at, last_used_on = entry.deadline.expires_at.isoformat(), entry.deadline.last_used_on.isoformat()
         overdue_since = None if entry.overdue_since is None else entry.overdue_since.isoformat()
         rotated = rotate(reference, self._secret(), subject).astype("<f4").tobytes()
         contents = ((b"template", rotated), (b"record", msgspec.json.encode(record)))
         template, sealed_record = (
-            seal(content, key=dek, place=self._place(kind, subject, entry.model, expires_at), random=self._random)
+            seal(
+                content,
+                key=dek,
+                place=self._place(kind, subject, entry.model, expires_at, consent),
+                random=self._random,
+            )
             for kind, content in contents
         )
         connection.execute(
-            "INSERT INTO subjects (subject, model, template, record, expires_at, last_used_on, overdue_since)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (subject, entry.model, template, sealed_record, expires_at, last_used_on, overdue_since),
+            "INSERT INTO subjects (subject, model, consent, template, record, expires_at, last_used_on, overdue_since)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (subject, entry.model, consent, template, sealed_record, expires_at, last_used_on, overdue_since),
         )
         wrapped = self._keyring.wrap(self._kek(), dek, self._key_place(subject))
         connection.execute("INSERT INTO keys (subject, wrapped) VALUES (?, ?)", (subject, wrapped))
 
-    def remove(self, connection: sqlite3.Connection, subject: SubjectId) -> None:
-        """Overwrite a reference and its key in the file, if they are there."""
+    def erase(self, connection: sqlite3.Connection, subject: SubjectId, reason: str, now: datetime) -> None:
+        """Overwrite a reference and its key in the file, if they are there; its consent is spent."""
+        self._spend(connection, subject, reason, now)
+        self._remove(connection, subject)
+
+    def holder(self, consent: ConsentRecord) -> SubjectId | None:
+        """Whose reference stands under ``consent``."""
+        row = self._database.row("SELECT subject FROM subjects WHERE consent=?", self._mark(consent))
+        return None if row is None else SubjectId(row[0])
+
+    def spent(self, consent: ConsentRecord) -> str | None:
+        """Why ``consent`` may not be used again: ``replaced``, or for what the reference under it was erased."""
+        row = self._database.row("SELECT reason FROM spent WHERE consent=?", self._mark(consent))
+        return None if row is None else str(row[0])
+
+    def forget_spent(self, connection: sqlite3.Connection, now: datetime) -> None:
+        """Forget the consents whose time as spent ones is over."""
+        connection.execute("DELETE FROM spent WHERE until < ?", (now.date().isoformat(),))
+
+    def _spend(
+        self, connection: sqlite3.Connection, subject: SubjectId, reason: str, now: datetime, unless: bytes = b""
+    ) -> None:
+        """Let the consent of ``subject`` never be used again: as long as the tombstone lasts or the consent would have.
+
+        To the day, because the second would tell which tombstone belongs to it.
+        """
+        until = (now + timedelta(days=TOMBSTONE_DAYS)).date().isoformat()
+        connection.execute(
+            "INSERT OR REPLACE INTO spent SELECT consent, ?, max(substr(expires_at, 1, 10), ?) FROM subjects"
+            " WHERE subject=? AND consent<>?",
+            (reason, until, subject, unless),
+        )
+
+    def _remove(self, connection: sqlite3.Connection, subject: SubjectId) -> None:
         connection.execute("DELETE FROM subjects WHERE subject=?", (subject,))
         connection.execute("DELETE FROM keys WHERE subject=?", (subject,))
 
@@ -177,11 +226,12 @@ class Vault:
         kek = self._keyring.prepare()
         with self._database.transaction() as connection:
             self._database.create(connection)
-            connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?)", (self._site, self._unit, kek, b""))
+            connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?)", (self._site, self._unit, kek, b"", b""))
             self._put_secret(connection, kek, self._random(KEY_BYTES))
+            self._put_consent_key(connection, kek, self._random(KEY_BYTES))
 
     def _rewrap(self, connection: sqlite3.Connection, old: bytes, new: bytes) -> None:
-        secret = self._secret()
+        secret, consent_key = self._secret(), self._consent_key()
         last = b""
         page = "SELECT subject, wrapped FROM keys WHERE subject > ? ORDER BY subject LIMIT ?"
         while rows := list(self._database.rows(page, last, REWRAP_ROWS)):
@@ -195,6 +245,7 @@ class Vault:
             connection.executemany("UPDATE keys SET wrapped=? WHERE subject=?", rewrapped)
         connection.execute("UPDATE gallery SET kek=?", (new,))
         self._put_secret(connection, new, secret)
+        self._put_consent_key(connection, new, consent_key)
 
     def _kek(self) -> bytes:
         row = self._database.row("SELECT kek FROM gallery")
@@ -204,16 +255,29 @@ class Vault:
         return kek
 
     def _secret(self) -> bytes:
-        row = self._database.row("SELECT secret FROM gallery")
-        where = place(b"secret", self._unit.encode())
-        secret = None if row is None else self._keyring.unwrap(self._kek(), row[0], where)
-        if secret is None:
+        return self._unwrapped(b"secret", "SELECT secret FROM gallery")
+
+    def _consent_key(self) -> bytes:
+        return self._unwrapped(b"consent_key", "SELECT consent_key FROM gallery")
+
+    def _unwrapped(self, kind: bytes, query: str) -> bytes:
+        row = self._database.row(query)
+        content = None if row is None else self._keyring.unwrap(self._kek(), row[0], place(kind, self._unit.encode()))
+        if content is None:
             raise StorageError("the gallery's secret was altered: delete the file and enrol anew")
-        return secret
+        return content
 
     def _put_secret(self, connection: sqlite3.Connection, kek: bytes, secret: bytes) -> None:
         wrapped = self._keyring.wrap(kek, secret, place(b"secret", self._unit.encode()))
         connection.execute("UPDATE gallery SET secret=?", (wrapped,))
+
+    def _put_consent_key(self, connection: sqlite3.Connection, kek: bytes, key: bytes) -> None:
+        wrapped = self._keyring.wrap(kek, key, place(b"consent_key", self._unit.encode()))
+        connection.execute("UPDATE gallery SET consent_key=?", (wrapped,))
+
+    def _mark(self, consent: ConsentRecord) -> bytes:
+        message = b"postern/consent/v1" + consent.evidence_digest.encode()
+        return hmac.digest(self._consent_key(), message, hashlib.sha256)
 
     def _open_template(self, kek: bytes, row: _Row) -> Vector | None:
         """Rotated float32 (128,) template, or None."""
@@ -230,11 +294,11 @@ class Vault:
         if row.wrapped is None:
             return None
         dek = self._keyring.unwrap(kek, row.wrapped, self._key_place(row.subject))
-        where = self._place(kind, row.subject, row.model, row.expires_at)
+        where = self._place(kind, row.subject, row.model, row.expires_at, row.consent)
         return None if dek is None else unseal(sealed, key=dek, place=where)
 
-    def _place(self, kind: bytes, subject: SubjectId, model: str, expires_at: str) -> bytes:
-        return place(kind, subject, model.encode(), expires_at.encode(), self._unit.encode())
+    def _place(self, kind: bytes, subject: SubjectId, model: str, expires_at: str, consent: bytes) -> bytes:
+        return place(kind, subject, model.encode(), expires_at.encode(), consent, self._unit.encode())
 
     def _key_place(self, subject: bytes) -> bytes:
         return place(b"key", subject, self._unit.encode())

@@ -2,7 +2,8 @@
 """No order of commands enrols anybody without a consent that holds, or keeps anything past withdrawal or retention.
 
 A seeded driver plays random commands, restarts and deaths in mid-erasure against a whole unit: gallery, waiting events
-and audit log, as the service opens them. It compares with a model that is a few dates, and searches the unit's files
+and audit log, as the service opens them, with ``Registrar`` making the references as it does for service and command
+line. It compares with a model that is a few dates, and searches the unit's files
 for whom should be gone. POSTERN_COMMANDS is how many commands are played (default 400; the long form 100000).
 ``tests/unit/test_gallery_consent_is_binding.py`` does the same to the gallery alone, and shrinks what it finds.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,14 +26,18 @@ import numpy as np
 import pytest
 
 from agent.clock import SimulatedClock
-from agent.erasure import note, owner_of, settle
+from agent.embed.records import Crop, Embedding
+from agent.enrolment import Registrar
+from agent.erasure import note, owner_of, pass_on, settle
 from agent.errors import ConsentError, RefusedError
-from agent.gallery.consent import MAX_CONSENT_DAYS
+from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
 from agent.gallery.erase import TOMBSTONE_DAYS
 from agent.match.records import SubjectId
+from agent.papers.notice import notice_id
 from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
 from tests.simulators.signing_unit import match_draft
 from tests.simulators.unit_life import agreed, opened, write_unit
+from tests.unit.test_match_policy import policy
 
 COMMANDS = int(os.environ.get("POSTERN_COMMANDS", "400"))
 MOST = 12  # people held at once: more only make each command slower
@@ -55,6 +61,13 @@ INVALID: dict[str, dict[str, object]] = {
 }
 
 
+class NoCamera:
+    """The captures are made up here."""
+
+    def embed(self, crop: Crop) -> Embedding:
+        raise AssertionError
+
+
 class Driver:
     """One unit's life; ``held`` is the model: when each consent ends, and the day of the last use."""
 
@@ -64,6 +77,8 @@ class Driver:
         self.config = write_unit(folder / "config.yaml", self.folder)
         self.held: dict[SubjectId, tuple[datetime, datetime]] = {}
         self.names: dict[SubjectId, str] = {}  # pseudonym of the event that waits
+        self.papers: dict[SubjectId, ConsentRecord] = {}  # what each agreed to last
+        self.spent: list[tuple[ConsentRecord, datetime]] = []  # what may not be used again, and since when
         self.gone: dict[SubjectId, datetime] = {}
         self.unsearched: set[bytes] = set()
         self.played: Counter[str] = Counter()
@@ -73,6 +88,21 @@ class Driver:
         self.stack = ExitStack()
         self.stores = self.stack.enter_context(opened(self.config, self.clock))
         settle(self.stores.gallery, self.stores.outbox, self.stores.audit)
+        self._pass_on()
+        self.registrar = Registrar(
+            gallery=self.stores.gallery,
+            audit=self.stores.audit,
+            embedder=NoCamera(),
+            model=MODEL,
+            policy=policy(),
+            site=self.config.unit.site,
+            unit=self.config.unit.id,
+            purpose=self.config.purpose,
+            notice_version=self.config.notice.version,
+            notice=notice_id(self.config),
+            clock=self.clock,
+            random=secrets.token_bytes,
+        )
 
     # -- commands ------------------------------------------------------------------------------------
 
@@ -94,15 +124,23 @@ class Driver:
             changes |= {"given_at": given_at, "expires_at": ends}
         record = msgspec.structs.replace(agreed(self.config, self.clock), **changes)
         subject = self.chance.choice([None, self._anybody()])
-        with pytest.raises(ConsentError):
-            self.stores.gallery.enrol(captures(self.rng), consent=record, model=MODEL, subject=subject)
+        self._refused(record, subject)
+
+    def same_consent_again_after_withdrawal(self) -> None:
+        known = [record for record, at in self.spent if self.clock.now() - at < timedelta(days=TOMBSTONE_DAYS)]
+        if known:
+            self._refused(self._typed_anew(self.chance.choice(known)), self.chance.choice([None, self._anybody()]))
+
+    def one_consent_for_two_people(self) -> None:
+        subject = self._anybody()
+        if subject is not None:
+            other = self.chance.choice([None, *(set(self.held) - {subject})])
+            self._refused(self._typed_anew(self.papers[subject]), other)
 
     def return_under_the_old_id(self) -> None:
         recent = [s for s, at in self.gone.items() if self.clock.now() - at < timedelta(days=TOMBSTONE_DAYS - 1)]
         if recent:
-            record = agreed(self.config, self.clock)
-            with pytest.raises(ConsentError):
-                self.stores.gallery.enrol(captures(self.rng), consent=record, model=MODEL, subject=recent[-1])
+            self._refused(agreed(self.config, self.clock), recent[-1])
 
     def match(self) -> None:
         subject = self._anybody()
@@ -119,9 +157,8 @@ class Driver:
     def withdraw(self) -> None:
         subject = self._anybody()
         if subject is not None:
-            receipt = self.stores.gallery.erase(subject)
-            settle(self.stores.gallery, self.stores.outbox, self.stores.audit)
-            note(self.stores.audit, receipt)
+            self.stores.gallery.erase(subject)
+            self._pass_on()
             self._gone(subject)
 
     def withdraw_and_die(self) -> None:
@@ -138,7 +175,7 @@ class Driver:
     def wait(self) -> None:
         self.clock.advance(self.chance.choice([60, 3600, 86_400, 7 * 86_400, 60 * 86_400]))
         self.stores.gallery.sweep(self.clock.now())
-        settle(self.stores.gallery, self.stores.outbox, self.stores.audit)
+        self._pass_on()
         self._expire()
 
     def restart(self) -> None:
@@ -154,9 +191,28 @@ class Driver:
         now = self.clock.now()
         ends = now + timedelta(days=self.chance.randint(1, MAX_CONSENT_DAYS))
         record = msgspec.structs.replace(agreed(self.config, self.clock), expires_at=ends)
-        made = self.stores.gallery.enrol(captures(self.rng), consent=record, model=MODEL, subject=subject)
-        self.stores.audit.append("consent_given", subject=made, personal={"evidence": record.evidence_digest})
-        self.held[made] = (ends, now)
+        self.registrar.open(record, subject).cancel()
+        made = self.registrar.keep(captures(self.rng), record, subject)
+        if subject is not None:
+            self.spent.append((self.papers[subject], now))
+        self.held[made], self.papers[made] = (ends, now), record
+
+    def _refused(self, record: ConsentRecord, subject: SubjectId | None) -> None:
+        """Neither begin nor end of a session takes it, and the log says nothing of it."""
+        head = self.stores.audit.head()
+        with pytest.raises(ConsentError):
+            self.registrar.open(record, subject)
+        with pytest.raises(ConsentError):
+            self.registrar.keep(captures(self.rng), record, subject)
+        assert self.stores.audit.head() == head
+
+    def _typed_anew(self, record: ConsentRecord) -> ConsentRecord:
+        now = self.clock.now()
+        return msgspec.structs.replace(record, given_at=now, expires_at=now + timedelta(days=30))
+
+    def _pass_on(self) -> None:
+        stores = self.stores
+        pass_on(stores.gallery, stores.outbox, stores.audit, lambda one: note(stores.audit, one.receipt))
 
     def _anybody(self) -> SubjectId | None:
         return self.chance.choice(sorted(self.held)) if self.held else None
@@ -169,6 +225,7 @@ class Driver:
 
     def _gone(self, subject: SubjectId) -> None:
         del self.held[subject]
+        self.spent.append((self.papers.pop(subject), self.clock.now()))
         self.gone[subject] = self.clock.now()
         self.unsearched |= {subject, subject.hex().encode()}
         if subject in self.names:
@@ -200,6 +257,8 @@ def test_no_order_of_commands_enrols_without_consent_or_keeps_what_must_go(folde
         driver.enrol: 6,
         driver.renew: 2,
         driver.enrol_without_consent: 4,
+        driver.same_consent_again_after_withdrawal: 2,
+        driver.one_consent_for_two_people: 2,
         driver.return_under_the_old_id: 1,
         driver.match: 6,
         driver.deliver: 2,

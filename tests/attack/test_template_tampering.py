@@ -163,11 +163,19 @@ def test_a_row_from_before_an_erasure_put_back_into_the_file_is_refused(tmp_path
         assert store.erase(anna).reason == "withdrawn", "and it can be erased again"
 
 
+def test_a_consent_freed_in_the_file_is_no_use_to_its_reference(tmp_path, clock, people) -> None:
+    anna, _ = people["anna"]
+    tamper(tmp_path, ("UPDATE subjects SET consent=randomblob(32) WHERE subject=?", (anna,)))
+    with open_store(tmp_path, clock) as store:
+        assert anna not in store.references(MODEL).subjects
+        assert store.damaged == {anna}
+
+
 def test_a_reason_of_erasure_that_nobody_wrote_still_erases(tmp_path, clock, people) -> None:
     anna, _ = people["anna"]
     tamper(tmp_path, ("UPDATE subjects SET doomed='nonsense' WHERE subject=?", (anna,)))
     with open_store(tmp_path, clock) as store:
-        assert [r.reason for r in store.finished] == ["withdrawn"]
+        assert [one.receipt.reason for one in store.take_erased()] == ["withdrawn"]
         assert len(store) == 2
 
 

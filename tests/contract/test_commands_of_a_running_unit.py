@@ -114,7 +114,7 @@ class RunningUnit:
 
     def consent(self, **changes: Any) -> dict[str, Any]:
         evidence = self.site.folder / "signed.txt"
-        evidence.write_text(f"{PERSON} agreed for the length of this test\n")
+        evidence.write_text(f"{PERSON} agreed for the length of this test, at {time.time_ns()}\n")
         record: dict[str, Any] = json.loads(postern("consent", evidence, "--days", "1", "-c", self.site.config))
         return record | changes
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.errors import ConsentError
 from agent.gallery.store import GalleryStore
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.power import Crash, Step, crashes, record
@@ -64,7 +65,7 @@ def test_a_wish_to_erase_that_reached_the_disk_is_carried_out_by_the_next_start(
         for crash in crashes(steps[: durable + 1], seed=1, every=durable + 1):
             crash.restore(work / "crashed")
             with open_store(work / "crashed", SimulatedClock()) as store:
-                assert [receipt.reason for receipt in store.finished] == ["withdrawn"], crash.kind
+                assert [one.receipt.reason for one in store.take_erased()] == ["withdrawn"], crash.kind
                 assert bytes.fromhex(subject) not in {h.subject for h in store.list()}
 
 
@@ -92,6 +93,9 @@ def _check(crash: Crash, folder: Path, keks: set[str]) -> None:
         kek_files = sorted(p.name for p in folder.iterdir() if "kek" in p.name)
         assert kek_files == ["kek"], where
         assert not list(folder.glob("*-journal")), where
+        for paper in (text[6:] for text in crash.marks if text.startswith("paper ")):
+            with pytest.raises(ConsentError):  # one that was used is so also while, and after, its reference goes
+                store.admit(consent(clock.now(), evidence_digest=f"sha256:{paper}"))
         _still_works(store, clock)
     assert sum(bytes.fromhex(kek) in _all_bytes(folder) for kek in keks) == 0, (
         where

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -44,13 +45,14 @@ def captures(rng: np.random.Generator, of: np.ndarray | None = None, count: int 
 
 
 def consent(now: datetime, *, days: float = 300, **changes: object) -> ConsentRecord:
+    """A consent that somebody has just signed: no two have one paper."""
     fields: dict[str, object] = {
         "purpose": PURPOSE,
         "site": SITE,
         "units": (UNIT, "door-4"),
         "notice_version": "2026-1",
         "notice_digest": EVIDENCE,
-        "evidence_digest": EVIDENCE,
+        "evidence_digest": "sha256:" + secrets.token_hex(32),
         "given_at": now,
         "expires_at": now + timedelta(days=days),
         "age_class": "of_age",
@@ -59,7 +61,13 @@ def consent(now: datetime, *, days: float = 300, **changes: object) -> ConsentRe
 
 
 def open_store(
-    folder: Path, clock: Clock, *, key: UnitKey | None = None, unit: str = UNIT, unused_days: int = 365
+    folder: Path,
+    clock: Clock,
+    *,
+    key: UnitKey | None = None,
+    unit: str = UNIT,
+    unused_days: int = 365,
+    random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> GalleryStore:
     """The store of ``unit`` in ``folder``; receipts are signed by ``key``, or by a seal that costs no time."""
 
@@ -68,13 +76,14 @@ def open_store(
 
     return GalleryStore(
         folder / "gallery.db",
-        keyring=FileKeyring(folder / "kek", random=secrets.token_bytes),
+        keyring=FileKeyring(folder / "kek", random=random),
         site=SITE,
         unit=unit,
         purpose=PURPOSE,
         clock=clock,
         sign=sign,
         retention=Retention(unused_days),
+        random=random,
     )
 
 
@@ -90,8 +99,10 @@ def live(folder: Path) -> None:
 
         subjects = []
         for days in (300, 300, 300, 10, 20):
-            subject = store.enrol(captures(rng), consent=consent(clock.now(), days=days), model=MODEL)
+            record = consent(clock.now(), days=days)
+            subject = store.enrol(captures(rng), consent=record, model=MODEL)
             note("enrolled", subject)
+            mark("paper " + record.evidence_digest.removeprefix("sha256:"))
             subjects.append(subject)
         for subject in subjects[:2]:
             mark(f"begin {subject.hex()}")

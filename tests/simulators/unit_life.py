@@ -78,7 +78,7 @@ def enrol(stores: Stores, config: Config, clock: Clock, rng: np.random.Generator
     """One more person, with an event about them that waits."""
     record = agreed(config, clock)
     subject = stores.gallery.enrol(captures(rng), consent=record, model=MODEL)
-    stores.audit.append("consent_given", subject=subject, personal={"evidence": "sha256:" + rng.bytes(32).hex()})
+    stores.audit.append("consent_given", subject=subject, personal={"evidence": record.evidence_digest})
     stores.audit.append("enrolled", {"model": MODEL}, subject=subject)
     stores.outbox.append(match_draft(clock, "p1_" + rng.bytes(16).hex()), owner=owner_of(subject))
     return subject

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
 from agent.enrolment import REPORT_NS, LiveEnrolment, Registrar
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
+from agent.gallery.consent import ConsentRecord
 from agent.gallery.enrol import SESSION_NS
 from agent.gallery.store import GalleryStore
+from agent.match.records import SubjectId
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
 from tests.simulators.heads import face
 from tests.unit.test_gallery_enrol import picture
@@ -45,7 +48,7 @@ class Unit:
         self.vectors: list[np.ndarray] = []
         self.given: list[Embedding] = []
         self.told: list[tuple[str, dict[str, Any] | None, tuple[str, str] | None]] = []
-        registrar = Registrar(
+        self.registrar = Registrar(
             gallery=self.gallery,
             audit=self.audit,
             embedder=self,
@@ -59,7 +62,7 @@ class Unit:
             clock=self.clock,
             random=secrets.token_bytes,
         )
-        self.live = LiveEnrolment(registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
+        self.live = LiveEnrolment(self.registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
 
     def embed(self, crop: Crop) -> Embedding:
         self.given.append(Embedding(self.vectors.pop(0).copy(), MODEL))
@@ -266,6 +269,93 @@ def test_advice_is_told_twice_a_second_at_most_and_captures_at_once(unit: Unit) 
     unit.vectors += captures(np.random.default_rng(3))
     unit.show(GOOD, seconds=0.01)
     assert len(unit.told) == before + 1
+
+
+def enrolled(unit: Unit, given: ConsentRecord, subject: SubjectId | None = None) -> SubjectId:
+    unit.live.begin("enrolled", given, subject)
+    unit.stand(5, unit_vector(np.random.default_rng()))
+    return SubjectId(bytes.fromhex(unit.live.commit("enrolled")["subject"]))
+
+
+def everything_in(unit: Unit) -> bytes:
+    return b"".join(path.read_bytes() for path in unit.log_path.parent.rglob("*") if path.is_file())
+
+
+def withdraw(unit: Unit, subject: SubjectId) -> None:
+    unit.gallery.erase(subject)
+    unit.audit.forget(subject)
+
+
+@pytest.mark.parametrize("old_id", [True, False])
+def test_a_refused_return_of_an_erased_person_leaves_nothing(unit: Unit, old_id: bool) -> None:
+    given = consent(unit.clock.now())
+    subject = enrolled(unit, given)
+    withdraw(unit, subject)
+    before = unit.audit.head()
+    record = consent(unit.clock.now()) if old_id else given
+    for refused in (
+        lambda: unit.live.begin("e1", record, subject if old_id else None),
+        lambda: unit.registrar.keep(captures(unit.rng), record, subject if old_id else None),
+    ):
+        with pytest.raises(ConsentError) as refusal:
+            refused()
+        assert reason(refusal) == ("subject_erased" if old_id else "consent_withdrawn")
+    assert unit.audit.head() == before, "no consent stands in the log for nobody"
+    assert subject.hex().encode() not in everything_in(unit)
+    assert unit.audit.verify().personal == 0
+
+
+@pytest.mark.parametrize("when", ["before begin", "before commit"])
+def test_a_withdrawal_that_comes_between_ends_a_renewal_and_leaves_nothing(unit: Unit, when: str) -> None:
+    subject = enrolled(unit, consent(unit.clock.now()))
+    if when == "before commit":
+        unit.live.begin("e1", consent(unit.clock.now()), subject)
+        unit.stand(5, unit_vector(np.random.default_rng()))
+    withdraw(unit, subject)
+    before = unit.audit.head()
+    with pytest.raises(ConsentError) as refusal:
+        unit.live.commit("e1") if when == "before commit" else unit.live.begin("e1", consent(unit.clock.now()), subject)
+    assert reason(refusal) == "subject_erased"
+    assert unit.audit.head() == before
+    assert subject.hex().encode() not in everything_in(unit)
+
+
+class ErasesMeanwhile(AuditLog):
+    """A log during one of whose entries, ``at``, the person is erased by another thread."""
+
+    gallery: GalleryStore
+    at = ""
+
+    def append(self, kind: Any, *arguments: Any, subject: SubjectId | None = None, **rest: Any) -> Any:
+        head = super().append(kind, *arguments, subject=subject, **rest)
+        if kind == self.at and subject is not None and subject in self.gallery:
+            self.gallery.erase(subject)
+        return head
+
+
+@pytest.mark.parametrize("at", ["consent_given", "enrolled"])
+def test_an_erasure_during_the_commit_leaves_no_personal_part(tmp_path: Path, at: str) -> None:
+    unit = Unit(tmp_path, ErasesMeanwhile)
+    assert isinstance(unit.audit, ErasesMeanwhile)
+    unit.audit.gallery = unit.gallery
+    subject = enrolled(unit, consent(unit.clock.now()))
+    unit.audit.at = at
+    with pytest.raises(ConsentError) if at == "consent_given" else nullcontext():
+        unit.registrar.keep(captures(unit.rng), consent(unit.clock.now()), subject)
+    assert subject not in unit.gallery
+    assert subject.hex().encode() not in everything_in(unit)
+    unit.audit.close()
+    unit.gallery.close()
+
+
+def test_until_when_a_consent_lasts_is_erased_with_the_person(unit: Unit) -> None:
+    given = consent(unit.clock.now(), days=77)
+    subject = enrolled(unit, given)
+    ends = given.expires_at.isoformat().encode()
+    assert ends in b"".join(path.read_bytes() for path in (unit.log_path.parent / "audit.log.personal").iterdir())
+    assert ends not in unit.log_path.read_bytes()
+    withdraw(unit, subject)
+    assert ends not in everything_in(unit)
 
 
 class FullDisk(AuditLog):

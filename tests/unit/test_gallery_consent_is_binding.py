@@ -13,6 +13,7 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import ConsentError, RefusedError
+from agent.gallery.consent import ConsentRecord
 from agent.gallery.erase import TOMBSTONE_DAYS, subject_digest
 from agent.match.compare import compare
 from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures, consent, open_store, unit_vector
@@ -54,6 +56,8 @@ class GalleryLife(RuleBasedStateMachine):
         self.used: dict[bytes, object] = {}  # when each was used last,
         self.model: dict[bytes, str] = {}  # which model made its template,
         self.faces: dict[bytes, np.ndarray] = {}  # what they look like,
+        self.papers: dict[bytes, ConsentRecord] = {}  # what each agreed to last,
+        self.spent: dict[str, tuple[ConsentRecord, datetime]] = {}  # what may not be used again, and since when,
         self.gone: dict[bytes, datetime] = {}  # and when the others went
 
     def teardown(self) -> None:
@@ -66,7 +70,7 @@ class GalleryLife(RuleBasedStateMachine):
         face = unit_vector(self.rng)
         record = consent(self.clock.now(), days=days, age_class="under_16", guardian_evidence_digest=EVIDENCE)
         subject = self.store.enrol(captures(self.rng, face), consent=record, model=model)
-        self._note(subject, record.expires_at, model, face)
+        self._note(subject, record, model, face)
         return subject
 
     @rule(changes=st.sampled_from(INVALID))
@@ -86,9 +90,29 @@ class GalleryLife(RuleBasedStateMachine):
         face = unit_vector(self.rng)
         if subject in self.expires:
             self.store.enrol(captures(self.rng, face), consent=record, model=MODEL, subject=subject)
-            self._note(subject, record.expires_at, MODEL, face)
+            self._note(subject, record, MODEL, face)
         elif self._has_tombstone(subject):
             self._refused(record, subject=subject)
+
+    @rule(subject=subjects)
+    def replace_under_the_same_consent(self, subject: bytes) -> None:
+        record = self.papers.get(subject)
+        if record is not None and record.expires_at > self.clock.now():
+            face = unit_vector(self.rng)
+            self.store.enrol(captures(self.rng, face), consent=record, model=MODEL, subject=subject)
+            self._note(subject, record, MODEL, face)
+
+    @rule(holder=subjects, other=st.one_of(st.none(), subjects))
+    def one_consent_for_two_people(self, holder: bytes, other: bytes | None) -> None:
+        record = self.papers.get(holder)
+        if record is not None and other != holder:
+            self._refused(self._typed_anew(record), subject=other)
+
+    @rule(which=st.integers(0, 10**6), subject=st.one_of(st.none(), subjects))
+    def same_consent_again_after_withdrawal(self, which: int, subject: bytes | None) -> None:
+        known = [r for r, since in self.spent.values() if self.clock.now() - since < timedelta(days=TOMBSTONE_DAYS)]
+        if known:
+            self._refused(self._typed_anew(known[which % len(known)]), subject=subject)
 
     @rule(target=former, subject=consumes(subjects))
     def withdraw(self, subject: bytes) -> bytes:
@@ -168,11 +192,22 @@ class GalleryLife(RuleBasedStateMachine):
             assert not [s for s in self.gone if s in on_disk]
             assert sorted(path.name for path in self.folder.iterdir()) == ["gallery.db", "gallery.db.lock", "kek"]
 
-    def _note(self, subject: bytes, expires_at: object, model: str, face: np.ndarray) -> None:
-        self.expires[subject], self.used[subject] = expires_at, self.clock.now().date()
+    def _note(self, subject: bytes, record: ConsentRecord, model: str, face: np.ndarray) -> None:
+        former = self.papers.get(subject)
+        if former is not None and former.evidence_digest != record.evidence_digest:
+            self.spent[former.evidence_digest] = (former, self.clock.now())
+        self.papers[subject] = record
+        self.expires[subject], self.used[subject] = record.expires_at, self.clock.now().date()
         self.model[subject], self.faces[subject] = model, face
 
+    def _typed_anew(self, record: ConsentRecord) -> ConsentRecord:
+        now = self.clock.now()
+        return msgspec.structs.replace(record, given_at=now, expires_at=now + timedelta(days=30))
+
     def _forget(self, subject: bytes) -> None:
+        record = self.papers.pop(subject, None)
+        if record is not None:
+            self.spent[record.evidence_digest] = (record, self.clock.now())
         for of in (self.expires, self.used, self.model):
             of.pop(subject, None)
         self.gone.setdefault(subject, self.clock.now())

@@ -133,11 +133,11 @@ def test_whoever_else_knows_a_subject_is_told_that_it_was_erased(tmp_path, clock
             store.enrol(captures(rng), consent=consent(clock.now(), days=d), model=MODEL) for d in (300, 10)
         )
         store.erase(withdrawn)
-        assert store.take_erased() == (withdrawn,)
+        assert [one.subject for one in store.take_erased()] == [withdrawn]
         assert store.take_erased() == ()
     clock.advance(11 * DAY)
     with open_store(tmp_path, clock) as store:
-        assert store.take_erased() == (expired,)
+        assert [one.subject for one in store.take_erased()] == [expired]
         assert set(store.tombstones()) == {subject_digest(withdrawn), subject_digest(expired)}
 
 
@@ -207,7 +207,9 @@ def test_expired_and_unused_references_go_by_themselves(tmp_path, clock, rng) ->
         assert len(store) == 1, "the last use was remembered"
     clock.advance(11 * DAY)
     with open_store(tmp_path, clock, unused_days=90) as store:
-        assert [r.reason for r in store.finished] == ["unused"], "a unit that was off sweeps when it starts"
+        assert [one.receipt.reason for one in store.take_erased()] == ["unused"], (
+            "a unit that was off sweeps when it starts"
+        )
         assert len(store) == 0
 
 

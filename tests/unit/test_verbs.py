@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from agent.audit import AuditLog
+from agent.audit_chain import read_entries
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
 from agent.enrolment import LiveEnrolment, Registrar
+from agent.erasure import note, owner_of, pass_on
 from agent.errors import RefusedError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.erase import RECEIPT_TYPE
@@ -78,9 +80,10 @@ class Unit:
         vectors = [np.float32(base + np.random.default_rng(n).normal(0, 0.1, 128)) for n in range(3)]
         vectors = [vector / np.linalg.norm(vector) for vector in vectors]
         self.subject = self.gallery.enrol(vectors, consent=consent, model=MODEL)
-        self.outbox.append(make_unit("started", now=now, clock="synced"), owner=self.subject)
+        self.outbox.append(make_unit("started", now=now, clock="synced"), owner=owner_of(self.subject))
         self.paused = threading.Event()
-        self.audit = AuditLog(folder / "audit.log", clock=clock, random=secrets.token_bytes)
+        self.log = folder / "audit.log"
+        self.audit = AuditLog(self.log, clock=clock, random=secrets.token_bytes)
         stack.callback(self.audit.close)
         self.enrolment = LiveEnrolment(
             Registrar(
@@ -100,12 +103,10 @@ class Unit:
             clock=clock,
             tell=lambda *_: None,
         )
-        self.receipts: list[Any] = []
         self.handlers = make_handlers(
             Parts(
                 gallery=self.gallery,
                 outbox=self.outbox,
-                on_receipt=self.receipts.append,
                 health=lambda: b'{"fps_milli":1}',
                 facts={"profile": "demo"},
                 self_test=lambda: {"models": "ok"},
@@ -131,8 +132,7 @@ class Unit:
         return self.handlers[verb](command)
 
     def forget(self) -> None:
-        for subject in self.gallery.take_erased():
-            self.outbox.erase(subject)
+        pass_on(self.gallery, self.outbox, self.audit, lambda one: note(self.audit, one.receipt))
 
 
 @pytest.fixture
@@ -146,7 +146,15 @@ def test_revoked_subject_matches_nobody_and_leaves_no_unsent_event(unit: Unit) -
     assert unit.gallery.references(MODEL).subjects == ()
     assert all(row.kind == "unit" and b"loss" in row.payload for row in unit.outbox.pending(10))
     assert answer["receipt"]["reason"] == "withdrawn"
-    assert len(unit.receipts) == 1
+
+
+def test_a_repeated_withdrawal_gets_its_receipt_again_and_is_noted_once(unit: Unit) -> None:
+    first = unit.do("subject/revoke", {"subject": unit.subject.hex()})
+    assert [entry.kind for entry in read_entries(unit.log)] == ["consent_withdrawn", "erased"]
+    for _ in range(3):
+        again = unit.do("subject/revoke", {"subject": unit.subject.hex()})
+        assert {**again["receipt"], "signature": ""} == {**first["receipt"], "signature": ""}
+    assert [entry.kind for entry in read_entries(unit.log)] == ["consent_withdrawn", "erased"]
 
 
 @pytest.mark.parametrize("subject", [None, 7, "", "zz" * 16, "00" * 15, "00" * 16])
@@ -178,7 +186,8 @@ def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
 
 def test_enrolment_is_begun_with_a_consent_and_named_by_its_transaction(unit: Unit) -> None:
     consent = msgspec.to_builtins(unit.consent)
-    assert unit.do("enrol/begin", {"consent": consent})["enrolment"] == "t-1"
+    another = {**consent, "evidence_digest": "sha256:" + "3" * 64}
+    assert unit.do("enrol/begin", {"consent": another})["enrolment"] == "t-1"
     assert unit.do("enrol/abort", {"enrolment": "t-1"}) == {"enrolment": "t-1"}
     unit.do("enrol/begin", {"consent": consent, "subject": unit.subject.hex()})
     with pytest.raises(RefusedError) as refusal:

@@ -99,7 +99,7 @@ class Target:
         return self.gallery.enrol(unit_vectors, consent=self.consent(), model=MODEL).hex()
 
     def consent(self) -> ConsentRecord:
-        """A consent that holds here and now."""
+        """A consent that holds here and now, each on a paper of its own."""
         now = self.clock.now()
         return ConsentRecord(
             purpose=PURPOSE,
@@ -107,7 +107,7 @@ class Target:
             units=(UNIT,),
             notice_version="1",
             notice_digest=DIGEST,
-            evidence_digest=DIGEST,
+            evidence_digest="sha256:" + secrets.token_hex(32),
             given_at=now,
             expires_at=now + timedelta(days=30),
             age_class="of_age",
@@ -167,7 +167,6 @@ class Target:
             Parts(
                 gallery=self.gallery,
                 outbox=self.outbox,
-                on_receipt=lambda _: None,
                 health=lambda: b'{"fps_milli":1}',
                 facts={"profile": "demo"},
                 self_test=lambda: {"models": "ok"},

@@ -23,21 +23,21 @@ from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts
 CONSENT_LASTS = timedelta(days=30)  # where nobody says otherwise
-DIGEST = "sha256:" + hashlib.sha256(b"the notice and what was signed").hexdigest()
+DIGEST = "sha256:" + hashlib.sha256(b"the notice").hexdigest()
 NOTICE = NoticeId("1", DIGEST)  # where no unit's own notice is at hand to be asked
 
 
 def consent(
-    start: datetime, expires_at: datetime | None = None, *, unit: str = UNIT, notice: NoticeId = NOTICE
+    start: datetime, expires_at: datetime | None = None, *, signed: str, unit: str = UNIT, notice: NoticeId = NOTICE
 ) -> ConsentRecord:
-    """What a demo person agreed to the day before ``start``, having read ``notice``."""
+    """What a demo person agreed to the day before ``start``, having read ``notice``; ``signed`` is the paper's text."""
     return ConsentRecord(
         purpose=PURPOSE,
         site=SITE,
         units=(unit,),
         notice_version=notice.version,
         notice_digest=notice.digest,
-        evidence_digest=DIGEST,
+        evidence_digest="sha256:" + hashlib.sha256(signed.encode()).hexdigest(),
         given_at=start - CONSENT_GIVEN,
         expires_at=expires_at or start + CONSENT_LASTS,
         age_class="of_age",
@@ -55,7 +55,7 @@ def captures(who: str, models: Models, references: References | None = None) -> 
     model = models.embedder.model
     session = EnrolmentSession(
         models.embedder,
-        consent(clock.now()),
+        consent(clock.now(), signed=who),
         references=references or References((), np.zeros((0, EMBEDDING_DIM), np.float32), model),
         policy=policy(),
         site=SITE,

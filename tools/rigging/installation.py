@@ -86,7 +86,7 @@ class Installation:
         """Hold an enrolment session; the subject id in hex."""
         config = self.config()
         models = load_models(config)
-        record = consent(self._start, expires_at, notice=notice_id(config))
+        record = consent(self._start, expires_at, signed=who, notice=notice_id(config))
         vectors = _captures(who, models)
         with open_gallery(config, load_key(config), clock, random=self.random) as gallery:
             subject = gallery.enrol([vector.copy() for vector in vectors], consent=record, model=models.embedder.model)

@@ -97,7 +97,8 @@ class Worker:
         person = self._rng.normal(size=128)
         captures = [person + self._rng.normal(size=128) * 0.03 for _ in range(4)]
         vectors = [(one / np.linalg.norm(one)).astype(np.float32) for one in captures]
-        subject = self._gallery.enrol(vectors, consent=consent(datetime.now(UTC)), model=MODEL)
+        record = consent(datetime.now(UTC), signed=secrets.token_hex())
+        subject = self._gallery.enrol(vectors, consent=record, model=MODEL)
         say(f"enrolled {subject.hex()}")
 
     def _match(self, subject: SubjectId) -> None:
@@ -185,7 +186,7 @@ class Books:
         """Open both stores as the next start would, and compare."""
         with open_gallery(folder, key) as gallery:
             there = {one.subject.hex() for one in gallery.list()}
-            finished = {subject.hex() for subject in gallery.take_erased()}
+            finished = {erased.subject.hex() for erased in gallery.take_erased()}
             matching = {subject.hex() for subject in gallery.references(MODEL).subjects}
             damaged = gallery.damaged
             with open_outbox(folder, key) as outbox, closing(open_audit(folder)) as audit:

@@ -198,7 +198,8 @@ class _Play:
             gallery.erase_all()
             for one in self._scenario.enrolled:
                 ends = None if one.expires_at is None else one.expires_at + self._weeks
-                record = consent(clock.now(), ends, notice=notice_id(config))
+                paper = secrets.token_hex()  # whoever was erased signs anew
+                record = consent(clock.now(), ends, signed=paper, notice=notice_id(config))
                 subject = gallery.enrol(self._premises.captures_of(one.who), consent=record, model=model)
                 self._people[bytes(subject)] = one.who
 

@@ -151,7 +151,7 @@ class Soak:
                     self._say.print(f"{who} is left out: {error}", style="dim")
                     continue
                 for config, gallery in zip(configs, galleries, strict=True):
-                    record = consent(clock.now(), unit=config.unit.id, notice=notice_id(config))
+                    record = consent(clock.now(), signed=who, unit=config.unit.id, notice=notice_id(config))
                     gallery.enrol(taken, consent=record, model=models.embedder.model)
                 enrolled.append(who)
                 if len(enrolled) == VISITORS:
