@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tools.rigging.kills import run
+from agent.clock import SimulatedClock
+from agent.keys import UnitKey
+from tests.simulators.signing_unit import match_draft
+from tools.rigging.kills import open_books, open_outbox, run
 
 KILLS = 8
 
@@ -18,3 +23,46 @@ def test_killed_while_it_enrols_matches_publishes_or_erases_it_keeps_every_promi
     assert books.wrong == []
     assert books.did["signed"] >= KILLS, "the workers hardly worked"
     assert books.did["enrolled"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            'replace(CAST(payload AS TEXT), \'"zone":"door"\', \'"zone":"dove"\')',
+            "event 2 was refused as bad_signature",
+        ),
+        ("substr(payload, 1, 40)", "40 bytes were published that are no event"),
+        ("'[1, 2]'", "6 bytes were published that are no event"),
+    ],
+)
+def test_an_altered_event_is_counted_in_the_books_and_does_not_end_them(
+    tmp_path: Path, change: str, complaint: str
+) -> None:
+    key = UnitKey.generate()
+    with open_outbox(tmp_path, key) as outbox:
+        for _ in range(3):
+            outbox.append(match_draft(SimulatedClock()))
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as database, database:
+        database.execute(f"UPDATE event SET payload = CAST({change} AS BLOB) WHERE seq = 2")
+    books = open_books(key)
+    books.close(tmp_path, key)
+    assert books.did["refused"] == 1
+    assert len(books.wrong) == 2
+    assert books.wrong[0].startswith(complaint)
+    assert books.wrong[1] == "1 signed events never came and nobody owned up to them"
+    assert sorted(books.published) == [1, 3]
+
+
+def test_an_event_that_a_worker_altered_on_its_way_is_a_line_in_the_books(tmp_path: Path) -> None:
+    key = UnitKey.generate()
+    books = open_books(key)
+    with open_outbox(tmp_path, key) as outbox:
+        books.note(f"signed {outbox.append(match_draft(SimulatedClock()))}")
+        (row,) = outbox.pending(1)
+    sent = row.payload.decode()
+    books.note("published " + sent.replace('"door"', '"dove"'))
+    assert books.did["refused"] == 1
+    assert "bad_signature" in books.wrong[0]
+    books.note("published " + sent)
+    assert sorted(books.published) == [1]

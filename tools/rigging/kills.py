@@ -29,6 +29,7 @@ import numpy as np
 from agent.audit import AuditLog
 from agent.clock import SystemClock
 from agent.erasure import owner_of, settle
+from agent.errors import VerificationError
 from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.store import GalleryStore
@@ -164,18 +165,25 @@ class Books:
             {"enrolled": self.held, "asked": self.asked, "erased": self.erased}[word].add(rest)
 
     def receive(self, payload: bytes) -> None:
-        """What a subscriber does with at-least-once delivery."""
-        seq = json.loads(payload)["data"]["seq"]
+        """What a subscriber does with at-least-once delivery; a refused event counts as if it had never come."""
+        try:
+            data = json.loads(payload)["data"]
+            seq, kind = int(data["seq"]), data["event_type"]
+        except (ValueError, KeyError, TypeError):
+            self.did["refused"] += 1
+            self.wrong.append(f"{len(payload)} bytes were published that are no event")
+            return
         if seq in self.published:
             self.check(self.published[seq] == payload, f"number {seq} was used twice")
             self.did["resent"] += 1
             return
-        kind = json.loads(payload)["data"]["event_type"]
         topic = f"postern/{SITE}/{UNIT}/backlog/{kind}"
         try:
             self.verifier.check(topic, payload, datetime.now(UTC), backlog=True)
-        except ValueError as error:
-            self.wrong.append(f"event {seq} was refused: {error}")
+        except VerificationError as error:
+            self.did["refused"] += 1
+            self.wrong.append(f"event {seq} was refused as {error.reason}: {error}")
+            return
         self.published[seq] = payload
 
     def check(self, holds: bool, sentence: str) -> None:  # noqa: FBT001 - a condition and what it means
@@ -213,13 +221,18 @@ class Books:
         self.check(lost == 0, f"{lost} signed events never came and nobody owned up to them")
 
 
+def open_books(key: UnitKey) -> Books:
+    """Books of a site that trusts the unit with ``key`` and nobody else."""
+    entry = UnitKeyEntry(jwk=key.public_jwk(), status="active")
+    trusted = TrustList(version=1, site=SITE, serial=1, issued_at="2026-01-01T00:00:00Z", units={UNIT: (entry,)})
+    return Books(Verifier(TrustedUnits(trusted)))
+
+
 def run(folder: Path, kills: int, *, seed: int) -> Books:
     """Kill ``kills`` workers in ``folder``."""
     key = UnitKey.generate()
     key.save(folder / "unit.key")
-    entry = UnitKeyEntry(jwk=key.public_jwk(), status="active")
-    trusted = TrustList(version=1, site=SITE, serial=1, issued_at="2026-01-01T00:00:00Z", units={UNIT: (entry,)})
-    books, dice = Books(Verifier(TrustedUnits(trusted))), random.Random(seed)
+    books, dice = open_books(key), random.Random(seed)
     command = [sys.executable, "-m", "tools.rigging.kills", "--nursery", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         for _ in range(kills):
