@@ -267,8 +267,8 @@ def save_private_key(key: ec.EllipticCurvePrivateKey, path: Path, passphrase: by
 
 
 def private_pem(key: PrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
-    """Encode a private key as PKCS#8 PEM, encrypted when a passphrase is given."""
+    """Encode a private key as PKCS#8 PEM, encrypted when a passphrase is given; ValueError for an empty one."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
+    if passphrase is not None:
         encryption = serialization.BestAvailableEncryption(passphrase)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)

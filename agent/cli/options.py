@@ -14,6 +14,7 @@ from agent.errors import RefusedError
 from agent.files import read_secret, write_atomic
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
+MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +49,24 @@ def add_passphrase(parser: argparse.ArgumentParser, of: str = "its passphrase") 
 
 
 def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
-    """Read what ``add_passphrase`` took; None when there is none. Raises KeyStoreError."""
-    return read_secret(arguments.passphrase_file).strip() if arguments.passphrase_file else None
+    """Read what ``add_passphrase`` took; None when there is none.
+
+    Raises KeyStoreError, and RefusedError for an empty passphrase or one too long: a key is never plain by mistake.
+    """
+    if arguments.passphrase_file is None:
+        return None
+    passphrase = read_secret(arguments.passphrase_file).strip()
+    if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise RefusedError(
+            f"{arguments.passphrase_file} holds no passphrase of 1 to {MAX_PASSPHRASE_BYTES} bytes: write one into it"
+        )
+    return passphrase
+
+
+def check_output(file: Path | None) -> None:
+    """Refuse a file that ``write_output`` could not write, before anything is done that cannot be done twice."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK)):
+        raise RefusedError(f"cannot write {file}: name a file in a folder that exists and is writable")
 
 
 def write_output(file: Path | None, content: bytes) -> None:

@@ -12,13 +12,15 @@ import msgspec
 
 from agent.audit_chain import read_entries, verify_log
 from agent.cli.audit import tell_entry
-from agent.cli.options import add_passphrase, read_passphrase, write_output
-from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
-from agent.keys import MAX_TOKEN_BYTES
-from agent.match.policy import MAX_POLICY_BYTES, parse_policy, sign_policy
+from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.errors import RefusedError, VerificationError
+from agent.files import read_bounded
+from agent.match.policy import MAX_POLICY_BYTES, parse_policy
 from agent.outbox.pseudonym import EPOCHS_AHEAD
 from agent.site import kit, programs, rotation
+from agent.site.enrolment import check_name
+from agent.site.office import check_site
+from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 
 DEFAULT_FOLDER = Path("site")
@@ -45,7 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = act("add-unit", _add_unit, "check a unit's request, answer with certificate and keys")
     add.add_argument("request", type=Path)
     add.add_argument("--audience", action="append", metavar="NAME", help="who the unit's events are for (access)")
-    add.add_argument("--replace", action="store_true", help="the site has this unit, and its keys are replaced")
+    add.add_argument(
+        "--replace",
+        action="store_true",
+        help="the site has this unit, and its keys are replaced: the old certificate is revoked at once, the old event"
+        f" key still counts for {kit.REPLACED_KEY_DAYS} days, for events that wait",
+    )
     renew = act("renew-unit", _renew_unit, "a new certificate and epoch keys for a unit's present keys")
     renew.add_argument("unit")
     issue = act("issue-keys", _issue_keys, "seal the coming epoch keys to a unit")
@@ -74,9 +81,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the act."""
+    """Do the act, and say what has to be carried where: whichever of the public files have changed."""
     passphrase = read_passphrase(arguments)
-    arguments.do(arguments, passphrase)
+    check_output(getattr(arguments, "output", None))
+    files = SiteFiles(arguments.folder)
+    before = _contents(files)
+    try:
+        arguments.do(arguments, passphrase)
+    finally:
+        _tell_changes(files, before, _contents(files), again=arguments.act == "revoke")
     return 0
 
 
@@ -99,7 +112,11 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         passphrase=passphrase,
     )
     write_output(arguments.output, answer)
-    _tell_broker(arguments.folder)
+    if arguments.replace:
+        _tell(
+            "the unit's old certificate is revoked: install the answer before the broker is reloaded; its old event"
+            f" key counts for {kit.REPLACED_KEY_DAYS} more days, for events that wait"
+        )
 
 
 def _renew_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -113,19 +130,17 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
-    token = sign_policy(policy, kit.load_site_key(arguments.folder, passphrase=passphrase))
-    write_output(arguments.output, token.encode())
+    write_output(arguments.output, kit.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
     _tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    if arguments.output is None:  # before the key is taken out, because that is logged
+        raise RefusedError("name a file with -o: a key is not for a terminal")
     key = kit.epoch_key(
         arguments.folder, arguments.audience, arguments.epoch, generation=arguments.generation, passphrase=passphrase
     )
-    content = msgspec.json.encode(key)
-    if arguments.output is None:
-        raise RefusedError("name a file with -o: a key is not for a terminal")
-    write_atomic(arguments.output, content)
+    write_output(arguments.output, msgspec.json.encode(key))
 
 
 def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -133,7 +148,6 @@ def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None
         raise RefusedError("give the units' policy to begin the change, or --finish to end it")
     if arguments.finish:
         rotation.finish_site_key_change(arguments.folder, passphrase=passphrase)
-        _tell("give site.jwk and trust.jws to every subscriber")
         return
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))
@@ -147,19 +161,22 @@ def _rotate_epoch_keys(arguments: argparse.Namespace, passphrase: bytes | None) 
 
 def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     del passphrase
-    files = SiteFiles(arguments.folder)
-    verify_log(files.audit)
+    files = check_site(arguments.folder)
+    if not files.audit.exists():
+        raise VerificationError("cut_off", f"{files.audit} was removed: restore it from the folder's backup")
+    report = verify_log(files.audit)
+    begins = report.first > 1  # the oldest entries are in files that were dropped by number
     for entry in read_entries(files.audit):
+        begins = begins or entry.facts.get("step") == "site_created"
         print(tell_entry(entry))
+    if not begins:
+        raise VerificationError("cut_off", "the log does not tell of the site's creation: an earlier log was removed")
+    _check_finished(unfinished(files))
 
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
-    files = SiteFiles(arguments.folder)
-    for public in (files.site_jwk, files.trust):  # with these, the folder is all that a subscriber needs
-        write_atomic(folder / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
-    _tell(f"move the files of {folder} to the program")
-    _tell_broker(arguments.folder)
+    _tell(f"move {folder} to the program")
 
 
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -169,25 +186,48 @@ def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     files = SiteFiles(arguments.folder)
-    if files.client(arguments.name).exists() and not files.unit(arguments.name).exists():
+    if files.program(check_name("unit or program", arguments.name)).exists():
         programs.revoke_client(arguments.folder, arguments.name, passphrase=passphrase)
     else:
         kit.revoke_unit(arguments.folder, arguments.name, passphrase=passphrase)
-    _tell_broker(arguments.folder)
-    _tell("and trust.jws to every subscriber")
 
 
 def _trust(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     del passphrase
-    trusted = kit.trust(arguments.folder)
-    for record in SiteFiles(arguments.folder).all_units():
-        known = "trusted" if record.unit in trusted.units() else "UNKNOWN"
-        print(f"{record.unit:<24}  {'revoked' if record.revoked else known:<8}  {' '.join(record.audiences)}")
+    files = check_site(arguments.folder)
+    left = unfinished(files)
+    for record in files.all_units():
+        state = "UNFINISHED" if record.unit in left.names else "revoked" if record.revoked else "trusted"
+        print(f"{record.unit:<24}  {state:<10}  {' '.join(record.audiences)}")
+    _check_finished(left)
 
 
-def _tell_broker(folder: Path) -> None:
-    files = SiteFiles(folder)
-    _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
+def _check_finished(left: Unfinished) -> None:
+    if left.files:
+        about = f" (about {', '.join(left.names)})" if left.names else ""
+        raise RefusedError(
+            f"an act{about} was interrupted, or files were changed by hand: {', '.join(left.files)} do not yet say what"
+            " the records say. Repeat the act, or do any other: 'postern site broker HOST' completes it, too"
+        )
+
+
+def _contents(files: SiteFiles) -> dict[Path, bytes]:
+    """What is carried from here to others, as it is now."""
+    carried = (files.acl, files.crl, files.trust, files.site_jwk)
+    return {path: path.read_bytes() for path in carried if path.exists()}
+
+
+def _tell_changes(files: SiteFiles, before: dict[Path, bytes], after: dict[Path, bytes], *, again: bool) -> None:
+    """Tell where the changed files go; ``again`` when an act was repeated perhaps because nobody had carried them."""
+    if not before:
+        return  # a new site: nobody has anything of it yet
+    changed = {path for path, content in after.items() if before.get(path) != content}
+    if again or changed & {files.acl, files.crl}:
+        _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
+    if files.site_jwk in changed:
+        _tell(f"site.jwk changed: copy {files.site_jwk} to every program")
+    if again or files.trust in changed:
+        _tell(f"trust.jws changed: copy {files.trust} to every program")
 
 
 def _tell(text: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import threading
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -65,6 +65,16 @@ def epoch_of(moment: datetime) -> str:
     """ISO 8601 week of a moment in UTC, like ``2026-W47``."""
     year, week, _ = moment.astimezone(UTC).isocalendar()
     return f"{year:04d}-W{week:02d}"
+
+
+def is_epoch(text: str) -> bool:
+    """Whether ``text`` names an ISO 8601 week that exists: most years have no week 53."""
+    try:
+        year, week = msgspec.convert(text, Epoch).split("-W")
+        date.fromisocalendar(int(year), int(week), 1)
+    except ValueError:  # msgspec.ValidationError is one
+        return False
+    return True
 
 
 def epochs_from(moment: datetime, ahead: int = EPOCHS_AHEAD) -> tuple[str, ...]:

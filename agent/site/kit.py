@@ -11,7 +11,7 @@ answer the unit takes by ``install``.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -21,12 +21,14 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
-from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
+from agent.files import read_bounded
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, decode_base64url, encode_base64url, load_public_key
-from agent.outbox.event import Epoch, parse_time, round_down
-from agent.outbox.pseudonym import EPOCHS_AHEAD, EpochKey
+from agent.match.policy import Policy, sign_policy
+from agent.outbox.event import parse_time, round_down
+from agent.outbox.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.outbox.trust import MAX_KEYS_PER_UNIT, TrustedUnits, UnitKeyEntry
-from agent.site.authority import Authority, pem, public_pem, read_csr, read_public_pem, record_of
+from agent.site.authority import pem, public_pem, read_csr, read_public_pem, record_of
+from agent.site.creation import create_site
 from agent.site.enrolment import (
     ANSWER_TYPE,
     REQUEST_TYPE,
@@ -41,10 +43,10 @@ from agent.site.enrolment import (
     token_key,
     unverified,
 )
-from agent.site.office import SYSTEM_CLOCK, Office, opened
+from agent.site.office import SYSTEM_CLOCK, Office, changing, opened
 from agent.site.records import (
+    MAX_AUDIENCES,
     SiteFiles,
-    SiteRecord,
     TokenFile,
     TokenRecord,
     UnitAnswer,
@@ -63,6 +65,7 @@ __all__ = [
     "install",
     "install_epoch_keys",
     "issue_epoch_keys",
+    "issue_policy",
     "load_site_key",
     "new_token",
     "new_unit_request",
@@ -72,55 +75,10 @@ __all__ = [
 ]
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
-MAX_TOKENS = 1000  # units that are being installed at once
+MAX_TOKENS = 200  # units that are being installed at once; with the used ones the file stays below 64 KiB
+MAX_USED_TOKENS = 50  # whose answer may be asked for again
 REPLACED_KEY_DAYS = 30  # events signed by a unit's old key may wait this long for the broker
 DEFAULT_AUDIENCES = ("access",)
-
-_EXPLANATION = """\
-This folder is the root of trust of the Postern site '{site}'. Keep it off the broker, and a copy in a safe.
-
-SECRET, mode 0600: whoever has one of these
-  ca.key       can let machines into the broker
-  site.key     can sign commands, policies and the list of units; site.key.next follows it while it is being changed
-  master.key   can tell which person a pseudonym stands for, of every epoch
-  tokens.json  lists enrolment tokens by their digests
-PUBLIC
-  ca.crt       for the broker, units and programs
-  site.jwk     by which units check commands and policies
-  trust.jws    the units and their keys: for every subscriber that verifies
-  units/       what was issued to which unit
-  audit.log    what was done here, as a hash chain: 'postern site log' verifies and lists it
-TO CARRY AWAY
-  broker/      all of the broker's files; ca.crl (revoked certificates) and acl (who may do what) change with every
-               act: copy them again, then reload the broker
-  clients/     key and certificate of each program: move them there, mode 0600
-
-The notice for the people in front of a unit is made at the unit from its configuration.
-"""
-
-
-def create_site(folder: Path, site: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> SiteFiles:
-    """Make a new site in an empty or new folder; RefusedError when there is something in it already."""
-    check_name("site", site)
-    make_private_folder(folder)
-    if any(folder.iterdir()):
-        raise RefusedError(f"{folder} is not empty: choose a new folder, an existing site is never overwritten")
-    files = SiteFiles(folder)
-    now = clock.now()
-    for made in (files.units, files.clients, files.broker):
-        make_private_folder(made)
-    Authority.create(site, now).save(files.ca_key, files.ca_crt, passphrase)
-    signer = SigningKey.generate()
-    signer.save(files.site_key, passphrase)
-    SigningKey.generate().save(files.master_key, passphrase)
-    write_atomic(files.site_jwk, json.dumps(signer.public_jwk()).encode(), mode=PUBLIC_MODE)
-    write_atomic(files.explanation, _EXPLANATION.format(site=site).encode(), mode=PUBLIC_MODE)
-    save(files.tokens, TokenFile(version=1, tokens=()))
-    save(files.record, SiteRecord(version=1, site=site, created_at=round_down(now, 1), trust_serial=0))
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
-        office.refresh()
-        office.log("site_created", site=site)
-    return files
 
 
 def new_token(
@@ -133,12 +91,14 @@ def new_token(
     check_name("unit", unit)
     token = spell_token(random(TOKEN_BYTES))
     with opened(folder, clock=clock, random=random) as office:
-        waiting = [record for record in _open_tokens(office) if record.unit != unit]
+        others = [record for record in _open_tokens(office) if record.unit != unit]
+        waiting = [record for record in others if record.used is None]
+        used = [record for record in others if record.used is not None]
         if len(waiting) >= MAX_TOKENS:
             raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
         expires_at = round_down(office.now() + timedelta(days=TOKEN_DAYS), 1)
         fresh = TokenRecord(unit=unit, digest=encode_base64url(token_key(token)), expires_at=expires_at)
-        save(office.files.tokens, TokenFile(version=1, tokens=(*waiting, fresh)))
+        save(office.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
         office.log("token_issued", unit=unit)
     return token
 
@@ -154,50 +114,62 @@ def add_unit(
 ) -> bytes:
     """Check a unit's request and answer it with certificate, authority, site key and epoch keys.
 
-    ``replace`` gives a known unit new keys: its old event key counts for 30 more days, because events signed by
-    it may still wait. Raises VerificationError when the request is forged, for another site or without a valid
-    token, RefusedError when the name is taken.
+    ``replace`` gives a known unit new keys: its old certificate is revoked at once, its old event key counts for 30
+    more days, because events signed by it may still wait. An answer that was lost is given again, with a new
+    certificate, to the same request. Raises VerificationError when the request is forged, for another site or
+    without a valid token, RefusedError when the name is taken.
     """
     token = request.decode("ascii", errors="replace").strip()
     asked = unverified(token, UnitRequest)
     key = PublicKey.from_jwk(asked.jwk)
     key.verify(token, typ=REQUEST_TYPE)
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         if asked.site != office.site:
             raise VerificationError("wrong_site", "the request is for another site: make a new one at the unit")
-        proof_key = _check_token(office, asked)
-        tls_key = read_csr(asked.csr.encode(), asked.unit)
-        seal_jwk = PublicKey.from_jwk(asked.seal_jwk).jwk()
-        known = _check_unit_name(office, asked.unit, replace=replace)
+        if office.files.program(asked.unit).exists():
+            raise RefusedError(
+                "a program has this name already, and the broker tells them apart by name: choose another"
+            )
+        known = office.unit(asked.unit) if office.files.unit(asked.unit).exists() else None
         entry = UnitKeyEntry(jwk=key.jwk(), status="active")
-        record = UnitRecord(
+        joined = UnitRecord(
             version=1,
             unit=asked.unit,
             revoked=False,
-            audiences=tuple(check_name("audience", name) for name in audiences),
+            audiences=_checked_audiences(audiences),
             keys=(*_replaced_keys(office, known), entry)[-MAX_KEYS_PER_UNIT:],
-            seal_jwk=seal_jwk,
-            tls_key=public_pem(tls_key),
-            certificates=known.certificates if known else (),
+            seal_jwk=PublicKey.from_jwk(asked.seal_jwk).jwk(),
+            tls_key=public_pem(read_csr(asked.csr.encode(), asked.unit)),
+            certificates=office.revoked(known.certificates) if known else (),
         )
-        answer = _answer(office, record)
-        _use_up(office, asked.unit)
-        office.refresh()
-        office.log("unit_replaced" if known else "unit_added", unit=asked.unit, kid=key.kid)
-        answer = msgspec.structs.replace(answer, proof=prove(proof_key, answer))
-        return office.signer.sign(encode(answer), typ=ANSWER_TYPE).encode()
+        answered = known if known is not None and _is_answered(known, joined) else None
+        proof_key = _check_token(office, asked, token, again=answered is not None)
+        if answered is not None:
+            step = "unit_answered_again"
+            joined = msgspec.structs.replace(joined, keys=answered.keys, certificates=answered.certificates)
+        elif known is None:
+            step = "unit_added"
+        elif known.revoked or replace:
+            step = "unit_replaced"
+        else:
+            raise RefusedError("the site has a unit of this name: revoke it first, or say that its keys are replaced")
+        joined, answer = _certified(office, joined)
+        signed = _signed(office, msgspec.structs.replace(answer, proof=prove(proof_key, answer)))
+        office.put(joined, step, unit=asked.unit, kid=key.kid)
+        _use_up(office, asked.unit, token)
+        return signed
 
 
 def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bytes:
     """Give a unit a new certificate for its present keys, and its epoch keys; the unit takes it by ``install``."""
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         record = office.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: enrol it anew with a token")
-        answer = _answer(office, record)
-        office.refresh()
-        office.log("unit_renewed", unit=unit)
-        return office.signer.sign(encode(answer), typ=ANSWER_TYPE).encode()
+        record, answer = _certified(office, record)
+        signed = _signed(office, answer)
+        office.put(record, "unit_renewed", unit=unit)
+        return signed
 
 
 def issue_epoch_keys(
@@ -209,7 +181,7 @@ def issue_epoch_keys(
     passphrase: bytes | None = None,
 ) -> bytes:
     """Seal the keys of this epoch and the ``ahead`` next ones to a unit; memory stick or broker may carry them."""
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         record = office.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: it gets no more keys")
@@ -233,11 +205,9 @@ def epoch_key(
     newest.
     """
     check_name("audience", audience)
-    try:
-        msgspec.convert(epoch, Epoch)
-    except msgspec.ValidationError:
-        raise RefusedError("an epoch is an ISO week, such as 2026-W47: take it from the event") from None
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    if not is_epoch(epoch):
+        raise RefusedError("an epoch is an ISO week that exists, such as 2026-W47: take it from the event")
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         if generation is None:
             generation = office.generation
         if not 0 <= generation <= office.generation:
@@ -252,16 +222,21 @@ def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     The broker must get ``broker/ca.crl`` and ``broker/acl``, subscribers ``trust.jws``. The epoch keys that the unit
     has stay in a thief's hands until their epochs are over. May be repeated.
     """
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         record = office.unit(unit)
         keys = tuple(msgspec.structs.replace(key, status="revoked") for key in record.keys)
-        certificates = office.revoked(record.certificates)
-        save(
-            office.files.unit(unit),
-            msgspec.structs.replace(record, revoked=True, keys=keys, certificates=certificates),
+        revoked = msgspec.structs.replace(
+            record, revoked=True, keys=keys, certificates=office.revoked(record.certificates)
         )
-        office.refresh()
-        office.log("unit_revoked", unit=unit)
+        office.put(revoked, "unit_revoked", unit=unit)
+
+
+def issue_policy(folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> str:
+    """Sign a matching policy for the units; which one stands in the log."""
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
+        token = sign_policy(policy, office.signer)
+        office.log("policy_signed", digest=policy.digest, model=policy.model)
+        return token
 
 
 def trust(folder: Path) -> TrustedUnits:
@@ -275,12 +250,11 @@ def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKe
     return SigningKey.load(SiteFiles(folder).site_key, passphrase)
 
 
-def _answer(office: Office, record: UnitRecord) -> UnitAnswer:
-    """Certify a unit, write its record, and say what the unit has to know."""
+def _certified(office: Office, record: UnitRecord) -> tuple[UnitRecord, UnitAnswer]:
+    """Certify a unit: its record with the certificate, and what the unit has to know. Nothing is written."""
     certificate = office.authority.issue_client(record.unit, read_public_pem(record.tls_key), office.now())
-    issued = (*record.certificates, record_of(certificate, office.now()))
-    save(office.files.unit(record.unit), msgspec.structs.replace(record, certificates=office.kept(issued)))
-    return UnitAnswer(
+    issued = office.kept((*record.certificates, record_of(certificate, office.now())))
+    answer = UnitAnswer(
         version=1,
         site=office.site,
         unit=record.unit,
@@ -289,6 +263,11 @@ def _answer(office: Office, record: UnitRecord) -> UnitAnswer:
         site_jwk=office.signer.public_jwk(),
         epoch_keys=_sealed_epoch_keys(office, record, EPOCHS_AHEAD),
     )
+    return msgspec.structs.replace(record, certificates=issued), answer
+
+
+def _signed(office: Office, answer: UnitAnswer) -> bytes:
+    return office.signer.sign(encode(answer), typ=ANSWER_TYPE).encode()
 
 
 def _sealed_epoch_keys(office: Office, record: UnitRecord, ahead: int) -> str:
@@ -310,30 +289,41 @@ def _open_tokens(office: Office) -> tuple[TokenRecord, ...]:
     return tuple(record for record in tokens if parse_time(record.expires_at) > office.now())
 
 
-def _check_token(office: Office, asked: UnitRequest) -> bytes:
+def _check_token(office: Office, asked: UnitRequest, token: str, *, again: bool) -> bytes:
+    """Find the key of the proofs: an enrolment token that is unused, or was used for this very request."""
     for record in _open_tokens(office):
         key = decode_base64url(record.digest)
-        if record.unit == asked.unit and is_proof(key, asked):
+        fits = record.used is None or (again and record.used == _digest(token))
+        if fits and record.unit == asked.unit and is_proof(key, asked):
             return key
     raise VerificationError(
         "bad_token", "no token that is still valid was used for this request: make a new token, then a new request"
     )
 
 
-def _use_up(office: Office, unit: str) -> None:
-    rest = tuple(record for record in _open_tokens(office) if record.unit != unit)
-    save(office.files.tokens, TokenFile(version=1, tokens=rest))
+def _use_up(office: Office, unit: str, token: str) -> None:
+    tokens = (
+        msgspec.structs.replace(record, used=_digest(token)) if record.unit == unit else record
+        for record in _open_tokens(office)
+    )
+    save(office.files.tokens, TokenFile(version=1, tokens=tuple(tokens)))
 
 
-def _check_unit_name(office: Office, unit: str, *, replace: bool) -> UnitRecord | None:
-    if office.files.client(unit).exists():
-        raise RefusedError("a program has this name already, and the broker tells them apart by name: choose another")
-    if not office.files.unit(unit).exists():
-        return None
-    known = office.unit(unit)
-    if not known.revoked and not replace:
-        raise RefusedError("the site has a unit of this name: revoke it first, or say that its keys are replaced")
-    return known
+def _digest(token: str) -> str:
+    return encode_base64url(hashlib.sha256(token.encode()).digest())
+
+
+def _is_answered(known: UnitRecord, joined: UnitRecord) -> bool:
+    """Whether a unit that counts has these very keys already: its request was answered before."""
+    mine, others = ((unit.keys[-1].jwk, unit.seal_jwk, unit.tls_key) for unit in (known, joined))
+    return not known.revoked and mine == others
+
+
+def _checked_audiences(audiences: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(check_name("audience", name) for name in audiences))
+    if not 0 < len(names) <= MAX_AUDIENCES:
+        raise RefusedError(f"a unit's events are for 1 to {MAX_AUDIENCES} audiences: name so many")
+    return names
 
 
 def _replaced_keys(office: Office, known: UnitRecord | None) -> tuple[UnitKeyEntry, ...]:

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, make_private_folder, write_atomic
-from agent.keys import save_private_key
+from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
+from agent.keys import MAX_TOKEN_BYTES, save_private_key
 from agent.site.authority import pem, record_of
 from agent.site.enrolment import check_name
-from agent.site.office import SYSTEM_CLOCK, opened
-from agent.site.records import ClientRecord, Role, save
+from agent.site.office import SYSTEM_CLOCK, changing
+from agent.site.records import ClientRecord, Role
 
 
 def issue_client(
@@ -25,40 +25,38 @@ def issue_client(
     """Make key and certificate of a program and put it on the access list; return the folder to carry to it.
 
     The same call renews the certificate and may change the role. The key is made here and unencrypted, mode
-    0600: move the folder's content, do not copy it. RefusedError when a unit has this name.
+    0600: move the folder, do not copy it. What was issued stays on record here, so it can be revoked.
+    RefusedError when a unit has this name.
     """
     check_name("program", name)
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
-        if office.files.unit(name).exists():
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
+        files = office.files
+        if files.unit(name).exists():
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
-        target = office.files.client(name)
-        known = office.client(name) if target.exists() else None
-        make_private_folder(target)
+        known = office.client(name).certificates if files.program(name).exists() else ()
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = office.authority.issue_client(name, key.public_key(), office.now())
-        issued = (*(known.certificates if known else ()), record_of(certificate, office.now()))
-        save(
-            target / "client.json",
-            ClientRecord(version=1, name=name, role=role, revoked=False, certificates=office.kept(issued)),
-        )
+        issued = office.kept((*known, record_of(certificate, office.now())))
+        record = ClientRecord(version=1, name=name, role=role, revoked=False, certificates=issued)
+        # On record before it is in a file: there is no certificate that cannot be revoked.
+        office.put(record, "client_issued", name=name, role=role)
+        target = files.client(name)
+        make_private_folder(target)
         save_private_key(key, target / "tls.key")
         write_atomic(target / "tls.crt", pem(certificate), mode=PUBLIC_MODE)
-        write_atomic(target / "ca.crt", pem(office.authority.certificate), mode=PUBLIC_MODE)
-        office.refresh()
-        office.log("client_issued", name=name, role=role)
+        for public in (files.ca_crt, files.site_jwk, files.trust):  # with these, it is all that a subscriber needs
+            write_atomic(target / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
         return target
 
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
     """Shut a program out: certificates on the revocation list, no access. May be repeated."""
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         record = office.client(name)
-        save(
-            office.files.client(name) / "client.json",
-            msgspec.structs.replace(record, revoked=True, certificates=office.revoked(record.certificates)),
+        certificates = office.revoked(record.certificates)
+        office.put(
+            msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name
         )
-        office.refresh()
-        office.log("client_revoked", name=name)
 
 
 def issue_broker(
@@ -69,7 +67,7 @@ def issue_broker(
     The same call renews them.
     """
     names = list(hostnames)
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = office.authority.issue_broker(names, key.public_key(), office.now())
         target = office.files.broker

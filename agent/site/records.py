@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from agent import strict_json
 from agent.errors import KeyStoreError
-from agent.files import read_bounded, read_secret, write_atomic
+from agent.files import make_private_folder, read_bounded, read_secret, write_atomic
 from agent.outbox.event import Name, Time
 from agent.outbox.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 
@@ -63,7 +63,7 @@ class UnitRecord(Record, frozen=True):
 
 
 class ClientRecord(Record, frozen=True):
-    """``clients/<name>/client.json``: a program that talks to the broker."""
+    """``programs/<name>.json``: a program that talks to the broker. Not in its own folder, which is carried away."""
 
     version: Literal[1]
     name: Name
@@ -73,11 +73,15 @@ class ClientRecord(Record, frozen=True):
 
 
 class TokenRecord(Record, frozen=True):
-    """An enrolment token that waits to be used: its digest, from which the token cannot be found."""
+    """An enrolment token: its digest, from which the token cannot be found.
+
+    ``used`` is the digest of the request it was used for, which may be answered once more if the answer was lost.
+    """
 
     unit: Name
     digest: Base64url
     expires_at: Time
+    used: Base64url | None = None
 
 
 class TokenFile(Record, frozen=True):
@@ -210,6 +214,10 @@ class SiteFiles:
         return self.folder / "units"
 
     @property
+    def programs(self) -> Path:
+        return self.folder / "programs"
+
+    @property
     def clients(self) -> Path:
         return self.folder / "clients"
 
@@ -220,7 +228,11 @@ class SiteFiles:
     def unit(self, unit: str) -> Path:
         return self.units / f"{unit}.json"
 
+    def program(self, name: str) -> Path:
+        return self.programs / f"{name}.json"
+
     def client(self, name: str) -> Path:
+        """Give the folder that is carried to a program."""
         return self.clients / name
 
     def all_units(self) -> tuple[UnitRecord, ...]:
@@ -228,8 +240,13 @@ class SiteFiles:
         return tuple(load(path, UnitRecord) for path in sorted(self.units.glob("*.json")))
 
     def all_clients(self) -> tuple[ClientRecord, ...]:
-        """Read all clients, in order of their names."""
-        return tuple(load(path, ClientRecord) for path in sorted(self.clients.glob("*/client.json")))
+        """Read all programs, in order of their names."""
+        return tuple(load(path, ClientRecord) for path in sorted(self.programs.glob("*.json")))
+
+    def make_folders(self) -> None:
+        """Make the folders in this one; those that are there are kept."""
+        for folder in (self.folder, self.units, self.programs, self.clients, self.broker):
+            make_private_folder(folder)
 
 
 @dataclass(frozen=True, slots=True)

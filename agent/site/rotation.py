@@ -18,10 +18,10 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, overwrite, replace, write_atomic
+from agent.files import overwrite, replace
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import Policy, sign_policy
-from agent.site.office import SYSTEM_CLOCK, opened
+from agent.site.office import SYSTEM_CLOCK, changing, opened
 from agent.site.records import SiteRecord, load, save
 from agent.site.succession import propose
 
@@ -33,21 +33,21 @@ def begin_site_key_change(
 
     May be repeated until ``finish_site_key_change``, for instance with another unit's policy; the key stays the same.
     """
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         path = office.files.next_site_key
         if path.exists():
             new = SigningKey.load(path, passphrase)
         else:
             new = SigningKey.generate()
             new.save(path, passphrase)
-        office.log("site_key_change_begun", kid=new.kid)
+        office.log("site_key_change_begun", kid=new.kid, policy=policy.digest)
         token = propose(office.signer, new, site=office.site, now=office.now())
         return json.dumps({"site_key": token, "policy": sign_policy(policy, new)}).encode()
 
 
 def rotate_epoch_keys(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> int:
     """Have all epoch keys that are issued from now on belong to a new generation; its number."""
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as office:
         record = load(office.files.record, SiteRecord)
         record = msgspec.structs.replace(record, generation=record.generation + 1)
         save(office.files.record, record)
@@ -65,11 +65,10 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
         begun = files.next_site_key.exists()
         if begun:
             SigningKey.load(files.next_site_key, passphrase)  # a wrong passphrase must not cost the old key
+            _ = office.authority, office.master
             overwrite(files.site_key)
             replace(files.next_site_key, files.site_key)
         if not begun and load_public_key(files.site_jwk).kid == office.signer.kid:
             raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
-        write_atomic(files.site_jwk, json.dumps(office.signer.public_jwk()).encode(), mode=PUBLIC_MODE)
-        office.refresh()
-        office.log("site_key_changed", kid=office.signer.kid)
+        office.complete("site_key_changed", kid=office.signer.kid)
         return office.signer.kid

@@ -154,6 +154,142 @@ def test_a_site_with_a_passphrase_needs_it(tmp_path: Path, capsys: pytest.Captur
     installer("site", "broker", "localhost", "--passphrase-file", secret, status=70)
 
 
+def secret(folder: Path, content: str) -> Path:
+    path = folder / "passphrase"
+    path.touch(mode=0o600)
+    path.write_text(content)
+    return path
+
+
+def test_a_revocation_without_the_passphrase_revokes_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installer = Installer(tmp_path, capsys)
+    right = secret(tmp_path, "correct horse battery\n")
+    installer("site", "create", "hq", "--passphrase-file", right)
+    installer.enrol_unit("--passphrase-file", right)
+    installer("site", "revoke", "door-3", status=70)
+    assert "give its passphrase" in installer.err
+    assert installer("site", "trust").split()[1] == "trusted"
+    assert "revoked" not in installer("site", "log")
+    installer("site", "revoke", "door-3", "--passphrase-file", right)
+    assert installer("site", "trust").split()[1] == "revoked"
+    assert "step=unit_revoked unit=door-3" in installer("site", "log")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n", " \t\n", "x" * 1024], ids=["nothing", "a line end", "spaces", "too long"]
+)
+def test_an_empty_passphrase_protects_nothing_and_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    installer = Installer(tmp_path, capsys)
+    installer("site", "create", "hq", "--passphrase-file", secret(tmp_path, content), status=2)
+    assert "holds no passphrase" in installer.err
+    assert not installer.site_folder.exists()
+    key = tmp_path / "consumer.key"
+    assert main(["consumer-key", str(key), "--passphrase-file", str(tmp_path / "passphrase")]) == 2
+    assert not key.exists()
+
+
+def test_an_interrupted_act_is_told_until_it_is_completed(installer: Installer) -> None:
+    installer.enrol_unit()
+    files = SiteFiles(installer.site_folder)
+    before = files.trust.read_bytes()
+    installer("site", "revoke", "door-3")
+    files.trust.write_bytes(before)  # a power cut before the list of units was written
+    assert "UNFINISHED" in installer("site", "trust", status=2)
+    assert "an act (about door-3) was interrupted" in installer.err
+    installer("site", "log", status=2)
+    assert "trust.jws" in installer.err
+    installer("site", "broker", "localhost")
+    assert "trust.jws changed" in installer.err
+    installer("site", "trust")
+    assert "step=act_completed" in installer("site", "log")
+
+
+def test_what_has_to_be_carried_is_told_when_it_changed(installer: Installer) -> None:
+    installer.enrol_unit()
+    installer("site", "renew-unit", "door-3")
+    assert installer.err == ""
+    installer("site", "add-program", "central")
+    assert "to the broker" in installer.err
+    assert "trust.jws" not in installer.err
+    for _ in range(2):  # perhaps nobody carried them the first time
+        installer("site", "revoke", "door-3")
+        assert "to the broker" in installer.err
+        assert "trust.jws" in installer.err
+
+
+def test_an_added_unit_is_to_be_told_to_every_program(installer: Installer) -> None:
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
+    assert "trust.jws changed: copy" in installer.err
+    assert "old certificate" not in installer.err
+
+
+def test_replacing_keys_says_that_the_old_certificate_is_out_and_the_old_event_key_is_not(installer: Installer) -> None:
+    installer.enrol_unit()
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    installer("site", "add-unit", "--replace", installer.file("request"), "-o", installer.file("answer"))
+    assert "old certificate is revoked" in installer.err
+    assert "30 more days" in installer.err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_token_is_spent(installer: Installer) -> None:
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    for wrong in (installer.file("missing") / "answer", installer.folder):
+        installer("site", "add-unit", installer.file("request"), "-o", wrong, status=2)
+        assert "cannot write" in installer.err
+        installer("site", "epoch-key", "access", "2026-W47", "-o", wrong, status=2)
+    assert "taken_out" not in installer("site", "log")
+    installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
+    installer("unit", "install", installer.file("answer"))
+
+
+def test_an_answer_that_was_lost_can_be_asked_for_again(installer: Installer) -> None:
+    installer.enrol_unit()
+    installer.file("answer").unlink()
+    installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
+    installer("unit", "install", installer.file("answer"))
+
+
+def test_a_key_is_not_logged_as_taken_out_when_it_was_refused(installer: Installer) -> None:
+    installer("site", "epoch-key", "access", "2026-W47", status=2)
+    installer("site", "epoch-key", "access", "2026-W99", "-o", installer.file("key"), status=2)
+    assert "ISO week" in installer.err
+    assert "taken_out" not in installer("site", "log")
+
+
+def test_every_signed_policy_is_logged_with_its_digest(installer: Installer) -> None:
+    installer("site", "policy", EXAMPLE.parents[1] / "models/policy.json", "-o", installer.file("policy"))
+    digest = installer.err.split()[1]
+    assert "policy_signed" in installer("site", "log")
+    assert digest in installer.out
+
+
+def test_the_log_of_no_site_and_a_log_that_was_removed_are_refused(installer: Installer) -> None:
+    assert main(["site", "log", "-f", str(installer.file("nonexistent"))]) == 2
+    assert main(["site", "trust", "-f", str(installer.file("nonexistent"))]) == 2
+    SiteFiles(installer.site_folder).audit.unlink()
+    installer("site", "log", status=2)
+    assert "was removed" in installer.err
+    installer("site", "broker", "localhost")  # a stolen unit can still be revoked without it
+    installer("site", "log", status=2)
+    assert "an earlier log was removed" in installer.err
+
+
+@pytest.mark.parametrize("name", ["../units/door-3", "door-3/", ".", "Door-3"])
+def test_a_name_that_is_a_path_is_refused(installer: Installer, name: str) -> None:
+    installer.enrol_unit()
+    for act in ("revoke", "renew-unit", "issue-keys", "token", "add-program"):
+        installer("site", act, name, status=2)
+        assert "name is not usable" in installer.err
+
+
 def test_a_site_is_never_overwritten(installer: Installer) -> None:
     installer("site", "create", "hq", status=2)
     assert "never overwritten" in installer.err

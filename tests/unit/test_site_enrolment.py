@@ -8,6 +8,7 @@ import stat
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -15,6 +16,8 @@ from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import UnitKey, load_public_key
 from agent.outbox.pseudonym import EpochKeys, Resolver
 from agent.site import kit, programs
+from agent.site.enrolment import prove, token_key
+from agent.site.records import UnitRequest, encode
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
 
@@ -64,12 +67,50 @@ def test_token_is_neither_kept_nor_sent(office: SiteOffice) -> None:
     assert plain.encode() not in request.lower()
 
 
-def test_token_works_once(office: SiteOffice) -> None:
+def test_token_works_for_one_request(office: SiteOffice) -> None:
+    token = kit.new_token(office.site, "door-3", clock=office.clock)
+    first, second = (kit.new_unit_request(office.folder / name, "hq", "door-3", token) for name in ("first", "second"))
+    kit.add_unit(office.site, first, **office.options)
+    with pytest.raises(VerificationError) as refusal:
+        kit.add_unit(office.site, second, replace=True, **office.options)
+    assert refusal.value.reason == "bad_token"
+
+
+def test_an_answer_that_was_lost_is_given_again_to_the_same_request(office: SiteOffice) -> None:
+    request = office.request("door-3")
+    lost = kit.add_unit(office.site, request, **office.options)
+    kid = office.files.all_units()[0].keys[-1].jwk
+    answer = kit.add_unit(office.site, request, **office.options)
+    assert answer != lost
+    assert kit.install(office.keys("door-3").folder, answer, clock=office.clock) == "door-3"
+    (unit,) = office.files.all_units()
+    assert [key.jwk for key in unit.keys] == [kid]
+    assert [certificate.revoked_at for certificate in unit.certificates] == [None, None]
+
+
+def test_a_revoked_unit_gets_no_answer_to_its_old_request(office: SiteOffice) -> None:
     request = office.request("door-3")
     kit.add_unit(office.site, request, **office.options)
+    kit.revoke_unit(office.site, "door-3", **office.options)
     with pytest.raises(VerificationError) as refusal:
         kit.add_unit(office.site, request, replace=True, **office.options)
     assert refusal.value.reason == "bad_token"
+
+
+def test_a_key_that_another_unit_has_is_refused_and_the_list_stays_readable(office: SiteOffice) -> None:
+    """Who holds the token of door-4 and the keys of door-3 could otherwise make every subscriber refuse the list."""
+    office.enrol("door-3")
+    stolen = office.event_key("door-3")
+    token = kit.new_token(office.site, "door-4", clock=office.clock)
+    honest = kit.new_unit_request(office.keys("door-4").folder, "hq", "door-4", token).decode()
+    content = msgspec.json.decode(kit.decode_base64url(honest.split(".")[1]), type=UnitRequest)
+    content = msgspec.structs.replace(content, jwk=stolen.public_jwk(), proof=None)
+    content = msgspec.structs.replace(content, proof=prove(token_key(token), content))
+    before = office.files.trust.read_bytes()
+    with pytest.raises(RefusedError, match="another unit has this key"):
+        kit.add_unit(office.site, stolen.sign(encode(content), typ=kit.REQUEST_TYPE).encode(), **office.options)
+    assert office.files.trust.read_bytes() == before
+    assert [unit.unit for unit in office.files.all_units()] == ["door-3"]
 
 
 def test_token_expires(office: SiteOffice) -> None:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a new site. ``site.json`` is written last of what a site begins with: without it there is no site yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from agent.clock import Clock
+from agent.errors import RefusedError
+from agent.files import PUBLIC_MODE, destroy, make_private_folder, write_atomic
+from agent.keys import SigningKey
+from agent.outbox.event import round_down
+from agent.site.authority import Authority
+from agent.site.enrolment import check_name
+from agent.site.office import SYSTEM_CLOCK, changing
+from agent.site.records import SiteFiles, SiteRecord, TokenFile, load, save
+
+_EXPLANATION = """\
+This folder is the root of trust of the Postern site '{site}'. Keep it off the broker, and a copy in a safe.
+
+SECRET, mode 0600: whoever has one of these
+  ca.key       can let machines into the broker
+  site.key     can sign commands, policies and the list of units; site.key.next follows it while it is being changed
+  master.key   can tell which person a pseudonym stands for, of every epoch
+  tokens.json  lists enrolment tokens by their digests
+PUBLIC
+  ca.crt       for the broker, units and programs
+  site.jwk     by which units check commands and policies
+  trust.jws    the units and their keys: for every subscriber that verifies
+  units/       what was issued to which unit
+  programs/    what was issued to which program
+  audit.log    what was done here, as a hash chain: 'postern site log' verifies and lists it
+TO CARRY AWAY
+  broker/      all of the broker's files; ca.crl (revoked certificates) and acl (who may do what) change with every
+               act: copy them again, then reload the broker
+  clients/     a folder for each program, with its key and certificate: move it there, mode 0600
+
+The notice for the people in front of a unit is made at the unit from its configuration.
+"""
+
+
+def create_site(folder: Path, site: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> SiteFiles:
+    """Make a new site in an empty or new folder; RefusedError when there is something in it already.
+
+    May be repeated after a power cut: keys that nothing was done with yet are then made anew.
+    """
+    check_name("site", site)
+    make_private_folder(folder)
+    files = SiteFiles(folder)
+    is_site = files.record.exists()
+    # The access list is the last of all that a creation writes.
+    is_whole = is_site and (files.acl.exists() or load(files.record, SiteRecord).site != site)
+    if is_whole or not (is_site or _is_unfinished(files)):
+        raise RefusedError(f"{folder} is not empty: choose a new folder, an existing site is never overwritten")
+    if not is_site:
+        _begin(files, site, clock, passphrase)
+    with changing(folder, clock=clock, passphrase=passphrase):
+        return files  # whoever opens a site completes what is missing
+
+
+def _is_unfinished(files: SiteFiles) -> bool:
+    """Whether the folder holds nothing but what a creation wrote that was cut off before there was a site."""
+    begun = (files.ca_key, files.ca_crt, files.site_key, files.master_key, files.site_jwk, files.explanation)
+    names = {path.name for path in (*begun, files.tokens, files.record)}
+    folders = (files.units, files.programs, files.clients, files.broker)
+    return all(
+        not any(path.iterdir()) if path in folders else _final_name(path) in names for path in files.folder.iterdir()
+    )
+
+
+def _final_name(path: Path) -> str:
+    """Name that a file has, or would have been given if the power had not failed first."""
+    return path.name.removeprefix(".").rpartition(".")[0] if path.name.startswith(".") else path.name
+
+
+def _begin(files: SiteFiles, site: str, clock: Clock, passphrase: bytes | None) -> None:
+    for path in files.folder.iterdir():
+        if path.is_file():
+            destroy(path)  # a key that a cut left half made
+    files.make_folders()
+    now = clock.now()
+    Authority.create(site, now).save(files.ca_key, files.ca_crt, passphrase)
+    SigningKey.generate().save(files.master_key, passphrase)
+    signer = SigningKey.generate()
+    signer.save(files.site_key, passphrase)
+    write_atomic(files.site_jwk, json.dumps(signer.public_jwk()).encode(), mode=PUBLIC_MODE)
+    write_atomic(files.explanation, _EXPLANATION.format(site=site).encode(), mode=PUBLIC_MODE)
+    save(files.tokens, TokenFile(version=1, tokens=()))
+    save(files.record, SiteRecord(version=1, site=site, created_at=round_down(now, 1), trust_serial=0))
