@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``postern withdraw SUBJECT``: erase a person at every unit of the site, and gather the units' signed receipts.
 
+Which units there are says the site's list. The one beside the site's key is the newest that there is; a program
+has it as it was when it was carried there, perhaps before the last unit came. Revoked units cannot be asked: the
+broker shuts them out. They are named, because what they hold has to be erased at the unit.
+
 May be repeated: a unit that has erased already gives its receipt again, so whoever was away is asked once more.
 """
 
@@ -9,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,40 +50,69 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Take subject, broker and keys."""
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
-    parser.add_argument("--trust", type=Path, metavar="FILE", help="the site's list of units (trust.jws of --keys)")
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="FILE",
+        help="the site's list of units (trust.jws beside --site-key, where there is none that of --keys)",
+    )
     add_operator(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print each receipt as a line of JSON; status 75 while a unit has still to be asked."""
-    trust_file = TrustFile(
-        arguments.trust or arguments.keys / "trust.jws", load_public_key(arguments.keys / "site.jwk")
-    )
-    trusted = trust_file.load()
+    path, trusted = read_list(arguments.trust, arguments.site_key.parent, arguments.keys)
+    if trusted.site != arguments.site:
+        raise RefusedError(f"{path} is the list of site {trusted.site}: give that of {arguments.site} with --trust")
+    asked, revoked = whom_to_ask(trusted, arguments.unit, path)
     operator = make_operator(arguments)
 
     def ask(unit: str, verb: str, values: Mapping[str, Any]) -> Response:
         return operator.ask(unit, verb, values, timeout_s=arguments.timeout)
 
+    _tell(f"asked: {', '.join(asked)} (list of units number {trusted.serial}, {path})")
+    if revoked:
+        _tell(f"revoked, not asked: {', '.join(revoked)}; what they hold has to be erased at the unit")
     waiting, receipts = [], 0
-    for answer in withdraw(arguments.subject, arguments.unit or trusted.units(), trusted=trusted, ask=ask):
+    for answer in withdraw(arguments.subject, asked, trusted=trusted, ask=ask):
         if answer.receipt is not None:
             receipts += 1
             print(tell_receipt(answer.receipt), flush=True)
         else:
-            print(json.dumps({"unit": answer.unit, "receipt": None, "message": answer.message}), file=sys.stderr)
+            _tell(json.dumps({"unit": answer.unit, "receipt": None, "message": answer.message}))
         if answer.again:
             waiting.append(answer.unit)
     if waiting:
         raise RetryError(f"ask again, the person is not known to be erased at: {', '.join(waiting)}")
     if not receipts:
-        raise RefusedError("no unit holds or held this subject: check the id")
+        raise RefusedError("none of the units asked holds or held this subject: check the id")
     return 0
 
 
-def withdraw(
-    subject: SubjectId, units: list[str] | tuple[str, ...], *, trusted: TrustedUnits, ask: Ask
-) -> Iterator[Answer]:
+def read_list(given: Path | None, site: Path, program: Path) -> tuple[Path, TrustedUnits]:
+    """Read the list of units: the one given, or that of the site's folder, or that of the program's."""
+    path = given or _first(site / "trust.jws", program / "trust.jws")
+    return path, TrustFile(path, load_public_key(_first(site / "site.jwk", program / "site.jwk"))).load()
+
+
+def _first(preferred: Path, otherwise: Path) -> Path:
+    return preferred if preferred.exists() else otherwise
+
+
+def whom_to_ask(
+    trusted: TrustedUnits, wanted: Sequence[str] | None, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the units, or those ``wanted``, into units to ask and revoked ones. RefusedError when none is to ask."""
+    units = tuple(wanted or trusted.units())
+    if unknown := [unit for unit in units if unit not in trusted.units()]:
+        raise RefusedError(f"{path} names no unit {', '.join(unknown)}: give the newest trust.jws with --trust")
+    asked = tuple(unit for unit in units if unit in trusted.units_in_service())
+    if not asked:
+        raise RefusedError(f"{path} names no unit that may be asked: give the newest trust.jws with --trust")
+    return asked, tuple(unit for unit in units if unit not in asked)
+
+
+def withdraw(subject: SubjectId, units: Sequence[str], *, trusted: TrustedUnits, ask: Ask) -> Iterator[Answer]:
     """Ask each unit in turn; a receipt is handed on only if that unit's own key signed it for this subject."""
     for unit in units:
         try:
@@ -106,3 +139,7 @@ def check_receipt(data: object, unit: str, subject: SubjectId, trusted: TrustedU
         raise VerificationError("unknown_key", "the receipt was signed by a key that the site does not trust")
     verify_receipt(receipt, key.key)
     return receipt
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

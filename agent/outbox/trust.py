@@ -101,6 +101,10 @@ class TrustedUnits:
         """Name all units, in order."""
         return tuple(sorted({entry.unit for entry in self._keys.values()}))
 
+    def units_in_service(self) -> tuple[str, ...]:
+        """Name the units with a present key, in order: neither revoked nor replaced."""
+        return tuple(sorted({key.unit for key in self._keys.values() if not key.revoked and key.until is None}))
+
 
 def _entries(content: TrustList) -> Iterator[TrustedKey]:
     for unit, entries in content.units.items():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from agent.cli import main
-from agent.cli.withdraw import Answer, withdraw
+from agent.cli.withdraw import Answer, read_list, whom_to_ask, withdraw
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, RefusedError
 from agent.gallery.erase import ErasureReceipt, subject_digest
@@ -24,11 +24,13 @@ from agent.gallery.store import GalleryStore
 from agent.keys import SigningKey, UnitKey
 from agent.match.records import SubjectId
 from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.site.programs import issue_client
 from agent.uplink.commands import CommandCounter, Commands, Response
 from agent.verbs import parse_subject
 from tests.simulators.broker import RealBroker
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.pki import Authority
+from tests.simulators.site_office import SiteOffice
 from tests.simulators.unit_on_broker import UnitOnBroker
 
 UNITS = ("door-1", "door-2", "door-3")
@@ -127,6 +129,43 @@ def test_a_receipt_by_a_key_that_the_site_does_not_trust_is_no_receipt(site: Sit
     assert "does not trust" in answer.message
 
 
+def test_units_that_were_revoked_are_named_and_not_asked(site: Site) -> None:
+    revoked = {
+        unit: tuple(msgspec.structs.replace(key, status="revoked" if unit == "door-2" else "active") for key in keys)
+        for unit, keys in site.listed.units.items()
+    }
+    trusted = TrustedUnits(msgspec.structs.replace(site.listed, units=revoked))
+    path = Path("trust.jws")
+    assert whom_to_ask(trusted, None, path) == (("door-1", "door-3"), ("door-2",))
+    assert whom_to_ask(trusted, ["door-1", "door-2"], path) == (("door-1",), ("door-2",))
+    with pytest.raises(RefusedError, match="no unit that may be asked"):
+        whom_to_ask(trusted, ["door-2"], path)
+    with pytest.raises(RefusedError, match="no unit door-9"):
+        whom_to_ask(trusted, ["door-1", "door-9"], path)
+
+
+def test_a_list_without_any_unit_is_refused_as_such(site: Site) -> None:
+    trusted = TrustedUnits(msgspec.structs.replace(site.listed, units={}))
+    with pytest.raises(RefusedError, match="no unit that may be asked: give the newest"):
+        whom_to_ask(trusted, None, Path("trust.jws"))
+
+
+def test_a_unit_that_came_after_the_operators_copy_of_the_list_is_asked(tmp_path: Path) -> None:
+    """The list in the site's folder is the newest; the operator's is as it was when its folder was carried away."""
+    office = SiteOffice(tmp_path)
+    office.enrol("door-1")
+    program = issue_client(office.site, "operator", "operator", **office.options).rename(tmp_path / "operator")
+    office.enrol("door-2")
+    path, trusted = read_list(None, office.site, program)
+    assert (path, trusted.units()) == (office.files.trust, ("door-1", "door-2"))
+    elsewhere = tmp_path / "elsewhere"  # where the site's key alone was brought to
+    path, trusted = read_list(None, elsewhere, program)
+    assert (path, trusted.units()) == (program / "trust.jws", ("door-1",))
+    newest = Path(shutil.copy(office.files.trust, tmp_path / "newest.jws"))
+    path, trusted = read_list(newest, elsewhere, program)
+    assert (path, trusted.units()) == (newest, ("door-1", "door-2"))
+
+
 @pytest.mark.broker
 def test_the_command_gathers_receipts_over_a_real_broker(
     tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
@@ -162,6 +201,7 @@ def test_the_command_gathers_receipts_over_a_real_broker(
         told = capsys.readouterr()
         assert [json.loads(line)["unit"] for line in told.out.splitlines()] == ["door-1"]
         assert "ask again, the person is not known to be erased at: door-2" in told.err
+        assert f"asked: door-1, door-2 (list of units number 1, {keys / 'trust.jws'})" in told.err
         assert main([*words, "--unit", "door-1"]) == 0
         assert json.loads(capsys.readouterr().out)["subject"] == subject_digest(site.subject)
     finally:
