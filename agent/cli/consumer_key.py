@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.cli.options import add_passphrase, read_passphrase, write_output
+from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.errors import RefusedError
 
 
@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.key.exists():
         raise RefusedError(f"{arguments.key} exists: what was sealed to it would be lost, choose another name")
+    check_output(arguments.output)
     passphrase = read_passphrase(arguments)
     key = generate_consumer_key()
     save_consumer_key(key, arguments.key, passphrase)

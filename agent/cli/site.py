@@ -86,10 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(getattr(arguments, "output", None))
     files = SiteFiles(arguments.folder)
     before = _contents(files)
+    done = False
     try:
         arguments.do(arguments, passphrase)
-    finally:
-        _tell_changes(files, before, _contents(files), again=arguments.act == "revoke")
+        done = True
+    finally:  # what a refused act found unfinished, and completed, has changed them, too
+        _tell_changes(files, before, again=done and arguments.act == "revoke")
     return 0
 
 
@@ -185,11 +187,14 @@ def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    files = SiteFiles(arguments.folder)
-    if files.program(check_name("unit or program", arguments.name)).exists():
-        programs.revoke_client(arguments.folder, arguments.name, passphrase=passphrase)
+    files = check_site(arguments.folder)
+    name = check_name("unit or program", arguments.name)
+    if files.program(name).exists():
+        programs.revoke_client(arguments.folder, name, passphrase=passphrase)
+    elif files.unit(name).exists():
+        kit.revoke_unit(arguments.folder, name, passphrase=passphrase)
     else:
-        kit.revoke_unit(arguments.folder, arguments.name, passphrase=passphrase)
+        raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
 
 
 def _trust(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -217,17 +222,18 @@ def _contents(files: SiteFiles) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in carried if path.exists()}
 
 
-def _tell_changes(files: SiteFiles, before: dict[Path, bytes], after: dict[Path, bytes], *, again: bool) -> None:
+def _tell_changes(files: SiteFiles, before: dict[Path, bytes], *, again: bool) -> None:
     """Tell where the changed files go; ``again`` when an act was repeated perhaps because nobody had carried them."""
     if not before:
         return  # a new site: nobody has anything of it yet
-    changed = {path for path, content in after.items() if before.get(path) != content}
+    changed = {path for path, content in _contents(files).items() if before.get(path) != content}
     if again or changed & {files.acl, files.crl}:
         _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
-    if files.site_jwk in changed:
-        _tell(f"site.jwk changed: copy {files.site_jwk} to every program")
-    if again or files.trust in changed:
-        _tell(f"trust.jws changed: copy {files.trust} to every program")
+    for path in (files.site_jwk, files.trust):
+        if path in changed:
+            _tell(f"{path.name} changed: copy {path} to every program")
+        elif again and path == files.trust:
+            _tell(f"copy {path} to every program that does not have it yet")
 
 
 def _tell(text: str) -> None:

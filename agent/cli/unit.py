@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from agent.assemble import load_key
-from agent.cli.options import add_config, read_unit_config, write_output
+from agent.cli.options import add_config, check_output, read_unit_config, write_output
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.files import read_bounded
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
     if arguments.step == "request":
+        check_output(arguments.output)  # new keys would replace those whose answer may be on its way
         write_output(arguments.output, kit.new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
         name = kit.install(keys, read_bounded(arguments.file), clock=clock)

@@ -169,7 +169,7 @@ def test_a_revocation_without_the_passphrase_revokes_nothing_and_says_so(
     installer("site", "create", "hq", "--passphrase-file", right)
     installer.enrol_unit("--passphrase-file", right)
     installer("site", "revoke", "door-3", status=70)
-    assert "give its passphrase" in installer.err
+    assert installer.err.splitlines() == [f"postern: {installer.site_folder}/ca.key does not open: give its passphrase"]
     assert installer("site", "trust").split()[1] == "trusted"
     assert "revoked" not in installer("site", "log")
     installer("site", "revoke", "door-3", "--passphrase-file", right)
@@ -219,6 +219,9 @@ def test_what_has_to_be_carried_is_told_when_it_changed(installer: Installer) ->
         installer("site", "revoke", "door-3")
         assert "to the broker" in installer.err
         assert "trust.jws" in installer.err
+    installer("site", "revoke", "nobody", status=2)
+    assert "nobody of that name" in installer.err
+    assert "copy" not in installer.err
 
 
 def test_an_added_unit_is_to_be_told_to_every_program(installer: Installer) -> None:
@@ -246,6 +249,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_token_is_spent(i
         assert "cannot write" in installer.err
         installer("site", "epoch-key", "access", "2026-W47", "-o", wrong, status=2)
     assert "taken_out" not in installer("site", "log")
+    installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
+    installer("unit", "install", installer.file("answer"))
+
+
+def test_a_request_that_cannot_be_written_leaves_the_keys_that_wait_for_an_answer(installer: Installer) -> None:
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.folder, status=2)
     installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
     installer("unit", "install", installer.file("answer"))
 
