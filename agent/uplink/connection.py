@@ -34,6 +34,7 @@ WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability``
 SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
 MAX_INCOMING_BYTES = 32 * 1024  # the broker must not send larger packets (MQTT 5, 3.1.2.11.4); responses have 16 KiB
 RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
+_CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message", "on_log")
 PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
 
 
@@ -207,6 +208,12 @@ class Connection:
         for sock in (self._client.socket(), self._context.wrapped if self._context else None):
             if sock is not None:
                 sock.close()
+        # What refers to itself waits for the garbage collector's rare full run, and each holds a TLS context: an hour of
+        # lost connections then grows the process.
+        if self._context is not None:
+            self._context.wrapped = None
+        for callback in _CALLBACKS:
+            setattr(self._client, callback, None)
 
     @property
     def _place(self) -> str:

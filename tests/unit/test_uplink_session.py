@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.clock import SystemClock
+from agent.errors import BrokerError
+from agent.uplink.connection import Connection
 from agent.uplink.discovery import make_discovery
 from agent.uplink.topics import Topics
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
@@ -243,3 +249,24 @@ def test_one_thread_alone(broker: RealBroker, unit: UnitOnBroker) -> None:
     before = threading.active_count()
     unit.start()
     assert threading.active_count() == before + 1
+
+
+@pytest.mark.parametrize("end", ["abandon", "close"])
+def test_ended_connection_is_freed_at_once_without_the_garbage_collector(broker: RealBroker, end: str) -> None:
+    """Each holds a TLS context: what waits for the collector's rare full run makes a unit grow with each lost link."""
+    refused = replace(broker.settings(broker.authority.issue("watcher")), port=1)
+    gc.collect()
+    gc.disable()
+    try:
+        ended = []
+        for settings in (broker.settings(broker.authority.issue("watcher")), refused):
+            connection = Connection(settings, client_id="watcher", clock=SystemClock())
+            with contextlib.suppress(BrokerError):
+                connection.open()
+                connection.subscribe("postern/hq/+/event/+")
+            getattr(connection, end)()
+            ended.append(weakref.ref(connection))
+            del connection
+        assert [one() for one in ended] == [None, None]
+    finally:
+        gc.enable()
