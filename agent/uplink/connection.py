@@ -208,8 +208,8 @@ class Connection:
         for sock in (self._client.socket(), self._context.wrapped if self._context else None):
             if sock is not None:
                 sock.close()
-        # What refers to itself waits for the garbage collector's rare full run, and each holds a TLS context: an hour of
-        # lost connections then grows the process.
+        # What refers to itself waits for the garbage collector's rare full run, and this holds a TLS context: over
+        # hours of lost connections the process would grow.
         if self._context is not None:
             self._context.wrapped = None
         for callback in _CALLBACKS:
