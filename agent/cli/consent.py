@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -17,8 +18,8 @@ import msgspec
 from agent.cli.options import add_config, read_config, write_output
 from agent.clock import Clock, SystemClock
 from agent.config import Config
-from agent.errors import RefusedError
-from agent.gallery.consent import MAX_CONSENT_DAYS, AgeClass, ConsentRecord, check
+from agent.errors import RefusedError, printable
+from agent.gallery.consent import MAX_CONSENT_DAYS, MAX_UNITS, NAME_PATTERN, AgeClass, ConsentRecord, check
 from agent.papers.notice import notice_id
 
 DEFAULT_DAYS = 365
@@ -64,13 +65,21 @@ def make_record(
     days: int = DEFAULT_DAYS,
     age_class: AgeClass = "of_age",
 ) -> ConsentRecord:
-    """Make the record of a consent that is given now; ConsentError when this unit would not accept it."""
+    """Make the record of a consent that is given now; RefusedError when this unit would not accept it."""
+    if not 1 <= days <= MAX_CONSENT_DAYS:
+        raise RefusedError(f"a consent holds 1 to {MAX_CONSENT_DAYS} days: give --days in that range")
+    named = tuple(units or [config.unit.id])
+    for unit in named:
+        if not re.match(NAME_PATTERN, unit):
+            raise RefusedError(f"{printable(unit)!r} is no unit's name: 1 to 64 of the letters a-z, digits and '-'")
+    if len(named) > MAX_UNITS:
+        raise RefusedError(f"a consent names {MAX_UNITS} units at most: ask per building")
     now = clock.now().replace(microsecond=0)
     notice = notice_id(config)
     record = ConsentRecord(
         purpose=config.purpose,
         site=config.unit.site,
-        units=tuple(units or [config.unit.id]),
+        units=named,
         notice_version=notice.version,
         notice_digest=notice.digest,
         evidence_digest=_digest(evidence),
@@ -86,6 +95,9 @@ def make_record(
 def _digest(file: Path) -> str:
     try:
         with file.open("rb") as content:
-            return "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise RefusedError(f"cannot read {file} ({error.strerror}): name the file with what was signed") from error
+    if digest == hashlib.sha256().hexdigest():
+        raise RefusedError(f"{file} is empty, so nobody signed it: name the file with what was signed")
+    return f"sha256:{digest}"

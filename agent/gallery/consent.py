@@ -25,7 +25,8 @@ MAX_UNITS = 64  # units that one consent may name; a site with more doors asks p
 CLOCK_TOLERANCE = timedelta(minutes=5)  # between the clock where consent was given and the unit's
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]
+NAME_PATTERN = r"^[a-z0-9-]{1,64}$(?!\n)"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 # GDPR art. 8 lets member states choose 13 to 16, CAC order 19 art. 7 says 14; here a guardian agrees for all under 16.

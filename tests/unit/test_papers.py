@@ -139,8 +139,13 @@ def test_a_consent_record_is_made_of_the_evidence_and_the_configuration(
     ("words", "said"),
     [
         (["--age-class", "under_16"], "a guardian must agree"),
-        (["--days", "0"], "ends before it begins"),
-        (["--days", str(MAX_CONSENT_DAYS + 1)], "1095 days at most"),
+        *((["--days", days], "a consent holds 1 to 1095 days") for days in ("0", "-3", str(MAX_CONSENT_DAYS + 1))),
+        (["--days", "99999999999"], "a consent holds 1 to 1095 days"),
+        (["--unit", "BAD UNIT"], "'BAD UNIT' is no unit's name"),
+        (["--unit", ""], "'' is no unit's name"),
+        (["--unit", "door-3\n"], "is no unit's name"),
+        ([word for n in range(65) for word in ("--unit", f"door-{n}")], "64 units at most"),
+        (["--guardian", "/dev/null"], "/dev/null is empty"),
         (["--guardian", "none.pdf"], "cannot read none.pdf"),
     ],
 )
@@ -152,3 +157,9 @@ def test_a_consent_that_would_not_hold_is_not_written(
     assert main(["consent", str(tmp_path / "form.pdf"), "-o", str(output), "-c", str(file), *words]) == 2
     assert said in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_an_empty_paper_is_no_evidence(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "form.pdf").touch()
+    assert main(["consent", str(tmp_path / "form.pdf"), "-c", str(file)]) == 2
+    assert "form.pdf is empty, so nobody signed it" in capsys.readouterr().err
