@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ FILE_NUMBER_DIGITS = 12  # of an earlier file's name: sorts by name as by number
 MAX_SEQ = 2**53 - 1  # RFC 8785 numbers
 NO_ENTRY = "sha256:" + "0" * 64  # what the first entry follows
 
+HEAD_PATTERN = r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)"  # ``str`` of a ``Head``
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 Fact = str | int | bool
 
@@ -52,6 +54,10 @@ class Head(NamedTuple):
 
     seq: int
     digest: str
+
+    def __str__(self) -> str:
+        """Spelling in health messages and on the command line."""
+        return f"{self.seq}:{self.digest}"
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -155,6 +161,14 @@ def _personal_seq(part: bytes) -> int:
         return msgspec.json.decode(part, type=_PersonalPart).seq
     except msgspec.MsgspecError:
         return MAX_SEQ
+
+
+def parse_head(text: str) -> Head:
+    """Inverse of ``str`` of a head; ValueError when it is none."""
+    if not re.match(HEAD_PATTERN, text):
+        raise ValueError("a head is SEQ:sha256:…, as ``audit`` in a health message")
+    seq, _, digest = text.partition(":")
+    return Head(int(seq), digest)
 
 
 def digest_of(line: bytes) -> str:

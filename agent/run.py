@@ -55,6 +55,7 @@ from agent.keys import UnitKey
 from agent.match.decide import Voter
 from agent.match.presence import Presence
 from agent.match.records import References, SubjectId
+from agent.measured_range import MeasuredRange
 from agent.outbox.event import Condition
 from agent.outbox.pseudonym import EpochKeys
 from agent.problems import Problems
@@ -135,7 +136,7 @@ class Service:
         self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
         settle(self._gallery, self._outbox, self._audit)
         self._forget_erased()
-        self._model = models.embedder.model
+        self._model, self._range = models.embedder.model, MeasuredRange(policy)
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
@@ -179,7 +180,7 @@ class Service:
             times=self.times,
         )
         health = self._make_health(key)
-        self._uplink = self._make_uplink(key, models, health)
+        self._uplink = self._make_uplink(key, models, policy.measured_references, health)
         self._housekeeping = Housekeeping(
             Duties(
                 retry=self._recorder.retry,
@@ -235,15 +236,14 @@ class Service:
             signer=key,
             clock=self._clock,
             outbox=self._outbox,
-            stages=self.times.only("detect"),  # how often the others run, and so ``frame``'s time, tells of strangers
             frames=lambda: self._frames,
             recognition=lambda: "paused" if self._recognises_nobody() else "running",
             temperature=self._world.temperature,
             disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
-            audit_head=lambda: self._audit.head().digest,
+            audit_head=lambda: str(self._audit.head()),
         )
 
-    def _make_uplink(self, key: UnitKey, models: Models, health: HealthReporter) -> Uplink:
+    def _make_uplink(self, key: UnitKey, models: Models, measured_to: int, health: HealthReporter) -> Uplink:
         config = self._config
         tls = config.tls_files()
         credentials = Credentials(tls.ca, tls.certificate, tls.key)
@@ -260,6 +260,7 @@ class Service:
             Parts(
                 gallery=self._gallery,
                 outbox=self._outbox,
+                measured_to=measured_to,
                 health=health.build,
                 facts=public_facts(config),
                 self_test=lambda: self_test(config),
@@ -326,7 +327,9 @@ class Service:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
         if self._recognises_nobody():
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
-        return self._gallery.references(self._model)
+        references = self._gallery.references(self._model)
+        self._range.look(len(references.subjects))
+        return references
 
     def _recognises_nobody(self) -> bool:
         return self._paused.is_set() or self._enrolment.capturing

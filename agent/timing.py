@@ -65,12 +65,6 @@ class StageTimes:
         finally:
             self._stages[name].add(time.perf_counter_ns() - began)
 
-    def only(self, *names: str) -> StageTimes:
-        """A view of some stages, which goes on counting with this one."""
-        view = StageTimes(())
-        view._stages = {name: self._stages[name] for name in names}
-        return view
-
     def summaries(self) -> dict[str, Summary]:
         """Stages that ran at least once."""
         return {name: h.summary() for name, h in self._stages.items() if h.count}

@@ -30,6 +30,7 @@ class Parts:
 
     gallery: GalleryStore
     outbox: Outbox
+    measured_to: int  # references up to which the policy was measured
     health: Callable[[], bytes]
     facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
     self_test: Callable[[], Mapping[str, Any]]
@@ -51,6 +52,8 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         return {
             "enrolled": len(held),
             "damaged": len(parts.gallery.damaged),
+            "measured_to": parts.measured_to,
+            "measured": len(held) <= parts.measured_to,
             "subjects": [one.subject.hex() for one in held[:MAX_LISTED]],
         }
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
-from agent.audit_chain import Entry, Head, read_entries, verify_log
+from agent.audit_chain import Entry, Head, parse_head, read_entries, verify_log
 from agent.cli.options import add_config, read_config
-from agent.errors import RefusedError
+from agent.errors import RefusedError, VerificationError
+from agent.gallery.database import held_anybody
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,24 +22,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--head",
             type=_head,
             metavar="SEQ:DIGEST",
-            help="an audit head from a health message: shows whether the end of the log was cut off",
+            help="'audit' of a health message; without it a missing end is not noticed",
         )
         add_config(action)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, and list if asked to; VerificationError says what is wrong with the log."""
-    path = arguments.log or read_config(arguments).audit.path
+    config = None if arguments.log else read_config(arguments)
+    path = arguments.log if config is None else config.audit.path
+    report = verify_log(path, arguments.head)
+    if report.head.seq == 0 and config is not None and held_anybody(config.gallery.path):
+        raise VerificationError(
+            "cut_off", f"the log {path} is missing or empty, but people were enrolled at this unit: it was removed"
+        )
     if not path.exists():
         raise RefusedError(f"there is no audit log {path}: name the file, or the configuration of the unit")
-    report = verify_log(path, arguments.head)
     if arguments.action == "list":
         for entry in read_entries(path):
             print(tell_entry(entry))
     print(
         f"the log holds: entries {report.first} to {report.head.seq}, {report.personal} with personal parts, "
-        f"{report.erased} whose personal part was erased; head {report.head.seq}:{report.head.digest}"
+        f"{report.erased} whose personal part was erased; head {report.head}"
     )
+    if arguments.head is None:
+        print("without --head a missing end is not noticed: give the audit head of the last health message")
     if report.loose:
         print(f"{report.loose} personal parts belong to no entry: they were changed, or a power cut came between")
     return 0
@@ -52,7 +59,7 @@ def tell_entry(entry: Entry) -> str:
 
 
 def _head(text: str) -> Head:
-    if not re.fullmatch(r"[0-9]{1,15}:sha256:[0-9a-f]{64}", text):
-        raise argparse.ArgumentTypeError("a head is SEQ:sha256:… as in a health message")
-    seq, _, digest = text.partition(":")
-    return Head(int(seq), digest)
+    try:
+        return parse_head(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -19,6 +19,9 @@ from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
+from agent.gallery.database import count_references
+from agent.match.policy import Policy
+from agent.measured_range import shortfall
 from agent.outbox.pseudonym import EpochKeys, epochs_from
 from agent.uplink.credentials import Credentials, Identity, load_identity
 from agent.uplink.health import read_disk_free
@@ -149,7 +152,15 @@ def check_models(config: Config, clock: Clock) -> Found:
     yield "ok", f"detector {config.models.detector}, {width}x{height}, answers as listed"
     yield "ok", f"embedder {config.models.embedder}, answers as listed"
     policy = load_policy(config, models.embedder.model)
-    yield "ok", f"policy {policy.digest[:19]}…, FPIR at most {policy.target_fpir:g}"
+    yield from tell_policy(policy, count_references(config.gallery.path, policy.model))
+
+
+def tell_policy(policy: Policy, size: int) -> Found:
+    """What a policy promises, and whether it was measured for a gallery of ``size`` references."""
+    promise = f"FPIR at most {policy.target_fpir:g} with up to {policy.measured_references} people"
+    yield "ok", f"policy {policy.digest[:19]}…, {promise}"
+    if (problem := shortfall(policy, size)) is not None:
+        yield "advice", problem
 
 
 def check_gallery(config: Config, clock: Clock) -> Found:

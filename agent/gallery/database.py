@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,26 @@ CREATE TABLE keys (subject BLOB PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITH
 CREATE TABLE tombstones (subject TEXT PRIMARY KEY, reason TEXT NOT NULL, erased_at TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE spent (consent BLOB PRIMARY KEY, reason TEXT NOT NULL, until TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
+
+
+def held_anybody(path: Path) -> bool:
+    """Whether the gallery at ``path`` holds or held anybody, also of a running unit; False where it cannot be told."""
+    return _peek(path, "SELECT EXISTS (SELECT 1 FROM subjects) OR EXISTS (SELECT 1 FROM tombstones)") == (1,)
+
+
+def count_references(path: Path, model: str) -> int:
+    """How many references of ``model`` the gallery at ``path`` holds, likewise; 0 where it cannot be told."""
+    found = _peek(path, "SELECT count(*) FROM subjects WHERE model=?", model)
+    return 0 if found is None else int(found[0])
+
+
+def _peek(path: Path, query: str, *parameters: object) -> tuple[Any, ...] | None:
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as gallery:
+            found: tuple[Any, ...] | None = gallery.execute(query, parameters).fetchone()
+            return found
+    except sqlite3.Error:
+        return None
 
 
 class Database:

@@ -89,6 +89,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """``sha256:…`` over the canonical JSON (RFC 8785), as it stands in every event."""
         return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
 
+    @property
+    def measured_references(self) -> int:
+        """How many references the measurement covers: in a larger gallery the target FPIR cannot be relied on."""
+        most = round(self.target_fpir / self.impostor_tail[-1].fmr)
+        return most if most < 1 or self.threshold(most).measured else most - 1
+
     def canonical(self) -> bytes:
         """Bytes that are signed: canonical JSON (RFC 8785)."""
         return rfc8785.dumps(msgspec.to_builtins(self))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The health document: how the unit does, where its event chain ends, signed by the unit.
 
-The chain's head in it bounds how long a cut tail of events can go unnoticed. Nothing in it depends on who
-stood before the camera, unless the owner turns the reason counters on for a time of fault finding.
+The heads in it bound how long a cut tail of the event chain or of the audit log can go unnoticed. Nothing in
+it counts or times what was done for a person before the camera, unless the owner turns the reason counters on
+for a time of fault finding: how long detection took would tell that faces were looked at.
 """
 
 from __future__ import annotations
@@ -17,27 +18,20 @@ import rfc8785
 from msgspec import Meta
 
 from agent import strict_json
+from agent.audit_chain import HEAD_PATTERN
 from agent.clock import Clock, ClockState
 from agent.errors import VerificationError
 from agent.keys import PublicKey
 from agent.outbox.event import Boot, Digest, Signature, Source, Time
 from agent.strict_json import MAX_SAFE_INTEGER
-from agent.timing import StageTimes
 
 SIGNATURE_TYPE = "postern-health+jws"
-MAX_HEALTH_BYTES = 8192  # a document has about 1 500 bytes
+MAX_HEALTH_BYTES = 8192  # a document has about 900 bytes
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
 
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+AuditHead = Annotated[str, Meta(pattern=HEAD_PATTERN)]
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}$(?!\n)")]
-
-
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Times of one stage in whole microseconds."""
-
-    count: Count
-    p50_us: Count
-    p95_us: Count
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,12 +52,11 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     clock: ClockState
     recognition: Literal["running", "paused"]
     fps_milli: Count  # frames per 1000 seconds: no floats on the wire
-    stages: Annotated[dict[Word, Stage], Meta(max_length=16)]
     queue_depth: Count
     temperature_c: Annotated[int, Meta(ge=-100, le=200)] | None
     disk_free_bytes: Count
     head: Head
-    audit: Digest | None = None  # head of the audit log's hash chain
+    audit: AuditHead | None = None  # head of the audit log's hash chain, as ``postern audit verify --head`` takes it
     reasons: Annotated[dict[Word, Count], Meta(max_length=32)] | None = None
     sig: Signature | None = None
 
@@ -92,7 +85,6 @@ class HealthReporter:
         signer: Signer,
         clock: Clock,
         outbox: Chain,
-        stages: StageTimes,
         frames: Callable[[], int],
         recognition: Callable[[], Literal["running", "paused"]],
         temperature: Callable[[], int | None],
@@ -105,7 +97,7 @@ class HealthReporter:
         Counting why nobody was recognised counts people who never agreed to anything.
         """
         self._source, self._boot = source, boot
-        self._signer, self._clock, self._outbox, self._stages = signer, clock, outbox, stages
+        self._signer, self._clock, self._outbox = signer, clock, outbox
         self._frames, self._recognition = frames, recognition
         self._temperature, self._disk_free = temperature, disk_free
         self._audit_head, self._reasons = audit_head, reasons
@@ -128,7 +120,6 @@ class HealthReporter:
             clock=self._clock.state(),
             recognition=self._recognition(),
             fps_milli=min(fps_milli, MAX_SAFE_INTEGER),
-            stages={name: Stage(s.count, s.p50_us, s.p95_us) for name, s in self._stages.summaries().items()},
             queue_depth=self._outbox.depth(),
             temperature_c=self._temperature(),
             disk_free_bytes=self._disk_free(),

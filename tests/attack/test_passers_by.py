@@ -3,7 +3,12 @@
 
 A whole unit plays a scene with nobody in it, one with people who pass through, stop outside the zone or stay far off,
 and one with people who act but are not enrolled. Clock and chance are the same in all three, so every message, every
-write and every line has to be. POSTERN_FRAMES is how many frames each has (default 200; the long form 10000).
+write and every line has to be, to the byte. POSTERN_FRAMES is how many frames each has (default 200; the long form
+10000).
+
+What this cannot show, because clock and temperature are simulated: a unit that works harder gets warmer, which
+``temperature_c`` of the health messages tells in whole degrees; one that cannot keep up with its camera while it looks
+at faces drops frames, which ``fps_milli`` tells; and its answer to a command may come some milliseconds later.
 """
 
 from __future__ import annotations

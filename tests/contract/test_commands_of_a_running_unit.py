@@ -20,7 +20,9 @@ import msgspec
 import pytest
 import yaml
 
+from agent.audit_chain import parse_head, read_entries, verify_log
 from agent.clock import SystemClock
+from agent.config import load_config
 from agent.errors import BrokerError
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import parse_policy
@@ -53,6 +55,8 @@ SCENE = {
     "background": {"kind": "room", "variant": 3},
     "people": [{"who": PERSON, "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
 }
+
+NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": 100, "measured": True, "subjects": []}
 
 
 class RunningUnit:
@@ -165,12 +169,13 @@ def test_nobody_is_enrolled_over_the_broker_without_a_consent_that_holds(unit: R
         answer = unit.ask("enrol/begin", args)
         assert (answer.status, answer.error) == ("error", code)
         assert answer.transaction
-    assert unit.ask("gallery/status").data == {"enrolled": 0, "damaged": 0, "subjects": []}
+    assert unit.ask("gallery/status").data == NOBODY
 
 
 def test_live_enrolment_by_command_then_a_match_then_withdrawal(unit: RunningUnit) -> None:
     progress: list[Response] = []
-    complete = unit.ask("enrol/begin", {"consent": unit.consent()}, on_progress=progress.append)
+    given = unit.consent()
+    complete = unit.ask("enrol/begin", {"consent": given}, on_progress=progress.append)
     assert complete.data is not None
     assert (complete.data["state"], complete.data["captured"]) == ("complete", 5)
     assert {one.transaction for one in progress} == {complete.transaction}, "all answer one command"
@@ -193,7 +198,18 @@ def test_live_enrolment_by_command_then_a_match_then_withdrawal(unit: RunningUni
     receipt = unit.ask("subject/revoke", {"subject": subject})
     assert receipt.data is not None
     assert receipt.data["receipt"]["reason"] == "withdrawn"
-    assert unit.ask("gallery/status").data == {"enrolled": 0, "damaged": 0, "subjects": []}
+    returns = unit.ask("enrol/begin", {"consent": unit.consent(), "subject": subject})
+    assert returns.error == "subject_erased"
+    assert unit.ask("enrol/begin", {"consent": given}).error == "consent_withdrawn"
+    written = unit.ask("subject/revoke", {"subject": subject})
+    assert written.data is not None
+    assert written.data["receipt"]["erased_at"] == receipt.data["receipt"]["erased_at"]
+    log = load_config(unit.site.config).audit.path
+    assert [entry.kind for entry in read_entries(log)].count("erased") == 1
+    health = unit.ask("health")
+    assert health.data is not None
+    assert verify_log(log, parse_head(health.data["audit"])).personal == 0, "the head in health is the log's"
+    assert unit.ask("gallery/status").data == NOBODY
 
 
 def test_enrolment_that_is_aborted_keeps_nothing_and_says_so_where_it_began(unit: RunningUnit) -> None:
@@ -214,7 +230,7 @@ def test_enrolment_that_is_aborted_keeps_nothing_and_says_so_where_it_began(unit
         end = unit.ask("enrol/abort", {"enrolment": heard[0].transaction})
     assert end.error in {"aborted", "no_enrolment"}
     assert aborted[0].status == "ok"
-    assert unit.ask("gallery/status").data == {"enrolled": 0, "damaged": 0, "subjects": []}
+    assert unit.ask("gallery/status").data == NOBODY
 
 
 def test_keys_are_rotated_by_command_and_the_old_command_key_is_obeyed_no_more(unit: RunningUnit) -> None:

@@ -134,9 +134,6 @@ class WrittenDown:
         self.messages.append((" ".join(filters), 0, "subscribe"))
 
     def publish(self, topic: str, payload: bytes, **options: Any) -> int:
-        if topic.endswith("/health"):  # how long detection took differs from run to run, and the signature with it
-            members = json.loads(payload)
-            payload = json.dumps({**members, "stages": sorted(members["stages"]), "sig": ""}).encode()
         digest = hashlib.sha256(payload + repr(sorted(options.items())).encode()).hexdigest()
         self.messages.append((topic, len(payload), digest))
         self._answers.append(Ack(len(self.messages), 0))

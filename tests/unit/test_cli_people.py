@@ -140,12 +140,32 @@ def test_a_log_whose_end_was_cut_off_is_noticed(
     assert main(["audit", "list", "-c", str(file)]) == 0
     out = capsys.readouterr().out
     assert out.count("enrolled") == 2
-    head = out.split("head ")[1].strip()
+    head = out.split("; head ")[1].split()[0]
     log = load_config(file).audit.path
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:1]))
     assert main(["audit", "verify", "-c", str(file)]) == 0
+    assert "without --head a missing end is not noticed" in capsys.readouterr().out
     assert main(["audit", "verify", "--log", str(log), "--head", head]) == 2
     assert "its end was removed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed"])
+def test_a_log_that_is_gone_while_the_gallery_knows_people_is_noticed(
+    file: Path, people: list[SubjectId], capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    config = load_config(file)
+    config.audit.path.write_bytes(b"") if how == "emptied" else config.audit.path.unlink()
+    with open_gallery(config, UnitKey.load(config.keys.folder / "unit.key"), SystemClock()) as running:
+        assert main(["audit", "verify", "-c", str(file)]) == 2
+        running.erase_all()
+    assert main(["audit", "verify", "-c", str(file)]) == 2
+    assert capsys.readouterr().err.count("it was removed") == 2
+
+
+def test_a_log_of_a_unit_that_never_ran_is_empty_and_holds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_config(file).audit.path.write_bytes(b"")
+    assert main(["audit", "verify", "-c", str(file)]) == 0
+    assert "without --head a missing end is not noticed" in capsys.readouterr().out
 
 
 def test_a_log_that_is_not_there_is_not_a_log_that_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

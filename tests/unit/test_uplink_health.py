@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import json
+import secrets
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent import strict_json
+from agent.audit import AuditLog
+from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import UnitKey
-from agent.timing import StageTimes
 from agent.uplink.health import MAX_HEALTH_BYTES, HealthReporter, read_disk_free, read_temperature, verify_health
 from agent.uplink.info import CameraFacts, Info, encode_info
 from tests.simulators.signing_unit import SigningUnit
@@ -26,14 +29,12 @@ class Reporter:
         self.unit = SigningUnit(folder / "outbox.db")
         self.clock: SimulatedClock = self.unit.clock
         self.frames = 0
-        self.stages = StageTimes(("detect", "embed"))
         self.reporter = HealthReporter(
             source=SOURCE,
             boot=self.unit.outbox.boot,
             signer=self.unit.key,
             clock=self.clock,
             outbox=self.unit.outbox,
-            stages=self.stages,
             frames=lambda: self.frames,
             recognition=lambda: "running",
             temperature=lambda: 51,
@@ -49,18 +50,15 @@ class Reporter:
 def test_document_says_what_it_promises_and_nothing_else(tmp_path: Path) -> None:
     unit = Reporter(tmp_path)
     row = unit.unit.say()
-    with unit.stages.measure("detect"):
-        pass
     unit.frames, _ = 125, unit.clock.advance(10)
     document = unit.build()
     assert set(document) == {
-        *("type", "source", "boot", "uptime_s", "time", "clock", "recognition", "fps_milli", "stages"),
+        *("type", "source", "boot", "uptime_s", "time", "clock", "recognition", "fps_milli"),
         *("queue_depth", "temperature_c", "disk_free_bytes", "head", "sig"),
     }
     assert document["fps_milli"] == 12_500
     assert document["queue_depth"] == 1
     assert document["head"] == {"seq": row.seq, "digest": unit.unit.outbox.head().digest}
-    assert set(document["stages"]) == {"detect"}
     assert strict_json.loads(unit.reporter.build(), limit=MAX_HEALTH_BYTES)  # which refuses floats
 
 
@@ -105,6 +103,26 @@ def test_event_signature_does_not_pass_for_health(tmp_path: Path) -> None:
     with pytest.raises(VerificationError) as caught:
         verify_health(unit.unit.say().payload, unit.unit.key.public, source=SOURCE)
     assert caught.value.reason == "malformed"
+
+
+def test_a_cut_off_audit_log_is_found_with_the_head_that_health_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "audit.log"
+    with closing(AuditLog(path, clock=SimulatedClock(), random=secrets.token_bytes)) as log:
+        unit = Reporter(tmp_path, audit_head=lambda: str(log.head()))
+        for _ in range(3):
+            log.append("started")
+        report = verify_health(unit.reporter.build(), unit.unit.key.public, source=SOURCE)
+    assert report.audit is not None
+    command = ["audit", "verify", "--log", str(path), "--head", report.audit]
+    assert main(command) == 0
+    assert "without --head" not in capsys.readouterr().out
+    whole = path.read_bytes().splitlines(keepends=True)
+    for left in (2, 0):
+        path.write_bytes(b"".join(whole[:left]))
+        assert main(command) == 2
+        assert "its end was removed" in capsys.readouterr().err
 
 
 def test_temperature_is_read_in_whole_degrees(tmp_path: Path) -> None:

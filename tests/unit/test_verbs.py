@@ -48,7 +48,8 @@ class NoEmbedder:
 class Unit:
     """A gallery with one subject, an outbox with one event about them, and the handlers."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, measured_to: int = 100) -> None:
+        self.measured_to = measured_to
         clock, key = SimulatedClock(), UnitKey.generate()
         self.gallery = stack.enter_context(
             GalleryStore(
@@ -107,6 +108,7 @@ class Unit:
             Parts(
                 gallery=self.gallery,
                 outbox=self.outbox,
+                measured_to=self.measured_to,
                 health=lambda: b'{"fps_milli":1}',
                 facts={"profile": "demo"},
                 self_test=lambda: {"models": "ok"},
@@ -167,7 +169,13 @@ def test_subject_that_is_none_is_refused_and_nothing_changes(unit: Unit, subject
 
 def test_status_tells_ids_and_no_biometric_value(unit: Unit) -> None:
     answer = unit.do("gallery/status", {})
-    assert answer == {"enrolled": 1, "damaged": 0, "subjects": [unit.subject.hex()]}
+    counts = {"enrolled": 1, "damaged": 0, "measured_to": 100, "measured": True}
+    assert answer == {**counts, "subjects": [unit.subject.hex()]}
+
+
+def test_status_says_when_the_gallery_is_larger_than_the_policy_was_measured_for(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        assert Unit(tmp_path, stack, measured_to=0).do("gallery/status", {})["measured"] is False
 
 
 def test_recognition_pauses_and_resumes(unit: Unit) -> None:

@@ -167,6 +167,7 @@ class Target:
             Parts(
                 gallery=self.gallery,
                 outbox=self.outbox,
+                measured_to=POLICY.measured_references,
                 health=lambda: b'{"fps_milli":1}',
                 facts={"profile": "demo"},
                 self_test=lambda: {"models": "ok"},
