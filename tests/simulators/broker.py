@@ -20,7 +20,9 @@ from agent.uplink.credentials import Credentials
 from tests.simulators.pki import Authority
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
-PATIENCE_S = 15.0  # a busy machine; nothing here normally takes a second
+# How many times slower than usual this machine is, as under emulation.
+SLOWNESS = float(os.environ.get("POSTERN_SLOWNESS", "1"))
+PATIENCE_S = 15.0 * SLOWNESS  # a busy machine; nothing here normally takes a second
 
 
 def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:

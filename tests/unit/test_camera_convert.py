@@ -86,7 +86,7 @@ def test_conversion_agrees_with_ffmpeg(colour: YuvColour) -> None:
 
     ours = YuvPicture(y, u, v, colour).window(0, 0, 64, 64).astype(int)
     assert np.abs(ours - theirs).max() <= 3
-    assert np.abs(ours - theirs).mean() <= 1.2
+    assert np.abs(ours - theirs).mean() <= 2  # FFmpeg's own rounding: about 1 on x86-64, 1.8 on aarch64
 
 
 def test_conversion_agrees_with_pillow() -> None:

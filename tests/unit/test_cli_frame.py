@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import agent
 from agent.cli import COMMANDS, INTERRUPTED, TERMINATED, main
 from agent.errors import CameraLostError, ConfigError, PosternError, StorageError
+from tests.simulators.broker import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/config.example.yaml"
@@ -39,17 +39,6 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ") and line[4] != " "}
     assert set(COMMANDS) <= listed
     assert not set(HEAVY) & set(done.stderr.split())
-
-
-def test_help_is_quick() -> None:
-    """In time of the processor: the machine may be busy with other tests. About 0.08 s on an idle laptop."""
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert postern("--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.2
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -125,7 +114,7 @@ probe = types.ModuleType("agent.cli.version")
 def run(arguments):
     try:
         print("ready", flush=True)
-        time.sleep(20)
+        time.sleep(3600)
     finally:
         print("closed", flush=True)
 probe.configure, probe.run = (lambda parser: None), run
@@ -143,12 +132,12 @@ def test_a_signal_closes_everything_and_says_so(number: signal.Signals, status: 
         assert child.stdout
         assert child.stdout.readline() == "ready\n"
         child.send_signal(number)
-        out, err = child.communicate(timeout=10)
+        out, err = child.communicate(timeout=PATIENCE_S)
     assert (out, err, child.returncode) == ("closed\n", "", status)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    code = "import sys; from agent.cli import main; sys.exit(main(['config', 'schema']))"
+    code = "import sys; from agent.cli import main; sys.exit(main(['schema', 'config']))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as child:

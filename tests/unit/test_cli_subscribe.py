@@ -16,7 +16,7 @@ import pytest
 
 from agent.files import write_atomic
 from agent.keys import SigningKey
-from tests.simulators.broker import RealBroker
+from tests.simulators.broker import PATIENCE_S, RealBroker
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import trust_list
 from tests.simulators.unit_on_broker import UnitOnBroker
@@ -70,14 +70,14 @@ def test_events_come_as_json_lines_and_a_restart_does_not_repeat_them(site: Site
     with site.subscribe("--count", "2", *state) as child:
         site.unit.start()
         site.unit.say(2)
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=2 * PATIENCE_S)
     assert child.returncode == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["outcome"] for row in rows] == ["accepted"] * 2
     assert [row["event"]["data"]["seq"] for row in rows] == [1, 2]
     site.unit.say(1)
     with site.subscribe("--count", "1", *state) as child:
-        out, _ = child.communicate(timeout=30)
+        out, _ = child.communicate(timeout=2 * PATIENCE_S)
     assert json.loads(out)["event"]["data"]["seq"] == 3
 
 
@@ -89,7 +89,7 @@ def test_a_signal_ends_it_clean(site: Site) -> None:
         assert child.stdout
         assert json.loads(child.stdout.readline())["kind"] == "match"
         child.send_signal(signal.SIGTERM)
-        _, err = child.communicate(timeout=10)
+        _, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
 

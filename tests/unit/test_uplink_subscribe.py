@@ -22,7 +22,7 @@ from agent.outbox.verify import VerifiedEvent
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.show import Screen, as_columns, as_json
 from agent.subscribe.subscriber import Refusal, Subscriber
-from tests.simulators.broker import RealBroker, connect, wait_until
+from tests.simulators.broker import PATIENCE_S, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import SigningUnit, presence_draft, trust_list, unit_draft, verifier_of
 from tests.simulators.unit_on_broker import UnitOnBroker
@@ -65,7 +65,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def take(subscriber: Subscriber, count: int) -> list[VerifiedEvent | Refusal]:
     """The next outcomes; gives up through the subscriber's own ``stop``."""
-    alarm = threading.Timer(15, subscriber.stop)
+    alarm = threading.Timer(PATIENCE_S, subscriber.stop)
     alarm.start()
     found = []
     for outcome in subscriber:

@@ -14,6 +14,18 @@ QEMU_USER="$CACHE/qemu-user/usr/bin/qemu-aarch64"
 EMULATED="$root/tools/emulated"         # set by the caller: shellcheck disable=SC2154
 BINFMT=/proc/sys/fs/binfmt_misc
 LIBRARIES=/usr/lib/postern/vendor       # of the Debian package: what ships is what runs
+# Hooks of mmdebstrap, which gives them the system's folder as $1: libcamera of the backports; what is slow when emulated
+# and not needed, put aside while packages are installed.
+# shellcheck disable=SC2016 # expanded by mmdebstrap's shell
+PIN_HOOK='mkdir -p "$1/etc/apt/preferences.d"
+printf "Package: src:libcamera\nPin: release n=trixie-backports\nPin-Priority: 990\n" >"$1/etc/apt/preferences.d/libcamera"'
+# shellcheck disable=SC2016
+ASIDE_HOOK='for slow in /usr/bin/py3compile /usr/sbin/update-initramfs; do
+  dpkg-divert --root="$1" --local --rename --divert "$slow.aside" --add "$slow"
+  ln -s /bin/true "$1$slow"
+done'
+# shellcheck disable=SC2016
+RESTORE_HOOK='rm "$1/usr/bin/py3compile" && dpkg-divert --root="$1" --local --rename --remove /usr/bin/py3compile'
 BOOT_LIMIT=${BOOT_LIMIT:-2400}          # seconds until a system that hangs is given up
 
 say() { printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$1"; }
@@ -87,17 +99,23 @@ register() {
 unregister() { if [ -e "$BINFMT/postern-aarch64" ]; then echo -1 >"$BINFMT/postern-aarch64"; fi; }
 
 make_root() {
-  local wanted log="$CACHE/root.log"
-  wanted=$(cat "$EMULATED"/debian.txt "$EMULATED"/picamera2* "$EMULATED"/guest.* "${BASH_SOURCE[0]}" | sha256sum)
+  local wanted packages log="$CACHE/root.log"
+  wanted=$( (
+    cat "$EMULATED"/debian.txt "$EMULATED"/picamera2* "$EMULATED"/guest.*
+    declare -f make_root make_initrd add_picamera2
+    echo "$PIN_HOOK$ASIDE_HOOK$RESTORE_HOOK"
+  ) | sha256sum)
   if [ "$(cat "$CACHE/root.stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
-  say "making the arm64 system, which takes 5 to 20 minutes; its log is $log"
+  say "making the arm64 system, which takes 10 to 30 minutes; its log is $log"
   rm -rf "$CACHE/root.stamp" "$ROOTFS" "$CACHE/disk.img" "$CACHE/initrd"
+  packages=$(grep -v '^#' "$EMULATED/debian.txt" | paste -sd,)
+  # This machine's apt, the system's own dpkg: another processor's would not see that packages of all architectures
+  # (Architecture: all) have what they depend on.
   mmdebstrap --arch=arm64 --mode=root --variant=essential --format=directory --skip=check/qemu \
+    --dpkgopt=force-unsafe-io --include="$packages" --setup-hook="$PIN_HOOK" --essential-hook="$ASIDE_HOOK" \
+    --customize-hook="$RESTORE_HOOK" \
     trixie "$ROOTFS" "deb $MIRROR trixie main" "deb $MIRROR trixie-backports main" >"$log" 2>&1 ||
     fail "the arm64 system cannot be made: $(grep '^E:' "$log" | tail -n 1); see $log"
-  mount -t proc proc "$ROOTFS/proc"
-  install_packages >>"$log" 2>&1 || fail "the arm64 system cannot be made: $(grep '^E:' "$log" | tail -n 1); see $log"
-  umount "$ROOTFS/proc"
   add_picamera2 "$ROOTFS" aarch64
   make_initrd
   install -m 644 "$EMULATED/guest.service" "$ROOTFS/etc/systemd/system/postern-guest.service"
@@ -106,36 +124,6 @@ make_root() {
   ln -sf /dev/null "$ROOTFS/etc/systemd/system/mosquitto.service" # tests start their own
   echo postern >"$ROOTFS/etc/hostname"
   printf '%s\n' "$wanted" >"$CACHE/root.stamp"
-}
-
-# This machine's apt and dpkg do it, only the packages' scripts are emulated; what is slow of those is put aside.
-install_packages() {
-  local slow packages
-  mapfile -t packages < <(grep -v '^#' "$EMULATED/debian.txt")
-  printf 'Package: src:libcamera\nPin: release n=trixie-backports\nPin-Priority: 990\n' \
-    >"$ROOTFS/etc/apt/preferences.d/libcamera"
-  printf '#!/bin/sh\nexit 101\n' >"$ROOTFS/usr/sbin/policy-rc.d" # nothing starts here
-  chmod 755 "$ROOTFS/usr/sbin/policy-rc.d"
-  for slow in /usr/bin/py3compile /usr/sbin/update-initramfs; do
-    dpkg-divert --root="$ROOTFS" --local --rename --divert "$slow.aside" --add "$slow"
-    ln -s /bin/true "$ROOTFS$slow"
-  done
-  cat >"$CACHE/root.apt.conf" <<CONF
-Apt::Architecture "arm64";
-Apt::Architectures "arm64";
-Dir "$ROOTFS";
-Dir::Bin::dpkg "/usr/bin/dpkg";
-Dir::State::Status "$ROOTFS/var/lib/dpkg/status";
-Dir::Etc::Trusted "/etc/apt/trusted.gpg";
-Dir::Etc::TrustedParts "/etc/apt/trusted.gpg.d/";
-DPkg::Options { "--root=$ROOTFS"; "--force-unsafe-io"; };
-CONF
-  (
-    export APT_CONFIG="$CACHE/root.apt.conf" DEBIAN_FRONTEND=noninteractive
-    apt-get update && apt-get install --yes --no-install-recommends "${packages[@]}" && apt-get clean
-  ) || return 1
-  rm "$ROOTFS/usr/bin/py3compile" "$ROOTFS/usr/sbin/policy-rc.d"
-  dpkg-divert --root="$ROOTFS" --local --rename --remove /usr/bin/py3compile
 }
 
 # Debian's own initial RAM disk is made and run slowly under emulation; this one loads the modules that reach the disk.
@@ -173,14 +161,14 @@ add_picamera2() { # add_picamera2 SYSTEM aarch64|x86_64
 
 # make_native_root: an x86-64 Debian 13 with picamera2, for its own processor; only libcamera's camera is virtual.
 make_native_root() {
-  local wanted packages log="$CACHE/native.log" pin='Package: src:libcamera\nPin: release n=trixie-backports\nPin-Priority: 990\n'
+  local wanted packages log="$CACHE/native.log"
   wanted=$(cat "$EMULATED"/debian-native.txt "$EMULATED"/picamera2* "$EMULATED/udmabuf.c" | sha256sum)
   if [ "$(cat "$CACHE/native.stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   say "making the x86-64 system, which takes some minutes; its log is $log"
   rm -rf "$CACHE/native.stamp" "$NATIVE"
   packages=$(grep -v '^#' "$EMULATED/debian-native.txt" | paste -sd,)
   mmdebstrap --mode=root --variant=minbase --format=directory --include="$packages" \
-    --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\"; printf '$pin' >\"\$1/etc/apt/preferences.d/libcamera\"" \
+    --setup-hook="$PIN_HOOK" \
     trixie "$NATIVE" "deb $MIRROR trixie main" "deb $MIRROR trixie-backports main" >"$log" 2>&1 ||
     fail "the x86-64 system cannot be made: $(grep '^E:' "$log" | tail -n 1); see $log"
   add_picamera2 "$NATIVE" x86_64
@@ -223,7 +211,7 @@ run_in_root() {
   local cpu=$1
   shift
   # shellcheck disable=SC2016 # the inner shell's variables
-  chroot "$COPY" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin QEMU_CPU="$cpu" CI=1 PYTHONUNBUFFERED=1 \
+  chroot "$COPY" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin QEMU_CPU="$cpu" CI=1 POSTERN_SLOWNESS=6 PYTHONUNBUFFERED=1 \
     PYTHONPYCACHEPREFIX=/var/cache/python PYTHONPATH="$LIBRARIES/cp313:$LIBRARIES/py3" \
     sh -c 'cd /checkout && exec "$@"' sh "$@"
 }
