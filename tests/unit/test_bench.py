@@ -14,14 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.benchmarks.clip import VISIT_S, VISITORS
+from tools.benchmarks.effort import Effort
+from tools.benchmarks.installed import BY_PIP, DEBIAN, closure, size_of
 from tools.benchmarks.markdown import markdown
-from tools.benchmarks.peak import macs_of, peak_case
+from tools.benchmarks.networks import PEAK, peak_section
+from tools.benchmarks.peak import SHAPES, Shape, layer, macs_of, peak_case
 from tools.benchmarks.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.benchmarks.service import run_service
+from tools.benchmarks.running import PeerRun, service_section
+from tools.benchmarks.service import Run, run_service
 from tools.benchmarks.timing import Timing, alternate, percentile, ratio, spread
 from tools.demonstration.site import CommandError
 
 ROOT = Path(__file__).parents[2]
+FACTS = {
+    "command": "tools/bench --markdown",
+    "date": "2026-11-24T12:00:00+00:00",
+    "processor": "A processor",
+    "cores": "2",
+    "python": "3.11.7",
+    "packages": "numpy 2",
+    "load_before": "0.1 0.1 0.1",
+    "load_after": "1.0 0.5 0.2",
+}
 TIMES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30)
 
 
@@ -88,11 +102,37 @@ def test_the_tables_of_the_readme_show_what_was_measured_what_missed_and_what_wa
     section.values("MobileFaceNet, ONNX Runtime / ours", "times", [2.5, 2.5, 2.5])
     gallery = Section("gallery", bars=[Bar("quick", "compare() with 10000 references", "<=", 0.5)])
     gallery.values("compare() with 10000 references", "ms", [0.25])
-    lines = markdown([section, gallery])
+    weight = Section("install", bars=[Bar("small", BY_PIP, "<=", 60), Bar("small", DEBIAN, "<=", 60)])
+    weight.single(BY_PIP, "MB", 118)
+    weight.single(DEBIAN, "MB", 45.2)
+    weight.notes.append("largest: something")
+    lines = markdown([section, gallery, weight], FACTS)
     peer = "MobileFaceNet, ONNX Runtime: 5.00 ms (5.00 to 5.00)"
-    assert f"| embedder | 2.00 ms (1.20 to 2.80) | {peer} | **2.50** (2.50 to 2.50) |" in lines
-    assert "|  |  | MobileFaceNet, OpenCV dnn: not measured | not measured |" in lines
+    assert f"| embedder | 2.00 ms (1.20 to 2.80) | {peer} | **2.50** (2.50 to 2.50) | ≥ 3 times |" in lines
+    assert "|  |  | MobileFaceNet, OpenCV dnn: not measured | not measured |  |" in lines
     assert "| comparison with 10 000 references | 0.25 ms | ≤ 0.5 ms |" in lines
+    assert "| installed by pip, without numpy | **118** MB | ≤ 60 MB |" in lines
+    assert "| Debian package, installed | 45.2 MB | ≤ 60 MB |" in lines
+    assert lines[-1] == "- largest: something"
+
+
+def test_the_tables_say_by_which_command_on_which_machine_and_how_busy_it_was() -> None:
+    head = "\n".join(markdown([], FACTS)[:4])
+    for value in FACTS.values():
+        assert value[:10] in head
+
+
+def test_memory_and_start_up_stand_beside_the_peers() -> None:
+    ours = Run(100, 0.5, 0.6, 1, 1, 100, 50, 3, 12)
+    peers = PeerRun(frames=100, faces=9, start_s=0.9, start_cpu_s=0.8, cpu_s=2, wall_s=2, resident_mib=150)
+    lines = markdown([service_section([ours], [peers], ours, [])], FACTS)
+    loop = "YuNet at 320x240 + MobileFaceNet"
+    (memory,) = (line for line in lines if line.startswith("| resident memory"))
+    (start,) = (line for line in lines if line.startswith("| start"))
+    assert f"{loop}: 150 MiB | 1.50 | ≤ 110 MiB |" in memory
+    assert f"0.60 s | {loop}: 0.90 s | 1.50 | ≤ 1.5 s |" in start
+    (alone,) = (line for line in markdown([service_section([ours], [], ours, [])], FACTS) if "start →" in line)
+    assert alone.count(NOT_MEASURED) == 2
 
 
 def test_json_has_median_spread_and_wall_time() -> None:
@@ -107,10 +147,29 @@ def test_numbers_have_as_many_digits_as_help(value: float, text: str) -> None:
     assert number(value) == text
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_each_layer_of_the_peak_runs_and_its_work_is_that_of_its_file(shape: Shape) -> None:
+    peak_case(shape)()
+    assert macs_of(layer(shape)) == shape.macs
+
+
+def test_the_peak_is_that_of_the_fastest_layer_and_no_other() -> None:
+    section = peak_section(Effort(rounds=1, round_s=0, passes=0, clip_s=0, visits_s=0, commits=0, events=0))
+    medians = {figure.name: figure.value.median for figure in section.figures if figure.value is not None}
+    assert medians[PEAK] == max(medians[str(shape)] for shape in SHAPES)
+    share = 100 * medians["embedder, rate"] / medians[PEAK]
+    assert medians["embedder, share of the fastest layer"] == pytest.approx(share)
+
+
+def test_an_installation_counts_all_that_is_needed_once() -> None:
+    needed = closure("postern")
+    assert {"postern", "numpy", "cryptography", "msgspec"} <= needed
+    assert not needed & {"pytest", "hypothesis", "onnxruntime"}  # extras are not what a unit needs
+    assert size_of("numpy") > 1_000_000
+    assert size_of("no-such-package") == 0
+
+
 def test_work_is_counted_from_the_model_file() -> None:
-    case, macs = peak_case()
-    case()
-    assert macs == 24 * 24 * 256 * 256
     assert 100e6 < macs_of((ROOT / "models" / "detector-320x240.tflite").read_bytes()) < 400e6
 
 

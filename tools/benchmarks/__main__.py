@@ -36,7 +36,10 @@ from tools.demonstration.site import CommandError
 SECTIONS = ("detector", "embedder", "int8-peak", "gallery", "outbox", "verifier", "install", "pipeline", "service")
 FACE_AT_S = 3.5  # of the demo's scene: person-01 stands in the middle and faces the camera
 FACE = (slice(244, 356), slice(584, 696))  # about where the face is then
-PEERS_HELP = f"with {YUNET} and {MOBILEFACENET}, and {BLAZEFACE} where it is to be measured, too"
+PEERS_HELP = (
+    f"with {YUNET} and {MOBILEFACENET}, and {BLAZEFACE} where it is to be measured, too; "
+    "the wheel of mediapipe 0.10.21 has it in mediapipe/modules/face_detection"
+)
 PACKAGES = ("ai-edge-litert", "numpy", "av", "opencv-python-headless", "onnxruntime")
 
 
@@ -56,7 +59,7 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no section {min(unknown)}; known: {', '.join(SECTIONS)}")
     chosen = [name for name in SECTIONS if not args.sections or name in args.sections]
-    facts, as_tables = machine(), not (args.json or args.markdown)
+    facts, as_tables = {"command": _command(args), **machine()}, not (args.json or args.markdown)
     if as_tables:
         print("\n".join(f"{key}: {value}" for key, value in facts.items()), end="\n\n", flush=True)
     sections = []
@@ -68,13 +71,22 @@ def main() -> int:
     except (CommandError, PosternError) as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return 1
+    facts["load_after"] = load()
     if args.json:
-        print(json.dumps(as_json(sections, {**facts, "load_after": load()})))
+        print(json.dumps(as_json(sections, facts)))
     elif args.markdown:
-        print("\n".join(markdown(sections)))
+        print("\n".join(markdown(sections, facts)))
     else:
-        print(f"load after: {load()}")
+        print(f"load after: {facts['load_after']}")
     return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What was asked for, without where the folder of the peers lies on this machine."""
+    words = ["tools/bench", *args.sections]
+    words += ["--peers FOLDER"] if args.peers is not None else []
+    words += [f"--{name}" for name in ("quick", "json", "markdown") if getattr(args, name)]
+    return " ".join(words)
 
 
 def measure(chosen: list[str], peers: PeerModels | None, effort: Effort, out: Path) -> Iterator[Section]:

@@ -1,27 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the core can do at best: a convolution made of nothing but int8 multiply-accumulates, in the same runtime.
+"""What the core can do at best: layers of nothing but int8 multiply-accumulates, in the same runtime on one thread.
 
-1x1 over many channels is a matrix product, the one shape that XNNPACK's kernels are fastest at.
+No single shape is the fastest on every processor, so the peak is that of the best of several: wide and narrow 1x1 and
+3x3 convolutions and matrix products. The longer the sums, the less the rounding of each result costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-SIDE, CHANNELS = 24, 256  # input and weights stay in the second-level cache of any supported core
 _IDENTIFIER = b"TFL3"
 
 
-def peak_case() -> tuple[Callable[[], object], int]:
-    """A call that runs the convolution once, and its multiply-accumulates."""
-    interpreter = Interpreter(model_content=_convolution(), num_threads=1)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One layer over ``side`` x ``side`` places: a convolution ``kernel`` wide, or with 0 a fully connected layer."""
+
+    side: int
+    inputs: int
+    outputs: int
+    kernel: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return self.side**2 * self.inputs * self.outputs * max(self.kernel, 1) ** 2
+
+    def __str__(self) -> str:
+        kind = f"{self.kernel}x{self.kernel} convolution" if self.kernel else "fully connected"
+        return f"{kind}, {self.inputs} to {self.outputs} channels, {self.side}x{self.side}"
+
+
+SHAPES = (
+    Shape(24, 256, 256, 1),
+    Shape(24, 1024, 64, 1),
+    Shape(24, 1024, 256, 1),
+    Shape(12, 2048, 256, 1),
+    Shape(32, 64, 64, 1),
+    Shape(7, 256, 256, 3),
+    Shape(14, 128, 128, 3),
+    Shape(28, 64, 64, 3),
+    Shape(16, 1024, 512, 0),
+)
+
+
+def peak_case(shape: Shape) -> Callable[[], object]:
+    """A call that runs the layer once."""
+    interpreter = Interpreter(model_content=layer(shape), num_threads=1)
     interpreter.allocate_tensors()
-    return interpreter.invoke, SIDE * SIDE * CHANNELS * CHANNELS
+    run: Callable[[], object] = interpreter.invoke
+    return run
 
 
 def macs_of(model: bytes) -> int:
@@ -48,32 +82,38 @@ _PER_OUTPUT: dict[int, Callable[[np.ndarray], int]] = {
 }
 
 
-def _convolution() -> bytes:
-    """A .tflite file of one int8 1x1 convolution with weights from a fixed seed."""
+def layer(shape: Shape) -> bytes:
+    """A .tflite file of one int8 layer with weights from a fixed seed."""
     random = np.random.default_rng(1)
-    weights = random.integers(-127, 128, (CHANNELS, 1, 1, CHANNELS), np.int8)
-    shape = [1, SIDE, SIDE, CHANNELS]
+    places = [1, shape.side, shape.side] if shape.kernel else [shape.side**2]
+    window = [shape.kernel, shape.kernel] if shape.kernel else []
+    weights = random.integers(-127, 128, (shape.outputs, *window, shape.inputs), np.int8)
+    scales = shape.outputs if shape.kernel else 1  # a convolution's weights are quantised per channel
     graph = schema.SubGraphT()
     graph.tensors = [
-        _tensor("input", shape, schema.TensorType.INT8, [0.05], 0),
-        _tensor("weights", list(weights.shape), schema.TensorType.INT8, [0.01] * CHANNELS, 1),
-        _tensor("bias", [CHANNELS], schema.TensorType.INT32, [0.05 * 0.01] * CHANNELS, 2),
-        _tensor("output", shape, schema.TensorType.INT8, [0.2], 0),
+        _tensor("input", [*places, shape.inputs], schema.TensorType.INT8, [0.05], 0),
+        _tensor("weights", list(weights.shape), schema.TensorType.INT8, [0.01] * scales, 1),
+        _tensor("bias", [shape.outputs], schema.TensorType.INT32, [0.05 * 0.01] * scales, 2),
+        _tensor("output", [*places, shape.outputs], schema.TensorType.INT8, [0.2], 0),
     ]
-    options = schema.Conv2DOptionsT()
-    options.strideW = options.strideH = 1
-    operator = schema.OperatorT()
+    operator, code = schema.OperatorT(), schema.OperatorCodeT()
     operator.opcodeIndex = 0
     operator.inputs, operator.outputs = [0, 1, 2], [3]
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.Conv2DOptions, options
+    if shape.kernel:
+        options = schema.Conv2DOptionsT()
+        options.strideW = options.strideH = 1
+        operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.Conv2DOptions, options
+        kind, code.version = schema.BuiltinOperator.CONV_2D, 3  # the first with int8
+    else:
+        operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        operator.builtinOptions = schema.FullyConnectedOptionsT()
+        kind, code.version = schema.BuiltinOperator.FULLY_CONNECTED, 4  # likewise
+    code.builtinCode = code.deprecatedBuiltinCode = kind
     graph.operators, graph.inputs, graph.outputs = [operator], [0], [3]
 
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
-    code.version = 3  # int8, weights quantised per channel
     model = schema.ModelT()
     model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
-    model.buffers = [_buffer(None), _buffer(weights), _buffer(np.zeros(CHANNELS, np.int32))]
+    model.buffers = [_buffer(None), _buffer(weights), _buffer(np.zeros(shape.outputs, np.int32))]
     builder = flatbuffers.Builder(weights.nbytes + 8192)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())

@@ -2,7 +2,7 @@
 """The peers on one thread: OpenCV's YuNet, BlazeFace in LiteRT, MobileFaceNet in two runtimes, and the usual loop.
 
 Run as a program, this module is the usual face recognition loop: decode, detect, embed every face, compare.
-Prints one JSON object with the time of all frames after the first.
+Prints one JSON object: the time until the first frame was done, and that of all frames after it.
 """
 
 from __future__ import annotations
@@ -109,8 +109,11 @@ def _planes(crop: Picture) -> NDArray[np.float32]:
     return np.ascontiguousarray(((crop - MEAN) / STD).transpose(2, 0, 1)[None])
 
 
-def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None) -> dict[str, float]:
-    """Every frame of ``clip`` through the peers; detection at ``size`` (w, h), or at the clip's own."""
+def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None, began_s: float) -> dict[str, int | float]:
+    """Every frame of ``clip`` through the peers; detection at ``size`` (w, h), or at the clip's own.
+
+    ``began_s`` is when the process was started, on the monotonic clock.
+    """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"  # more threads cost more processor time, not less
     import cv2  # noqa: PLC0415 - likewise
 
@@ -120,7 +123,7 @@ def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None) -> dict[s
     gallery = np.eye(2, 128, dtype=np.float32)
     scale = np.array(main) / np.array(size or main)
     frames = faces = 0
-    began_cpu = began = 0.0
+    start_s = start_cpu_s = 0.0
     while True:
         there, picture = capture.read()
         if not there:
@@ -134,12 +137,14 @@ def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None) -> dict[s
             faces += 1
         frames += 1
         if frames == 1:  # set-up and the first, slower calls are not the peers' pace
-            faces, began_cpu, began = 0, time.process_time(), time.perf_counter()
+            faces, start_cpu_s, start_s = 0, time.process_time(), time.monotonic() - began_s
     return {
         "frames": frames - 1,
         "faces": faces,
-        "cpu_s": time.process_time() - began_cpu,
-        "wall_s": time.perf_counter() - began,
+        "start_s": start_s,
+        "start_cpu_s": start_cpu_s,
+        "cpu_s": time.process_time() - start_cpu_s,
+        "wall_s": time.monotonic() - began_s - start_s,
     }
 
 
@@ -147,11 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clip", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--began", type=float, required=True, help="s on the monotonic clock, when this was started")
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"))
     args = parser.parse_args()
     models = find_peers(args.folder)
     if models is not None:
-        print(json.dumps(loop(args.clip, models, tuple(args.size) if args.size else None)))
+        print(json.dumps(loop(args.clip, models, tuple(args.size) if args.size else None, args.began)))
 
 
 if __name__ == "__main__":

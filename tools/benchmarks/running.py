@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tools.benchmarks.clip import VISITORS, demo_clip, frame_count, visits_clip
 from tools.benchmarks.effort import Effort
 from tools.benchmarks.peers import PeerModels
 from tools.benchmarks.report import Bar, Section
-from tools.benchmarks.service import Run, run_service
+from tools.benchmarks.service import Run, run_service, watched
 from tools.benchmarks.timing import percentile, ratio
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import ROOT, CommandError, DemoSite
@@ -33,8 +35,22 @@ PEERS: dict[str, tuple[int, int] | None] = {
     "peers, YuNet at 640x480": (640, 480),
     "peers, YuNet at 1280x720": None,
 }
+LIGHTEST = "peers, YuNet at 320x240"  # the peers' memory and start-up are those of their quickest loop
 PIPELINE_RATIO, MAX_START_S, MAX_DELAY_P95_MS = 4.0, 1.5, 60.0
 MAX_RESIDENT_MIB, MAX_THREADS, MAX_FILES = 110.0, 6, 20
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRun:
+    """The peers' loop, as ``Run`` is ours: times in seconds, ``cpu_s`` and ``wall_s`` of all frames after the first."""
+
+    frames: int
+    faces: int
+    start_s: float
+    start_cpu_s: float
+    cpu_s: float
+    wall_s: float
+    resident_mib: float
 
 
 class Bench:
@@ -97,13 +113,17 @@ def _enrol(site: DemoSite, broker: DemoBroker, visitors: int) -> list[str]:
     return enrolled
 
 
-def pipeline_section(unit: Bench, clips: Path, peers: PeerModels | None, effort: Effort) -> tuple[Section, list[Run]]:
-    """Frames per second of processor time, ours and the peers' in turns; and the runs, for memory and start-up."""
+def pipeline_section(
+    unit: Bench, clips: Path, peers: PeerModels | None, effort: Effort
+) -> tuple[Section, list[Run], list[PeerRun]]:
+    """Frames per second of processor time, ours and the peers' in turns; and a run of each a pass, for the rest."""
     section = Section("pipeline")
     clip = demo_clip(clips, effort.clip_s)
     rates: dict[str, list[float]] = {name: [] for name in (*OURS, *PEERS)}
     wall: dict[str, list[float]] = {name: [] for name in rates}
+    rivals = [] if peers is None else [(name, peers, size) for name, size in PEERS.items()]
     runs: list[Run] = []
+    peer_runs: list[PeerRun] = []
     faces: set[int] = set()
     for number in range(effort.passes):
         for name, detector in OURS.items():
@@ -115,12 +135,14 @@ def pipeline_section(unit: Bench, clips: Path, peers: PeerModels | None, effort:
             wall[name].append(run.frames / run.pace_s)
             if name == HEADLINE:
                 runs.append(run)
-        for name, size in PEERS.items() if peers is not None else ():
+        for name, models, size in rivals:
             _say(f"pass {number + 1} of {effort.passes}, {name}")
-            result = _peer_loop(clip, peers, size)
-            rates[name].append(result["frames"] / result["cpu_s"])
-            wall[name].append(result["frames"] / result["wall_s"])
-            faces.add(int(result["faces"]))
+            peer = run_peers(clip, models, size)
+            rates[name].append(peer.frames / peer.cpu_s)
+            wall[name].append(peer.frames / peer.wall_s)
+            faces.add(peer.faces)
+            if name == LIGHTEST:
+                peer_runs.append(peer)
     for name, rate in rates.items():
         section.values(name, "frame/s", rate, wall[name])
     for name in PEERS:
@@ -137,17 +159,26 @@ def pipeline_section(unit: Bench, clips: Path, peers: PeerModels | None, effort:
     if faces:
         section.notes.append(f"faces that the peers found and embedded in a pass: {min(faces)} to {max(faces)}")
     section.notes.append("frames per second of one core's processor time after the first frame; wall beside it")
-    return section, runs
+    return section, runs, peer_runs
 
 
-def service_section(runs: list[Run], realtime: Run, delays: list[dict[str, float]]) -> Section:
-    """Memory, start-up, threads and files of the service, and how long a decided match takes to its acknowledgement."""
+def service_section(runs: list[Run], peers: list[PeerRun], realtime: Run, delays: list[dict[str, float]]) -> Section:
+    """Memory, start-up, threads and files of the service, and how long a decided match takes to its acknowledgement.
+
+    ``peers`` are as many runs as ``runs``, or none.
+    """
     section = Section("service")
     everything = [*runs, realtime]
     section.values("resident memory, most seen", "MiB", [run.resident_mib for run in everything])
     section.values("of it private", "MiB", [run.private_mib for run in everything])
     section.values("start to first frame done", "s", [run.start_s for run in runs])
     section.values("start to first frame done, processor time", "s", [run.start_cpu_s for run in runs])
+    section.values("peers, resident memory, most seen", "MiB", [peer.resident_mib for peer in peers])
+    section.values("peers, start to first frame done", "s", [peer.start_s for peer in peers])
+    section.values("peers, start to first frame done, processor time", "s", [peer.start_cpu_s for peer in peers])
+    beside = list(zip(peers, runs, strict=True)) if peers else []
+    section.values("peers / ours, resident memory", "times", [a.resident_mib / b.resident_mib for a, b in beside])
+    section.values("peers / ours, start to first frame done", "times", [a.start_s / b.start_s for a, b in beside])
     section.single("threads", "", max(run.threads for run in everything))
     section.single("open files", "", max(run.files for run in everything))
     section.single("real time at 15 frame/s, share of a core", "%", 100 * realtime.pace_cpu_s / realtime.pace_s)
@@ -162,6 +193,7 @@ def service_section(runs: list[Run], realtime: Run, delays: list[dict[str, float
         Bar("first frame done 1.5 s after the start", "start to first frame done", "<=", MAX_START_S),
         Bar("p95 from frame to PUBACK at most 60 ms", "frame to PUBACK, p95", "<=", MAX_DELAY_P95_MS),
     ]
+    section.notes.append("peers: decode, YuNet at 320x240 and MobileFaceNet in ONNX Runtime, without broker and store")
     section.notes.append("frame to PUBACK: of the frame whose vote decided, from the camera's time of it; wall time")
     return section
 
@@ -170,28 +202,36 @@ def sections(clips: Path, peers: PeerModels | None, effort: Effort, chosen: list
     """The sections that need the service running: pipeline and service, as chosen."""
     with bench() as unit:
         runs: list[Run] = []
+        peer_runs: list[PeerRun] = []
         if "pipeline" in chosen:
-            section, runs = pipeline_section(unit, clips, peers, effort)
+            section, runs, peer_runs = pipeline_section(unit, clips, peers, effort)
             yield section
         if "service" in chosen:
             clip = demo_clip(clips, effort.clip_s)
-            runs = runs or [run_service(unit.config(clip)) for _ in range(effort.passes)]
+            for number in range(effort.passes if not runs else 0):
+                _say(f"pass {number + 1} of {effort.passes}")
+                runs.append(run_service(unit.config(clip)))
+                peer_runs += [run_peers(clip, peers, PEERS[LIGHTEST])] if peers is not None else []
             _say("people pass by in real time")
             realtime, delays = unit.delays(
                 unit.config(visits_clip(clips, unit.enrolled), realtime=True), effort.visits_s
             )
-            yield service_section(runs, realtime, delays)
+            yield service_section(runs, peer_runs, realtime, delays)
 
 
-def _peer_loop(clip: Path, peers: PeerModels | None, size: tuple[int, int] | None) -> dict[str, float]:
-    folder = peers.yunet.parent if peers is not None else Path()
-    command = [sys.executable, "-m", "tools.benchmarks.peers", str(clip), str(folder)]
+def run_peers(clip: Path, peers: PeerModels, size: tuple[int, int] | None) -> PeerRun:
+    """Run the peers' loop over ``clip`` in a process of its own, as ``tools.benchmarks.peers`` says."""
+    command = [sys.executable, "-m", "tools.benchmarks.peers", str(clip), str(peers.yunet.parent)]
     command += ["--size", *map(str, size)] if size is not None else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CommandError(f"the peers' loop failed: {done.stderr.strip()[-600:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    with tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as complaints:
+        command += ["--began", repr(time.monotonic())]
+        with subprocess.Popen(command, stdout=words, stderr=complaints) as process, watched(process.pid) as seen:
+            status = process.wait()
+        for stream in (words, complaints):
+            stream.seek(0)
+        if status != 0 or not seen.samples:
+            raise CommandError(f"the peers' loop failed: {complaints.read().strip()[-600:]}")
+        return PeerRun(**json.loads(words.read().splitlines()[-1]), resident_mib=seen.resident_kib / 1024)
 
 
 def _say(what: str) -> None:

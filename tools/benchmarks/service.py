@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,8 +47,8 @@ class Run:
 
 
 @dataclass(slots=True)
-class _Seen:
-    """The most that was seen at one time."""
+class Seen:
+    """The most that was seen of a process at one time."""
 
     resident_kib: int = 0
     private_kib: int = 0
@@ -89,17 +90,13 @@ def _observe(
     if not _wait_for(manager, b"READY=1", process):
         raise CommandError(f"the service did not start: {_tail(log)}")
     ready, start_cpu_s = time.monotonic(), _cpu_s(process.pid)
-    seen, ended = _Seen(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, seen, ended), daemon=True)
-    watcher.start()
-    if seconds is not None:
-        time.sleep(seconds)
-        process.send_signal(signal.SIGTERM)
-    _wait_for(manager, b"STOPPING=1", process)
-    # Up to here: what Python takes to end is no frame's share.
-    stopped, cpu_s = time.monotonic(), _cpu_s(process.pid)
-    ended.set()
-    watcher.join(5)
+    with watched(process.pid) as seen:
+        if seconds is not None:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGTERM)
+        _wait_for(manager, b"STOPPING=1", process)
+        # Up to here: what Python takes to end is no frame's share.
+        stopped, cpu_s = time.monotonic(), _cpu_s(process.pid)
     process.wait()
     count = _FRAMES.search(Path(log).read_text())
     if process.returncode != 0 or count is None or not seen.samples:
@@ -130,7 +127,20 @@ def _wait_for(manager: socket.socket, word: bytes, process: subprocess.Popen[byt
     raise CommandError("the service did not do its work in time; the machine is too busy to measure anything")
 
 
-def _watch(pid: int, seen: _Seen, ended: threading.Event) -> None:
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[Seen]:
+    """Look at a process again and again from a thread until the context is left."""
+    seen, ended = Seen(), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(pid, seen, ended), daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watcher.join(5)
+
+
+def _watch(pid: int, seen: Seen, ended: threading.Event) -> None:
     with contextlib.suppress(OSError):  # it ended meanwhile
         while not ended.is_set():
             seen.look(pid)
