@@ -241,6 +241,7 @@ class Service:
             temperature=self._world.temperature,
             disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
             audit_head=lambda: str(self._audit.head()),
+            epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
         )
 
     def _make_uplink(self, key: UnitKey, models: Models, measured_to: int, health: HealthReporter) -> Uplink:

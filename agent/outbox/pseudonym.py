@@ -118,6 +118,14 @@ class EpochKeys:
         with self._lock:
             return tuple(sorted(epoch for held, epoch in self._held if held == audience))
 
+    def left(self, audience: str, now: datetime) -> int:
+        """Count the epochs, from that of ``now`` on without a gap, that keys are held for."""
+        held = self.epochs(audience)
+        ahead = 0
+        while epoch_of(now + timedelta(weeks=ahead)) in held:
+            ahead += 1
+        return ahead
+
     def pseudonym(
         self, subject: bytes, audience: str, now: datetime, *, clock: ClockState = "synced"
     ) -> tuple[str, str]:

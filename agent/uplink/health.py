@@ -57,6 +57,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     disk_free_bytes: Count
     head: Head
     audit: AuditHead | None = None  # head of the audit log's hash chain, as ``postern audit verify --head`` takes it
+    epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
     reasons: Annotated[dict[Word, Count], Meta(max_length=32)] | None = None
     sig: Signature | None = None
 
@@ -90,6 +91,7 @@ class HealthReporter:
         temperature: Callable[[], int | None],
         disk_free: Callable[[], int],
         audit_head: Callable[[], str] | None = None,
+        epochs: Callable[[], int] | None = None,
         reasons: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         """``frames`` counts frames since the start. Leave ``reasons`` out unless the owner asked to count.
@@ -100,7 +102,7 @@ class HealthReporter:
         self._signer, self._clock, self._outbox = signer, clock, outbox
         self._frames, self._recognition = frames, recognition
         self._temperature, self._disk_free = temperature, disk_free
-        self._audit_head, self._reasons = audit_head, reasons
+        self._audit_head, self._epochs, self._reasons = audit_head, epochs, reasons
         self._began_ns = self._last_ns = clock.monotonic_ns()
         self._last_frames = frames()
 
@@ -125,6 +127,7 @@ class HealthReporter:
             disk_free_bytes=self._disk_free(),
             head=Head(seq, digest),
             audit=self._audit_head() if self._audit_head is not None else None,
+            epochs=self._epochs() if self._epochs is not None else None,
             reasons=dict(self._reasons()) if self._reasons is not None else None,
         )
         members: dict[str, Any] = msgspec.to_builtins(report)

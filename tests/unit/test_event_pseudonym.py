@@ -57,6 +57,15 @@ def test_epoch_is_the_iso_week() -> None:
     assert epochs_from(datetime(2026, 12, 30, tzinfo=UTC)) == ("2026-W53", "2027-W01", "2027-W02")
 
 
+def test_health_is_told_for_how_many_weeks_on_end_there_are_keys() -> None:
+    weeks = (NOW - timedelta(weeks=1), NOW, NOW + timedelta(weeks=1), NOW + timedelta(weeks=3))
+    keys = EpochKeys([EpochKey("hq", "access", epoch_of(week), encode_base64url(bytes(32))) for week in weeks])
+    assert keys.left("access", NOW) == 2
+    assert keys.left("access", NOW + timedelta(weeks=1)) == 1
+    assert keys.left("access", NOW + timedelta(weeks=2)) == 0
+    assert keys.left("canteen", NOW) == 0
+
+
 def test_past_key_is_gone_from_disk_and_memory_when_its_epoch_is_over(tmp_path: Path) -> None:
     path, twin = tmp_path / "epoch-keys.json", tmp_path / "twin"
     issued = issue()
