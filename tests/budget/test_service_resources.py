@@ -18,6 +18,10 @@ from tools.benchmarks.running import MAX_FILES, MAX_RESIDENT_MIB, MAX_START_S, M
 from tools.benchmarks.service import run_service
 
 SECONDS = 6.0  # of the demo's scene: the first person is there and is recognised
+MAX_PRIVATE_MIB = 60.0  # 52 to 53 were seen, on each Python
+# The kernel maps a library that was installed since the last start of the machine in larger pieces: 19 MiB more of the
+# same files were seen until they came from the disk anew. tools/bench holds the budget itself to what it measures.
+JUST_INSTALLED_MIB = 25.0
 BUSY = 10  # times as long as on an idle machine: a start that hangs is found, a busy machine is not blamed
 MAX_MODULES = 750  # 610 were seen, half of them Python's own and numpy's
 OTHERS = {"amqtt", "cv2", "hypothesis", "jinja2", "onnx", "onnxruntime", "pydantic", "pytest", "rich", "tools"}
@@ -45,6 +49,7 @@ def test_a_unit_with_a_720p_video_stays_within_start_up_memory_threads_and_files
     assert "agent.pipeline" in modules
     assert len(modules) <= MAX_MODULES
     assert not {name.partition(".")[0] for name in modules} & OTHERS
-    assert run.resident_mib <= MAX_RESIDENT_MIB
+    assert run.private_mib <= MAX_PRIVATE_MIB
+    assert run.resident_mib <= MAX_RESIDENT_MIB + JUST_INSTALLED_MIB
     assert run.threads <= MAX_THREADS
     assert run.files <= MAX_FILES
