@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+from agent.errors import StorageError
 from agent.outbox.queue import Head
 from tools.demonstration.brokers import DemoBroker
 from tools.rigging.process import UnitProcess
@@ -37,6 +38,7 @@ class Chaos:
         self._stop = threading.Event()
         self.done: Counter[str] = Counter()
         self.heads: list[Head] = []  # what the mortal unit had signed at each of its deaths
+        self.starved = 0  # times the mortal unit ended because its disk was full while it started
         self.surprises: list[str] = []  # a unit that ended by itself
         self._faults: dict[str, Callable[[], None]] = {
             "kill": self._kill,
@@ -78,7 +80,7 @@ class Chaos:
         return self._dice.choice(self._units)
 
     def _look_after(self) -> None:
-        """A unit whose disk was full at its start ends with advice, as it should; systemd would start it again."""
+        """Nothing but a full disk while it starts may end a unit."""
         for unit, _ in self._units:
             if not unit.running:
                 self.surprises.append(unit.log[-1] if unit.log else "ended without a word")
@@ -123,3 +125,8 @@ class Chaos:
         unit.fill_disk(full=True)
         self._for_a_while()
         unit.fill_disk(full=False)
+        # A unit that cannot open its stores ends with advice, as it should, and systemd starts it again. Only the mortal
+        # one may be starting now; one that runs waits for space.
+        if unit is self._mortal and not unit.running and unit.wait(0) == StorageError.exit_status:
+            self.starved += 1
+            unit.start()

@@ -75,6 +75,7 @@ class Result:
     units: dict[str, Balance] = field(default_factory=dict)
     disordered: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    starved: int = 0  # starts of the mortal unit that a full disk ended with advice, as it should
     ended_by_itself: list[str] = field(default_factory=list)
     usage: list[tuple[float, float, int, int]] = field(default_factory=list)
 
@@ -250,7 +251,7 @@ class Soak:
                 self._say.print(f"{now / 60:5.1f} min  {counts}, {chaos.done.total()} faults", style="dim")
 
         chaos.run(self._minutes * 60, look=look)
-        result.faults, result.ended_by_itself = dict(chaos.done), chaos.surprises
+        result.faults, result.starved, result.ended_by_itself = dict(chaos.done), chaos.starved, chaos.surprises
         for name, unit in units.items():
             head = self._settle(name, unit, listener)
             events = listener.events(name)
@@ -309,6 +310,7 @@ def summary(result: Result) -> dict[str, Any]:
         "units": {name: asdict(one) for name, one in result.units.items()},
         "disordered": result.disordered,
         "refused": result.refused,
+        "starved": result.starved,
         "ended_by_itself": result.ended_by_itself,
         "resident_mib": [round(usage[0][1], 1), round(max(one[1] for one in usage), 1)] if usage else None,
         "slope_mib_per_h": None if result.slope is None else round(result.slope, 3),
@@ -342,7 +344,7 @@ def main() -> int:
         out.print(table(result))
         for what, meaning in MEANING.items():
             out.print(f"{what}: {meaning}", style="dim", highlight=False)
-        for name in ("faults", "refused", "ended_by_itself", "resident_mib", "slope_mib_per_h", "threads", "files"):
+        for name in ("faults", "refused", "starved", "ended_by_itself", "resident_mib", "slope_mib_per_h", "threads", "files"):
             out.print(f"{name.replace('_', ' ')}: {facts[name]}", highlight=False)
         for sentence in facts["wrong"]:
             out.print(sentence, style="red", highlight=False, markup=False)
