@@ -125,8 +125,8 @@ class Chaos:
         unit.fill_disk(full=True)
         self._for_a_while()
         unit.fill_disk(full=False)
-        # A unit that cannot open its stores ends with advice, as it should, and systemd starts it again. Only the mortal
-        # one may be starting now; one that runs waits for space.
+        # A unit that cannot open its stores ends with advice, as it should, and systemd starts it again. Only the
+        # mortal one may be starting now; one that runs waits for space.
         if unit is self._mortal and not unit.running and unit.wait(0) == StorageError.exit_status:
             self.starved += 1
             unit.start()

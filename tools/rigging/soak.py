@@ -75,9 +75,9 @@ class Result:
     units: dict[str, Balance] = field(default_factory=dict)
     disordered: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
-    starved: int = 0  # starts of the mortal unit that a full disk ended with advice, as it should
     ended_by_itself: list[str] = field(default_factory=list)
     usage: list[tuple[float, float, int, int]] = field(default_factory=list)
+    starved: int = 0  # starts of the mortal unit that a full disk ended with advice, as it should
 
     @property
     def slope(self) -> float | None:
@@ -344,7 +344,16 @@ def main() -> int:
         out.print(table(result))
         for what, meaning in MEANING.items():
             out.print(f"{what}: {meaning}", style="dim", highlight=False)
-        for name in ("faults", "refused", "starved", "ended_by_itself", "resident_mib", "slope_mib_per_h", "threads", "files"):
+        for name in (
+            "faults",
+            "refused",
+            "starved",
+            "ended_by_itself",
+            "resident_mib",
+            "slope_mib_per_h",
+            "threads",
+            "files",
+        ):
             out.print(f"{name.replace('_', ' ')}: {facts[name]}", highlight=False)
         for sentence in facts["wrong"]:
             out.print(sentence, style="red", highlight=False, markup=False)
