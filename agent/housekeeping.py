@@ -10,10 +10,9 @@ from datetime import datetime
 
 from agent.clock import Clock
 from agent.errors import PosternError
-from agent.gallery.retention import SWEEP_INTERVAL_S
 from agent.outbox.event import Condition
 
-TICK_S = 1.0  # seconds between looks; a drifting clock and a filling disk are slower than this
+TICK_S = 1.0  # seconds between looks; what drifts and fills is slower, and a consent that ends ends by then
 CLOCK_STEP_S = 5.0  # wall time that jumps further than this against the monotonic clock was set, not slewed
 STORAGE_LOW_BYTES = 64 * 1024 * 1024  # room for the outbox at its limit and the journal beside it
 STORAGE_BACK_BYTES = 2 * STORAGE_LOW_BYTES  # hysteresis: the condition is not reported again and again
@@ -36,7 +35,6 @@ class Housekeeping:
     def __init__(self, duties: Duties, *, clock: Clock) -> None:
         self._duties, self._clock = duties, clock
         self._offset_s = self._offset()
-        self._swept_ns: int | None = None
         self._storage_low = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
@@ -80,8 +78,5 @@ class Housekeeping:
             self._storage_low = False
 
     def _sweep(self) -> None:
-        now_ns = self._clock.monotonic_ns()
-        if self._swept_ns is not None and now_ns - self._swept_ns < SWEEP_INTERVAL_S * 1e9:
-            return
-        self._swept_ns = now_ns
+        """At each look: whose consent has ended is announced for a second more at most."""
         self._duties.sweep(self._clock.now())

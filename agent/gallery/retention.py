@@ -17,7 +17,6 @@ DEFAULT_DAYS = 365
 # the same for a day: a power cut that resets the clock must not wipe a gallery, and a site that never
 # synchronises must still forget.
 UNSYNCED_GRACE = timedelta(hours=24)
-SWEEP_INTERVAL_S = 60.0  # how often to sweep; the deadlines are in memory, so a sweep that finds nothing is free
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,7 @@ class GalleryStore:
             return self._carry_out()
 
     def sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
-        """Erase what is past its time, and what an earlier erasure could not finish; call it each minute.
+        """Erase what is past its time, and what an earlier erasure could not finish; call it each second.
 
         While the clock is unsynced a reference that seems past its time is withheld from matching, and destroyed once
         the clock has said so for ``UNSYNCED_GRACE``.
