@@ -50,13 +50,14 @@ class Subscriber:
         clock: Clock,
         state: StateFile | None = None,
         durable: bool = False,
+        client_id: str | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
         on_notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Read certificates, trust and state; KeyStoreError, VerificationError or StorageError says what is wrong.
 
-        ``durable`` asks the broker to keep events while this subscriber is away; ``on_notice`` hears of lost
-        and found connections.
+        ``durable`` asks the broker to keep events while this subscriber is away; ``client_id`` names its session
+        there, by default as its certificate does; ``on_notice`` hears of lost and found connections.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
         self._filters = event_filters(site)
@@ -67,6 +68,7 @@ class Subscriber:
             )
         self._trust, self._state, self._durable = trust, state, durable
         self._name = load_identity(broker.credentials, clock).common_name
+        self._client_id = client_id or self._name
         self.verifier = Verifier(trusted, state=state.load() if state else None)
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
@@ -124,7 +126,7 @@ class Subscriber:
     def _connect(self) -> Connection:
         connection = Connection(
             self._broker,
-            client_id=self._name,
+            client_id=self._client_id,
             clock=self._clock,
             common_name=self._name,
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,

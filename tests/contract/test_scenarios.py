@@ -1,50 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every scenario's promise holds for a whole unit in this process, and the same scenario gives the same bytes."""
+"""Every scenario's promise holds for a whole unit in this process, and does not hold by itself without its fault.
+
+And the same scenario gives the same bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tools.rigging.__main__ import SCENARIOS
 from tools.rigging.inprocess import play_here
-from tools.rigging.outcome import Run, judge
-from tools.rigging.scenario import load_scenario
+from tools.rigging.judge import judge
+from tools.rigging.outcome import Run
+from tools.rigging.scenario import DEFAULT_START, Enrolled, Scenario, load_scenario
 
 pytestmark = pytest.mark.timeout(600)  # each takes about two seconds of processor time; machines may be busy
 
 FILES = sorted(SCENARIOS.glob("*.yaml"))
 # One with chance in it (jitter of reconnecting, a torn write), one with commands and keys.
 REPEATED = ("power-cut", "withdrawal-in-view")
+ASKED_FOR = {
+    "single-person",
+    "two-at-once",
+    "stranger",
+    "twins",
+    "lookalike",
+    "siblings",
+    "low-light",
+    "backlight",
+    "motion-blur",
+    "occlusion",
+    "turned-head",
+    "tiny-face",
+    "crowd-of-eight",
+    "leaves-and-returns",
+    "withdrawal-in-view",
+    "consent-expires-at-midnight",
+    "epoch-roll-over",
+    "clock-ten-years-back",
+    "clock-ten-years-forward",
+    "broker-outage",
+    "broker-slow",
+    "answers-lost",
+    "link-refused",
+    "link-half-open",
+    "camera-unplugged",
+    "disk-full",
+    "disk-slow",
+    "model-altered",
+    "configuration-reload",
+    "killed",
+    "power-cut",
+}
 
 
-def play(file: Path, folder: Path) -> Run:
-    run = play_here(load_scenario(file), folder)
+def play(scenario: Scenario, folder: Path) -> Run:
+    run = play_here(scenario, folder)
     if isinstance(run, str):
-        pytest.skip(run)
+        pytest.skip(run)  # disk-slow: tests/fault/test_rig_service.py plays it
     return run
+
+
+def wrong(scenario: Scenario, run: Run) -> list[str]:
+    return [f"{check.name}: {check.found}" for check in judge(scenario, run) if check.ok is False]
+
+
+def faultless(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
+    """The scenario without each of the things that go wrong in it, one at a time."""
+    for number, fault in enumerate(scenario.faults):
+        others = (*scenario.faults[:number], *scenario.faults[number + 1 :])
+        yield f"{fault.__struct_config__.tag}-{number}", replace(scenario, faults=others)
+    if scenario.start != DEFAULT_START:
+        yield "start", replace(scenario, start=DEFAULT_START)
+    if any(one.expires_at is not None for one in scenario.enrolled):
+        yield "expires_at", replace(scenario, enrolled=tuple(Enrolled(who=one.who) for one in scenario.enrolled))
+
+
+MUTANTS = {
+    f"{file.stem}-without-{name}": mutant
+    for file in FILES
+    for name, mutant in faultless(load_scenario(file))
+    if not load_scenario(file).needs_process  # tests/fault/test_rig_service.py plays those
+}
+ONLY_LOGGED = ("configuration-reload-without-reload-0",)  # a file that is refused changes no event
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_what_the_scenario_promises_holds(file: Path, tmp_path: Path) -> None:
     scenario = load_scenario(file)
-    run = play(file, tmp_path / "first")
-    wrong = [f"{check.name}: {check.found}" for check in judge(scenario, run) if not check.ok]
-    assert not wrong, f"{scenario.promise}\n" + "\n".join(run.log)
+    run = play(scenario, tmp_path / "first")
+    assert not wrong(scenario, run), f"{scenario.promise}\n" + "\n".join(run.log or ())
     if file.stem in REPEATED:
-        again = run.same_as(play(file, tmp_path / "again"))
+        again = run.same_as(play(scenario, tmp_path / "again"))
         assert again.ok, again.found
         assert len(run.messages) >= 3
 
 
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_scenario_notices_when_its_fault_does_not_happen(name: str, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    run = play(mutant, tmp_path / "unit")
+    assert wrong(mutant if name in ONLY_LOGGED else replace(mutant, log=()), run)
+
+
 def test_another_seed_signs_with_other_keys(tmp_path: Path) -> None:
-    file = SCENARIOS / "empty-gallery.yaml"
-    text = file.read_text().replace("scene: ../scenes", f"scene: {SCENARIOS.parent / 'scenes'}")
-    other = tmp_path / "other.yaml"
-    other.write_text(f"{text}seed: 7\n")
-    assert not play(file, tmp_path / "a").same_as(play(other, tmp_path / "b")).ok
+    scenario = load_scenario(SCENARIOS / "empty-gallery.yaml")
+    other = replace(scenario, seed=7)
+    assert not play(scenario, tmp_path / "a").same_as(play(other, tmp_path / "b")).ok
 
 
-def test_there_are_scenarios_for_what_was_asked() -> None:
-    assert len(FILES) >= 20
+def test_there_is_a_scenario_for_everything_that_was_asked_for() -> None:
+    assert {file.stem for file in FILES} >= ASKED_FOR

@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.site.programs import issue_client
 from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials
-from tools.demonstration.site import SITE, UNIT
+from tools.demonstration.site import SITE, UNIT, DemoSite
 from tools.rigging.__main__ import SCENARIOS
-from tools.rigging.outcome import Run, judge
+from tools.rigging.disk import SlowDisk
+from tools.rigging.inprocess import play_here
+from tools.rigging.judge import judge
+from tools.rigging.outcome import Run
 from tools.rigging.process import UnitProcess
 from tools.rigging.remote import Remote
 from tools.rigging.scenario import Scenario, load_scenario
@@ -21,25 +28,132 @@ from tools.rigging.service import Premises
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
+SINGLE = load_scenario(SCENARIOS / "single-person.yaml")
+SLOW = load_scenario(SCENARIOS / "disk-slow.yaml")
+OTHER = "door-2"
+
+
+@pytest.fixture(scope="module")
+def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    with Premises(tmp_path_factory.mktemp("premises")) as premises:
+        yield premises
+
+
+@pytest.fixture(scope="module")
+def broker(premises: Premises) -> BrokerSettings:
+    """As an auditor sees it."""
+    keys = issue_client(premises.site.site.folder, "auditor-2", "auditor")
+    premises.broker.reload(premises.site.site)
+    credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+    return BrokerSettings("127.0.0.1", credentials, port=premises.broker.port)
+
+
+@pytest.fixture(scope="module")
+def played(premises: Premises) -> Run:
+    """A single person's scenario."""
+    run = premises.play(SINGLE)
+    assert isinstance(run, Run), run
+    return run
+
+
+@pytest.fixture
+def unit(premises: Premises, played: Run) -> Iterator[UnitProcess]:
+    """With that scene, and the person enrolled."""
+    unit = UnitProcess(premises.site.config, outbox=premises.site.unit / "outbox.db")
+    yield unit
+    unit.stop()
+
+
+@pytest.fixture
+def other(premises: Premises, unit: UnitProcess) -> Iterator[UnitProcess]:
+    """Another unit of the site, which sees nobody."""
+    site = DemoSite(premises.site.folder, OTHER)
+    scene = premises.site.folder / "nobody.yaml"
+    scene.write_text("duration: 30\n")
+    site.add_unit(port=premises.broker.port, protocol=premises.broker.protocol, scene=scene)
+    premises.broker.reload(site.site)
+    other = UnitProcess(site.config, outbox=site.unit / "outbox.db")
+    yield other
+    other.kill()
+
+
+def remote(premises: Premises, broker: BrokerSettings, name: str = UNIT, *, wait_s: float = 60) -> Remote:
+    return Remote(broker, site=SITE, unit=name, trust=premises.site.site.folder, start_timeout_s=wait_s)
+
 
 def wrong(scenario: Scenario, run: Run | str) -> list[str]:
     assert isinstance(run, Run), run
-    return [f"{check.name}: {check.found}" for check in judge(scenario, run) if not check.ok]
+    return [f"{check.name}: {check.found}" for check in judge(scenario, run) if check.ok is False]
 
 
-def test_what_holds_in_process_holds_for_the_service_and_for_a_unit_far_away(tmp_path: Path) -> None:
-    scenario = load_scenario(SCENARIOS / "single-person.yaml")
-    with Premises(tmp_path) as premises:
-        assert wrong(scenario, premises.play(scenario)) == []
-        site = premises.site
-        keys = issue_client(site.site.folder, "auditor-2", "auditor")
-        premises.broker.reload(site.site)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
-        broker = BrokerSettings("127.0.0.1", credentials, port=premises.broker.port)
-        remote = Remote(broker, site=SITE, unit=UNIT, trust=site.site.folder)
-        unit = UnitProcess(site.config, outbox=site.unit / "outbox.db")
-        starter = threading.Timer(2.0, unit.start)  # the person who starts it
-        starter.start()
-        assert wrong(scenario, remote.play(scenario)) == []
-        unit.stop()
-    assert "break nothing" in str(remote.play(load_scenario(SCENARIOS / "killed.yaml")))
+def test_what_holds_in_process_holds_for_the_service_and_every_cost_is_measured(played: Run) -> None:
+    assert wrong(SINGLE, played) == []
+    assert None not in asdict(played.measured).values()
+
+
+def test_events_that_are_swapped_late_or_early_fail_in_process_and_at_the_service(played: Run, tmp_path: Path) -> None:
+    started, match, stopping = SINGLE.expect
+    here = play_here(SINGLE, tmp_path)
+    assert isinstance(here, Run)
+    for run in (here, played):
+        exact = dataclasses.replace(run, slack_s=0)
+        assert wrong(SINGLE, exact) == []
+        swapped = wrong(replace(SINGLE, expect=(match, started, stopping)), run)
+        assert any(one.startswith("in the order of the file") for one in swapped)
+        for late in (replace(match, between=(0.0, 0.1)), replace(match, within_ms=1)):
+            assert wrong(replace(SINGLE, expect=(started, late, stopping)), exact)
+        assert wrong(replace(SINGLE, expect=(started, replace(match, within_ms=1), stopping)), run)
+        assert wrong(replace(SINGLE, expect=(started, replace(match, between=(4.9, 5.0)), stopping)), run)
+
+
+def test_a_unit_far_away_is_judged_by_its_own_events_alone(
+    premises: Premises, broker: BrokerSettings, unit: UnitProcess, other: UnitProcess
+) -> None:
+    timers = [threading.Timer(1.0, other.start), threading.Timer(6.0, unit.start)]  # the people who start them
+    for timer in timers:
+        timer.start()
+    run = remote(premises, broker).play(SINGLE)
+    assert wrong(SINGLE, run) == []
+    assert isinstance(run, Run)
+    assert {one.event.unit for one in run.arrivals} == {UNIT}
+
+
+def test_a_unit_far_away_that_says_nothing_now_is_not_judged_by_what_it_said_before(
+    premises: Premises, broker: BrokerSettings, unit: UnitProcess
+) -> None:
+    silent = ["the unit starts: door-1 said nothing of a start within 0.5 s; units heard: none"]
+    assert wrong(SINGLE, remote(premises, broker, wait_s=0.5).play(SINGLE)) == silent
+    unit.start()
+    assert unit.wait(60) == 0
+    assert wrong(SINGLE, remote(premises, broker, wait_s=0.5).play(SINGLE)) == silent
+
+
+def test_a_misspelled_unit_is_a_failure_that_names_the_units_that_were_heard(
+    premises: Premises, broker: BrokerSettings, unit: UnitProcess
+) -> None:
+    starter = threading.Timer(0.5, unit.start)
+    starter.start()
+    (found,) = wrong(SINGLE, remote(premises, broker, "door-l", wait_s=6).play(SINGLE))
+    assert "units heard: door-1" in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"faults": SLOW.faults}, "break nothing"),
+        ({"configuration": {"events.presence": True}}, "needs events.presence set"),
+        ({"start": SINGLE.start.replace(year=2027)}, "needs the clock set"),
+        ({"enrolled": load_scenario(SCENARIOS / "consent-expires-at-midnight.yaml").enrolled}, "needs a consent"),
+    ],
+)
+def test_what_a_rig_cannot_bring_about_far_away_is_not_played(
+    premises: Premises, broker: BrokerSettings, changes: dict[str, object], reason: str
+) -> None:
+    assert reason in str(remote(premises, broker).play(replace(SINGLE, **changes)))
+
+
+@pytest.mark.skipif(not SlowDisk.available(), reason="needs a C compiler")
+def test_a_slow_disk_delays_events_and_the_scenario_notices_when_it_is_not_slow(premises: Premises) -> None:
+    assert wrong(SLOW, premises.play(SLOW)) == []
+    mutant = replace(SLOW, faults=())
+    assert wrong(mutant, premises.play(mutant))

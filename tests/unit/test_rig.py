@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -16,11 +14,10 @@ from agent.outbox.queue import Head
 from agent.outbox.verify import VerifiedEvent
 from tests.simulators.signing_unit import SigningUnit, unit_draft, verifier_of
 from tools.rigging.clock import AgendaClock, OffsetClock, say_offset
+from tools.rigging.installation import apply
 from tools.rigging.ledger import balance
-from tools.rigging.outcome import Arrival, Check, Run, judge
 from tools.rigging.process import head_of, tear
-from tools.rigging.report import Verdict, as_json, as_junit, table
-from tools.rigging.scenario import Scenario, load_scenario
+from tools.rigging.scenario import Scenario, load_scenario, load_scenarios
 from tools.rigging.soak import slope
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -64,12 +61,49 @@ def test_a_good_scenario_lasts_as_long_as_its_scene(tmp_path: Path) -> None:
         ("script:\n  duration: 5", "script:\n  duration: -5", r"one.yaml:3: script.duration"),
         ("script:\n  duration: 5", "seconds: 5", "give one of 'scene', 'script' and 'video'"),
         ("at: 1, do: kill", "at: 1, do: disk_full, until: 1", "'until' must be later than 'at'"),
+        ("at: 1, do: kill", "at: 1, do: disk_full, until: 6", r"one.yaml:7: faults\[0\]: 'until' is after the end"),
+        (
+            "  - {at: 1, do: kill}",
+            "  - {at: 1, do: broker_down, until: 3}\n  - {at: 2, do: link_slow, until: 4, delay_ms: 9}",
+            r"one.yaml:8: faults\[1\]: must begin after 3 s: one fault of the link at a time",
+        ),
+        (
+            "  - {at: 1, do: kill}",
+            "  - {at: 2, do: disk_full, until: 4}\n  - {at: 1, do: disk_full, until: 3}",
+            r"one.yaml:7: faults\[0\]: must begin after 3 s: one fault at a time",
+        ),
+        ("expect:", "resent: [2, 1]\nexpect:", "give 'resent' as"),
+        ("script:\n  duration: 5", "video: nowhere.mp4\nseconds: 5", r"one.yaml:2: video: there is no such file"),
+        ("expect:", "slack_s: -1\nexpect:", "one.yaml:8: slack_s"),
     ],
 )
 def test_a_wrong_scenario_is_answered_with_line_and_key(tmp_path: Path, was: str, is_now: str, complaint: str) -> None:
     assert was in GOOD
     with pytest.raises(ConfigError, match=complaint):
         load(tmp_path, GOOD.replace(was, is_now))
+
+
+def test_faults_of_different_things_may_overlap(tmp_path: Path) -> None:
+    both = "  - {at: 1, do: broker_down, until: 4}\n  - {at: 2, do: disk_full, until: 3}\n  - {at: 2, do: link_cut}"
+    assert len(load(tmp_path, GOOD.replace("  - {at: 1, do: kill}", both)).faults) == 3
+
+
+def test_all_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
+    for file, text in zip(files, ("promis: 1\n", GOOD, GOOD.replace("do: kill", "do: kil")), strict=True):
+        file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_scenarios(files)
+    assert "a.yaml:1: promis" in str(error.value)
+    assert "c.yaml:7: faults[0]" in str(error.value)
+
+
+def test_a_configuration_of_the_wrong_shape_is_refused_with_its_key() -> None:
+    content = {"profile": "demo", "events": {"presence": True}}
+    apply(content, {"events.presence": None, "events.hold": 5, "absent": None})
+    assert content == {"profile": "demo", "events": {"hold": 5}}
+    with pytest.raises(ConfigError, match=r"profile\.x: 'profile' has a value and no keys below it"):
+        apply(content, {"profile.x": 1})
 
 
 def events_of(unit: SigningUnit, count: int) -> list[VerifiedEvent]:
@@ -109,45 +143,6 @@ def test_the_head_is_read_beside_a_torn_write_and_the_unit_goes_on_from_it(tmp_p
     unit.path = dead / "outbox.db"
     unit.open()
     assert unit.say(unit_draft(unit.clock)).seq == 5
-
-
-def judged(scenario: Scenario, run: Run) -> dict[str, bool]:
-    return {check.name: check.ok for check in judge(scenario, run)}
-
-
-def test_a_missing_a_stray_a_late_and_a_disordered_event_are_seen(tmp_path: Path) -> None:
-    scenario = load(tmp_path, GOOD.replace("condition: started", "condition: camera_back, between: [1, 2]"))
-    unit = SigningUnit(tmp_path / "outbox.db")
-    one, two = (Arrival(event, 1.5, "", 800) for event in events_of(unit, 2))
-    expected = "unit camera_back once from 1 to 2 s"
-    assert all(judged(scenario, Run("test", arrivals=[one])).values())
-    assert judged(scenario, Run("test"))[expected] is False
-    assert judged(scenario, Run("test", arrivals=[one, two]))["nothing else"] is False
-    assert judged(scenario, Run("test", arrivals=[replace(one, at_s=2.5)]))[expected] is False
-    assert judged(scenario, Run("test", slack_s=1, arrivals=[replace(one, at_s=2.5)]))[expected] is True
-    assert judged(scenario, Run("test", arrivals=[two, one]))["in order"] is False
-    assert judged(scenario, Run("test", arrivals=[replace(one, size=5000)]))["at most 1400 bytes of an event"] is False
-    assert judged(scenario, Run("test", arrivals=[one], ended="disk full"))["ends: clean"] is False
-    run = Run("test", arrivals=[one])
-    run.refused["fork"] = 1
-    assert judged(scenario, run)["every event verified"] is False
-
-
-def test_reports_tell_what_failed_to_people_programs_and_build_servers() -> None:
-    checks = (Check("a", True, "fine"), Check("b", False, "<broken> & odd"))
-    verdicts = [
-        Verdict("first", "in-process", "a promise", checks, Run("in-process")),
-        Verdict("second", "service", "a promise", (), None, "needs a clock"),
-    ]
-    assert not verdicts[0].ok
-    suites = ET.fromstring(as_junit(verdicts))  # written by ourselves a line above
-    assert [(suite.get("tests"), suite.get("failures"), suite.get("skipped")) for suite in suites] == [
-        ("2", "1", "0"),
-        ("1", "0", "1"),
-    ]
-    assert [one["ok"] for one in json.loads(json.dumps(as_json(verdicts)))] == [False, True]
-    assert table(verdicts, every_check=False).row_count == 3
-    assert table(verdicts, every_check=True).row_count == 4
 
 
 def test_the_agenda_is_kept_in_order_as_time_passes() -> None:

@@ -35,13 +35,14 @@ from agent.uplink.session import Uplink
 from agent.uplink.topics import Topics
 from agent.world import World
 from tools.demonstration.site import SITE, UNIT
-from tools.rigging import scenario as said
+from tools.rigging import faults
 from tools.rigging.camera import SceneView, source_of
 from tools.rigging.clock import AgendaClock
-from tools.rigging.installation import Installation
+from tools.rigging.installation import Installation, disk_bytes
 from tools.rigging.link import Published, SimulatedBroker
-from tools.rigging.outcome import Arrival, Run
+from tools.rigging.outcome import Arrival, Measured, Run
 from tools.rigging.process import TORN_BYTES, head_of, tear
+from tools.rigging.scenario import Scenario
 
 TURN_S = 0.02  # of the uplink: finer than any latency that a scenario asks for
 MAX_FLUSH_S = 120.0  # of simulated time: the longest wait between two attempts to connect has half of it
@@ -55,7 +56,7 @@ class Died(BaseException):
 class InProcess:
     """One scenario, once."""
 
-    def __init__(self, scenario: said.Scenario, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
         self._scenario = scenario
         self._clock = AgendaClock(scenario.start, scenario.clock)
         script = scenario.scene or folder / "view.yaml"
@@ -67,7 +68,9 @@ class InProcess:
         self._verifier = Verifier(self._unit.trusted())
         self._people: dict[bytes, str] = {}
         self._heads: list[Head] = []  # what the unit had signed at each of its deaths and at its end
-        self._run = Run("in-process", heads=self._heads, embeddings=0)
+        self._log: list[str] = []
+        self._run = Run("in-process", heads=self._heads, log=self._log)
+        self._embeddings = 0
         self._reload = Reload(self._unit.config)
         self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
         self._was_down = False  # the broker, when the unit died
@@ -80,15 +83,16 @@ class InProcess:
     def run(self) -> Run:
         """Play it to its end; raises PosternError only for what the scenario itself gets wrong."""
         began = time.monotonic()
+        self._unit.config()  # what is wrong with it from the start is the scenario's mistake, and no refusal to go on
         for one in self._scenario.enrolled:
             subject = self._unit.enrol(one.who, clock=self._clock, expires_at=one.expires_at)
             self._people[bytes.fromhex(subject)] = one.who
         acts = self._acts()
         for fault in self._scenario.faults:
             self._clock.after(fault.at, partial(acts[type(fault)], fault))
-            if isinstance(fault, said.Lasting):
+            if isinstance(fault, faults.Lasting):
                 self._clock.after(fault.until, partial(self._end, fault))
-        with _logged(self._run.log):
+        with _logged(self._log):
             try:
                 while self._live():
                     self._clock.sleep(RESTART_S)
@@ -96,12 +100,11 @@ class InProcess:
                 self._run.ended = str(error)
             finally:
                 self._fill_disk(full=False)
-        config = self._unit.config()
-        self._heads.append(head_of(config.outbox.path))
+        files = self._unit.stores()
+        self._heads.append(head_of(files[0]))
         if self._run.ended is None:
             self._flush(self._heads[-1].seq)
-        files = (config.outbox.path, config.gallery.path, config.audit.path)
-        self._run.disk_bytes = sum(file.stat().st_size for file in files if file.exists())
+        self._run.measured = Measured(embeddings=self._embeddings, disk_bytes=disk_bytes(files))
         self._run.seconds = time.monotonic() - began
         return self._run
 
@@ -118,9 +121,9 @@ class InProcess:
             self._dead, self._broker.down = False, self._was_down
             self._again = True
         finally:
-            if self._service is not None and self._run.embeddings is not None:
+            if self._service is not None:
                 embed = self._service.times.summaries().get("embed")  # missing when none was made
-                self._run.embeddings += embed.count if embed is not None else 0
+                self._embeddings += embed.count if embed is not None else 0
                 self._service = None
         return self._reload.take() is not None or self._again
 
@@ -170,31 +173,31 @@ class InProcess:
 
     # -- what goes wrong -----------------------------------------------------------------------------
 
-    def _acts(self) -> dict[type[said.Fault], Callable[[Any], None]]:
+    def _acts(self) -> dict[type[faults.Fault], Callable[[Any], None]]:
         """What begins with each kind of fault."""
         broker = self._broker
         return {
-            said.BrokerDown: lambda _: setattr(broker, "down", True),
-            said.LinkRefused: lambda _: setattr(broker, "down", True),
-            said.LinkSilent: lambda _: setattr(broker, "silent", True),
-            said.AnswersLost: lambda _: setattr(broker, "deaf", True),
-            said.LinkSlow: lambda fault: setattr(broker, "delay_s", fault.delay_ms / 1000),
-            said.LinkCut: lambda _: broker.cut(),
-            said.CameraUnplugged: lambda _: setattr(self, "_plugged", False),
-            said.DiskFull: lambda _: self._fill_disk(full=True),
-            said.ClockStep: lambda fault: self._clock.step_wall(fault.seconds, fault.clock),
-            said.Withdraw: lambda fault: self._withdraw(fault.who),
-            said.ModelAltered: lambda _: flip_a_bit(self._unit.folder / "models" / "embedder.tflite"),
-            said.Restart: lambda _: setattr(self, "_again", True),
-            said.Reload: lambda fault: self._change(fault.set),
-            said.Kill: lambda _: self._die(torn=False),
-            said.PowerCut: lambda _: self._die(torn=True),
+            faults.BrokerDown: lambda _: setattr(broker, "down", True),
+            faults.LinkRefused: lambda _: setattr(broker, "down", True),
+            faults.LinkSilent: lambda _: setattr(broker, "silent", True),
+            faults.AnswersLost: lambda _: setattr(broker, "deaf", True),
+            faults.LinkSlow: lambda fault: setattr(broker, "delay_s", fault.delay_ms / 1000),
+            faults.LinkCut: lambda _: broker.cut(),
+            faults.CameraUnplugged: lambda _: setattr(self, "_plugged", False),
+            faults.DiskFull: lambda _: self._fill_disk(full=True),
+            faults.ClockStep: lambda fault: self._clock.step_wall(fault.seconds, fault.clock),
+            faults.Withdraw: lambda fault: self._withdraw(fault.who),
+            faults.ModelAltered: lambda _: flip_a_bit(self._unit.folder / "models" / "embedder.tflite"),
+            faults.Restart: lambda _: setattr(self, "_again", True),
+            faults.Reload: lambda fault: self._change(fault.set),
+            faults.Kill: lambda _: self._die(torn=False),
+            faults.PowerCut: lambda _: self._die(torn=True),
         }
 
-    def _end(self, fault: said.Fault) -> None:
-        if isinstance(fault, said.CameraUnplugged):
+    def _end(self, fault: faults.Fault) -> None:
+        if isinstance(fault, faults.CameraUnplugged):
             self._plugged = True
-        elif isinstance(fault, said.DiskFull):
+        elif isinstance(fault, faults.DiskFull):
             self._fill_disk(full=False)
         else:
             self._broker.heal()
@@ -205,7 +208,7 @@ class InProcess:
             return  # it is down at this moment anyway
         self._lives += 1
         self._unit.copy_to(self._unit.folder.with_name(f"unit-{self._lives}"))
-        outbox = self._unit.config().outbox.path
+        outbox, *_ = self._unit.stores()
         self._heads.append(head_of(outbox))
         if torn:
             tear(outbox, self._unit.random(TORN_BYTES))
@@ -268,7 +271,7 @@ class InProcess:
         return {"camera": camera, **self._scenario.configuration}
 
 
-def play_here(scenario: said.Scenario, folder: Path) -> Run | str:
+def play_here(scenario: Scenario, folder: Path) -> Run | str:
     """Play it in ``folder``; a sentence when that needs a process of its own."""
     if scenario.needs_process:
         return "needs a process of its own: a slow disk is loaded into it (--target service)"

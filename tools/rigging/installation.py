@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.assemble import Models, load_key, load_models, open_gallery
 from agent.clock import Clock
 from agent.config import Config, load_config
+from agent.errors import ConfigError
 from agent.files import make_private_folder, write_atomic
 from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey, save_private_key
@@ -41,6 +42,7 @@ class Installation:
     def __init__(self, folder: Path, *, seed: int, start: datetime, changes: Mapping[str, Any], scene: Path) -> None:
         self._seed, self._start = seed, start
         self._chance = random.Random(seed)
+        self._files: list[Path] = []
         self.folder = folder
         self.site_key = self._key("site", SigningKey)
         self._master = self._key("master", SigningKey)
@@ -59,7 +61,14 @@ class Installation:
         return self.folder / "config.yaml"
 
     def config(self) -> Config:
-        return load_config(self.config_file)
+        """What the unit's file says now; raises ConfigError."""
+        config = load_config(self.config_file)
+        self._files = [file.relative_to(self.folder.resolve()) for file in stores(config)]
+        return config
+
+    def stores(self) -> list[Path]:
+        """Outbox, gallery and audit log, by the last file that could be read: a scenario may have spoiled it since."""
+        return [self.folder / file for file in self._files]
 
     def configure(self, changes: Mapping[str, Any], scene: Path) -> None:
         """Write the unit's file: the demo's, with ``changes`` by dotted key."""
@@ -115,15 +124,31 @@ class Installation:
 
 
 def apply(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Set dotted keys in a nested mapping; None removes a key."""
+    """Set dotted keys in a nested mapping; None removes a key. Raises ConfigError where the path ends in a value."""
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
-        inner = content
-        for name in path:
+        inner: Any = content
+        for depth, name in enumerate(path, start=1):
             inner = inner.setdefault(name, {})
-        inner[last] = value
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"configuration: {dotted}: '{'.'.join(path[:depth])}' has a value and no keys below it"
+                )
         if value is None:
-            del inner[last]
+            inner.pop(last, None)
+        else:
+            inner[last] = value
+
+
+def stores(config: Config) -> list[Path]:
+    """Outbox, gallery and audit log of a unit."""
+    return [config.outbox.path, config.gallery.path, config.audit.path]
+
+
+def disk_bytes(files: Sequence[Path]) -> int:
+    """What ``stores`` of a stopped unit take; not the outbox's reserve, which never changes."""
+    logs = [file.with_name(f"{file.name}-wal") for file in files]
+    return sum(file.stat().st_size for file in (*files, *logs) if file.exists())
 
 
 _TAKEN: dict[tuple[str, str, str], list[Vector]] = {}

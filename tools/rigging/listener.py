@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter
@@ -31,10 +32,23 @@ class Received:
 
 
 class Listener:
-    """Receives from entering to leaving; ``durable``, so that a broker's restart loses it nothing."""
+    """Receives from entering to leaving; ``durable``, so that a broker's restart loses it nothing.
 
-    def __init__(self, broker: BrokerSettings, *, site: str, trust: TrustFile, clock: Clock | None = None) -> None:
-        self._subscriber = Subscriber(broker, site=site, trust=trust, clock=clock or SystemClock(), durable=True)
+    One that is not durable has a session of its own that nobody had before: nothing waits in it at the start, and
+    the broker forgets it at the end.
+    """
+
+    def __init__(
+        self, broker: BrokerSettings, *, site: str, trust: TrustFile, clock: Clock | None = None, durable: bool = True
+    ) -> None:
+        self._subscriber = Subscriber(
+            broker,
+            site=site,
+            trust=trust,
+            clock=clock or SystemClock(),
+            durable=durable,
+            client_id=None if durable else f"rig-{secrets.token_hex(8)}",
+        )
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
         self._lock = threading.Lock()
         self._received: list[Received] = []
@@ -79,10 +93,6 @@ class Listener:
                 return True
             time.sleep(0.05)
         return False
-
-    def missing(self, unit: str) -> int:
-        """How many numbers of ``unit`` never came and were not owned up to; only after leaving."""
-        return sum(gap.count for gap in self._subscriber.verifier.missing(unit))
 
     def _run(self) -> None:
         try:

@@ -7,6 +7,7 @@ the camera starts; ``tools/scenarios/README.md`` explains by example.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,18 +20,20 @@ from agent.camera.scene_script import SceneScript, load_script
 from agent.clock import ClockState
 from agent.config_check import convert, refusal
 from agent.config_yaml import read_document
+from agent.errors import ConfigError
 from agent.outbox.event import Condition
+from tools.rigging.faults import MAX_SECONDS, At, CameraUnplugged, ClockStep, DiskSlow, Fault, Who, Withdraw, mistakes
 
-MAX_SECONDS = 600.0  # as long as a scene may last
 MAX_FAULTS = 64
 MAX_EXPECTED = 64
-MAX_STEP_S = 4e8  # twelve years: what a reset battery does to a clock
+MAX_SLACK_S = 60.0  # what comes later than that has not come
 DEFAULT_START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)  # a Monday morning, in the middle of no epoch change
 
-At = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description="seconds from the start of the camera")]
-Who = Annotated[str, Meta(pattern=r"^person-[0-9]{2}$(?!\n)", description="a demo person: person-01 and so on")]
 Moment = Annotated[datetime, Meta(tz=True, description="ISO 8601 with an offset, in quotes")]
 Words = Annotated[str, Meta(min_length=3, max_length=200, description="text that must stand in it")]
+Milliseconds = Annotated[int, Meta(ge=1, le=600_000, description="how soon after the event that is expected before it")]
+Slack = Annotated[float, Meta(ge=0, le=MAX_SLACK_S, description="how late events may be where time is the machine's")]
+Count = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,117 +47,9 @@ class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"there is no demo person of that name; known: {PERSON_IDS[0]} to {PERSON_IDS[-1]}")
 
 
-class _Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="do"):
-    at: At
-
-
-class Lasting(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What goes on until a time."""
-
-    until: At
-
-    def __post_init__(self) -> None:
-        if self.until <= self.at:
-            raise ValueError("'until' must be later than 'at'")
-
-
-class BrokerDown(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="broker_down"):
-    """The broker is stopped and started again."""
-
-
-class LinkRefused(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_refused"):
-    """Connections are cut, and new ones closed at once."""
-
-
-class LinkSilent(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_silent"):
-    """Half-open: the connection stands and nothing gets through."""
-
-
-class AnswersLost(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="answers_lost"):
-    """The broker gets everything, its acknowledgements do not come back: what it has is sent again."""
-
-
-class LinkSlow(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_slow"):
-    """Everything takes ``delay_ms`` longer, each way."""
-
-    delay_ms: Annotated[int, Meta(ge=1, le=5000, description="milliseconds each way, 1 to 5000")]
-
-
-class LinkCut(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="link_cut"):
-    """The connection breaks once."""
-
-
-class CameraUnplugged(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="camera_unplugged"):
-    """No pictures, and no camera to be found; what happens before it goes on."""
-
-
-class DiskFull(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="disk_full"):
-    """Every write to a file fails."""
-
-
-class DiskSlow(Lasting, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="disk_slow"):
-    """Making anything durable takes ``delay_ms`` longer; needs a process of its own."""
-
-    delay_ms: Annotated[int, Meta(ge=1, le=5000, description="milliseconds each time, 1 to 5000")]
-
-
-class PowerCut(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="power_cut"):
-    """The unit dies in the middle of a write, which stays half done, and starts again."""
-
-
-class Kill(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="kill"):
-    """Kill -9, and a new start."""
-
-
-class ClockStep(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="clock_step"):
-    """Somebody or something sets the wall clock."""
-
-    seconds: Annotated[float, Meta(ge=-MAX_STEP_S, le=MAX_STEP_S, description="seconds, forward or back")]
-    clock: ClockState = "unsynced"
-
-
-class Withdraw(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="withdraw"):
-    """A person withdraws: the site's signed command reaches the unit."""
-
-    who: Who
-
-
-class ModelAltered(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="model_altered"):
-    """One bit of the embedder's file flips."""
-
-
-class Restart(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="restart"):
-    """A clean stop and a new start, as after an upgrade."""
-
-
-class Reload(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="reload"):
-    """The configuration file changes (``set``: dotted keys and their new values), and SIGHUP comes."""
-
-    set: Annotated[dict[str, Any], Meta(min_length=1, max_length=16)]
-
-
-Fault = (
-    BrokerDown
-    | LinkRefused
-    | LinkSilent
-    | AnswersLost
-    | LinkSlow
-    | LinkCut
-    | CameraUnplugged
-    | DiskFull
-    | DiskSlow
-    | PowerCut
-    | Kill
-    | ClockStep
-    | Withdraw
-    | ModelAltered
-    | Restart
-    | Reload
-)
-
-
 class _Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="event"):
     between: Annotated[tuple[At, At], Meta(description="when it must arrive, [from, to]")] = (0.0, MAX_SECONDS)
+    within_ms: Milliseconds | None = None
     times: Annotated[tuple[int, int], Meta(description="how often, [least, most]")] = (1, 1)
     backlog: bool | None = None
 
@@ -163,16 +58,20 @@ class _Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError("give 'between' and 'times' as [smaller, larger]")
 
 
-class ExpectMatch(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
+class _ExpectPerson(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    who: Who
+    pseudonym: Annotated[
+        Literal["same", "new"] | None, Meta(description="against the event about this person before it")
+    ] = None
+
+
+class ExpectMatch(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
     """An enrolled person was recognised."""
 
-    who: Who
 
-
-class ExpectPresence(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
+class ExpectPresence(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
     """An enrolled person came or went."""
 
-    who: Who
     state: Literal["arrived", "left"]
 
 
@@ -186,15 +85,18 @@ Expected = ExpectMatch | ExpectPresence | ExpectUnit
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the scenario may cost; counts that do not depend on the machine."""
+    """What the scenario may cost; counts that do not depend on the machine. None: nobody asks."""
 
     event_bytes: Annotated[int, Meta(ge=200, le=4096, description="longest event")] = 1400
-    embeddings: Annotated[int, Meta(ge=0, le=100_000, description="embeddings made at most")] = 100_000
-    disk_bytes: Annotated[int, Meta(ge=0, description="outbox, gallery and audit log at the end")] = 8 * 1024 * 1024
+    embeddings: Annotated[int, Meta(ge=0, le=100_000, description="embeddings made at most")] | None = None
+    disk_bytes: Annotated[int, Meta(ge=0, le=2**30, description="growth of outbox, gallery and audit log")] | None = None
+    memory_mib: Annotated[int, Meta(ge=1, le=2**14, description="resident memory of the process")] | None = None
+    threads: Annotated[int, Meta(ge=1, le=1000, description="threads of the process")] | None = None
+    open_files: Annotated[int, Meta(ge=1, le=1000, description="open files of the process")] | None = None
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One scenario; ``name`` is the file's."""
+    """One scenario; its name is the file's."""
 
     promise: Annotated[str, Meta(min_length=20, max_length=400, description="what must hold, whatever the models are")]
     scene: Annotated[Path, Meta(description="a scene script")] | None = None
@@ -208,6 +110,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     configuration: Annotated[dict[str, Any], Meta(max_length=16, description="dotted keys of the unit's file")] = {}
     faults: Annotated[tuple[Fault, ...], Meta(max_length=MAX_FAULTS)] = ()
     expect: Annotated[tuple[Expected, ...], Meta(max_length=MAX_EXPECTED)] = ()
+    slack_s: Slack | None = None
+    resent: Annotated[
+        tuple[Count, Count] | None, Meta(description="messages that came again, [least, most]; default: any number")
+    ] = None
     log: Annotated[tuple[Words, ...], Meta(max_length=8, description="texts that the unit must log")] = ()
     ends: Annotated[Words | None, Meta(description="how the unit refuses to go on; default: a clean stop")] = None
     budgets: Budgets = Budgets()
@@ -218,6 +124,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         people = [one.who for one in self.enrolled]
         if len(set(people)) != len(people):
             raise ValueError("somebody is enrolled twice")
+        if self.resent is not None and self.resent[0] > self.resent[1]:
+            raise ValueError("give 'resent' as [smaller, larger]")
         named = [one.who for one in self.faults if isinstance(one, Withdraw)]
         named += [one.who for one in self.expect if isinstance(one, ExpectMatch | ExpectPresence)]
         if missing := sorted(set(named) - set(people)):
@@ -251,10 +159,24 @@ def load_scenario(file: Path) -> Scenario:
         view = scenario.view()
     except ValueError as error:
         raise refusal(document, [(("scene",), str(error))]) from error
+    if scenario.video is not None and not scenario.video.is_file():
+        raise refusal(document, [(("video",), "there is no such file")])
     length = scenario.seconds or (view.duration if view is not None else 0.0)
     if not length:
         raise refusal(document, [(("seconds",), "is missing: a video does not say how long it is")])
-    late = [number for number, one in enumerate(scenario.faults) if one.at >= length]
-    if late:
-        raise refusal(document, [(("faults", late[0]), f"comes after the end, which is at {length:g} s")])
+    if wrong := [(("faults", number), text) for number, text in mistakes(scenario.faults, length)]:
+        raise refusal(document, wrong)
     return msgspec.structs.replace(scenario, seconds=length)
+
+
+def load_scenarios(files: Sequence[Path]) -> list[Scenario]:
+    """Read and check all of them; raises one ConfigError with every mistake in every file."""
+    scenarios, wrong = [], []
+    for file in files:
+        try:
+            scenarios.append(load_scenario(file))
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return scenarios

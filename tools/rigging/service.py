@@ -43,28 +43,30 @@ from agent.uplink.credentials import Credentials
 from agent.uplink.request import Operator
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
-from tools.rigging import scenario as said
+from tools.rigging import faults
 from tools.rigging.clock import OffsetClock, say_offset
 from tools.rigging.disk import SlowDisk
 from tools.rigging.enrolment import captures, consent
 from tools.rigging.inprocess import flip_a_bit
-from tools.rigging.installation import AUDIENCE, apply
+from tools.rigging.installation import AUDIENCE, apply, disk_bytes, stores
 from tools.rigging.listener import Listener
-from tools.rigging.outcome import Arrival, Run
-from tools.rigging.process import POSTERN, TORN_BYTES, UnitProcess, head_of
+from tools.rigging.outcome import Arrival, Measured, Run
+from tools.rigging.process import POSTERN, TORN_BYTES, UnitProcess, Usage, head_of
 from tools.rigging.proxy import FaultyProxy
+from tools.rigging.scenario import DEFAULT_START, Scenario
 from tools.rigging.unit import BEGAN, CLOCK, CONTROL, UNPLUGGED
 
 CONTROLLED = (sys.executable, "-m", "tools.rigging.unit")
 OPERATOR = "operator-1"
-SLACK_S = 15.0  # of a process start, of reconnecting, and of a machine that does something else as well
+SLACK_S = 2.0  # of a machine that does something else as well: what is later than that, the unit is late with
 START_TIMEOUT_S = 120.0
 OWN_END_S = 15.0  # for a service whose scene is over to stop by itself
 LAST_EVENTS_S = 40.0
 WEEK = timedelta(weeks=1)
 LOOK_S = 0.2  # how finely the rig looks at the time and at the unit
 EMBEDDED = re.compile(r"stage embed: (\d+) times")
-STARTS_AGAIN = (said.Kill, said.PowerCut, said.Restart)
+KIB = 1024
+STARTS_AGAIN = (faults.Kill, faults.PowerCut, faults.Restart)
 
 
 class Premises:
@@ -101,7 +103,7 @@ class Premises:
     ) -> None:
         self._stack.close()
 
-    def play(self, scenario: said.Scenario) -> Run | str:
+    def play(self, scenario: Scenario) -> Run | str:
         """Play it in real time; a sentence when this target cannot."""
         again = any(isinstance(one, STARTS_AGAIN) for one in scenario.faults)
         controlled = scenario.needs_clock or scenario.needs_camera or again
@@ -121,17 +123,21 @@ class Premises:
 class _Play:
     """One scenario."""
 
-    def __init__(self, premises: Premises, scenario: said.Scenario, program: tuple[str, ...]) -> None:
+    def __init__(self, premises: Premises, scenario: Scenario, program: tuple[str, ...]) -> None:
         self._premises, self._scenario = premises, scenario
         self._site, self._link, self._broker = premises.site, premises.link, premises.broker
         self._outbox = self._site.unit / "outbox.db"
+        self._stores: list[Path] = []
+        self._disk_before = 0
         self._unit = UnitProcess(self._site.config, outbox=self._outbox, program=program)
         self._controlled = program == CONTROLLED
         self._slow = SlowDisk(premises.control)
         self._heads: list[Head] = []
         self._people: dict[bytes, str] = {}
         self._weeks = self._shift()
-        self._run = Run("service", slack_s=SLACK_S, heads=self._heads)
+        self._usage: list[Usage] = []  # of the unit, as often as the rig looks
+        slack_s = SLACK_S if scenario.slack_s is None else scenario.slack_s
+        self._run = Run("service", slack_s=slack_s, heads=self._heads)
 
     def run(self) -> Run:
         began = time.monotonic()
@@ -147,11 +153,12 @@ class _Play:
             self._heal()
             self._unit.kill()
         if status != 0:
-            self._run.ended = " ".join(line for line in self._unit.log if line.startswith("postern: "))
+            self._run.ended = " ".join(line for line in self._unit.log if line.startswith("postern: ")) or None
+        self._run.status = status
         self._heads.append(self._unit.head())
         self._run.log = list(self._unit.log)
         self._collect(ready, mark)
-        self._run.embeddings = self._embeddings()
+        self._run.measured = self._measured()
         self._run.seconds = time.monotonic() - began
         return self._run
 
@@ -160,7 +167,7 @@ class _Play:
     def _shift(self) -> timedelta:
         """Whole weeks from the scenario's start to its next occurrence: certificates are of today."""
         ahead = datetime.now(UTC) - self._scenario.start
-        return WEEK * (int(ahead / WEEK) + 1) if self._scenario.start != said.DEFAULT_START else timedelta(0)
+        return WEEK * (int(ahead / WEEK) + 1) if self._scenario.start != DEFAULT_START else timedelta(0)
 
     def _prepare(self) -> None:
         scenario, site = self._scenario, self._site
@@ -193,6 +200,8 @@ class _Play:
 
     def _enrol(self) -> None:
         config, clock = load_config(self._site.config), OffsetClock(self._premises.control / CLOCK)
+        self._stores = stores(config)
+        self._disk_before = disk_bytes(self._stores)
         model = load_models(config).embedder.model
         with open_gallery(config, load_key(config), clock) as gallery:
             gallery.erase_all()
@@ -239,36 +248,38 @@ class _Play:
     def _wait(self, until: float) -> None:
         """As long as the unit runs; it may have come to its end by itself."""
         while (left := until - time.monotonic()) > 0 and self._unit.running:
+            if (usage := self._unit.usage()) is not None:
+                self._usage.append(usage)
             time.sleep(min(left, LOOK_S))
 
-    def _acts(self) -> dict[type[said.Fault], Callable[[Any], None]]:
+    def _acts(self) -> dict[type[faults.Fault], Callable[[Any], None]]:
         """What begins with each kind of fault."""
         link, unit = self._link, self._unit
         return {
-            said.BrokerDown: lambda _: self._broker.stop(),
-            said.LinkRefused: lambda _: self._refuse(),
-            said.LinkSilent: lambda _: setattr(link, "silent", True),
-            said.AnswersLost: lambda _: setattr(link, "deaf", True),
-            said.LinkSlow: lambda fault: setattr(link, "delay_s", fault.delay_ms / 1000),
-            said.LinkCut: lambda _: link.cut(),
-            said.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).touch(),
-            said.DiskFull: lambda _: unit.fill_disk(full=True),
-            said.DiskSlow: lambda fault: self._slow.delay(fault.delay_ms),
-            said.ClockStep: self._step,
-            said.Withdraw: lambda fault: self._withdraw(fault.who),
-            said.ModelAltered: lambda _: flip_a_bit(self._site.unit / "models" / "embedder.tflite"),
-            said.Restart: lambda _: self._again(unit.stop),
-            said.Reload: lambda fault: self._reload(fault.set),
-            said.Kill: lambda _: self._again(unit.kill),
-            said.PowerCut: lambda _: self._again(unit.kill, torn=True),
+            faults.BrokerDown: lambda _: self._broker.stop(),
+            faults.LinkRefused: lambda _: self._refuse(),
+            faults.LinkSilent: lambda _: setattr(link, "silent", True),
+            faults.AnswersLost: lambda _: setattr(link, "deaf", True),
+            faults.LinkSlow: lambda fault: setattr(link, "delay_s", fault.delay_ms / 1000),
+            faults.LinkCut: lambda _: link.cut(),
+            faults.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).touch(),
+            faults.DiskFull: lambda _: unit.fill_disk(full=True),
+            faults.DiskSlow: lambda fault: self._slow.delay(fault.delay_ms),
+            faults.ClockStep: self._step,
+            faults.Withdraw: lambda fault: self._withdraw(fault.who),
+            faults.ModelAltered: lambda _: flip_a_bit(self._site.unit / "models" / "embedder.tflite"),
+            faults.Restart: lambda _: self._again(unit.stop),
+            faults.Reload: lambda fault: self._reload(fault.set),
+            faults.Kill: lambda _: self._again(unit.kill),
+            faults.PowerCut: lambda _: self._again(unit.kill, torn=True),
         }
 
-    def _ends(self) -> dict[type[said.Fault], Callable[[Any], None]]:
+    def _ends(self) -> dict[type[faults.Fault], Callable[[Any], None]]:
         return {
-            said.BrokerDown: lambda _: self._broker.start(),
-            said.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).unlink(missing_ok=True),
-            said.DiskFull: lambda _: self._unit.fill_disk(full=False),
-            said.DiskSlow: lambda _: self._slow.delay(0),
+            faults.BrokerDown: lambda _: self._broker.start(),
+            faults.CameraUnplugged: lambda _: (self._premises.control / UNPLUGGED).unlink(missing_ok=True),
+            faults.DiskFull: lambda _: self._unit.fill_disk(full=False),
+            faults.DiskSlow: lambda _: self._slow.delay(0),
         }
 
     def _mend(self, _: object) -> None:
@@ -285,7 +296,7 @@ class _Play:
         self._link.refuse = True
         self._link.cut()
 
-    def _step(self, fault: said.ClockStep) -> None:
+    def _step(self, fault: faults.ClockStep) -> None:
         self._offset_s += fault.seconds
         say_offset(self._premises.control / CLOCK, self._offset_s, fault.clock)
 
@@ -330,7 +341,7 @@ class _Play:
         for one in listener.received()[mark:]:
             if isinstance(one.outcome, Refusal):
                 self._run.refused[one.outcome.reason] += 1
-            elif one.outcome.event.data.seq <= head.seq:
+            elif self._run.after < one.outcome.event.data.seq <= head.seq:
                 size = len(rfc8785.dumps(msgspec.to_builtins(one.outcome.event)))
                 at_s = max(one.at_s - began, 0.0)
                 self._run.arrivals.append(Arrival(one.outcome, at_s, self._who(one.outcome), size))
@@ -343,8 +354,13 @@ class _Play:
         subject = Resolver(key, self._people).resolve(data.subject, audience=data.audience, epoch=data.epoch)
         return self._people.get(subject or b"", "somebody unknown")
 
-    def _embeddings(self) -> int | None:
-        """What the unit counted, where each of its lives came to tell."""
-        if any(isinstance(one, said.Kill | said.PowerCut) for one in self._scenario.faults):
-            return None
-        return sum(int(found[1]) for line in self._unit.log if (found := EMBEDDED.search(line)))
+    def _measured(self) -> Measured:
+        """The most that the unit held at once, what the disk holds more, and the embeddings that it counted."""
+        measured = Measured(disk_bytes=disk_bytes(self._stores) - self._disk_before)
+        if not any(isinstance(one, faults.Kill | faults.PowerCut) for one in self._scenario.faults):
+            measured.embeddings = sum(int(found[1]) for line in self._unit.log if (found := EMBEDDED.search(line)))
+        if self._usage:
+            measured.memory_mib = -(-max(one.resident_kib for one in self._usage) // KIB)
+            measured.threads = max(one.threads for one in self._usage)
+            measured.open_files = max(one.files for one in self._usage)
+        return measured
