@@ -89,7 +89,7 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     event_bytes: Annotated[int, Meta(ge=200, le=4096, description="longest event")] = 1400
     embeddings: Annotated[int, Meta(ge=0, le=100_000, description="embeddings made at most")] | None = None
-    disk_bytes: Annotated[int, Meta(ge=0, le=2**30, description="growth of outbox, gallery and audit log")] | None = None
+    disk_bytes: Annotated[int, Meta(ge=0, le=2**30, description="growth of the unit's stores")] | None = None
     memory_mib: Annotated[int, Meta(ge=1, le=2**14, description="resident memory of the process")] | None = None
     threads: Annotated[int, Meta(ge=1, le=1000, description="threads of the process")] | None = None
     open_files: Annotated[int, Meta(ge=1, le=1000, description="open files of the process")] | None = None
