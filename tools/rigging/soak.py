@@ -52,6 +52,7 @@ WARM_UP = 0.15  # share of the time that the slope leaves out, five minutes at l
 SETTLE_S = 60.0  # for the last events, once the faults are over
 ARRIVES_S = 5.0  # within which what the broker has is with the subscriber
 SAMPLE_S = 5.0
+START_S = 10.0  # until a unit has loaded what it runs with
 MEANING = {
     "owned up": "taken out of the outbox by the unit, which said so in a signed loss event; only a full outbox or an "
     "erasure does that, and neither is among these faults: any is a failure",
@@ -300,6 +301,7 @@ def table(result: Result) -> Table:
 def summary(result: Result) -> dict[str, Any]:
     """The result for machines, without the samples."""
     usage = result.usage
+    running = [mib for at, mib, _, _ in usage if at >= START_S]
     return {
         "ok": result.ok,
         "wrong": result.wrong(),
@@ -312,7 +314,7 @@ def summary(result: Result) -> dict[str, Any]:
         "refused": result.refused,
         "starved": result.starved,
         "ended_by_itself": result.ended_by_itself,
-        "resident_mib": [round(usage[0][1], 1), round(max(one[1] for one in usage), 1)] if usage else None,
+        "resident_mib": [round(running[0], 1), round(max(running), 1)] if running else None,
         "slope_mib_per_h": None if result.slope is None else round(result.slope, 3),
         "threads": max((one[2] for one in usage), default=None),
         "files": max((one[3] for one in usage), default=None),
