@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from agent.clock import SystemClock
 from agent.site.programs import issue_client
-from agent.uplink.connection import BrokerSettings
+from agent.uplink.connection import BrokerSettings, Connection
 from agent.uplink.credentials import Credentials
 from tools.demonstration.site import SITE, UNIT, DemoSite
 from tools.rigging.__main__ import SCENARIOS
@@ -109,9 +110,19 @@ def test_events_that_are_swapped_late_or_early_fail_in_process_and_at_the_servic
 def test_a_unit_far_away_is_judged_by_its_own_events_alone(
     premises: Premises, broker: BrokerSettings, unit: UnitProcess, other: UnitProcess
 ) -> None:
-    timers = [threading.Timer(1.0, other.start), threading.Timer(6.0, unit.start)]  # the people who start them
-    for timer in timers:
-        timer.start()
+    def talk_nonsense() -> None:
+        keys = DemoSite(premises.site.folder, OTHER).unit / "keys"
+        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        settings = BrokerSettings("127.0.0.1", credentials, port=premises.broker.port)
+        connection = Connection(settings, client_id="nonsense", clock=SystemClock())
+        connection.open()
+        connection.publish(f"postern/{SITE}/{OTHER}/event/unit", b"nonsense")
+        connection.poll(1.0)
+        connection.close()
+
+    acts = [(1.0, other.start), (6.0, unit.start), (10.0, talk_nonsense)]  # the people who start them, and a fault
+    for at_s, act in acts:
+        threading.Timer(at_s, act).start()
     run = remote(premises, broker).play(SINGLE)
     assert wrong(SINGLE, run) == []
     assert isinstance(run, Run)

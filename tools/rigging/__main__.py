@@ -164,11 +164,11 @@ def main(words: Sequence[str] | None = None) -> int:
         for file, scenario in list(zip(arguments.scenarios, scenarios, strict=True))[len(verdicts) :]:
             error = trouble or "the rig itself ended before it was played"
             verdicts.append(Verdict(file.stem, arguments.target, scenario.promise, error=error))
-        report(arguments, verdicts)
+        written = report(arguments, verdicts)
     if trouble:
         complain(trouble)
         return status
-    return 0 if all_held(verdicts) else 1
+    return 0 if written and all_held(verdicts) else 1
 
 
 def play_all(arguments: argparse.Namespace, scenarios: Sequence[Scenario], verdicts: list[Verdict]) -> None:
@@ -180,8 +180,8 @@ def play_all(arguments: argparse.Namespace, scenarios: Sequence[Scenario], verdi
             say.print(f"{file.stem}: {verdicts[-1].word}", highlight=False, markup=False)
 
 
-def report(arguments: argparse.Namespace, verdicts: Sequence[Verdict]) -> None:
-    """Write what was asked for."""
+def report(arguments: argparse.Namespace, verdicts: Sequence[Verdict]) -> bool:
+    """Write what was asked for; whether all of it could be written."""
     if arguments.json:
         print(json.dumps(as_json(verdicts)))
     else:
@@ -192,8 +192,13 @@ def report(arguments: argparse.Namespace, verdicts: Sequence[Verdict]) -> None:
         played = [one for one in verdicts if one.ok is not None]
         print(f"{sum(bool(one.ok) for one in played)} of {len(played)} as promised", end=", ")
         print(f"{len(verdicts) - len(played)} skipped" if played else "nothing was played")
-    if arguments.junit is not None:
-        arguments.junit.write_bytes(as_junit(verdicts))
+    try:
+        if arguments.junit is not None:
+            arguments.junit.write_bytes(as_junit(verdicts))
+    except OSError as error:
+        complain(f"{arguments.junit}: cannot be written: {error.strerror}")
+        return False
+    return True
 
 
 def complain(text: str) -> None:
