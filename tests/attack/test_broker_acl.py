@@ -16,13 +16,15 @@ from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.uplink.connection import Ack, Connection
 from agent.uplink.credentials import Credentials
-from tests.simulators.broker import Listener, RealBroker, connect, wait_until
+from agent.uplink.refusals import NOT_AUTHORISED
+from tests.simulators.broker import Listener, RealBroker, connect, free_port, wait_until
 from tests.simulators.pki import DAY, Authority
 
 pytestmark = pytest.mark.broker
 
 NOW = datetime.now(UTC)
 BASE = "postern/hq/door-1"
+CONNECT = bytes.fromhex("101000044d5154540502003c000003783132")  # of MQTT 5, client id "x12"
 
 
 def unchecked_session(broker: RealBroker, credentials: Credentials | None) -> None:
@@ -36,7 +38,7 @@ def unchecked_session(broker: RealBroker, credentials: Credentials | None) -> No
         context.wrap_socket(raw, server_hostname="127.0.0.1") as session,
     ):
         session.settimeout(5)
-        session.sendall(bytes.fromhex("101000044d5154540502003c0000037831324100")[:18])  # a CONNECT of MQTT 5
+        session.sendall(CONNECT)
         if not session.recv(4):
             raise ConnectionResetError("closed without an answer")
 
@@ -213,3 +215,19 @@ def test_packet_beyond_the_limit_ends_the_senders_connection_alone(broker: RealB
     assert publish(broker, "door-1", f"{BASE}/event/match") < 0x80
     witness.pump(lambda: witness.messages)
     assert witness.topics() == [f"{BASE}/event/match"]
+
+
+def test_listener_that_is_added_later_lets_nobody_in_by_itself(tmp_path: Path) -> None:
+    """The rules are of the whole broker: a plain listener for some gadget is no way around the certificates."""
+    broker, plain = RealBroker(tmp_path, Authority(tmp_path / "pki")), free_port()
+    broker.config.write_text(f"{broker.config.read_text()}listener {plain} 127.0.0.1\n")
+    broker.start()
+    try:
+        with socket.create_connection(("127.0.0.1", plain), 5) as session:
+            session.settimeout(5)
+            session.sendall(CONNECT)
+            answer = session.recv(64)
+        assert answer[:1] == b"\x20", "CONNACK"
+        assert answer[3] == NOT_AUTHORISED
+    finally:
+        broker.stop()
