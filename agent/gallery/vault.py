@@ -80,6 +80,7 @@ class Vault:
         if found != (site, unit):
             raise StorageError("this gallery belongs to another unit: put that unit's file away and start with none")
         keyring.settle(self._kek())
+        self._tidy()
         self._secret()
         self._consent_key()  # bound to the unit: a file that was made to look like this unit's is found here
 
@@ -198,13 +199,15 @@ class Vault:
 
     @contextmanager
     def new_kek(self) -> Iterator[sqlite3.Connection]:
-        """Run a transaction at whose end every key is wrapped by a new KEK and the old one is destroyed."""
+        """Run a transaction at whose end every key is wrapped by a new KEK, the old one destroyed, the file new."""
         self._keyring.settle(self._kek())
         fresh = self._keyring.prepare()
         with self._database.transaction() as connection:
             yield connection
             self._rewrap(connection, self._kek(), fresh)
+            connection.execute("UPDATE gallery SET untidy=1")
         self._keyring.settle(fresh)
+        self._tidy()
 
     def renew(self) -> None:
         """Turn every template by a new secret and seal it under new keys; what does not open stays shut for good."""
@@ -222,11 +225,21 @@ class Vault:
                 unrotate(reference, old, [subject])
                 self.put(connection, subject, entry, reference[0], record)
 
+    def _tidy(self) -> None:
+        """Rid the file of what moved rows left behind, if an erasure has not yet."""
+        if self._database.row("SELECT untidy FROM gallery") == (1,):
+            self._database.rebuild()
+            with self._database.transaction() as connection:
+                connection.execute("UPDATE gallery SET untidy=0")
+
     def _create(self) -> None:
         kek = self._keyring.prepare()
         with self._database.transaction() as connection:
             self._database.create(connection)
-            connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?)", (self._site, self._unit, kek, b"", b""))
+            connection.execute(
+                "INSERT INTO gallery (site, unit, kek, secret, consent_key) VALUES (?, ?, ?, ?, ?)",
+                (self._site, self._unit, kek, b"", b""),
+            )
             self._put_secret(connection, kek, self._random(KEY_BYTES))
             self._put_consent_key(connection, kek, self._random(KEY_BYTES))
 

@@ -35,6 +35,8 @@ from tests.simulators.unit_life import enrol, opened, write_unit
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 PIECE = 64  # bytes
+SQLITE_PAGE = 4096  # bytes
+SQLITE_LEAVES = (0x0A, 0x0D)  # of an index, of a table (sqlite.org/fileformat.html, 1.6)
 
 
 def pieces(content: bytes) -> set[bytes]:
@@ -183,3 +185,41 @@ def test_an_event_queued_under_an_earlier_event_key_is_erased_with_its_subject(f
     erase(config, clock, secrets.token_bytes, [subject])
     with opened(config, clock) as stores:
         assert [row.kind for row in stores.outbox.pending(10)] == ["unit"]
+
+
+def leave_behind(gallery: Path, content: bytes) -> None:
+    """Put ``content`` between the cells of each page, as SQLite may when it moves a row to another page."""
+    data, before = bytearray(gallery.read_bytes()), gallery.read_bytes()
+    for page in range(SQLITE_PAGE, len(data), SQLITE_PAGE):
+        cells, first_cell = (int.from_bytes(data[page + at : page + at + 2]) for at in (3, 5))
+        room = first_cell - (8 + 2 * cells)
+        if data[page] in SQLITE_LEAVES and room > 4 * len(content):
+            middle = page + 8 + 2 * cells + room // 2
+            data[middle : middle + len(content)] = content
+    assert data != before, "no page has room"
+    gallery.write_bytes(data)
+
+
+def test_what_a_row_left_behind_when_it_moved_is_gone_with_its_subject(folder: Path) -> None:
+    config, clock = write_unit(folder / "config.yaml", folder / "unit"), SimulatedClock()
+    rng = np.random.default_rng(3)
+    with opened(config, clock) as stores:
+        one, other = (enrol(stores, config, clock, rng) for _ in range(2))
+    for subject in (one, other):
+        leave_behind(config.gallery.path, subject)
+    with opened(config, clock) as stores:
+        stores.gallery.erase(one)
+        assert one not in config.gallery.path.read_bytes()
+    assert other in config.gallery.path.read_bytes()
+
+
+def test_a_file_that_a_power_cut_kept_from_being_rid_of_them_is_at_the_next_start(folder: Path) -> None:
+    config, clock = write_unit(folder / "config.yaml", folder / "unit"), SimulatedClock()
+    with opened(config, clock) as stores:
+        gone = enrol(stores, config, clock, np.random.default_rng(4))
+        stores.gallery.erase(gone)
+    with closing(sqlite3.connect(config.gallery.path)) as gallery, gallery:
+        gallery.execute("UPDATE gallery SET untidy=1")
+    leave_behind(config.gallery.path, gone)
+    with opened(config, clock):
+        assert gone not in config.gallery.path.read_bytes()
