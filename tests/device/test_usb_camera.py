@@ -19,6 +19,7 @@ from agent.camera.settings import CameraSettings, GstreamerCamera, V4l2Camera
 from agent.clock import SystemClock
 from agent.errors import CameraLostError
 from tests.device.conftest import TIMEOUT_S, missing
+from tools.emulated import LIBCAMERA_PIPELINE
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -64,8 +65,7 @@ def test_gstreamer_reads_the_same_device_with_true_colours(vivid: Path) -> None:
 
 @pytest.mark.usefixtures("csi_camera")
 def test_gstreamer_reads_libcamera() -> None:
-    pipeline = "libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720"
-    with opened(GstreamerCamera(pipeline=pipeline, timeout_s=TIMEOUT_S)) as frames, next(frames) as frame:
+    with opened(GstreamerCamera(pipeline=LIBCAMERA_PIPELINE, timeout_s=TIMEOUT_S)) as frames, next(frames) as frame:
         assert (frame.main.width, frame.main.height) == (1280, 720)
 
 

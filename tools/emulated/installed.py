@@ -32,6 +32,7 @@ from agent.uplink.connection import BrokerSettings
 from agent.uplink.credentials import Credentials
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, ROOT, SITE, DemoSite
+from tools.emulated import LIBCAMERA_PIPELINE
 
 PERSON: Final = "person-01"
 CONFIG, STATE, KEYS = Path("/etc/postern/config.yaml"), Path("/var/lib/postern"), Path("/var/lib/postern/keys")
@@ -55,7 +56,7 @@ CAMERAS: Final[dict[str, dict[str, Any]]] = {
     },
     "gstreamer": {
         "source": "gstreamer",
-        "pipeline": "libcamerasrc ! video/x-raw,format=NV12,width=1280,height=720",
+        "pipeline": LIBCAMERA_PIPELINE,
         "timeout_s": TIMEOUT_S,
     },
     "rtsp": {"source": "rtsp", "url": f"rtsp://127.0.0.1:{RTSP_PORT}/live", "timeout_s": TIMEOUT_S},
