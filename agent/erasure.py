@@ -41,6 +41,8 @@ def pass_on(gallery: GalleryStore, outbox: Outbox, audit: AuditLog, on_erased: C
     Raises StorageError, and then ``settle`` does what is left.
     """
     erased = gallery.take_erased()
+    if not erased:  # as at nearly every look: the disk is left alone
+        return
     for one in erased:
         on_erased(one)
     outbox.erase(*(owner_of(one.subject) for one in erased))

@@ -222,3 +222,34 @@ def test_a_file_that_a_power_cut_kept_from_being_rid_of_them_is_at_the_next_star
     leave_behind(config.gallery.path, gone)
     with opened(config, clock):
         assert gone not in config.gallery.path.read_bytes()
+
+
+QUIET = """
+import sys
+import numpy as np
+from datetime import timedelta
+from pathlib import Path
+from agent.clock import SimulatedClock
+from agent.erasure import pass_on
+from tests.simulators.power import mark
+from tests.simulators.unit_life import enrol, opened, write_unit
+
+folder = Path(sys.argv[1])
+config, clock = write_unit(folder.parent / "config.yaml", folder), SimulatedClock()
+with opened(config, clock) as stores:
+    enrol(stores, config, clock, np.random.default_rng(6))
+    mark("quiet")
+    for _ in range(120):
+        clock.advance(1)
+        stores.gallery.sweep(clock.now())
+        pass_on(stores.gallery, stores.outbox, stores.audit, print)
+    mark("over")
+"""
+
+
+def test_looks_that_erase_nobody_leave_the_disk_alone(work: Path) -> None:
+    living = work / "unit"
+    living.mkdir()
+    steps = record(["-c", QUIET, str(living)], living, work)
+    told = [step.op if step.op != "mark" else step.data.decode() for step in steps]
+    assert told[told.index("quiet") :][:2] == ["quiet", "over"]
