@@ -45,6 +45,7 @@ def test_quota_exceeded_pauses_and_delivers_later(broker: ScriptedBroker, unit: 
     unit.start()
     unit.say(5)
     wait_until(lambda: unit.told("takes no events at the moment (quota_exceeded)"))
+    time.sleep(0.5)  # what was on its way arrives
     sent = len(broker.published)
     time.sleep(0.2)
     assert len(broker.published) == sent
