@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(message)
     if item.get_closest_marker("shared") and not shared_folder().is_dir():
         pytest.skip(f"needs the training data folder {shared_folder()} (or set POSTERN_SHARED)")
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of fsyncs to a real disk prove nothing more."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ import os
 import random
 import re
 import secrets
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -244,15 +243,8 @@ class Driver:
         self.unsearched.clear()
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
-        yield Path(made)
-
-
-def test_no_order_of_commands_enrols_without_consent_or_keeps_what_must_go(folder: Path) -> None:
-    driver = Driver(folder, seed=2026)
+def test_no_order_of_commands_enrols_without_consent_or_keeps_what_must_go(work: Path) -> None:
+    driver = Driver(work, seed=2026)
     weights: dict[Callable[[], None], int] = {
         driver.enrol: 6,
         driver.renew: 2,

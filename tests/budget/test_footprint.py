@@ -7,7 +7,6 @@ POSTERN_EVENTS=100000 is the long form of the disk's.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,16 +36,6 @@ MAX_THREADS, MAX_FILES = 6, 24
 BATCH = 50
 
 
-@pytest.fixture
-def in_memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of memory where there is one: sizes are the same, and thousands of fsyncs cost nothing."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="postern-budget-", dir="/dev/shm") as folder:
-        yield Path(folder)
-
-
 def test_an_event_is_about_a_kilobyte(tmp_path: Path) -> None:
     unit = SigningUnit(tmp_path / "outbox.db")
     assert len(unit.say(match_draft(unit.clock)).payload) <= MAX_MATCH_BYTES
@@ -55,8 +44,8 @@ def test_an_event_is_about_a_kilobyte(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60 + EVENTS // 20)
-def test_the_outbox_is_as_small_after_many_events_as_after_few_and_memory_stays(in_memory: Path) -> None:
-    unit = SigningUnit(in_memory / "outbox.db")
+def test_the_outbox_is_as_small_after_many_events_as_after_few_and_memory_stays(work: Path) -> None:
+    unit = SigningUnit(work / "outbox.db")
 
     def live(count: int) -> None:
         for _ in range(count // BATCH):
@@ -65,7 +54,7 @@ def test_the_outbox_is_as_small_after_many_events_as_after_few_and_memory_stays(
             unit.outbox.acked(*seqs)
 
     def size() -> int:
-        return sum(file.stat().st_blocks * 512 for file in in_memory.glob("outbox.db*"))
+        return sum(file.stat().st_blocks * 512 for file in work.glob("outbox.db*"))
 
     live(EVENTS // 4)  # warm
     early, before = size(), usage_of(os.getpid())

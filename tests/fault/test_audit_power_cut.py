@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from agent.audit import AuditLog
 from agent.audit_chain import Head, read_entries
@@ -37,13 +33,6 @@ for number in range(24):
         log.forget(subject)
         mark(f"forgot {subject.hex()}")
 """
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 def test_power_cut_at_any_write_keeps_the_chain(work: Path) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,14 +88,6 @@ gallery.erase(subjects[0])
 audit.forget(subjects[0])
 mark("erased " + subjects[0].hex())
 """
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    """A folder in memory where there is one: the recorded fsyncs are what counts here."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.timeout(1200 if EXHAUSTIVE else 240)

@@ -8,8 +8,6 @@ fsynced kept, lost or torn. Set POSTERN_EXHAUSTIVE=1 to try every step with more
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +20,6 @@ from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.power import Crash, Step, crashes, record
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs to a real disk prove nothing more here."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,6 @@ from tests.simulators.outbox_life import MAX_ROWS, SOURCE, lost_in
 from tests.simulators.power import Crash, crashes, record
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    """A folder in memory where there is one: the recorded fsyncs are what counts here."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.timeout(600 if EXHAUSTIVE else 120)

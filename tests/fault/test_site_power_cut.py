@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,14 +50,6 @@ mark("door-1 out")
 programs.revoke_client(site, "guard", clock=clock)
 mark("guard out")
 """
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    """A folder in memory where there is one: the recorded fsyncs are what counts here."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.timeout(1200 if EXHAUSTIVE else 240)
