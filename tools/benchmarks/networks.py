@@ -14,7 +14,6 @@ from agent.detect.detector import Detector, load_detector
 from agent.embed.embedder import load_embedder
 from agent.inference.engine import Engine
 from tools.benchmarks.effort import Effort
-from tools.benchmarks.peak import SHAPES, macs_of, peak_case
 from tools.benchmarks.peers import PeerModels, blazeface, onnx_embedder, opencv_embedder, yunet
 from tools.benchmarks.report import Bar, Section
 from tools.benchmarks.timing import Timing, alternate, percentile, ratio
@@ -116,6 +115,9 @@ def embedder_section(crop: NDArray[np.uint8], peers: PeerModels | None, effort: 
 
 def peak_section(effort: Effort) -> Section:
     """The core's int8 peak as the same runtime reaches it, and the share of it that the models achieve."""
+    # Needs the runtime's schema, which the Debian package leaves out.
+    from tools.benchmarks.peak import SHAPES, macs_of, peak_case  # noqa: PLC0415
+
     section = Section("int8-peak")
     cases: dict[str, Case] = {str(shape): peak_case(shape) for shape in SHAPES}
     counts = {str(shape): shape.macs for shape in SHAPES}
