@@ -146,19 +146,16 @@ class Office:
         else:
             path = self.files.program(record.name)
             clients[record.name] = record
-        writes = self._prepare([units[name] for name in sorted(units)], [clients[name] for name in sorted(clients)])
+        writes, _ = self._prepare([units[name] for name in sorted(units)], [clients[name] for name in sorted(clients)])
         save(path, record)
         self.log(step, **facts)
         _write(writes)
 
     def complete(self, step: str = "act_completed", **facts: str | int) -> None:
         """Write what does not follow from the records, and log that as ``step``; nothing when all is well."""
-        units, clients = self.files.all_units(), self.files.all_clients()
-        writes = self._prepare(units, clients)
+        writes, names = self._prepare(self.files.all_units(), self.files.all_clients())
         if not writes:
             return
-        wanted = Published.of(self.site, units, clients)
-        names = wanted.differing(Published.read(self.files, self.signer.public))
         if load(self.files.record, SiteRecord).trust_serial == 0:
             step, facts = "site_created", {"site": self.site}
         elif names:
@@ -166,8 +163,10 @@ class Office:
         self.log(step, **facts)
         _write(writes)
 
-    def _prepare(self, units: Sequence[UnitRecord], clients: Sequence[ClientRecord]) -> list[_Write]:
-        """Sign whichever of the files does not follow from these records, in the order in which to write them."""
+    def _prepare(
+        self, units: Sequence[UnitRecord], clients: Sequence[ClientRecord]
+    ) -> tuple[list[_Write], tuple[str, ...]]:
+        """Sign what does not follow from these records, in the order in which to write it; and whom it is about."""
         record = load(self.files.record, SiteRecord)
         wanted, found = Published.of(record.site, units, clients), Published.read(self.files, self.signer.public)
         writes: list[_Write] = []
@@ -191,7 +190,7 @@ class Office:
             writes += [(self.files.record, encode(record), SECRET_MODE), (self.files.trust, token, PUBLIC_MODE)]
         if wanted.acl is not None and wanted.acl != found.acl:
             writes.append((self.files.acl, wanted.acl.encode(), PUBLIC_MODE))
-        return writes
+        return writes, wanted.differing(found)
 
 
 _Write = tuple[Path, bytes, int]  # where, what, and with which permissions
