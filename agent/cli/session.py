@@ -19,7 +19,7 @@ MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
 def add_broker(parser: argparse.ArgumentParser) -> None:
     """Let the command take broker, site and the program's own files."""
     parser.add_argument("--broker", required=True, metavar="HOST", help="by the name or address in its certificate")
-    parser.add_argument("--port", type=_port, default=8883)
+    parser.add_argument("--port", type=port, default=8883)
     parser.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
     parser.add_argument("--site", required=True)
     parser.add_argument(
@@ -31,7 +31,8 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _port(text: str) -> int:
+def port(text: str) -> int:
+    """Type of an argument that is a TCP port."""
     if not (text.isdecimal() and 1 <= int(text) <= MAX_PORT):
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to {MAX_PORT}")
     return int(text)

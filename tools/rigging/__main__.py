@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.camera.scene_people import PERSON_IDS
-from agent.cli.session import broker_settings
+from agent.cli.session import broker_settings, port
 from agent.errors import ConfigError, PosternError
 from agent.site.records import SiteFiles
 from tools.demonstration.site import ROOT, CommandError
@@ -102,7 +102,7 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     remote.add_argument("--unit", help="the unit that plays the scenario when asked to be started")
     remote.add_argument("--site", help="its site")
     remote.add_argument("--broker", metavar="HOST")
-    remote.add_argument("--port", type=int, default=8883)
+    remote.add_argument("--port", type=port, default=8883)
     remote.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
     remote.add_argument("--keys", type=Path, metavar="FOLDER", help="an auditor's files as the site kit made them")
     remote.add_argument(
