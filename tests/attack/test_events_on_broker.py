@@ -16,8 +16,7 @@ from agent.outbox.event import SIGNATURE_TYPE
 from agent.outbox.verify import VerifiedEvent
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import Ack
-from tests.simulators.broker import RealBroker, connect, wait_until
+from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import DIGEST, SigningUnit, trust_list
 from tests.simulators.unit_on_broker import SkippingClock
 from tests.unit.test_uplink_subscribe import take
@@ -47,8 +46,7 @@ class Site:
             thief = connect(self.broker, self._issued["door-1"], "door-1")
             for leaf, payload in messages:
                 thief.connection.publish(f"postern/hq/door-1/{leaf}", payload)
-            taken: list[Ack] = []
-            wait_until(lambda: taken.extend(thief.connection.poll(0.02).acks) or len(taken) == len(messages), 60)
+            thief.acks(len(messages), 60)
             outcomes = take(subscriber, len(messages))
             thief.connection.close()
             return outcomes

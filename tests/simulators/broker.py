@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from agent.site.records import SiteFiles
-from agent.uplink.connection import BrokerSettings, Connection, Incoming
+from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming
 from agent.uplink.credentials import Credentials
 from tests.simulators.pki import Authority
 
@@ -142,6 +142,12 @@ class Listener:
         while not until():
             assert time.monotonic() < end, f"waited in vain; got {[m.topic for m in self.messages]}"
             self.messages += self.connection.poll(0.02).messages
+
+    def acks(self, count: int, patience_s: float = PATIENCE_S) -> list[Ack]:
+        """The broker's answers to the next ``count`` publishes; ``pump`` would drop them, and this drops messages."""
+        found: list[Ack] = []
+        wait_until(lambda: found.extend(self.connection.poll(0.02).acks) or len(found) >= count, patience_s)
+        return found
 
     def topics(self) -> list[str]:
         return [message.topic for message in self.messages]

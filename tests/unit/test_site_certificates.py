@@ -16,9 +16,8 @@ from agent.errors import BrokerError, KeyStoreError, RefusedError
 from agent.site import kit, programs
 from agent.site.authority import Authority, make_csr, read_csr, read_public_pem
 from agent.site.records import UnitFiles
-from agent.uplink.connection import Ack
 from agent.uplink.credentials import Credentials, load_identity
-from tests.simulators.broker import RealBroker, connect, wait_until
+from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
 
@@ -154,9 +153,8 @@ def test_mosquitto_lets_in_whom_the_site_added_and_nobody_whom_it_revoked(office
         thief.connection.publish("postern/hq/door-3/event/match", b"forged")
         thief.connection.publish("postern/hq/door-3/request/health", b"forged")
         speaker.connection.publish("postern/hq/door-3/event/match", b"honest")
-        acks: list[Ack] = []  # not by ``pump``, which looks at messages alone and would drop some of them
-        wait_until(lambda: acks.extend(thief.connection.poll(0.02).acks) or len(acks) == 2)
-        wait_until(lambda: speaker.connection.poll(0.02).acks)
+        acks = thief.acks(2)
+        speaker.acks(1)
         listener.pump(lambda: listener.messages)
         assert [ack.accepted for ack in acks] == [False, False]
         assert [message.payload for message in listener.messages] == [b"honest"]
