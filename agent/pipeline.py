@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
     from agent.embed.embedder import Embedder
+    from agent.gallery.references import References
     from agent.match.decide import Voter
     from agent.match.presence import Presence, PresenceChange
-    from agent.match.records import Candidate, Match, References
+    from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
 STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")

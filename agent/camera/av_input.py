@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from agent.camera.settings import FileCamera, RtspCamera, V4l2Camera
+from agent.config.camera import FileCamera, RtspCamera, V4l2Camera
 from agent.errors import ConfigError
 from agent.files import read_secret
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from agent.camera.base import CameraInfo, Frame
 from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, shrink
-from agent.camera.settings import MAX_SIDE, GstreamerCamera
 from agent.camera.timestamps import Timestamps
 from agent.clock import Clock
+from agent.config.camera import MAX_SIDE, GstreamerCamera
 from agent.errors import CameraLostError, ConfigError
 
 SINK: Final = "capsfilter caps=video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"

@@ -10,7 +10,8 @@ from agent.camera.av_source import AvCamera
 from agent.camera.base import Camera
 from agent.camera.gstreamer import GstreamerSource
 from agent.camera.picam import PicamCamera
-from agent.camera.settings import (
+from agent.clock import Clock
+from agent.config.camera import (
     CameraSettings,
     FileCamera,
     GstreamerCamera,
@@ -18,7 +19,6 @@ from agent.camera.settings import (
     RtspCamera,
     V4l2Camera,
 )
-from agent.clock import Clock
 
 
 def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock: Clock) -> Camera:
@@ -38,6 +38,6 @@ def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock:
             return PicamCamera(settings, lores_size=lores_size, clock=clock)
         case GstreamerCamera():
             return GstreamerSource(settings, lores_size=lores_size, clock=clock)
-    scene = importlib.import_module("agent.camera.scene")  # only here: its people are megabytes
+    scene = importlib.import_module("agent.camera.scene.camera")  # only here: its people are megabytes
     camera: Camera = scene.SceneCamera(settings.script, lores_size=lores_size, clock=clock, loop=settings.loop)
     return camera

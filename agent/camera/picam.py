@@ -17,9 +17,9 @@ from typing import Any, Final, Self, TypeAlias
 
 from agent.camera.base import CameraInfo, Frame, Rgb, lores_fit
 from agent.camera.convert import BT601, BT601_FULL, BT709, Plane, YuvColour, YuvPicture, colour_of, shrink
-from agent.camera.settings import Picamera2Camera
 from agent.camera.timestamps import Timestamps
 from agent.clock import Clock
+from agent.config.camera import Picamera2Camera
 from agent.errors import CameraLostError, ConfigError, printable
 
 BUFFERS: Final = 6  # picamera2's own figure: three that the agent holds at most, three for the sensor to go on

@@ -11,9 +11,9 @@ from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.camera.open import open_camera
-from agent.camera.settings import CameraSettings, FileCamera, SceneCamera
 from agent.camera.supervise import IDLE_S, CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
+from agent.config.camera import CameraSettings, FileCamera, SceneCamera
 from agent.errors import CameraLostError
 
 

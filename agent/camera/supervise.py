@@ -14,7 +14,7 @@ from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
-from agent.camera.backoff import Backoff
+from agent.backoff import Backoff
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.clock import Clock
 from agent.errors import CameraLostError

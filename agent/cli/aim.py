@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.assemble import make_gate
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.cli.options import add_config, read_config
 from agent.clock import Clock, SystemClock
-from agent.config import Config
+from agent.config.schema import Config
 from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.detect.gate import ButtonGate, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
+from agent.unit.assemble import make_gate
 
 PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads
 DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no contrast left

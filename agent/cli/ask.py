@@ -15,7 +15,7 @@ from typing import Any
 from agent.cli.session import add_operator, make_operator
 from agent.errors import KeyStoreError, RefusedError
 from agent.files import read_bounded
-from agent.uplink.commands import MAX_COMMAND_BYTES, VERBS, Response
+from agent.protocol.command import MAX_COMMAND_BYTES, VERBS, Response
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from agent.cli.options import add_config, read_config
-from agent.papers.assessment import make_assessment
+from agent.notices.assessment import make_assessment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

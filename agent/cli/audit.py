@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent.audit_chain import Entry, Head, parse_head, read_entries, verify_log
+from agent.audit.chain import Entry, Head, parse_head, read_entries, verify_log
 from agent.cli.options import add_config, read_config
 from agent.errors import RefusedError, VerificationError
 from agent.gallery.database import held_anybody

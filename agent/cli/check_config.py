@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from agent.cli.options import DEFAULT_CONFIG
-from agent.config import Config, ZoneActivation, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config, ZoneActivation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

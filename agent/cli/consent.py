@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -17,10 +16,11 @@ import msgspec
 
 from agent.cli.options import add_config, read_config, write_output
 from agent.clock import Clock, SystemClock
-from agent.config import Config
-from agent.errors import RefusedError, printable
-from agent.gallery.consent import MAX_CONSENT_DAYS, MAX_UNITS, NAME_PATTERN, AgeClass, ConsentRecord, check
-from agent.papers.notice import notice_id
+from agent.config.schema import Config
+from agent.errors import RefusedError
+from agent.gallery.consent import MAX_CONSENT_DAYS, MAX_UNITS, AgeClass, ConsentRecord, check
+from agent.notices.notice import notice_id
+from agent.protocol.names import check_name
 
 DEFAULT_DAYS = 365
 
@@ -70,8 +70,7 @@ def make_record(
         raise RefusedError(f"a consent holds 1 to {MAX_CONSENT_DAYS} days: give --days in that range")
     named = tuple(units or [config.unit.id])
     for unit in named:
-        if not re.match(NAME_PATTERN, unit):
-            raise RefusedError(f"{printable(unit)!r} is no unit's name: 1 to 64 of the letters a-z, digits and '-'")
+        check_name("unit", unit)
     if len(named) > MAX_UNITS:
         raise RefusedError(f"a consent names {MAX_UNITS} units at most: ask per building")
     now = clock.now().replace(microsecond=0)

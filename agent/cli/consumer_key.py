@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the pair; an existing key is never overwritten."""
-    from agent.outbox.sealed import consumer_jwk, generate_consumer_key, save_consumer_key  # noqa: PLC0415 - an extra
+    from agent.protocol.sealed import consumer_jwk, generate_consumer_key, save_consumer_key  # noqa: PLC0415 - an extra
 
     if arguments.key.exists():
         raise RefusedError(f"{arguments.key} exists: what was sealed to it would be lost, choose another name")

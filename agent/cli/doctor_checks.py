@@ -14,18 +14,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from agent.assemble import load_key, load_models, load_policy, load_site_key, open_gallery
 from agent.camera.open import open_camera
 from agent.clock import Clock
-from agent.config import Config
+from agent.config.schema import Config
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
 from agent.gallery.database import count_references
+from agent.match.measured_range import shortfall
 from agent.match.policy import Policy
-from agent.measured_range import shortfall
-from agent.outbox.pseudonym import EpochKeys, epochs_from
-from agent.uplink.credentials import Credentials, Identity, load_identity
+from agent.mqtt.credentials import Credentials, Identity, load_identity
+from agent.mqtt.refusals import explain_tls
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.pseudonym import epochs_from
+from agent.unit.assemble import load_key, load_models, load_policy, load_site_key, open_gallery
 from agent.uplink.health import read_disk_free
-from agent.uplink.refusals import explain_tls
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
 LOW_DISK_BYTES = 256 * 1024 * 1024  # four times what the unit itself calls low: an installer can still choose

@@ -13,8 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from agent.assemble import load_key, load_models, load_policy, make_registrar, open_gallery
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.cli.options import add_config, read_unit_config
@@ -23,9 +22,10 @@ from agent.detect.face import Face
 from agent.errors import CaptureRefusedError
 from agent.files import read_bounded
 from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
-from agent.gallery.enrol import EnrolmentSession
 from agent.gallery.template import Vector
-from agent.verbs import parse_subject
+from agent.subject import parse_subject
+from agent.unit.assemble import load_key, load_models, load_policy, make_registrar, open_gallery
+from agent.unit.capturing import EnrolmentSession
 
 
 class Detects(Protocol):

@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 import secrets
 
-from agent.assemble import load_key, open_gallery
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import erase, tell_held, tell_receipt
 from agent.clock import SystemClock
-from agent.config import Config
+from agent.config.schema import Config
 from agent.errors import RefusedError
-from agent.verbs import parse_subject
+from agent.subject import parse_subject
+from agent.unit.assemble import load_key, open_gallery
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

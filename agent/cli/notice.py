@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from agent.cli.options import add_config, read_config
-from agent.papers.notice import make_notice, notice_id
+from agent.notices.notice import make_notice, notice_id
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,8 @@ import pwd
 import sys
 from pathlib import Path
 
-from agent.config import Config, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.errors import RefusedError
 from agent.files import read_secret, write_atomic
 

@@ -19,7 +19,7 @@ import msgspec
 
 from agent.cli.options import add_passphrase, read_passphrase
 from agent.errors import RefusedError, VerificationError
-from agent.outbox.event import MAX_EVENT_BYTES, Event
+from agent.protocol.event import MAX_EVENT_BYTES, Event
 from agent.subscribe.resolve import Keys, read_epoch_key, read_subjects
 
 MAX_LINE_BYTES = 2 * MAX_EVENT_BYTES  # an event and what the subscriber says about it
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Resolve line by line; status 2 when something was refused."""
     consumer = None
     if arguments.consumer_key is not None:
-        from agent.outbox.sealed import load_consumer_key  # noqa: PLC0415 - an optional extra
+        from agent.protocol.sealed import load_consumer_key  # noqa: PLC0415 - an optional extra
 
         passphrase = read_passphrase(arguments)
         consumer = load_consumer_key(arguments.consumer_key, passphrase)

@@ -11,8 +11,8 @@ import sys
 from agent.cli.notify import Notifier
 from agent.cli.options import add_config, read_config
 from agent.clock import SystemClock
-from agent.run import run_unit
-from agent.world import World
+from agent.unit.service import run_unit
+from agent.unit.world import World
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from agent.config import json_schema
-from agent.outbox.schema import event_schema, trust_schema
+from agent.config.load import json_schema
+from agent.protocol.schema import event_schema, trust_schema
 
 SCHEMAS = {"config": json_schema, "event": event_schema, "trust": trust_schema}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from agent.cli.options import add_passphrase, read_passphrase
 from agent.clock import SystemClock
 from agent.keys import SigningKey
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
-from agent.uplink.request import ANSWER_TIMEOUT_S, Operator
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.site.operator import ANSWER_TIMEOUT_S, Operator
 
 MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
 

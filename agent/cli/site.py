@@ -10,16 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from agent.audit_chain import read_entries, verify_log
+from agent.audit.chain import read_entries, verify_log
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.errors import RefusedError, VerificationError
 from agent.files import read_bounded
 from agent.match.policy import MAX_POLICY_BYTES, parse_policy
-from agent.outbox.pseudonym import EPOCHS_AHEAD
-from agent.site import kit, programs, rotation
-from agent.site.enrolment import check_name
-from agent.site.office import check_site
+from agent.protocol.names import check_name
+from agent.protocol.pseudonym import EPOCHS_AHEAD
+from agent.site import programs, rotation, units
+from agent.site.creation import create_site
+from agent.site.folder import check_site
 from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--replace",
         action="store_true",
         help="the site has this unit, and its keys are replaced: the old certificate is revoked at once, the old event"
-        f" key still counts for {kit.REPLACED_KEY_DAYS} days, for events that wait",
+        f" key still counts for {units.REPLACED_KEY_DAYS} days, for events that wait",
     )
     renew = act("renew-unit", _renew_unit, "a new certificate and epoch keys for a unit's present keys")
     renew.add_argument("unit")
@@ -96,20 +97,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    files = kit.create_site(arguments.folder, arguments.site, passphrase=passphrase)
+    files = create_site(arguments.folder, arguments.site, passphrase=passphrase)
     _tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
 def _token(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     del passphrase
-    print(kit.new_token(arguments.folder, arguments.unit))
+    print(units.new_token(arguments.folder, arguments.unit))
 
 
 def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    answer = kit.add_unit(
+    answer = units.add_unit(
         arguments.folder,
         read_bounded(arguments.request),
-        audiences=arguments.audience or kit.DEFAULT_AUDIENCES,
+        audiences=arguments.audience or units.DEFAULT_AUDIENCES,
         replace=arguments.replace,
         passphrase=passphrase,
     )
@@ -117,29 +118,29 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     if arguments.replace:
         _tell(
             "the unit's old certificate is revoked: install the answer before the broker is reloaded; its old event"
-            f" key counts for {kit.REPLACED_KEY_DAYS} more days, for events that wait"
+            f" key counts for {units.REPLACED_KEY_DAYS} more days, for events that wait"
         )
 
 
 def _renew_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    write_output(arguments.output, kit.renew_unit(arguments.folder, arguments.unit, passphrase=passphrase))
+    write_output(arguments.output, units.renew_unit(arguments.folder, arguments.unit, passphrase=passphrase))
 
 
 def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    sealed = kit.issue_epoch_keys(arguments.folder, arguments.unit, ahead=arguments.ahead, passphrase=passphrase)
+    sealed = units.issue_epoch_keys(arguments.folder, arguments.unit, ahead=arguments.ahead, passphrase=passphrase)
     write_output(arguments.output, sealed)
 
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
-    write_output(arguments.output, kit.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
+    write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
     _tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     if arguments.output is None:  # before the key is taken out, because that is logged
         raise RefusedError("name a file with -o: a key is not for a terminal")
-    key = kit.epoch_key(
+    key = units.epoch_key(
         arguments.folder, arguments.audience, arguments.epoch, generation=arguments.generation, passphrase=passphrase
     )
     write_output(arguments.output, msgspec.json.encode(key))
@@ -192,7 +193,7 @@ def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     if files.program(name).exists():
         programs.revoke_client(arguments.folder, name, passphrase=passphrase)
     elif files.unit(name).exists():
-        kit.revoke_unit(arguments.folder, name, passphrase=passphrase)
+        units.revoke_unit(arguments.folder, name, passphrase=passphrase)
     else:
         raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
 

@@ -10,14 +10,14 @@ from dataclasses import asdict
 
 import msgspec
 
-from agent.assemble import load_key, open_gallery, open_outbox
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import Clock
-from agent.config import Config
-from agent.erasure import note, settle
-from agent.gallery.erase import ErasureReceipt
+from agent.config.schema import Config
 from agent.gallery.records import Held
-from agent.match.records import SubjectId
+from agent.protocol.receipt import ErasureReceipt
+from agent.subject import SubjectId
+from agent.unit.assemble import load_key, open_gallery, open_outbox
+from agent.unit.forget import note, settle
 
 
 def erase(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from agent.assemble import load_key
 from agent.cli.options import add_config, check_output, read_unit_config, write_output
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.files import read_bounded
-from agent.key_rotation import change_site_key
-from agent.site import kit
+from agent.unit.assemble import load_key
+from agent.unit.joining import install, install_epoch_keys, new_unit_request
+from agent.unit.key_rotation import change_site_key
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
     if arguments.step == "request":
         check_output(arguments.output)  # new keys would replace those whose answer may be on its way
-        write_output(arguments.output, kit.new_unit_request(keys, site, unit, _token(arguments.token_file)))
+        write_output(arguments.output, new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
-        name = kit.install(keys, read_bounded(arguments.file), clock=clock)
+        name = install(keys, read_bounded(arguments.file), clock=clock)
         print(f"{name} has its keys: check with 'postern doctor', then start the service")
     elif arguments.step == "install-keys":
-        held = kit.install_epoch_keys(
+        held = install_epoch_keys(
             keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
         )
         print(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")

@@ -8,7 +8,7 @@ import platform
 from importlib import metadata
 
 import agent
-from agent.config import CONFIG_SCHEMA_ID
+from agent.config.load import CONFIG_SCHEMA_ID
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 

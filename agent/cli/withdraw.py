@@ -23,13 +23,12 @@ import msgspec
 from agent.cli.session import add_operator, make_operator
 from agent.cli.subjects import tell_receipt
 from agent.errors import BrokerError, RefusedError, RetryError, VerificationError
-from agent.gallery.erase import ErasureReceipt, subject_digest, verify_receipt
 from agent.keys import load_public_key, read_header
-from agent.match.records import SubjectId
-from agent.outbox.trust import TrustedUnits
+from agent.protocol.command import Response
+from agent.protocol.receipt import ErasureReceipt, verify_receipt
+from agent.protocol.trust import TrustedUnits
+from agent.subject import SubjectId, parse_subject, subject_digest
 from agent.subscribe.files import TrustFile
-from agent.uplink.commands import Response
-from agent.verbs import parse_subject
 
 NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held the subject
 

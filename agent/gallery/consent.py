@@ -12,32 +12,23 @@ under 14); 740 ILCS 14/15 (written release; three years after the last interacti
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agent.errors import ConsentError, printable
+from agent.protocol.names import Digest, Name, NoticeId
 
 MAX_CONSENT_BYTES = 16 * 1024  # JSON; the longest lists of units and texts need about 10 KiB
 MAX_CONSENT_DAYS = 1095  # 740 ILCS 14/15(a): no reference outlives three years without a new act
 MAX_UNITS = 64  # units that one consent may name; a site with more doors asks per building
 CLOCK_TOLERANCE = timedelta(minutes=5)  # between the clock where consent was given and the unit's
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
-NAME_PATTERN = r"^[a-z0-9-]{1,64}$(?!\n)"
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 # GDPR art. 8 lets member states choose 13 to 16, CAC order 19 art. 7 says 14; here a guardian agrees for all under 16.
 AgeClass = Literal["under_14", "under_16", "of_age"]
-
-
-class NoticeId(NamedTuple):
-    """Which notice hangs at a unit: its version and the digest of its terms, as a consent record names them."""
-
-    version: str
-    digest: str
 
 
 class ConsentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

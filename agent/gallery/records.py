@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from agent.gallery.consent import AgeClass, ConsentRecord
 from agent.gallery.retention import Deadline, Retention
-from agent.match.records import SubjectId
+from agent.protocol.receipt import ErasureReceipt
+from agent.subject import SubjectId
 
 
 class EnrolmentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,3 +67,13 @@ def held(subject: SubjectId, model: str, record: EnrolmentRecord, deadline: Dead
         last_used_on=deadline.last_used_on,
         erased_by=min(unused_by, deadline.expires_at.date()),
     )
+
+
+TOMBSTONE_DAYS = 1095  # so long a repeated request gets its receipt again; processing logs are kept as long
+
+
+class Erased(NamedTuple):
+    """Who has just been erased, for whoever else knows them, and what the unit states about it."""
+
+    subject: SubjectId
+    receipt: ErasureReceipt

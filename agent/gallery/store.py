@@ -27,26 +27,18 @@ from typing import Any, Self, cast
 
 from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord, NoticeId, check
+from agent.gallery.consent import ConsentRecord, check
 from agent.gallery.database import Database
-from agent.gallery.erase import (
-    REASONS,
-    TOMBSTONE_DAYS,
-    Erased,
-    ErasureReason,
-    ErasureReceipt,
-    Sign,
-    issue_receipt,
-    subject_digest,
-)
 from agent.gallery.keyring import Keyring
-from agent.gallery.records import EnrolmentRecord, Held, held
+from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord, Erased, Held, held
+from agent.gallery.references import References
 from agent.gallery.retention import UNSYNCED_GRACE, Deadline, Retention, due
 from agent.gallery.template import Vector, mean_reference
 from agent.gallery.vault import Entry, Vault
-from agent.match.records import References, SubjectId
+from agent.protocol.names import NoticeId
+from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt, Sign, issue_receipt
+from agent.subject import SUBJECT_BYTES, SubjectId, subject_digest
 
-SUBJECT_BYTES = 16
 # References; from 100 000 people on, China's order 19 art. 15 asks the operator to register. 51 MB of memory.
 MAX_SUBJECTS = 100_000
 

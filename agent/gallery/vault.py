@@ -29,12 +29,11 @@ from agent.embed.records import EMBEDDING_DIM
 from agent.errors import StorageError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.database import Database
-from agent.gallery.erase import TOMBSTONE_DAYS
 from agent.gallery.keyring import Keyring
-from agent.gallery.records import EnrolmentRecord
+from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord
 from agent.gallery.retention import Deadline
 from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
-from agent.match.records import SubjectId
+from agent.subject import SubjectId
 
 REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it
 

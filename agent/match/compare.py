@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from agent.embed.records import Embedding
-from agent.match.records import Candidate, References
+from agent.gallery.references import References
+from agent.match.records import Candidate
 
 
 def compare(embedding: Embedding, references: References) -> Candidate | None:

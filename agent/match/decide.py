@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 from agent.detect.track import MAX_TRACKS
 from agent.match.policy import Policy, Threshold
-from agent.match.records import Candidate, Match, SubjectId
+from agent.match.records import Candidate, Match
+from agent.subject import SubjectId
 
 MAX_VOTERS = 2 * MAX_TRACKS  # tracks with votes: the living ones, and those whose end was not yet told
 VISIT_NS = 10_000_000_000  # after so long out of view a new match is a new visit, 10 s

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.match.records import Match, SubjectId
+from agent.match.records import Match
+from agent.subject import SubjectId
 
 MAX_PRESENT = 1024  # subjects held present at one camera; beyond it the one seen longest ago has left
 

@@ -4,21 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
 
-import numpy as np
-from numpy.typing import NDArray
-
-SubjectId = NewType("SubjectId", bytes)  # 16 random bytes, made at enrolment
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class References:
-    """The gallery in memory: row i of ``matrix`` (float32, n x 128, unit rows) belongs to ``subjects[i]``."""
-
-    subjects: tuple[SubjectId, ...]
-    matrix: NDArray[np.float32]
-    model: str
+from agent.subject import SubjectId
 
 
 @dataclass(frozen=True, slots=True)

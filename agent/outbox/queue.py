@@ -8,7 +8,7 @@ matches last. What was removed unacknowledged is owned up to in a signed ``loss`
 reason waits at a time, further losses are added up until it is acknowledged.
 
 A sequence number is never used twice as long as the file is not put back to an older state. No program
-can prevent that; a subscriber detects it as a fork (``agent.outbox.verify``).
+can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ import rfc8785
 
 from agent.clock import Clock
 from agent.errors import StorageError, printable
-from agent.outbox.event import (
+from agent.outbox.draft import Draft, assemble, make_loss
+from agent.outbox.storage import Database, is_full
+from agent.protocol.event import (
     FIRST_PREV,
     MAX_EVENT_BYTES,
     SIGNATURE_TYPE,
-    Draft,
     Event,
     Kind,
     LossReason,
     Lost,
-    assemble,
     canonical,
     digest,
-    make_loss,
 )
-from agent.outbox.storage import Database, is_full
 
 MAX_ROWS = 50_000  # a day offline at one event every two seconds
 MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.outbox.event import TOPIC_ROOT
+from agent.protocol.names import TOPIC_ROOT
 from agent.site.records import Role
 
 _UNIT = (

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agent.errors import KeyStoreError, RefusedError
 from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import load_private_key, save_private_key
-from agent.outbox.event import parse_time, round_down
+from agent.protocol.names import parse_time, round_down
 from agent.site.records import CertificateRecord
 
 CA_DAYS = 3653  # ten years: longer than a unit lives, and nobody is there to replace the root on a door

@@ -10,11 +10,11 @@ from agent.clock import Clock
 from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, destroy, make_private_folder, write_atomic
 from agent.keys import SigningKey
-from agent.outbox.event import round_down
+from agent.protocol.names import check_name, round_down
+from agent.protocol.record import load, save
 from agent.site.authority import Authority
-from agent.site.enrolment import check_name
-from agent.site.office import SYSTEM_CLOCK, changing
-from agent.site.records import SiteFiles, SiteRecord, TokenFile, load, save
+from agent.site.folder import SYSTEM_CLOCK, changing
+from agent.site.records import SiteFiles, SiteRecord, TokenFile
 
 _EXPLANATION = """\
 This folder is the root of trust of the Postern site '{site}'. Keep it off the broker, and a copy in a safe.

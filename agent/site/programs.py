@@ -13,9 +13,9 @@ from agent.clock import Clock
 from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, save_private_key
+from agent.protocol.names import check_name
 from agent.site.authority import pem, record_of
-from agent.site.enrolment import check_name
-from agent.site.office import SYSTEM_CLOCK, changing
+from agent.site.folder import SYSTEM_CLOCK, changing
 from agent.site.records import ClientRecord, Role
 
 

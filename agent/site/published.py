@@ -20,10 +20,11 @@ from agent import strict_json
 from agent.errors import KeyStoreError, VerificationError
 from agent.files import read_bounded
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, load_public_key
-from agent.outbox.trust import TRUST_TYPE, TrustList, UnitKeyEntry
+from agent.protocol.record import load
+from agent.protocol.trust import TRUST_TYPE, TrustList, UnitKeyEntry
 from agent.site.acl import acl_file
 from agent.site.authority import read_certificate
-from agent.site.records import CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord, load
+from agent.site.records import CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
 MAX_LIST_BYTES = 16 * 1024 * 1024  # 4 000 units and programs with 64 revoked certificates of some 40 bytes each
 

@@ -5,30 +5,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from agent import strict_json
-from agent.errors import KeyStoreError
-from agent.files import make_private_folder, read_bounded, read_secret, write_atomic
-from agent.outbox.event import Name, Time
-from agent.outbox.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
+from agent.files import make_private_folder
+from agent.protocol.joining import Base64url, Pem
+from agent.protocol.names import Name, Time
+from agent.protocol.record import Record, load
+from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 
-MAX_RECORD_BYTES = 64 * 1024  # the longest, an answer with certificates and epoch keys, has about 6 000
 MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
 Role = Literal["auditor", "home-assistant", "operator"]
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
 Generation = Annotated[int, Meta(ge=0, le=9999)]
-Pem = Annotated[str, Meta(max_length=8192)]
-Base64url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What is kept or sent as one strict JSON object."""
 
 
 class SiteRecord(Record, frozen=True):
@@ -89,66 +82,6 @@ class TokenFile(Record, frozen=True):
 
     version: Literal[1]
     tokens: tuple[TokenRecord, ...]
-
-
-class UnitRequest(Record, frozen=True):
-    """What a unit asks: signed by its new event key, with a proof that it holds the enrolment token."""
-
-    version: Literal[1]
-    site: Name
-    unit: Name
-    jwk: dict[str, str]
-    seal_jwk: dict[str, str]
-    csr: Pem
-    proof: Base64url | None = None
-
-
-class PendingRequest(Record, frozen=True):
-    """``pending.json``: what a unit remembers until the answer comes."""
-
-    site: Name
-    unit: Name
-    token_key: Base64url
-
-
-class UnitAnswer(Record, frozen=True):
-    """What the site answers: signed by the site; the first answer also proves that the site holds the token."""
-
-    version: Literal[1]
-    site: Name
-    unit: Name
-    tls_crt: Pem
-    ca_crt: Pem
-    site_jwk: dict[str, str]
-    epoch_keys: Annotated[str, Meta(max_length=32 * 1024)]
-    proof: Base64url | None = None
-
-
-R = TypeVar("R", bound=Record)
-
-
-def encode(record: Record) -> bytes:
-    """Write a record as JSON."""
-    return msgspec.json.encode(record)
-
-
-def decode(content: bytes, kind: type[R]) -> R:
-    """Read a record; ValueError, without any text of ``content``, when it is none."""
-    return msgspec.convert(strict_json.loads(content, limit=MAX_RECORD_BYTES), kind)
-
-
-def save(path: Path, record: Record) -> None:
-    """Write a record durably, for its owner alone."""
-    write_atomic(path, encode(record))
-
-
-def load(path: Path, kind: type[R], *, secret: bool = False) -> R:
-    """Read a record; KeyStoreError when it is missing or damaged."""
-    content = read_secret(path) if secret else read_bounded(path, MAX_RECORD_BYTES)
-    try:
-        return decode(content, kind)
-    except ValueError as error:
-        raise KeyStoreError(f"{path} is damaged: restore the folder from its backup") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,46 +180,3 @@ class SiteFiles:
         """Make the folders in this one; those that are there are kept."""
         for folder in (self.folder, self.units, self.programs, self.clients, self.broker):
             make_private_folder(folder)
-
-
-@dataclass(frozen=True, slots=True)
-class UnitFiles:
-    """Where the keys of a unit lie. ``waiting`` holds the new ones until the site has answered."""
-
-    folder: Path
-
-    @property
-    def event_key(self) -> Path:
-        return self.folder / "unit.key"
-
-    @property
-    def tls_key(self) -> Path:
-        return self.folder / "tls.key"
-
-    @property
-    def seal_key(self) -> Path:
-        return self.folder / "seal.key"
-
-    @property
-    def tls_crt(self) -> Path:
-        return self.folder / "tls.crt"
-
-    @property
-    def ca_crt(self) -> Path:
-        return self.folder / "ca.crt"
-
-    @property
-    def site_jwk(self) -> Path:
-        return self.folder / "site.jwk"
-
-    @property
-    def epoch_keys(self) -> Path:
-        return self.folder / "epoch-keys.json"
-
-    @property
-    def waiting(self) -> UnitFiles:
-        return UnitFiles(self.folder / "waiting")
-
-    @property
-    def pending(self) -> Path:
-        return self.folder / "pending.json"

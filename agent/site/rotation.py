@@ -21,9 +21,10 @@ from agent.errors import RefusedError
 from agent.files import overwrite, replace
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import Policy, sign_policy
-from agent.site.office import SYSTEM_CLOCK, changing, opened
-from agent.site.records import SiteRecord, load, save
-from agent.site.succession import propose
+from agent.protocol.record import load, save
+from agent.protocol.site_key import propose
+from agent.site.folder import SYSTEM_CLOCK, changing, opened
+from agent.site.records import SiteRecord
 
 
 def begin_site_key_change(

@@ -6,8 +6,8 @@ from agent.clock import SystemClock
 from agent.keys import load_public_key
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
 
 keys = Path("auditor")  # ca.crt, tls.crt, tls.key and site.jwk from the site kit
 broker = BrokerSettings("broker.example", Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.errors import KeyStoreError, StorageError, VerificationError
 from agent.files import read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
-from agent.outbox.trust import TrustedUnits
+from agent.protocol.trust import TrustedUnits
 
 MAX_STATE_BYTES = 64 * 1024 * 1024  # the memory of 4096 chains, each with its 64 digests and 64 gaps
 

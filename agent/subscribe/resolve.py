@@ -19,13 +19,13 @@ import msgspec
 
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.files import read_bounded, read_secret
-from agent.outbox.event import Event, MatchData, PresenceData
-from agent.outbox.pseudonym import EpochKey, Resolver
+from agent.protocol.event import Event, MatchData, PresenceData
+from agent.protocol.pseudonym import EpochKey, Resolver
+from agent.subject import SUBJECT_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-SUBJECT_BYTES = 16  # of a subject id, as the enrolment tells it
 MAX_SUBJECTS_BYTES = 4 * 1024 * 1024  # a list of 100 000 ids, one a line, has 3.3 MB
 
 # Why an event is not resolved.
@@ -95,7 +95,7 @@ class Keys:
             return subject
         if self._consumer is None:
             raise VerificationError("sealed", "the subject is sealed: it needs the consumer's key")
-        from agent.outbox.sealed import unseal  # noqa: PLC0415 - an optional extra
+        from agent.protocol.sealed import unseal  # noqa: PLC0415 - an optional extra
 
         return unseal(subject, self._consumer, site=site, audience=audience, epoch=epoch)
 

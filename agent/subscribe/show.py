@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from agent.outbox.event import MatchData, PresenceData
-from agent.outbox.verify import VerifiedEvent
+from agent.protocol.event import MatchData, PresenceData
 from agent.subscribe.subscriber import Refusal
+from agent.subscribe.verify import VerifiedEvent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from agent.backoff import full_jitter
 from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
-from agent.outbox.verify import VerifiedEvent, Verifier
+from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
+from agent.mqtt.credentials import load_identity
+from agent.protocol.topics import event_filters
 from agent.subscribe.files import StateFile, TrustFile
-from agent.uplink.backoff import full_jitter
-from agent.uplink.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
-from agent.uplink.credentials import load_identity
-from agent.uplink.topics import event_filters
+from agent.subscribe.verify import VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
@@ -27,7 +27,7 @@ DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a dur
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that was not believed; ``reason`` is one of ``agent.outbox.verify.REASONS``, or ``retained``."""
+    """A message that was not believed; ``reason`` is one of ``agent.subscribe.verify.REASONS``, or ``retained``."""
 
     reason: str
     topic: str

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -22,12 +22,9 @@ from agent.clock import Clock
 from agent.errors import PosternError, RefusedError, RetryError, StorageError, VerificationError
 from agent.files import write_atomic
 from agent.keys import PublicKey
-from agent.outbox.event import Name
+from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command, encode_response
 from agent.strict_json import MAX_SAFE_INTEGER
 
-SIGNATURE_TYPE = "postern-command+jws"
-MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500
-MAX_RESPONSE_BYTES = 16 * 1024  # a gallery status of 100 subjects; also what a small broker lets pass
 MAX_VALIDITY_S = 300  # a captured command is worthless after five minutes even if it never arrived
 MAX_SKEW_S = 30  # two clocks that are both "synced" agree better than this
 NONCE_BYTES = 16
@@ -36,49 +33,6 @@ MAX_NONCES = 4  # operators at once
 RECENT = 32  # commands remembered as taken: what tells a repeated one from one that others overtook
 COUNTER_BYTES = 1024  # of their numbers on disk
 BURST, PER_SECOND = 20, 5  # commands looked at: a flood must not eat the processor; beyond it there is silence
-
-VERBS = (
-    "health",
-    "enrol/begin",
-    "enrol/commit",
-    "enrol/abort",
-    "subject/revoke",
-    "gallery/status",
-    "config/get",
-    "recognition/pause",
-    "recognition/resume",
-    "key/rotate",
-    "outbox/status",
-    "selftest",
-)
-
-Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
-Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
-
-
-class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What is signed. Times are whole seconds since 1970, UTC."""
-
-    site: Name
-    unit: Name
-    verb: Annotated[str, Meta(max_length=32)]
-    cmd_seq: Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
-    issued_at: Seconds
-    expires_at: Seconds
-    transaction: Transaction
-    args: dict[str, Any] = {}
-    nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")] | None = None
-
-
-class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The answer; ``transaction`` is None when no signature vouched for one."""
-
-    status: Literal["ok", "error"]
-    transaction: str | None
-    error: str | None = None
-    message: str | None = None
-    nonce: str | None = None
-    data: dict[str, Any] | None = None
 
 
 Handler = Callable[[Command], Mapping[str, Any]]
@@ -275,22 +229,3 @@ def _code(error: PosternError) -> str:
     if isinstance(error, RefusedError):
         return error.reason
     return "try_later" if isinstance(error, RetryError) else "fault"
-
-
-def encode_response(
-    transaction: str | None, data: dict[str, Any] | None, failure: tuple[str, str] | None, nonce: str | None = None
-) -> bytes:
-    """Write an answer: ``data``, or why there is none as (code, sentence)."""
-    if failure is None:
-        try:
-            answer = msgspec.json.encode(Response(status="ok", transaction=transaction, data=data))
-        except (TypeError, ValueError):
-            failure = ("fault", "the answer cannot be encoded: report this")
-        else:
-            if len(answer) <= MAX_RESPONSE_BYTES:
-                return answer
-            failure = ("too_large", f"done, but the answer is longer than {MAX_RESPONSE_BYTES} bytes")
-    error, message = failure
-    return msgspec.json.encode(
-        Response(status="error", transaction=transaction, error=error, message=message, nonce=nonce)
-    )

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from agent.uplink.topics import Topics
+from agent.protocol.topics import Topics
 
 PREFIX = "homeassistant"  # Home Assistant's default discovery prefix
 SUPPORT_URL = "https://www.home-assistant.io/integrations/mqtt/"

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from agent.backoff import full_jitter
+from agent.mqtt import refusals
 from agent.outbox.queue import Row
-from agent.uplink import refusals
-from agent.uplink.backoff import full_jitter
 
 IN_FLIGHT = 16  # rows unacknowledged at once: a full round trip is hidden, a loss resends little
 POISON_STRIKES = 3  # a row alone in flight at this many hang-ups is the cause

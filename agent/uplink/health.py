@@ -18,11 +18,11 @@ import rfc8785
 from msgspec import Meta
 
 from agent import strict_json
-from agent.audit_chain import HEAD_PATTERN
+from agent.audit.chain import HEAD_PATTERN
 from agent.clock import Clock, ClockState
 from agent.errors import VerificationError
 from agent.keys import PublicKey
-from agent.outbox.event import Boot, Digest, Signature, Source, Time
+from agent.protocol.names import Boot, Digest, Signature, Source, Time
 from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-health+jws"

@@ -13,7 +13,7 @@ import msgspec
 import rfc8785
 from msgspec import Meta
 
-from agent.outbox.event import Digest, Source
+from agent.protocol.names import Digest, Source
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
 ModelTask = Literal["detector", "landmarks", "embedder", "pad"]

@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.backoff import full_jitter, uniform
 from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
-from agent.outbox.event import CONTENT_TYPE
+from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
+from agent.mqtt.link import Connect, Link
+from agent.mqtt.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.outbox.queue import Outbox
-from agent.uplink.backoff import full_jitter, uniform
-from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming, Will
+from agent.protocol.event import CONTENT_TYPE
+from agent.protocol.topics import Topics
 from agent.uplink.discovery import Discovery
 from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
-from agent.uplink.link import Connect, Link
-from agent.uplink.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
-from agent.uplink.topics import Topics
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better

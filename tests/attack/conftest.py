@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.outbox.verify import Verifier
+from agent.subscribe.verify import Verifier
 from tests.simulators.signing_unit import SigningUnit, verifier_of
 
 

@@ -14,9 +14,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.clock import SystemClock
 from agent.errors import BrokerError
-from agent.uplink.connection import Connection
-from agent.uplink.credentials import Credentials
-from agent.uplink.refusals import NOT_AUTHORISED
+from agent.mqtt.connection import Connection
+from agent.mqtt.credentials import Credentials
+from agent.mqtt.refusals import NOT_AUTHORISED
 from tests.simulators.broker import RealBroker, connect, free_port, wait_until
 from tests.simulators.pki import DAY, Authority
 

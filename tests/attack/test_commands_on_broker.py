@@ -16,7 +16,8 @@ import pytest
 
 from agent.clock import ClockState
 from agent.keys import SigningKey, encode_base64url
-from agent.uplink.commands import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, CommandCounter, Commands, Outcome
+from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS
+from agent.uplink.commands import CommandCounter, Commands, Outcome
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 

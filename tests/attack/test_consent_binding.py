@@ -26,13 +26,13 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
-from agent.enrolment import Registrar
-from agent.erasure import note, owner_of, pass_on, settle
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
-from agent.gallery.erase import TOMBSTONE_DAYS
-from agent.match.records import SubjectId
-from agent.papers.notice import notice_id
+from agent.gallery.records import TOMBSTONE_DAYS
+from agent.notices.notice import notice_id
+from agent.subject import SubjectId
+from agent.unit.enrolment import Registrar
+from agent.unit.forget import note, owner_of, pass_on, settle
 from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
 from tests.simulators.signing_unit import match_draft
 from tests.simulators.unit_life import agreed, opened, write_unit

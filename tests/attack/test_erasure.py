@@ -20,15 +20,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.audit_chain import personal_folder
+from agent.audit.chain import personal_folder
 from agent.cli import main
 from agent.cli.subjects import erase
 from agent.clock import SimulatedClock, SystemClock
-from agent.config import Config
-from agent.erasure import settle
-from agent.gallery.erase import subject_digest
+from agent.config.schema import Config
 from agent.keys import UnitKey
-from agent.match.records import SubjectId
+from agent.subject import SubjectId, subject_digest
+from agent.unit.forget import settle
 from tests.simulators.power import crashes, record
 from tests.simulators.unit_life import enrol, opened, write_unit
 
@@ -222,7 +221,7 @@ import numpy as np
 from datetime import timedelta
 from pathlib import Path
 from agent.clock import SimulatedClock
-from agent.erasure import pass_on
+from agent.unit.forget import pass_on
 from tests.simulators.power import mark
 from tests.simulators.unit_life import enrol, opened, write_unit
 

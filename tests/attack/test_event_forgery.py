@@ -20,8 +20,8 @@ from joserfc.jwk import OctKey, RSAKey
 
 from agent.errors import VerificationError
 from agent.keys import UnitKey, encode_base64url
-from agent.outbox.event import MAX_EVENT_BYTES, SIGNATURE_TYPE, canonical
-from agent.outbox.verify import REASONS, Verifier
+from agent.protocol.event import MAX_EVENT_BYTES, SIGNATURE_TYPE, canonical
+from agent.subscribe.verify import REASONS, Verifier
 from tests.simulators.signing_unit import (
     START,
     SigningUnit,
@@ -341,7 +341,7 @@ def test_no_mutated_event_of_a_dishonest_unit_breaks_the_verifier(
 
 def test_verifier_needs_no_camera_no_model_and_no_numpy() -> None:
     code = (
-        "import sys, agent.outbox.verify\n"
+        "import sys, agent.subscribe.verify\n"
         "heavy = {'numpy', 'PIL', 'ai_edge_litert', 'tflite_runtime', 'av', 'paho', 'sqlite3', 'yaml'}\n"
         "found = heavy & set(sys.modules)\n"
         "sys.exit(f'imported: {found}' if found else 0)"

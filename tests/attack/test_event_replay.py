@@ -14,9 +14,9 @@ import rfc8785
 
 from agent.errors import StorageError
 from agent.keys import encode_base64url
-from agent.outbox.event import FIRST_PREV
-from agent.outbox.trust import TrustedUnits
-from agent.outbox.verify import Verifier
+from agent.protocol.event import FIRST_PREV
+from agent.protocol.trust import TrustedUnits
+from agent.subscribe.verify import Verifier
 from tests.simulators.signing_unit import (
     DIGEST,
     START,

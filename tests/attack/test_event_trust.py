@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from agent.errors import VerificationError
 from agent.keys import UnitKey
-from agent.outbox.trust import TrustedUnits
-from agent.outbox.verify import Verifier
+from agent.protocol.trust import TrustedUnits
+from agent.subscribe.verify import Verifier
 from tests.simulators.signing_unit import (
     SigningUnit,
     trust_list,

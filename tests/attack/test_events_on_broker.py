@@ -12,10 +12,10 @@ import pytest
 import rfc8785
 
 from agent.keys import SigningKey, UnitKey, encode_base64url
-from agent.outbox.event import SIGNATURE_TYPE
-from agent.outbox.verify import VerifiedEvent
+from agent.protocol.event import SIGNATURE_TYPE
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import DIGEST, SigningUnit, trust_list
 from tests.simulators.unit_on_broker import SkippingClock

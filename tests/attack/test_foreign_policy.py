@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.assemble import load_policy
-from agent.config import Config, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.errors import PolicyError
 from agent.keys import SigningKey
 from agent.match.policy import POLICY_TYPE, Policy, parse_policy, sign_policy
+from agent.unit.assemble import load_policy
 from tests.simulators.unit_life import write_unit
 
 OWN, FOREIGN = SigningKey.generate(), SigningKey.generate()

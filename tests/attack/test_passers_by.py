@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.config import load_config
+from agent.config.load import load_config
 from tests.simulators.power import Step, record
 from tests.simulators.quiet_unit import Premises, faces_in
 

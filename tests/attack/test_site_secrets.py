@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.cli import main
 from agent.clock import SystemClock
-from agent.outbox.pseudonym import epochs_from
+from agent.protocol.pseudonym import epochs_from
 
 ROOT = Path(__file__).parents[2]
 PASSPHRASE = "correct horse battery"

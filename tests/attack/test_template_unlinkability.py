@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agent.camera.scene_people import load_people
+from agent.camera.scene.people import load_people
 from agent.gallery.template import mean_reference
 from tests.conftest import shared_folder
 from tools.evaluation.command import main

@@ -20,20 +20,21 @@ import msgspec
 import pytest
 import yaml
 
-from agent.audit_chain import parse_head, read_entries, verify_log
+from agent.audit.chain import parse_head, read_entries, verify_log
 from agent.clock import SystemClock
-from agent.config import load_config
+from agent.config.load import load_config
 from agent.errors import BrokerError
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import parse_policy
-from agent.outbox.verify import VerifiedEvent
-from agent.site import kit, rotation
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.protocol.command import Response
+from agent.site import rotation, units
+from agent.site.operator import Operator
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Subscriber
-from agent.uplink.commands import PER_SECOND, Response
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
-from agent.uplink.request import Operator
+from agent.subscribe.verify import VerifiedEvent
+from agent.uplink.commands import PER_SECOND
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite, postern
 
@@ -112,7 +113,7 @@ class RunningUnit:
     ) -> Response:
         """Ask as the site's operator does."""
         time.sleep(COMMANDS_AN_ASK / PER_SECOND)  # faster, and the unit falls silent as under a flood
-        site_key = key or kit.load_site_key(self.site.site.folder)
+        site_key = key or units.load_site_key(self.site.site.folder)
         operator = Operator(self.settings(name), site=SITE, key=site_key, clock=SystemClock())
         return operator.ask(UNIT, verb, args, timeout_s=timeout_s, **options)
 
@@ -235,12 +236,12 @@ def test_enrolment_that_is_aborted_keeps_nothing_and_says_so_where_it_began(unit
 
 def test_keys_are_rotated_by_command_and_the_old_command_key_is_obeyed_no_more(unit: RunningUnit) -> None:
     folder = unit.site.site.folder
-    sealed = kit.issue_epoch_keys(folder, UNIT).decode()
+    sealed = units.issue_epoch_keys(folder, UNIT).decode()
     epochs = unit.ask("key/rotate", {"epoch_keys": sealed})
     assert epochs.data is not None
     assert len(epochs.data["epochs"]) == 3
     assert unit.ask("key/rotate", {"references": "renew"}).status == "ok"
-    old = kit.load_site_key(folder)
+    old = units.load_site_key(folder)
     change = json.loads(rotation.begin_site_key_change(folder, parse_policy(POLICY.read_bytes())))
     changed = unit.ask("key/rotate", change)
     new = SigningKey.load(unit.site.site.next_site_key)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from agent.protocol.topics import Topics
 from agent.uplink.discovery import make_discovery
-from agent.uplink.topics import Topics
 
 TOPICS = Topics("hq", "door-3")
 DISCOVERY = make_discovery(

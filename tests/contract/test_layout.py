@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,42 +23,69 @@ TOP_LEVEL = {
     ".ci", ".gitignore", "LICENSE", "README.md", "agent", "deploy", "models", "pyproject.toml", "tests", "tools",
 }  # fmt: skip
 
-# Ways to the world, and the only places that may use them.
+# Ways to the world, and the only places that may use them: rooms, or single files where a room would be too much.
 IO_MODULES = {
-    "asyncio": ("uplink", "subscribe"),
+    "asyncio": ("mqtt", "subscribe"),
     "av": ("camera",),
     "gi": ("camera",),
     "http": (),
     "libcamera": ("camera",),
     "multiprocessing": (),
-    "paho": ("uplink", "subscribe", "cli"),
+    "paho": ("mqtt",),
     "pickle": (),
     "picamera2": ("camera",),
     "requests": (),
-    "socket": ("uplink", "subscribe", "cli", "notify", "run"),
-    "sqlite3": ("gallery", "outbox", "audit", "cli"),
-    "ssl": ("uplink", "subscribe", "cli"),
+    "socket": ("mqtt", "uplink.session", "cli.notify", "cli.doctor_checks", "unit.service"),
+    "sqlite3": ("gallery", "outbox"),
+    "ssl": ("mqtt", "cli.doctor_checks"),
     "subprocess": (),
     "urllib.request": (),
-    "yaml": ("config", "config_yaml", "camera"),
+    "yaml": ("strict_yaml",),
 }
 
-# What a folder may know of the others: nothing that comes after it, and matching and what follows it never see a
-# picture. What makes and sends events never sees a reference either.
-FORBIDDEN = {
-    "camera": ("detect", "embed", "gallery", "match", "outbox", "uplink", "site"),
-    "detect": ("embed", "gallery", "match", "outbox", "uplink", "site"),
-    "embed": ("gallery", "match", "outbox", "uplink", "site"),
-    "gallery": ("outbox", "uplink", "site"),
-    "match": ("camera", "gallery", "outbox", "uplink", "site", "inference"),
-    "outbox": ("camera", "detect", "embed", "gallery", "uplink", "inference"),
-    "uplink": ("camera", "detect", "embed", "gallery", "match", "inference"),
-    "inference": ("detect", "embed", "gallery", "match", "outbox", "uplink", "site"),
-    "site": ("camera", "detect", "embed", "gallery", "uplink", "inference"),
+# The floors of the house. A room may know lower floors, and on the data path the rooms to its left.
+FLOORS = {
+    "protocol": 1, "config": 1,
+    "mqtt": 2, "audit": 2, "inference": 2, "camera": 2, "camera.scene": 2, "notices": 2,
+    "detect": 3, "embed": 3, "gallery": 3, "match": 3, "outbox": 3,
+    "uplink": 4, "subscribe": 4, "site": 4,
+    "pipeline": 5, "unit": 5,
+    "cli": 6, "__main__": 7,
+}  # fmt: skip
+DATA_PATH = ("camera", "detect", "embed", "gallery", "match", "outbox", "uplink")
+
+# Who knows whom: rooms (or single files of them) and the only rooms (or files) that they may import. The loose files
+# at the top are for everybody, and ``unit`` knows everything but the command line. A permission that nobody uses goes.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "camera": ("config.camera",),
+    "camera.scene": ("camera.base",),
+    "notices": ("config.camera", "config.schema", "protocol.names"),
+    "detect": ("camera.base", "inference.engine", "inference.manifest"),
+    "embed": ("camera.base", "detect.face", "inference.engine"),
+    "gallery": ("embed.records", "protocol.names", "protocol.receipt"),
+    "match": ("detect.track", "embed.records", "gallery.references"),
+    "outbox": ("match.records", "protocol.event", "protocol.names", "protocol.pseudonym"),
+    "pipeline": ("camera.base", "detect", "embed", "gallery.references", "match"),
+    "uplink": ("audit.chain", "mqtt", "outbox.queue", "protocol"),
+    "subscribe": ("mqtt.connection", "mqtt.credentials", "protocol"),
+    "site": ("audit", "match.policy", "protocol"),
+    "site.operator": ("mqtt.connection", "mqtt.credentials"),
+    "cli": (
+        "unit", "site", "subscribe", "config", "notices", "protocol", "audit", "camera", "detect", "gallery", "match",
+        "mqtt", "outbox.epoch_keys", "uplink.health",
+    ),
+    "__main__": ("cli",),
+}  # fmt: skip
+
+# What these rooms never load, not even by way of others: a subscriber and a site need no camera, model or gallery.
+NEVER_LOADED = {
+    "subscribe": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
+    "site": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
 }
 
-# Who may read the configuration: the command line, and the assembly that turns it into plain arguments.
-READS_CONFIGURATION = {"cli", "run", "reload", "assemble", "config", "config_check", "config_schema", "papers"}
+# Who may read the configuration: the command line, and the assembly that turns it into plain arguments. Camera settings
+# are plain arguments themselves.
+READS_CONFIGURATION = ("cli", "unit", "config", "notices")
 
 # Words of things that this program never does. One use is allowed: the age class of a consent record says which
 # guardian must agree; it is told by people and never worked out from a face.
@@ -77,20 +105,29 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def part(path: Path) -> str:
-    """The folder of the data path that a module belongs to, or the module's own name."""
-    first = path.relative_to(ROOT / "agent").parts[0]
-    return first.removesuffix(".py")
+def module(path: Path) -> str:
+    """The name of a file below ``agent``: ``camera.base``; a package's own file has the package's."""
+    parts = path.relative_to(ROOT / "agent").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every imported module, also inside functions; not what is imported for annotations alone."""
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
+def room(name: str) -> str:
+    """The room of a module of ``agent``, or the module's own name when it lies loose."""
+    return "camera.scene" if within(name, "camera.scene") else name.split(".", maxsplit=1)[0]
+
+
+def imports(path: Path, *, annotations: bool = False) -> Iterator[str]:
+    """Every imported module, also inside functions; what is imported for annotations alone if wanted."""
+    skipped = (
+        set()
+        if annotations
+        else {
+            id(inner)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for inner in ast.walk(node)
+        }
+    )
     for node in ast.walk(tree(path)):
         if id(node) in skipped:
             continue
@@ -148,34 +185,116 @@ def test_the_top_level_is_the_one_of_the_design() -> None:
 
 def test_every_part_of_the_agent_that_does_io_is_known() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)} imports {module}"
+        f"{path.relative_to(ROOT)} imports {imported}"
         for path in modules("agent")
-        for module in imports(path)
+        for imported in imports(path)
         for package, allowed in IO_MODULES.items()
-        if within(module, package) and part(path) not in allowed
+        if within(imported, package) and not any(within(module(path), place) for place in allowed)
     ]
     assert not wrong
 
 
-def test_stages_know_nothing_of_what_comes_after_them() -> None:
+@cache
+def arrows() -> frozenset[tuple[str, str]]:
+    """Importing and imported module of each import between two rooms; those of loose files left out."""
+    known = {module(path) for path in modules("agent")}
+    found = set()
+    for path in modules("agent"):
+        for imported in imports(path, annotations=True):
+            name = imported.removeprefix("agent.")
+            if (
+                within(imported, "agent")
+                and name in known
+                and room(name) in FLOORS
+                and room(name) != room(module(path))
+            ):
+                found.add((module(path), name))
+    return frozenset(found)
+
+
+def allowed(importer: str) -> Iterator[tuple[str, str]]:
+    """Permissions that a module has, each with the place that it was given to."""
+    for place, permissions in MAY_IMPORT.items():
+        if within(importer, place) and not (place == "camera" and within(importer, "camera.scene")):
+            yield from ((place, permission) for permission in permissions)
+
+
+def where_instead(importer: str, imported: str) -> str:
+    """The lowest rooms that may know both ends of a forbidden arrow."""
+    both = [
+        place
+        for place in MAY_IMPORT
+        if any(within(imported, one) for _, one in allowed(place))
+        and any(within(importer, one) for _, one in allowed(place))
+    ]
+    homes = [
+        f"agent/{place.replace('.', '/')}"
+        for place in sorted(both, key=lambda one: FLOORS[room(one)])
+        if place != "cli"
+    ]
+    return f"what needs both belongs into {' or '.join(homes or ['agent/unit'])}"
+
+
+def test_each_room_knows_only_what_the_plan_lets_it_know() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)} imports {module}"
-        for path in modules("agent")
-        for module in imports(path)
-        for other in FORBIDDEN.get(part(path), ())
-        if within(module, f"agent.{other}")
+        f"agent/{importer.replace('.', '/')}.py imports agent.{imported}: {where_instead(importer, imported)}"
+        for importer, imported in sorted(arrows())
+        if not (room(importer) == "unit" and room(imported) not in {"cli", "__main__"})
+        and not any(within(imported, permission) for _, permission in allowed(importer))
     ]
-    assert not wrong
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_permission_is_kept_that_nobody_uses() -> None:
+    used = {
+        (place, permission)
+        for importer, imported in arrows()
+        for place, permission in allowed(importer)
+        if within(imported, permission)
+    }
+    unused = {(place, permission) for place, all_of in MAY_IMPORT.items() for permission in all_of} - used
+    assert not unused
+
+
+def test_no_permission_climbs_a_floor() -> None:
+    climbing = [
+        f"{place} may import {permission}"
+        for place, permissions in MAY_IMPORT.items()
+        for permission in permissions
+        if FLOORS[room(permission)] >= FLOORS[room(place)]
+        and not (room(place) == "camera.scene" and room(permission) == "camera")
+        and not (
+            {room(place), room(permission)} <= set(DATA_PATH)
+            and DATA_PATH.index(room(permission)) < DATA_PATH.index(room(place))
+        )
+    ]
+    assert not climbing
+
+
+def test_every_room_stands_in_the_plan_and_only_a_few_files_lie_loose() -> None:
+    folders = {room(module(path)) for path in modules("agent") if path.parent != ROOT / "agent"}
+    loose = [path.stem for path in (ROOT / "agent").glob("*.py")]
+    assert folders <= set(FLOORS), f"new rooms need a floor: {sorted(folders - set(FLOORS))}"
+    assert len(loose) <= 14, f"{sorted(loose)}: which room is each of them of?"
+    assert len(folders) + len(loose) <= 34
+
+
+@pytest.mark.parametrize("name", NEVER_LOADED)
+def test_what_a_subscriber_and_a_site_need_not_is_never_loaded(name: str) -> None:
+    files = [path for path in modules("agent") if within(module(path), name)]
+    code = "import sys\n" + "".join(f"import agent.{module(path)}\n" for path in files)
+    code += f"print([one for one in {NEVER_LOADED[name]!r} if one in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
 
 
 def test_only_the_shell_reads_configuration() -> None:
     wrong = []
     for path in modules("agent"):
-        if part(path) in READS_CONFIGURATION:
+        if any(within(module(path), place) for place in READS_CONFIGURATION):
             continue
-        # config_yaml is no configuration: it reads any strict YAML, the scripts of scenes too
-        found = [m for m in imports(path) if m.startswith("agent.config") and not within(m, "agent.config_yaml")]
-        wrong += [f"{path.relative_to(ROOT)}: {m}" for m in found]
+        found = [m for m in imports(path) if within(m, "agent.config") and not within(m, "agent.config.camera")]
+        wrong += [f"{path.relative_to(ROOT)}: {m}" for m in found if m != "agent.config"]
         wrong += [f"{path.relative_to(ROOT)}: {name}" for name in identifiers(path) if name in ("environ", "getenv")]
     assert not wrong
 
@@ -184,7 +303,7 @@ def test_only_the_command_line_prints() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in modules("agent")
-        if part(path) not in {"cli", "subscribe"}
+        if room(module(path)) not in {"cli", "subscribe"}
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
@@ -196,7 +315,9 @@ def test_no_code_for_what_is_never_built() -> None:
     for path in modules("agent"):
         for name in set(identifiers(path)):
             lowered = name.lower().strip("_")
-            about_people = part(path) in {"camera", "detect", "embed", "inference", "match"} and lowered == "age"
+            about_people = (
+                room(module(path)) in {"camera", "detect", "embed", "inference", "match"} and lowered == "age"
+            )
             if about_people or lowered in PROHIBITED_NAMES or PROHIBITED_WORDS & set(lowered.split("_")):
                 wrong.append(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong

@@ -11,16 +11,18 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.keys import UnitKey
+from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
 from agent.outbox.queue import Outbox
-from agent.outbox.verify import VerifiedEvent
-from agent.site import kit
+from agent.site import units
+from agent.site.creation import create_site
+from agent.site.operator import Operator
 from agent.site.programs import issue_broker, issue_client
 from agent.site.records import Role, SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings, Connection
-from agent.uplink.credentials import Credentials
-from agent.uplink.request import Operator
+from agent.subscribe.verify import VerifiedEvent
+from agent.unit.joining import install, new_unit_request
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import RealBroker, wait_until
 from tests.simulators.pki import Authority
@@ -36,11 +38,11 @@ class Installed:
     def __init__(self, folder: Path) -> None:
         self.clock = SkippingClock()
         self.folder = folder / "site"
-        self.files: SiteFiles = kit.create_site(self.folder, "hq")
+        self.files: SiteFiles = create_site(self.folder, "hq")
         issue_broker(self.folder, ["127.0.0.1"])
         self.keys = folder / "keys"
-        request = kit.new_unit_request(self.keys, "hq", "door-1", kit.new_token(self.folder, "door-1"))
-        kit.install(self.keys, kit.add_unit(self.folder, request), clock=SystemClock())
+        request = new_unit_request(self.keys, "hq", "door-1", units.new_token(self.folder, "door-1"))
+        install(self.keys, units.add_unit(self.folder, request), clock=SystemClock())
         roles: tuple[tuple[str, Role], ...] = (("guard", "auditor"), ("office", "operator"))
         self.programs = {name: issue_client(self.folder, name, role) for name, role in roles}
         self.broker = RealBroker(folder, Authority(folder / "replaced"))
@@ -89,13 +91,13 @@ def first(subscriber: Subscriber) -> VerifiedEvent | Refusal:
 
 def test_event_of_an_enrolled_unit_is_accepted_until_the_unit_is_revoked(installed: Installed) -> None:
     files, clock = installed.files, installed.clock
-    trust = TrustFile(files.trust, kit.load_site_key(installed.folder).public)
+    trust = TrustFile(files.trust, units.load_site_key(installed.folder).public)
     with Subscriber(installed.settings(installed.programs["guard"]), site="hq", trust=trust, clock=clock) as subscriber:
         installed.say()
         accepted = first(subscriber)
         assert isinstance(accepted, VerifiedEvent)
         assert (accepted.unit, accepted.fresh) == ("door-1", True)
-        kit.revoke_unit(installed.folder, "door-1")
+        units.revoke_unit(installed.folder, "door-1")
         clock.skipped_s += 6  # the subscriber looks at its list again
         installed.say()
         wait_until(lambda: installed.outbox.depth() == 0)
@@ -108,7 +110,7 @@ def test_event_of_an_enrolled_unit_is_accepted_until_the_unit_is_revoked(install
 
 
 def test_revoked_unit_is_shut_out_by_the_broker(installed: Installed) -> None:
-    kit.revoke_unit(installed.folder, "door-1")
+    units.revoke_unit(installed.folder, "door-1")
     installed.broker.use_site(installed.files)
     installed.broker.stop()
     installed.broker.start()
@@ -120,7 +122,7 @@ def test_revoked_unit_is_shut_out_by_the_broker(installed: Installed) -> None:
 
 
 def test_command_of_the_sites_operator_reaches_the_unit_and_another_program_sends_none(installed: Installed) -> None:
-    key = kit.load_site_key(installed.folder)
+    key = units.load_site_key(installed.folder)
     operator = Operator(installed.settings(installed.programs["office"]), site="hq", key=key, clock=installed.clock)
     with pytest.raises(BrokerError, match="does not answer"):  # this unit hears and stays silent
         operator.ask("door-1", "selftest", timeout_s=0.5)

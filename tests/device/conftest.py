@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from agent.camera.settings import V4l2Camera
+from agent.config.camera import V4l2Camera
 
 TIMEOUT_S = 30.0  # an emulated camera takes its time
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from agent.camera.base import Camera
 from agent.camera.open import open_camera
-from agent.camera.settings import Picamera2Camera
 from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import SystemClock
+from agent.config.camera import Picamera2Camera
 from agent.errors import CameraLostError
 from tests.device.conftest import TIMEOUT_S
 

@@ -15,8 +15,8 @@ import pytest
 
 from agent.camera.base import Frame
 from agent.camera.open import open_camera
-from agent.camera.settings import CameraSettings, GstreamerCamera, V4l2Camera
 from agent.clock import SystemClock
+from agent.config.camera import CameraSettings, GstreamerCamera, V4l2Camera
 from agent.errors import CameraLostError
 from tests.device.conftest import TIMEOUT_S, missing
 from tools.emulated import LIBCAMERA_PIPELINE

@@ -7,8 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
-from agent.audit import AuditLog
-from agent.audit_chain import Head, read_entries
+from agent.audit.chain import Head, read_entries
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from tests.simulators.power import crashes, record
 
@@ -17,7 +17,7 @@ EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 LIFE = """
 import secrets, sys
 from pathlib import Path
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from tests.simulators.power import mark
 

@@ -14,9 +14,9 @@ import pytest
 
 from agent.camera.base import LORES_BORDER, Frame
 from agent.camera.open import open_camera
-from agent.camera.settings import RtspCamera
 from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import SystemClock
+from agent.config.camera import RtspCamera
 from agent.errors import CameraLostError
 from tests.simulators.camera import Collected, RtspServer
 

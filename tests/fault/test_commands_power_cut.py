@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
-from agent.gallery.erase import subject_digest
 from agent.keys import load_public_key
 from agent.match.policy import verify_policy
-from agent.outbox.pseudonym import EpochKeys
-from agent.site.records import UnitFiles
-from agent.site.succession import complete
+from agent.outbox.epoch_keys import EpochKeys
+from agent.subject import subject_digest
+from agent.unit.key_files import UnitFiles
+from agent.unit.site_key import complete
 from agent.uplink.commands import CommandCounter
 from tests.simulators.gallery_life import MODEL, open_store
 from tests.simulators.power import Crash, crashes, record
@@ -34,13 +34,13 @@ LIFE = """
 import json, secrets, sys
 import numpy as np
 from pathlib import Path
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
-from agent.enrolment import Registrar
+from agent.unit.enrolment import Registrar
 from agent.files import write_atomic
-from agent.key_rotation import KeyRotation
+from agent.unit.key_rotation import KeyRotation
 from agent.match.policy import sign_policy
-from agent.outbox.pseudonym import EpochKeys
+from agent.protocol.pseudonym import EpochKeys
 from agent.site import kit, rotation
 from agent.uplink.commands import CommandCounter
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import StorageError
 from agent.match.compare import compare
-from agent.match.records import SubjectId
+from agent.subject import SubjectId
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store, unit_vector
 
 # Bytes that a file may have: the write that fails is at another place each time, from the first one on.

@@ -21,8 +21,8 @@ import pytest
 from agent.clock import SystemClock
 from agent.keys import UnitKey
 from agent.outbox.queue import Outbox
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.outbox.verify import Verifier
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.subscribe.verify import Verifier
 from tests.simulators.outbox_worker import SOURCE
 
 KILLS = int(os.environ.get("POSTERN_KILLS", "15"))

@@ -15,8 +15,9 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.keys import UnitKey
-from agent.outbox.event import canonical, digest, make_unit
+from agent.outbox.draft import make_unit
 from agent.outbox.queue import Outbox
+from agent.protocol.event import canonical, digest
 from tests.simulators.outbox_life import MAX_ROWS, SOURCE, lost_in
 from tests.simulators.power import Crash, crashes, record
 

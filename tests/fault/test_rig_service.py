@@ -13,9 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from agent.clock import SystemClock
+from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
 from agent.site.programs import issue_client
-from agent.uplink.connection import BrokerSettings, Connection
-from agent.uplink.credentials import Credentials
 from tools.demonstration.site import SITE, UNIT, DemoSite
 from tools.rigging.__main__ import SCENARIOS
 from tools.rigging.disk import SlowDisk

@@ -26,13 +26,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.outbox.verify import VerifiedEvent
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
 from agent.site.authority import Authority, pem
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.subscribe.verify import VerifiedEvent
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite
 from tools.rigging.listener import Listener

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from agent.audit_chain import read_entries, verify_log
+from agent.audit.chain import read_entries, verify_log
 from agent.clock import SimulatedClock
-from agent.site import kit, programs
+from agent.site import programs, units
+from agent.site.creation import create_site
 from agent.site.published import unfinished
 from agent.site.records import SiteFiles
+from agent.unit.joining import install
 from tests.simulators.power import Crash, crashes, record
 from tests.simulators.signing_unit import START
 
@@ -35,17 +37,17 @@ from tests.simulators.signing_unit import START
 
 site, work = Path(sys.argv[1]), Path(sys.argv[2])
 clock = SimulatedClock(START)
-kit.create_site(site, "hq", clock=clock)
+create_site(site, "hq", clock=clock)
 mark("created")
 for unit in ("door-1", "door-2"):
-    request = kit.new_unit_request(work / unit, "hq", unit, kit.new_token(site, unit, clock=clock))
+    request = new_unit_request(work / unit, "hq", unit, units.new_token(site, unit, clock=clock))
     (work / f"{unit}.request").write_bytes(request)
     mark(f"{unit} asked")
-    kit.add_unit(site, request, clock=clock)
+    units.add_unit(site, request, clock=clock)
     mark(f"{unit} in")
 programs.issue_client(site, "guard", "auditor", clock=clock)
 mark("guard in")
-kit.revoke_unit(site, "door-1", clock=clock)
+units.revoke_unit(site, "door-1", clock=clock)
 mark("door-1 out")
 programs.revoke_client(site, "guard", clock=clock)
 mark("guard out")
@@ -77,7 +79,7 @@ def test_an_act_that_a_power_cut_interrupted_is_completed_by_repeating_it_and_by
 
 
 def create(files: SiteFiles) -> None:
-    kit.create_site(files.folder, "hq", clock=SimulatedClock(START))
+    create_site(files.folder, "hq", clock=SimulatedClock(START))
 
 
 def repeat(files: SiteFiles, crash: Crash, work: Path) -> None:
@@ -87,9 +89,9 @@ def repeat(files: SiteFiles, crash: Crash, work: Path) -> None:
         create(files)
     for unit in ("door-1", "door-2"):
         if f"{unit} asked" in marks and f"{unit} in" not in marks:
-            kit.install(
+            install(
                 _unit_keys(work, files, unit),
-                kit.add_unit(files.folder, (work / f"{unit}.request").read_bytes(), clock=clock),
+                units.add_unit(files.folder, (work / f"{unit}.request").read_bytes(), clock=clock),
                 clock=clock,
             )
             assert state(files)[unit] == "in"
@@ -98,7 +100,7 @@ def repeat(files: SiteFiles, crash: Crash, work: Path) -> None:
         assert {path.name for path in folder.iterdir()} >= {"ca.crt", "tls.crt", "tls.key", "site.jwk", "trust.jws"}
         assert state(files)["guard"] == "in"
     if "guard in" in marks and "door-1 out" not in marks:
-        kit.revoke_unit(files.folder, "door-1", clock=clock)
+        units.revoke_unit(files.folder, "door-1", clock=clock)
         assert state(files)["door-1"] == "out"
     if "door-1 out" in marks:
         programs.revoke_client(files.folder, "guard", clock=clock)
@@ -127,7 +129,7 @@ def state(files: SiteFiles) -> dict[str, str]:
 
 def check(files: SiteFiles, crash: Crash, where: str) -> None:
     """Records, revocation list, list of units, access list and log say the same, and nothing promised is undone."""
-    now, trusted = state(files), kit.trust(files.folder)
+    now, trusted = state(files), units.trust(files.folder)
     promised = dict(mark.split(" ") for mark in crash.marks if mark.endswith((" in", " out")))
     for name, how in promised.items():
         assert now[name] in (how, "out"), where

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import VerificationError
-from agent.outbox.verify import VerifiedEvent
-from agent.uplink.connection import Incoming
+from agent.mqtt.connection import Incoming
+from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import presence_draft, unit_draft, verifier_of

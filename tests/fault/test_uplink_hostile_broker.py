@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from agent.errors import MAX_PEER_TEXT, BrokerError
-from agent.uplink.connection import BrokerSettings, Connection
+from agent.mqtt.connection import BrokerSettings, Connection
 from tests.simulators.broker import wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.scripted_broker import HANG_UP, ScriptedBroker, connack, disconnect, puback

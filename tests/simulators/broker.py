@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.clock import SystemClock
+from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming
+from agent.mqtt.credentials import Credentials
 from agent.site.records import SiteFiles
-from agent.uplink.connection import Ack, BrokerSettings, Connection, Incoming
-from agent.uplink.credentials import Credentials
 from tests.simulators.pki import Authority
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"

@@ -18,11 +18,11 @@ import numpy as np
 
 from agent.clock import Clock, SimulatedClock
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
+from agent.protocol.receipt import RECEIPT_TYPE
 from tests.simulators.power import mark
 
 SITE, UNIT = "hq", "door-3"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.clock import SimulatedClock
 from agent.keys import UnitKey
-from agent.outbox.event import make_unit
+from agent.outbox.draft import make_unit
 from agent.outbox.queue import TIDY_EVERY_S, Outbox
 from tests.simulators.power import mark
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from agent.keys import UnitKey
-from agent.outbox.event import Draft, make_unit, round_down
+from agent.outbox.draft import Draft, make_unit
 from agent.outbox.queue import Outbox
+from agent.protocol.names import round_down
 
 SOURCE = "/postern/hq/door-3"
 DIGEST = "sha256:" + "5a" * 32

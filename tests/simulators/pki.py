@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.uplink.credentials import Credentials
+from agent.mqtt.credentials import Credentials
 
 DAY = timedelta(days=1)
 

@@ -24,22 +24,23 @@ import msgspec
 import numpy as np
 import yaml
 
-from agent.assemble import load_key, load_models, open_gallery
 from agent.camera.base import CameraInfo, Frame
-from agent.camera.scene import SceneCamera
-from agent.camera.settings import CameraSettings
+from agent.camera.scene.camera import SceneCamera
 from agent.camera.source import Source
 from agent.clock import SimulatedClock
-from agent.config import Config, load_config
+from agent.config.camera import CameraSettings
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.gallery.consent import parse_consent
-from agent.housekeeping import TICK_S, Housekeeping
 from agent.match.policy import parse_policy, sign_policy
-from agent.papers.notice import notice_id
-from agent.run import Service
-from agent.site import kit
-from agent.uplink.connection import Ack, Polled
+from agent.mqtt.connection import Ack, Polled
+from agent.notices.notice import notice_id
+from agent.site import units
+from agent.unit.assemble import load_key, load_models, open_gallery
+from agent.unit.housekeeping import TICK_S, Housekeeping
+from agent.unit.service import Service
+from agent.unit.world import World
 from agent.uplink.session import Uplink
-from agent.world import World
 from tests.simulators.gallery_life import captures, consent
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
@@ -59,7 +60,7 @@ class Premises:
         self.unit.mkdir()
         shutil.move(office.keys("door-1").folder, self.unit / "keys")
         policy = parse_policy((ROOT / "models" / "policy.json").read_bytes())
-        (folder / "policy.jws").write_text(sign_policy(policy, kit.load_site_key(office.site)))
+        (folder / "policy.jws").write_text(sign_policy(policy, units.load_site_key(office.site)))
         self.config.write_text(yaml.safe_dump(self._settings()))
         config = load_config(self.config)
         version, digest = notice_id(config)

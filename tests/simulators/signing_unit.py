@@ -14,10 +14,12 @@ import rfc8785
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import UnitKey
-from agent.outbox.event import SIGNATURE_TYPE, Draft, canonical, make_unit, round_down
+from agent.outbox.draft import Draft, make_unit
 from agent.outbox.queue import Outbox, Row
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.outbox.verify import REASONS, Verifier
+from agent.protocol.event import SIGNATURE_TYPE, canonical
+from agent.protocol.names import round_down
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.subscribe.verify import REASONS, Verifier
 
 START = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 DIGEST = "sha256:" + "5a" * 32

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from agent.clock import SimulatedClock
 from agent.keys import UnitKey
-from agent.site import kit
-from agent.site.records import SiteFiles, UnitFiles
+from agent.site import units
+from agent.site.creation import create_site
+from agent.site.records import SiteFiles
+from agent.unit.joining import install, new_unit_request
+from agent.unit.key_files import UnitFiles
 from tests.simulators.signing_unit import START
 
 
@@ -20,18 +23,18 @@ class SiteOffice:
         self.folder = folder
         self.options = {"clock": self.clock, "passphrase": passphrase}
         self.site = folder / "site"
-        self.files: SiteFiles = kit.create_site(self.site, "hq", **self.options)
+        self.files: SiteFiles = create_site(self.site, "hq", **self.options)
 
     def keys(self, unit: str) -> UnitFiles:
         return UnitFiles(self.folder / unit)
 
     def request(self, unit: str) -> bytes:
-        token = kit.new_token(self.site, unit, clock=self.clock)
-        return kit.new_unit_request(self.keys(unit).folder, "hq", unit, token)
+        token = units.new_token(self.site, unit, clock=self.clock)
+        return new_unit_request(self.keys(unit).folder, "hq", unit, token)
 
     def enrol(self, unit: str, **options: object) -> UnitFiles:
-        answer = kit.add_unit(self.site, self.request(unit), **self.options, **options)
-        assert kit.install(self.keys(unit).folder, answer, clock=self.clock) == unit
+        answer = units.add_unit(self.site, self.request(unit), **self.options, **options)
+        assert install(self.keys(unit).folder, answer, clock=self.clock) == unit
         return self.keys(unit)
 
     def event_key(self, unit: str) -> UnitKey:

@@ -17,18 +17,19 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from agent.assemble import load_key, open_gallery, open_outbox
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.cli.subjects import erase
 from agent.clock import Clock, SimulatedClock
-from agent.config import Config, load_config
-from agent.erasure import owner_of
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
-from agent.match.records import SubjectId
+from agent.notices.notice import notice_id
 from agent.outbox.queue import Outbox
-from agent.papers.notice import notice_id
+from agent.subject import SubjectId
+from agent.unit.assemble import load_key, open_gallery, open_outbox
+from agent.unit.forget import owner_of
 from tests.simulators.gallery_life import MODEL, captures, consent
 from tests.simulators.power import mark
 from tests.simulators.signing_unit import match_draft

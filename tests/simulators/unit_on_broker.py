@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import ClockState, SystemClock
-from agent.uplink.connection import BrokerSettings
+from agent.mqtt.connection import BrokerSettings
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import wait_until
 from tests.simulators.signing_unit import SigningUnit, match_draft

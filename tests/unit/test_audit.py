@@ -10,12 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.audit import AuditLog
-from agent.audit_chain import NO_ENTRY, Head, read_entries, verify_log
+from agent.audit.chain import NO_ENTRY, Head, read_entries, verify_log
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.errors import StorageError, VerificationError
-from agent.gallery.erase import subject_digest
-from agent.match.records import SubjectId
+from agent.subject import SubjectId, subject_digest
 
 ANNA, BO = SubjectId(b"\xaa" * 16), SubjectId(b"\xbb" * 16)
 

@@ -16,8 +16,8 @@ import pytest
 from agent.camera.av_input import file_input, v4l2_input
 from agent.camera.av_source import AvCamera
 from agent.camera.base import LORES_BORDER, Frame
-from agent.camera.settings import FileCamera, V4l2Camera
 from agent.clock import Clock, SimulatedClock, SystemClock
+from agent.config.camera import FileCamera, V4l2Camera
 from agent.errors import CameraLostError, ConfigError, RefusedError
 from tests.simulators.camera import picture, write_clip
 

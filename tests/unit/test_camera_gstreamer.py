@@ -12,8 +12,8 @@ import pytest
 
 from agent.camera.base import LORES_BORDER
 from agent.camera.gstreamer import GstApi, GstreamerSource, load_gstreamer, pipeline_text
-from agent.camera.settings import GstreamerCamera
 from agent.clock import SystemClock
+from agent.config.camera import GstreamerCamera
 from agent.errors import CameraLostError, ConfigError
 
 DISTRIBUTION = "/usr/lib/python3/dist-packages"  # where python3-gi lies, which no virtual environment sees

@@ -14,8 +14,8 @@ import pytest
 from agent.camera.base import LORES_BORDER
 from agent.camera.convert import BT601, BT601_FULL, BT709, YuvColour, YuvPicture
 from agent.camera.picam import PicamCamera
-from agent.camera.settings import Picamera2Camera
 from agent.clock import SimulatedClock
+from agent.config.camera import Picamera2Camera
 from agent.errors import CameraLostError, ConfigError
 from tests.simulators.picamera2_fake import FakeTransform, Sensor
 

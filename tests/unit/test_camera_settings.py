@@ -17,8 +17,8 @@ from agent.camera.av_source import AvCamera
 from agent.camera.gstreamer import GstreamerSource
 from agent.camera.open import open_camera
 from agent.camera.picam import PicamCamera
-from agent.camera.settings import CameraSettings, FileCamera, RtspCamera
 from agent.clock import SimulatedClock
+from agent.config.camera import CameraSettings, FileCamera, RtspCamera
 from agent.errors import ConfigError, KeyStoreError
 
 

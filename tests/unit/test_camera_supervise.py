@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.camera.backoff import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, Backoff
+from agent.backoff import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, Backoff
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.camera.timestamps import MAX_SENSOR_AGE_NS, Timestamps

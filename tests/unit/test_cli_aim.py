@@ -16,13 +16,14 @@ from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.cli.aim import look
 from agent.cli.enrol import capture
 from agent.clock import SimulatedClock
-from agent.config import Config, parse_config
+from agent.config.load import parse_config
+from agent.config.schema import Config
 from agent.detect.face import Face
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import CaptureRefusedError
-from agent.gallery.enrol import EnrolmentSession
+from agent.gallery.references import References
 from agent.match.policy import Policy, TailPoint, Votes
-from agent.match.records import References
+from agent.unit.capturing import EnrolmentSession
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
 

@@ -15,9 +15,11 @@ import yaml
 from agent.cli import main
 from agent.cli.doctor_checks import CERTIFICATE_NOTICE, CHECKS, Finding, examine
 from agent.clock import Clock, SimulatedClock, SystemClock
-from agent.config import Config, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.keys import UnitKey
-from agent.outbox.pseudonym import EpochKey, epochs_from, save
+from agent.outbox.epoch_keys import save
+from agent.protocol.pseudonym import EpochKey, epochs_from
 from tests.simulators.broker import RealBroker
 from tests.simulators.pki import Authority
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.assemble import open_gallery, open_outbox
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.cli import main
 from agent.clock import SystemClock
-from agent.config import Config, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.erase import ErasureReceipt, verify_receipt
 from agent.keys import UnitKey
-from agent.match.records import SubjectId
+from agent.protocol.receipt import ErasureReceipt, verify_receipt
+from agent.subject import SubjectId
+from agent.unit.assemble import open_gallery, open_outbox
 from tests.simulators import unit_life
 from tests.simulators.gallery_life import MODEL, captures
 

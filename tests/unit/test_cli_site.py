@@ -14,11 +14,11 @@ import yaml
 
 from agent.cli import main
 from agent.clock import SystemClock
-from agent.config import load_config
+from agent.config.load import load_config
 from agent.errors import VerificationError
 from agent.match.policy import Policy, TailPoint, Votes, verify_policy
-from agent.outbox.pseudonym import EpochKey, epochs_from
-from agent.site import kit
+from agent.protocol.pseudonym import EpochKey, epochs_from
+from agent.site import units
 from agent.site.records import SiteFiles
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
@@ -72,7 +72,7 @@ def test_a_unit_gets_its_keys(installer: Installer) -> None:
     assert config.tls_files().certificate.exists()
     assert installer("doctor", "keys", "certificate").count("ok") == 4
     shown = json.loads(installer("unit", "show"))
-    trusted = kit.trust(installer.site_folder).find(shown["kid"])
+    trusted = units.trust(installer.site_folder).find(shown["kid"])
     assert trusted is not None
     assert trusted.unit == "door-3"
 
@@ -129,7 +129,7 @@ def test_a_policy_is_signed_for_its_model(installer: Installer) -> None:
     policy = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 2000))
     installer.file("policy.json").write_bytes(msgspec.json.encode(policy))
     token = installer("site", "policy", installer.file("policy.json"))
-    assert verify_policy(token, kit.load_site_key(installer.site_folder).public, model=MODEL) == policy
+    assert verify_policy(token, units.load_site_key(installer.site_folder).public, model=MODEL) == policy
     installer.file("policy.json").write_text("{}")
     installer("site", "policy", installer.file("policy.json"), status=2)
 
@@ -298,7 +298,7 @@ def test_a_name_that_is_a_path_is_refused(installer: Installer, name: str) -> No
     installer.enrol_unit()
     for act in ("revoke", "renew-unit", "issue-keys", "token", "add-program"):
         installer("site", act, name, status=2)
-        assert "name is not usable" in installer.err
+        assert "is not usable" in installer.err
 
 
 def test_a_site_is_never_overwritten(installer: Installer) -> None:

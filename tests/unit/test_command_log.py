@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.audit_chain import Fact, Kind
+from agent.audit.chain import Fact, Kind
 from agent.clock import SimulatedClock
-from agent.command_log import UNSIGNED_S, CommandLog
+from agent.unit.command_log import UNSIGNED_S, CommandLog
 from agent.uplink.commands import Outcome
 
 

@@ -10,10 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.camera.settings import RtspCamera
-from agent.config import MAX_CONFIG_BYTES, Config, json_schema, load_config, parse_config
-from agent.config_yaml import MAX_DEPTH
+from agent.config.camera import RtspCamera
+from agent.config.load import json_schema, load_config, parse_config
+from agent.config.schema import Config
 from agent.errors import ConfigError
+from agent.strict_yaml import MAX_CONFIG_BYTES, MAX_DEPTH
 
 VALID = """\
 profile: demo

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 import yaml
 
-from agent.assemble import make_gate
-from agent.config import Config, json_schema, parse_config
+from agent.config.load import json_schema, parse_config
+from agent.config.schema import Config
 from agent.errors import ConfigError
+from agent.unit.assemble import make_gate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/config.example.yaml").read_text()

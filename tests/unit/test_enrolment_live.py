@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agent.audit import AuditLog
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries
+from agent.audit.log import AuditLog
 from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
-from agent.enrolment import REPORT_NS, LiveEnrolment, Registrar
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.enrol import SESSION_NS
 from agent.gallery.store import GalleryStore
-from agent.match.records import SubjectId
+from agent.subject import SubjectId
+from agent.unit.capturing import SESSION_NS
+from agent.unit.enrolment import REPORT_NS, LiveEnrolment, Registrar
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
 from tests.simulators.heads import face
 from tests.unit.test_gallery_enrol import picture

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from agent.errors import KeyStoreError
 from agent.files import write_atomic
 from agent.keys import encode_base64url
-from agent.outbox import pseudonym as module
-from agent.outbox.pseudonym import EpochKey, EpochKeys, Resolver, epoch_of, epochs_from, pseudonym, save, spell
+from agent.outbox.epoch_keys import EpochKeys, save
+from agent.protocol import pseudonym as module
+from agent.protocol.pseudonym import EpochKey, Resolver, epoch_of, epochs_from, pseudonym, spell
 
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)  # Sunday of week 47
 SUBJECT = bytes(range(16))

@@ -9,18 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.match.records import Match, SubjectId
-from agent.outbox.event import (
-    Lost,
-    assemble,
-    canonical,
-    digest,
-    make_loss,
-    make_match,
-    make_presence,
-    make_unit,
-    round_down,
-)
+from agent.match.records import Match
+from agent.outbox.draft import assemble, make_loss, make_match, make_presence, make_unit
+from agent.protocol.event import Lost, canonical, digest
+from agent.protocol.names import round_down
+from agent.subject import SubjectId
 from tests.simulators.signing_unit import DIGEST, START
 
 SUBJECT = SubjectId(b"0123456789abcdef")

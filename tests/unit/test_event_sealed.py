@@ -8,7 +8,7 @@ import pytest
 from agent.errors import ConfigError, KeyStoreError, VerificationError
 
 try:
-    from agent.outbox.sealed import consumer_jwk, generate_consumer_key, read_consumer_jwk, seal, unseal
+    from agent.protocol.sealed import consumer_jwk, generate_consumer_key, read_consumer_jwk, seal, unseal
 except ConfigError as error:
     pytest.skip(str(error), allow_module_level=True)
 

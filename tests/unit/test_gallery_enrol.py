@@ -15,9 +15,10 @@ from agent.clock import SimulatedClock
 from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError
-from agent.gallery.enrol import ADVICE, SESSION_NS, EnrolmentSession, Progress, Quality, sharpness
+from agent.gallery.references import References
 from agent.gallery.template import mean_reference
-from agent.match.records import References, SubjectId
+from agent.subject import SubjectId
+from agent.unit.capturing import ADVICE, SESSION_NS, EnrolmentSession, Progress, Quality, sharpness
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, unit_vector
 from tests.simulators.heads import face
 from tests.unit.test_match_policy import policy

@@ -16,9 +16,9 @@ import pytest
 from agent.clock import SimulatedClock
 from agent.errors import ConsentError, StorageError
 from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
-from agent.gallery.erase import TOMBSTONE_DAYS
+from agent.gallery.records import TOMBSTONE_DAYS
 from agent.gallery.store import GalleryStore
-from agent.match.records import SubjectId
+from agent.subject import SubjectId
 from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures, consent, open_store
 
 DAY = 86_400

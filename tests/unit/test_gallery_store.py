@@ -12,11 +12,11 @@ import pytest
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import CaptureRefusedError, ConsentError, KeyStoreError, RefusedError, StorageError, VerificationError
-from agent.gallery.erase import subject_digest, verify_receipt
 from agent.gallery.template import mean_reference
 from agent.keys import UnitKey
 from agent.match.compare import compare
-from agent.match.records import SubjectId
+from agent.protocol.receipt import verify_receipt
+from agent.subject import SubjectId, subject_digest
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, PURPOSE, UNIT, captures, consent, open_store, unit_vector
 
 DAY = 86_400

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.audit import AuditLog
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries
+from agent.audit.log import AuditLog
 from agent.errors import KeyStoreError, PolicyError, RefusedError, VerificationError
-from agent.key_rotation import KeyRotation, change_site_key
 from agent.keys import PublicKey, SigningKey, load_public_key
 from agent.match.policy import sign_policy, verify_policy
-from agent.outbox.pseudonym import EpochKeys
-from agent.site import kit, rotation
-from agent.site.succession import CHANGE_TYPE, accept, complete, propose
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.site_key import CHANGE_TYPE, accept, propose
+from agent.site import rotation, units
+from agent.unit.joining import install
+from agent.unit.key_rotation import KeyRotation, change_site_key
+from agent.unit.site_key import complete
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
@@ -38,7 +40,7 @@ class Rotating:
         self.clock = self.office.clock
         self.keys = self.office.enrol(UNIT)
         self.policy = self.keys.folder / "policy.jws"
-        self.policy.write_text(sign_policy(policy(), kit.load_site_key(self.office.site)))
+        self.policy.write_text(sign_policy(policy(), units.load_site_key(self.office.site)))
         self.gallery = stack.enter_context(open_store(folder, self.clock))
         self.subject = self.gallery.enrol(
             captures(np.random.default_rng(1)), consent=consent(self.clock.now()), model=MODEL
@@ -83,7 +85,7 @@ def unit(tmp_path: Path) -> Iterator[Rotating]:
 
 def test_sealed_epoch_keys_carry_a_running_unit_over_the_weeks(unit: Rotating) -> None:
     unit.clock.advance(86_400 * 14)
-    sealed = kit.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
+    sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     answer = unit.rotation.rotate({"epoch_keys": sealed})
     assert answer == {"rotated": "epoch_keys", "epochs": [f"2026-W{n}" for n in (47, 48, 49, 50, 51)]}
     unit.epoch_keys.pseudonym(unit.subject, "access", unit.clock.now())
@@ -94,17 +96,17 @@ def test_sealed_epoch_keys_carry_a_running_unit_over_the_weeks(unit: Rotating) -
 def test_epoch_keys_that_a_thief_has_are_replaced_before_their_week_is_over(unit: Rotating) -> None:
     before, epoch = unit.epoch_keys.pseudonym(unit.subject, "access", START)
     assert rotation.rotate_epoch_keys(unit.office.site, **unit.office.options) == 1
-    sealed = kit.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
+    sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     unit.rotation.rotate({"epoch_keys": sealed})
     after, _ = unit.epoch_keys.pseudonym(unit.subject, "access", START)
     assert after != before
-    keys = [kit.epoch_key(unit.office.site, "access", epoch, generation=n, **unit.office.options) for n in (0, 1)]
+    keys = [units.epoch_key(unit.office.site, "access", epoch, generation=n, **unit.office.options) for n in (0, 1)]
     held = unit.keys.epoch_keys.read_text()
     assert keys[0].key not in held
     assert keys[1].key in held
-    assert kit.epoch_key(unit.office.site, "access", epoch, **unit.office.options) == keys[1]
+    assert units.epoch_key(unit.office.site, "access", epoch, **unit.office.options) == keys[1]
     with pytest.raises(RefusedError, match="generations 0 to 1"):
-        kit.epoch_key(unit.office.site, "access", epoch, generation=2, **unit.office.options)
+        units.epoch_key(unit.office.site, "access", epoch, generation=2, **unit.office.options)
 
 
 def test_renewed_references_have_new_keys_and_still_match(unit: Rotating) -> None:
@@ -128,10 +130,10 @@ def test_new_command_key_is_obeyed_and_the_policy_is_signed_by_it(unit: Rotating
     assert new.kid != old.kid
     assert verify_policy(unit.policy.read_text(), new, model=MODEL) == policy()
     assert rotation.finish_site_key_change(unit.office.site, **unit.office.options) == new.kid
-    assert kit.load_site_key(unit.office.site).kid == new.kid
+    assert units.load_site_key(unit.office.site).kid == new.kid
     assert not unit.office.files.next_site_key.exists()
-    assert kit.trust(unit.office.site).units() == (UNIT,), "the list of units is signed by the new key"
-    kit.install(unit.keys.folder, kit.renew_unit(unit.office.site, UNIT, **unit.office.options), clock=unit.clock)
+    assert units.trust(unit.office.site).units() == (UNIT,), "the list of units is signed by the new key"
+    install(unit.keys.folder, units.renew_unit(unit.office.site, UNIT, **unit.office.options), clock=unit.clock)
 
 
 def test_change_of_key_is_begun_once_and_may_be_sent_again(unit: Rotating) -> None:
@@ -148,7 +150,7 @@ def test_unit_that_was_away_takes_the_new_key_by_hand(unit: Rotating) -> None:
     new = change_site_key(
         unit.keys.folder, unit.policy, token=change["site_key"], policy_token=change["policy"], site="hq"
     )
-    assert new.kid == kit.load_site_key(unit.office.site).kid == unit.held().kid
+    assert new.kid == units.load_site_key(unit.office.site).kid == unit.held().kid
 
 
 def test_statement_that_was_used_is_refused_when_it_is_replayed(unit: Rotating) -> None:
@@ -163,7 +165,7 @@ def test_statement_that_was_used_is_refused_when_it_is_replayed(unit: Rotating) 
 
 def foreign(unit: Rotating, how: str) -> dict[str, str]:
     """A change of key that a unit must refuse."""
-    old, new, thief = kit.load_site_key(unit.office.site), SigningKey.generate(), SigningKey.generate()
+    old, new, thief = units.load_site_key(unit.office.site), SigningKey.generate(), SigningKey.generate()
     now = unit.clock.now()
     signed = sign_policy(policy(), new)
     inner = thief.sign(
@@ -238,8 +240,8 @@ def test_unclear_wish_is_refused(unit: Rotating, args: dict[str, Any]) -> None:
 def test_epoch_keys_of_another_unit_of_the_past_or_of_a_thief_are_refused(unit: Rotating) -> None:
     unit.office.enrol("door-4")
     before = unit.state()
-    other = kit.issue_epoch_keys(unit.office.site, "door-4", **unit.office.options).decode()
-    stale = kit.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
+    other = units.issue_epoch_keys(unit.office.site, "door-4", **unit.office.options).decode()
+    stale = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     unit.clock.advance(86_400 * 28)
     for sealed, reason in ((other, "not_for_us"), ("e30....", "not_for_us"), (stale, "past_epochs")):
         with pytest.raises(VerificationError) as refusal:
@@ -249,7 +251,7 @@ def test_epoch_keys_of_another_unit_of_the_past_or_of_a_thief_are_refused(unit: 
 
 
 def test_no_answer_and_no_log_entry_holds_a_key(unit: Rotating) -> None:
-    sealed = kit.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
+    sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     answers = [unit.rotation.rotate({"epoch_keys": sealed}), unit.rotation.rotate({"references": "renew"})]
     answers.append(unit.rotation.rotate(unit.begin_change()))
     told = json.dumps(answers) + unit.log.read_text()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agent.camera.base import LORES_BORDER, Frame, RgbPicture
-from agent.camera.scene_people import load_people
+from agent.camera.scene.people import load_people
 from agent.detect.detector import TRUSTED, Detector, load_detector
 from agent.detect.face import Face
 from agent.detect.landmarks import MARGIN, PATCH, Landmarker, cut

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.embed.records import Embedding
+from agent.gallery.references import References
 from agent.match.compare import compare
-from agent.match.records import References, SubjectId
+from agent.subject import SubjectId
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, unit_vector
 
 

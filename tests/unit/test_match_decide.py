@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from agent.match.decide import MAX_VOTERS, PATIENCE, RECHECK_NS, VISIT_NS, Voter
 from agent.match.policy import Votes
-from agent.match.records import Candidate, SubjectId
+from agent.match.records import Candidate
+from agent.subject import SubjectId
 from tests.unit.test_match_policy import policy
 
 FRAME = 100_000_000  # ns

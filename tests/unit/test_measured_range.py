@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from agent.cli.doctor_checks import tell_policy
 from agent.clock import SimulatedClock
 from agent.gallery.database import count_references, held_anybody
+from agent.match.measured_range import MeasuredRange
 from agent.match.policy import TailPoint, parse_policy
-from agent.measured_range import MeasuredRange
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, captures, consent, open_store
 from tests.unit.test_match_policy import policy
 

@@ -12,8 +12,9 @@ import pytest
 
 from agent.errors import StorageError
 from agent.keys import UnitKey
-from agent.outbox.event import FIRST_PREV, MAX_EVENT_BYTES, SIGNATURE_TYPE, Draft, canonical, digest
+from agent.outbox.draft import Draft
 from agent.outbox.queue import RETRY_S, TIDY_EVERY_S, Outbox
+from agent.protocol.event import FIRST_PREV, MAX_EVENT_BYTES, SIGNATURE_TYPE, canonical, digest
 from tests.simulators.signing_unit import START, SigningUnit, match_draft, presence_draft, unit_draft, verifier_of
 
 

@@ -14,11 +14,11 @@ import yaml
 
 from agent.cli import main
 from agent.clock import SimulatedClock
-from agent.config import load_config
+from agent.config.load import load_config
 from agent.errors import ConfigError, ConsentError
 from agent.gallery.consent import MAX_CONSENT_DAYS, parse_consent
-from agent.papers.assessment import make_assessment
-from agent.papers.notice import make_notice, notice_id
+from agent.notices.assessment import make_assessment
+from agent.notices.notice import make_notice, notice_id
 from tests.simulators import unit_life
 from tests.simulators.gallery_life import MODEL, captures
 
@@ -141,9 +141,9 @@ def test_a_consent_record_is_made_of_the_evidence_and_the_configuration(
         (["--age-class", "under_16"], "a guardian must agree"),
         *((["--days", days], "a consent holds 1 to 1095 days") for days in ("0", "-3", str(MAX_CONSENT_DAYS + 1))),
         (["--days", "99999999999"], "a consent holds 1 to 1095 days"),
-        (["--unit", "BAD UNIT"], "'BAD UNIT' is no unit's name"),
-        (["--unit", ""], "'' is no unit's name"),
-        (["--unit", "door-3\n"], "is no unit's name"),
+        (["--unit", "BAD UNIT"], "name 'BAD UNIT' is not usable"),
+        (["--unit", ""], "name '' is not usable"),
+        (["--unit", "door-3\n"], "is not usable"),
         ([word for n in range(65) for word in ("--unit", f"door-{n}")], "64 units at most"),
         (["--guardian", "/dev/null"], "/dev/null is empty"),
         (["--guardian", "none.pdf"], "cannot read none.pdf"),

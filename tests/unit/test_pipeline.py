@@ -17,10 +17,12 @@ from agent.detect.face import Face
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
 from agent.embed.records import Crop, Embedding
+from agent.gallery.references import References
 from agent.match.decide import Voter
 from agent.match.policy import Policy, TailPoint, Votes
 from agent.match.presence import Presence, PresenceChange
-from agent.match.records import Match, References, SubjectId
+from agent.match.records import Match
+from agent.subject import SubjectId
 from agent.timing import StageTimes
 
 MODEL = "sha256:" + "0" * 64

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-from agent.resident import text_mappings
+from agent.unit.memory import text_mappings
 
 
 def mapping(span: str, rights: str, path: str, anonymous: int) -> list[str]:
@@ -37,7 +37,7 @@ def test_only_text_without_pages_of_its_own_is_let_go() -> None:
 
 PROGRAM = """
 import json, numpy
-from agent.resident import release_startup_code
+from agent.unit.memory import release_startup_code
 def resident():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))

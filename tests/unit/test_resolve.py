@@ -16,8 +16,10 @@ from agent.cli import main
 from agent.errors import ConfigError, KeyStoreError, RefusedError, VerificationError
 from agent.files import destroy, overwrite, write_atomic
 from agent.keys import encode_base64url
-from agent.outbox.event import Event, make_unit
-from agent.outbox.pseudonym import EpochKey, EpochKeys, pseudonym, save, spell
+from agent.outbox.draft import make_unit
+from agent.outbox.epoch_keys import EpochKeys, save
+from agent.protocol.event import Event
+from agent.protocol.pseudonym import EpochKey, pseudonym, spell
 from agent.subscribe.resolve import REASONS, Keys, read_epoch_key, read_subjects
 from tests.simulators.signing_unit import START, SigningUnit, match_draft
 from tests.simulators.site_office import SiteOffice
@@ -86,7 +88,7 @@ def test_keys_that_leave_it_open_are_refused() -> None:
 
 def test_a_sealed_subject_needs_the_consumers_own_key(unit: SigningUnit) -> None:
     try:
-        from agent.outbox.sealed import generate_consumer_key, seal  # noqa: PLC0415 - an optional extra
+        from agent.protocol.sealed import generate_consumer_key, seal  # noqa: PLC0415 - an optional extra
     except ConfigError as error:
         pytest.skip(str(error))
     held, consumer = key(), generate_consumer_key()
@@ -159,7 +161,7 @@ def test_lines_of_the_subscriber_are_answered_one_by_one(
 
 def test_the_consumers_key_pair_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cryptography.hazmat.primitives.hpke")
-    from agent.outbox.sealed import consumer_jwk, load_consumer_key  # noqa: PLC0415 - an optional extra
+    from agent.protocol.sealed import consumer_jwk, load_consumer_key  # noqa: PLC0415 - an optional extra
 
     path = tmp_path / "consumer.key"
     assert main(["consumer-key", str(path)]) == 0

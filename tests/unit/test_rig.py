@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import ConfigError
 from agent.outbox.queue import Head
-from agent.outbox.verify import VerifiedEvent
+from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.signing_unit import SigningUnit, unit_draft, verifier_of
 from tools.rigging.clock import AgendaClock, OffsetClock, say_offset
 from tools.rigging.installation import apply

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.outbox.event import Draft
+from agent.outbox.draft import Draft
 from tests.simulators.signing_unit import SigningUnit, match_draft, unit_draft, verifier_of
 from tools.rigging.judge import judge
 from tools.rigging.outcome import Arrival, Measured, Run

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from agent.camera.base import LORES_BORDER, Camera, Rgb, lores_fit
-from agent.camera.scene import SceneCamera
-from agent.camera.scene_motion import eased, placements
-from agent.camera.scene_pose import frontal
-from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import SceneScript, enrolment_script
+from agent.camera.scene.camera import SceneCamera
+from agent.camera.scene.motion import eased, placements
+from agent.camera.scene.pose import frontal
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import SceneScript, enrolment_script
 from agent.clock import SimulatedClock
 
 PLAIN = {"kind": "plain", "colour": "#808080"}
@@ -56,8 +56,8 @@ def test_the_same_script_gives_the_same_bytes() -> None:
 
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
-        "import hashlib; from agent.camera.scene_render import SceneRenderer;"
-        "from agent.camera.scene_script import enrolment_script as e;"
+        "import hashlib; from agent.camera.scene.render import SceneRenderer;"
+        "from agent.camera.scene.script import enrolment_script as e;"
         "print(hashlib.sha256(SceneRenderer(e('person-02', size=(96, 64))).frame(9).tobytes()).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.camera import scene_people
-from agent.camera.scene_people import PERSON_IDS, load_people
-from agent.camera.scene_pose import PICTURE_SIDE
-from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import load_script
+from agent.camera.scene import people
+from agent.camera.scene.people import PERSON_IDS, load_people
+from agent.camera.scene.pose import PICTURE_SIDE
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import load_script
 from tests.conftest import shared_folder
 
 MAX_PACK_BYTES = 3_000_000  # the wheel carries them to every unit
-FOLDER = Path(scene_people.__file__).parent / "people"
+FOLDER = Path(people.__file__).parents[1] / "people"
 
 
 def test_the_pack_is_complete_and_holds_nothing_else() -> None:

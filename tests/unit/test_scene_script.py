@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.camera.scene_people import PERSON_IDS
-from agent.camera.scene_script import MAX_SCRIPT_BYTES, SceneScript, enrolment_script, load_script, parse_script
+from agent.camera.scene.people import PERSON_IDS
+from agent.camera.scene.script import MAX_SCRIPT_BYTES, SceneScript, enrolment_script, load_script, parse_script
 from agent.errors import ConfigError
 
 SCENES = sorted((Path(__file__).parents[2] / "tools" / "scenes").glob("*.yaml"))

@@ -11,13 +11,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries
 from agent.errors import KeyStoreError, RefusedError
 from agent.files import read_bounded
 from agent.keys import load_public_key, private_pem
-from agent.outbox.trust import TrustedUnits
-from agent.site import kit, programs, rotation
-from agent.site.office import changing
+from agent.protocol.trust import TrustedUnits
+from agent.site import programs, rotation, units
+from agent.site.folder import changing
 from agent.site.published import unfinished
 from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES
 from tests.simulators.signing_unit import START
@@ -55,19 +55,19 @@ def steps(office: SiteOffice) -> list[object]:
 
 Act = Callable[[SiteOffice, bytes, dict[str, object]], object]
 ACTS: dict[str, Act] = {
-    "add-unit": lambda o, request, how: kit.add_unit(o.site, request, **how),
-    "replace": lambda o, request, how: kit.add_unit(o.site, request, replace=True, **how),
-    "renew-unit": lambda o, _, how: kit.renew_unit(o.site, "door-3", **how),
-    "issue-keys": lambda o, _, how: kit.issue_epoch_keys(o.site, "door-3", **how),
-    "epoch-key": lambda o, _, how: kit.epoch_key(o.site, "access", "2026-W47", **how),
-    "policy": lambda o, _, how: kit.issue_policy(o.site, policy(), **how),
+    "add-unit": lambda o, request, how: units.add_unit(o.site, request, **how),
+    "replace": lambda o, request, how: units.add_unit(o.site, request, replace=True, **how),
+    "renew-unit": lambda o, _, how: units.renew_unit(o.site, "door-3", **how),
+    "issue-keys": lambda o, _, how: units.issue_epoch_keys(o.site, "door-3", **how),
+    "epoch-key": lambda o, _, how: units.epoch_key(o.site, "access", "2026-W47", **how),
+    "policy": lambda o, _, how: units.issue_policy(o.site, policy(), **how),
     "change-key": lambda o, _, how: rotation.begin_site_key_change(o.site, policy(), **how),
     "change-key-finish": lambda o, _, how: rotation.finish_site_key_change(o.site, **how),
     "rotate-epoch-keys": lambda o, _, how: rotation.rotate_epoch_keys(o.site, **how),
     "add-program": lambda o, _, how: programs.issue_client(o.site, "new", "auditor", **how),
     "renew-program": lambda o, _, how: programs.issue_client(o.site, "guard", "operator", **how),
     "broker": lambda o, _, how: programs.issue_broker(o.site, ["localhost"], **how),
-    "revoke-unit": lambda o, _, how: kit.revoke_unit(o.site, "door-3", **how),
+    "revoke-unit": lambda o, _, how: units.revoke_unit(o.site, "door-3", **how),
     "revoke-program": lambda o, _, how: programs.revoke_client(o.site, "guard", **how),
 }
 
@@ -111,7 +111,7 @@ def test_files_that_do_not_follow_from_the_records_are_told_and_completed_by_the
     office.enrol("door-3")
     path = getattr(office.files, spoil)
     before = path.read_bytes()
-    kit.revoke_unit(office.site, "door-3", **office.options)
+    units.revoke_unit(office.site, "door-3", **office.options)
     after = path.read_bytes()
     path.write_bytes(before)  # as the power cut found it
     assert unfinished(office.files).files == (path.name,)
@@ -121,14 +121,14 @@ def test_files_that_do_not_follow_from_the_records_are_told_and_completed_by_the
     assert steps(office)[-1] == "act_completed"
     assert path.read_bytes() == after or spoil != "acl"
     assert serial(office.keys("door-3").tls_crt) in revoked_serials(office)
-    assert kit.trust(office.site).units_in_service() == ()
+    assert units.trust(office.site).units_in_service() == ()
 
 
 def test_an_act_that_changes_no_public_file_rewrites_none(office: SiteOffice) -> None:
     office.enrol("door-3")
     public = [office.files.trust, office.files.crl, office.files.acl]
     before = [path.read_bytes() for path in public]
-    kit.renew_unit(office.site, "door-3", **office.options)
+    units.renew_unit(office.site, "door-3", **office.options)
     assert [path.read_bytes() for path in public] == before
 
 
@@ -138,19 +138,19 @@ def test_a_change_of_the_sites_key_that_was_cut_off_is_ended_by_repeating_it(off
     old = office.files.site_key.read_bytes()
     office.files.site_key.write_bytes(bytes(len(old) // 2) + old[len(old) // 2 :])  # being overwritten
     with pytest.raises(KeyStoreError, match="change-key --finish"):
-        kit.revoke_unit(office.site, "door-3", **office.options)
+        units.revoke_unit(office.site, "door-3", **office.options)
     rotation.finish_site_key_change(office.site, **office.options)
-    assert load_public_key(office.files.site_jwk).kid == kit.load_site_key(office.site).kid
-    assert kit.trust(office.site).units() == ("door-3",)
+    assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
+    assert units.trust(office.site).units() == ("door-3",)
 
 
 def test_any_act_ends_a_change_of_the_sites_key_whose_old_key_is_gone(office: SiteOffice) -> None:
     office.enrol("door-3")
     rotation.begin_site_key_change(office.site, policy(), **office.options)
     office.files.next_site_key.replace(office.files.site_key)
-    kit.renew_unit(office.site, "door-3", **office.options)
-    TrustedUnits.from_signed(office.files.trust.read_bytes(), kit.load_site_key(office.site).public)
-    assert load_public_key(office.files.site_jwk).kid == kit.load_site_key(office.site).kid
+    units.renew_unit(office.site, "door-3", **office.options)
+    TrustedUnits.from_signed(office.files.trust.read_bytes(), units.load_site_key(office.site).public)
+    assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
 
 
 def test_a_program_whose_folder_was_moved_away_stays_on_the_access_list_and_can_be_revoked(
@@ -178,7 +178,7 @@ def test_replacing_a_units_keys_revokes_its_old_certificate_and_no_other(office:
     new = serial(office.enrol("door-3", replace=True).tls_crt)
     assert revoked_serials(office) == {old}
     assert new != old
-    late = kit.trust(office.site).find(old_kid)
+    late = units.trust(office.site).find(old_kid)
     assert late is not None
     assert late.counts_at(START + timedelta(days=29))
 
@@ -197,22 +197,22 @@ def test_a_unit_with_more_audiences_than_its_record_holds_is_refused(office: Sit
     request = office.request("door-3")
     before = contents(office.site)
     with pytest.raises(RefusedError, match="audiences"):
-        kit.add_unit(office.site, request, audiences=[f"a{n}" for n in range(count)], **office.options)
+        units.add_unit(office.site, request, audiences=[f"a{n}" for n in range(count)], **office.options)
     assert contents(office.site) == before
 
 
 def test_as_many_tokens_as_may_wait_stay_readable(office: SiteOffice) -> None:
-    for number in range(kit.MAX_TOKENS):
-        kit.new_token(office.site, f"{number:04d}".rjust(64, "d"), clock=office.clock)
+    for number in range(units.MAX_TOKENS):
+        units.new_token(office.site, f"{number:04d}".rjust(64, "d"), clock=office.clock)
     with pytest.raises(RefusedError, match="wait to be used"):
-        kit.new_token(office.site, "one-more", clock=office.clock)
-    per_token = len(read_bounded(office.files.tokens)) / kit.MAX_TOKENS
+        units.new_token(office.site, "one-more", clock=office.clock)
+    per_token = len(read_bounded(office.files.tokens)) / units.MAX_TOKENS
     used = len('"used":""') + 44  # what a used one has besides
-    assert kit.MAX_TOKENS * per_token + kit.MAX_USED_TOKENS * (per_token + used) < 64 * 1024
+    assert units.MAX_TOKENS * per_token + units.MAX_USED_TOKENS * (per_token + used) < 64 * 1024
 
 
 def test_the_policy_that_was_signed_stands_in_the_log(office: SiteOffice) -> None:
-    kit.issue_policy(office.site, policy(), **office.options)
+    units.issue_policy(office.site, policy(), **office.options)
     last = list(read_entries(office.files.audit))[-1]
     assert last.kind == "policy_changed"
     assert last.facts == {"step": "policy_signed", "digest": policy().digest, "model": policy().model}
@@ -221,19 +221,19 @@ def test_the_policy_that_was_signed_stands_in_the_log(office: SiteOffice) -> Non
 @pytest.mark.parametrize("epoch", ["2026-W99", "2025-W53", "2026-W00", "0000-W01", "2026-W47\n", "2026-47", "now"])
 def test_a_week_that_does_not_exist_has_no_key(office: SiteOffice, epoch: str) -> None:
     with pytest.raises(RefusedError, match="ISO week"):
-        kit.epoch_key(office.site, "access", epoch, **office.options)
+        units.epoch_key(office.site, "access", epoch, **office.options)
     assert "epoch_key_taken_out" not in steps(office)
 
 
 def test_the_53rd_week_of_a_year_that_has_one_has_a_key(office: SiteOffice) -> None:
-    assert kit.epoch_key(office.site, "access", "2026-W53", **office.options).epoch == "2026-W53"
+    assert units.epoch_key(office.site, "access", "2026-W53", **office.options).epoch == "2026-W53"
 
 
-@pytest.mark.parametrize("act", [kit.revoke_unit, kit.renew_unit, kit.issue_epoch_keys, programs.revoke_client])
+@pytest.mark.parametrize("act", [units.revoke_unit, units.renew_unit, units.issue_epoch_keys, programs.revoke_client])
 @pytest.mark.parametrize("name", ["../units/door-3", "door-3.json", "", "DOOR-3", "*"])
 def test_a_name_that_is_a_path_is_refused(office: SiteOffice, act: object, name: str) -> None:
     office.enrol("door-3")
-    with pytest.raises(RefusedError, match="name is not usable"):
+    with pytest.raises(RefusedError, match="is not usable"):
         act(office.site, name, **office.options)  # type: ignore[operator]
 
 

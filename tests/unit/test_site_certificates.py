@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import SystemClock
 from agent.errors import BrokerError, KeyStoreError, RefusedError
-from agent.site import kit, programs
+from agent.mqtt.credentials import Credentials, load_identity
+from agent.site import programs, units
 from agent.site.authority import Authority, make_csr, read_csr, read_public_pem
-from agent.site.records import UnitFiles
-from agent.uplink.credentials import Credentials, load_identity
+from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
@@ -59,7 +59,7 @@ def test_openssl_accepts_every_kind_of_certificate_for_its_purpose_alone(office:
 def test_openssl_refuses_revoked_certificates(office: SiteOffice) -> None:
     unit = office.enrol("door-3").tls_crt
     client = programs.issue_client(office.site, "auditor-1", "auditor", **office.options) / "tls.crt"
-    kit.revoke_unit(office.site, "door-3", **office.options)
+    units.revoke_unit(office.site, "door-3", **office.options)
     programs.revoke_client(office.site, "auditor-1", **office.options)
     for certificate in (unit, client):
         assert "certificate revoked" in verify(office, certificate, "sslclient")
@@ -160,7 +160,7 @@ def test_mosquitto_lets_in_whom_the_site_added_and_nobody_whom_it_revoked(office
         assert [message.payload for message in listener.messages] == [b"honest"]
         speaker.connection.close()
 
-        kit.revoke_unit(office.site, "door-3", **office.options)
+        units.revoke_unit(office.site, "door-3", **office.options)
         shutil.copy(office.files.acl, broker.acl)
         broker.renew_crl()
         with pytest.raises((BrokerError, KeyStoreError)):

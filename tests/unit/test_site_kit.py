@@ -12,14 +12,16 @@ from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.audit import verify_log
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries, verify_log
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import load_public_key
-from agent.outbox.pseudonym import EpochKeys
-from agent.outbox.trust import TrustedUnits
-from agent.site import kit, programs
-from agent.site.records import SiteFiles, UnitFiles
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.trust import TrustedUnits
+from agent.site import programs, units
+from agent.site.creation import create_site
+from agent.site.records import SiteFiles
+from agent.unit.joining import install, install_epoch_keys
+from agent.unit.key_files import UnitFiles
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice
 
@@ -47,34 +49,32 @@ def test_new_site_has_its_keys_for_its_owner_alone(office: SiteOffice) -> None:
     assert mode(office.site) == 0o700
     for name in SECRETS:
         assert mode(office.site / name) == 0o600, name
-    assert load_public_key(office.files.site_jwk).kid == kit.load_site_key(office.site).kid
-    assert kit.trust(office.site).units() == ()
+    assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
+    assert units.trust(office.site).units() == ()
     assert "master.key" in office.files.explanation.read_text()
 
 
 def test_existing_site_is_never_overwritten(office: SiteOffice) -> None:
     with pytest.raises(RefusedError, match="not empty"):
-        kit.create_site(office.site, "hq", clock=office.clock)
+        create_site(office.site, "hq", clock=office.clock)
 
 
 @pytest.mark.parametrize("name", ["", "HQ", "a b", "a/b", "+", "#", "a" * 65, "höf", "a\n"])
 def test_names_that_could_reach_into_other_topics_are_refused(office: SiteOffice, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RefusedError, match="name is not usable"):
-        kit.create_site(tmp_path / "other", name)
-    with pytest.raises(RefusedError, match="name is not usable"):
-        kit.new_token(office.site, name)
-    with pytest.raises(RefusedError, match="name is not usable"):
+    with pytest.raises(RefusedError, match="is not usable"):
+        create_site(tmp_path / "other", name)
+    with pytest.raises(RefusedError, match="is not usable"):
+        units.new_token(office.site, name)
+    with pytest.raises(RefusedError, match="is not usable"):
         programs.issue_client(office.site, name, "auditor", **office.options)
 
 
 def test_epoch_keys_reach_their_unit_alone(office: SiteOffice) -> None:
     office.enrol("door-3")
     office.enrol("door-4")
-    sealed = kit.issue_epoch_keys(office.site, "door-3", **office.options)
+    sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
     with pytest.raises(VerificationError) as refusal:
-        kit.install_epoch_keys(
-            office.keys("door-4").folder, sealed, site="hq", unit="door-4", now=START, clock="synced"
-        )
+        install_epoch_keys(office.keys("door-4").folder, sealed, site="hq", unit="door-4", now=START, clock="synced")
     assert refusal.value.reason == "not_for_us"
 
 
@@ -82,8 +82,8 @@ def test_issued_epoch_keys_carry_a_unit_over_the_weeks(office: SiteOffice) -> No
     keys = office.enrol("door-3", audiences=("access", "canteen"))
     assert EpochKeys.load(keys.epoch_keys).epochs("canteen") == ("2026-W47", "2026-W48", "2026-W49")
     office.clock.advance(86_400 * 14)
-    sealed = kit.issue_epoch_keys(office.site, "door-3", **office.options)
-    held = kit.install_epoch_keys(keys.folder, sealed, site="hq", unit="door-3", now=office.clock.now(), clock="synced")
+    sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
+    held = install_epoch_keys(keys.folder, sealed, site="hq", unit="door-3", now=office.clock.now(), clock="synced")
     held.pseudonym(b"s", "access", office.clock.now())
     assert EpochKeys.load(keys.epoch_keys).epochs("access") == ("2026-W49", "2026-W50", "2026-W51")
 
@@ -101,26 +101,26 @@ def test_same_site_gives_all_units_the_same_pseudonym_and_another_site_another(
 
 def test_epoch_keys_of_the_past_or_too_far_ahead_are_refused(office: SiteOffice) -> None:
     keys = office.enrol("door-3")
-    sealed = kit.issue_epoch_keys(office.site, "door-3", **office.options)
+    sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
     with pytest.raises(VerificationError, match="past epochs"):
-        kit.install_epoch_keys(
+        install_epoch_keys(
             keys.folder, sealed, site="hq", unit="door-3", now=START + timedelta(weeks=4), clock="synced"
         )
     with pytest.raises(RefusedError, match="at most 2"):
-        kit.issue_epoch_keys(office.site, "door-3", ahead=3, **office.options)
+        units.issue_epoch_keys(office.site, "door-3", ahead=3, **office.options)
     with pytest.raises(RefusedError, match="ISO week"):
-        kit.epoch_key(office.site, "access", "next week", **office.options)
+        units.epoch_key(office.site, "access", "next week", **office.options)
 
 
 @pytest.mark.parametrize("content", [b"", b"a.b.c.d.e", b"\xff\xfe", b"e30....", b"x" * 40_000])
 def test_broken_epoch_keys_are_refused(office: SiteOffice, content: bytes) -> None:
     keys = office.enrol("door-3")
     with pytest.raises(VerificationError):
-        kit.install_epoch_keys(keys.folder, content, site="hq", unit="door-3", now=START, clock="synced")
+        install_epoch_keys(keys.folder, content, site="hq", unit="door-3", now=START, clock="synced")
 
 
 PARTS = st.text(alphabet="eyJhbGciOiJFQ0RILUVTIn0_-A", max_size=60)
-HEADER = kit.encode_base64url(b'{"alg":"ECDH-ES","enc":"A256GCM","epk":{"kty":"EC","crv":"P-256","x":"A","y":"A"}}')
+HEADER = units.encode_base64url(b'{"alg":"ECDH-ES","enc":"A256GCM","epk":{"kty":"EC","crv":"P-256","x":"A","y":"A"}}')
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -131,20 +131,20 @@ HEADER = kit.encode_base64url(b'{"alg":"ECDH-ES","enc":"A256GCM","epk":{"kty":"E
 def test_no_bytes_raise_anything_but_a_refusal(enrolled: SiteOffice, content: bytes) -> None:
     keys = enrolled.keys("door-3").folder
     with pytest.raises(VerificationError):
-        kit.install_epoch_keys(keys, content, site="hq", unit="door-3", now=START, clock="synced")
+        install_epoch_keys(keys, content, site="hq", unit="door-3", now=START, clock="synced")
     with pytest.raises(VerificationError):
-        kit.install(keys, content, clock=enrolled.clock)
+        install(keys, content, clock=enrolled.clock)
     with pytest.raises(VerificationError):
-        kit.add_unit(enrolled.site, content, **enrolled.options)
+        units.add_unit(enrolled.site, content, **enrolled.options)
 
 
 def test_revoked_unit_is_out_everywhere(office: SiteOffice) -> None:
     office.enrol("door-3")
     office.enrol("door-4")
-    before = kit.trust(office.site)
+    before = units.trust(office.site)
     kid = office.event_key("door-3").kid
-    kit.revoke_unit(office.site, "door-3", **office.options)
-    after = kit.trust(office.site)
+    units.revoke_unit(office.site, "door-3", **office.options)
+    after = units.trust(office.site)
     listed = after.find(kid)
     assert listed is not None
     assert not listed.counts_at(START)
@@ -157,27 +157,27 @@ def test_revoked_unit_is_out_everywhere(office: SiteOffice) -> None:
     assert [revoked.serial_number for revoked in crl] == [serials["door-3"]]
     assert "user door-3\n" not in office.files.acl.read_text()
     assert "user door-4\n" in office.files.acl.read_text()
-    for act in (kit.issue_epoch_keys, kit.renew_unit):
+    for act in (units.issue_epoch_keys, units.renew_unit):
         with pytest.raises(RefusedError, match="revoked"):
             act(office.site, "door-3", **office.options)
-    kit.revoke_unit(office.site, "door-3", **office.options)
+    units.revoke_unit(office.site, "door-3", **office.options)
     with pytest.raises(VerificationError):
         TrustedUnits.from_signed(
-            office.files.trust.read_bytes(), kit.load_site_key(office.site).public, minimum_serial=after.serial + 2
+            office.files.trust.read_bytes(), units.load_site_key(office.site).public, minimum_serial=after.serial + 2
         )
 
 
 def test_revoked_unit_may_join_again_with_new_keys(office: SiteOffice) -> None:
     office.enrol("door-3")
     old = office.event_key("door-3").kid
-    kit.revoke_unit(office.site, "door-3", **office.options)
+    units.revoke_unit(office.site, "door-3", **office.options)
     office.enrol("door-3")
-    trusted = kit.trust(office.site)
+    trusted = units.trust(office.site)
     entries = [trusted.find(kid) for kid in (old, office.event_key("door-3").kid)]
     assert [entry is not None and entry.counts_at(START) for entry in entries] == [False, True]
 
 
-@pytest.mark.parametrize("act", [kit.revoke_unit, kit.renew_unit, kit.issue_epoch_keys, programs.revoke_client])
+@pytest.mark.parametrize("act", [units.revoke_unit, units.renew_unit, units.issue_epoch_keys, programs.revoke_client])
 def test_unknown_name_is_refused(office: SiteOffice, act: object) -> None:
     with pytest.raises(RefusedError, match="of that name"):
         act(office.site, "nobody", **office.options)  # type: ignore[operator]
@@ -185,7 +185,7 @@ def test_unknown_name_is_refused(office: SiteOffice, act: object) -> None:
 
 def test_folder_that_is_no_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="not the folder of a site"):
-        kit.new_token(tmp_path, "door-3")
+        units.new_token(tmp_path, "door-3")
 
 
 def test_passphrase_protects_all_three_keys(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_passphrase_protects_all_three_keys(tmp_path: Path) -> None:
         assert b"ENCRYPTED" in path.read_bytes()
     office.enrol("door-3")
     with pytest.raises(KeyStoreError, match="passphrase"):
-        kit.renew_unit(office.site, "door-3", clock=office.clock)
+        units.renew_unit(office.site, "door-3", clock=office.clock)
 
 
 def test_every_act_stands_in_the_audit_log_and_no_secret_does(office: SiteOffice) -> None:
@@ -202,8 +202,8 @@ def test_every_act_stands_in_the_audit_log_and_no_secret_does(office: SiteOffice
     programs.issue_client(office.site, "auditor-1", "auditor", **office.options)
     programs.revoke_client(office.site, "auditor-1", **office.options)
     programs.issue_broker(office.site, ["localhost"], **office.options)
-    kit.issue_epoch_keys(office.site, "door-3", **office.options)
-    kit.revoke_unit(office.site, "door-3", **office.options)
+    units.issue_epoch_keys(office.site, "door-3", **office.options)
+    units.revoke_unit(office.site, "door-3", **office.options)
     verify_log(office.files.audit)
     steps = [entry.facts["step"] for entry in read_entries(office.files.audit)]
     assert steps == [
@@ -223,13 +223,13 @@ def test_damaged_record_is_named(office: SiteOffice) -> None:
     office.enrol("door-3")
     office.files.unit("door-3").write_bytes(b"{}")
     with pytest.raises(KeyStoreError, match="restore the folder from its backup"):
-        kit.renew_unit(office.site, "door-3", **office.options)
+        units.renew_unit(office.site, "door-3", **office.options)
 
 
 def test_site_folder_can_be_moved(office: SiteOffice, tmp_path: Path) -> None:
     moved = office.site.rename(tmp_path / "backup")
     assert SiteFiles(moved).record.exists()
-    kit.new_token(moved, "door-9", clock=office.clock)
+    units.new_token(moved, "door-9", clock=office.clock)
 
 
 def test_unit_key_folder_has_the_names_that_the_agent_expects() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.audit import AuditLog
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
-from agent.config import load_config
-from agent.start_log import CHANGES, digest_of, log_start
+from agent.config.load import load_config
+from agent.unit.start_log import CHANGES, digest_of, log_start
 
 FACTS = {"version": "1.0", "config": "sha256:c", "policy": "sha256:p", "model": "sha256:m", "kid": "k"}
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"

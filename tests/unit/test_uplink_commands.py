@@ -17,17 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from agent.clock import ClockState, SimulatedClock
 from agent.errors import BrokerError, CaptureRefusedError, StorageError
 from agent.keys import SigningKey
+from agent.protocol.command import MAX_COMMAND_BYTES, MAX_RESPONSE_BYTES, SIGNATURE_TYPE, VERBS, Command
 from agent.uplink.commands import (
     BURST,
-    MAX_COMMAND_BYTES,
     MAX_NONCES,
-    MAX_RESPONSE_BYTES,
     MAX_VALIDITY_S,
     NONCE_LIFE_S,
     RECENT,
-    SIGNATURE_TYPE,
-    VERBS,
-    Command,
     CommandCounter,
     Commands,
     Outcome,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, KeyStoreError
-from agent.uplink.credentials import Credentials, load_identity
+from agent.mqtt.credentials import Credentials, load_identity
 from tests.simulators.broker import wait_until
 from tests.simulators.pki import DAY, Authority
 from tests.simulators.scripted_broker import ScriptedBroker

@@ -10,11 +10,11 @@ from itertools import pairwise
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from agent.outbox.event import KINDS, Kind
+from agent.backoff import full_jitter
+from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT
 from agent.outbox.queue import Row
-from agent.uplink.backoff import full_jitter
+from agent.protocol.event import KINDS, Kind
 from agent.uplink.drain import IN_FLIGHT, LEAF_HOLD_S, PAUSE_S, POISON_STRIKES, Drain, Parked, Send
-from agent.uplink.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT
 
 S = 1_000_000_000
 QUOTA, REFUSED, UNSPECIFIED, BAD_FORMAT = 0x97, 0x87, 0x80, 0x99

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.uplink.connection import BrokerSettings, Connection
-from agent.uplink.credentials import Credentials
+from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
 from tests.simulators.broker import Listener, free_port, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.unit_on_broker import UnitOnBroker

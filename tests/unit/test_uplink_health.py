@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent import strict_json
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError

@@ -10,8 +10,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.keys import SigningKey
-from agent.uplink.commands import VERBS, CommandCounter, Commands, Outcome
-from agent.uplink.request import Operator, read_response
+from agent.protocol.command import VERBS
+from agent.site.operator import Operator, read_response
+from agent.uplink.commands import CommandCounter, Commands, Outcome
 from tests.simulators.broker import RealBroker
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 

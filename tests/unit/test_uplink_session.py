@@ -18,9 +18,9 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.errors import BrokerError
-from agent.uplink.connection import Connection
+from agent.mqtt.connection import Connection
+from agent.protocol.topics import Topics
 from agent.uplink.discovery import make_discovery
-from agent.uplink.topics import Topics
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.signing_unit import match_draft, presence_draft, unit_draft
 from tests.simulators.unit_on_broker import UnitOnBroker

@@ -18,10 +18,10 @@ from agent.clock import SimulatedClock
 from agent.errors import BrokerError, KeyStoreError, StorageError, VerificationError
 from agent.files import write_atomic
 from agent.keys import SigningKey
-from agent.outbox.verify import VerifiedEvent
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.show import Screen, as_columns, as_json
 from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.broker import PATIENCE_S, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import SigningUnit, presence_draft, trust_list, unit_draft, verifier_of

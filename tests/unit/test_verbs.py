@@ -15,22 +15,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.audit import AuditLog
-from agent.audit_chain import read_entries
+from agent.audit.chain import read_entries
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
-from agent.enrolment import LiveEnrolment, Registrar
-from agent.erasure import note, owner_of, pass_on
 from agent.errors import RefusedError
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
-from agent.outbox.event import make_unit
+from agent.outbox.draft import make_unit
 from agent.outbox.queue import Outbox
-from agent.uplink.commands import Command
-from agent.verbs import Parts, make_handlers
+from agent.protocol.command import Command
+from agent.protocol.receipt import RECEIPT_TYPE
+from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.forget import note, owner_of, pass_on
+from agent.unit.verbs import Parts, make_handlers
 from tests.unit.test_match_policy import policy
 
 PURPOSE = "To open a door for people who asked for it, in a test."

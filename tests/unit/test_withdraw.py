@@ -19,14 +19,14 @@ from agent.cli import main
 from agent.cli.withdraw import Answer, read_list, whom_to_ask, withdraw
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, RefusedError
-from agent.gallery.erase import ErasureReceipt, subject_digest
 from agent.gallery.store import GalleryStore
 from agent.keys import SigningKey, UnitKey
-from agent.match.records import SubjectId
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.protocol.command import Response
+from agent.protocol.receipt import ErasureReceipt
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.programs import issue_client
-from agent.uplink.commands import CommandCounter, Commands, Response
-from agent.verbs import parse_subject
+from agent.subject import SubjectId, parse_subject, subject_digest
+from agent.uplink.commands import CommandCounter, Commands
 from tests.simulators.broker import RealBroker
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.pki import Authority

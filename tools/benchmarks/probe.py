@@ -18,7 +18,7 @@ from typing import Any
 from agent.cli import main
 from agent.match.records import Match
 from agent.outbox.queue import Outbox
-from agent.recorder import Recorder
+from agent.unit.recorder import Recorder
 
 
 class Stopwatch:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from agent.camera.scene_people import PERSON_IDS
+from agent.camera.scene.people import PERSON_IDS
 from tools.benchmarks.clip import VISITORS, demo_clip, frame_count, visits_clip
 from tools.benchmarks.effort import Effort
 from tools.benchmarks.peers import PeerModels

@@ -13,13 +13,15 @@ import numpy as np
 
 from agent.clock import Clock, SystemClock
 from agent.embed.records import EMBEDDING_DIM, Embedding
+from agent.gallery.references import References
 from agent.keys import UnitKey
 from agent.match.compare import compare
-from agent.match.records import Match, References, SubjectId
-from agent.outbox.event import Draft, make_match
+from agent.match.records import Match
+from agent.outbox.draft import Draft, make_match
 from agent.outbox.queue import Outbox, Row
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.outbox.verify import Verifier
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.subject import SubjectId
+from agent.subscribe.verify import Verifier
 from tools.benchmarks.effort import Effort
 from tools.benchmarks.report import Bar, Section
 from tools.benchmarks.timing import alternate

@@ -22,13 +22,13 @@ from typing import Any
 from agent.clock import SystemClock
 from agent.errors import PosternError
 from agent.keys import load_public_key
-from agent.outbox.verify import VerifiedEvent
-from agent.site import kit
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.site import units
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns, as_json
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.subscribe.verify import VerifiedEvent
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.report import Outcome, judge, stage_times, what_is_where
 from tools.demonstration.site import PROGRAM, ROOT, SITE, UNIT, CommandError, DemoSite
@@ -91,7 +91,7 @@ class Demo:
             subscriber.stop()
             listener.join(2)
         return judge(
-            received, subjects, log, key=lambda audience, epoch: kit.epoch_key(site.site.folder, audience, epoch)
+            received, subjects, log, key=lambda audience, epoch: units.epoch_key(site.site.folder, audience, epoch)
         )
 
     def _listen(self, subscriber: Subscriber, received: list[VerifiedEvent | Refusal]) -> None:

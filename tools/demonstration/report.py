@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.outbox.event import MatchData
-from agent.outbox.pseudonym import EpochKey, Resolver
-from agent.outbox.verify import VerifiedEvent
+from agent.protocol.event import MatchData
+from agent.protocol.pseudonym import EpochKey, Resolver
 from agent.subscribe.subscriber import Refusal
+from agent.subscribe.verify import VerifiedEvent
 
 _STAGE = re.compile(r"stage (\w+): (\d+) times, p50 (\d+) us, p95 (\d+) us")
 _RATE = re.compile(r"(\d+) frames in ([0-9.]+) s")

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from agent.camera.scene_script import enrolment_script
+from agent.camera.scene.script import enrolment_script
 from agent.site.records import SiteFiles
 
 ROOT = Path(__file__).parents[2]

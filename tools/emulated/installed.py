@@ -24,12 +24,12 @@ import yaml
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.outbox.verify import VerifiedEvent
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.subscribe.verify import VerifiedEvent
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, ROOT, SITE, DemoSite
 from tools.emulated import LIBCAMERA_PIPELINE

@@ -26,18 +26,19 @@ import numpy as np
 
 from agent import pipeline
 from agent.camera.open import open_camera
-from agent.camera.settings import FileCamera
 from agent.clock import SystemClock
+from agent.config.camera import FileCamera
 from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
 from agent.embed.embedder import load_embedder
+from agent.gallery.references import References
 from agent.inference.engine import Engine, load_engine
 from agent.inference.manifest import load_manifest
 from agent.match.decide import Voter
 from agent.match.policy import parse_policy
 from agent.match.presence import Presence
-from agent.match.records import References, SubjectId
+from agent.subject import SubjectId
 from agent.timing import StageTimes
 from tools.benchmarks.clip import visits_clip
 from tools.emulated import MANIFEST

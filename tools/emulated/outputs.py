@@ -23,8 +23,8 @@ from PIL import Image
 
 from agent.camera.base import Frame, RgbPicture, lores_fit
 from agent.camera.convert import letterbox
-from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import load_script
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import load_script
 from agent.detect.detector import Detector, load_detector
 from agent.embed.align import align
 from agent.inference.engine import Engine

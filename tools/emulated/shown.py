@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import enrolment_script
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import enrolment_script
 from tools.emulated.installed import PERSON
 
 PICTURES = 5  # the virtual camera shows them in turns; the person looks straight ahead in all of them

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from agent.keys import decode_base64url
-from agent.uplink.commands import SIGNATURE_TYPE
+from agent.protocol.command import SIGNATURE_TYPE
 from tools.fuzzing.payloads import Payloads
 from tools.fuzzing.target import SITE, UNIT, Target
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from agent.keys import SigningKey, encode_base64url
-from agent.site import kit
-from agent.uplink.commands import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS
+from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS
+from agent.site import units
 from tools.fuzzing.target import SITE, UNIT, Target
 
 KINDS = ("bytes", "soup", "unsigned", "signed")
@@ -40,7 +40,7 @@ class Payloads:
         self._thief = SigningKey.generate()
         self._made = 0
         self._tokens: list[str] = []
-        self._sealed = kit.issue_epoch_keys(target.site.folder, UNIT, clock=target.clock).decode()
+        self._sealed = units.issue_epoch_keys(target.site.folder, UNIT, clock=target.clock).decode()
 
     def next(self, *, signed: bool = True) -> tuple[str, str, bytes]:
         """Kind, verb of the topic, payload; without ``signed`` none that the site's key signed as it is."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command side of a unit as ``agent.run`` assembles it, without camera and broker, and a look at its state."""
+"""The command side of a unit as ``agent.unit`` assembles it, without camera and broker, and a look at its state."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
-from agent.enrolment import LiveEnrolment, Registrar
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.store import GalleryStore
-from agent.key_rotation import KeyRotation
 from agent.keys import PublicKey, UnitKey, load_public_key
 from agent.match.policy import Policy, TailPoint, Votes, sign_policy
-from agent.outbox.event import make_unit
-from agent.outbox.pseudonym import EpochKeys
+from agent.outbox.draft import make_unit
+from agent.outbox.epoch_keys import EpochKeys
 from agent.outbox.queue import Outbox
-from agent.site import kit
-from agent.site.records import SiteFiles, UnitFiles
+from agent.protocol.receipt import RECEIPT_TYPE
+from agent.site import units
+from agent.site.creation import create_site
+from agent.site.records import SiteFiles
+from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.joining import install, new_unit_request
+from agent.unit.key_files import UnitFiles
+from agent.unit.key_rotation import KeyRotation
+from agent.unit.verbs import Parts, make_handlers
 from agent.uplink.commands import CommandCounter, Commands, Outcome
-from agent.verbs import Parts, make_handlers
 
 SITE, UNIT = "hq", "door-1"
 PURPOSE = "To open a door for people who asked for it, while its commands are attacked."
@@ -56,11 +59,11 @@ class Target:
         self.clock = clock = SimulatedClock(START)
         self.site = SiteFiles(folder / "site")
         self.unit = UnitFiles(folder / "unit")
-        kit.create_site(self.site.folder, SITE, clock=clock)
-        token = kit.new_token(self.site.folder, UNIT, clock=clock)
-        request = kit.new_unit_request(self.unit.folder, SITE, UNIT, token)
-        kit.install(self.unit.folder, kit.add_unit(self.site.folder, request, clock=clock), clock=clock)
-        self.site_key = kit.load_site_key(self.site.folder)
+        create_site(self.site.folder, SITE, clock=clock)
+        token = units.new_token(self.site.folder, UNIT, clock=clock)
+        request = new_unit_request(self.unit.folder, SITE, UNIT, token)
+        install(self.unit.folder, units.add_unit(self.site.folder, request, clock=clock), clock=clock)
+        self.site_key = units.load_site_key(self.site.folder)
         self.key = UnitKey.load(self.unit.event_key)
         self.policy = self.unit.folder / "policy.jws"
         self.policy.write_text(sign_policy(POLICY, self.site_key))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.camera.scene_people import PERSON_IDS
+from agent.camera.scene.people import PERSON_IDS
 from agent.cli.session import broker_settings, port
 from agent.errors import ConfigError, PosternError
 from agent.site.records import SiteFiles

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame, RgbPicture
-from agent.camera.scene import lores_picture
-from agent.camera.scene_render import SceneRenderer
-from agent.camera.scene_script import SceneScript
-from agent.camera.settings import CameraSettings
+from agent.camera.scene.camera import lores_picture
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import SceneScript
 from agent.camera.source import Source
 from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
+from agent.config.camera import CameraSettings
 from agent.errors import CameraLostError
 
 

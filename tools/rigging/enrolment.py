@@ -8,17 +8,18 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from agent.assemble import Models
-from agent.camera.scene import SceneCamera
-from agent.camera.scene_script import enrolment_script
+from agent.camera.scene.camera import SceneCamera
+from agent.camera.scene.script import enrolment_script
 from agent.cli.enrol import capture
 from agent.clock import SimulatedClock
 from agent.embed.records import EMBEDDING_DIM
-from agent.gallery.consent import ConsentRecord, NoticeId
-from agent.gallery.enrol import EnrolmentSession
+from agent.gallery.consent import ConsentRecord
+from agent.gallery.references import References
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
-from agent.match.records import References
+from agent.protocol.names import NoticeId
+from agent.unit.assemble import Models
+from agent.unit.capturing import EnrolmentSession
 from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts

@@ -20,20 +20,20 @@ from typing import Any
 
 from agent.camera.source import open_source
 from agent.errors import PosternError, VerificationError
-from agent.housekeeping import TICK_S, Housekeeping
-from agent.outbox.event import MatchData, PresenceData
-from agent.outbox.pseudonym import Resolver
+from agent.mqtt.connection import Incoming
 from agent.outbox.queue import Head
-from agent.outbox.verify import VerifiedEvent, Verifier
-from agent.reload import Reload
-from agent.run import Service
-from agent.uplink.commands import Command
-from agent.uplink.connection import Incoming
+from agent.protocol.command import Command
+from agent.protocol.event import MatchData, PresenceData
+from agent.protocol.pseudonym import Resolver
+from agent.protocol.topics import Topics
+from agent.site.operator import VALIDITY_S, sign_command
+from agent.subscribe.verify import VerifiedEvent, Verifier
+from agent.unit.housekeeping import TICK_S, Housekeeping
+from agent.unit.reload import Reload
+from agent.unit.service import Service
+from agent.unit.world import World
 from agent.uplink.health import read_disk_free
-from agent.uplink.request import VALIDITY_S, sign_command
 from agent.uplink.session import Uplink
-from agent.uplink.topics import Topics
-from agent.world import World
 from tools.demonstration.site import SITE, UNIT
 from tools.rigging import faults
 from tools.rigging.camera import SceneView, source_of

@@ -15,19 +15,21 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.assemble import Models, load_key, load_models, open_gallery
 from agent.clock import Clock
-from agent.config import Config, load_config
+from agent.config.load import load_config
+from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.files import make_private_folder, write_atomic
 from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey, save_private_key
 from agent.match.policy import sign_policy
-from agent.outbox.pseudonym import EpochKey, epochs_from, save
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.papers.notice import notice_id
+from agent.notices.notice import notice_id
+from agent.outbox.epoch_keys import save
+from agent.protocol.epoch_keys import derive_epoch_key
+from agent.protocol.pseudonym import EpochKey, epochs_from
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.authority import Authority, pem
-from agent.site.sealing import derive_epoch_key
+from agent.unit.assemble import Models, load_key, load_models, open_gallery
 from tools.demonstration.site import ROOT, SITE, UNIT, DemoSite
 from tools.rigging.enrolment import captures, consent, policy
 

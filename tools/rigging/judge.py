@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agent.outbox.event import UnitData
+from agent.protocol.event import UnitData
 from tools.rigging.faults import MAX_SECONDS
 from tools.rigging.ledger import balance
 from tools.rigging.outcome import Arrival, Check, Run, spell

@@ -26,19 +26,20 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.audit import AuditLog
+from agent.audit.log import AuditLog
 from agent.clock import SystemClock
-from agent.erasure import owner_of, settle
 from agent.errors import VerificationError
-from agent.gallery.erase import RECEIPT_TYPE
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
-from agent.match.records import SubjectId
-from agent.outbox.event import Draft, round_down
+from agent.outbox.draft import Draft
 from agent.outbox.queue import MAX_PENDING, Outbox
-from agent.outbox.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.outbox.verify import Verifier
+from agent.protocol.names import round_down
+from agent.protocol.receipt import RECEIPT_TYPE
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.subject import SubjectId
+from agent.subscribe.verify import Verifier
+from agent.unit.forget import owner_of, settle
 from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 from tools.rigging.enrolment import DIGEST, consent
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.outbox.event import UnitData
 from agent.outbox.queue import Head
-from agent.outbox.verify import VerifiedEvent
+from agent.protocol.event import UnitData
+from agent.subscribe.verify import VerifiedEvent
 
 
 @dataclass(frozen=True, slots=True)

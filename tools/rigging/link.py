@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from agent.clock import Clock
 from agent.errors import BrokerError
-from agent.uplink.connection import Ack, BrokerSettings, Incoming, Polled, Will
-from agent.uplink.credentials import load_identity
-from agent.uplink.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError
+from agent.mqtt.connection import Ack, BrokerSettings, Incoming, Polled, Will
+from agent.mqtt.credentials import load_identity
+from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError
 
 DELAY_S = 0.001  # one way on a local network
 RECEIVE_MAXIMUM = 64  # as deploy/mosquitto has it
@@ -70,7 +70,7 @@ class SimulatedBroker:
 
 
 class SimulatedLink:
-    """One connection; implements ``agent.uplink.link.Link``."""
+    """One connection; implements ``agent.mqtt.link.Link``."""
 
     def __init__(self, broker: SimulatedBroker, settings: BrokerSettings, name: str | None, will: Will | None) -> None:
         self._broker, self._settings, self._name, self._will = broker, settings, name, will

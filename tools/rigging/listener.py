@@ -13,12 +13,12 @@ from typing import Self
 from agent.clock import Clock, SystemClock
 from agent.errors import BrokerError
 from agent.keys import load_public_key
-from agent.outbox.verify import VerifiedEvent
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
+from agent.subscribe.verify import VerifiedEvent
 
 JOIN_TIMEOUT_S = 5.0
 

@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from agent.keys import DETERMINISTIC
-from agent.outbox.event import MatchData, PresenceData, canonical
 from agent.outbox.queue import Head
-from agent.outbox.verify import VerifiedEvent
+from agent.protocol.event import MatchData, PresenceData, canonical
+from agent.subscribe.verify import VerifiedEvent
 
 
 @dataclass(frozen=True, slots=True)

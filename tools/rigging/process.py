@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from agent.outbox.event import FIRST_PREV
 from agent.outbox.queue import Head
+from agent.protocol.event import FIRST_PREV
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 20.0  # a clean stop takes two seconds; the rest is for a busy machine

@@ -17,14 +17,15 @@ from rich.console import Console
 
 from agent.errors import KeyStoreError
 from agent.keys import load_public_key
-from agent.outbox.event import TOPIC_ROOT, MatchData, PresenceData, UnitData
-from agent.outbox.pseudonym import Resolver
-from agent.outbox.verify import VerifiedEvent
-from agent.site import kit
+from agent.mqtt.connection import BrokerSettings
+from agent.protocol.event import MatchData, PresenceData, UnitData
+from agent.protocol.names import TOPIC_ROOT
+from agent.protocol.pseudonym import Resolver
+from agent.site import units
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal
-from agent.uplink.connection import BrokerSettings
+from agent.subscribe.verify import VerifiedEvent
 from tools.rigging.listener import Listener, Received
 from tools.rigging.outcome import Arrival, Run
 from tools.rigging.scenario import DEFAULT_START, Scenario
@@ -133,7 +134,7 @@ class Remote:
         if self._files is None or not self._people:
             return scenario.enrolled[0].who if len(scenario.enrolled) == 1 else "somebody enrolled"
         try:
-            key = kit.epoch_key(self._files.folder, data.audience, data.epoch)
+            key = units.epoch_key(self._files.folder, data.audience, data.epoch)
             subject = Resolver(key, self._people).resolve(data.subject, audience=data.audience, epoch=data.epoch)
         except KeyStoreError:
             return "somebody unknown"

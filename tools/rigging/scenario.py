@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from agent.camera.scene_people import PERSON_IDS
-from agent.camera.scene_script import SceneScript, load_script
+from agent.camera.scene.people import PERSON_IDS
+from agent.camera.scene.script import SceneScript, load_script
 from agent.clock import ClockState
-from agent.config_check import convert, refusal
-from agent.config_yaml import read_document
+from agent.config.check import convert, refusal
 from agent.errors import ConfigError
-from agent.outbox.event import Condition
+from agent.protocol.event import Condition
+from agent.strict_yaml import read_document
 from tools.rigging.faults import MAX_SECONDS, At, CameraUnplugged, ClockStep, DiskSlow, Fault, Who, Withdraw, mistakes
 
 MAX_FAULTS = 64

@@ -26,21 +26,22 @@ import msgspec
 import rfc8785
 import yaml
 
-from agent.assemble import load_key, load_models, open_gallery
-from agent.config import load_config
+from agent.config.load import load_config
 from agent.gallery.template import Vector
 from agent.keys import SigningKey
-from agent.outbox.event import MatchData, PresenceData
-from agent.outbox.pseudonym import Resolver, epochs_from, save
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.notices.notice import notice_id
+from agent.outbox.epoch_keys import save
 from agent.outbox.queue import Head
-from agent.outbox.verify import VerifiedEvent
-from agent.papers.notice import notice_id
-from agent.site import kit
+from agent.protocol.event import MatchData, PresenceData
+from agent.protocol.pseudonym import Resolver, epochs_from
+from agent.site import units
+from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.subscribe.subscriber import Refusal
-from agent.uplink.connection import BrokerSettings
-from agent.uplink.credentials import Credentials
-from agent.uplink.request import Operator
+from agent.subscribe.verify import VerifiedEvent
+from agent.unit.assemble import load_key, load_models, open_gallery
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
 from tools.rigging import faults
@@ -195,7 +196,7 @@ class _Play:
         say_offset(self._premises.control / CLOCK, offset_s, self._scenario.clock)
         say_offset(self._premises.clock_file, offset_s, "synced")
         self._offset_s = offset_s
-        keys = [kit.epoch_key(self._site.site.folder, AUDIENCE, epoch) for epoch in epochs_from(start)]
+        keys = [units.epoch_key(self._site.site.folder, AUDIENCE, epoch) for epoch in epochs_from(start)]
         save(self._site.unit / "keys" / "epoch-keys.json", keys)
 
     def _enrol(self) -> None:
@@ -350,7 +351,7 @@ class _Play:
         data = event.event.data
         if not isinstance(data, MatchData | PresenceData):
             return ""
-        key = kit.epoch_key(self._site.site.folder, data.audience, data.epoch)
+        key = units.epoch_key(self._site.site.folder, data.audience, data.epoch)
         subject = Resolver(key, self._people).resolve(data.subject, audience=data.audience, epoch=data.epoch)
         return self._people.get(subject or b"", "somebody unknown")
 

@@ -25,13 +25,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from agent.assemble import load_key, load_models, open_gallery
-from agent.camera.scene_people import PERSON_IDS
+from agent.camera.scene.people import PERSON_IDS
 from agent.clock import SystemClock
-from agent.config import load_config
+from agent.config.load import load_config
 from agent.errors import CaptureRefusedError
+from agent.notices.notice import notice_id
 from agent.outbox.queue import Head
-from agent.papers.notice import notice_id
+from agent.unit.assemble import load_key, load_models, open_gallery
 from tools.demonstration.brokers import DemoBroker
 from tools.demonstration.site import PROGRAM, SITE, CommandError, DemoSite
 from tools.rigging.chaos import Chaos

@@ -14,13 +14,13 @@ import os
 import sys
 from pathlib import Path
 
-from agent.camera.scene_script import load_script
-from agent.camera.settings import SceneCamera
+from agent.camera.scene.script import load_script
 from agent.cli.notify import Notifier
-from agent.config import load_config
+from agent.config.camera import SceneCamera
+from agent.config.load import load_config
 from agent.errors import PosternError
-from agent.run import run_unit
-from agent.world import World
+from agent.unit.service import run_unit
+from agent.unit.world import World
 from tools.rigging.camera import SceneView, source_of
 from tools.rigging.clock import OffsetClock
 

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from agent.camera.scene_pose import PICTURE_MARGIN, PICTURE_SCALE, PICTURE_SIDE, TEMPLATE_SIZE, frontal, shade
+from agent.camera.scene.pose import PICTURE_MARGIN, PICTURE_SCALE, PICTURE_SIDE, TEMPLATE_SIZE, frontal, shade
 from tools.train.people_model import GREY, Head, HeadModel
 from tools.train.teacher import TEMPLATE, DetectionTeacher, EmbeddingTeacher
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from agent.camera.scene_pose import PICTURE_SIDE as SIDE
+from agent.camera.scene.pose import PICTURE_SIDE as SIDE
 
 GREY = 128  # what lies behind a cut-out head in the texture model
 NOSE_OFFSET = 0.14  # eye distances off the middle: portraits turned further do not fit one frontal shape model

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated camera: plays a scene's script, the same bytes each time, on whatever clock it is given.
+
+On a ``SimulatedClock`` a scene runs as fast as it can be drawn and moves the clock along; on the system's clock
+it keeps the script's pace. It is not live: it waits for its consumer and drops nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from agent.camera.base import LORES_BORDER, CameraInfo, Frame, Rgb, RgbPicture, lores_fit
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import SceneScript, load_script
+from agent.clock import Clock
+
+
+class SceneCamera:
+    """Implements ``Camera``; raises ConfigError for a script that is not acceptable."""
+
+    def __init__(
+        self, script: Path | SceneScript, *, lores_size: tuple[int, int], clock: Clock, loop: bool = False
+    ) -> None:
+        """``loop``: the scene starts again at its end, time going on."""
+        self._script = load_script(script) if isinstance(script, Path) else script
+        self._loop = loop
+        self._lores_size = lores_size
+        self._clock = clock
+        self._renderer: SceneRenderer | None = None
+
+    def __enter__(self) -> Self:
+        self._renderer = SceneRenderer(self._script)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._renderer = None
+
+    def info(self) -> CameraInfo:
+        width, height = self._script.size
+        return CameraInfo("scene", width, height, *self._lores_size, self._script.frames_per_second, live=False)
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames of the scene, once or for ever; frame n is due n frame times after the first."""
+        if self._renderer is None:
+            raise ValueError("the camera is not open")
+        start = self._clock.monotonic_ns()
+        count = self._script.frame_count
+        for number in itertools.count() if self._loop else range(count):
+            due = start + round(number * 1e9 / self._script.frames_per_second)
+            early = due - self._clock.monotonic_ns()
+            if early > 0:
+                self._clock.sleep(early / 1e9)
+            main = self._renderer.frame(number % count)
+            yield Frame(number, due, lores_picture(main, *self._lores_size), RgbPicture(main))
+
+
+def lores_picture(main: Rgb, width: int, height: int) -> Rgb:
+    """Scale as ``lores_scale`` says: top left, the rest ``LORES_BORDER``."""
+    inner = lores_fit(main.shape[1], main.shape[0], width, height)
+    lores = np.full((height, width, 3), LORES_BORDER, np.uint8)
+    lores[: inner[1], : inner[0]] = np.asarray(Image.fromarray(main).resize(inner, Image.Resampling.BOX))
+    return lores

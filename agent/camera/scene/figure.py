@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A demo person as pictures of the size, pose and light that a moment of the scene asks for.
+
+Head: one stored picture, what covers it drawn into it, shaded, then turned, rolled and scaled in one mesh
+transform, so that pixels are interpolated once. Body: a plain figure, scaled with it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from agent.camera.scene.body import BODY_BOTTOM, BODY_HALF_WIDTH, BODY_SCALE, BODY_TOP, body
+from agent.camera.scene.cover import cover
+from agent.camera.scene.motion import Placement
+from agent.camera.scene.people import People
+from agent.camera.scene.pose import (
+    PICTURE_MARGIN,
+    PICTURE_SCALE,
+    PICTURE_SIDE,
+    TEMPLATE_SIZE,
+    Plane,
+    frontal,
+    shade,
+)
+
+MESH_CELLS: Final = 16  # per side at most: a cell is 12 stored pixels, about the width of the depth model's nose
+MESH_CELL_PIXELS: Final = 6  # of the frame at least: far heads get by with fewer cells
+MAX_SMEAR: Final = 48.0  # pixels of motion blur; whoever moves faster is unrecognisable anyway
+SMEAR_COPIES: Final = 12  # at most: steps of four pixels, which no detector minds
+
+_MIDDLE = (PICTURE_MARGIN + TEMPLATE_SIZE / 2) * PICTURE_SCALE  # the template's middle in a stored picture
+_TURN_ROOM = 14  # stored pixels that a turned head may reach beyond its picture
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How a person is lit and taken: factor on the light, grey levels of glare, share of the frame time."""
+
+    gain: float
+    veil: float
+    shutter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sprite:
+    """An RGBA picture, not premultiplied, and where its top left corner belongs."""
+
+    picture: Image.Image
+    x: int
+    y: int
+
+
+class Figure:
+    """One person of a scene; prepared once, then drawn for any moment."""
+
+    def __init__(self, people: People, who: str, picture: int) -> None:
+        person = people.people[who]
+        self._base = people.picture(who, picture)
+        self._face = people.box[3] - people.box[1]
+        # The face's middle, seen from the template's middle, in stored pixels.
+        self._middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)
+        self._skin = _rgb(person.skin)
+        self._body = body(self._skin, _rgb(person.cloth))
+        self._prepared: tuple[tuple[object, ...], list[Image.Image]] | None = None
+
+    def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
+        """Sprites from back to front; nothing is needed beyond ``bounds`` (width, height)."""
+        scale = at.face / self._face
+        smear = _limited(at.speed[0] * exposure.shutter), _limited(at.speed[1] * exposure.shutter)
+        pad = math.ceil(3 * at.blur + max(abs(smear[0]), abs(smear[1]))) + 1
+        sprites = [self._head(at, exposure, scale, pad), self._torso(at, exposure, scale, pad, bounds)]
+        return [_soften(sprite, at.blur, smear) for sprite in sprites if sprite is not None]
+
+    def _head(self, at: Placement, exposure: Exposure, scale: float, pad: int) -> Sprite:
+        levels = self._levels(at, exposure)
+        level = min(max(0, math.floor(-math.log2(scale))), len(levels) - 1)
+        cos, sin = math.cos(math.radians(at.roll)), math.sin(math.radians(at.roll))
+        reach = scale * (PICTURE_SIDE / 2 + _TURN_ROOM) * (abs(cos) + abs(sin))
+        x0, y0 = math.floor(at.x - reach) - pad, math.floor(at.y - reach) - pad
+        side = math.ceil(2 * reach) + 2 * pad + 1
+        # Unturned, all is one affine map; a turned head needs cells as fine as its depth, but no finer than pixels.
+        cells = min(MESH_CELLS, max(2, side // MESH_CELL_PIXELS)) if at.yaw or at.pitch else 1
+        ticks = np.linspace(0, side, cells + 1).round().astype(int)
+        x, y = np.meshgrid(ticks + x0 - at.x, ticks + y0 - at.y)
+        u = np.asarray((cos * x + sin * y) / scale + self._middle[0], np.float32)
+        v = np.asarray((cos * y - sin * x) / scale + self._middle[1], np.float32)
+        if cells > 1:
+            u, v = (PICTURE_SCALE * p for p in frontal(u / PICTURE_SCALE, v / PICTURE_SCALE, at.yaw, at.pitch))
+        mesh = _mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level)
+        turned = levels[level].transform((side, side), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+        return Sprite(turned, x0, y0)
+
+    def _levels(self, at: Placement, exposure: Exposure) -> list[Image.Image]:
+        """Covered and lit picture at full size, half, quarter and eighth; kept while nothing changes."""
+        kinds, gain, side = tuple(each.kind for each in at.covers), round(exposure.gain, 3), round(at.side, 2)
+        key = (kinds, gain, side, exposure.veil)
+        if self._prepared is None or self._prepared[0] != key:
+            picture = self._base.copy()
+            for kind in kinds:
+                cover(picture, kind, self._skin)
+            array = np.asarray(picture).astype(np.float32)
+            array[..., :3] = array[..., :3] * (gain * shade(side, 0.0)[..., None]) + exposure.veil
+            whole = Image.fromarray(np.clip(array + 0.5, 0, 255).astype(np.uint8)).convert("RGBa")
+            levels = (whole, whole.reduce(2), whole.reduce(4), whole.reduce(8))
+            self._prepared = (key, [level.convert("RGBA") for level in levels])
+        return self._prepared[1]
+
+    def _torso(
+        self, at: Placement, exposure: Exposure, scale: float, pad: int, bounds: tuple[int, int]
+    ) -> Sprite | None:
+        left, right = at.x - BODY_HALF_WIDTH * scale, at.x + BODY_HALF_WIDTH * scale
+        top, bottom = at.y + BODY_TOP * scale, at.y + BODY_BOTTOM * scale
+        x0, x1 = max(math.floor(left), 0) - pad, min(math.ceil(right), bounds[0]) + pad
+        y0, y1 = max(math.floor(top), 0) - pad, min(math.ceil(bottom), bounds[1]) + pad
+        if x1 - x0 <= 2 * pad or y1 - y0 <= 2 * pad:
+            return None
+        drawing, step = self._body, scale * BODY_SCALE
+        while step < 0.5:
+            drawing, step = drawing.reduce(2), step * 2
+        affine = (1 / step, 0.0, (x0 - left) / step, 0.0, 1 / step, (y0 - top) / step)
+        drawn = drawing.transform((x1 - x0, y1 - y0), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+        table = [min(255, max(0, round(value * exposure.gain + exposure.veil))) for value in range(256)]
+        return Sprite(drawn.point(table * 3 + list(range(256))), x0, y0)
+
+
+def _mesh(ticks: NDArray[np.int_], source: Plane) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Pillow's mesh: each cell's box, and its corners in the source counter-clockwise from the top left."""
+    at, corner = ticks.tolist(), source.tolist()
+    return [
+        (
+            (at[i], at[j], at[i + 1], at[j + 1]),
+            (*corner[j][i], *corner[j + 1][i], *corner[j + 1][i + 1], *corner[j][i + 1]),
+        )
+        for j in range(len(at) - 1)
+        for i in range(len(at) - 1)
+    ]
+
+
+def _soften(sprite: Sprite, blur: float, smear: tuple[float, float]) -> Sprite:
+    """Out of focus, and smeared along a movement in pixels."""
+    length = math.hypot(*smear)
+    if blur == 0 and length < 1:
+        return sprite
+    picture = sprite.picture.convert("RGBa")
+    if blur > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(blur))
+    if length >= 1:
+        picture = _smeared(picture, smear, min(SMEAR_COPIES, math.ceil(length) + 1))
+    return Sprite(picture.convert("RGBA"), sprite.x, sprite.y)
+
+
+def _smeared(picture: Image.Image, smear: tuple[float, float], copies: int) -> Image.Image:
+    array = np.asarray(picture)
+    total = np.zeros(array.shape, np.uint16)
+    height, width = array.shape[:2]
+    for copy in range(copies):
+        share = copy / (copies - 1) - 0.5
+        dx, dy = round(share * smear[0]), round(share * smear[1])
+        source = array[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+        total[max(0, dy) : height - max(0, -dy), max(0, dx) : width - max(0, -dx)] += source
+    return Image.frombytes("RGBa", picture.size, (total // copies).astype(np.uint8).tobytes())
+
+
+def _limited(pixels: float) -> float:
+    return min(MAX_SMEAR, max(-MAX_SMEAR, pixels))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one configuration file, read once: strict YAML in, a frozen ``Config`` out, or a ConfigError that tells where.
+
+Nothing else in the agent reads configuration: stages take plain arguments. ``config_schema`` has the sections,
+``config_yaml`` reads the text, ``config_check`` compares both; here is what must hold between sections.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.config.camera import FileCamera, GstreamerCamera, SceneCamera
+from agent.config.check import Problem, convert, refusal
+from agent.config.schema import ButtonActivation, Config, TlsFiles, ZoneActivation
+from agent.strict_yaml import MAX_CONFIG_BYTES, Document, parse_document, read_document
+
+__all__ = [
+    "CONFIG_SCHEMA_ID",
+    "MAX_CONFIG_BYTES",
+    "ButtonActivation",
+    "Config",
+    "TlsFiles",
+    "ZoneActivation",
+    "json_schema",
+    "load_config",
+    "parse_config",
+]
+
+CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
+CAMERA_ELEMENTS = ("libcamerasrc", "nvarguscamerasrc", "nvv4l2camerasrc", "rtspsrc", "v4l2src")  # GStreamer's cameras
+MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
+
+
+def load_config(file: Path) -> Config:
+    """Read ``file``; relative paths in it resolve against its folder. Raises ConfigError."""
+    return _config(read_document(file))
+
+
+def parse_config(content: bytes, file: Path) -> Config:
+    """As ``load_config``, for the bytes of a file named ``file``."""
+    return _config(parse_document(content, file))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the file, generated from the structs."""
+    schema = msgspec.json.schema(Config, schema_hook=lambda _: {"type": "string", "minLength": 1})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": CONFIG_SCHEMA_ID, **schema}
+
+
+def _config(document: Document) -> Config:
+    config = convert(document, Config)
+    problems = [*_provenance(config), *_notice(config), *_zone(config), *_subject(config), *_files(config)]
+    if problems:
+        raise refusal(document, problems)
+    return config
+
+
+def _provenance(config: Config) -> list[Problem]:
+    """CEN/TS 18099: injection is not presentation; whoever can write a file could be anybody at this door."""
+    if config.profile != "production":
+        return []
+    camera = config.camera
+    if isinstance(camera, GstreamerCamera) and camera.pipeline and camera.pipeline.split()[0] not in CAMERA_ELEMENTS:
+        return [(("camera", "pipeline"), f"in production it must begin with a camera: {', '.join(CAMERA_ELEMENTS)}")]
+    if isinstance(camera, FileCamera | SceneCamera):
+        reason = (
+            "a recorded or simulated camera shows whatever its file shows, so in production anybody who can write "
+            "that file could pass for anybody; use a real camera, or 'profile: demo'"
+        )
+        return [(("camera",), reason)]
+    return []
+
+
+def _notice(config: Config) -> list[Problem]:
+    """GDPR art. 13(1)(a), CAC and MPS order 19 of 2025 art. 5 and 10: a notice says who, and what else there is."""
+    if config.profile != "production":
+        return []
+    told = {"operator": config.notice.operator, "alternative": config.notice.alternative}
+    reason = "is missing: without it there is no notice, and without a notice nobody can consent"
+    return [(("notice", name), reason) for name, text in told.items() if text is None]
+
+
+def _zone(config: Config) -> list[Problem]:
+    zone = config.activation
+    if not isinstance(zone, ZoneActivation):
+        return []
+    place = ("activation", "polygon")
+    corners = zone.polygon
+    sides = list(zip(corners, (*corners[1:], corners[0]), strict=True))
+    if any(_cross(*one, *other) for one, other in combinations(sides, 2)):
+        return [(place, "the sides of the zone cross each other; list the corners in order around it")]
+    area = abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in sides)) / 2
+    if area < MIN_ZONE_AREA:
+        return [(place, "the zone is too small for a face to be in it; corners are fractions of the picture, 0 to 1")]
+    return []
+
+
+_Point = tuple[float, float]
+
+
+def _cross(a: _Point, b: _Point, c: _Point, d: _Point) -> bool:
+    """Whether the segments ab and cd cross in one inner point (touching corners do not count)."""
+
+    def side(p: _Point, q: _Point, r: _Point) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
+def _subject(config: Config) -> list[Problem]:
+    if config.events.subject == "sealed" and config.events.consumer_key is None:
+        return [(("events", "consumer_key"), "is missing: 'subject: sealed' needs the consumer's public key")]
+    if config.events.subject == "pseudonym" and config.events.consumer_key is not None:
+        return [(("events", "consumer_key"), "nothing is sealed to this key unless 'subject' is 'sealed'")]
+    return []
+
+
+def _files(config: Config) -> list[Problem]:
+    """Two stores in one file would destroy each other."""
+    files = {
+        ("gallery", "path"): config.gallery.path,
+        ("audit", "path"): config.audit.path,
+        ("outbox", "path"): config.outbox.path,
+        ("match", "policy"): config.match.policy,
+    }
+    return [
+        (place, f"is the same file as {'.'.join(other)}")
+        for (other, first), (place, second) in combinations(files.items(), 2)
+        if first == second
+    ]

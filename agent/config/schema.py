@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of the configuration file: names, types, limits, defaults and what each value means.
+
+The descriptions are what ``postern check-config`` prints beside a wrong value and what the JSON Schema carries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent.config.camera import CameraSettings
+
+MAX_RETENTION_DAYS = 1095  # 740 ILCS 14/15(a): three years after the last interaction at the latest
+MAX_POLYGON_POINTS = 16  # a door needs four; each point costs a test per face and frame
+
+# What may stand in a topic and a certificate's CN; '(?!\n)' because '$' alone allows a final line feed.
+Name = Annotated[
+    str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)", description="1 to 64 of the letters a-z, the digits 0-9 and '-'")
+]
+Line = Annotated[str, Meta(min_length=5, max_length=300)]
+Point = tuple[Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=0, le=1)]]
+
+
+def _default(path: str) -> Path:
+    """Give a field the default ``path``; msgspec's JSON Schema cannot hold a Path as a plain default."""
+    default: Path = msgspec.field(default_factory=lambda: Path(path))
+    return default
+
+
+class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which unit this is."""
+
+    site: Name
+    id: Name
+    name: Annotated[
+        str, Meta(min_length=1, max_length=64, description="what people call this unit, up to 64 characters")
+    ]
+
+
+class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The notice that people read before they enrol."""
+
+    version: Annotated[
+        str, Meta(min_length=1, max_length=32, description="version of the notice that hangs at this unit, as text")
+    ]
+    operator: Annotated[
+        Line | None, Meta(description="who answers for this unit and how to reach them, 5 to 300 characters")
+    ] = None
+    alternative: Annotated[Line | None, Meta(description="the way in that needs no face, 5 to 300 characters")] = None
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which models run, by their names in the manifest."""
+
+    manifest: Annotated[Path, Meta(description="the models' manifest; its files lie beside it")] = _default(
+        "/usr/share/postern/models/manifest.yaml"
+    )
+    detector: Annotated[str, Meta(min_length=1, max_length=64, description="a detector's name in the manifest")] = (
+        "detector-320x240"
+    )
+    embedder: Annotated[str, Meta(min_length=1, max_length=64, description="an embedder's name in the manifest")] = (
+        "embedder"
+    )
+    threads: Annotated[
+        int, Meta(ge=1, le=16, description="threads per model, 1 to 16; measure, more is often slower on small boards")
+    ] = 1
+
+
+MinFace = Annotated[
+    int, Meta(ge=32, le=2000, description="smallest side of a face in pixels of the full picture, 32 to 2000")
+]
+MaxTurn = Annotated[
+    float, Meta(ge=5, le=60, description="how far a face may be turned away from the camera, 5 to 60 degrees")
+]
+
+
+class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zone"):
+    """A person acts by stepping into the marked zone and facing the camera for a moment."""
+
+    name: Name
+    polygon: Annotated[
+        tuple[Point, ...],
+        Meta(
+            min_length=3,
+            max_length=MAX_POLYGON_POINTS,
+            description="3 to 16 corners [x, y] of the zone, as fractions 0 to 1 of the picture from its top left",
+        ),
+    ]
+    min_face_px: MinFace = 80
+    max_turn_degrees: MaxTurn = 25.0
+    dwell_ms: Annotated[
+        int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
+    ] = 600
+
+    @property
+    def kind(self) -> Literal["zone"]:
+        """The tag, as it stands in the file."""
+        return "zone"
+
+
+class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="button"):
+    """A person acts by pressing a button, which opens a short window for the nearest face."""
+
+    name: Name
+    window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
+    min_face_px: MinFace = 80
+    max_turn_degrees: MaxTurn = 25.0
+
+    @property
+    def kind(self) -> Literal["button"]:
+        """The tag, as it stands in the file."""
+        return "button"
+
+
+class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How sure a match must be: the signed policy says, not this file."""
+
+    policy: Annotated[Path, Meta(description="the matching policy, signed by the site")] = _default(
+        "/var/lib/postern/policy.jws"
+    )
+
+
+class Gallery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where references are kept, and for how long."""
+
+    path: Annotated[Path, Meta(description="the gallery's database")] = _default("/var/lib/postern/gallery.db")
+    retention_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_RETENTION_DAYS,
+            description="a reference not used for this many days is erased, 1 to 1095 (three years, 740 ILCS 14/15(a))",
+        ),
+    ] = 365
+
+
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The hash chain of what was done to people's data."""
+
+    path: Annotated[Path, Meta(description="the audit log")] = _default("/var/lib/postern/audit.log")
+
+
+class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an event says, and how precisely."""
+
+    presence: Annotated[bool, Meta(description="also publish 'arrived' and 'left', true or false")] = False
+    audience: Annotated[Name, Meta(description="who the events are for; each audience has its own pseudonyms")] = (
+        "access"
+    )
+    subject: Annotated[
+        Literal["pseudonym", "sealed"],
+        Meta(
+            description="a pseudonym per epoch, or sealed to the consumer's key, so that a broker sees nothing stable"
+        ),
+    ] = "pseudonym"
+    consumer_key: Annotated[Path | None, Meta(description="the consumer's public JWK, for 'sealed' only")] = None
+    time_resolution_s: Annotated[
+        int, Meta(ge=1, le=3600, description="event times are rounded down to this many seconds, 1 to 3600")
+    ] = 1
+    presence_hold_s: Annotated[
+        int, Meta(ge=5, le=86_400, description="a person not seen for this long has 'left', 5 to 86400 seconds")
+    ] = 60
+
+
+class Outbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The durable queue between matching and the broker."""
+
+    path: Annotated[Path, Meta(description="the queue's database")] = _default("/var/lib/postern/outbox.db")
+    max_rows: Annotated[
+        int, Meta(ge=100, le=1_000_000, description="events kept while the broker is away, 100 to 1000000")
+    ] = 50_000
+    live_window_s: Annotated[
+        int, Meta(ge=5, le=3600, description="older events go to the backlog topics, 5 to 3600 seconds")
+    ] = 60
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files of the mutual TLS session; what is not given is taken from the key folder."""
+
+    ca: Annotated[Path | None, Meta(description="certificate of the site's authority (ca.crt)")] = None
+    certificate: Annotated[Path | None, Meta(description="this unit's certificate (tls.crt)")] = None
+    key: Annotated[Path | None, Meta(description="this unit's TLS key (tls.key)")] = None
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The MQTT broker; there is no session without mutual TLS."""
+
+    host: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9.:_-]{1,253}$(?!\n)",
+            description="host name or address as in the broker's certificate, no scheme and no port",
+        ),
+    ]
+    port: Annotated[int, Meta(ge=1, le=65_535, description="TCP port, 1 to 65535; 8883 is usual")] = 8883
+    protocol: Annotated[
+        Literal["5", "3.1.1"], Meta(description="MQTT version; 3.1.1 cannot say when a publish is refused")
+    ] = "5"
+    tls: Tls = msgspec.field(default_factory=Tls)
+    home_assistant: Annotated[bool, Meta(description="publish Home Assistant discovery, true or false")] = False
+    health_interval_s: Annotated[
+        int, Meta(ge=10, le=3600, description="seconds between health messages, 10 to 3600")
+    ] = 60
+
+
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the unit's own keys lie."""
+
+    folder: Annotated[Path, Meta(description="folder of the unit's keys, readable by the service alone")] = _default(
+        "/var/lib/postern/keys"
+    )
+
+
+class TlsFiles(msgspec.Struct, frozen=True):
+    """The three files of a TLS session, settled."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    profile: Annotated[
+        Literal["production", "demo"],
+        Meta(description="production, or demo, which alone allows recorded and simulated cameras"),
+    ]
+    purpose: Annotated[
+        str,
+        Meta(
+            min_length=20,
+            max_length=500,
+            description="one sentence, 20 to 500 characters: what this unit is for and why a face is needed for it",
+        ),
+    ]
+    unit: Unit
+    notice: Notice
+    camera: CameraSettings
+    activation: ZoneActivation | ButtonActivation
+    broker: Broker
+    models: Models = msgspec.field(default_factory=Models)
+    match: Matching = msgspec.field(default_factory=Matching)
+    gallery: Gallery = msgspec.field(default_factory=Gallery)
+    audit: Audit = msgspec.field(default_factory=Audit)
+    events: Events = msgspec.field(default_factory=Events)
+    outbox: Outbox = msgspec.field(default_factory=Outbox)
+    keys: Keys = msgspec.field(default_factory=Keys)
+
+    def tls_files(self) -> TlsFiles:
+        """Settle the TLS files: as given, else those of the key folder."""
+        tls, folder = self.broker.tls, self.keys.folder
+        return TlsFiles(
+            tls.ca or folder / "ca.crt", tls.certificate or folder / "tls.crt", tls.key or folder / "tls.key"
+        )

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gallery in memory, as matching reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.subject import SubjectId
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class References:
+    """The gallery in memory: row i of ``matrix`` (float32, n x 128, unit rows) belongs to ``subjects[i]``."""
+
+    subjects: tuple[SubjectId, ...]
+    matrix: NDArray[np.float32]
+    model: str

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One MQTT connection over mutual TLS, driven by its caller's thread: open, poll, close; never reused after a loss.
+
+The MQTT library's own queue, threads and reconnection are not used. Its queue lives in memory only and
+resends after a reconnect, and a message that makes the broker hang up would then be sent for ever.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.clock import Clock
+from agent.errors import BrokerError, printable
+from agent.mqtt.credentials import Context, Credentials, load_identity
+from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError, explain_connack, explain_tls
+
+KEEPALIVE_S = 30  # a dead link is noticed within one and a half of this; below 60 s of common NAT timeouts
+CONNECT_TIMEOUT_S = 5.0  # per step (TCP, TLS, CONNACK): slow mobile links answer within 2 s
+WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability`` (MQTT 5, 3.1.3.2.2)
+SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
+MAX_INCOMING_BYTES = 32 * 1024  # the broker must not send larger packets (MQTT 5, 3.1.2.11.4); responses have 16 KiB
+RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
+_CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message", "on_log")
+PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """Where the broker is and how to prove who we are."""
+
+    host: str
+    credentials: Credentials
+    port: int = 8883
+    protocol: Literal["5", "3.1.1"] = "5"
+    keepalive_s: int = KEEPALIVE_S
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    will_delay_s: int = WILL_DELAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says when this client falls silent; retained, QoS 1."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's answer to one PUBLISH."""
+
+    mid: int
+    reason: int
+
+    @property
+    def accepted(self) -> bool:
+        return self.reason < 0x80  # MQTT 5, 2.4
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One received message."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+@dataclass(slots=True)
+class Polled:
+    """What arrived since the last poll."""
+
+    acks: list[Ack] = field(default_factory=list)
+    messages: list[Incoming] = field(default_factory=list)
+
+
+class Connection:
+    """One connection. Not thread-safe: one thread opens, polls and closes it."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        clock: Clock,
+        will: Will | None = None,
+        common_name: str | None = None,
+        session_expiry_s: int = SESSION_EXPIRY_S,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._common_name = common_name
+        self._session_expiry_s = session_expiry_s
+        self._acks: list[Ack] = []
+        self._messages: list[Incoming] = []
+        self._log: deque[str] = deque(maxlen=4)
+        self._connack: int | None = None
+        self._granted: dict[int, tuple[int, ...]] = {}
+        self._lost: int | None = None
+        self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
+        self.max_packet_bytes: int | None = None  # the broker's limits, once connected
+        self.receive_maximum: int | None = None
+        self._context: Context | None = None
+        self._client = self._make_client(client_id, will)
+
+    @property
+    def v5(self) -> bool:
+        return self._settings.protocol == "5"
+
+    def open(self) -> None:
+        """Connect and wait for the broker's consent; blocks at most a few connect timeouts.
+
+        Raises KeyStoreError for our own files, BrokerError for everything on the way to the broker.
+        """
+        identity = load_identity(self._settings.credentials, self._clock, common_name=self._common_name)
+        self._context = identity.context
+        self._client.tls_set_context(self._context)
+        try:
+            self._client.connect(
+                self._settings.host,
+                self._settings.port,
+                self._settings.keepalive_s,
+                clean_start=False if self.v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
+                properties=self._connect_properties(),
+            )
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # one event is one small packet: send it now
+            self._await_connack()
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            self.abandon()
+            raise BrokerError(explain_tls(self._place, error)) from error
+        except BaseException:
+            self.abandon()
+            raise
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        content_type: str | None = None,
+    ) -> int:
+        """Queue one QoS 1 message; returns the packet id that its Ack will carry."""
+        properties = self._publish_properties(expiry_s, content_type) if self.v5 else None
+        return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+
+    def fits(self, topic: str, payload: bytes) -> bool:
+        """Whether the broker takes a message of this size."""
+        limit = self.max_packet_bytes
+        return limit is None or len(topic.encode()) + len(payload) + PACKET_OVERHEAD_BYTES <= limit
+
+    def subscribe(self, *filters: str) -> None:
+        """Subscribe at QoS 1 without retained messages, and wait for the broker's answer.
+
+        Raises BrokerError when a filter is refused.
+        """
+        for topic in filters:
+            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            _, mid = self._client.subscribe(topic, options=options) if self.v5 else self._client.subscribe(topic, qos=1)
+            deadline = time.monotonic() + self._settings.connect_timeout_s
+            while mid is not None and mid not in self._granted and self._lost is None and time.monotonic() < deadline:
+                self._turn(0.1, None)
+            codes = self._granted.pop(mid, (CONNECTION_LOST,)) if mid is not None else (CONNECTION_LOST,)
+            if any(code >= 0x80 for code in codes):
+                raise BrokerError(f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL")
+
+    def poll(self, timeout_s: float, wake: socket.socket | None = None) -> Polled:
+        """Exchange what is ready, waiting up to ``timeout_s`` or until ``wake`` is readable.
+
+        Raises ConnectionLostError once the connection is gone and everything received was handed over.
+        """
+        self._turn(timeout_s, wake)
+        if self._lost is not None and not self._acks and not self._messages:
+            raise ConnectionLostError(self._lost, self._place)
+        polled = Polled(self._acks, self._messages)
+        self._acks, self._messages = [], []
+        return polled
+
+    def close(self, *, keep_session: bool = False) -> None:
+        """Say goodbye, so that the broker drops the will and, unless it is to be kept, the session; then close."""
+        if self._lost is None and self._client.socket() is not None:
+            properties = None
+            if self.v5 and not keep_session:
+                properties = _properties(PacketTypes.DISCONNECT)
+                properties.SessionExpiryInterval = 0
+            self._guard(lambda: self._client.disconnect(properties=properties))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the socket without a word; the broker will publish the will."""
+        for sock in (self._client.socket(), self._context.wrapped if self._context else None):
+            if sock is not None:
+                sock.close()
+        # What refers to itself waits for the garbage collector's rare full run, and this holds a TLS context: over
+        # hours of lost connections the process would grow.
+        if self._context is not None:
+            self._context.wrapped = None
+        for callback in _CALLBACKS:
+            setattr(self._client, callback, None)
+
+    @property
+    def _place(self) -> str:
+        return f"{self._settings.host}:{self._settings.port}"
+
+    def _make_client(self, client_id: str, will: Will | None) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=paho.MQTTv5 if self.v5 else paho.MQTTv311,
+            clean_session=None if self.v5 else True,
+            reconnect_on_failure=False,  # also forbids its silent downgrade to MQTT 3.1
+        )
+        client.connect_timeout = self._settings.connect_timeout_s
+        if will is not None:
+            properties = _properties(PacketTypes.WILLMESSAGE) if self.v5 else None
+            if properties is not None:
+                properties.WillDelayInterval = self._settings.will_delay_s
+            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_log = self._on_log
+        return client
+
+    def _connect_properties(self) -> Properties | None:
+        """Session kept for a short while: without it a delayed will would be sent at once.
+
+        No packet ids are kept across connections. For QoS 1 the receiver holds no state about them
+        (MQTT 5, 4.3.2), so a resumed session costs nothing and queues commands over a short gap.
+        """
+        if not self.v5:
+            return None
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self._session_expiry_s
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = MAX_INCOMING_BYTES
+        return properties
+
+    def _publish_properties(self, expiry_s: int | None, content_type: str | None) -> Properties:
+        key = (expiry_s, content_type)
+        known = self._expiry_cache.get(key)  # a few dozen values; building one costs more than sending
+        if known is None:
+            known = self._expiry_cache[key] = _properties(PacketTypes.PUBLISH)
+            known.PayloadFormatIndicator = 1  # UTF-8
+            if expiry_s is not None:
+                known.MessageExpiryInterval = expiry_s
+            if content_type is not None:
+                known.ContentType = content_type
+        return known
+
+    def _await_connack(self) -> None:
+        deadline = time.monotonic() + self._settings.connect_timeout_s
+        while self._connack is None and self._lost is None and time.monotonic() < deadline:
+            self._turn(0.1, None)
+        self._client.on_log = None  # only the words of a failed handshake are of use
+        if self._connack == 0 and self._lost is None:
+            return
+        if self._connack:
+            raise BrokerError(explain_connack(self._place, self._connack, self._settings.protocol))
+        words = " ".join(self._log)
+        if self._lost is None:
+            raise BrokerError(f"the broker {self._place} does not answer: check that this port speaks MQTT over TLS")
+        raise BrokerError(explain_tls(self._place, OSError(words or "the broker closed the connection")))
+
+    def _turn(self, timeout_s: float, wake: socket.socket | None) -> None:
+        """One round of the MQTT library's external loop (read, write, keep-alive)."""
+        sock = self._client.socket()
+        if sock is None or sock.fileno() < 0:
+            self._note_loss(CONNECTION_LOST)
+            return
+        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # decrypted bytes that select cannot see
+        readers = [sock] if wake is None else [sock, wake]
+        writers = [sock] if self._client.want_write() else []
+        readable, writable, _ = select.select(readers, writers, [], 0 if pending else max(timeout_s, 0))
+        if pending or sock in readable:
+            self._guard(self._client.loop_read)
+        if sock in writable:
+            self._guard(self._client.loop_write)
+        self._guard(self._client.loop_misc)
+
+    def _guard(self, step: Callable[[], MQTTErrorCode]) -> None:
+        """Run one step of the library; whatever foreign bytes make it raise ends this connection only."""
+        try:
+            code = step()
+        except Exception as error:  # noqa: BLE001  # the library parses the peer's bytes
+            self._log.append(printable(f"{type(error).__name__}: {error}"))
+            self._note_loss(CONNECTION_LOST)
+            self.abandon()
+            return
+        if code not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN):
+            self._note_loss(KEEPALIVE_TIMEOUT if code == MQTTErrorCode.MQTT_ERR_KEEPALIVE else CONNECTION_LOST)
+
+    def _note_loss(self, reason: int) -> None:
+        if self._lost is None:
+            self._lost = reason
+
+    def _on_connect(
+        self, client: paho.Client, userdata: object, flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        del client, userdata, flags
+        self._connack = reason.value
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object
+    ) -> None:
+        del client, userdata, properties
+        if flags.is_disconnect_packet_from_server:
+            self._note_loss(reason.value)
+        else:
+            self._note_loss(KEEPALIVE_TIMEOUT if reason.value == KEEPALIVE_TIMEOUT else CONNECTION_LOST)
+
+    def _on_publish(
+        self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: object
+    ) -> None:
+        del client, userdata, properties
+        self._acks.append(Ack(mid, reason.value))
+
+    def _on_subscribe(
+        self, client: paho.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: object
+    ) -> None:
+        del client, userdata, properties
+        self._granted[mid] = tuple(reason.value for reason in reasons)
+
+    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        del client, userdata
+        self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain))
+
+    def _on_log(self, client: paho.Client, userdata: object, level: int, text: str) -> None:
+        del client, userdata
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._log.append(text)
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # the library leaves its constructor untyped

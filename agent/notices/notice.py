@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notice that people read before they enrol, made from the configuration so that it says what the unit does.
+
+What it must say: who, purpose, method, retention, impact and rights (GDPR art. 13; CAC and MPS order 19 of 2025,
+art. 5; 740 ILCS 14/15(b)). A consent record holds the digest of its terms, so a unit that does something else than
+what a person read does not enrol them. The heading is left out of the digest: it names one unit, a consent several.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from agent.config.schema import Config, ZoneActivation
+from agent.errors import ConfigError
+from agent.protocol.names import NoticeId
+
+HEADING = """\
+NOTICE {version}: {name} recognises the faces of people who asked for it
+
+Where        {name} ({site}/{unit})
+"""
+
+TERMS = """\
+Operated by  {operator}
+Purpose      {purpose}
+How          A camera finds faces in its picture. Only when you {act}
+             are 128 numbers computed from your face and compared with the references of people who enrolled.
+             If you are not enrolled, nothing is stored, counted or sent.
+If you       Several captures are turned into one reference, stored encrypted in this device. No picture is stored.
+enrol        When you are recognised, the device tells its operator's systems that an enrolled person was here, under
+             {subject}{presence}.
+How long     Until you withdraw; at the latest {retention_days} days after you were last recognised here, and never
+             longer than your consent says. It is then destroyed, and you can have a signed receipt.
+Your choice  Enrolment is voluntary. Instead, at no cost to you: {alternative}
+Your rights  You may ask what is held about you, withdraw, and have it erased, at any time and at once: {operator}
+             You may complain to the data protection authority.
+Risks        Recognition can be wrong in both directions, and not equally often for all people. Ask for the error rates.
+"""
+
+
+def make_notice(config: Config) -> str:
+    """Write the notice of this unit; ConfigError when the configuration does not say who answers for it."""
+    unit = config.unit
+    heading = HEADING.format(version=config.notice.version, name=unit.name, site=unit.site, unit=unit.id)
+    return heading + make_terms(config)
+
+
+def make_terms(config: Config) -> str:
+    """Write what people agree to: everything below the heading."""
+    operator, alternative = config.notice.operator, config.notice.alternative
+    if operator is None or alternative is None:
+        raise ConfigError(
+            "the configuration does not say who answers for this unit and which way in needs no face: "
+            "set notice.operator and notice.alternative, there is no notice without them"
+        )
+    zone = isinstance(config.activation, ZoneActivation)
+    pseudonym = config.events.subject == "pseudonym"
+    return TERMS.format(
+        operator=_line(operator),
+        purpose=_line(config.purpose),
+        act="step up and face the camera" if zone else "press the button",
+        subject="a name of random digits that changes every week" if pseudonym else "a name that they alone can read",
+        presence=", and when you left" if config.events.presence else "",
+        retention_days=config.gallery.retention_days,
+        alternative=_line(alternative),
+    )
+
+
+def notice_id(config: Config) -> NoticeId:
+    """Version and digest by which a consent record names the notice; raises ConfigError as ``make_terms``."""
+    digest = hashlib.sha256(make_terms(config).encode()).hexdigest()
+    return NoticeId(config.notice.version, "sha256:" + digest)
+
+
+def _line(text: str) -> str:
+    """Text of the configuration on one line."""
+    return " ".join(text.split())

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may leave a unit: the event, its three kinds, and nothing that is not written here.
+
+An event is a CloudEvents 1.0 object in structured JSON. These types are the promise that no image,
+embedding, box, score or name leaves: there is no field for one, no number but integers, and no text
+that is not bounded by a pattern. A ``Draft`` says what happened; the outbox adds ``boot``, ``seq``
+and ``prev`` and signs (``agent.outbox.queue``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import rfc8785
+
+from agent.clock import ClockState
+from agent.protocol.names import (
+    Boot,
+    Digest,
+    Epoch,
+    EventId,
+    Name,
+    Sequence,
+    Signature,
+    Source,
+    Subject,
+    Time,
+    parse_time,
+)
+
+Kind = Literal["match", "presence", "unit"]
+Condition = Literal["camera_lost", "camera_back", "tamper", "clock_step", "storage_low", "loss", "started", "stopping"]
+LossReason = Literal["full", "erased"]
+
+EVENT_TYPES: Mapping[str, str] = {
+    "match": "io.postern.match.v1",
+    "presence": "io.postern.presence.v1",
+    "unit": "io.postern.unit.v1",
+}
+KINDS: tuple[Kind, ...] = ("match", "presence", "unit")
+SIGNATURE_TYPE = "postern-event+jws"
+CONTENT_TYPE = "application/cloudevents+json"  # CloudEvents MQTT binding sec. 3.2
+MAX_EVENT_BYTES = 4096  # an event has about 1 000 bytes; nothing that fits here holds a picture
+FIRST_PREV = "sha256:" + "0" * 64  # what the first event of a unit's life says about its predecessor
+
+
+class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="event_type"):
+    """What every event says about its place in the unit's life."""
+
+    boot: Boot  # random per run of the agent
+    seq: Sequence  # rises by one per event over the unit's life
+    prev: Digest  # SHA-256 of the bytes under the signature of event seq-1
+    clock: ClockState  # whether ``time`` can be believed
+
+
+class _AboutSubject(_Data, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    subject: Subject
+    audience: Name
+    epoch: Epoch
+    zone: Name
+
+
+class MatchData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
+    """An enrolled person was recognised."""
+
+    method: Literal["face", "token"]
+    liveness: Literal["not_checked", "passed"]
+    policy: Digest
+    model: Digest
+
+
+class PresenceData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
+    """An enrolled person came or went."""
+
+    state: Literal["arrived", "left"]
+
+
+class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Events that were removed unacknowledged: ``count`` of those from ``first`` to ``last``."""
+
+    first: Sequence
+    last: Sequence
+    count: Sequence
+    reason: LossReason
+
+
+class UnitData(_Data, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, tag="unit"):
+    """The unit speaks about itself."""
+
+    condition: Condition
+    lost: Lost | None = None  # with condition ``loss`` only
+
+
+Data = MatchData | PresenceData | UnitData
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One signed statement of one unit, as on the wire."""
+
+    specversion: Literal["1.0"]
+    type: Literal["io.postern.match.v1", "io.postern.presence.v1", "io.postern.unit.v1"]
+    source: Source
+    id: EventId
+    time: Time
+    datacontenttype: Literal["application/json"]
+    data: Data
+    sig: Signature
+
+    @property
+    def kind(self) -> Kind:
+        """The topic leaf."""
+        return next(kind for kind in KINDS if EVENT_TYPES[kind] == self.type)
+
+    @property
+    def moment(self) -> datetime:
+        """The event's time, aware, UTC; ValueError when there is no such day."""
+        return parse_time(self.time)
+
+
+def canonical(members: Mapping[str, Any]) -> bytes:
+    """RFC 8785 bytes of ``members`` without ``sig``: what is signed and what ``prev`` digests."""
+    return rfc8785.dumps({name: value for name, value in members.items() if name != "sig"})
+
+
+def digest(signed: bytes) -> str:
+    """``sha256:…`` of the bytes under a signature.
+
+    The signature itself is left out: whoever holds an ECDSA signature can make a second valid one for the
+    same bytes, and that must not look like a second history.
+    """
+    return "sha256:" + hashlib.sha256(signed).hexdigest()

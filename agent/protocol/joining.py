@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between a site and a unit that joins it, and how each proves that it holds the token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Annotated, Literal
+
+import msgspec
+import rfc8785
+from msgspec import Meta
+
+from agent.errors import RefusedError, VerificationError
+from agent.keys import decode_base64url, encode_base64url
+from agent.protocol.names import Name
+from agent.protocol.record import R, Record, decode
+
+Pem = Annotated[str, Meta(max_length=8192)]
+Base64url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
+
+
+class UnitRequest(Record, frozen=True):
+    """What a unit asks: signed by its new event key, with a proof that it holds the enrolment token."""
+
+    version: Literal[1]
+    site: Name
+    unit: Name
+    jwk: dict[str, str]
+    seal_jwk: dict[str, str]
+    csr: Pem
+    proof: Base64url | None = None
+
+
+class UnitAnswer(Record, frozen=True):
+    """What the site answers: signed by the site; the first answer also proves that the site holds the token."""
+
+    version: Literal[1]
+    site: Name
+    unit: Name
+    tls_crt: Pem
+    ca_crt: Pem
+    site_jwk: dict[str, str]
+    epoch_keys: Annotated[str, Meta(max_length=32 * 1024)]
+    proof: Base64url | None = None
+
+
+REQUEST_TYPE = "postern-unit-request+jws"
+ANSWER_TYPE = "postern-unit-answer+jws"
+TOKEN_BYTES = 16  # 128 bit: nobody guesses it, and 26 letters can still be typed
+_TOKEN_LABEL = b"postern/token/v1"
+
+
+def spell_token(secret: bytes) -> str:
+    """Write a token for people: lower-case base32 in groups of four."""
+    text = base64.b32encode(secret).decode("ascii").rstrip("=").lower()
+    return "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def token_key(token: str) -> bytes:
+    """Turn a token as typed into the key of the proofs; RefusedError when it is none."""
+    text = "".join(token.split()).replace("-", "").upper()
+    try:
+        secret = base64.b32decode(text + "=" * (-len(text) % 8))
+    except binascii.Error:
+        secret = b""
+    if len(secret) != TOKEN_BYTES:
+        raise RefusedError("this is not an enrolment token: copy all of its letters as the site showed them")
+    return hashlib.sha256(_TOKEN_LABEL + secret).digest()
+
+
+def prove(key: bytes, record: UnitRequest | UnitAnswer) -> str:
+    """Prove that ``key`` is held and that ``record`` is meant, by an HMAC over its canonical JSON without ``proof``."""
+    members = msgspec.to_builtins(msgspec.structs.replace(record, proof=None))
+    return encode_base64url(hmac.digest(key, type(record).__name__.encode() + rfc8785.dumps(members), "sha256"))
+
+
+def is_proof(key: bytes, record: UnitRequest | UnitAnswer) -> bool:
+    """Check a proof in constant time."""
+    return record.proof is not None and hmac.compare_digest(record.proof, prove(key, record))
+
+
+def unverified(token: str, kind: type[R]) -> R:
+    """Read the payload of a compact JWS before its key is known; VerificationError (``malformed``) when it is none."""
+    try:
+        _, payload, _ = token.split(".")
+        return decode(decode_base64url(payload), kind)
+    except ValueError:
+        raise VerificationError("malformed", "this file is not readable: copy it again") from None

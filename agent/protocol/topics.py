@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every topic of a unit, in one place. Names cannot hold a wildcard, a separator or a control character."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.errors import printable
+from agent.protocol.event import KINDS
+from agent.protocol.names import TOPIC_ROOT, check_name
+
+
+def _check_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"unknown event kind '{printable(kind)}'")
+    return kind
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one unit of one site."""
+
+    site: str
+    unit: str
+
+    def __post_init__(self) -> None:
+        check_name("site", self.site)
+        check_name("unit", self.unit)
+
+    @property
+    def base(self) -> str:
+        return f"{TOPIC_ROOT}/{self.site}/{self.unit}"
+
+    @property
+    def availability(self) -> str:
+        return f"{self.base}/availability"
+
+    @property
+    def info(self) -> str:
+        return f"{self.base}/info"
+
+    @property
+    def health(self) -> str:
+        return f"{self.base}/health"
+
+    @property
+    def requests(self) -> str:
+        """The filter of all requests; verbs may hold one '/', as in ``enrol/begin``."""
+        return f"{self.base}/request/#"
+
+    def event(self, kind: str) -> str:
+        return f"{self.base}/event/{_check_kind(kind)}"
+
+    def backlog(self, kind: str) -> str:
+        return f"{self.base}/backlog/{_check_kind(kind)}"
+
+    def response(self, verb: str) -> str:
+        return f"{self.base}/response/{verb}"
+
+    def verb(self, topic: str) -> str | None:
+        """Return the verb of a request topic of this unit, None for any other topic."""
+        prefix = f"{self.base}/request/"
+        return topic[len(prefix) :] if topic.startswith(prefix) else None
+
+
+def event_filters(site: str) -> tuple[str, str]:
+    """Return what a subscriber listens to: live events and backlog of every unit of the site."""
+    check_name("site", site)
+    return f"{TOPIC_ROOT}/{site}/+/event/+", f"{TOPIC_ROOT}/{site}/+/backlog/+"

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom a subscriber believes: the units of a site, their keys, and which of them no longer count.
+
+The list is one compact JWS by the site's key. Its ``serial`` rises with every change, so that an older
+list, from before a revocation, can be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+import rfc8785
+
+from agent import strict_json
+from agent.errors import KeyStoreError, RefusedError, VerificationError
+from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
+from agent.protocol.names import Name, Time, parse_time
+
+TRUST_TYPE = "postern-trust+jws"
+MAX_KEYS_PER_UNIT = 16  # one a year, and some repairs
+
+
+class UnitKeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """One event key of a unit. ``until`` bounds a key that was replaced: rows signed by it may still wait."""
+
+    jwk: dict[str, str]
+    status: Literal["active", "revoked"]
+    until: Time | None = None
+
+
+class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the site signs."""
+
+    version: Literal[1]
+    site: Name
+    serial: Annotated[int, msgspec.Meta(ge=1, le=strict_json.MAX_SAFE_INTEGER)]
+    issued_at: Time
+    units: dict[Name, Annotated[tuple[UnitKeyEntry, ...], msgspec.Meta(max_length=MAX_KEYS_PER_UNIT)]]
+
+    def sign(self, key: SigningKey) -> str:
+        """Sign the list as a compact JWS; RefusedError when nobody could read it any more."""
+        token = key.sign(rfc8785.dumps(msgspec.to_builtins(self)), typ=TRUST_TYPE)
+        if len(token) > MAX_TOKEN_BYTES:
+            raise RefusedError("the list of units is too long: make a second site for further units")
+        return token
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A key, whose it is, and until when it counts."""
+
+    unit: str
+    key: PublicKey
+    revoked: bool
+    until: datetime | None
+
+    def counts_at(self, now: datetime) -> bool:
+        """Whether a signature by this key is to be believed now."""
+        return not self.revoked and (self.until is None or now <= self.until)
+
+
+class TrustedUnits:
+    """A verified list, by key id."""
+
+    def __init__(self, content: TrustList) -> None:
+        """Take a list whose signature was checked; KeyStoreError when a key in it is unusable or stands twice."""
+        self.site = content.site
+        self.serial = content.serial
+        self._keys: dict[str, TrustedKey] = {}
+        for entry in _entries(content):
+            if entry.key.kid in self._keys:
+                raise KeyStoreError("a key stands twice in the site's list of units: write the list again")
+            self._keys[entry.key.kid] = entry
+
+    @classmethod
+    def from_signed(cls, token: bytes, site_key: PublicKey, *, minimum_serial: int = 0) -> TrustedUnits:
+        """Verify a signed list.
+
+        Raises VerificationError: as ``PublicKey.verify`` does, ``malformed`` for another content, and
+        ``replayed`` for a list older than ``minimum_serial``, the highest serial seen so far.
+        """
+        payload = site_key.verify(token.decode("ascii", errors="replace").strip(), typ=TRUST_TYPE)
+        try:
+            content = msgspec.convert(strict_json.loads(payload, limit=MAX_TOKEN_BYTES), TrustList)
+            trusted = cls(content)
+        except (ValueError, KeyStoreError):
+            raise VerificationError("malformed", "the site's list of units is not readable: fetch it again") from None
+        if trusted.serial < minimum_serial:
+            raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")
+        return trusted
+
+    def find(self, kid: str) -> TrustedKey | None:
+        """Look a key up by its thumbprint."""
+        return self._keys.get(kid)
+
+    def units(self) -> tuple[str, ...]:
+        """Name all units, in order."""
+        return tuple(sorted({entry.unit for entry in self._keys.values()}))
+
+    def units_in_service(self) -> tuple[str, ...]:
+        """Name the units with a present key, in order: neither revoked nor replaced."""
+        return tuple(sorted({key.unit for key in self._keys.values() if not key.revoked and key.until is None}))
+
+
+def _entries(content: TrustList) -> Iterator[TrustedKey]:
+    for unit, entries in content.units.items():
+        for entry in entries:
+            until = None if entry.until is None else parse_time(entry.until)
+            yield TrustedKey(unit, PublicKey.from_jwk(entry.jwk), entry.status == "revoked", until)

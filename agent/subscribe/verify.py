@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this event true? The one check that a subscriber needs; it runs without a camera, a model or numpy.
+
+An event is accepted when all of this holds, in this order; each refusal has its own stable reason:
+
+1.  it is not longer than an event can be: ``too_large``
+2.  it is JSON with one reading, without floats or duplicate keys: ``malformed``
+3.  it is signed at all: ``unsigned``
+4.  it is a known kind of event, and its data is of that kind: ``wrong_type``
+5.  every field is one that an event may have, in its form: ``malformed``
+6.  the signature's header names ES256 and the purpose "event", nothing else: ``unsecured`` for "none",
+    ``wrong_algorithm``, ``wrong_type``, ``malformed``
+7.  the site lists the key: ``unknown_unit``
+8.  the key is the one of the unit that the event names as its source: ``wrong_key``
+9.  it came on a topic of that unit, ``wrong_unit``, and on the one for this kind, ``wrong_topic``
+10. the signature holds over the canonical bytes (RFC 8785): ``bad_signature``
+11. the key was not revoked, nor replaced too long ago: ``revoked``
+12. its time is not ahead of now, and a live one is not stale: ``future``, ``expired``
+13. it continues the unit's chain: ``replayed``, ``duplicate``, ``fork`` (a gap is reported, not refused)
+
+What acceptance means: this unit's key said so, in this order, nothing was altered, and nothing before it
+was taken away unnoticed. What it does not mean: that a living person stood there, or that the camera is
+honest; and what was cut off after the last event shows only in the next one, or in ``health``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from agent import strict_json
+from agent.errors import VerificationError, printable
+from agent.keys import Header, check_algorithm, read_header
+from agent.protocol.event import EVENT_TYPES, MAX_EVENT_BYTES, SIGNATURE_TYPE, Event, Kind, UnitData, canonical, digest
+from agent.protocol.names import TOPIC_ROOT
+from agent.protocol.trust import TrustedKey, TrustedUnits
+from agent.subscribe.chain import Chains, Gap
+
+LIVE_WINDOW_S = 60  # the unit's own live window and the expiry of its live messages
+CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event pass
+
+REASONS = (
+    "too_large",
+    "malformed",
+    "unsigned",
+    "wrong_type",
+    "unsecured",
+    "wrong_algorithm",
+    "unknown_unit",
+    "wrong_key",
+    "wrong_unit",
+    "wrong_topic",
+    "bad_signature",
+    "revoked",
+    "future",
+    "expired",
+    "replayed",
+    "duplicate",
+    "fork",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEvent:
+    """An accepted event.
+
+    ``fresh``: it came live, and its time was checked against a clock that both sides believe. What opens a
+    door should ask for it. ``gap``: numbers that were skipped right before it. ``late``: it fills an
+    earlier gap. ``digest`` is what its successor names as ``prev``.
+    """
+
+    event: Event
+    site: str
+    unit: str
+    kind: Kind
+    backlog: bool
+    fresh: bool
+    late: bool
+    gap: Gap | None
+    digest: str
+
+
+class Verifier:
+    """Checks events of one site and remembers each unit's chain. Use it from one thread at a time."""
+
+    def __init__(
+        self,
+        trust: TrustedUnits,
+        *,
+        state: bytes | None = None,
+        live_window_s: int = LIVE_WINDOW_S,
+        clock_skew_s: int = CLOCK_SKEW_S,
+        time_step_s: int = 1,
+    ) -> None:
+        """Start from the site's list and, after a restart, from what ``export`` gave.
+
+        ``time_step_s`` is the coarsest step that the units round their times down to. Raises StorageError
+        when ``state`` is damaged.
+        """
+        self._trust = trust
+        self._chains = Chains(state)
+        self._oldest = timedelta(seconds=live_window_s + clock_skew_s + time_step_s)
+        self._skew = timedelta(seconds=clock_skew_s)
+
+    def update_trust(self, trust: TrustedUnits) -> None:
+        """Take a newer list; VerificationError (``replayed``) for an older one, ``wrong_site`` for another site's."""
+        if trust.site != self._trust.site:
+            raise VerificationError("wrong_site", "this list is of another site: fetch the list of this one")
+        if trust.serial < self._trust.serial:
+            raise VerificationError("replayed", "this list of units is older than the one in use: fetch it again")
+        self._trust = trust
+
+    def check(self, topic: str, payload: bytes, now: datetime, *, backlog: bool | None = None) -> VerifiedEvent:
+        """Check one message and remember its event.
+
+        ``backlog`` says whether an old event is expected, as when stored events are audited; by default the topic
+        says it. Raises VerificationError with one of ``REASONS``, and nothing else, whatever the bytes are;
+        a refused event changes no state.
+        """
+        members = _parse(payload)
+        event = _read(members)
+        header = _read_signature_header(event.sig)
+        trusted = self._trusted(header, event)
+        expected_backlog = self._check_topic(topic, event)
+        backlog = expected_backlog if backlog is None else backlog
+        signed = canonical(members)
+        trusted.key.verify_detached(event.sig, signed, typ=SIGNATURE_TYPE)
+        if not trusted.counts_at(now):
+            raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
+        fresh = self._check_time(event, now, backlog=backlog)
+        own_digest = digest(signed)
+        chain = self._chains.find(event.source, header.kid)
+        place = chain.place(event.data.seq, event.data.prev, own_digest)
+        chain.accept(event.data.seq, event.data.prev, own_digest)
+        if isinstance(event.data, UnitData) and event.data.lost is not None:
+            chain.explain(event.data.lost)
+        self._chains.keep(event.source, header.kid, chain)
+        return VerifiedEvent(
+            event=event,
+            site=self._trust.site,
+            unit=trusted.unit,
+            kind=event.kind,
+            backlog=backlog,
+            fresh=fresh,
+            late=place.late,
+            gap=place.gap,
+            digest=own_digest,
+        )
+
+    def missing(self, unit: str) -> tuple[Gap, ...]:
+        """List the numbers of a unit that never came and that it did not own up to."""
+        return self._chains.missing(f"/{TOPIC_ROOT}/{self._trust.site}/{unit}")
+
+    def export(self) -> bytes:
+        """Write the chains down, so that a restarted subscriber goes on where it stopped."""
+        return self._chains.export()
+
+    def _trusted(self, header: Header, event: Event) -> TrustedKey:
+        trusted = self._trust.find(header.kid)
+        if trusted is None:
+            raise VerificationError("unknown_unit", "the site does not list the key of this event")
+        if event.source != f"/{TOPIC_ROOT}/{self._trust.site}/{trusted.unit}":
+            raise VerificationError("wrong_key", f"unit {trusted.unit} signed an event in another unit's name")
+        return trusted
+
+    def _check_topic(self, topic: str, event: Event) -> bool:
+        base = event.source.removeprefix("/")
+        if topic == f"{base}/event/{event.kind}":
+            return False
+        if topic == f"{base}/backlog/{event.kind}":
+            return True
+        if topic.split("/")[3:] in (["event", event.kind], ["backlog", event.kind]):
+            raise VerificationError("wrong_unit", f"an event of {event.source} came on another unit's topic")
+        raise VerificationError("wrong_topic", f"an event of {event.source} came on another of its topics")
+
+    def _check_time(self, event: Event, now: datetime, *, backlog: bool) -> bool:
+        """Whether the event is known to be of this moment."""
+        if event.data.clock != "synced":
+            return False  # its order is certain, its time is not: nothing to compare
+        age = now - event.moment
+        if age < -self._skew:
+            raise VerificationError("future", "the event's time is ahead of now: check both clocks")
+        if not backlog and age > self._oldest:
+            raise VerificationError("expired", "a live event came too late to act on")
+        return not backlog
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_EVENT_BYTES:
+        raise VerificationError("too_large", f"an event is never longer than {MAX_EVENT_BYTES} bytes")
+    try:
+        members = strict_json.loads(payload, limit=MAX_EVENT_BYTES)
+    except strict_json.StrictJsonError as error:
+        raise VerificationError("malformed", f"the event is not usable JSON: {error}") from None
+    if not isinstance(members, dict):
+        raise VerificationError("malformed", "the event is not a JSON object")
+    return members
+
+
+def _read(members: dict[str, Any]) -> Event:
+    if members.get("sig") in (None, ""):
+        raise VerificationError("unsigned", "the event has no signature")
+    data = members.get("data")
+    kind = data.get("event_type") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or members.get("type") != EVENT_TYPES.get(kind):
+        raise VerificationError("wrong_type", "the event is of an unknown kind, or its data is of another kind")
+    try:
+        event = msgspec.convert(members, Event)
+        _ = event.moment
+    except ValueError as error:
+        raise VerificationError("malformed", f"a field of the event is wrong: {printable(str(error))}") from None
+    if event.id != f"{event.data.boot}-{event.data.seq}":
+        raise VerificationError("malformed", "the event's id is not its boot and number")
+    if isinstance(event.data, UnitData) and (event.data.condition == "loss") != (event.data.lost is not None):
+        raise VerificationError("malformed", "a loss event must say what was lost, and no other may")
+    return event
+
+
+def _read_signature_header(signature: str) -> Header:
+    header = read_header(signature)
+    check_algorithm(header)
+    if header.typ != SIGNATURE_TYPE:
+        raise VerificationError("wrong_type", "the signature was not made for an event")
+    return header

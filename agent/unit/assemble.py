@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a unit, built from its configuration: one function a part, shared by every command."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent import __version__
+from agent.config.load import CONFIG_SCHEMA_ID
+from agent.config.schema import ButtonActivation, Config, ZoneActivation
+from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
+from agent.embed.align import align
+from agent.errors import KeyStoreError, ModelError, PolicyError
+from agent.files import read_bounded, read_secret, write_atomic
+from agent.gallery.keyring import FileKeyring
+from agent.gallery.retention import Retention
+from agent.gallery.store import GalleryStore
+from agent.keys import PublicKey, UnitKey
+from agent.match.policy import Policy, verify_policy
+from agent.notices.notice import notice_id
+from agent.outbox.queue import OWNER_LABEL, Outbox
+from agent.protocol.receipt import RECEIPT_TYPE
+from agent.strict_json import loads
+from agent.unit.enrolment import Registrar
+from agent.unit.key_rotation import KeyRotation
+from agent.unit.site_key import complete
+from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
+
+if TYPE_CHECKING:
+    from agent.audit.log import AuditLog
+    from agent.camera.base import CameraInfo, Frame
+    from agent.clock import Clock
+    from agent.detect.detector import Detector
+    from agent.detect.face import Face
+    from agent.embed.embedder import Embedder
+    from agent.embed.records import Crop
+    from agent.outbox.epoch_keys import EpochKeys
+    from agent.protocol.names import NoticeId
+
+MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
+MAX_JWK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Detector and embedder, verified and self-tested."""
+
+    detector: Detector
+    embedder: Embedder
+
+    def align(self, frame: Frame, face: Face) -> Crop:
+        """Aligned crop of a detected face, by its landmarks in the main picture."""
+        return align(frame, self.detector.locate(frame, face))
+
+
+def load_key(config: Config) -> UnitKey:
+    """The unit's signing key; KeyStoreError says how to get one."""
+    return UnitKey.load(config.keys.folder / "unit.key")
+
+
+def load_site_key(config: Config) -> PublicKey:
+    """The site's key, which signs policies and commands; a change of it that a power cut interrupted is completed."""
+    complete(config.keys.folder, config.match.policy)
+    path = config.keys.folder / "site.jwk"
+    try:
+        return PublicKey.from_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    except ValueError as error:
+        raise KeyStoreError(
+            f"{path} is no public key: install the site's answer again (postern unit install)"
+        ) from error
+
+
+def load_models(config: Config) -> Models:
+    """Both models; raises ModelError."""
+    from agent.detect.detector import load_detector  # noqa: PLC0415 - the runtime is needed by few commands
+    from agent.embed.embedder import load_embedder  # noqa: PLC0415
+
+    models = config.models
+    if not models.manifest.exists():
+        raise ModelError(
+            f"{models.manifest} does not exist: set models.manifest to the manifest that came with Postern"
+        )
+    return Models(
+        load_detector(models.manifest, models.detector, models.threads),
+        load_embedder(models.manifest, models.embedder, models.threads),
+    )
+
+
+def load_policy(config: Config, model: str) -> Policy:
+    """The signed policy for ``model``; raises PolicyError."""
+    path, site_key = config.match.policy, load_site_key(config)
+    if not path.exists():
+        raise PolicyError(f"{path} does not exist: install the policy that the site signed (postern site policy)")
+    token = read_bounded(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
+    return verify_policy(token, site_key, model=model)
+
+
+def open_gallery(
+    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> GalleryStore:
+    """The references of this unit; raises StorageError or KeyStoreError."""
+    return GalleryStore(
+        config.gallery.path,
+        keyring=FileKeyring(config.keys.folder / "kek", random=random),
+        site=config.unit.site,
+        unit=config.unit.id,
+        purpose=config.purpose,
+        clock=clock,
+        sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
+        retention=Retention(config.gallery.retention_days),
+        notice=_notice(config),
+        random=random,
+    )
+
+
+def open_outbox(
+    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> Outbox:
+    """The durable queue of this unit; raises StorageError or KeyStoreError."""
+    owner_key = config.keys.folder / "owner.key"
+    if not owner_key.exists():  # once: the event key may be replaced while events wait that must stay erasable
+        write_atomic(owner_key, key.derive(OWNER_LABEL))
+    return Outbox(
+        config.outbox.path,
+        signer=key,
+        owner_key=read_secret(owner_key),
+        source=source_of(config),
+        clock=clock,
+        random=random,
+        max_rows=config.outbox.max_rows,
+        time_step_s=config.events.time_resolution_s,
+    )
+
+
+def make_gate(config: Config) -> Gate:
+    """Who may be embedded at this unit."""
+    activation = config.activation
+    limits = FaceLimits(activation.min_face_px, activation.max_turn_degrees)
+    if isinstance(activation, ButtonActivation):
+        return ButtonGate(zone=activation.name, window_ns=activation.window_s * 1_000_000_000, limits=limits)
+    return ZoneGate(
+        zone=activation.name, polygon=activation.polygon, limits=limits, dwell_ns=activation.dwell_ms * 1_000_000
+    )
+
+
+def make_registrar(
+    config: Config,
+    models: Models,
+    policy: Policy,
+    *,
+    gallery: GalleryStore,
+    audit: AuditLog,
+    clock: Clock,
+    random: Callable[[int], bytes],
+) -> Registrar:
+    """Who opens enrolments at this unit and keeps their references."""
+    return Registrar(
+        align=models.align,
+        gallery=gallery,
+        audit=audit,
+        embedder=models.embedder,
+        model=models.embedder.model,
+        policy=policy,
+        site=config.unit.site,
+        unit=config.unit.id,
+        purpose=config.purpose,
+        notice_version=config.notice.version,
+        notice=_notice(config),
+        clock=clock,
+        random=random,
+    )
+
+
+def make_rotation(
+    config: Config,
+    *,
+    epoch_keys: EpochKeys,
+    gallery: GalleryStore,
+    audit: AuditLog,
+    clock: Clock,
+    on_site_key: Callable[[PublicKey], None],
+) -> KeyRotation:
+    """How the keys of this running unit are renewed."""
+    return KeyRotation(
+        keys=config.keys.folder,
+        policy=config.match.policy,
+        site=config.unit.site,
+        unit=config.unit.id,
+        audience=config.events.audience,
+        epoch_keys=epoch_keys,
+        gallery=gallery,
+        audit=audit,
+        clock=clock,
+        on_site_key=on_site_key,
+    )
+
+
+def _notice(config: Config) -> NoticeId | None:
+    """The notice that consents must name; None while the configuration does not say all that stands in it."""
+    return notice_id(config) if config.notice.operator and config.notice.alternative else None
+
+
+def make_seal(config: Config) -> Callable[[str, str], str] | None:
+    """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
+    path = config.events.consumer_key
+    if path is None:
+        return None
+    from agent.protocol.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
+
+    consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    site, audience = config.unit.site, config.events.audience
+    return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
+
+
+def make_info(
+    config: Config, key: UnitKey, models: Models, *, camera: CameraInfo | None, enrolled: int, verbs: tuple[str, ...]
+) -> bytes:
+    """Write the ``info`` document; ``camera`` is None until one was reached."""
+    engine, second = models.detector.engine, models.detector.landmarker
+    digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": models.embedder.model}
+    if second is not None:
+        digests["landmarks"] = second.engine.digest
+    return encode_info(
+        Info(
+            source=source_of(config),
+            name=config.unit.name,
+            version=__version__,
+            board=board(),
+            runtime=engine.runtime,
+            profile=config.profile,
+            camera=None if camera is None else CameraFacts(camera.source, camera.width, camera.height),
+            models=digests,
+            config_schema=CONFIG_SCHEMA_ID,
+            public_key=msgspec.convert(key.public_jwk(), PublicJwk),
+            kid=key.kid,
+            enrolled=enrolled,
+            activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
+            liveness="not_checked",
+            capabilities=verbs,
+        )
+    )
+
+
+def source_of(config: Config) -> str:
+    """The CloudEvents source of this unit."""
+    return f"/postern/{config.unit.site}/{config.unit.id}"
+
+
+def public_facts(config: Config) -> Mapping[str, Any]:
+    """What ``config/get`` may tell: no address, no path, no key."""
+    return {
+        "profile": config.profile,
+        "purpose": config.purpose,
+        "notice_version": config.notice.version,
+        "activation": msgspec.to_builtins(config.activation),
+        "retention_days": config.gallery.retention_days,
+        "events": {
+            "presence": config.events.presence,
+            "audience": config.events.audience,
+            "subject": config.events.subject,
+        },
+        "models": {"detector": config.models.detector, "embedder": config.models.embedder},
+    }
+
+
+def self_test(config: Config) -> Mapping[str, Any]:
+    """Load and test the models afresh; on the caller's own interpreters."""
+    load_models(config)
+    return {"models": "ok"}
+
+
+def board() -> str:
+    """The board's name as its firmware tells it (device tree), else the processor architecture."""
+    import platform  # noqa: PLC0415
+
+    try:
+        return Path("/proc/device-tree/model").read_bytes().rstrip(b"\0").decode(errors="replace")[:128]
+    except OSError:
+        return platform.machine()

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enrolment at this unit: one live session at a time, begun under a consent, ended by commit, abort or time.
+
+``Registrar`` opens sessions and keeps what they yield; the command line uses it directly. ``LiveEnrolment``
+holds a session on the running unit: commands begin and end it on the uplink's thread, the pipeline offers
+frames on its own. While it takes captures the camera is its alone and recognition pauses, so a frame serves
+one purpose. What it reports holds counts and advice, never a biometric value.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from agent.audit.log import AuditLog
+from agent.camera.base import Frame
+from agent.clock import Clock
+from agent.detect.face import Face
+from agent.embed.align import align
+from agent.embed.records import Crop
+from agent.errors import CaptureRefusedError, PosternError, RefusedError, StorageError
+from agent.gallery.consent import ConsentRecord, check_notice
+from agent.gallery.store import GalleryStore
+from agent.gallery.template import MIN_CAPTURES, Vector
+from agent.match.policy import Policy
+from agent.protocol.names import NoticeId
+from agent.subject import SUBJECT_BYTES, SubjectId
+from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
+
+REPORT_NS = 500_000_000  # between reports of one count: as fast as a person reacts to advice
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """Opens sessions for this unit, and makes references of what they yield, with their entries in the audit log."""
+
+    gallery: GalleryStore
+    audit: AuditLog
+    embedder: Embeds
+    model: str
+    policy: Policy
+    site: str
+    unit: str
+    purpose: str
+    notice_version: str
+    notice: NoticeId | None
+    clock: Clock
+    random: Callable[[int], bytes]
+    align: Callable[[Frame, Face], Crop] = align
+
+    def open(self, consent: ConsentRecord, subject: SubjectId | None) -> EnrolmentSession:
+        """Begin a session; raises what ``GalleryStore.admit`` raises when ``consent`` does not hold here and now."""
+        check_notice(consent, self.notice_version)
+        self.gallery.admit(consent, subject)
+        return EnrolmentSession(
+            self.embedder,
+            consent,
+            references=self.gallery.references(self.model),
+            policy=self.policy,
+            site=self.site,
+            unit=self.unit,
+            purpose=self.purpose,
+            now=self.clock.now(),
+            notice=self.notice,
+            align=self.align,
+            subject=subject,
+        )
+
+    def keep(self, vectors: Sequence[Vector], consent: ConsentRecord, subject: SubjectId | None) -> SubjectId:
+        """Store the reference, overwrite ``vectors``, and return the subject's id.
+
+        The gallery is asked first, so that what it refuses leaves no entry. Then the consent stands in the log before
+        the reference exists: where the log cannot be written, nobody is enrolled. Whoever the gallery does not hold in
+        the end, because the disk failed or an erasure came between, has no personal part; one that a power cut leaves
+        is destroyed by the next start. Raises what ``GalleryStore.enrol`` raises, and nothing is kept then.
+        """
+        chosen = subject or SubjectId(self.random(SUBJECT_BYTES))
+        personal = {"evidence": consent.evidence_digest, "expires_at": consent.expires_at.isoformat()}
+        facts = {"notice_version": consent.notice_version}
+        try:
+            self.gallery.admit(consent, subject)
+            self.audit.append("consent_given", facts, subject=chosen, personal=personal)
+            self.gallery.enrol(vectors, consent=consent, model=self.model, subject=chosen)
+            with suppress(StorageError):  # the reference stands, and the log says under which consent
+                self.audit.append("enrolled", {"model": self.model, "captures": len(vectors)}, subject=chosen)
+        finally:
+            for vector in vectors:
+                vector.fill(0)
+            if chosen not in self.gallery:
+                with suppress(StorageError):
+                    self.audit.forget(chosen)
+        return chosen
+
+
+@dataclass(slots=True)
+class _Open:
+    """The session in hand."""
+
+    name: str
+    session: EnrolmentSession
+    consent: ConsentRecord
+    subject: SubjectId | None
+    ends_ns: int
+    captured: int = 0
+    told: Progress | None = None
+    told_ns: int = 0
+    complete: bool = False
+
+
+class LiveEnrolment:
+    """See the module. ``tell`` takes a session's name and what to report about it, and must not block.
+
+    A report is either data (``state``: ``capturing``, ``complete`` or ``committed``) or a code and a sentence that say
+    why the session ended without a reference.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        *,
+        clock: Clock,
+        tell: Callable[[str, dict[str, Any] | None, tuple[str, str] | None], None],
+    ) -> None:
+        self._registrar, self._clock, self._tell = registrar, clock, tell
+        self._lock = threading.Lock()
+        self._open: _Open | None = None
+
+    @property
+    def capturing(self) -> bool:
+        """Whether the session needs the camera; recognition pauses meanwhile."""
+        held = self._open
+        return held is not None and not held.complete
+
+    def begin(self, name: str, consent: ConsentRecord, subject: SubjectId | None = None) -> Mapping[str, Any]:
+        """Open a session called ``name``; what there is to say about it now.
+
+        Raises RefusedError (``enrolment_open``) while there is one, and ConsentError.
+        """
+        self.expire()
+        if self._open is not None:
+            raise RefusedError(
+                "another enrolment is under way: commit or abort it, or let its time pass", reason="enrolment_open"
+            )
+        session = self._registrar.open(consent, subject)
+        with self._lock:
+            self._open = _Open(name, session, consent, subject, self._clock.monotonic_ns() + SESSION_NS)
+            return {
+                **_state(self._open, "capturing", Progress(0, session.wanted, None)),
+                "seconds": SESSION_NS // 10**9,
+            }
+
+    def offer(self, frame: Frame, faces: Sequence[Face]) -> None:
+        """Let the session, if one takes captures, look at ``frame``; runs on the thread that owns the embedder."""
+        if not self.capturing:
+            return
+        with self._lock:
+            held = self._open
+            if held is None or held.complete:
+                return
+            progress = held.session.offer(frame, faces)
+            held.captured, held.complete = progress.captured, progress.complete
+            if progress.refusal == "timed_out":
+                self._end("timed_out", ADVICE["timed_out"])
+            else:
+                self._report(held, progress)
+
+    def commit(self, name: str) -> Mapping[str, Any]:
+        """Make the reference; its subject.
+
+        Raises RefusedError: ``no_enrolment``, ``too_few_captures`` (the session goes on), ``already_enrolled``, and
+        what ``Registrar.keep`` raises (the session is over, nothing was kept).
+        """
+        self.expire()
+        with self._lock:
+            held = self._named(name)
+            if held.captured < MIN_CAPTURES:
+                raise CaptureRefusedError(
+                    f"{held.captured} captures were taken, {MIN_CAPTURES} are needed: follow the advice",
+                    reason="too_few_captures",
+                )
+            try:
+                vectors = held.session.finish()
+            except CaptureRefusedError as error:
+                self._end(error.reason, str(error))
+                raise
+            self._open = None
+        try:
+            subject = self._registrar.keep(vectors, held.consent, held.subject)
+        except PosternError as error:
+            self._tell(name, None, ("not_kept", str(error)))
+            raise
+        self._tell(name, {"enrolment": name, "state": "committed"}, None)
+        return {"subject": subject.hex(), "captures": held.captured}
+
+    def abort(self, name: str) -> Mapping[str, Any]:
+        """End the session and overwrite what it holds; RefusedError (``no_enrolment``) when there is none."""
+        with self._lock:
+            self._named(name)
+            self._end("aborted", "the enrolment was aborted, nothing was stored")
+        return {"enrolment": name}
+
+    def interrupt(self, reason: str, sentence: str) -> None:
+        """End a session, if there is one, because the unit cannot go on with it."""
+        with self._lock:
+            if self._open is not None:
+                self._end(reason, sentence)
+
+    def expire(self) -> None:
+        """End a session whose time is over; to be called now and then, also while no frame comes."""
+        with self._lock:
+            if self._open is not None and self._clock.monotonic_ns() > self._open.ends_ns:
+                self._end("timed_out", ADVICE["timed_out"])
+
+    def _named(self, name: str) -> _Open:
+        if self._open is None or self._open.name != name:
+            raise RefusedError(
+                "there is no such enrolment: begin one, and name it by the begin's transaction", reason="no_enrolment"
+            )
+        return self._open
+
+    def _end(self, reason: str, sentence: str) -> None:
+        held, self._open = self._open, None
+        if held is not None:
+            held.session.cancel()
+            self._tell(held.name, None, (reason, sentence))
+
+    def _report(self, held: _Open, progress: Progress) -> None:
+        now_ns = self._clock.monotonic_ns()
+        news = held.told is None or progress.captured != held.told.captured
+        if progress == held.told or not (news or now_ns - held.told_ns >= REPORT_NS):
+            return
+        held.told, held.told_ns = progress, now_ns
+        self._tell(held.name, _state(held, "complete" if progress.complete else "capturing", progress), None)
+
+
+def _state(held: _Open, state: str, progress: Progress) -> dict[str, Any]:
+    return {
+        "enrolment": held.name,
+        "state": state,
+        "captured": progress.captured,
+        "wanted": progress.wanted,
+        "refusal": progress.refusal,
+        "advice": progress.advice,
+    }

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to happen by itself, on a thread of its own: sweeps, retries, and watching clock and disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.clock import Clock
+from agent.errors import PosternError
+from agent.protocol.event import Condition
+
+TICK_S = 1.0  # seconds between looks; what drifts and fills is slower, and a consent that ends ends by then
+CLOCK_STEP_S = 5.0  # wall time that jumps further than this against the monotonic clock was set, not slewed
+STORAGE_LOW_BYTES = 64 * 1024 * 1024  # room for the outbox at its limit and the journal beside it
+STORAGE_BACK_BYTES = 2 * STORAGE_LOW_BYTES  # hysteresis: the condition is not reported again and again
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """What housekeeping calls; each may raise PosternError, which is handed to ``on_problem``."""
+
+    retry: Callable[[], None]
+    sweep: Callable[[datetime], None]
+    disk_free: Callable[[], int]
+    unit_event: Callable[[Condition], None]
+    on_problem: Callable[[PosternError], None]
+
+
+class Housekeeping:
+    """Run ``tick`` once a second until stopped."""
+
+    def __init__(self, duties: Duties, *, clock: Clock) -> None:
+        self._duties, self._clock = duties, clock
+        self._offset_s = self._offset()
+        self._storage_low = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def tick(self) -> None:
+        """Look at everything once; no failure of one duty keeps another from being done."""
+        for duty in (self._watch_clock, self._watch_disk, self._duties.retry, self._sweep):
+            try:
+                duty()
+            except PosternError as error:
+                self._duties.on_problem(error)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_S):
+            self.tick()
+
+    def _offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic_ns() / 1e9
+
+    def _watch_clock(self) -> None:
+        offset_s = self._offset()
+        stepped = abs(offset_s - self._offset_s) > CLOCK_STEP_S
+        self._offset_s = offset_s
+        if stepped:
+            self._duties.unit_event("clock_step")
+
+    def _watch_disk(self) -> None:
+        free = self._duties.disk_free()
+        if not self._storage_low and free < STORAGE_LOW_BYTES:
+            self._storage_low = True
+            self._duties.unit_event("storage_low")
+        elif self._storage_low and free > STORAGE_BACK_BYTES:
+            self._storage_low = False
+
+    def _sweep(self) -> None:
+        """At each look: whose consent has ended is announced for a second more at most."""
+        self._duties.sweep(self._clock.now())

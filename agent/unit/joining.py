@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unit's side of joining a site. Private keys are made here and never leave.
+
+The installer carries a one-time token from the site to the unit (typed or scanned), a request from the
+unit to the site, and an answer back. The token lets each side know the other before it knows any key:
+both prove that they hold it (HMAC-SHA-256), and it is never in the request or the answer. Until the
+answer is installed the new keys wait beside the old ones, so a unit in service goes on working.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.clock import Clock, ClockState
+from agent.errors import KeyStoreError, VerificationError
+from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_secret, replace, write_atomic
+from agent.keys import (
+    PublicKey,
+    UnitKey,
+    decode_base64url,
+    encode_base64url,
+    load_private_key,
+    load_public_key,
+)
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.epoch_keys import open_epoch_keys
+from agent.protocol.joining import (
+    ANSWER_TYPE,
+    REQUEST_TYPE,
+    Base64url,
+    UnitAnswer,
+    UnitRequest,
+    is_proof,
+    prove,
+    token_key,
+    unverified,
+)
+from agent.protocol.names import Name, check_name
+from agent.protocol.record import Record, encode, load, save
+from agent.site.authority import check_issued, make_csr, public_pem
+from agent.unit.key_files import UnitFiles
+
+
+class PendingRequest(Record, frozen=True):
+    """``pending.json``: what a unit remembers until the answer comes."""
+
+    site: Name
+    unit: Name
+    token_key: Base64url
+
+
+def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
+    """Make new keys in ``keys``/waiting and the request that the site must answer.
+
+    The same call replaces the keys of a unit in service; an unanswered request is replaced by the next.
+    Raises RefusedError when a name or the token is not one.
+    """
+    check_name("site", site)
+    check_name("unit", unit)
+    key = token_key(token)
+    waiting = UnitFiles(keys).waiting
+    make_private_folder(waiting.folder)
+    event_key, tls_key, seal_key = UnitKey.generate(), UnitKey.generate(), UnitKey.generate()
+    for made, path in ((event_key, waiting.event_key), (tls_key, waiting.tls_key), (seal_key, waiting.seal_key)):
+        made.save(path)
+    csr = make_csr(unit, load_private_key(waiting.tls_key))
+    request = UnitRequest(
+        version=1,
+        site=site,
+        unit=unit,
+        jwk=event_key.public_jwk(),
+        seal_jwk=seal_key.public_jwk(),
+        csr=csr.decode(),
+    )
+    save(waiting.pending, PendingRequest(site=site, unit=unit, token_key=encode_base64url(key)))
+    request = msgspec.structs.replace(request, proof=prove(key, request))
+    return event_key.sign(encode(request), typ=REQUEST_TYPE).encode()
+
+
+def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
+    """Check the site's answer and put keys, certificates and epoch keys in force; return the unit's name.
+
+    Safe to repeat after a power cut. Raises VerificationError when the answer is not from this unit's site or not
+    for this unit, KeyStoreError when it does not fit the keys that wait here.
+    """
+    files = UnitFiles(keys)
+    waiting = files.waiting
+    pending = _read_pending(waiting.pending)
+    token = answer.decode("ascii", errors="replace").strip()
+    content = _verified(files, token, pending)
+    if pending is None and not files.tls_key.exists():
+        raise KeyStoreError(f"{keys} waits for no answer: make a request first")
+    new = waiting if pending is not None else files
+    _check_certificate(content, _existing(new.tls_key, files.tls_key))
+    site_key = PublicKey.from_jwk(content.site_jwk)
+    epoch_keys = open_epoch_keys(
+        content.epoch_keys,
+        seal_key=_existing(new.seal_key, files.seal_key),
+        site_key=site_key,
+        site=content.site,
+        unit=content.unit,
+        now=clock.now(),
+        clock=clock.state(),
+    )
+    # From here on nothing can be refused any more, and each step may be repeated.
+    _epoch_keys(files).add(epoch_keys)
+    write_atomic(files.ca_crt, content.ca_crt.encode(), mode=PUBLIC_MODE)
+    write_atomic(files.site_jwk, json.dumps(content.site_jwk).encode(), mode=PUBLIC_MODE)
+    for source, target in (
+        (waiting.seal_key, files.seal_key),
+        (waiting.event_key, files.event_key),
+        (waiting.tls_key, files.tls_key),
+    ):
+        if source.exists():
+            replace(source, target)
+    write_atomic(files.tls_crt, content.tls_crt.encode(), mode=PUBLIC_MODE)
+    if waiting.pending.exists():
+        destroy(waiting.pending)
+        waiting.folder.rmdir()
+        fsync_folder(keys)
+    return content.unit
+
+
+def install_epoch_keys(
+    keys: Path, sealed: bytes, *, site: str, unit: str, now: datetime, clock: ClockState
+) -> EpochKeys:
+    """Add epoch keys that the site issued to this unit to ``epoch-keys.json``; return the keys now held."""
+    files = UnitFiles(keys)
+    issued = open_epoch_keys(
+        sealed.decode("ascii", errors="replace").strip(),
+        seal_key=files.seal_key,
+        site_key=load_public_key(files.site_jwk),
+        site=site,
+        unit=unit,
+        now=now,
+        clock=clock,
+    )
+    held = _epoch_keys(files)
+    held.add(issued)
+    return held
+
+
+def _read_pending(path: Path) -> PendingRequest | None:
+    """What waits for an answer; None also for a file that was overwritten when the power failed before its removal."""
+    if not path.exists() or not any(read_secret(path)):
+        return None
+    return load(path, PendingRequest, secret=True)
+
+
+def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> UnitAnswer:
+    """Read an answer: by the site's key where it is known, by the token where it is not, else by both."""
+    content = unverified(token, UnitAnswer)
+    known = load_public_key(files.site_jwk) if files.site_jwk.exists() else PublicKey.from_jwk(content.site_jwk)
+    known.verify(token, typ=ANSWER_TYPE)
+    if content.site_jwk != known.jwk():
+        raise VerificationError("wrong_key", "the answer names another site's key: ask this unit's own site")
+    if pending is None:
+        if not files.site_jwk.exists():
+            raise KeyStoreError(f"{files.folder} waits for no answer: make a request first")
+        return content
+    if (content.site, content.unit) != (pending.site, pending.unit):
+        raise VerificationError("wrong_unit", "the answer is for another unit: fetch the one for this unit")
+    if not is_proof(decode_base64url(pending.token_key), content):
+        raise VerificationError("bad_proof", "the answer was not made with this unit's enrolment token: start again")
+    return content
+
+
+def _check_certificate(content: UnitAnswer, tls_key: Path) -> None:
+    try:
+        certificate = x509.load_pem_x509_certificate(content.tls_crt.encode())
+        root = x509.load_pem_x509_certificate(content.ca_crt.encode())
+    except ValueError:
+        raise VerificationError("malformed", "a certificate in the answer is not readable") from None
+    check_issued(certificate, root, content.unit)
+    certified = certificate.public_key()
+    held = load_private_key(tls_key).public_key()
+    if not isinstance(certified, ec.EllipticCurvePublicKey) or public_pem(certified) != public_pem(held):
+        raise KeyStoreError("the certificate is for another key than the one that waits here: make a new request")
+
+
+def _existing(new: Path, old: Path) -> Path:
+    """Where a key lies: it may have moved already when an installation is repeated."""
+    return new if new.exists() else old
+
+
+def _epoch_keys(files: UnitFiles) -> EpochKeys:
+    return EpochKeys.load(files.epoch_keys) if files.epoch_keys.exists() else EpochKeys((), files.epoch_keys)

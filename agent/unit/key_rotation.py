@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renewing a unit's keys while it runs: epoch keys, the gallery's keys, and the key that its site commands by.
+
+One kind at a time. Everything is verified before anything is written, and each kind is durable or absent
+after a power cut. No answer holds a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from agent.audit.log import AuditLog
+from agent.clock import Clock
+from agent.errors import RefusedError
+from agent.files import read_bounded
+from agent.gallery.store import GalleryStore
+from agent.keys import PublicKey, load_public_key
+from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, verify_policy
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.epoch_keys import open_epoch_keys
+from agent.protocol.site_key import accept
+from agent.unit.key_files import UnitFiles
+from agent.unit.site_key import complete, put_in_force
+
+
+class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``args`` of ``key/rotate``: ``epoch_keys``, or ``references``, or ``site_key`` together with ``policy``."""
+
+    epoch_keys: str | None = None  # sealed by the site kit to this unit
+    references: Literal["renew"] | None = None  # new rotations, new keys, new key over them
+    site_key: str | None = None  # the site kit's statement about its new command key
+    policy: str | None = None  # the policy in force, signed by that key
+
+
+class KeyRotation:
+    """Renews the keys of one running unit; ``on_site_key`` is told by which key commands are signed from now on."""
+
+    def __init__(
+        self,
+        *,
+        keys: Path,
+        policy: Path,
+        site: str,
+        unit: str,
+        audience: str,
+        epoch_keys: EpochKeys,
+        gallery: GalleryStore,
+        audit: AuditLog,
+        clock: Clock,
+        on_site_key: Callable[[PublicKey], None],
+    ) -> None:
+        self._files, self._policy = UnitFiles(keys), policy
+        self._site, self._unit, self._audience = site, unit, audience
+        self._epoch_keys, self._gallery, self._audit = epoch_keys, gallery, audit
+        self._clock, self._on_site_key = clock, on_site_key
+
+    def rotate(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do what ``args`` (see ``NewKeys``) ask; what was renewed.
+
+        Raises RefusedError (``bad_args``, ``wrong_policy``), VerificationError (its reasons), StorageError and
+        KeyStoreError.
+        """
+        wanted = _read(args)
+        if wanted.epoch_keys is not None:
+            done = self._renew_epoch_keys(wanted.epoch_keys)
+        elif wanted.site_key is not None and wanted.policy is not None:
+            done = self._change_site_key(wanted.site_key, wanted.policy)
+        else:
+            self._gallery.renew()
+            done = {"rotated": "references", "count": len(self._gallery)}
+        self._audit.append("keys_renewed", {"what": done["rotated"]})
+        return done
+
+    def _renew_epoch_keys(self, sealed: str) -> dict[str, Any]:
+        issued = open_epoch_keys(
+            sealed.strip(),
+            seal_key=self._files.seal_key,
+            site_key=load_public_key(self._files.site_jwk),
+            site=self._site,
+            unit=self._unit,
+            now=self._clock.now(),
+            clock=self._clock.state(),
+        )
+        self._epoch_keys.add(issued)
+        return {"rotated": "epoch_keys", "epochs": list(self._epoch_keys.epochs(self._audience))}
+
+    def _change_site_key(self, token: str, policy: str) -> dict[str, Any]:
+        new = change_site_key(self._files.folder, self._policy, token=token, policy_token=policy, site=self._site)
+        self._on_site_key(new)
+        return {"rotated": "site_key", "kid": new.kid}
+
+
+def change_site_key(keys: Path, policy: Path, *, token: str, policy_token: str, site: str) -> PublicKey:
+    """Accept a new key of the site, with the policy in force signed by it; the new key.
+
+    Raises VerificationError (see ``succession.accept``), PolicyError, and RefusedError (``wrong_policy``) when it is
+    another policy than the one in force: a change of key must not change who matches.
+    """
+    complete(keys, policy)
+    held = load_public_key(UnitFiles(keys).site_jwk)
+    new = accept(token.strip(), held, site=site)
+    in_force = parse_policy(held.verify(read_bounded(policy, 2 * MAX_POLICY_BYTES).decode().strip(), typ=POLICY_TYPE))
+    if verify_policy(policy_token, new, model=in_force.model) != in_force:
+        raise RefusedError(
+            "this is another policy than the unit's: have the policy in force signed by the new key",
+            reason="wrong_policy",
+        )
+    put_in_force(keys, policy, site_key=new, policy_token=policy_token.strip())
+    return new
+
+
+def _read(args: Mapping[str, Any]) -> NewKeys:
+    try:
+        wanted = msgspec.convert(args, NewKeys)
+    except msgspec.ValidationError:
+        wanted = NewKeys()
+    kinds = [wanted.epoch_keys, wanted.references, wanted.site_key]
+    if sum(kind is not None for kind in kinds) != 1 or (wanted.site_key is None) != (wanted.policy is None):
+        raise RefusedError(
+            "give one of: epoch_keys, references=renew, or site_key with policy, as the site kit made them",
+            reason="bad_args",
+        )
+    return wanted

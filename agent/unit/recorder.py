@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was decided to what is queued: pseudonym, event, outbox; and what happens when the disk is full.
+
+A draft that the disk refuses waits in memory, bounded, and is tried again: doors keep deciding while
+somebody makes room. Order is kept: nothing overtakes a waiting draft.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.clock import Clock
+from agent.errors import KeyStoreError, PosternError, StorageError
+from agent.match.presence import PresenceChange
+from agent.match.records import Match
+from agent.outbox.draft import Draft, make_match, make_presence, make_unit
+from agent.outbox.epoch_keys import EpochKeys
+from agent.outbox.queue import Outbox
+from agent.protocol.event import Condition
+from agent.subject import SubjectId
+from agent.unit.forget import owner_of
+
+MAX_WAITING = 256  # drafts in memory while the disk refuses: minutes of a busy door
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How subjects are named in events, and which policy and model decided."""
+
+    audience: str
+    policy: str
+    model: str
+    time_step_s: int = 1
+    seal: Callable[[str, str], str] | None = None  # (pseudonym, epoch) to sealed subject
+
+
+class Recorder:
+    """Makes drafts and appends them; thread-safe."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        outbox: Outbox,
+        epoch_keys: EpochKeys,
+        clock: Clock,
+        presence: bool,
+        matched: Callable[[SubjectId], None],
+        appended: Callable[[], None],
+        on_problem: Callable[[PosternError], None],
+    ) -> None:
+        """``matched`` notes the use of a reference, ``appended`` wakes the uplink, ``on_problem`` logs."""
+        self._identity, self._outbox, self._epoch_keys, self._clock = identity, outbox, epoch_keys, clock
+        self._presence, self._matched, self._appended, self._on_problem = presence, matched, appended, on_problem
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Draft, SubjectId | None]] = deque(maxlen=MAX_WAITING)
+
+    def outcome(self, outcome: Match | PresenceChange) -> None:
+        """Queue a match, or a presence change if the unit publishes those; never raises PosternError."""
+        if isinstance(outcome, PresenceChange) and not self._presence:
+            return
+        try:
+            draft = self._draft(outcome)
+        except KeyStoreError as error:  # without an epoch key there is no name that may be published
+            self._on_problem(error)
+            return
+        self._append(draft, outcome.subject)
+        if isinstance(outcome, Match):
+            try:
+                self._matched(outcome.subject)
+            except StorageError as error:
+                self._on_problem(error)
+
+    def unit(self, condition: Condition) -> None:
+        """Queue a statement about the unit itself; never raises PosternError."""
+        now, clock = self._clock.now(), self._clock.state()
+        self._append(make_unit(condition, now=now, clock=clock, time_step_s=self._identity.time_step_s), None)
+
+    def retry(self) -> None:
+        """Try again what the disk refused."""
+        with self._lock:
+            self._flush()
+
+    def forget(self, subject: SubjectId) -> None:
+        """Drop waiting drafts about a subject that was erased."""
+        with self._lock:
+            self._waiting = deque((row for row in self._waiting if row[1] != subject), MAX_WAITING)
+
+    def _append(self, draft: Draft, owner: SubjectId | None) -> None:
+        with self._lock:
+            if len(self._waiting) == MAX_WAITING:
+                self._on_problem(StorageError("the disk stays full: events are being lost; make room on it now"))
+            self._waiting.append((draft, owner))
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            draft, owner = self._waiting[0]
+            try:
+                self._outbox.append(draft, owner=None if owner is None else owner_of(owner))
+            except StorageError as error:
+                self._on_problem(error)
+                return
+            self._waiting.popleft()
+            self._appended()
+
+    def _draft(self, outcome: Match | PresenceChange) -> Draft:
+        identity, now, clock = self._identity, self._clock.now(), self._clock.state()
+        name, epoch = self._epoch_keys.pseudonym(outcome.subject, identity.audience, now, clock=clock)
+        subject = name if identity.seal is None else identity.seal(name, epoch)
+        if isinstance(outcome, Match):
+            return make_match(
+                outcome,
+                subject=subject,
+                audience=identity.audience,
+                epoch=epoch,
+                policy=identity.policy,
+                model=identity.model,
+                now=now,
+                clock=clock,
+                time_step_s=identity.time_step_s,
+            )
+        return make_presence(
+            state=outcome.state,
+            subject=subject,
+            audience=identity.audience,
+            epoch=epoch,
+            zone=outcome.zone,
+            now=now,
+            clock=clock,
+            time_step_s=identity.time_step_s,
+        )

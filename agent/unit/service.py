@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run one unit: assemble the parts, start the threads, drive the pipeline, stop clean.
+
+Threads: this one runs the pipeline; the uplink, housekeeping and, for live cameras, the capture hand-off
+have their own. SIGTERM and SIGINT ask the pipeline to end after the frame in hand: the event ``stopping``
+is queued, the uplink flushes, and everything is closed within two seconds. What was not delivered stays in
+the outbox. SIGHUP asks for the configuration to be read again (``agent.unit.reload``).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from queue import SimpleQueue
+
+import numpy as np
+
+import agent
+from agent import pipeline
+from agent.audit.chain import Fact, Kind
+from agent.audit.log import AuditLog
+from agent.camera.supervise import CameraNotice
+from agent.config.schema import Config
+from agent.detect.track import Tracker
+from agent.embed.records import EMBEDDING_DIM
+from agent.errors import CameraLostError, PosternError
+from agent.gallery.records import Erased
+from agent.gallery.references import References
+from agent.keys import UnitKey
+from agent.match.decide import Voter
+from agent.match.measured_range import MeasuredRange
+from agent.match.presence import Presence
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials, load_identity
+from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.command import encode_response
+from agent.protocol.event import Condition
+from agent.protocol.topics import Topics
+from agent.subject import SubjectId
+from agent.timing import StageTimes
+from agent.unit.assemble import (
+    Models,
+    board,
+    load_key,
+    load_models,
+    load_policy,
+    load_site_key,
+    make_gate,
+    make_info,
+    make_registrar,
+    make_rotation,
+    make_seal,
+    open_gallery,
+    open_outbox,
+    public_facts,
+    self_test,
+    source_of,
+)
+from agent.unit.command_log import CommandLog
+from agent.unit.enrolment import LiveEnrolment
+from agent.unit.forget import note, owner_of, pass_on, settle
+from agent.unit.housekeeping import Duties, Housekeeping
+from agent.unit.log import Problems
+from agent.unit.recorder import Identity, Recorder
+from agent.unit.reload import Reload
+from agent.unit.start_log import digest_of, log_start
+from agent.unit.verbs import Parts, make_handlers
+from agent.unit.world import World
+from agent.uplink.commands import CommandCounter, Commands
+from agent.uplink.discovery import make_discovery
+from agent.uplink.health import HealthReporter
+from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+
+log = logging.getLogger("postern")
+
+AUDITED: Mapping[Condition, Kind] = {"clock_step": "clock_step", "storage_low": "storage_error", "tamper": "tamper"}
+
+
+def run_unit(
+    config: Config,
+    *,
+    world: World | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+    reread: Callable[[], Config] | None = None,
+) -> int:
+    """Run until the camera ends or a signal comes; the exit status. Raises PosternError when it cannot start.
+
+    ``on_frame`` is called once a frame and about twice a second while no frame comes: a watchdog hangs on it.
+    ``reread`` gives the configuration anew on SIGHUP.
+    """
+    world = world or World()
+    stopping, reload = threading.Event(), Reload(reread)
+    with ExitStack() as signals:
+        for number, event in (
+            (signal.SIGTERM, stopping),
+            (signal.SIGINT, stopping),
+            (signal.SIGHUP, reload.asked),
+        ):
+            previous = signal.signal(number, lambda *_, event=event: event.set())
+            signals.callback(signal.signal, number, previous)
+
+        def keep_going() -> bool:
+            on_frame()
+            return not stopping.is_set() and not reload.is_due()
+
+        while True:
+            with ExitStack() as stack:
+                Service(config, world, stack).run(keep_going)
+            following = reload.take()
+            if following is None:
+                return 0
+            config = following
+
+
+class Service:
+    """The assembled unit."""
+
+    def __init__(self, config: Config, world: World, stack: ExitStack) -> None:
+        """Open and check everything; ``stack`` closes it. Raises PosternError."""
+        self._config, self._world = config, world
+        self._clock = clock = world.clock
+        self._problem = Problems(clock)
+        self._erased: SimpleQueue[SubjectId] = SimpleQueue()
+        self._paused = threading.Event()
+        self._frames = 0
+        key = load_key(config)
+        models = load_models(config)
+        policy = load_policy(config, models.embedder.model)
+        self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
+        self._facts |= {"model": models.embedder.model, "kid": key.kid}
+        self._audit = AuditLog(config.audit.path, clock=clock, random=world.random)
+        stack.callback(self._audit.close)
+        self._gallery = stack.enter_context(open_gallery(config, key, clock, random=world.random))
+        self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
+        settle(self._gallery, self._outbox, self._audit)
+        self._forget_erased()
+        self._model, self._range = models.embedder.model, MeasuredRange(policy)
+        self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
+        self.times = StageTimes(pipeline.STAGES)
+        self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
+        self._enrolment = LiveEnrolment(
+            make_registrar(
+                config, models, policy, gallery=self._gallery, audit=self._audit, clock=clock, random=world.random
+            ),
+            clock=clock,
+            tell=lambda name, data, end: self._uplink.report("enrol/begin", encode_response(name, data, end)),
+        )
+        self._recorder = Recorder(
+            Identity(
+                audience=config.events.audience,
+                policy=policy.digest,
+                model=self._model,
+                time_step_s=config.events.time_resolution_s,
+                seal=make_seal(config),
+            ),
+            outbox=self._outbox,
+            epoch_keys=self._epoch_keys,
+            clock=clock,
+            presence=config.events.presence,
+            matched=self._gallery.matched,
+            appended=lambda: self._uplink.wake(),  # noqa: PLW0108 - the uplink is made below
+            on_problem=self._problem,
+        )
+        self._camera = world.open_source(
+            config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
+        )
+        self._stages = pipeline.Stages(
+            camera=self._camera,
+            detector=models.detector,
+            tracker=Tracker(),
+            gate=make_gate(config),
+            embedder=models.embedder,
+            references=self._references,
+            voter=self._voter,
+            presence=self._presence,
+            record=self._recorder.outcome,
+            enrol=self._enrolment.offer,
+            times=self.times,
+        )
+        health = self._make_health(key)
+        self._uplink = self._make_uplink(key, models, policy.measured_references, health)
+        self._housekeeping = Housekeeping(
+            Duties(
+                retry=self._recorder.retry,
+                sweep=self._sweep,
+                disk_free=lambda: world.disk_free(config.outbox.path.parent),
+                unit_event=self._on_condition,
+                on_problem=self._problem,
+            ),
+            clock=clock,
+        )
+
+    def run(self, keep_going: Callable[[], bool]) -> None:
+        """Start everything, drive the pipeline while ``keep_going`` says so, stop everything."""
+
+        def idle() -> bool:
+            self._take_erasures()
+            self._enrolment.expire()
+            return keep_going()
+
+        def after_frame() -> bool:
+            self._frames += 1
+            return idle()
+
+        log_start(self._audit, self._facts)
+        self._recorder.unit("started")
+        began_ns = self._clock.monotonic_ns()
+        with self._world.background(self._uplink, self._housekeeping):
+            try:
+                with self._camera:
+                    self._uplink.info_changed()  # now it can say which camera
+                    self._camera.while_waiting = idle
+                    pipeline.run(self._stages, keep_going=after_frame)
+            finally:
+                self._housekeeping.stop()
+                self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
+                self._recorder.unit("stopping")
+                self._log("stopped")
+        if self._config.profile == "demo":
+            self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+
+    def _tell_times(self, elapsed_s: float) -> None:
+        """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
+        log.info("%d frames in %.1f s", self._frames, elapsed_s)
+        for name, one in self.times.summaries().items():
+            log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    def _make_health(self, key: UnitKey) -> HealthReporter:
+        return HealthReporter(
+            source=source_of(self._config),
+            boot=self._outbox.boot,
+            signer=key,
+            clock=self._clock,
+            outbox=self._outbox,
+            frames=lambda: self._frames,
+            recognition=lambda: "paused" if self._recognises_nobody() else "running",
+            temperature=self._world.temperature,
+            disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
+            audit_head=lambda: str(self._audit.head()),
+            epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
+        )
+
+    def _make_uplink(self, key: UnitKey, models: Models, measured_to: int, health: HealthReporter) -> Uplink:
+        config = self._config
+        tls = config.tls_files()
+        credentials = Credentials(tls.ca, tls.certificate, tls.key)
+        load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
+        rotation = make_rotation(
+            config,
+            epoch_keys=self._epoch_keys,
+            gallery=self._gallery,
+            audit=self._audit,
+            clock=self._clock,
+            on_site_key=lambda key: commands.obey(key),  # noqa: PLW0108 - the commands are made below
+        )
+        handlers = make_handlers(
+            Parts(
+                gallery=self._gallery,
+                outbox=self._outbox,
+                measured_to=measured_to,
+                health=health.build,
+                facts=public_facts(config),
+                self_test=lambda: self_test(config),
+                forget_erased=self._forget_erased,
+                paused=self._paused,
+                enrolment=self._enrolment,
+                rotate=rotation.rotate,
+            )
+        )
+        commands = Commands(
+            site=config.unit.site,
+            unit=config.unit.id,
+            key=load_site_key(config),
+            counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+            clock=self._clock,
+            random=self._world.random,
+            handlers=handlers,
+            on_outcome=CommandLog(self._log, clock=self._clock),
+        )
+        discovery = None
+        if config.broker.home_assistant:
+            discovery = make_discovery(
+                Topics(config.unit.site, config.unit.id),
+                name=config.unit.name,
+                model=board(),
+                version=agent.__version__,
+                presence=config.events.presence,
+                health_interval_s=config.broker.health_interval_s,
+            )
+        return Uplink(
+            UplinkSettings(
+                broker=BrokerSettings(
+                    host=config.broker.host,
+                    port=config.broker.port,
+                    protocol=config.broker.protocol,
+                    credentials=credentials,
+                ),
+                site=config.unit.site,
+                unit=config.unit.id,
+                live_window_s=config.outbox.live_window_s,
+                health_interval_s=config.broker.health_interval_s,
+            ),
+            outbox=self._outbox,
+            clock=self._clock,
+            random=self._world.random,
+            info=lambda: self._info(key, models, tuple(handlers)),
+            on_request=commands.handle,
+            on_notice=_log_uplink,
+            health=health.build,
+            discovery=discovery,
+            connect=self._world.connect,
+        )
+
+    def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
+        try:
+            camera = self._camera.info()
+        except CameraLostError:
+            camera = None
+        return make_info(self._config, key, models, camera=camera, enrolled=len(self._gallery), verbs=verbs)
+
+    # -- what happens --------------------------------------------------------------------------------
+
+    def _references(self) -> References:
+        """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
+        if self._recognises_nobody():
+            return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
+        references = self._gallery.references(self._model)
+        self._range.look(len(references.subjects))
+        return references
+
+    def _recognises_nobody(self) -> bool:
+        return self._paused.is_set() or self._enrolment.capturing
+
+    def _take_erasures(self) -> None:
+        """Make the pipeline forget who was erased; runs on its thread, between frames."""
+        while not self._erased.empty():
+            subject = self._erased.get_nowait()
+            self._voter.forget_subject(subject)
+            self._presence.forget_subject(subject)
+            self._recorder.forget(subject)
+            try:  # once more: a match that was being decided meanwhile may have been queued
+                self._outbox.erase(owner_of(subject))
+            except PosternError as error:
+                self._problem(error)
+
+    def _sweep(self, now: datetime) -> None:
+        self._gallery.sweep(now)
+        self._forget_erased()
+
+    def _forget_erased(self) -> None:
+        """Make outbox, audit log and pipeline forget whom the gallery erased; called after each erasure and sweep."""
+        pass_on(self._gallery, self._outbox, self._audit, self._on_erased)
+
+    def _on_erased(self, erased: Erased) -> None:
+        self._erased.put(erased.subject)
+        try:
+            note(self._audit, erased.receipt)
+        except PosternError as error:
+            self._problem(error)
+        log.info("a reference was erased (%s)", erased.receipt.reason)
+
+    def _on_condition(self, condition: Condition) -> None:
+        if condition in AUDITED:
+            self._log(AUDITED[condition], {"condition": condition})
+        self._recorder.unit(condition)
+
+    def _log(self, kind: Kind, facts: Mapping[str, Fact] | None = None) -> None:
+        try:
+            self._audit.append(kind, facts)
+        except PosternError as error:
+            self._problem(error)
+
+    def _on_camera(self, notice: CameraNotice) -> None:
+        log.warning("%s: %s", notice.kind, notice.reason)
+        self._recorder.unit(notice.kind)
+        if notice.kind == "camera_lost":
+            self._enrolment.interrupt("camera_lost", "the camera was lost: begin again once it is back")
+        self._uplink.info_changed()
+
+
+def _log_uplink(notice: UplinkNotice) -> None:
+    log.log(logging.INFO if notice.kind == "connected" else logging.WARNING, "%s", notice.message)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a unit does when a signed command asks: one small function a verb. Verification is ``uplink.commands``'s.
+
+Handlers run on the uplink's thread. What concerns the pipeline it reads between frames: ``paused``, and who was erased.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agent.errors import ConsentError, RefusedError
+from agent.gallery.consent import parse_consent
+from agent.gallery.store import GalleryStore
+from agent.outbox.queue import Outbox
+from agent.protocol.command import Command
+from agent.subject import parse_subject
+from agent.unit.enrolment import LiveEnrolment
+from agent.uplink.commands import Handler
+
+MAX_LISTED = 64  # subjects in one answer: what fits into MAX_RESPONSE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the handlers act on."""
+
+    gallery: GalleryStore
+    outbox: Outbox
+    measured_to: int  # references up to which the policy was measured
+    health: Callable[[], bytes]
+    facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
+    self_test: Callable[[], Mapping[str, Any]]
+    forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased, and notes it
+    paused: threading.Event
+    enrolment: LiveEnrolment
+    rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
+
+
+def make_handlers(parts: Parts) -> dict[str, Handler]:
+    """Verb to handler, for ``Commands``."""
+
+    def health(_: Command) -> Mapping[str, Any]:
+        document: dict[str, Any] = msgspec.json.decode(parts.health())
+        return document
+
+    def gallery_status(_: Command) -> Mapping[str, Any]:
+        held = parts.gallery.list()
+        return {
+            "enrolled": len(held),
+            "damaged": len(parts.gallery.damaged),
+            "measured_to": parts.measured_to,
+            "measured": len(held) <= parts.measured_to,
+            "subjects": [one.subject.hex() for one in held[:MAX_LISTED]],
+        }
+
+    def subject_revoke(command: Command) -> Mapping[str, Any]:
+        subject = parse_subject(command.args.get("subject"))
+        receipt = parts.gallery.erase(subject)
+        parts.forget_erased()
+        return {"receipt": msgspec.to_builtins(receipt)}
+
+    def pause(_: Command) -> Mapping[str, Any]:
+        parts.paused.set()
+        return {"recognition": "paused"}
+
+    def resume(_: Command) -> Mapping[str, Any]:
+        parts.paused.clear()
+        return {"recognition": "running"}
+
+    def outbox_status(_: Command) -> Mapping[str, Any]:
+        seq, digest = parts.outbox.head()
+        return {
+            "depth": parts.outbox.depth(),
+            "head": {"seq": seq, "digest": digest},
+            "parked": parts.outbox.parked_reasons(),
+        }
+
+    return {
+        "health": health,
+        **_enrolment_handlers(parts.enrolment),
+        "key/rotate": lambda command: parts.rotate(command.args),
+        "gallery/status": gallery_status,
+        "subject/revoke": subject_revoke,
+        "recognition/pause": pause,
+        "recognition/resume": resume,
+        "outbox/status": outbox_status,
+        "config/get": lambda _: dict(parts.facts),
+        "selftest": lambda _: parts.self_test(),
+    }
+
+
+def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
+    def enrol_begin(command: Command) -> Mapping[str, Any]:
+        args = dict(command.args)
+        if "consent" not in args:
+            raise ConsentError(
+                "nobody is enrolled without a consent: send the person's record", reason="consent_missing"
+            )
+        consent = parse_consent(msgspec.json.encode(args.pop("consent")))
+        subject = parse_subject(args.pop("subject")) if "subject" in args else None
+        if args:
+            raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
+        return enrolment.begin(command.transaction, consent, subject)
+
+    def enrol_commit(command: Command) -> Mapping[str, Any]:
+        return enrolment.commit(_enrolment(command))
+
+    def enrol_abort(command: Command) -> Mapping[str, Any]:
+        return enrolment.abort(_enrolment(command))
+
+    return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+
+
+def _enrolment(command: Command) -> str:
+    """Which enrolment is meant: the transaction of the command that began it."""
+    match command.args:
+        case {"enrolment": str(name), **rest} if not rest:
+            return name
+    raise RefusedError("name the enrolment by the transaction of its begin, and nothing else", reason="bad_args")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running unit takes from the world around it, in one place: time, chance, the camera, the way to the broker.
+
+The defaults are the real ones. A rig passes in others, and nothing inside the unit can tell the difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from agent.camera.source import Source, open_source
+from agent.camera.supervise import CameraNotice
+from agent.clock import Clock, SystemClock
+from agent.config.camera import CameraSettings
+from agent.mqtt.connection import Connection
+from agent.mqtt.link import Connect
+from agent.unit.housekeeping import Housekeeping
+from agent.unit.memory import release_startup_code
+from agent.uplink.health import read_disk_free, read_temperature
+from agent.uplink.session import Uplink
+
+log = logging.getLogger("postern")
+
+UPLINK_STOP_S = 1.5  # of the two seconds for a clean stop; the rest is for the frame in hand and the files
+
+
+class OpenSource(Protocol):
+    """Makes the camera of the settings; it is opened by entering it."""
+
+    def __call__(
+        self,
+        settings: CameraSettings,
+        *,
+        lores_size: tuple[int, int],
+        clock: Clock,
+        on_notice: Callable[[CameraNotice], None],
+    ) -> Source: ...
+
+
+@contextmanager
+def in_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+    """Run both beside the pipeline, each on its own thread; at the end what is queued is sent."""
+    release_startup_code()
+    uplink.start()
+    housekeeping.start()
+    try:
+        yield
+    finally:
+        if not uplink.stop(UPLINK_STOP_S):
+            log.warning("the broker did not take everything in time; what is left is sent after the next start")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """``disk_free`` gives bytes below a folder, ``temperature`` degrees Celsius or None."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    random: Callable[[int], bytes] = secrets.token_bytes
+    open_source: OpenSource = open_source
+    connect: Connect = Connection
+    background: Callable[[Uplink, Housekeeping], AbstractContextManager[None]] = in_threads
+    disk_free: Callable[[Path], int] = read_disk_free
+    temperature: Callable[[], int | None] = read_temperature
