@@ -8,39 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
 
-from agent.camera.base import Camera, Frame
-from agent.camera.open import open_camera
 from agent.cli.options import add_config, read_config
-from agent.clock import Clock, SystemClock
-from agent.config.schema import Config
-from agent.detect.detector import load_detector
-from agent.detect.face import Face
-from agent.detect.gate import ButtonGate, Gate, Refusal, ZoneGate
-from agent.detect.pose import head_pose
-from agent.detect.track import Track, Tracker
-from agent.unit.assemble import make_gate
-
-PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads
-DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no contrast left
-MAX_SECONDS = 3600  # aiming is done by then; a forgotten terminal must not hold the camera
-
-
-class Detects(Protocol):
-    """The part of a detector that aiming uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the configuration asks of a face."""
-
-    min_face_px: int
-    max_turn_degrees: float
+from agent.clock import SystemClock
+from agent.unit.aim import MAX_SECONDS, lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,71 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line twice a second; on a terminal each one replaces the one before."""
     config = read_config(arguments)
-    clock = SystemClock()
-    detector = load_detector(config.models.manifest, config.models.detector, config.models.threads)
     start, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
-    with open_camera(config.camera, lores_size=detector.input_size, clock=clock) as camera:
-        for line in look(camera, detector, config, clock, seconds=arguments.seconds):
-            print(f"{start}{line}", end=end, flush=True)
+    for line in lines(config, SystemClock(), seconds=arguments.seconds):
+        print(f"{start}{line}", end=end, flush=True)
     return 0
-
-
-def look(camera: Camera, detector: Detects, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
-    """Describe what ``camera`` sees, one line per half second of its own time."""
-    gate, tracker = make_gate(config), Tracker()
-    limits = Limits(config.activation.min_face_px, config.activation.max_turn_degrees)
-    began_ns = told_ns = spent_ns = 0
-    told_count = 1
-    for count, frame in enumerate(camera.frames(), start=1):
-        with frame:
-            now_ns = frame.timestamp_ns
-            before_ns = clock.monotonic_ns()
-            faces = detector.detect(frame)
-            spent_ns += clock.monotonic_ns() - before_ns
-            tracks = tracker.update(faces, now_ns)
-            if isinstance(gate, ButtonGate):
-                gate.open_window(now_ns)  # as if it were pressed: aiming is about place and size
-            gate.admit(tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns)
-            if count == 1:  # the first frame of a camera comes late and is detected slowly
-                began_ns, told_ns, spent_ns = now_ns, now_ns, 0
-            elif now_ns - told_ns >= PERIOD_NS:
-                frames = count - told_count
-                rate, detection = frames * 1e9 / (now_ns - told_ns), spent_ns / frames / 1e6
-                people = _people(gate, tracks, frame, limits) or "nobody in view"
-                yield f"{rate:5.1f} frames/s  detection {detection:.0f} ms{_light(frame)}  {people}"
-                told_ns, told_count, spent_ns = now_ns, count, 0
-            if now_ns - began_ns >= min(seconds, MAX_SECONDS) * 1e9:
-                return
-
-
-def _light(frame: Frame) -> str:
-    mean = float(frame.lores.mean())
-    return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
-
-
-def _people(gate: Gate, tracks: list[Track], frame: Frame, limits: Limits) -> str:
-    return "; ".join(_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
-
-
-def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Refusal | None:
-    width, height = frame.main.width, frame.main.height
-    if isinstance(gate, ZoneGate):
-        return gate.refusal(track, frame_width=width, frame_height=height, timestamp_ns=frame.timestamp_ns)
-    if isinstance(gate, ButtonGate):
-        return gate.refusal(track, tracks, frame_width=width, frame_height=height, timestamp_ns=frame.timestamp_ns)
-    return None
-
-
-def _words(track: Track, refusal: Refusal | None, limits: Limits) -> str:
-    size = min(track.face.width, track.face.height)
-    turn = head_pose(track.face.landmarks).turn
-    reasons: dict[Refusal | None, str] = {
-        None: "accepted here",
-        "outside_zone": "outside the zone",
-        "too_small": f"too small: come nearer than this, {limits.min_face_px} px are needed",
-        "turned": f"turned away: {limits.max_turn_degrees:g} degrees are allowed",
-        "dwell": "good, stay for a moment",
-        "shut": "the button is not pressed",
-        "not_nearest": "somebody else is nearer",
-    }
-    return f"face {size:.0f} px, turned {turn:.0f} degrees: {reasons[refusal]}"

@@ -9,10 +9,10 @@ import shutil
 import sys
 import textwrap
 
-from agent.cli.doctor_checks import CHECKS, Finding, examine
 from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
 from agent.errors import PosternError
+from agent.unit.doctor import CHECKS, Finding, examine
 
 MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
 

@@ -7,12 +7,12 @@ import argparse
 import secrets
 
 from agent.cli.options import add_config, read_unit_config
-from agent.cli.subjects import erase, tell_held, tell_receipt
+from agent.cli.subjects import tell_held, tell_receipt
 from agent.clock import SystemClock
 from agent.config.schema import Config
 from agent.errors import RefusedError
 from agent.subject import parse_subject
-from agent.unit.assemble import load_key, open_gallery
+from agent.unit.by_hand import erase, listing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(config: Config, *, as_json: bool) -> int:
-    with open_gallery(config, load_key(config), SystemClock()) as gallery:
-        everything = gallery.list()
-        unreadable = len(gallery) - len(everything)
+    everything, unreadable = listing(config)
     if as_json:
         print("[" + ",\n".join(map(tell_held, everything)) + "]")
     else:

@@ -7,12 +7,10 @@ import argparse
 import secrets
 
 from agent.cli.options import add_config, read_unit_config
-from agent.cli.subjects import erase, tell_held, tell_receipt
+from agent.cli.subjects import tell_held, tell_receipt
 from agent.clock import SystemClock
-from agent.config.schema import Config
-from agent.errors import RefusedError
-from agent.subject import SubjectId, parse_subject
-from agent.unit.assemble import load_key, open_gallery
+from agent.subject import parse_subject
+from agent.unit.by_hand import erase, held
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer."""
     config = read_unit_config(arguments)
     if arguments.action == "show":
-        print(_held(config, arguments.subject))
+        print(tell_held(held(config, arguments.subject)))
     else:
         (receipt,) = erase(config, SystemClock(), secrets.token_bytes, [arguments.subject])
         print(tell_receipt(receipt))
     return 0
-
-
-def _held(config: Config, subject: SubjectId) -> str:
-    with open_gallery(config, load_key(config), SystemClock()) as gallery:
-        held = gallery.held(subject)
-    if held is None:
-        raise RefusedError("nothing is held about this subject at this unit: check the id")
-    return tell_held(held)

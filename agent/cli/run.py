@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 
-from agent.cli.notify import Notifier
 from agent.cli.options import add_config, read_config
 from agent.clock import SystemClock
+from agent.unit.notify import Notifier
 from agent.unit.service import run_unit
 from agent.unit.world import World
 

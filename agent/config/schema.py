@@ -13,14 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from agent.config.camera import CameraSettings
+from agent.protocol import names
 
 MAX_RETENTION_DAYS = 1095  # 740 ILCS 14/15(a): three years after the last interaction at the latest
 MAX_POLYGON_POINTS = 16  # a door needs four; each point costs a test per face and frame
 
-# What may stand in a topic and a certificate's CN; '(?!\n)' because '$' alone allows a final line feed.
-Name = Annotated[
-    str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)", description="1 to 64 of the letters a-z, the digits 0-9 and '-'")
-]
+Name = Annotated[names.Name, Meta(description=f"1 to {names.MAX_NAME} of the letters a-z, the digits 0-9 and '-'")]
 Line = Annotated[str, Meta(min_length=5, max_length=300)]
 Point = tuple[Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=0, le=1)]]
 

@@ -47,7 +47,8 @@ class GalleryStore:
     """References in one SQLite file at ``path``, for one unit and one purpose.
 
     ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``; ``notice`` is what consents must name. Opening
-    completes what a power cut interrupted, and sweeps. Raises StorageError (disk, damage, another process, another
+    completes what a power cut interrupted, and sweeps, unless it is opened to ``look_only``: whoever erases has to tell
+    outbox and log of it. Raises StorageError (disk, damage, another process, another
     unit's file) and KeyStoreError (key is gone).
     """
 
@@ -64,6 +65,7 @@ class GalleryStore:
         retention: Retention | None = None,
         notice: NoticeId | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        look_only: bool = False,
     ) -> None:
         self._site = site
         self._unit = unit
@@ -85,7 +87,8 @@ class GalleryStore:
         try:
             self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
             self._load()
-            self.sweep(clock.now())
+            if not look_only:
+                self.sweep(clock.now())
         except BaseException:
             self._database.close()
             raise

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from agent import __version__
+from agent.audit.chain import Fact, Kind
+from agent.audit.log import AuditLog
 from agent.config.load import CONFIG_SCHEMA_ID
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
@@ -25,15 +30,21 @@ from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
+from agent.protocol.command import encode_response
 from agent.protocol.receipt import RECEIPT_TYPE
 from agent.strict_json import loads
-from agent.unit.enrolment import Registrar
+from agent.unit.capturing import Embeds
+from agent.unit.command_log import CommandLog
+from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.forget import Forgetting
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
+from agent.unit.verbs import Parts, make_handlers
+from agent.uplink.commands import CommandCounter, Commands, Handler
 from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
+from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from agent.audit.log import AuditLog
     from agent.camera.base import CameraInfo, Frame
     from agent.clock import Clock
     from agent.detect.detector import Detector
@@ -57,6 +68,32 @@ class Models:
     def align(self, frame: Frame, face: Face) -> Crop:
         """Aligned crop of a detected face, by its landmarks in the main picture."""
         return align(frame, self.detector.locate(frame, face))
+
+
+class EnrolsBy(Protocol):
+    """The part of the models by which people are enrolled."""
+
+    @property
+    def embedder(self) -> Embeds: ...
+
+    def align(self, frame: Frame, face: Face) -> Crop: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a unit keeps."""
+
+    gallery: GalleryStore
+    outbox: Outbox
+    audit: AuditLog
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSide:
+    """What answers signed commands, and the verbs that it offers."""
+
+    commands: Commands
+    handlers: Mapping[str, Handler]
 
 
 def load_key(config: Config) -> UnitKey:
@@ -102,9 +139,14 @@ def load_policy(config: Config, model: str) -> Policy:
 
 
 def open_gallery(
-    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+    config: Config,
+    key: UnitKey,
+    clock: Clock,
+    *,
+    random: Callable[[int], bytes] = secrets.token_bytes,
+    look_only: bool = False,
 ) -> GalleryStore:
-    """The references of this unit; raises StorageError or KeyStoreError."""
+    """The references of this unit, erasing nobody if ``look_only``; raises StorageError or KeyStoreError."""
     return GalleryStore(
         config.gallery.path,
         keyring=FileKeyring(config.keys.folder / "kek", random=random),
@@ -116,6 +158,7 @@ def open_gallery(
         retention=Retention(config.gallery.retention_days),
         notice=_notice(config),
         random=random,
+        look_only=look_only,
     )
 
 
@@ -138,6 +181,19 @@ def open_outbox(
     )
 
 
+@contextmanager
+def open_stores(
+    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
+) -> Iterator[Stores]:
+    """All that the unit keeps, for one process at a time; raises StorageError or KeyStoreError."""
+    with (
+        closing(AuditLog(config.audit.path, clock=clock, random=random)) as audit,
+        open_gallery(config, key, clock, random=random) as gallery,
+        open_outbox(config, key, clock, random=random) as outbox,
+    ):
+        yield Stores(gallery, outbox, audit)
+
+
 def make_gate(config: Config) -> Gate:
     """Who may be embedded at this unit."""
     activation = config.activation
@@ -151,21 +207,20 @@ def make_gate(config: Config) -> Gate:
 
 def make_registrar(
     config: Config,
-    models: Models,
+    models: EnrolsBy,
     policy: Policy,
+    stores: Stores,
     *,
-    gallery: GalleryStore,
-    audit: AuditLog,
     clock: Clock,
     random: Callable[[int], bytes],
 ) -> Registrar:
     """Who opens enrolments at this unit and keeps their references."""
     return Registrar(
         align=models.align,
-        gallery=gallery,
-        audit=audit,
+        gallery=stores.gallery,
+        audit=stores.audit,
         embedder=models.embedder,
-        model=models.embedder.model,
+        model=policy.model,
         policy=policy,
         site=config.unit.site,
         unit=config.unit.id,
@@ -177,28 +232,67 @@ def make_registrar(
     )
 
 
-def make_rotation(
+def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock) -> LiveEnrolment:
+    """Enrolments by command at the running unit; what they report goes out by ``mailbox``."""
+
+    def tell(name: str, data: dict[str, Any] | None, end: tuple[str, str] | None) -> None:
+        mailbox.report("enrol/begin", encode_response(name, data, end))
+
+    return LiveEnrolment(registrar, clock=clock, tell=tell)
+
+
+def command_side(
     config: Config,
+    stores: Stores,
+    forgetting: Forgetting,
     *,
+    policy: Policy,
     epoch_keys: EpochKeys,
-    gallery: GalleryStore,
-    audit: AuditLog,
+    enrolment: LiveEnrolment,
+    paused: threading.Event,
+    health: Callable[[], bytes],
+    log: Callable[[Kind, Mapping[str, Fact]], None],
     clock: Clock,
-    on_site_key: Callable[[PublicKey], None],
-) -> KeyRotation:
-    """How the keys of this running unit are renewed."""
-    return KeyRotation(
+    random: Callable[[int], bytes],
+) -> CommandSide:
+    """All that a signed command can reach, as the running unit has it. Raises KeyStoreError and StorageError."""
+    commands = Commands(
+        site=config.unit.site,
+        unit=config.unit.id,
+        key=load_site_key(config),
+        counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+        clock=clock,
+        random=random,
+        on_outcome=CommandLog(log, clock=clock),
+    )
+    rotation = KeyRotation(
         keys=config.keys.folder,
         policy=config.match.policy,
         site=config.unit.site,
         unit=config.unit.id,
         audience=config.events.audience,
         epoch_keys=epoch_keys,
-        gallery=gallery,
-        audit=audit,
+        gallery=stores.gallery,
+        audit=stores.audit,
         clock=clock,
-        on_site_key=on_site_key,
+        on_site_key=commands.obey,
     )
+    handlers = make_handlers(
+        Parts(
+            gallery=stores.gallery,
+            outbox=stores.outbox,
+            measured_to=policy.measured_references,
+            health=health,
+            facts=public_facts(config),
+            self_test=partial(self_test, config),
+            erase=forgetting.erase,
+            paused=paused,
+            enrolment=enrolment,
+            rotate=rotation.rotate,
+        )
+    )
+    commands.bind(handlers)
+    return CommandSide(commands, handlers)
 
 
 def _notice(config: Config) -> NoticeId | None:

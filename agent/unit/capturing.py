@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from agent.camera.base import Frame
+from agent.camera.base import Camera, Frame
 from agent.detect.face import Face
 from agent.detect.pose import head_pose
 from agent.embed.align import align
@@ -246,3 +246,34 @@ def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     laplacian = 4 * luma[1:-1, 1:-1] - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
     contrast = float(luma.var())
     return float(laplacian.var()) / contrast if contrast > 1.0 else 0.0
+
+
+class Detects(Protocol):
+    """The part of a detector that enrolment uses."""
+
+    def detect(self, frame: Frame) -> list[Face]: ...
+
+
+def capture(
+    camera: Camera, detector: Detects, session: EnrolmentSession, *, tell: Callable[[str], None]
+) -> list[Vector]:
+    """Offer frames to ``session`` until it has what it needs; ``tell`` gets each new advice for the person once.
+
+    Raises CaptureRefusedError when the time is over or the camera ends before that.
+    """
+    told = ""
+    progress = None
+    for frame in camera.frames():
+        with frame:
+            progress = session.offer(frame, detector.detect(frame))
+        text = f"{progress.captured} of {progress.wanted}" + (f": {progress.advice}" if progress.advice else "")
+        if text != told:
+            tell(text)
+            told = text
+        if progress.complete:
+            return session.finish()
+        if progress.refusal == "timed_out":
+            break
+    captured = f"{progress.captured} of {progress.wanted}" if progress else "no"
+    session.cancel()
+    raise CaptureRefusedError(f"{captured} captures were taken, nothing was stored: start again, follow the advice")

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everywhere but the gallery: who was erased there has to be forgotten by the outbox and the audit log, and noted.
+"""The one way to erase a person, for every caller: command line, signed command, sweep and start.
 
-The gallery's tombstones are the record of whom. They are durable before anything else forgets, so a power cut in
-between leaves only work that ``settle`` completes at the next start.
+In this order: the gallery (from then on the person matches nowhere, and a tombstone is durable), whoever decides at
+this moment, a note in the log that somebody was erased, the events that wait, and what the log says of them. The
+tombstones are the record of whom: a power cut in between leaves only work that ``settle`` completes at the next start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from agent.audit.log import AuditLog
+from agent.errors import PosternError
 from agent.gallery.records import Erased
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
@@ -22,37 +25,80 @@ def owner_of(subject: SubjectId) -> bytes:
     return subject_digest(subject).encode()
 
 
-def settle(gallery: GalleryStore, outbox: Outbox, audit: AuditLog) -> None:
-    """Make outbox and log forget everybody whom the gallery has erased; may be repeated.
+def _raise(error: PosternError) -> None:
+    raise error
 
-    The log also forgets whom the gallery never came to hold, because an enrolment was cut short.
 
-    Raises StorageError, and then what is left is done the next time.
+class Forgetting:
+    """Erases in gallery, outbox and audit log of one unit. Thread-safe as far as those three are.
+
+    ``on_erased`` gets each person once, before the outbox forgets them; ``on_problem`` gets what kept the note from
+    being written, which stops nothing else (by default it is raised).
     """
-    tombstones = gallery.tombstones()
-    outbox.erase(*(digest.encode() for digest in tombstones))
-    for digest in tombstones:
-        audit.forget_digest(digest)
-    audit.forget_others(gallery.subjects())
 
+    def __init__(
+        self,
+        gallery: GalleryStore,
+        outbox: Outbox,
+        audit: AuditLog,
+        *,
+        on_erased: Callable[[Erased], None] = lambda _: None,
+        on_problem: Callable[[PosternError], None] = _raise,
+    ) -> None:
+        self._gallery, self._outbox, self._audit = gallery, outbox, audit
+        self._on_erased, self._on_problem = on_erased, on_problem
 
-def pass_on(gallery: GalleryStore, outbox: Outbox, audit: AuditLog, on_erased: Callable[[Erased], None]) -> None:
-    """Make outbox and log forget whom the gallery has erased since the last call; ``on_erased`` gets each of them once.
+    def settle(self) -> None:
+        """Complete what was cut off: outbox and log forget everybody whom the gallery has erased. May be repeated.
 
-    Raises StorageError, and then ``settle`` does what is left.
-    """
-    erased = gallery.take_erased()
-    if not erased:  # as at nearly every look: the disk is left alone
-        return
-    for one in erased:
-        on_erased(one)
-    outbox.erase(*(owner_of(one.subject) for one in erased))
-    for one in erased:
-        audit.forget(one.subject)
+        The log also forgets whom the gallery never came to hold, because an enrolment was cut short. Raises
+        StorageError, and then what is left is done the next time.
+        """
+        tombstones = self._gallery.tombstones()
+        self._outbox.erase(*(digest.encode() for digest in tombstones))
+        for digest in tombstones:
+            self._audit.forget_digest(digest)
+        self._audit.forget_others(self._gallery.subjects())
+        self._pass_on()
 
+    def erase(self, subject: SubjectId) -> ErasureReceipt:
+        """Erase one person who withdrew; asking again returns the receipt again. Raises as ``GalleryStore.erase``."""
+        receipt = self._gallery.erase(subject)
+        self._pass_on()
+        return receipt
 
-def note(audit: AuditLog, receipt: ErasureReceipt) -> None:
-    """Write down that a consent was withdrawn, if it was, and that somebody was erased; not who."""
-    if receipt.reason == "withdrawn":
-        audit.append("consent_withdrawn", {"subject": receipt.subject})
-    audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})
+    def erase_all(self) -> tuple[ErasureReceipt, ...]:
+        """Erase everybody: the unit is taken down, moved, or was tampered with. Raises StorageError."""
+        receipts = self._gallery.erase_all()
+        self._pass_on()
+        return receipts
+
+    def sweep(self, now: datetime) -> None:
+        """Erase whoever is past their time, and what an earlier erasure could not finish. Raises StorageError."""
+        self._gallery.sweep(now)
+        self._pass_on()
+
+    def once_more(self, subject: SubjectId) -> None:
+        """Drop the events about somebody erased that were being queued meanwhile. Raises StorageError."""
+        self._outbox.erase(owner_of(subject))
+
+    def _pass_on(self) -> None:
+        """Make all others forget whom the gallery has erased since the last call."""
+        erased = self._gallery.take_erased()
+        if not erased:  # as at nearly every look: the disk is left alone
+            return
+        for one in erased:
+            self._on_erased(one)
+            try:
+                self._note(one.receipt)
+            except PosternError as error:
+                self._on_problem(error)
+        self._outbox.erase(*(owner_of(one.subject) for one in erased))
+        for one in erased:
+            self._audit.forget(one.subject)
+
+    def _note(self, receipt: ErasureReceipt) -> None:
+        """Write down that a consent was withdrawn, if it was, and that somebody was erased; not who."""
+        if receipt.reason == "withdrawn":
+            self._audit.append("consent_withdrawn", {"subject": receipt.subject})
+        self._audit.append("erased", {"subject": receipt.subject, "reason": receipt.reason})

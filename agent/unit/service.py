@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import datetime
+from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
@@ -22,7 +22,6 @@ import numpy as np
 import agent
 from agent import pipeline
 from agent.audit.chain import Fact, Kind
-from agent.audit.log import AuditLog
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
 from agent.detect.track import Tracker
@@ -37,42 +36,36 @@ from agent.match.presence import Presence
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials, load_identity
 from agent.outbox.epoch_keys import EpochKeys
-from agent.protocol.command import encode_response
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
 from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit.assemble import (
+    CommandSide,
     Models,
     board,
+    command_side,
     load_key,
     load_models,
     load_policy,
-    load_site_key,
+    make_enrolment,
     make_gate,
     make_info,
     make_registrar,
-    make_rotation,
     make_seal,
-    open_gallery,
-    open_outbox,
-    public_facts,
-    self_test,
+    open_stores,
     source_of,
 )
-from agent.unit.command_log import CommandLog
-from agent.unit.enrolment import LiveEnrolment
-from agent.unit.forget import note, owner_of, pass_on, settle
+from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.log import Problems
 from agent.unit.recorder import Identity, Recorder
 from agent.unit.reload import Reload
 from agent.unit.start_log import digest_of, log_start
-from agent.unit.verbs import Parts, make_handlers
 from agent.unit.world import World
-from agent.uplink.commands import CommandCounter, Commands
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter
+from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 
 log = logging.getLogger("postern")
@@ -130,41 +123,21 @@ class Service:
         key = load_key(config)
         models = load_models(config)
         policy = load_policy(config, models.embedder.model)
-        self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
-        self._facts |= {"model": models.embedder.model, "kid": key.kid}
-        self._audit = AuditLog(config.audit.path, clock=clock, random=world.random)
-        stack.callback(self._audit.close)
-        self._gallery = stack.enter_context(open_gallery(config, key, clock, random=world.random))
-        self._outbox = stack.enter_context(open_outbox(config, key, clock, random=world.random))
-        settle(self._gallery, self._outbox, self._audit)
-        self._forget_erased()
         self._model, self._range = models.embedder.model, MeasuredRange(policy)
+        self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
+        self._facts |= {"model": self._model, "kid": key.kid}
+        self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
+        self._forgetting = Forgetting(
+            stores.gallery, stores.outbox, stores.audit, on_erased=self._on_erased, on_problem=self._problem
+        )
+        self._forgetting.settle()
+        self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
+        self._mailbox = Mailbox()
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
-        self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
-        self._enrolment = LiveEnrolment(
-            make_registrar(
-                config, models, policy, gallery=self._gallery, audit=self._audit, clock=clock, random=world.random
-            ),
-            clock=clock,
-            tell=lambda name, data, end: self._uplink.report("enrol/begin", encode_response(name, data, end)),
-        )
-        self._recorder = Recorder(
-            Identity(
-                audience=config.events.audience,
-                policy=policy.digest,
-                model=self._model,
-                time_step_s=config.events.time_resolution_s,
-                seal=make_seal(config),
-            ),
-            outbox=self._outbox,
-            epoch_keys=self._epoch_keys,
-            clock=clock,
-            presence=config.events.presence,
-            matched=self._gallery.matched,
-            appended=lambda: self._uplink.wake(),  # noqa: PLW0108 - the uplink is made below
-            on_problem=self._problem,
-        )
+        registrar = make_registrar(config, models, policy, stores, clock=clock, random=world.random)
+        self._enrolment = make_enrolment(registrar, self._mailbox, clock)
+        self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
         )
@@ -182,12 +155,25 @@ class Service:
             times=self.times,
         )
         health = self._make_health(key)
-        self._uplink = self._make_uplink(key, models, policy.measured_references, health)
+        side = command_side(
+            config,
+            stores,
+            self._forgetting,
+            policy=policy,
+            epoch_keys=self._epoch_keys,
+            enrolment=self._enrolment,
+            paused=self._paused,
+            health=health.build,
+            log=self._log,
+            clock=clock,
+            random=world.random,
+        )
+        self._uplink = self._make_uplink(side, health, info=partial(self._info, key, models, tuple(side.handlers)))
         self._housekeeping = Housekeeping(
             Duties(
                 retry=self._recorder.retry,
-                sweep=self._sweep,
-                disk_free=lambda: world.disk_free(config.outbox.path.parent),
+                sweep=self._forgetting.sweep,
+                disk_free=partial(world.disk_free, config.outbox.path.parent),
                 unit_event=self._on_condition,
                 on_problem=self._problem,
             ),
@@ -206,13 +192,13 @@ class Service:
             self._frames += 1
             return idle()
 
-        log_start(self._audit, self._facts)
+        log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
         began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping):
             try:
                 with self._camera:
-                    self._uplink.info_changed()  # now it can say which camera
+                    self._mailbox.info_changed()  # now it can say which camera
                     self._camera.while_waiting = idle
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
@@ -231,58 +217,45 @@ class Service:
 
     # -- parts ---------------------------------------------------------------------------------------
 
+    def _make_recorder(self, policy: str) -> Recorder:
+        config = self._config
+        return Recorder(
+            Identity(
+                audience=config.events.audience,
+                policy=policy,
+                model=self._model,
+                time_step_s=config.events.time_resolution_s,
+                seal=make_seal(config),
+            ),
+            outbox=self._stores.outbox,
+            epoch_keys=self._epoch_keys,
+            clock=self._clock,
+            presence=config.events.presence,
+            matched=self._stores.gallery.matched,
+            appended=self._mailbox.wake,
+            on_problem=self._problem,
+        )
+
     def _make_health(self, key: UnitKey) -> HealthReporter:
         return HealthReporter(
             source=source_of(self._config),
-            boot=self._outbox.boot,
+            boot=self._stores.outbox.boot,
             signer=key,
             clock=self._clock,
-            outbox=self._outbox,
+            outbox=self._stores.outbox,
             frames=lambda: self._frames,
             recognition=lambda: "paused" if self._recognises_nobody() else "running",
             temperature=self._world.temperature,
-            disk_free=lambda: self._world.disk_free(self._config.outbox.path.parent),
-            audit_head=lambda: str(self._audit.head()),
+            disk_free=partial(self._world.disk_free, self._config.outbox.path.parent),
+            audit_head=lambda: str(self._stores.audit.head()),
             epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
         )
 
-    def _make_uplink(self, key: UnitKey, models: Models, measured_to: int, health: HealthReporter) -> Uplink:
+    def _make_uplink(self, side: CommandSide, health: HealthReporter, info: Callable[[], bytes]) -> Uplink:
         config = self._config
         tls = config.tls_files()
         credentials = Credentials(tls.ca, tls.certificate, tls.key)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
-        rotation = make_rotation(
-            config,
-            epoch_keys=self._epoch_keys,
-            gallery=self._gallery,
-            audit=self._audit,
-            clock=self._clock,
-            on_site_key=lambda key: commands.obey(key),  # noqa: PLW0108 - the commands are made below
-        )
-        handlers = make_handlers(
-            Parts(
-                gallery=self._gallery,
-                outbox=self._outbox,
-                measured_to=measured_to,
-                health=health.build,
-                facts=public_facts(config),
-                self_test=lambda: self_test(config),
-                forget_erased=self._forget_erased,
-                paused=self._paused,
-                enrolment=self._enrolment,
-                rotate=rotation.rotate,
-            )
-        )
-        commands = Commands(
-            site=config.unit.site,
-            unit=config.unit.id,
-            key=load_site_key(config),
-            counter=CommandCounter(config.outbox.path.with_name("commands.json")),
-            clock=self._clock,
-            random=self._world.random,
-            handlers=handlers,
-            on_outcome=CommandLog(self._log, clock=self._clock),
-        )
         discovery = None
         if config.broker.home_assistant:
             discovery = make_discovery(
@@ -306,11 +279,12 @@ class Service:
                 live_window_s=config.outbox.live_window_s,
                 health_interval_s=config.broker.health_interval_s,
             ),
-            outbox=self._outbox,
+            outbox=self._stores.outbox,
+            mailbox=self._mailbox,
             clock=self._clock,
             random=self._world.random,
-            info=lambda: self._info(key, models, tuple(handlers)),
-            on_request=commands.handle,
+            info=info,
+            on_request=side.commands.handle,
             on_notice=_log_uplink,
             health=health.build,
             discovery=discovery,
@@ -322,7 +296,7 @@ class Service:
             camera = self._camera.info()
         except CameraLostError:
             camera = None
-        return make_info(self._config, key, models, camera=camera, enrolled=len(self._gallery), verbs=verbs)
+        return make_info(self._config, key, models, camera=camera, enrolled=len(self._stores.gallery), verbs=verbs)
 
     # -- what happens --------------------------------------------------------------------------------
 
@@ -330,7 +304,7 @@ class Service:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
         if self._recognises_nobody():
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
-        references = self._gallery.references(self._model)
+        references = self._stores.gallery.references(self._model)
         self._range.look(len(references.subjects))
         return references
 
@@ -345,24 +319,12 @@ class Service:
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued
-                self._outbox.erase(owner_of(subject))
+                self._forgetting.once_more(subject)
             except PosternError as error:
                 self._problem(error)
 
-    def _sweep(self, now: datetime) -> None:
-        self._gallery.sweep(now)
-        self._forget_erased()
-
-    def _forget_erased(self) -> None:
-        """Make outbox, audit log and pipeline forget whom the gallery erased; called after each erasure and sweep."""
-        pass_on(self._gallery, self._outbox, self._audit, self._on_erased)
-
     def _on_erased(self, erased: Erased) -> None:
         self._erased.put(erased.subject)
-        try:
-            note(self._audit, erased.receipt)
-        except PosternError as error:
-            self._problem(error)
         log.info("a reference was erased (%s)", erased.receipt.reason)
 
     def _on_condition(self, condition: Condition) -> None:
@@ -372,7 +334,7 @@ class Service:
 
     def _log(self, kind: Kind, facts: Mapping[str, Fact] | None = None) -> None:
         try:
-            self._audit.append(kind, facts)
+            self._stores.audit.append(kind, facts)
         except PosternError as error:
             self._problem(error)
 
@@ -381,7 +343,7 @@ class Service:
         self._recorder.unit(notice.kind)
         if notice.kind == "camera_lost":
             self._enrolment.interrupt("camera_lost", "the camera was lost: begin again once it is back")
-        self._uplink.info_changed()
+        self._mailbox.info_changed()
 
 
 def _log_uplink(notice: UplinkNotice) -> None:

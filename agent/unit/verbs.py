@@ -18,7 +18,8 @@ from agent.gallery.consent import parse_consent
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
 from agent.protocol.command import Command
-from agent.subject import parse_subject
+from agent.protocol.receipt import ErasureReceipt
+from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.uplink.commands import Handler
 
@@ -35,7 +36,7 @@ class Parts:
     health: Callable[[], bytes]
     facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
     self_test: Callable[[], Mapping[str, Any]]
-    forget_erased: Callable[[], None]  # makes everything else forget whom the gallery erased, and notes it
+    erase: Callable[[SubjectId], ErasureReceipt]  # everywhere, see ``unit.forget``
     paused: threading.Event
     enrolment: LiveEnrolment
     rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
@@ -59,9 +60,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         }
 
     def subject_revoke(command: Command) -> Mapping[str, Any]:
-        subject = parse_subject(command.args.get("subject"))
-        receipt = parts.gallery.erase(subject)
-        parts.forget_erased()
+        receipt = parts.erase(parse_subject(command.args.get("subject")))
         return {"receipt": msgspec.to_builtins(receipt)}
 
     def pause(_: Command) -> Mapping[str, Any]:

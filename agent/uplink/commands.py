@@ -137,18 +137,22 @@ class Commands:
         counter: CommandCounter,
         clock: Clock,
         random: Callable[[int], bytes],
-        handlers: Mapping[str, Handler],
         on_outcome: Callable[[Outcome], None],
     ) -> None:
-        """Bind ``handlers`` to verbs; they turn the command into the answer's ``data``, or raise PosternError."""
+        """Take commands by ``key``; until ``bind`` none is available."""
+        self._site, self._unit, self._key = site, unit, key
+        self._counter, self._clock = counter, clock
+        self._handlers: Mapping[str, Handler] = {}
+        self._on_outcome = on_outcome
+        self._nonces = _Nonces(random)
+        self._bucket = _Bucket()
+
+    def bind(self, handlers: Mapping[str, Handler]) -> None:
+        """Offer verbs; a handler turns the command into the answer's ``data``, or raises PosternError."""
         unknown = set(handlers) - set(VERBS)
         if unknown:
             raise ValueError(f"handlers for unknown verbs: {sorted(unknown)}")
-        self._site, self._unit, self._key = site, unit, key
-        self._counter, self._clock = counter, clock
-        self._handlers, self._on_outcome = handlers, on_outcome
-        self._nonces = _Nonces(random)
-        self._bucket = _Bucket()
+        self._handlers = handlers
 
     def obey(self, key: PublicKey) -> None:
         """Take commands by ``key`` from now on, and by no other; for the handler of a change of key."""

@@ -2,13 +2,12 @@
 """The uplink: one thread that keeps a session with the broker and empties the outbox into it.
 
 A row leaves the outbox when the broker's PUBACK says that it was taken, never before. Nothing here
-waits for anything but the network and the outbox; the pipeline only appends rows and calls ``wake``.
+waits for anything but the network and the outbox; the pipeline only appends rows and wakes it by its mailbox.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from agent.protocol.event import CONTENT_TYPE
 from agent.protocol.topics import Topics
 from agent.uplink.discovery import Discovery
 from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
+from agent.uplink.mailbox import Mailbox
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
@@ -37,8 +37,8 @@ OTHERS_IN_FLIGHT = 4  # availability, info, health and discovery, sent together 
 PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those still in flight
 MAX_PAGES = 32  # read per round when the first ones are all held: about a thousand rows, some milliseconds
 RESCAN_S = 5  # the shortest hold of a leaf: an earlier look at the held ones would find nothing new
+WAKES_READ = 1024  # wake-ups taken at once
 RESPONSE_EXPIRY_S = 60  # who asked has gone by then
-MAX_REPORTS = 16  # of what is under way; whoever reads them wants the newest
 
 NoticeKind = Literal["connected", "disconnected", "unreachable", "credentials", "refused", "parked", "storage", "fault"]
 
@@ -72,6 +72,7 @@ class Uplink:
         settings: UplinkSettings,
         *,
         outbox: Outbox,
+        mailbox: Mailbox,
         clock: Clock,
         random: Callable[[int], bytes],
         info: Callable[[], bytes],
@@ -85,6 +86,7 @@ class Uplink:
         self._settings = settings
         self._topics = Topics(settings.site, settings.unit)
         self._outbox = outbox
+        self._mailbox, self._wakes = mailbox, mailbox.open()
         self._clock = clock
         self._random = random
         self._info = info
@@ -101,19 +103,9 @@ class Uplink:
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
         self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
-        self._info_dirty = False
-        self._reports: deque[tuple[str, bytes]] = deque(maxlen=MAX_REPORTS)
-        self._connected = False
         self._stopping = threading.Event()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.settimeout(0)
-        self._wake_writer.settimeout(0)
         self._turns = self._all_turns()
         self._thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
-
-    @property
-    def connected(self) -> bool:
-        return self._connected
 
     def start(self) -> None:
         self._thread.start()
@@ -122,21 +114,6 @@ class Uplink:
         """What the thread does between two waits, for a rig that owns the clock and calls this instead of ``start``."""
         next(self._turns, None)
 
-    def wake(self) -> None:
-        """Say that rows were appended; never blocks."""
-        with contextlib.suppress(OSError):  # full: the thread will wake anyway; closed: it has ended
-            self._wake_writer.send(b"w")
-
-    def info_changed(self) -> None:
-        """Ask for ``info`` to be published again."""
-        self._info_dirty = True
-        self.wake()
-
-    def report(self, verb: str, payload: bytes) -> None:
-        """Publish a further response to a command that is under way; dropped while there is no connection."""
-        self._reports.append((verb, payload))
-        self.wake()
-
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Flush, say ``offline`` and end; False when the network did not allow it in time.
 
@@ -144,13 +121,13 @@ class Uplink:
         itself: it then touches nothing any more.
         """
         self._stopping.set()
-        self.wake()
+        self._mailbox.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
         deque(self._turns, maxlen=0)  # of whoever took the turns: flush and say goodbye
-        self._close_wake()
+        self._close_mailbox()
         return True
 
     # -- the thread ----------------------------------------------------------------------------------
@@ -161,11 +138,11 @@ class Uplink:
                 if wait_s > 0:
                     self._stopping.wait(wait_s)
         finally:
-            self._close_wake()
+            self._close_mailbox()
 
-    def _close_wake(self) -> None:
-        self._wake_reader.close()
-        self._wake_writer.close()
+    def _close_mailbox(self) -> None:
+        self._mailbox.close()
+        self._wakes.close()
 
     def _all_turns(self) -> Iterator[float]:
         """Everything, turn by turn; each yields how many seconds may pass before the next."""
@@ -187,7 +164,6 @@ class Uplink:
                 self._notify("fault", _fault("the uplink", error))
             connection.abandon()
             self._forget_flight(blame)
-            self._connected = False
             yield from self._wait_to_reconnect(blame)
 
     def _new_connection(self) -> Link:
@@ -207,12 +183,11 @@ class Uplink:
         self._subscribe(connection)
         if connection.receive_maximum is not None:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
-        self._connected = True
         self._notify("connected", f"connected to the broker {self._settings.broker.host}:{self._settings.broker.port}")
         began_ns = self._clock.monotonic_ns()
         self._send(connection, self._topics.availability, ONLINE, retain=True)
         self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
-        self._reports.clear()  # who waited for them has been told that the unit was away
+        self._mailbox.drop_reports()
         while not self._stopping.is_set():
             now_ns = self._clock.monotonic_ns()
             if now_ns - began_ns > STABLE_S * 1e9:
@@ -235,8 +210,7 @@ class Uplink:
                 self._notify("refused", str(error))
 
     def _publish_due(self, connection: Link, now_ns: int) -> None:
-        if self._info_dirty:
-            self._info_dirty = False
+        if self._mailbox.take_info_changed():
             self._due["info"] = now_ns
         for name in [name for name, at_ns in self._due.items() if at_ns <= now_ns]:
             del self._due[name]
@@ -251,8 +225,8 @@ class Uplink:
                 self._due["health"] = now_ns + interval_s * 1_000_000_000
 
     def _publish_reports(self, connection: Link) -> None:
-        while self._reports and len(self._others) < OTHERS_IN_FLIGHT:
-            verb, payload = self._reports.popleft()
+        while len(self._others) < OTHERS_IN_FLIGHT and (left := self._mailbox.take_report()) is not None:
+            verb, payload = left
             self._send(connection, self._topics.response(verb), payload, expiry_s=RESPONSE_EXPIRY_S)
 
     def _make(self, name: str, build: Callable[[], bytes]) -> bytes | None:
@@ -290,9 +264,9 @@ class Uplink:
             self._park(self._drain.too_large(send))
 
     def _exchange(self, connection: Link, timeout_s: float) -> None:
-        polled = connection.poll(timeout_s, self._wake_reader)
+        polled = connection.poll(timeout_s, self._wakes)
         with contextlib.suppress(BlockingIOError):
-            while len(self._wake_reader.recv(1024)) == 1024:
+            while len(self._wakes.recv(WAKES_READ)) == WAKES_READ:
                 pass
         now_ns = self._clock.monotonic_ns()
         taken = [self._rows.pop(ack.mid) for ack in polled.acks if ack.accepted and ack.mid in self._rows]

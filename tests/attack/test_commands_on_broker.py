@@ -47,9 +47,9 @@ class Attacked:
             counter=self.counter,
             clock=self.clock,
             random=lambda n: b"\x07" * n,
-            handlers={verb: do(verb) for verb in VERBS},
             on_outcome=self.outcomes.append,
         )
+        commands.bind({verb: do(verb) for verb in VERBS})
         settings = broker.settings(broker.authority.issue(name))
         self.unit = UnitOnBroker(folder, settings, name, clock=self.clock, on_request=commands.handle)
         self.attacker: Listener = connect(

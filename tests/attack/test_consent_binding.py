@@ -25,17 +25,15 @@ import numpy as np
 import pytest
 
 from agent.clock import SimulatedClock
-from agent.embed.records import Crop, Embedding
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
-from agent.notices.notice import notice_id
 from agent.subject import SubjectId
-from agent.unit.enrolment import Registrar
-from agent.unit.forget import note, owner_of, pass_on, settle
+from agent.unit.assemble import make_registrar
+from agent.unit.forget import Forgetting, owner_of
 from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
 from tests.simulators.signing_unit import match_draft
-from tests.simulators.unit_life import agreed, opened, write_unit
+from tests.simulators.unit_life import NoCamera, agreed, opened, write_unit
 from tests.unit.test_match_policy import policy
 
 COMMANDS = int(os.environ.get("POSTERN_COMMANDS", "400"))
@@ -60,13 +58,6 @@ INVALID: dict[str, dict[str, object]] = {
 }
 
 
-class NoCamera:
-    """The captures are made up here."""
-
-    def embed(self, crop: Crop) -> Embedding:
-        raise AssertionError
-
-
 class Driver:
     """One unit's life; ``held`` is the model: when each consent ends, and the day of the last use."""
 
@@ -86,21 +77,10 @@ class Driver:
     def open(self) -> None:
         self.stack = ExitStack()
         self.stores = self.stack.enter_context(opened(self.config, self.clock))
-        settle(self.stores.gallery, self.stores.outbox, self.stores.audit)
-        self._pass_on()
-        self.registrar = Registrar(
-            gallery=self.stores.gallery,
-            audit=self.stores.audit,
-            embedder=NoCamera(),
-            model=MODEL,
-            policy=policy(),
-            site=self.config.unit.site,
-            unit=self.config.unit.id,
-            purpose=self.config.purpose,
-            notice_version=self.config.notice.version,
-            notice=notice_id(self.config),
-            clock=self.clock,
-            random=secrets.token_bytes,
+        self.forgetting = Forgetting(self.stores.gallery, self.stores.outbox, self.stores.audit)
+        self.forgetting.settle()
+        self.registrar = make_registrar(
+            self.config, NoCamera(), policy(model=MODEL), self.stores, clock=self.clock, random=secrets.token_bytes
         )
 
     # -- commands ------------------------------------------------------------------------------------
@@ -156,8 +136,7 @@ class Driver:
     def withdraw(self) -> None:
         subject = self._anybody()
         if subject is not None:
-            self.stores.gallery.erase(subject)
-            self._pass_on()
+            self.forgetting.erase(subject)
             self._gone(subject)
 
     def withdraw_and_die(self) -> None:
@@ -169,12 +148,11 @@ class Driver:
 
     def withdraw_nobody(self) -> None:
         with pytest.raises(RefusedError):
-            self.stores.gallery.erase(SubjectId(self.rng.bytes(16)))
+            self.forgetting.erase(SubjectId(self.rng.bytes(16)))
 
     def wait(self) -> None:
         self.clock.advance(self.chance.choice([60, 3600, 86_400, 7 * 86_400, 60 * 86_400]))
-        self.stores.gallery.sweep(self.clock.now())
-        self._pass_on()
+        self.forgetting.sweep(self.clock.now())
         self._expire()
 
     def restart(self) -> None:
@@ -208,10 +186,6 @@ class Driver:
     def _typed_anew(self, record: ConsentRecord) -> ConsentRecord:
         now = self.clock.now()
         return msgspec.structs.replace(record, given_at=now, expires_at=now + timedelta(days=30))
-
-    def _pass_on(self) -> None:
-        stores = self.stores
-        pass_on(stores.gallery, stores.outbox, stores.audit, lambda one: note(stores.audit, one.receipt))
 
     def _anybody(self) -> SubjectId | None:
         return self.chance.choice(sorted(self.held)) if self.held else None

@@ -22,12 +22,12 @@ import pytest
 
 from agent.audit.chain import personal_folder
 from agent.cli import main
-from agent.cli.subjects import erase
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.schema import Config
 from agent.keys import UnitKey
 from agent.subject import SubjectId, subject_digest
-from agent.unit.forget import settle
+from agent.unit.by_hand import erase
+from agent.unit.forget import Forgetting
 from tests.simulators.power import crashes, record
 from tests.simulators.unit_life import enrol, opened, write_unit
 
@@ -144,7 +144,7 @@ def test_killed_or_without_power_at_any_moment_of_an_erasure_the_next_start_comp
         if any(text.startswith("erased ") for text in crash.marks):
             assert not found(wanted, everything(living)), where
         with opened(config, SimulatedClock()) as stores:
-            settle(stores.gallery, stores.outbox, stores.audit)
+            Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
             assert stores.audit.verify().loose == 0, where
             if stores.gallery.held(subject) is not None:  # the wish had not reached the disk: ask again
                 undone += 1
@@ -162,7 +162,7 @@ def test_an_erasure_that_was_cut_between_gallery_and_outbox_sends_no_event_any_m
         people = [enrol(stores, config, clock, rng) for _ in range(3)]
         stores.gallery.erase(people[1])  # and here the process dies
     with opened(config, clock) as stores:
-        settle(stores.gallery, stores.outbox, stores.audit)
+        Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
         kinds = [row.kind for row in stores.outbox.pending(10)]
         assert kinds == ["match", "match", "unit"]
         assert (stores.audit.verify().personal, stores.audit.verify().erased) == (4, 2)
@@ -221,7 +221,7 @@ import numpy as np
 from datetime import timedelta
 from pathlib import Path
 from agent.clock import SimulatedClock
-from agent.unit.forget import pass_on
+from agent.unit.forget import Forgetting
 from tests.simulators.power import mark
 from tests.simulators.unit_life import enrol, opened, write_unit
 
@@ -229,11 +229,11 @@ folder = Path(sys.argv[1])
 config, clock = write_unit(folder.parent / "config.yaml", folder), SimulatedClock()
 with opened(config, clock) as stores:
     enrol(stores, config, clock, np.random.default_rng(6))
+    forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
     mark("quiet")
     for _ in range(120):
         clock.advance(1)
-        stores.gallery.sweep(clock.now())
-        pass_on(stores.gallery, stores.outbox, stores.audit, print)
+        forgetting.sweep(clock.now())
     mark("over")
 """
 

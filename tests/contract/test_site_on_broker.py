@@ -23,6 +23,7 @@ from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from agent.unit.joining import install, new_unit_request
+from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import RealBroker, wait_until
 from tests.simulators.pki import Authority
@@ -51,11 +52,13 @@ class Installed:
         self.notices: list[UplinkNotice] = []
         key = UnitKey.load(self.keys / "unit.key")
         self.outbox = Outbox(folder / "outbox.db", signer=key, source="/postern/hq/door-1", clock=self.clock)
+        self.mailbox = Mailbox()
         self.uplink = Uplink(
             UplinkSettings(
                 self.settings(self.keys), "hq", "door-1", reconnect_shortest_s=0.05, reconnect_longest_s=0.2
             ),
             outbox=self.outbox,
+            mailbox=self.mailbox,
             clock=self.clock,
             random=lambda n: b"\x80" * n,
             info=lambda: b"{}",
@@ -70,7 +73,7 @@ class Installed:
 
     def say(self) -> int:
         seq = self.outbox.append(unit_draft(self.clock))  # type: ignore[arg-type]  # it only reads the clock
-        self.uplink.wake()
+        self.mailbox.wake()
         return seq
 
 
@@ -78,7 +81,7 @@ class Installed:
 def installed(tmp_path: Path) -> Iterator[Installed]:
     installed = Installed(tmp_path)
     installed.uplink.start()
-    wait_until(lambda: installed.uplink.connected)
+    wait_until(lambda: any(notice.kind == "connected" for notice in installed.notices))
     yield installed
     installed.uplink.stop()
     installed.outbox.close()

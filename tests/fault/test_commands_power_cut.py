@@ -40,8 +40,10 @@ from agent.unit.enrolment import Registrar
 from agent.files import write_atomic
 from agent.unit.key_rotation import KeyRotation
 from agent.match.policy import sign_policy
-from agent.protocol.pseudonym import EpochKeys
-from agent.site import kit, rotation
+from agent.outbox.epoch_keys import EpochKeys
+from agent.site import rotation, units
+from agent.site.creation import create_site
+from agent.unit.joining import install, new_unit_request
 from agent.uplink.commands import CommandCounter
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store
 from tests.simulators.power import mark
@@ -50,10 +52,10 @@ from tests.unit.test_match_policy import policy
 
 living, site = Path(sys.argv[1]), Path(sys.argv[2])
 clock, keys = SimulatedClock(START), living / "keys"
-kit.create_site(site, SITE, clock=clock)
-request = kit.new_unit_request(keys, SITE, UNIT, kit.new_token(site, UNIT, clock=clock))
-kit.install(keys, kit.add_unit(site, request, clock=clock), clock=clock)
-write_atomic(keys / "policy.jws", sign_policy(policy(), kit.load_site_key(site)).encode())
+create_site(site, SITE, clock=clock)
+request = new_unit_request(keys, SITE, UNIT, units.new_token(site, UNIT, clock=clock))
+install(keys, units.add_unit(site, request, clock=clock), clock=clock)
+write_atomic(keys / "policy.jws", sign_policy(policy(), units.load_site_key(site)).encode())
 counter = CommandCounter(living / "commands.json")
 gallery = open_store(living, clock)
 audit = AuditLog(living / "audit.log", clock=clock, random=secrets.token_bytes)
@@ -66,7 +68,7 @@ rotate = KeyRotation(
     keys=keys, policy=keys / "policy.jws", site=SITE, unit=UNIT, audience="access", epoch_keys=epoch_keys,
     gallery=gallery, audit=audit, clock=clock, on_site_key=lambda key: None,
 ).rotate
-mark("installed " + kit.load_site_key(site).kid)
+mark("installed " + units.load_site_key(site).kid)
 rng = np.random.default_rng(7)
 subjects = []
 for number in range(1, 4):
@@ -76,7 +78,7 @@ for number in range(1, 4):
     mark("enrolled " + subjects[-1].hex())
 old = json.loads((keys / "epoch-keys.json").read_bytes())["keys"][0]["key"]
 rotation.rotate_epoch_keys(site, clock=clock)
-rotate({"epoch_keys": kit.issue_epoch_keys(site, UNIT, clock=clock).decode()})
+rotate({"epoch_keys": units.issue_epoch_keys(site, UNIT, clock=clock).decode()})
 mark("epochs " + old)
 rotate({"references": "renew"})
 mark("renewed -")

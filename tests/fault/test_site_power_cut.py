@@ -31,7 +31,9 @@ LIFE = """
 import sys
 from pathlib import Path
 from agent.clock import SimulatedClock
-from agent.site import kit, programs
+from agent.site import programs, units
+from agent.site.creation import create_site
+from agent.unit.joining import new_unit_request
 from tests.simulators.power import mark
 from tests.simulators.signing_unit import START
 

@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.config.schema import Config
 from agent.keys import UnitKey
 from tests.simulators.signing_unit import match_draft
-from tools.rigging.kills import open_books, open_outbox, run
+from tools.rigging.kills import open_books, opened, run, write_config
 
 KILLS = 8
+
+
+def made(folder: Path) -> tuple[Config, UnitKey]:
+    """A unit's configuration in ``folder``, with its key."""
+    key = UnitKey.generate()
+    key.save(folder / "unit.key")
+    return write_config(folder), key
 
 
 @pytest.mark.timeout(180)
@@ -39,14 +47,14 @@ def test_killed_while_it_enrols_matches_publishes_or_erases_it_keeps_every_promi
 def test_an_altered_event_is_counted_in_the_books_and_does_not_end_them(
     tmp_path: Path, change: str, complaint: str
 ) -> None:
-    key = UnitKey.generate()
-    with open_outbox(tmp_path, key) as outbox:
+    config, key = made(tmp_path)
+    with opened(config) as stores:
         for _ in range(3):
-            outbox.append(match_draft(SimulatedClock()))
+            stores.outbox.append(match_draft(SimulatedClock()))
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database, database:
         database.execute(f"UPDATE event SET payload = CAST({change} AS BLOB) WHERE seq = 2")
     books = open_books(key)
-    books.close(tmp_path, key)
+    books.close(config)
     assert books.did["refused"] == 1
     assert len(books.wrong) == 2
     assert books.wrong[0].startswith(complaint)
@@ -55,11 +63,11 @@ def test_an_altered_event_is_counted_in_the_books_and_does_not_end_them(
 
 
 def test_an_event_that_a_worker_altered_on_its_way_is_a_line_in_the_books(tmp_path: Path) -> None:
-    key = UnitKey.generate()
+    config, key = made(tmp_path)
     books = open_books(key)
-    with open_outbox(tmp_path, key) as outbox:
-        books.note(f"signed {outbox.append(match_draft(SimulatedClock()))}")
-        (row,) = outbox.pending(1)
+    with opened(config) as stores:
+        books.note(f"signed {stores.outbox.append(match_draft(SimulatedClock()))}")
+        (row,) = stores.outbox.pending(1)
     sent = row.payload.decode()
     books.note("published " + sent.replace('"door"', '"dove"'))
     assert books.did["refused"] == 1

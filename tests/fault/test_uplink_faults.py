@@ -170,7 +170,7 @@ def test_refused_connections_are_not_retried_hotly(tmp_path: Path, broker: RealB
     time.sleep(0.6)
     assert 2 <= proxy.accepted <= 8  # waits of 0.05 to 0.2 s in this test, 1 to 60 s in the product
     proxy.refuse = False
-    wait_until(lambda: unit.uplink.connected)
+    wait_until(lambda: unit.connected)
     assert unit.uplink.stop()
 
 
@@ -198,7 +198,7 @@ def test_refused_leaf_waits_raises_an_alarm_and_flows_once_allowed(tmp_path: Pat
     broker.acl.write_text(rules)
     broker.reload()
     unit.clock.skipped_s = 20
-    unit.uplink.wake()
+    unit.mailbox.wake()
     auditor.pump(lambda: len(auditor.messages) == 33)
     taken = accept(unit, auditor.messages)
     assert [event.event.data.seq for event in taken] == [1, 32, 33, *range(2, 32)]

@@ -51,7 +51,7 @@ def test_quota_exceeded_pauses_and_delivers_later(broker: ScriptedBroker, unit: 
     assert len(broker.published) == sent
     broker.on_publish = lambda _, mid: puback(mid)
     unit.clock.skipped_s = 5
-    unit.uplink.wake()
+    unit.mailbox.wake()
     wait_until(lambda: unit.outbox.depth() == 0)
 
 

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from agent.audit.log import AuditLog
-from agent.cli.subjects import erase
+from agent.camera.base import Frame
 from agent.clock import Clock, SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.detect.face import Face
+from agent.embed.records import Crop, Embedding
 from agent.gallery.consent import ConsentRecord
-from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
 from agent.notices.notice import notice_id
-from agent.outbox.queue import Outbox
 from agent.subject import SubjectId
-from agent.unit.assemble import load_key, open_gallery, open_outbox
+from agent.unit.assemble import Stores, load_key, open_stores
+from agent.unit.by_hand import erase
 from agent.unit.forget import owner_of
 from tests.simulators.gallery_life import MODEL, captures, consent
 from tests.simulators.power import mark
@@ -37,24 +35,31 @@ from tests.simulators.signing_unit import match_draft
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
 
 
-@dataclass(frozen=True)
-class Stores:
-    """What a unit keeps."""
+class NoCamera:
+    """Stands for the models: no frame is shown to an enrolment here."""
 
-    gallery: GalleryStore
-    outbox: Outbox
-    audit: AuditLog
+    @property
+    def embedder(self) -> NoCamera:
+        return self
+
+    def embed(self, crop: Crop) -> Embedding:
+        raise AssertionError
+
+    def align(self, frame: Frame, face: Face) -> Crop:
+        raise AssertionError
 
 
-def write_unit(config: Path, folder: Path) -> Config:
-    """Configure a unit whose files all lie in ``folder``, and give it a key."""
+def write_unit(config: Path, folder: Path, name: str = "door-3") -> Config:
+    """Configure the unit ``name`` whose files all lie in ``folder``, and give it a key unless it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     data = yaml.safe_load(EXAMPLE.read_text())
-    for section, name in (("gallery", "gallery.db"), ("outbox", "outbox.db"), ("audit", "audit.log")):
-        data[section]["path"] = str(folder / name)
-    data["keys"]["folder"] = str(folder)
+    for section, file in (("gallery", "gallery.db"), ("outbox", "outbox.db"), ("audit", "audit.log")):
+        data[section]["path"] = str(folder / file)
+    data["keys"]["folder"], data["unit"]["id"] = str(folder), name
+    data["models"]["manifest"] = str(EXAMPLE.parents[1] / "models" / "manifest.yaml")
     config.write_text(yaml.safe_dump(data))
-    UnitKey.generate().save(folder / "unit.key")
+    if not (folder / "unit.key").exists():
+        UnitKey.generate().save(folder / "unit.key")
     return load_config(config)
 
 
@@ -65,14 +70,9 @@ def agreed(config: Config, clock: Clock) -> ConsentRecord:
     return consent(clock.now(), notice_version=version, notice_digest=digest, **names)
 
 
-@contextmanager
-def opened(config: Config, clock: Clock) -> Iterator[Stores]:
+def opened(config: Config, clock: Clock) -> AbstractContextManager[Stores]:
     """The unit's stores, opened as the service and the command line do."""
-    key = load_key(config)
-    with ExitStack() as stack:
-        audit = stack.enter_context(closing(AuditLog(config.audit.path, clock=clock, random=secrets.token_bytes)))
-        gallery = stack.enter_context(open_gallery(config, key, clock))
-        yield Stores(gallery, stack.enter_context(open_outbox(config, key, clock)), audit)
+    return open_stores(config, load_key(config), clock)
 
 
 def enrol(stores: Stores, config: Config, clock: Clock, rng: np.random.Generator) -> SubjectId:

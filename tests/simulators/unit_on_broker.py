@@ -10,9 +10,12 @@ from typing import Any
 
 from agent.clock import ClockState, SystemClock
 from agent.mqtt.connection import BrokerSettings
+from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import wait_until
 from tests.simulators.signing_unit import SigningUnit, match_draft
+
+SESSION_KINDS = {"connected", "disconnected", "unreachable"}  # of notices: whether there is one
 
 
 class SkippingClock(SystemClock):
@@ -58,7 +61,9 @@ class UnitOnBroker:
             "random": lambda n: b"\x80" * n,
             **self._options,
         }
-        return Uplink(self.settings, outbox=self.outbox, clock=self.clock, on_notice=self.notices.append, **options)
+        self.mailbox = Mailbox()
+        given = {"outbox": self.outbox, "mailbox": self.mailbox, "clock": self.clock, **options}
+        return Uplink(self.settings, on_notice=self.notices.append, **given)
 
     def _answer(self, verb: str, payload: bytes) -> bytes | None:
         self.requests.append((verb, payload))
@@ -67,12 +72,17 @@ class UnitOnBroker:
     def start(self, *, connected: bool = True) -> None:
         self.uplink.start()
         if connected:
-            wait_until(lambda: self.uplink.connected)
+            wait_until(lambda: self.connected)
 
     def say(self, count: int = 1, draft: Any = None) -> list[int]:
         seqs = [self.outbox.append(draft or match_draft(self.clock)) for _ in range(count)]  # type: ignore[arg-type]
-        self.uplink.wake()
+        self.mailbox.wake()
         return seqs
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last that was told of the session is that there is one."""
+        return next((kind == "connected" for kind in reversed(self.kinds()) if kind in SESSION_KINDS), False)
 
     def kinds(self) -> list[str]:
         return [notice.kind for notice in self.notices]

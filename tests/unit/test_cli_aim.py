@@ -13,8 +13,6 @@ import pytest
 import yaml
 
 from agent.camera.base import CameraInfo, Frame, RgbPicture
-from agent.cli.aim import look
-from agent.cli.enrol import capture
 from agent.clock import SimulatedClock
 from agent.config.load import parse_config
 from agent.config.schema import Config
@@ -23,7 +21,8 @@ from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import CaptureRefusedError
 from agent.gallery.references import References
 from agent.match.policy import Policy, TailPoint, Votes
-from agent.unit.capturing import EnrolmentSession
+from agent.unit.aim import look
+from agent.unit.capturing import EnrolmentSession, capture
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
 

@@ -47,9 +47,9 @@ def words(tmp_path: Path) -> Iterator[list[str]]:
         counter=CommandCounter(tmp_path / "commands.json"),
         clock=SystemClock(),
         random=lambda n: b"\x07" * n,
-        handlers=handlers,
         on_outcome=lambda _: None,
     )
+    commands.bind(handlers)
     unit = UnitOnBroker(tmp_path, broker.settings(authority.issue("door-1")), on_request=commands.handle)
     unit.start()
     place = ["--broker", "127.0.0.1", "--port", str(broker.port), "--site", "hq", "--keys", str(keys)]

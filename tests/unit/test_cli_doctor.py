@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from agent.cli import main
-from agent.cli.doctor_checks import CERTIFICATE_NOTICE, CHECKS, Finding, examine
 from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
+from agent.unit.doctor import CERTIFICATE_NOTICE, CHECKS, Finding, examine
 from tests.simulators.broker import RealBroker
 from tests.simulators.pki import Authority
 

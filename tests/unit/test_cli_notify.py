@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.notify import SHARE, Notifier
 from agent.clock import SimulatedClock
+from agent.unit.notify import SHARE, Notifier
 
 WATCHDOG_S = 8.0
 

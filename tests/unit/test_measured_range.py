@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.doctor_checks import tell_policy
 from agent.clock import SimulatedClock
 from agent.gallery.database import count_references, held_anybody
 from agent.match.measured_range import MeasuredRange
 from agent.match.policy import TailPoint, parse_policy
+from agent.unit.doctor import tell_policy
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, captures, consent, open_store
 from tests.unit.test_match_policy import policy
 

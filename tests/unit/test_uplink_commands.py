@@ -54,9 +54,9 @@ class Station:
             counter=CommandCounter(self.file),
             clock=self.clock,
             random=_counting(),
-            handlers={verb: note(verb) for verb in VERBS if verb != "key/rotate"} | handlers,
             on_outcome=self.outcomes.append,
         )
+        self.unit.bind({verb: note(verb) for verb in VERBS if verb != "key/rotate"} | handlers)
         return self.unit
 
     def make(self, verb: str = "selftest", **changes: Any) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_renewed_certificate_is_used_without_a_restart(site: Authority, tmp_path
     unit.start(connected=False)
     wait_until(lambda: "credentials" in unit.kinds())
     site.issue("door-1")  # the same files
-    wait_until(lambda: unit.uplink.connected)
+    wait_until(lambda: unit.connected)
     assert unit.uplink.stop()
     broker.close()
 

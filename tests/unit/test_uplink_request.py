@@ -33,9 +33,9 @@ class Commanded(UnitOnBroker):
             counter=CommandCounter(folder / "commands.json"),
             clock=clock,
             random=lambda n: b"\x07" * n,
-            handlers={verb: lambda command: {"asked": dict(command.args)} for verb in VERBS},
             on_outcome=self.outcomes.append,
         )
+        commands.bind({verb: lambda command: {"asked": dict(command.args)} for verb in VERBS})
         super().__init__(folder, broker.settings(broker.authority.issue("door-1")), on_request=commands.handle)
 
 

@@ -97,7 +97,7 @@ def test_live_event_expires_at_the_broker(broker: RealBroker, unit: UnitOnBroker
     wait_until(lambda: unit.outbox.depth() == 0)
     unit.outbox.append(match_draft(unit.clock))
     unit.clock.skipped_s += 58.5  # row 3 has 1.5 s left, rounded up
-    unit.uplink.wake()
+    unit.mailbox.wake()
     wait_until(lambda: unit.outbox.depth() == 0)
     time.sleep(2.1)
     auditor = connect(broker, broker.authority.issue("auditor"), "auditor")
@@ -163,7 +163,7 @@ def test_stop_delivers_what_is_there_and_says_offline_within_two_seconds(
 def test_info_is_published_again_when_it_changed(broker: RealBroker, unit: UnitOnBroker) -> None:
     unit.start()
     auditor = listen(broker, f"{BASE}/info")
-    unit.uplink.info_changed()
+    unit.mailbox.info_changed()
     auditor.pump(lambda: auditor.messages)
 
 

@@ -7,7 +7,6 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,107 +15,48 @@ import numpy as np
 import pytest
 
 from agent.audit.chain import read_entries
-from agent.audit.log import AuditLog
-from agent.clock import SimulatedClock
-from agent.embed.records import Crop, Embedding
 from agent.errors import RefusedError
-from agent.gallery.consent import ConsentRecord
-from agent.gallery.keyring import FileKeyring
-from agent.gallery.store import GalleryStore
-from agent.keys import UnitKey
-from agent.outbox.draft import make_unit
-from agent.outbox.queue import Outbox
+from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
-from agent.protocol.receipt import RECEIPT_TYPE
-from agent.unit.enrolment import LiveEnrolment, Registrar
-from agent.unit.forget import note, owner_of, pass_on
-from agent.unit.verbs import Parts, make_handlers
+from agent.unit.assemble import command_side, make_enrolment, make_registrar
+from agent.unit.forget import Forgetting
+from agent.uplink.mailbox import Mailbox
+from tests.simulators.gallery_life import MODEL
+from tests.simulators.site_office import SiteOffice
+from tests.simulators.unit_life import NoCamera, agreed, enrol, opened, write_unit
 from tests.unit.test_match_policy import policy
 
-PURPOSE = "To open a door for people who asked for it, in a test."
-MODEL = "sha256:" + "1" * 64
-DIGEST = "sha256:" + "2" * 64
-
-
-class NoEmbedder:
-    """No frame comes here."""
-
-    def embed(self, crop: Crop) -> Embedding:
-        raise AssertionError
+ENROLLED = ("consent_given", "enrolled")
 
 
 class Unit:
-    """A gallery with one subject, an outbox with one event about them, and the handlers."""
+    """A unit's stores with one subject and one event about them, and its command side as the product assembles it."""
 
-    def __init__(self, folder: Path, stack: ExitStack, measured_to: int = 100) -> None:
-        self.measured_to = measured_to
-        clock, key = SimulatedClock(), UnitKey.generate()
-        self.gallery = stack.enter_context(
-            GalleryStore(
-                folder / "gallery.db",
-                keyring=FileKeyring(folder / "kek", random=secrets.token_bytes),
-                site="hq",
-                unit="door-1",
-                purpose=PURPOSE,
-                clock=clock,
-                sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
-            )
-        )
-        self.outbox = stack.enter_context(
-            Outbox(folder / "outbox.db", signer=key, source="/postern/hq/door-1", clock=clock)
-        )
-        now = clock.now()
-        self.consent = consent = ConsentRecord(
-            purpose=PURPOSE,
-            site="hq",
-            units=("door-1",),
-            notice_version="1",
-            notice_digest=DIGEST,
-            evidence_digest=DIGEST,
-            given_at=now,
-            expires_at=now + timedelta(days=30),
-            age_class="of_age",
-        )
-        base = np.random.default_rng(1).normal(size=128)
-        vectors = [np.float32(base + np.random.default_rng(n).normal(0, 0.1, 128)) for n in range(3)]
-        vectors = [vector / np.linalg.norm(vector) for vector in vectors]
-        self.subject = self.gallery.enrol(vectors, consent=consent, model=MODEL)
-        self.outbox.append(make_unit("started", now=now, clock="synced"), owner=owner_of(self.subject))
+    def __init__(self, folder: Path, stack: ExitStack, target_fpir: float = 1e-3) -> None:
+        office = SiteOffice(folder)
+        self.clock = clock = office.clock
+        keys = office.enrol("door-1")
+        config = write_unit(folder / "config.yaml", keys.folder, "door-1")
+        self.stores = stack.enter_context(opened(config, clock))
+        self.gallery, self.outbox, self.log = self.stores.gallery, self.stores.outbox, config.audit.path
+        self.subject = enrol(self.stores, config, clock, np.random.default_rng(1))
+        self.consent = agreed(config, clock)
         self.paused = threading.Event()
-        self.log = folder / "audit.log"
-        self.audit = AuditLog(self.log, clock=clock, random=secrets.token_bytes)
-        stack.callback(self.audit.close)
-        self.enrolment = LiveEnrolment(
-            Registrar(
-                gallery=self.gallery,
-                audit=self.audit,
-                embedder=NoEmbedder(),
-                model=MODEL,
-                policy=policy(),
-                site="hq",
-                unit="door-1",
-                purpose=PURPOSE,
-                notice_version="1",
-                notice=None,
-                clock=clock,
-                random=secrets.token_bytes,
-            ),
+        measured = policy(model=MODEL, target_fpir=target_fpir)
+        registrar = make_registrar(config, NoCamera(), measured, self.stores, clock=clock, random=secrets.token_bytes)
+        self.enrolment = make_enrolment(registrar, Mailbox(), clock)
+        self.side = command_side(
+            config,
+            self.stores,
+            Forgetting(self.gallery, self.outbox, self.stores.audit),
+            policy=measured,
+            epoch_keys=EpochKeys.load(keys.epoch_keys),
+            enrolment=self.enrolment,
+            paused=self.paused,
+            health=lambda: b'{"fps_milli":1}',
+            log=self.stores.audit.append,
             clock=clock,
-            tell=lambda *_: None,
-        )
-        self.handlers = make_handlers(
-            Parts(
-                gallery=self.gallery,
-                outbox=self.outbox,
-                measured_to=self.measured_to,
-                health=lambda: b'{"fps_milli":1}',
-                facts={"profile": "demo"},
-                self_test=lambda: {"models": "ok"},
-                forget_erased=self.forget,
-                paused=self.paused,
-                enrolment=self.enrolment,
-                rotate=lambda args: {"rotated": sorted(args)},
-            )
+            random=secrets.token_bytes,
         )
 
     def do(self, verb: str, args: dict[str, Any] | None = None) -> Mapping[str, Any]:
@@ -131,10 +71,7 @@ class Unit:
             transaction="t-1",
             args=args or {},
         )
-        return self.handlers[verb](command)
-
-    def forget(self) -> None:
-        pass_on(self.gallery, self.outbox, self.audit, lambda one: note(self.audit, one.receipt))
+        return self.side.handlers[verb](command)
 
 
 @pytest.fixture
@@ -152,11 +89,11 @@ def test_revoked_subject_matches_nobody_and_leaves_no_unsent_event(unit: Unit) -
 
 def test_a_repeated_withdrawal_gets_its_receipt_again_and_is_noted_once(unit: Unit) -> None:
     first = unit.do("subject/revoke", {"subject": unit.subject.hex()})
-    assert [entry.kind for entry in read_entries(unit.log)] == ["consent_withdrawn", "erased"]
+    assert [entry.kind for entry in read_entries(unit.log)] == [*ENROLLED, "consent_withdrawn", "erased"]
     for _ in range(3):
         again = unit.do("subject/revoke", {"subject": unit.subject.hex()})
         assert {**again["receipt"], "signature": ""} == {**first["receipt"], "signature": ""}
-    assert [entry.kind for entry in read_entries(unit.log)] == ["consent_withdrawn", "erased"]
+    assert [entry.kind for entry in read_entries(unit.log)] == [*ENROLLED, "consent_withdrawn", "erased"]
 
 
 @pytest.mark.parametrize("subject", [None, 7, "", "zz" * 16, "00" * 15, "00" * 16])
@@ -169,13 +106,13 @@ def test_subject_that_is_none_is_refused_and_nothing_changes(unit: Unit, subject
 
 def test_status_tells_ids_and_no_biometric_value(unit: Unit) -> None:
     answer = unit.do("gallery/status", {})
-    counts = {"enrolled": 1, "damaged": 0, "measured_to": 100, "measured": True}
+    counts = {"enrolled": 1, "damaged": 0, "measured_to": 1000, "measured": True}
     assert answer == {**counts, "subjects": [unit.subject.hex()]}
 
 
 def test_status_says_when_the_gallery_is_larger_than_the_policy_was_measured_for(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        assert Unit(tmp_path, stack, measured_to=0).do("gallery/status", {})["measured"] is False
+        assert Unit(tmp_path, stack, target_fpir=1e-7).do("gallery/status", {})["measured"] is False
 
 
 def test_recognition_pauses_and_resumes(unit: Unit) -> None:
@@ -187,7 +124,7 @@ def test_recognition_pauses_and_resumes(unit: Unit) -> None:
 
 def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
     assert unit.do("outbox/status", {})["depth"] == 1
-    assert unit.do("config/get", {}) == {"profile": "demo"}
+    assert unit.do("config/get", {})["events"]["audience"] == "access"
     assert unit.do("selftest", {}) == {"models": "ok"}
     assert unit.do("health", {}) == {"fps_milli": 1}
 
@@ -209,7 +146,7 @@ def test_enrolment_is_begun_with_a_consent_and_named_by_its_transaction(unit: Un
         ("enrol/begin", {}, "consent_missing"),
         ("enrol/begin", {"consent": None}, "consent_malformed"),
         ("enrol/begin", {"consent": "yes"}, "consent_malformed"),
-        ("enrol/begin", {"consent": {"purpose": PURPOSE}}, "consent_malformed"),
+        ("enrol/begin", {"consent": {"purpose": "x" * 40}}, "consent_malformed"),
         ("enrol/begin", {"consent": {"x" * 5000: 1}}, "consent_malformed"),
         ("enrol/begin", {"consent": "x" * 20_000}, "consent_malformed"),
         ("enrol/commit", {}, "bad_args"),
@@ -237,4 +174,4 @@ def test_an_enrolment_takes_nothing_but_consent_and_subject(unit: Unit, extra: d
 
 
 def test_rotation_gets_what_was_asked(unit: Unit) -> None:
-    assert unit.do("key/rotate", {"references": "renew"}) == {"rotated": ["references"]}
+    assert unit.do("key/rotate", {"references": "renew"}) == {"rotated": "references", "count": 1}

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from agent.cli import main
-from agent.cli.withdraw import Answer, read_list, whom_to_ask, withdraw
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, RefusedError
 from agent.gallery.store import GalleryStore
@@ -25,6 +24,7 @@ from agent.protocol.command import Response
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.programs import issue_client
+from agent.site.withdraw import Answer, read_list, whom_to_ask, withdraw
 from agent.subject import SubjectId, parse_subject, subject_digest
 from agent.uplink.commands import CommandCounter, Commands
 from tests.simulators.broker import RealBroker
@@ -189,9 +189,9 @@ def test_the_command_gathers_receipts_over_a_real_broker(
         counter=CommandCounter(tmp_path / "commands.json"),
         clock=SystemClock(),
         random=secrets.token_bytes,
-        handlers={"subject/revoke": lambda asked: {"receipt": msgspec.to_builtins(site.erase("door-1", asked.args))}},
         on_outcome=lambda _: None,
     )
+    commands.bind({"subject/revoke": lambda asked: {"receipt": msgspec.to_builtins(site.erase("door-1", asked.args))}})
     unit = UnitOnBroker(tmp_path, broker.settings(authority.issue("door-1")), on_request=commands.handle)
     unit.start()
     place = ["--broker", "127.0.0.1", "--port", str(broker.port), "--site", "hq", "--keys", str(keys)]

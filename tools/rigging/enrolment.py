@@ -10,7 +10,6 @@ import numpy as np
 
 from agent.camera.scene.camera import SceneCamera
 from agent.camera.scene.script import enrolment_script
-from agent.cli.enrol import capture
 from agent.clock import SimulatedClock
 from agent.embed.records import EMBEDDING_DIM
 from agent.gallery.consent import ConsentRecord
@@ -19,7 +18,7 @@ from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
 from agent.protocol.names import NoticeId
 from agent.unit.assemble import Models
-from agent.unit.capturing import EnrolmentSession
+from agent.unit.capturing import EnrolmentSession, capture
 from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts

@@ -19,69 +19,87 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import yaml
 
-from agent.audit.log import AuditLog
+from agent.camera.base import Frame
 from agent.clock import SystemClock
+from agent.config.load import load_config
+from agent.config.schema import Config
+from agent.detect.face import Face
+from agent.embed.records import Crop, Embedding
 from agent.errors import VerificationError
-from agent.gallery.keyring import FileKeyring
-from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
+from agent.match.policy import Policy, TailPoint, Votes
+from agent.notices.notice import notice_id
 from agent.outbox.draft import Draft
-from agent.outbox.queue import MAX_PENDING, Outbox
+from agent.outbox.queue import MAX_PENDING
 from agent.protocol.names import round_down
-from agent.protocol.receipt import RECEIPT_TYPE
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.subject import SubjectId
 from agent.subscribe.verify import Verifier
-from agent.unit.forget import owner_of, settle
+from agent.unit.assemble import Stores, load_key, make_registrar, open_stores
+from agent.unit.forget import Forgetting, owner_of
 from tools.demonstration.site import PURPOSE, ROOT, SITE, UNIT
 from tools.rigging.enrolment import DIGEST, consent
 
-SOURCE = f"/postern/{SITE}/{UNIT}"
 MODEL = "sha256:" + "5a" * 32
+POLICY = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 1500))
 MAX_HELD = 6  # references of a worker's gallery: it erases as often as it enrols
 MAX_PATIENCE = 30  # lines that a worker may say before it is killed
 LAST_BREATH_S = 0.004  # within which the kill comes: anywhere in the next step
 
 
-def open_gallery(folder: Path, key: UnitKey) -> GalleryStore:
-    """The gallery of the worker's unit."""
-    return GalleryStore(
-        folder / "gallery.db",
-        keyring=FileKeyring(folder / "kek", random=secrets.token_bytes),
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
-        clock=SystemClock(),
-        sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
-    )
+def write_config(folder: Path) -> Config:
+    """The configuration of the worker's unit: the demo's, with everything in ``folder``, where its key lies."""
+    data = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
+    data["profile"], data["purpose"] = "demo", PURPOSE
+    data["unit"] |= {"site": SITE, "id": UNIT}
+    for section, name in (("gallery", "gallery.db"), ("outbox", "outbox.db"), ("audit", "audit.jsonl")):
+        data[section]["path"] = str(folder / name)
+    data["keys"]["folder"] = str(folder)
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return load_config(file)
 
 
-def open_outbox(folder: Path, key: UnitKey) -> Outbox:
-    """The outbox of the worker's unit."""
-    return Outbox(folder / "outbox.db", signer=key, source=SOURCE, clock=SystemClock())
+def opened(config: Config) -> AbstractContextManager[Stores]:
+    """The worker's stores, opened as the service opens them."""
+    return open_stores(config, load_key(config), SystemClock())
 
 
-def open_audit(folder: Path) -> AuditLog:
-    """The log of the worker's unit."""
-    return AuditLog(folder / "audit.jsonl", clock=SystemClock(), random=secrets.token_bytes)
+class NoCamera:
+    """Stands for the models: the captures are made up here."""
+
+    @property
+    def embedder(self) -> NoCamera:
+        return self
+
+    def embed(self, crop: Crop) -> Embedding:
+        raise AssertionError(crop)
+
+    def align(self, frame: Frame, face: Face) -> Crop:
+        raise AssertionError((frame, face))
 
 
 class Worker:
     """One life; each line it says is one write, which a pipe takes whole or not at all."""
 
-    def __init__(self, folder: Path, key: UnitKey) -> None:
+    def __init__(self, config: Config, stores: Stores) -> None:
         self._dice = random.Random()
         self._rng = np.random.default_rng()
-        self._gallery, self._outbox = open_gallery(folder, key), open_outbox(folder, key)
-        with closing(open_audit(folder)) as audit:
-            settle(self._gallery, self._outbox, audit)  # as a start of the agent finishes what was cut off
+        self._gallery, self._outbox = stores.gallery, stores.outbox
+        self._notice = notice_id(config)
+        self._forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        self._forgetting.settle()  # as a start of the agent finishes what was cut off
+        self._registrar = make_registrar(
+            config, NoCamera(), POLICY, stores, clock=SystemClock(), random=secrets.token_bytes
+        )
 
     def live(self) -> None:
         """Until it is killed."""
@@ -99,8 +117,8 @@ class Worker:
         person = self._rng.normal(size=128)
         captures = [person + self._rng.normal(size=128) * 0.03 for _ in range(4)]
         vectors = [(one / np.linalg.norm(one)).astype(np.float32) for one in captures]
-        record = consent(datetime.now(UTC), signed=secrets.token_hex())
-        subject = self._gallery.enrol(vectors, consent=record, model=MODEL)
+        record = consent(datetime.now(UTC), signed=secrets.token_hex(), notice=self._notice)
+        subject = self._registrar.keep(vectors, record, None)
         say(f"enrolled {subject.hex()}")
 
     def _match(self, subject: SubjectId) -> None:
@@ -119,8 +137,7 @@ class Worker:
 
     def _erase(self, subject: SubjectId) -> None:
         say(f"asked {subject.hex()}")
-        self._gallery.erase(subject)
-        self._outbox.erase(owner_of(subject))
+        self._forgetting.erase(subject)
         say(f"erased {subject.hex()}")
 
 
@@ -130,11 +147,12 @@ def say(line: str) -> None:
 
 def nursery(folder: Path) -> None:
     """Fork a worker for each line on standard input; says ``born PID`` and, once it died, ``died``."""
-    key = UnitKey.load(folder / "unit.key")
+    config = load_config(folder / "config.yaml")
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
-            Worker(folder, key).live()
+            with opened(config) as stores:
+                Worker(config, stores).live()
         say(f"born {child}")
         os.waitpid(child, 0)
         say("died")
@@ -191,32 +209,33 @@ class Books:
         if not holds:
             self.wrong.append(sentence)
 
-    def look(self, folder: Path, key: UnitKey) -> None:
-        """Open both stores as the next start would, and compare."""
-        with open_gallery(folder, key) as gallery:
-            there = {one.subject.hex() for one in gallery.list()}
-            finished = {erased.subject.hex() for erased in gallery.take_erased()}
-            matching = {subject.hex() for subject in gallery.references(MODEL).subjects}
-            damaged = gallery.damaged
-            with open_outbox(folder, key) as outbox, closing(open_audit(folder)) as audit:
-                settle(gallery, outbox, audit)
+    def look(self, config: Config) -> None:
+        """Open the stores as the next start would, and compare."""
+        finished: set[str] = set()
+        with opened(config) as stores:
+            there = {one.subject.hex() for one in stores.gallery.list()}
+            matching = {subject.hex() for subject in stores.gallery.references(MODEL).subjects}
+            damaged = stores.gallery.damaged
+            Forgetting(
+                stores.gallery, stores.outbox, stores.audit, on_erased=lambda one: finished.add(one.subject.hex())
+            ).settle()
         self.erased |= finished
         self.check(self.held - self.asked <= there, "somebody who was enrolled is gone")
         self.check(not there & self.erased, "somebody who was erased is back")
         self.check(matching == there and not damaged, "a reference does not open")
-        content = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+        content = b"".join(file.read_bytes() for file in config.keys.folder.rglob("*") if file.is_file())
         traces = [subject for subject in self.erased if bytes.fromhex(subject) in content]
         self.check(not traces, "an erased subject id is still on the disk")
         self.held, self.asked = there, set()
 
-    def close(self, folder: Path, key: UnitKey) -> None:
+    def close(self, config: Config) -> None:
         """Deliver what waits, and balance."""
-        with open_outbox(folder, key) as outbox:
-            head = outbox.head().seq
-            while rows := outbox.pending(MAX_PENDING):
+        with opened(config) as stores:
+            head = stores.outbox.head().seq
+            while rows := stores.outbox.pending(MAX_PENDING):
                 for row in rows:
                     self.receive(row.payload)
-                outbox.acked(*(row.seq for row in rows))
+                stores.outbox.acked(*(row.seq for row in rows))
         self.check(self.last <= head, "a signed event is not in the chain")
         lost = sum(gap.count for gap in self.verifier.missing(UNIT))
         self.check(lost == 0, f"{lost} signed events never came and nobody owned up to them")
@@ -233,14 +252,15 @@ def run(folder: Path, kills: int, *, seed: int) -> Books:
     """Kill ``kills`` workers in ``folder``."""
     key = UnitKey.generate()
     key.save(folder / "unit.key")
+    config = write_config(folder)
     books, dice = open_books(key), random.Random(seed)
     command = [sys.executable, "-m", "tools.rigging.kills", "--nursery", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         for _ in range(kills):
             _kill_one(process, books, dice)
-            books.look(folder, key)
+            books.look(config)
         process.communicate()
-    books.close(folder, key)
+    books.close(config)
     return books
 
 

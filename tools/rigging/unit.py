@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from agent.camera.scene.script import load_script
-from agent.cli.notify import Notifier
 from agent.config.camera import SceneCamera
 from agent.config.load import load_config
 from agent.errors import PosternError
+from agent.unit.notify import Notifier
 from agent.unit.service import run_unit
 from agent.unit.world import World
 from tools.rigging.camera import SceneView, source_of

@@ -167,7 +167,7 @@ def tell_policy(policy: Policy, size: int) -> Found:
 def check_gallery(config: Config, clock: Clock) -> Found:
     """Open every reference with this unit's key."""
     try:
-        gallery = open_gallery(config, load_key(config), clock)
+        gallery = open_gallery(config, load_key(config), clock, look_only=True)
     except StorageError as error:
         if "in use" not in str(error):
             raise

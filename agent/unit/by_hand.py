@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done at the unit itself while its service is stopped: enrol, erase, tell what is held."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+
+from agent.camera.open import open_camera
+from agent.clock import Clock, SystemClock
+from agent.config.schema import Config
+from agent.errors import RefusedError
+from agent.gallery.consent import ConsentRecord
+from agent.gallery.records import Held
+from agent.protocol.receipt import ErasureReceipt
+from agent.subject import SubjectId
+from agent.unit.assemble import load_key, load_models, load_policy, make_registrar, open_gallery, open_stores
+from agent.unit.capturing import capture
+from agent.unit.forget import Forgetting
+
+
+def enrol(
+    config: Config, consent: ConsentRecord, subject: SubjectId | None, *, tell: Callable[[str], None]
+) -> SubjectId:
+    """Enrol the person before the camera; ``tell`` gets advice for them. Raises what ``Registrar`` raises."""
+    clock = SystemClock()
+    models = load_models(config)
+    policy = load_policy(config, models.embedder.model)
+    with open_stores(config, load_key(config), clock) as stores:
+        Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
+        registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)
+        session = registrar.open(consent, subject)
+        with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
+            vectors = capture(camera, models.detector, session, tell=tell)
+        return registrar.keep(vectors, consent, subject)
+
+
+def erase(
+    config: Config, clock: Clock, random: Callable[[int], bytes], subjects: Iterable[SubjectId] | None
+) -> list[ErasureReceipt]:
+    """Destroy the references of ``subjects`` (None: of all), their unsent events and what the audit log says of them.
+
+    The receipts are signed; the log keeps that something was erased, not who.
+    """
+    with open_stores(config, load_key(config), clock, random=random) as stores:
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        forgetting.settle()
+        return list(forgetting.erase_all()) if subjects is None else [forgetting.erase(one) for one in subjects]
+
+
+def listing(config: Config) -> tuple[tuple[Held, ...], int]:
+    """What is held about everybody, and how many references are damaged and cannot be told; changes nothing."""
+    with open_gallery(config, load_key(config), SystemClock(), look_only=True) as gallery:
+        everything = gallery.list()
+        return everything, len(gallery) - len(everything)
+
+
+def held(config: Config, subject: SubjectId) -> Held:
+    """What is held about one person; changes nothing. RefusedError when nothing is."""
+    with open_gallery(config, load_key(config), SystemClock(), look_only=True) as gallery:
+        found = gallery.held(subject)
+    if found is None:
+        raise RefusedError("nothing is held about this subject at this unit: check the id")
+    return found
