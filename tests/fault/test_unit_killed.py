@@ -12,7 +12,7 @@ import pytest
 from agent.clock import SimulatedClock
 from agent.keys import UnitKey
 from tests.simulators.signing_unit import match_draft
-from tools.rigging.kills import open_books, open_outbox, run
+from tools.lib.rig.kills import open_books, open_outbox, run
 
 KILLS = 8
 
