@@ -210,6 +210,11 @@ def _losses() -> Iterator[Members]:
         a.ok(1), a.ok(7, gap=(2, 6)), a.ok(8), a.ok(2, late=True), a.ok(3, late=True), a.ok(4, late=True),
         a.no(5, "replayed"),
     ])  # fmt: skip
+    a = life(7, 4, 6, 1, {8: {"first": 2, "last": 4, "count": 1, "reason": "full"}})
+    yield _case("losses-that-touch-from-below", "the other way round", [
+        a.ok(1), a.ok(7, gap=(2, 6)), a.ok(8), a.ok(2, late=True), a.ok(3, late=True), a.ok(4, late=True),
+        a.no(5, "replayed"),
+    ])  # fmt: skip
     a = life(3, 1, 2, 2)
     yield _case("loss-at-the-start", "nothing before the first event was missing: nothing changes", [a.ok(3), a.ok(4)])
 

@@ -233,7 +233,6 @@ def _members() -> Iterator[Members]:
         "no-header": f"..{last}",
         "four-parts": f"{honest}.",
         "padded": f"{honest}==",
-        "header-of-513-characters": f"{'A' * 513}..{last}",
         "final-line-feed": f"{honest}\n",
     }.items():
         yield case(

@@ -84,6 +84,10 @@ def _headers() -> Iterator[Members]:
     head, _, last = DOOR_3.detach(rfc8785.dumps(event()), spare).split(".")
     other = head[:-1] + ALPHABET[ALPHABET.index(head[-1]) + 1]
     yield case("header-spare-bits", "base64url with one spelling only", _with(f"{other}..{last}"), refused("malformed"))
+    room = 384 - len(compact) + len(DOOR_3.kid)  # 384 bytes are 512 characters
+    yield case("header-512-characters", "the longest", payload(event(), kid="k" * room), refused("unknown_unit"))
+    longer = payload(event(), kid="k" * (room + 1))
+    yield case("header-514-characters", "longer than the form of sig allows", longer, refused("malformed"))
     yield case("header-one-character", "no base64url", _with(f"A..{last}"), refused("malformed"))
 
 

@@ -66,6 +66,8 @@ def _kinds() -> Iterator[Members]:
     highest = event(seq=2**53 - 1, prev=DIGEST)
     comment = "the highest number; a verifier that begins in the middle of a unit's life misses nothing"
     yield case("seq-highest", comment, payload(highest), accepted(highest))
+    named = event(data={"zone": "z" * 64, "audience": "0-9"})
+    yield case("zone-64-characters", "the longest name", payload(named), accepted(named))
     week = event(data={"epoch": "2026-W99"})
     yield case("epoch-without-such-week", "of an epoch only the form is checked", payload(week), accepted(week))
 

@@ -206,6 +206,8 @@ def _keys() -> Iterator[Members]:
     yield _one("key-of-two-units", "whose event would it be?", sign_list(_small(units=twice)), refused("malformed"))
     again = {"door-3": [entry(DOOR_3), entry(DOOR_3, "revoked")]}
     yield _one("key-twice", "does it count or not?", sign_list(_small(units=again)), refused("malformed"))
+    full = _small(units={"door-3": many["door-3"][:16]})
+    yield _one("sixteen-keys", "one a year, and some repairs", sign_list(full), taken(full))
     yield _one("seventeen-keys", "a unit has at most 16", sign_list(_small(units=many)), refused("malformed"))
     jwk = DOOR_3.jwk
     for name, wrong in {
