@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``tools/release``: everything that a release consists of, from the commit that is checked out and nothing else.
 
-Changes in the working tree do not count: the Debian packages and the bill of materials are made from the unpacked source
-archive, so whoever has the archive can make them again.
+Changes in the working tree do not count: the Debian packages and the bill of materials are made from the unpacked
+source archive, so whoever has the archive can make them again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ SUMS = "SHA256SUMS"
 def main(words: list[str] | None = None) -> int:
     """Exit status 0; 1 when a second build differs; 2 when this commit is no release."""
     parser = argparse.ArgumentParser(prog="tools/release", description=__doc__.split("\n")[0])
-    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "out/release", help="folder for the files (out/release)")
+    parser.add_argument(
+        "out", nargs="?", type=Path, default=ROOT / "out/release", help="folder for the files (out/release)"
+    )
     parser.add_argument("--source-only", action="store_true", help="archive and bill of materials, no Debian packages")
     parser.add_argument("--trial", action="store_true", help="build although this commit carries no tag of its version")
     parser.add_argument("--twice", action="store_true", help="build everything a second time and compare the bytes")
@@ -50,7 +52,9 @@ def main(words: list[str] | None = None) -> int:
     for name, content in {**files, SUMS: sums(files)}.items():
         (arguments.out / name).write_bytes(content)
     print(sums(files).decode(), end="")
-    print(f"{arguments.out}: {len(files)} files and {SUMS}" + (", built twice, the same bytes" if arguments.twice else ""))
+    print(
+        f"{arguments.out}: {len(files)} files and {SUMS}" + (", built twice, the same bytes" if arguments.twice else "")
+    )
     return 0
 
 
@@ -83,7 +87,9 @@ def build(root: Path, *, debian: bool) -> dict[str, bytes]:
             out = Path(folder, "packages")
             for architecture in ARCHITECTURES:
                 command = [source / "deploy/debian/build", architecture, out]
-                subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "SOURCE_DATE_EPOCH": str(time)})
+                subprocess.run(
+                    command, check=True, stdout=sys.stderr, env={**os.environ, "SOURCE_DATE_EPOCH": str(time)}
+                )
             files |= {path.name: path.read_bytes() for path in out.iterdir()}
     return files
 

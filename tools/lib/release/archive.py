@@ -27,7 +27,7 @@ def commit_time(root: Path) -> int:
 
 
 def make_archive(root: Path, version: str) -> bytes:
-    """Write the commit that is checked out as the bytes of ``postern-VERSION.tar.gz``; changes in the tree do not count."""
+    """The commit that is checked out as the bytes of ``postern-VERSION.tar.gz``; changes in the tree do not count."""
     # Whatever umask the person's own settings name for archives.
     tar = git(root, "-c", "tar.umask=0022", "archive", "--format=tar", f"--prefix=postern-{version}/", "HEAD")
     packed = io.BytesIO()

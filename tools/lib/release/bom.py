@@ -67,7 +67,9 @@ def read_requirements(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def collect(root: Path) -> tuple[Library, ...]:
     """Follow the requirements to everything that is needed; PackageNotFoundError for what is not installed here."""
     always, optional = read_requirements(root)
-    pins = {found["name"]: (found["version"], name) for name in PINS for found in _PIN.finditer((root / name).read_text())}
+    pins = {
+        found["name"]: (found["version"], name) for name in PINS for found in _PIN.finditer((root / name).read_text())
+    }
     libraries: dict[str, Library] = {}
     for names, is_optional in ((always, False), (optional, True)):
         waiting = list(names)
@@ -84,7 +86,7 @@ def collect(root: Path) -> tuple[Library, ...]:
 
 
 def make_bom(root: Path, *, version: str, commit: str, time: int) -> str:
-    """Write the bill of materials of the sources in ``root``, with a serial number and a date that follow from the commit."""
+    """Write the bill of materials of the sources in ``root``; serial number and date follow from the commit."""
     licences = LicenseFactory()
     bom = Bom(serial_number=uuid5(NAMESPACE_URL, f"postern {version} {commit}"))
     bom.metadata.timestamp = datetime.fromtimestamp(time, UTC)
@@ -94,7 +96,9 @@ def make_bom(root: Path, *, version: str, commit: str, time: int) -> str:
     )  # fmt: skip
     bom.metadata.component = product
     components = {library.name: _component(library, licences) for library in collect(root)}
-    models = [_model(model, licences) for model in yaml.safe_load((root / "models/manifest.yaml").read_text())["models"]]
+    models = [
+        _model(model, licences) for model in yaml.safe_load((root / "models/manifest.yaml").read_text())["models"]
+    ]
     for component in (*components.values(), *models):
         bom.components.add(component)
     always, optional = read_requirements(root)

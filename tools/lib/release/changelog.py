@@ -52,7 +52,9 @@ def read_changelog(text: str) -> tuple[Entry, ...]:
             if section["name"] not in SECTIONS:
                 raise ChangelogError(f"line {number}: sections are {', '.join(SECTIONS)}")
         elif line and not (inside and _CHANGE.fullmatch(line)):
-            raise ChangelogError(f"line {number}: neither 'postern (X.Y.Z) …; urgency=…', a change, nor ' -- name  date'")
+            raise ChangelogError(
+                f"line {number}: neither 'postern (X.Y.Z) …; urgency=…', a change, nor ' -- name  date'"
+            )
     if inside or not entries:
         raise ChangelogError("the last entry has no ' -- name <address>  date'")
     return tuple(entries)
