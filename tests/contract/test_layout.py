@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400  # one screen-and-a-half of attention; a longer module has two reasons to change
 
 TOP_LEVEL = {
-    ".ci", ".github", ".gitignore", "LICENSE", "README.md", "agent", "deploy", "models", "pyproject.toml", "tests", "tools",
+    ".ci", ".github", ".gitignore", "LICENSE", "README.md", "agent", "deploy", "models", "pyproject.toml", "tests",
+    "tools",
 }  # fmt: skip
 
 # Ways to the world, and the only places that may use them: rooms, or single files where a room would be too much.

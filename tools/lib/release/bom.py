@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
 import yaml
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentScope, ComponentType
