@@ -86,7 +86,7 @@ def build(root: Path, *, debian: bool) -> dict[str, bytes]:
         if debian:
             out = Path(folder, "packages")
             for architecture in ARCHITECTURES:
-                command = [source / "deploy/debian/build", architecture, out]
+                command: list[str | Path] = [source / "deploy/debian/build", architecture, out]
                 subprocess.run(
                     command, check=True, stdout=sys.stderr, env={**os.environ, "SOURCE_DATE_EPOCH": str(time)}
                 )

@@ -118,11 +118,12 @@ def _needs(found: metadata.Distribution) -> Iterator[str]:
 
 def _licence(found: metadata.Distribution) -> str:
     """The licence as the library's metadata tells it: an SPDX expression where there is one."""
-    told = found.metadata.get("License-Expression") or ""
-    for classifier in found.metadata.get_all("Classifier") or ():
+    fields = found.metadata
+    told = "".join(fields.get_all("License-Expression") or ())
+    for classifier in fields.get_all("Classifier") or ():
         told = told or _CLASSIFIERS.get(classifier, "")
-    field = (found.metadata.get("License") or "").strip()
-    told = told or (field if len(field) <= MAX_LICENCE_CHARACTERS and "\n" not in field else "")
+    plain = "".join(fields.get_all("License") or ()).strip()
+    told = told or (plain if len(plain) <= MAX_LICENCE_CHARACTERS and "\n" not in plain else "")
     if not told:
         raise ValueError(f"{found.name} does not name its licence in a form that is known here: add it to this file")
     return told
