@@ -18,7 +18,7 @@ from typing import TypeGuard
 import pytest
 
 from agent.cli import COMMANDS
-from tests.simulators.documents import FENCE, LINK, Shown, anchors, read_commands, rows
+from tests.simulators.documents import FENCE, LINK, SPAN, Shown, anchors, read_commands, rows
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -31,6 +31,7 @@ DOCUMENTS = tuple(
         if not any(part.startswith((".venv", "out")) for part in path.relative_to(ROOT).parts)
     )
 )
+PROMISES = (Path("tests/README.md"), Path(".github/SECURITY.md"))
 # Programs of the layout that is being made. An entry that works has to be taken off.
 COMING = {("tools/rig", "soak"), ("tools/rig", "kills"), ("tools/train",)}
 
@@ -254,6 +255,21 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             continue
         dead.append(link)
     assert not dead
+
+
+def test_every_promise_names_a_test_that_there_is() -> None:
+    named = [name for document in PROMISES for span in SPAN.findall(text_of(document)) for name in expanded(span)]
+    assert len(named) > 50
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+def expanded(span: str) -> list[str]:
+    """Files of tests that a span names; ``test_{a,b}_c.py`` names two."""
+    if not re.fullmatch(r"[a-z]+/test_[\w{},]+\.py", span):
+        return []
+    before, brace, rest = span.partition("{")
+    inside, _, after = rest.partition("}")
+    return [f"{before}{part}{after}" for part in inside.split(",")] if brace else [span]
 
 
 def test_every_room_that_the_readme_names_has_its_document() -> None:
