@@ -39,6 +39,7 @@ EXAMPLES = {"SUBJECT": "0" * 32, "SEQ:DIGEST": f"1:sha256:{'0' * 64}", "N": "1",
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_.]*")
 # What a program's text opens; a name that ends with a dot is completed by a word of the command line.
 OPENS = re.compile(r"-m \"?(tools[\w.]+)|from (tools[\w.]+) import|import_module\(f?\"(tools[\w.]+)")
+LAUNCHES = re.compile(r"^launch (\w+)", re.MULTILINE)  # tools/lib/launch.sh
 
 
 def text_of(document: Path) -> str:
@@ -126,6 +127,7 @@ def has_word(source: str, word: str) -> bool:
 def spoken(source: str) -> tuple[frozenset[str], frozenset[str]]:
     """Options that a program takes, and the words that choose something in it: read from everything that it opens."""
     waiting = [name for match in OPENS.finditer(source) for name in match.groups() if name]
+    waiting += [f"tools.lib.{name}" for name in LAUNCHES.findall(source)]
     modules: set[Path] = set()
     options: set[str] = set()
     words: set[str] = set()
