@@ -28,7 +28,7 @@ DOCUMENTS = tuple(
         path.relative_to(ROOT)
         for pattern in ("*.md", ".github/*.md", "[admt]*/**/*.md")
         for path in ROOT.glob(pattern)
-        if not any(part.startswith((".venv", "out")) for part in path.relative_to(ROOT).parts)
+        if "node_modules" not in path.parts
     )
 )
 PROMISES = (Path("tests/README.md"), Path(".github/SECURITY.md"))
