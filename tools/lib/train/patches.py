@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make shards of patches for the landmark network: faces as a detector frames them, and what it takes for faces.
 
-python -m tools.lib.train.patches PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 16
+tools/train patches PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 16
 
 A face is rendered large and clean, under pose, light and cover; YuNet labels that picture, so a label is what the
 teacher says of the posed face and not what the warp carried over; then resolution, blur, noise and the error of the

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the demo people: heads of nobody, drawn from a model, chosen far apart, each in several pictures.
 
-python -m tools.lib.train.people FACES.npy OUT_FOLDER
+tools/train people FACES.npy OUT_FOLDER
 
-FACES.npy comes from tools/lib/train/align_faces.py on a folder of generated portraits. Same input and seed, same
+FACES.npy comes from tools/train align-faces on a folder of generated portraits. Same input and seed, same
 people. The measured figures (how far people are from each other, from their own other pictures and from the
 nearest training portrait, as cosines of the teacher's embeddings) are written into people.yaml.
 """
@@ -253,7 +253,7 @@ def main() -> None:
     document = {"box": [round(float(v), 1) for v in (x, y, x + w, y + h)], "measured": measured, "people": people}
     header = (
         "# SPDX-License-Identifier: Apache-2.0\n"
-        "# The demo people: nobody. Drawn by tools/lib/train/people.py from a model of generated portraits;\n"
+        "# The demo people: nobody. Drawn by tools/train people from a model of generated portraits;\n"
         "# no picture is a photo or a training portrait.\n"
         "# box: where a detector sees the face in a picture (mean), in its pixels.\n"
         "# measured: cosines of the teacher's embeddings, for judging how alike pictures are.\n"
