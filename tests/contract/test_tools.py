@@ -56,6 +56,7 @@ def test_no_python_is_told_in_one_sentence() -> None:
     assert done.stderr == "demo: PYTHON=no-python is not a Python 3.11 or newer\n"
 
 
+@pytest.mark.timeout(300)  # two environments, on a machine that may be busy
 def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_in_one_sentence(tmp_path: Path) -> None:
     """In a copy of the launcher with a project of its own, which needs no network and no time."""
     copy = tmp_path / "checkout"

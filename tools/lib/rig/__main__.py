@@ -174,8 +174,8 @@ def main(words: Sequence[str] | None = None) -> int:
         trouble, status = "interrupted", INTERRUPTED
     finally:
         for file, scenario in list(zip(arguments.scenarios, scenarios, strict=True))[len(verdicts) :]:
-            error = trouble or "the rig itself ended before it was played"
-            verdicts.append(Verdict(file.stem, arguments.target, scenario.promise, error=error))
+            why = trouble or "the rig itself ended before it was played"
+            verdicts.append(Verdict(file.stem, arguments.target, scenario.promise, error=why))
         written = report(arguments, verdicts)
     if trouble:
         complain(trouble)
