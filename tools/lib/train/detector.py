@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the face detector on composed scenes.
 
-python -m tools.lib.train.detector RUN POOL [POOL ...] --steps 8000
+tools/train detector RUN POOL [POOL ...] --steps 8000
 
 Pools may hold different picture sizes; the first gives most batches. Shard 0 of the first pool is never trained
 on: it sets the int8 ranges and gives the held-out loss. Stopping and starting again resumes from RUN/last.pt; a
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--init", type=Path, help="start from these weights (tools.lib.train.from_tflite)")
+    parser.add_argument("--init", type=Path, help="start from these weights (tools/train from-tflite)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)

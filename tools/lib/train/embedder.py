@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distil the embedder: final embedding, similarity structure and two feature maps of the teacher.
 
-python -m tools.lib.train.embedder POOL RUN --steps 60000
+tools/train embedder POOL RUN --steps 60000
 
 Shard 0 of the pool is never trained on; its cosine to the teacher is the only figure looked at while training.
 Stopping and starting again resumes from RUN/last.pt; a changed ``--steps`` stretches the schedule.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Go on training from a shipped int8 model: its convolutions become the start of a network.
 
-python -m tools.lib.train.from_tflite models/embedder.tflite POOL START.pt   (then embedder --init START.pt)
+tools/train from-tflite models/embedder.tflite POOL START.pt   (then embedder --init START.pt)
 
 Batch norm was folded away when the model was exported. It comes back measured: each norm gets the statistics of its
 own input on pictures of the pool, and the scale and bias that undo them, so the network computes what the file does.

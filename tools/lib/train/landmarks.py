@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the landmark network: five points in a patch, and whether it shows a face at all.
 
-python -m tools.lib.train.landmarks RUN POOL --steps 6000
-python -m tools.lib.train.export_landmarks RUN/last.pt POOL models/landmarks.tflite
+tools/train landmarks RUN POOL --steps 6000
+tools/train export-landmarks RUN/last.pt POOL models/landmarks.tflite
 
 Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt.
 """
