@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tools.lib.train.detector import Scenes
 from tools.lib.train.detector_net import DetectorNet
-from tools.lib.train.embedder import Pool, Student, save, to_input
+from tools.lib.train.embedder import Pool, Student, to_input
+from tools.lib.train.loop import save
 from tools.lib.train.net import EmbedderNet, Residual
 
 BATCHES = 8  # of 128 pictures, for the statistics of the norms
