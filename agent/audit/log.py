@@ -28,7 +28,6 @@ from agent.audit.chain import (
     MAX_ENTRY_BYTES,
     MAX_FACTS,
     NO_ENTRY,
-    AuditReport,
     Entry,
     Fact,
     Head,
@@ -40,7 +39,6 @@ from agent.audit.chain import (
     personal_folder,
     rotated,
     rotated_files,
-    verify_log,
 )
 from agent.clock import Clock
 from agent.errors import StorageError, VerificationError, printable
@@ -156,11 +154,6 @@ class AuditLog:
                 if path not in kept:
                     destroy(path)
 
-    def verify(self, head: Head | None = None) -> AuditReport:
-        """Check this log; see ``verify_log``."""
-        with self._lock:
-            return verify_log(self._path, head)
-
     def close(self) -> None:
         """Let another process write."""
         with self._lock:
@@ -233,7 +226,7 @@ def _append_line(descriptor: int, line: bytes, path: Path) -> None:
 def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
     """Cut what follows the last whole line of a file, as a power cut leaves it; how many bytes that were.
 
-    Damage before a whole line stays where it is: it did not come from a power cut, and is for ``verify`` to find.
+    Damage before a whole line stays where it is: it did not come from a power cut, and is for ``verify_log`` to find.
     """
     if not path.exists():
         return 0

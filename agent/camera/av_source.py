@@ -55,8 +55,6 @@ class AvCamera:
             source=self._source.kind,
             width=stream.width,
             height=stream.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
             frames_per_second=stream.frame_rate,
             live=self._source.live,
         )

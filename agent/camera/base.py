@@ -125,8 +125,6 @@ class CameraInfo:
     source: str
     width: int
     height: int
-    lores_width: int
-    lores_height: int
     frames_per_second: float
     live: bool
 

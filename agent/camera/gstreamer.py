@@ -141,8 +141,6 @@ class GstreamerSource:
             source="gstreamer",
             width=self._layout.width,
             height=self._layout.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
             frames_per_second=self._settings.frames_per_second,
             live=True,
         )

@@ -119,8 +119,6 @@ class PicamCamera:
             source="picamera2",
             width=self._main.width,
             height=self._main.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
             frames_per_second=self._settings.frames_per_second,
             live=True,
         )

@@ -11,10 +11,12 @@ from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.camera.open import open_camera
-from agent.camera.supervise import IDLE_S, CameraNotice, LatestFrame, Supervised
+from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
 from agent.config.camera import CameraSettings, FileCamera, SceneCamera
 from agent.errors import CameraLostError
+
+IDLE_S = 0.5  # one wait for a frame
 
 
 class Source:

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from threading import Condition, Event, Thread
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Literal, Self
 
 from agent.backoff import Backoff
 from agent.camera.base import Camera, CameraInfo, Frame
@@ -21,16 +21,14 @@ from agent.errors import CameraLostError
 
 STOP_POLL_S: Final = 0.1  # how often a wait looks whether it should stop; a stop must be through within a second
 STOP_TIMEOUT_S: Final = 0.8  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
-IDLE_S: Final = 0.5  # one wait of the ``frames`` loop for a frame
 
 
 @dataclass(frozen=True, slots=True)
 class CameraNotice:
-    """The camera went away or came back; ``reason`` is for the log, ``timestamp_ns`` is monotonic."""
+    """The camera went away or came back; ``reason`` is for the log."""
 
     kind: Literal["camera_lost", "camera_back"]
     reason: str
-    timestamp_ns: int
 
 
 class Supervised:
@@ -101,7 +99,7 @@ class Supervised:
                         return
                     if first_ns is None:
                         first_ns = self._clock.monotonic_ns()
-                        self._notice_back(first_ns)
+                        self._notice_back()
                     yield frame
             finally:
                 if first_ns is not None:
@@ -111,12 +109,12 @@ class Supervised:
     def _notice_lost(self, reason: str) -> None:
         if not self._lost:
             self._lost = True
-            self._on_notice(CameraNotice("camera_lost", reason, self._clock.monotonic_ns()))
+            self._on_notice(CameraNotice("camera_lost", reason))
 
-    def _notice_back(self, now_ns: int) -> None:
+    def _notice_back(self) -> None:
         if self._lost:
             self._lost = False
-            self._on_notice(CameraNotice("camera_back", "pictures arrive again", now_ns))
+            self._on_notice(CameraNotice("camera_back", "pictures arrive again"))
 
     def _wait(self, seconds: float) -> None:
         while seconds > 0 and not self._stop.is_set():
@@ -124,36 +122,24 @@ class Supervised:
             seconds -= STOP_POLL_S
 
 
-class _Stoppable(Camera, Protocol):
-    """A camera whose ``frames`` another thread can end."""
-
-    def stop(self) -> None: ...
-
-
 class LatestFrame:
-    """Runs ``camera`` on its own thread and hands over its newest frame; implements ``agent.camera.base.Camera``.
+    """Runs ``camera`` on its own thread and hands over its newest frame.
 
     For live sources: what was not looked at in time is forgotten, nothing queues. Files and scenes wait for their
     consumer, so the pipeline iterates those itself.
     At most three frames are alive: one being made, one waiting, one with the consumer. A frame that nobody took is
-    closed when the next one comes, and counted in ``dropped``. An error that ends the camera is raised to the consumer.
+    closed when the next one comes. An error that ends the camera is raised to the consumer.
     """
 
-    def __init__(self, camera: _Stoppable) -> None:
+    def __init__(self, camera: Supervised) -> None:
         self._camera = camera
         self._changed = Condition()
         self._waiting: Frame | None = None
         self._error: BaseException | None = None
         self._ended = False
         self._stopping = False
-        self._dropped = 0
         # A daemon: a thread stuck in a driver must not keep the process from ending.
         self._thread = Thread(target=self._run, name="camera", daemon=True)
-
-    @property
-    def dropped(self) -> int:
-        """Frames that nobody took since the start."""
-        return self._dropped
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -183,18 +169,6 @@ class LatestFrame:
                 raise CameraLostError("the camera has ended; open it again for more")
             return None
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield the newest frames until ``stop`` or the camera's end."""
-        while True:
-            try:
-                frame = self.take(IDLE_S)
-            except CameraLostError:
-                if self._error is None:
-                    return
-                raise
-            if frame is not None:
-                yield frame
-
     def stop(self) -> None:
         """End the thread, within ``STOP_TIMEOUT_S``; a later frame of it is closed at once. Idempotent."""
         with self._changed:
@@ -223,14 +197,12 @@ class LatestFrame:
             if self._stopping:
                 frame.close()
                 return False
-            self._dropped += self._discard_waiting()
+            self._discard_waiting()
             self._waiting = frame
             self._changed.notify_all()
             return True
 
-    def _discard_waiting(self) -> int:
+    def _discard_waiting(self) -> None:
         frame, self._waiting = self._waiting, None
-        if frame is None:
-            return 0
-        frame.close()
-        return 1
+        if frame is not None:
+            frame.close()

@@ -82,7 +82,6 @@ class GalleryStore:
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
-        self._generation = 0
         self._database = Database(path)
         try:
             self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
@@ -108,11 +107,6 @@ class GalleryStore:
     def __contains__(self, subject: object) -> bool:
         """Whether a reference of ``subject`` is held."""
         return subject in self._entries
-
-    @property
-    def generation(self) -> int:
-        """Rises when ``references`` would answer differently than before."""
-        return self._generation
 
     @property
     def damaged(self) -> frozenset[SubjectId]:
@@ -174,7 +168,7 @@ class GalleryStore:
                 )
 
     def references(self, model: str) -> References:
-        """Matrix of all references of ``model`` that may match now; ask again when ``generation`` has risen.
+        """Matrix of all references of ``model`` that may match now; ask again for each comparison.
 
         Templates of another model are left out: their subjects have to be enrolled again.
         """
@@ -346,7 +340,6 @@ class GalleryStore:
             if alive is not None:
                 alive[[row for row, subject in enumerate(subjects) if subject in excluded]] = 0
         self._latest = None
-        self._generation += 1
 
     def _long_overdue(self, subject: SubjectId, entry: Entry, now: datetime) -> bool:
         """Withhold a reference that an unsynced clock calls overdue; whether it has done so for the whole grace."""

@@ -19,7 +19,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, TypeVar, get_args
@@ -76,7 +75,6 @@ class Row:
     seq: int
     kind: Kind
     payload: bytes
-    created: datetime
     created_ns: int
     this_run: bool
     attempts: int
@@ -119,7 +117,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._time_step_s = time_step_s
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
-        self._grown = threading.Condition()  # also the lock of everything below
+        self._lock = threading.RLock()
         self._tidied_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
         self._db = Database(path)
@@ -137,30 +135,25 @@ class Outbox:
     ) -> None:
         self.close()
 
-    def append(self, draft: Draft, kind: Kind | None = None, *, owner: bytes | None = None) -> int:
+    def append(self, draft: Draft, *, owner: bytes | None = None) -> int:
         """Give an event its ``seq``, chain, sign and store it; it is durable when this returns.
 
-        ``kind`` is checked against the draft when given. ``owner`` stands for the subject behind the event: only
-        a keyed digest of it is kept, by which ``erase`` finds the row. Raises StorageError when it cannot be
-        stored: then nothing was changed and no number was used. ValueError when the draft has a field that
-        an event must not have.
+        ``owner`` stands for the subject behind the event: only a keyed digest of it is kept, by which ``erase``
+        finds the row. Raises StorageError when it cannot be stored: then nothing was changed and no number was
+        used. ValueError when the draft has a field that an event must not have.
         """
-        if kind is not None and kind != draft.kind:
-            raise ValueError(f"this draft is a {draft.kind}, not a {kind}")
-        with self._grown:
-            with self._db.transaction(durable=True) as db:
-                seq = self._store(db, draft, owner=self._owner_tag(owner))
-                if self._make_room(db):
-                    self._own_up(db)
-            self._grown.notify_all()
+        with self._lock, self._db.transaction(durable=True) as db:
+            seq = self._store(db, draft, owner=self._owner_tag(owner))
+            if self._make_room(db):
+                self._own_up(db)
             return seq
 
     def pending(self, limit: int, *, after: int = 0) -> list[Row]:
         """Return up to ``limit`` rows beyond ``after`` in order of ``seq``; parked rows are left out until due."""
         limit = min(limit, MAX_PENDING)
         now_ns = self._clock.monotonic_ns()
-        columns = "SELECT seq, kind, payload, created, created_ns, run = ?, attempts FROM event"
-        with self._grown, self._db.explained():
+        columns = "SELECT seq, kind, payload, created_ns, run = ?, attempts FROM event"
+        with self._lock, self._db.explained():
             select = self._db.connection.execute
             found = select(
                 f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?", (self.boot, after, limit)
@@ -170,8 +163,8 @@ class Outbox:
                 (self.boot, now_ns, after, limit),
             ).fetchall()
         rows = [
-            Row(seq, kind, payload, datetime.fromisoformat(created), created_ns, bool(this_run), attempts)
-            for seq, kind, payload, created, created_ns, this_run, attempts in sorted(found)
+            Row(seq, kind, payload, created_ns, bool(this_run), attempts)
+            for seq, kind, payload, created_ns, this_run, attempts in sorted(found)
         ]
         return rows[:limit]
 
@@ -181,7 +174,7 @@ class Outbox:
         Not fsynced by itself: after a power cut the broker may get an event again, which a verifier sees as
         a duplicate. A full disk does not stop this.
         """
-        with self._grown:
+        with self._lock:
             reported = self._with_reserve(lambda: self._remove_acked(seqs))
             if reported:
                 self._with_reserve(self._own_up_durably)
@@ -190,7 +183,7 @@ class Outbox:
 
     def parked(self, seq: int, reason: str) -> None:
         """Keep a row that the broker refused out of ``pending`` for a while, longer each time, with its reason."""
-        with self._grown:
+        with self._lock:
             self._with_reserve(lambda: self._park(seq, printable(reason)))
 
     def erase(self, *owners: bytes) -> int:
@@ -200,36 +193,30 @@ class Outbox:
         power cut interrupted.
         """
         tags = {self._owner_tag(owner) for owner in owners}
-        with self._grown:
+        with self._lock:
             removed = self._with_reserve(lambda: self._erase(tags))
             self._db.tidy()
-            self._grown.notify_all()
             return removed
-
-    def wait(self, after: int, timeout_s: float) -> bool:
-        """Block until an event beyond ``after`` was appended, at most ``timeout_s``; false when there was none."""
-        with self._grown:
-            return self._grown.wait_for(lambda: self._head().seq > after, timeout_s)
 
     def head(self) -> Head:
         """Return the newest event's place in the chain; health carries it, so that a cut tail is noticed."""
-        with self._grown:
+        with self._lock:
             return self._head()
 
     def depth(self) -> int:
         """Count the waiting events."""
-        with self._grown, self._db.explained():
+        with self._lock, self._db.explained():
             return int(self._db.connection.execute("SELECT count(*) FROM event").fetchone()[0])
 
     def parked_reasons(self) -> dict[str, int]:
         """Count the parked rows by reason."""
-        with self._grown, self._db.explained():
+        with self._lock, self._db.explained():
             query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
             return dict(self._db.connection.execute(query).fetchall())
 
     def close(self) -> None:
         """Let go of the file; everything appended stays in it."""
-        with self._grown:
+        with self._lock:
             self._db.close()
 
     def _adopt(self) -> None:
@@ -337,7 +324,6 @@ class Outbox:
     def _own_up_durably(self) -> None:
         with self._db.transaction(durable=True) as db:
             self._own_up(db)
-        self._grown.notify_all()
 
     def _park(self, seq: int, reason: str) -> None:
         with self._db.transaction(durable=False) as db:

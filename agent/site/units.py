@@ -21,8 +21,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_bounded
-from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, decode_base64url, encode_base64url, load_public_key
+from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
 from agent.match.policy import Policy, sign_policy
 from agent.protocol.epoch_keys import derive_epoch_key, seal_epoch_keys
 from agent.protocol.joining import (
@@ -40,7 +39,7 @@ from agent.protocol.joining import (
 from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.protocol.record import encode, load, save
-from agent.protocol.trust import MAX_KEYS_PER_UNIT, TrustedUnits, UnitKeyEntry
+from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import pem, public_pem, read_csr, read_public_pem, record_of
 from agent.site.folder import SYSTEM_CLOCK, Office, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
@@ -208,12 +207,6 @@ def issue_policy(folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, p
         token = sign_policy(policy, office.signer)
         office.log("policy_signed", digest=policy.digest, model=policy.model)
         return token
-
-
-def trust(folder: Path) -> TrustedUnits:
-    """Read the site's signed list of units, as a subscriber does."""
-    files = SiteFiles(folder)
-    return TrustedUnits.from_signed(read_bounded(files.trust, MAX_TOKEN_BYTES), load_public_key(files.site_jwk))
 
 
 def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKey:

@@ -27,7 +27,7 @@ DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a dur
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that was not believed; ``reason`` is one of ``agent.subscribe.verify.REASONS``, or ``retained``."""
+    """A message that was not believed; ``reason`` is one that ``agent.subscribe.verify`` lists, or ``retained``."""
 
     reason: str
     topic: str

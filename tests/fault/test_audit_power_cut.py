@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.audit.chain import Head, read_entries
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
+from tests.simulators.auditor import audited
 from tests.simulators.power import crashes, record
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
@@ -57,14 +58,14 @@ def test_power_cut_at_any_write_keeps_the_chain(work: Path) -> None:
                 forgotten.add(values[0])
         on_disk = b"".join(file.read_bytes() for file in crashed.rglob("*") if file.is_file())
         log = AuditLog(crashed / "audit.jsonl", clock=SimulatedClock(), random=secrets.token_bytes, max_file_bytes=2500)
-        report = log.verify(head if head.seq else None)
+        report = audited(log, head if head.seq else None)
         entries = list(read_entries(crashed / "audit.jsonl"))
         assert head.seq <= report.head.seq <= head.seq + 2, where  # one that was under way, and one about healing
         assert {e.kind for e in entries} <= {"enrolled", "log_healed"}, where
         assert report.personal >= len(parts), where
         assert not [s for s in forgotten if s.encode() in on_disk], where
         assert log.append("started").seq == report.head.seq + 1, where
-        log.verify()
+        audited(log)
         log.close()
         tried += 1
     assert tried > 60

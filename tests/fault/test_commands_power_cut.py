@@ -23,6 +23,7 @@ from agent.subject import subject_digest
 from agent.unit.key_files import UnitFiles
 from agent.unit.site_key import complete
 from agent.uplink.commands import CommandCounter
+from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, open_store
 from tests.simulators.power import Crash, crashes, record
 from tests.simulators.signing_unit import START
@@ -146,7 +147,7 @@ def _check_people(promised: list[list[str]], folder: Path, where: str) -> None:
         assert set(gallery.references(MODEL).subjects) == subjects, where
         audit = AuditLog(folder / "audit.log", clock=clock, random=secrets.token_bytes)
         audit.forget_others(gallery.subjects())  # as each start does
-        audit.verify()
+        audited(audit)
         audit.close()
         known = {path.stem for path in (folder / "audit.log.personal").glob("*.jsonl")}
         expected = {subject_digest(subject).removeprefix("sha256:")[:32] for subject in subjects}

@@ -31,10 +31,15 @@ class Rig:
         self.clock = SimulatedClock()
         self.alive: set[int] = set()
         self.notices: list[CameraNotice] = []
+        self.told_at: list[float] = []
         self.opened_at: list[float] = []
         self.cameras: list[ScriptedCamera] = []
         self._sessions = list(sessions)
-        self.supervised = Supervised(self._make, clock=self.clock, random=lambda _: half, on_notice=self.notices.append)
+        self.supervised = Supervised(self._make, clock=self.clock, random=lambda _: half, on_notice=self._hear)
+
+    def _hear(self, notice: CameraNotice) -> None:
+        self.notices.append(notice)
+        self.told_at.append(self.clock.monotonic_ns() / 1e9)
 
     def _make(self) -> ScriptedCamera:
         self.opened_at.append(self.clock.monotonic_ns() / 1e9)
@@ -66,7 +71,7 @@ def test_loss_and_return_are_told_once_each() -> None:
     assert rig.take(5) == [0, 1, 2, 3, 4]
     assert rig.story == ["camera_lost", "camera_back"]
     assert rig.notices[0].reason == "the camera gives no pictures: the script says so"
-    assert rig.notices[0].timestamp_ns < rig.notices[1].timestamp_ns
+    assert rig.told_at[0] < rig.told_at[1]
 
 
 def test_camera_missing_from_the_start_is_a_loss() -> None:
@@ -110,7 +115,7 @@ def test_camera_that_worked_for_long_is_tried_again_soon() -> None:
     steady = {"frames": int(STABLE_S / 0.04) + 10}
     rig = Rig(*[{"frames": 0, "opening": LOST}] * 6, steady, {"frames": 1})
     rig.take(int(STABLE_S / 0.04) + 11)
-    assert rig.opened_at[-1] - rig.notices[-2].timestamp_ns / 1e9 <= FIRST_WAIT_S
+    assert rig.opened_at[-1] - rig.told_at[-2] <= FIRST_WAIT_S
 
 
 @settings(max_examples=50, deadline=None)
@@ -175,7 +180,7 @@ class HandFed:
         self.left = True
 
     def info(self) -> CameraInfo:
-        return CameraInfo("hand", 4, 4, 4, 4, 25.0, live=True)
+        return CameraInfo("hand", 4, 4, 25.0, live=True)
 
     def stop(self) -> None:
         self._stop.set()
@@ -213,7 +218,6 @@ def test_slow_consumer_gets_the_newest_frame_and_the_others_are_dropped() -> Non
         frame = latest.take(1)
         assert frame is not None
         assert frame.number == 4
-        assert latest.dropped == 4
         assert camera.alive == {4}
         for _ in range(3):
             camera.feed()
@@ -223,7 +227,6 @@ def test_slow_consumer_gets_the_newest_frame_and_the_others_are_dropped() -> Non
         assert newest is not None
         newest.close()
         assert newest.number == 7
-        assert latest.dropped == 6
     assert camera.alive == set()
 
 
@@ -262,22 +265,11 @@ def test_error_of_the_camera_reaches_the_consumer() -> None:
     with LatestFrame(camera) as latest:
         camera.feed()
         camera.feed(ConfigError("files, RTSP and USB cameras need PyAV"))
-        frames = latest.frames()
-        next(frames).close()
+        frame = latest.take(5)
+        assert frame is not None
+        frame.close()
         with pytest.raises(ConfigError, match="need PyAV"):
-            next(frames)
-
-
-def test_frames_end_when_the_camera_is_stopped() -> None:
-    camera = HandFed()
-    with LatestFrame(camera) as latest:
-        camera.feed()
-        seen = []
-        for frame in latest.frames():
-            with frame:
-                seen.append(frame.number)
-            latest.stop()
-    assert seen == [0]
+            latest.take(5)
 
 
 def test_a_supervised_camera_runs_behind_the_hand_off() -> None:
@@ -285,14 +277,14 @@ def test_a_supervised_camera_runs_behind_the_hand_off() -> None:
     numbers: list[int] = []
 
     def follow(latest: LatestFrame) -> None:
-        for frame in latest.frames():
+        while (frame := latest.take(5)) is not None:
             with frame:
                 numbers.append(frame.number)
 
     with LatestFrame(rig.supervised) as latest, pytest.raises(ConfigError):
         follow(latest)
     assert numbers == sorted(numbers)
-    assert len(numbers) + latest.dropped == 60
+    assert numbers
     assert rig.alive == set()
 
 

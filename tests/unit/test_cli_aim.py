@@ -46,7 +46,7 @@ class Room:
     ) -> None: ...
 
     def info(self) -> CameraInfo:
-        return CameraInfo("room", WIDTH, HEIGHT, 32, 18, RATE, live=False)
+        return CameraInfo("room", WIDTH, HEIGHT, RATE, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self._count):

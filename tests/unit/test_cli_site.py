@@ -20,6 +20,7 @@ from agent.match.policy import Policy, TailPoint, Votes, verify_policy
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.site import units
 from agent.site.records import SiteFiles
+from tests.simulators.site_office import listed_units
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
 MODEL = "sha256:" + "ab" * 32
@@ -72,7 +73,7 @@ def test_a_unit_gets_its_keys(installer: Installer) -> None:
     assert config.tls_files().certificate.exists()
     assert installer("doctor", "keys", "certificate").count("ok") == 4
     shown = json.loads(installer("unit", "show"))
-    trusted = units.trust(installer.site_folder).find(shown["kid"])
+    trusted = listed_units(installer.site_folder).find(shown["kid"])
     assert trusted is not None
     assert trusted.unit == "door-3"
 

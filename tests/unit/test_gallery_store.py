@@ -91,9 +91,9 @@ def test_an_erased_person_matches_no_more_even_in_a_matrix_that_is_in_use(tmp_pa
         subject = store.enrol(captures(rng, person), consent=consent(clock.now()), model=MODEL)
         old = store.references(MODEL)
         store.enrol(captures(rng), consent=consent(clock.now()), model=MODEL)
-        new, generation = store.references(MODEL), store.generation
+        new = store.references(MODEL)
         store.erase(subject)
-        assert store.generation > generation
+        assert store.references(MODEL) is not new
         for references in (old, new):
             found = compare(Embedding(person, MODEL), references)
             assert found is not None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -29,7 +28,7 @@ def make(**options: int) -> Drain:
 
 
 def row(seq: int, kind: Kind = "match", *, at_ns: int = 0, this_run: bool = True, attempts: int = 0) -> Row:
-    return Row(seq, kind, b"{}", datetime(2026, 1, 1, tzinfo=UTC), at_ns, this_run, attempts)
+    return Row(seq, kind, b"{}", at_ns, this_run, attempts)
 
 
 def seqs(sends: list[Send]) -> list[int]:

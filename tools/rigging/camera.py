@@ -53,7 +53,7 @@ class UnpluggableCamera:
 
     def info(self) -> CameraInfo:
         width, height = self._view.script.size
-        return CameraInfo("scene", width, height, *self._lores_size, self._view.script.frames_per_second, live=True)
+        return CameraInfo("scene", width, height, self._view.script.frames_per_second, live=True)
 
     def frames(self) -> Iterator[Frame]:
         """Frames of the scene, each at its time; after the script's end its last one stands still."""

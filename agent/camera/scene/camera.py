@@ -46,7 +46,7 @@ class SceneCamera:
 
     def info(self) -> CameraInfo:
         width, height = self._script.size
-        return CameraInfo("scene", width, height, *self._lores_size, self._script.frames_per_second, live=False)
+        return CameraInfo("scene", width, height, self._script.frames_per_second, live=False)
 
     def frames(self) -> Iterator[Frame]:
         """All frames of the scene, once or for ever; frame n is due n frame times after the first."""
