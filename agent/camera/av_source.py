@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Final, Self
 
 from agent.camera.av_convert import AvConverter, PyAv, VideoFrame
@@ -42,22 +41,14 @@ class AvCamera:
         self._stream = AvStream(self._av, self._source, self._clock)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
 
     def info(self) -> CameraInfo:
         stream = self._opened()
-        return CameraInfo(
-            source=self._source.kind,
-            width=stream.width,
-            height=stream.height,
-            frames_per_second=stream.frame_rate,
-            live=self._source.live,
-        )
+        return CameraInfo(self._source.kind, stream.width, stream.height, stream.frame_rate, live=self._source.live)
 
     def frames(self) -> Iterator[Frame]:
         times = self._live_times() if self._source.live else self._recorded_times()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -41,16 +40,13 @@ class Picture(Protocol):
     @property
     def width(self) -> int:
         """Pixels."""
-        ...
 
     @property
     def height(self) -> int:
         """Pixels."""
-        ...
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +108,7 @@ class Frame:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -138,14 +132,10 @@ class Camera(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def info(self) -> CameraInfo:
         """Facts known once the camera is open."""
-        ...
 
     def frames(self) -> Iterator[Frame]:
         """Frames in order; the caller closes each one."""
-        ...

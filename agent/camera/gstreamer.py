@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -131,19 +130,12 @@ class GstreamerSource:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def info(self) -> CameraInfo:
-        return CameraInfo(
-            source="gstreamer",
-            width=self._layout.width,
-            height=self._layout.height,
-            frames_per_second=self._settings.frames_per_second,
-            live=True,
-        )
+        rate = self._settings.frames_per_second
+        return CameraInfo("gstreamer", self._layout.width, self._layout.height, rate, live=True)
 
     def frames(self) -> Iterator[Frame]:
         sample, self._first = self._first, None

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from agent.camera.base import CameraInfo, Frame, Rgb, lores_fit
@@ -109,19 +108,12 @@ class PicamCamera:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def info(self) -> CameraInfo:
-        return CameraInfo(
-            source="picamera2",
-            width=self._main.width,
-            height=self._main.height,
-            frames_per_second=self._settings.frames_per_second,
-            live=True,
-        )
+        rate = self._settings.frames_per_second
+        return CameraInfo("picamera2", self._main.width, self._main.height, rate, live=True)
 
     def frames(self) -> Iterator[Frame]:
         number = 0

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import textwrap
+from dataclasses import asdict
 
 from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checks or CHECKS:
         for finding in examine(name, config, clock):
             faults += finding.state == "fault"
-            print(json.dumps(finding.members()) if arguments.json else _line(finding), flush=True)
+            print(json.dumps(asdict(finding)) if arguments.json else _line(finding), flush=True)
     if faults:
         print(f"{faults} of the checks failed: repair these first", file=sys.stderr)
     return PosternError.exit_status if faults else 0

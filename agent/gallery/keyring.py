@@ -38,19 +38,15 @@ class Keyring(Protocol):
 
     def prepare(self) -> bytes:
         """Make a new KEK durable beside the one in force; its id."""
-        ...
 
     def settle(self, key_id: bytes) -> None:
         """Destroy every KEK but ``key_id``; KeyStoreError when that one is not here."""
-        ...
 
     def wrap(self, key_id: bytes, content: bytes, place: bytes) -> bytes:
         """Seal ``content`` with KEK ``key_id``, bound to ``place``."""
-        ...
 
     def unwrap(self, key_id: bytes, wrapped: bytes, place: bytes) -> bytes | None:
         """Inverse of ``wrap``; None when key, content or place is not the one it was made with."""
-        ...
 
 
 class FileKeyring:

@@ -20,14 +20,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import NamedTuple, Self, TypeVar, get_args
 
 import msgspec
 import rfc8785
 
 from agent.clock import Clock
 from agent.errors import StorageError, printable
+from agent.keys import SigningKey
 from agent.outbox.draft import Draft, assemble, make_loss
 from agent.outbox.storage import Database, is_full
 from agent.protocol.event import (
@@ -51,14 +51,6 @@ TIDY_EVERY_S = 60.0  # emptying the log costs some writes; once a minute wears n
 OWNER_LABEL = b"postern/outbox/owner/v1"
 
 T = TypeVar("T")
-
-
-class Signer(Protocol):
-    """What the outbox needs of the unit's key."""
-
-    def sign_detached(self, payload: bytes, *, typ: str) -> str: ...
-
-    def derive(self, label: bytes) -> bytes: ...
 
 
 class Head(NamedTuple):
@@ -91,7 +83,7 @@ class Outbox:
         self,
         path: Path,
         *,
-        signer: Signer,
+        signer: SigningKey,
         source: str,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
@@ -130,9 +122,7 @@ class Outbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def append(self, draft: Draft, *, owner: bytes | None = None) -> int:

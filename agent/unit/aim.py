@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.detect.detector import load_detector
-from agent.detect.face import Face
+from agent.detect.detector import Detector, load_detector
 from agent.detect.gate import ButtonGate, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
@@ -24,12 +22,6 @@ from agent.unit.assemble import make_gate
 PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads
 DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no contrast left
 MAX_SECONDS = 3600  # aiming is done by then; a forgotten terminal must not hold the camera
-
-
-class Detects(Protocol):
-    """The part of a detector that aiming uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
         yield from look(camera, detector, config, clock, seconds=seconds)
 
 
-def look(camera: Camera, detector: Detects, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
+def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
     """Describe what ``camera`` sees, one line per half second of its own time."""
     gate, tracker = make_gate(config), Tracker()
     limits = Limits(config.activation.min_face_px, config.activation.max_turn_degrees)

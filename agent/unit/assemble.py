@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,7 +33,6 @@ from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.protocol.command import encode_response
 from agent.protocol.receipt import RECEIPT_TYPE
 from agent.strict_json import loads
-from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.forget import Forgetting
@@ -68,15 +67,6 @@ class Models:
     def align(self, frame: Frame, face: Face) -> Crop:
         """Aligned crop of a detected face, by its landmarks in the main picture."""
         return align(frame, self.detector.locate(frame, face))
-
-
-class EnrolsBy(Protocol):
-    """The part of the models by which people are enrolled."""
-
-    @property
-    def embedder(self) -> Embeds: ...
-
-    def align(self, frame: Frame, face: Face) -> Crop: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +197,7 @@ def make_gate(config: Config) -> Gate:
 
 def make_registrar(
     config: Config,
-    models: EnrolsBy,
+    models: Models,
     policy: Policy,
     stores: Stores,
     *,

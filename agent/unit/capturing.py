@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -32,6 +32,10 @@ from agent.match.compare import compare
 from agent.match.policy import Policy
 from agent.protocol.names import NoticeId
 from agent.subject import SubjectId
+
+if TYPE_CHECKING:
+    from agent.detect.detector import Detector
+    from agent.embed.embedder import Embedder
 
 SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, so no session stays open unattended
 
@@ -107,14 +111,6 @@ class Progress:
         return "" if self.refusal is None else ADVICE[self.refusal]
 
 
-class Embeds(Protocol):
-    """The part of an embedder that enrolment uses."""
-
-    def embed(self, crop: Crop) -> Embedding:
-        """Embedding of an aligned crop."""
-        ...
-
-
 class EnrolmentSession:
     """One person's enrolment at this unit.
 
@@ -125,7 +121,7 @@ class EnrolmentSession:
 
     def __init__(
         self,
-        embedder: Embeds,
+        embedder: Embedder,
         consent: ConsentRecord,
         *,
         references: References,
@@ -248,14 +244,8 @@ def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     return float(laplacian.var()) / contrast if contrast > 1.0 else 0.0
 
 
-class Detects(Protocol):
-    """The part of a detector that enrolment uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
-
-
 def capture(
-    camera: Camera, detector: Detects, session: EnrolmentSession, *, tell: Callable[[str], None]
+    camera: Camera, detector: Detector, session: EnrolmentSession, *, tell: Callable[[str], None]
 ) -> list[Vector]:
     """Offer frames to ``session`` until it has what it needs; ``tell`` gets each new advice for the person once.
 

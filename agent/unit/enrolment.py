@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.audit.log import AuditLog
 from agent.camera.base import Frame
@@ -28,7 +28,10 @@ from agent.gallery.template import MIN_CAPTURES, Vector
 from agent.match.policy import Policy
 from agent.protocol.names import NoticeId
 from agent.subject import SUBJECT_BYTES, SubjectId
-from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
+from agent.unit.capturing import ADVICE, SESSION_NS, EnrolmentSession, Progress
+
+if TYPE_CHECKING:
+    from agent.embed.embedder import Embedder
 
 REPORT_NS = 500_000_000  # between reports of one count: as fast as a person reacts to advice
 
@@ -39,7 +42,7 @@ class Registrar:
 
     gallery: GalleryStore
     audit: AuditLog
-    embedder: Embeds
+    embedder: Embedder
     model: str
     policy: Policy
     site: str

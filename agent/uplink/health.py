@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 import rfc8785
@@ -19,6 +19,8 @@ from msgspec import Meta
 
 from agent.audit.chain import HEAD_PATTERN
 from agent.clock import Clock, ClockState
+from agent.keys import SigningKey
+from agent.outbox.queue import Outbox
 from agent.protocol.names import Boot, Digest, Signature, Source, Time
 from agent.strict_json import MAX_SAFE_INTEGER
 
@@ -56,19 +58,6 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sig: Signature | None = None
 
 
-class Signer(Protocol):
-    """The unit's key."""
-
-    def sign_detached(self, payload: bytes, *, typ: str) -> str: ...
-
-
-class Chain(Protocol):
-    """What health tells about the outbox."""
-
-    def head(self) -> tuple[int, str]: ...
-    def depth(self) -> int: ...
-
-
 class HealthReporter:
     """Builds a signed document per call; the frame rate is the mean since the call before."""
 
@@ -77,9 +66,9 @@ class HealthReporter:
         *,
         source: str,
         boot: str,
-        signer: Signer,
+        signer: SigningKey,
         clock: Clock,
-        outbox: Chain,
+        outbox: Outbox,
         frames: Callable[[], int],
         recognition: Callable[[], Literal["running", "paused"]],
         temperature: Callable[[], int | None],
