@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from threading import Condition, Event, Thread
 from typing import Final, Literal, Self
 
-from agent.backoff import Backoff
+from agent.backoff import Bounds, full_jitter
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.clock import Clock
 from agent.errors import CameraLostError
 
+REOPEN_S: Final = Bounds(0.0, 1.0, 30.0)  # a camera that reboots needs seconds; one that is back is noticed within 30
+STABLE_S: Final = 10.0  # a camera that worked this long is tried again with short waits
 STOP_POLL_S: Final = 0.1  # how often a wait looks whether it should stop; a stop must be through within a second
 STOP_TIMEOUT_S: Final = 0.8  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
 
@@ -48,7 +50,8 @@ class Supervised:
     ) -> None:
         self._factory = camera_factory
         self._clock = clock
-        self._backoff = Backoff(random)
+        self._random = random
+        self._failures = 0
         self._on_notice = on_notice
         self._stop = Event()
         self._info: CameraInfo | None = None
@@ -82,7 +85,8 @@ class Supervised:
                         yield frame
             except CameraLostError as error:
                 self._notice_lost(str(error))
-            self._wait(self._backoff.next_wait_s())
+            self._failures += 1
+            self._wait(full_jitter(self._failures, REOPEN_S, self._random))
 
     def _session(self) -> Generator[Frame, None, None]:
         """Frames of one opening."""
@@ -99,8 +103,8 @@ class Supervised:
                         self._notice_back()
                     yield frame
             finally:
-                if first_ns is not None:
-                    self._backoff.worked((self._clock.monotonic_ns() - first_ns) / 1e9)
+                if first_ns is not None and self._clock.monotonic_ns() - first_ns >= STABLE_S * 1e9:
+                    self._failures = 0
             raise CameraLostError("the camera gives no pictures: its stream ended")
 
     def _notice_lost(self, reason: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.backoff import full_jitter, uniform
+from agent.backoff import Bounds, full_jitter, uniform
 from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
 from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
@@ -29,6 +29,7 @@ from agent.uplink.mailbox import Mailbox
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
+RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
@@ -60,8 +61,7 @@ class UplinkSettings:
     unit: str
     live_window_s: int = 60
     health_interval_s: int = 60
-    reconnect_shortest_s: float = 1.0
-    reconnect_longest_s: float = 60.0
+    reconnect_s: Bounds = RECONNECT_S
 
 
 class Uplink:
@@ -346,12 +346,7 @@ class Uplink:
         self._failures += 1
         if reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
             self._failures = max(self._failures, 5)
-        wait_s = full_jitter(
-            self._failures,
-            shortest_s=self._settings.reconnect_shortest_s,
-            longest_s=self._settings.reconnect_longest_s,
-            random=self._random,
-        )
+        wait_s = full_jitter(self._failures, self._settings.reconnect_s, self._random)
         end_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
         while not self._stopping.is_set() and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
             yield min(left_ns / 1e9, TICK_S)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.backoff import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, Backoff
+from agent.backoff import full_jitter
 from agent.camera.base import CameraInfo, Frame, RgbPicture
-from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
+from agent.camera.supervise import REOPEN_S, STABLE_S, CameraNotice, LatestFrame, Supervised
 from agent.camera.timestamps import MAX_SENSOR_AGE_NS, Timestamps
 from agent.clock import SimulatedClock
 from agent.errors import CameraLostError, ConfigError
@@ -101,7 +101,7 @@ def test_waits_grow_to_their_limit() -> None:
     rig.take(1)
     waits = np.diff(rig.opened_at)
     assert waits[:6] == pytest.approx([0.5, 1, 2, 4, 8, 15], abs=0.01)
-    assert waits.max() <= MAX_WAIT_S / 2 + 0.2
+    assert waits.max() <= REOPEN_S.most_s / 2 + 0.2
 
 
 def test_camera_that_dies_after_each_first_frame_does_not_loop_hot() -> None:
@@ -115,17 +115,15 @@ def test_camera_that_worked_for_long_is_tried_again_soon() -> None:
     steady = {"frames": int(STABLE_S / 0.04) + 10}
     rig = Rig(*[{"frames": 0, "opening": LOST}] * 6, steady, {"frames": 1})
     rig.take(int(STABLE_S / 0.04) + 11)
-    assert rig.opened_at[-1] - rig.told_at[-2] <= FIRST_WAIT_S
+    assert rig.opened_at[-1] - rig.told_at[-2] <= REOPEN_S.first_s
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(min_size=4, max_size=4), min_size=1, max_size=40))
 def test_every_wait_is_random_below_a_doubling_bound(numbers: list[bytes]) -> None:
-    left = list(numbers)
-    backoff = Backoff(lambda count: left.pop(0) if count == 4 else b"")
     for attempt, number in enumerate(numbers):
-        bound = min(FIRST_WAIT_S * 2**attempt, MAX_WAIT_S)
-        wait = backoff.next_wait_s()
+        bound = min(REOPEN_S.first_s * 2**attempt, REOPEN_S.most_s)
+        wait = full_jitter(attempt + 1, REOPEN_S, lambda _, number=number: number)
         assert 0 <= wait < bound
         assert wait == pytest.approx(bound * int.from_bytes(number, "big") / 2**32)
 

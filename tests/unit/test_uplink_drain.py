@@ -166,7 +166,7 @@ def test_row_that_was_parked_before_travels_alone() -> None:
 
 @given(failures=st.integers(1, 10_000), luck=st.binary(min_size=4, max_size=4))
 def test_reconnect_wait_stays_in_its_bounds(failures: int, luck: bytes) -> None:
-    assert 1 <= full_jitter(failures, shortest_s=1, longest_s=60, random=lambda _: luck) <= 60
+    assert 1 <= full_jitter(failures, PAUSE_S, lambda _: luck) <= 60
 
 
 class Broker:
