@@ -28,9 +28,9 @@ from agent.audit.chain import (
     MAX_ENTRY_BYTES,
     MAX_FACTS,
     NO_ENTRY,
+    AuditHead,
     Entry,
     Fact,
-    Head,
     Kind,
     digest_of,
     last_entry,
@@ -86,7 +86,7 @@ class AuditLog:
             self._process_lock.release()
             raise
 
-    def head(self) -> Head:
+    def head(self) -> AuditHead:
         """Anchor of the chain, for the health message."""
         with self._lock:
             return self._head
@@ -98,7 +98,7 @@ class AuditLog:
         *,
         subject: SubjectId | None = None,
         personal: Mapping[str, str] | None = None,
-    ) -> Head:
+    ) -> AuditHead:
         """Add an entry durably. ``facts`` must concern nobody; ``personal`` goes with ``subject`` and is erasable.
 
         Raises StorageError when it cannot be written; the log then is as it was. ValueError for facts that do not
@@ -127,7 +127,7 @@ class AuditLog:
             if os.fstat(self._descriptor).st_size + len(line) > self._max_file_bytes:
                 self._rotate()
             _append_line(self._descriptor, line, self._path)
-            self._head = Head(entry.seq, digest_of(line))
+            self._head = AuditHead(entry.seq, digest_of(line))
             return self._head
 
     def last(self, kind: Kind) -> Entry | None:
@@ -252,10 +252,10 @@ def _is_entry(line: bytes) -> bool:
     return True
 
 
-def _last_head(path: Path) -> Head:
+def _last_head(path: Path) -> AuditHead:
     """Find the last entry in the file, or in the newest earlier file when this one is empty."""
     for file in (path, *reversed(rotated_files(path))):
         last = deque(lines(file), maxlen=1)
         if last:
-            return Head(parse_entry(last[0], 0).seq, digest_of(last[0]))
-    return Head(0, NO_ENTRY)
+            return AuditHead(parse_entry(last[0], 0).seq, digest_of(last[0]))
+    return AuditHead(0, NO_ENTRY)

@@ -27,7 +27,7 @@ from typing import Any, Self, cast
 from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord, check
-from agent.gallery.database import Database
+from agent.gallery.database import GalleryFile
 from agent.gallery.keyring import Keyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord, Erased, Held, held
 from agent.gallery.references import References
@@ -81,7 +81,7 @@ class GalleryStore:
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
-        self._database = Database(path)
+        self._database = GalleryFile(path)
         try:
             self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
             self._load()

@@ -29,7 +29,7 @@ from agent.clock import Clock
 from agent.errors import StorageError, printable
 from agent.keys import SigningKey
 from agent.outbox.draft import Draft, assemble, make_loss
-from agent.outbox.storage import Database, is_full
+from agent.outbox.storage import OutboxFile, is_full
 from agent.protocol.event import (
     FIRST_PREV,
     MAX_EVENT_BYTES,
@@ -112,7 +112,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._tidied_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
-        self._db = Database(path)
+        self._db = OutboxFile(path)
         try:
             self._with_reserve(self._adopt)
         except BaseException:
@@ -132,7 +132,7 @@ class Outbox:
         finds the row. Raises StorageError when it cannot be stored: then nothing was changed and no number was
         used. ValueError when the draft has a field that an event must not have.
         """
-        with self._lock, self._db.transaction(durable=True) as db:
+        with self._lock, self._db.commit(durable=True) as db:
             seq = self._store(db, draft, owner=self._owner_tag(owner))
             if self._make_room(db):
                 self._own_up(db)
@@ -143,15 +143,11 @@ class Outbox:
         limit = min(limit, MAX_PENDING)
         now_ns = self._clock.monotonic_ns()
         columns = "SELECT seq, kind, payload, created_ns, run = ?, attempts FROM event"
-        with self._lock, self._db.explained():
-            select = self._db.connection.execute
-            found = select(
-                f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?", (self.boot, after, limit)
-            ).fetchall()
-            found += select(
-                f"{columns} WHERE due_ns > 0 AND due_ns <= ? AND seq > ? ORDER BY due_ns LIMIT ?",
-                (self.boot, now_ns, after, limit),
-            ).fetchall()
+        fresh = f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?"
+        due = f"{columns} WHERE due_ns > 0 AND due_ns <= ? AND seq > ? ORDER BY due_ns LIMIT ?"
+        with self._lock:
+            found = list(self._db.rows(fresh, self.boot, after, limit))
+            found += self._db.rows(due, self.boot, now_ns, after, limit)
         rows = [
             Row(seq, kind, payload, created_ns, bool(this_run), attempts)
             for seq, kind, payload, created_ns, this_run, attempts in sorted(found)
@@ -195,14 +191,15 @@ class Outbox:
 
     def depth(self) -> int:
         """Count the waiting events."""
-        with self._lock, self._db.explained():
-            return int(self._db.connection.execute("SELECT count(*) FROM event").fetchone()[0])
+        with self._lock:
+            ((count,),) = self._db.rows("SELECT count(*) FROM event")
+            return int(count)
 
     def parked_reasons(self) -> dict[str, int]:
         """Count the parked rows by reason."""
-        with self._lock, self._db.explained():
-            query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
-            return dict(self._db.connection.execute(query).fetchall())
+        query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
+        with self._lock:
+            return dict(self._db.rows(query))
 
     def close(self) -> None:
         """Let go of the file; everything appended stays in it."""
@@ -211,7 +208,7 @@ class Outbox:
 
     def _adopt(self) -> None:
         """Make sure that the file is this unit's, and let every parked row be tried again after a restart."""
-        with self._db.transaction(durable=True) as db:
+        with self._db.commit(durable=True) as db:
             db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, FIRST_PREV))
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
@@ -220,8 +217,8 @@ class Outbox:
             self._own_up(db)
 
     def _head(self) -> Head:
-        with self._db.explained():
-            return Head(*self._db.connection.execute("SELECT seq, digest FROM head").fetchone())
+        (head,) = self._db.rows("SELECT seq, digest FROM head")
+        return Head(*head)
 
     def _store(
         self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: LossReason | None = None
@@ -307,16 +304,16 @@ class Outbox:
             self._store(db, draft, loss=reason)
 
     def _remove_acked(self, seqs: tuple[int, ...]) -> bool:
-        with self._db.transaction(durable=False) as db:
+        with self._db.commit(durable=False) as db:
             reported = [self._remove(db, seq) for seq in seqs]
         return any(reported)
 
     def _own_up_durably(self) -> None:
-        with self._db.transaction(durable=True) as db:
+        with self._db.commit(durable=True) as db:
             self._own_up(db)
 
     def _park(self, seq: int, reason: str) -> None:
-        with self._db.transaction(durable=False) as db:
+        with self._db.commit(durable=False) as db:
             found = db.execute("SELECT attempts FROM event WHERE seq = ?", (seq,)).fetchone()
             if found is None:
                 return
@@ -329,7 +326,7 @@ class Outbox:
             )
 
     def _erase(self, tags: set[bytes | None]) -> int:
-        with self._db.transaction(durable=True) as db:
+        with self._db.commit(durable=True) as db:
             owned = db.execute("SELECT seq, owner FROM event WHERE owner IS NOT NULL ORDER BY seq")
             seqs = [seq for seq, owner in owned if owner in tags]
             for seq in seqs:
@@ -352,8 +349,7 @@ class Outbox:
     def _is_tidy_time(self) -> bool:
         now_ns = self._clock.monotonic_ns()
         due = now_ns - self._tidied_ns >= TIDY_EVERY_S * 1e9
-        with self._db.explained():
-            empty = self._db.connection.execute("SELECT 1 FROM event LIMIT 1").fetchone() is None
+        empty = self._db.row("SELECT 1 FROM event LIMIT 1") is None
         if due and empty:
             self._tidied_ns = now_ns
         return due and empty

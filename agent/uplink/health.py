@@ -28,10 +28,9 @@ SIGNATURE_TYPE = "postern-health+jws"
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
 
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
-AuditHead = Annotated[str, Meta(pattern=HEAD_PATTERN)]
 
 
-class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The end of the event chain: number and digest of the last signed event."""
 
     seq: Count
@@ -52,8 +51,9 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queue_depth: Count
     temperature_c: Annotated[int, Meta(ge=-100, le=200)] | None
     disk_free_bytes: Count
-    head: Head
-    audit: AuditHead | None = None  # head of the audit log's hash chain, as ``postern audit verify --head`` takes it
+    head: EventHead
+    # Head of the audit log's hash chain, as ``postern audit verify --head`` takes it.
+    audit: Annotated[str, Meta(pattern=HEAD_PATTERN)] | None = None
     epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
     sig: Signature | None = None
 
@@ -104,7 +104,7 @@ class HealthReporter:
             queue_depth=self._outbox.depth(),
             temperature_c=self._temperature(),
             disk_free_bytes=self._disk_free(),
-            head=Head(seq, digest),
+            head=EventHead(seq, digest),
             audit=self._audit_head() if self._audit_head is not None else None,
             epochs=self._epochs() if self._epochs is not None else None,
         )

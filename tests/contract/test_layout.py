@@ -36,7 +36,7 @@ IO_MODULES = {
     "picamera2": ("camera",),
     "requests": (),
     "socket": ("mqtt", "uplink.mailbox", "unit.notify", "unit.doctor"),
-    "sqlite3": ("gallery", "outbox"),
+    "sqlite3": ("sqlite", "gallery", "outbox"),
     "ssl": ("mqtt", "unit.doctor"),
     "subprocess": (),
     "urllib.request": (),

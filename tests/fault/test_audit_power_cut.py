@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from agent.audit.chain import Head, read_entries
+from agent.audit.chain import AuditHead, read_entries
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from tests.simulators.auditor import audited
@@ -45,10 +45,10 @@ def test_power_cut_at_any_write_keeps_the_chain(work: Path) -> None:
     for crash in crashes(steps, seed=2, every=1 if EXHAUSTIVE else 3, torn=4 if EXHAUSTIVE else 1):
         where = f"step {crash.step}, {crash.kind}"
         crash.restore(crashed)
-        head, parts, forgotten = Head(0, ""), [], set()
+        head, parts, forgotten = AuditHead(0, ""), [], set()
         for event, *values in (text.split(" ") for text in crash.marks):
             if event == "head":
-                head = Head(int(values[0]), values[1])
+                head = AuditHead(int(values[0]), values[1])
                 parts.append(values[2])
             elif event == "begin":
                 forgotten.discard(values[0])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.audit.chain import NO_ENTRY, Head, read_entries, verify_log
+from agent.audit.chain import NO_ENTRY, AuditHead, read_entries, verify_log
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.errors import StorageError, VerificationError
@@ -39,7 +39,7 @@ def fill(path: Path, n: int = 8) -> list[bytes]:
 
 def test_entries_chain_and_the_head_is_the_last_one(path) -> None:
     log = open_log(path)
-    assert log.head() == Head(0, NO_ENTRY)
+    assert log.head() == AuditHead(0, NO_ENTRY)
     heads = [
         log.append("started", {"version": "1.0"}),
         log.append("consent_given", subject=ANNA),
@@ -57,7 +57,7 @@ def test_entries_chain_and_the_head_is_the_last_one(path) -> None:
 
 
 def test_an_empty_log_verifies(path) -> None:
-    assert audited(open_log(path)).head == Head(0, NO_ENTRY)
+    assert audited(open_log(path)).head == AuditHead(0, NO_ENTRY)
 
 
 def test_a_changed_entry_is_found(path) -> None:

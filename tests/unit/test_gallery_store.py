@@ -326,9 +326,9 @@ def test_a_damaged_file_is_said_plainly(tmp_path, clock, rng, damage) -> None:
         for _ in range(10):
             store.enrol(captures(rng), consent=consent(clock.now()), model=MODEL)
         if damage == "newer":
-            store._database._connection.execute("PRAGMA user_version=9")
+            store._database.connection.execute("PRAGMA user_version=9")
         elif damage == "head row":
-            store._database._connection.execute("DELETE FROM gallery")
+            store._database.connection.execute("DELETE FROM gallery")
     path = tmp_path / "gallery.db"
     content = path.read_bytes()
     if damage == "not a database":
