@@ -93,7 +93,6 @@ class Frame:
 
     @property
     def main(self) -> Picture:
-        """The full-resolution picture."""
         if self._main is None:
             raise ValueError("this frame was released")
         return self._main

@@ -13,7 +13,6 @@ from agent.gallery.database import held_anybody
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("verify", "check every entry and its place"), ("list", "check, then print every entry")):
         action = actions.add_parser(name, help=text)

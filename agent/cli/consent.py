@@ -26,7 +26,6 @@ DEFAULT_DAYS = 365
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take what the configuration does not know."""
     parser.add_argument("evidence", type=Path, metavar="EVIDENCE", help="file with what the person signed")
     parser.add_argument(
         "--days", type=int, default=DEFAULT_DAYS, help=f"how long it holds, 1 to {MAX_CONSENT_DAYS} ({DEFAULT_DAYS})"

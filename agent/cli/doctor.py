@@ -19,7 +19,6 @@ MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take which checks to do."""
     parser.add_argument("checks", nargs="*", metavar="CHECK", type=_check, help=f"only these of: {', '.join(CHECKS)}")
     parser.add_argument("--json", action="store_true", help="one JSON object per finding")
     add_config(parser)

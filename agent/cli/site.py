@@ -31,7 +31,6 @@ Act = Callable[[argparse.Namespace, bytes | None], None]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the act and what it needs."""
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
 
     def act(name: str, do: Act, text: str) -> argparse.ArgumentParser:

@@ -18,7 +18,6 @@ def configure(_: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    """Print the versions that a report needs."""
     print(f"postern {agent.__version__}")
     print(f"configuration {CONFIG_SCHEMA_ID}")
     print(f"python {platform.python_version()} {platform.machine()}")

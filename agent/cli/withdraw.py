@@ -26,7 +26,6 @@ from agent.subject import parse_subject
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take subject, broker and keys."""
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
     parser.add_argument(

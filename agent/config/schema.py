@@ -203,14 +203,6 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-class TlsFiles(msgspec.Struct, frozen=True):
-    """The three files of a TLS session, settled."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -238,10 +230,3 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: Events = msgspec.field(default_factory=Events)
     outbox: Outbox = msgspec.field(default_factory=Outbox)
     keys: Keys = msgspec.field(default_factory=Keys)
-
-    def tls_files(self) -> TlsFiles:
-        """Settle the TLS files: as given, else those of the key folder."""
-        tls, folder = self.broker.tls, self.keys.folder
-        return TlsFiles(
-            tls.ca or folder / "ca.crt", tls.certificate or folder / "tls.crt", tls.key or folder / "tls.key"
-        )

@@ -102,7 +102,6 @@ class GalleryStore:
         return len(self._entries)
 
     def __contains__(self, subject: object) -> bool:
-        """Whether a reference of ``subject`` is held."""
         return subject in self._entries
 
     @property
@@ -265,7 +264,6 @@ class GalleryStore:
             self._vault.renew()
 
     def _load(self) -> None:
-        """Learn from the file what is held."""
         self._entries = {}
         for subject, entry, doomed in self._vault.entries():
             self._entries[subject] = entry

@@ -61,8 +61,6 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The broker's answer to one PUBLISH."""
-
     mid: int
     reason: int
 
@@ -73,8 +71,6 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One received message."""
-
     topic: str
     payload: bytes
     retained: bool
@@ -82,8 +78,6 @@ class Incoming:
 
 @dataclass(slots=True)
 class Polled:
-    """What arrived since the last poll."""
-
     acks: list[Ack] = field(default_factory=list)
     messages: list[Incoming] = field(default_factory=list)
 

@@ -65,7 +65,6 @@ def make_presence(
     clock: ClockState,
     time_step_s: int = 1,
 ) -> Draft:
-    """Draft for a coming or going."""
     facts = {"state": state, "subject": subject, "audience": audience, "epoch": epoch, "zone": zone}
     return Draft("presence", round_down(now, time_step_s), clock, facts)
 

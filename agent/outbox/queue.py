@@ -190,7 +190,6 @@ class Outbox:
             return self._head()
 
     def depth(self) -> int:
-        """Count the waiting events."""
         with self._lock:
             ((count,),) = self._db.rows("SELECT count(*) FROM event")
             return int(count)

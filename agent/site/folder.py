@@ -51,7 +51,6 @@ class Office:
 
     @cached_property
     def site(self) -> str:
-        """The site's name."""
         return load(self.files.record, SiteRecord).site
 
     @cached_property
@@ -79,11 +78,9 @@ class Office:
         return self._clock.now()
 
     def stamp(self) -> str:
-        """Spell this moment."""
         return round_down(self.now(), 1)
 
     def log(self, step: str, **facts: str | int) -> None:
-        """Write an act down."""
         self._log.append(_KINDS.get(step, "keys_renewed"), {"step": step, **facts})
 
     def close(self) -> None:

@@ -109,7 +109,6 @@ class _Exchange:
         )
 
     def answer(self, timeout_s: float) -> Response:
-        """Wait for the next answer."""
         end_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
         while not self._received and self._clock.monotonic_ns() < end_ns:
             polled = self._connection.poll(POLL_S)

@@ -28,6 +28,7 @@ from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
+from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.protocol.command import encode_response
@@ -36,6 +37,7 @@ from agent.strict_json import loads
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.forget import Forgetting
+from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
@@ -89,6 +91,12 @@ class CommandSide:
 def load_key(config: Config) -> UnitKey:
     """The unit's signing key; KeyStoreError says how to get one."""
     return UnitKey.load(config.keys.folder / "unit.key")
+
+
+def credentials_of(config: Config) -> Credentials:
+    """The TLS files of this unit: as configured, else those of the key folder."""
+    tls, files = config.broker.tls, UnitFiles(config.keys.folder)
+    return Credentials(tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key)
 
 
 def load_site_key(config: Config) -> PublicKey:

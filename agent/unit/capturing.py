@@ -148,7 +148,6 @@ class EnrolmentSession:
 
     @property
     def wanted(self) -> int:
-        """How many captures the session takes."""
         return self._quality.captures
 
     def offer(self, frame: Frame, faces: Sequence[Face]) -> Progress:

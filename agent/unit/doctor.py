@@ -21,11 +21,11 @@ from agent.errors import BrokerError, CameraLostError, PosternError, StorageErro
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import Policy
-from agent.mqtt.credentials import Credentials, Identity, load_identity
+from agent.mqtt.credentials import Identity, load_identity
 from agent.mqtt.refusals import explain_tls
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.pseudonym import epochs_from
-from agent.unit.assemble import load_key, load_models, load_policy, load_site_key, open_gallery
+from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key, open_gallery
 from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
@@ -230,8 +230,7 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
 
 
 def _identity(config: Config, clock: Clock) -> Identity:
-    files = config.tls_files()
-    return load_identity(Credentials(files.ca, files.certificate, files.key), clock, common_name=config.unit.id)
+    return load_identity(credentials_of(config), clock, common_name=config.unit.id)
 
 
 def _closed_by_peer(session: ssl.SSLSocket) -> bool:

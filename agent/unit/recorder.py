@@ -80,7 +80,6 @@ class Recorder:
         self._append(make_unit(condition, now=now, clock=clock, time_step_s=self._identity.time_step_s), None)
 
     def retry(self) -> None:
-        """Try again what the disk refused."""
         with self._lock:
             self._flush()
 

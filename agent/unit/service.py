@@ -34,7 +34,7 @@ from agent.match.decide import Voter
 from agent.match.measured_range import MeasuredRange
 from agent.match.presence import Presence
 from agent.mqtt.connection import BrokerSettings
-from agent.mqtt.credentials import Credentials, load_identity
+from agent.mqtt.credentials import load_identity
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
@@ -45,6 +45,7 @@ from agent.unit.assemble import (
     Models,
     board,
     command_side,
+    credentials_of,
     load_key,
     load_models,
     load_policy,
@@ -253,8 +254,7 @@ class Service:
 
     def _make_uplink(self, side: CommandSide, health: HealthReporter, info: Callable[[], bytes]) -> Uplink:
         config = self._config
-        tls = config.tls_files()
-        credentials = Credentials(tls.ca, tls.certificate, tls.key)
+        credentials = credentials_of(config)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
         discovery = None
         if config.broker.home_assistant:

@@ -120,7 +120,6 @@ class Drain:
         return hold is not None and now_ns < hold.until_ns
 
     def accepted(self, seq: int) -> None:
-        """Note that the broker took the row."""
         send = self._flight.pop(seq, None)
         self._strikes.pop(seq, None)
         self._pause = _Hold()

@@ -14,7 +14,6 @@ import yaml
 
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.clock import SimulatedClock
-from agent.config.load import parse_config
 from agent.config.schema import Config
 from agent.detect.face import Face
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
@@ -23,6 +22,7 @@ from agent.gallery.references import References
 from agent.match.policy import Policy, TailPoint, Votes
 from agent.unit.aim import look
 from agent.unit.capturing import EnrolmentSession, capture
+from tests.simulators.config import parse_config
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
 

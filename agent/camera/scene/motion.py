@@ -51,7 +51,6 @@ def placements(script: SceneScript, time: float) -> list[Placement]:
 
 
 def scene_gain(script: SceneScript, time: float) -> float:
-    """Light on the whole scene."""
     return eased([(key.at, (key.gain,)) for key in script.light], time, (1.0,))[0]
 
 
