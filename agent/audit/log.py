@@ -23,23 +23,7 @@ from pathlib import Path
 import msgspec
 import rfc8785
 
-from agent.audit.chain import (
-    KINDS,
-    MAX_ENTRY_BYTES,
-    MAX_FACTS,
-    NO_ENTRY,
-    AuditHead,
-    Entry,
-    Fact,
-    Kind,
-    digest_of,
-    last_entry,
-    lines,
-    parse_entry,
-    personal_folder,
-    rotated,
-    rotated_files,
-)
+from agent.audit import chain
 from agent.clock import Clock
 from agent.errors import StorageError, VerificationError, printable
 from agent.files import SECRET_MODE, destroy, fsync_folder, make_private_folder
@@ -68,7 +52,7 @@ class AuditLog:
         max_files: int = MAX_FILES,
     ) -> None:
         self._path = path
-        self._personal = personal_folder(path)
+        self._personal = chain.personal_folder(path)
         self._clock = clock
         self._random = random
         self._max_file_bytes = max_file_bytes
@@ -86,19 +70,19 @@ class AuditLog:
             self._process_lock.release()
             raise
 
-    def head(self) -> AuditHead:
+    def head(self) -> chain.AuditHead:
         """Anchor of the chain, for the health message."""
         with self._lock:
             return self._head
 
     def append(
         self,
-        kind: Kind,
-        facts: Mapping[str, Fact] | None = None,
+        kind: chain.Kind,
+        facts: Mapping[str, chain.Fact] | None = None,
         *,
         subject: SubjectId | None = None,
         personal: Mapping[str, str] | None = None,
-    ) -> AuditHead:
+    ) -> chain.AuditHead:
         """Add an entry durably. ``facts`` must concern nobody; ``personal`` goes with ``subject`` and is erasable.
 
         Raises StorageError when it cannot be written; the log then is as it was. ValueError for facts that do not
@@ -111,7 +95,7 @@ class AuditLog:
                 part: dict[str, str | int] = {**(personal or {}), "salt": salt, "subject": subject.hex()}
                 part["seq"] = self._head.seq + 1
                 commitment = self._write_personal(subject, rfc8785.dumps(part))
-            entry = Entry(
+            entry = chain.Entry(
                 v=1,
                 seq=self._head.seq + 1,
                 prev=self._head.digest,
@@ -122,18 +106,18 @@ class AuditLog:
                 personal=commitment,
             )
             line = rfc8785.dumps(msgspec.to_builtins(entry))
-            if len(line) > MAX_ENTRY_BYTES or kind not in KINDS or len(entry.facts) > MAX_FACTS:
+            if len(line) > chain.MAX_ENTRY_BYTES or kind not in chain.KINDS or len(entry.facts) > chain.MAX_FACTS:
                 raise ValueError("this entry is too long or of an unknown kind")
             if os.fstat(self._descriptor).st_size + len(line) > self._max_file_bytes:
                 self._rotate()
             _append_line(self._descriptor, line, self._path)
-            self._head = AuditHead(entry.seq, digest_of(line))
+            self._head = chain.AuditHead(entry.seq, chain.digest_of(line))
             return self._head
 
-    def last(self, kind: Kind) -> Entry | None:
+    def last(self, kind: chain.Kind) -> chain.Entry | None:
         """Newest entry of a kind, if the log still has one; VerificationError when it is not readable."""
         with self._lock:
-            return last_entry(self._path, kind)
+            return chain.last_entry(self._path, kind)
 
     def forget(self, subject: SubjectId) -> None:
         """Destroy the personal parts of all entries about ``subject``."""
@@ -169,14 +153,14 @@ class AuditLog:
         return descriptor
 
     def _rotate(self) -> None:
-        oldest = next(lines(self._path), None)
+        oldest = next(chain.lines(self._path), None)
         if oldest is None:
             return
-        first = parse_entry(oldest, 1).seq
+        first = chain.parse_entry(oldest, 1).seq
         os.close(self._descriptor)
-        self._path.rename(rotated(self._path, first))
+        self._path.rename(chain.rotated(self._path, first))
         self._descriptor = self._open()
-        for old in rotated_files(self._path)[: -self._max_files + 1 or None]:
+        for old in chain.rotated_files(self._path)[: -self._max_files + 1 or None]:
             old.unlink()
 
     def _personal_file(self, digest: str) -> Path:
@@ -196,10 +180,10 @@ class AuditLog:
             os.close(descriptor)
         if is_new:
             fsync_folder(self._personal)
-        return digest_of(part)
+        return chain.digest_of(part)
 
 
-def _checked_fact(value: Fact) -> Fact:
+def _checked_fact(value: chain.Fact) -> chain.Fact:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, int):
@@ -231,7 +215,7 @@ def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
     if not path.exists():
         return 0
     with path.open("r+b") as file:
-        pieces = list(iter(lambda: file.readline(MAX_ENTRY_BYTES + 1), b""))
+        pieces = list(iter(lambda: file.readline(chain.MAX_ENTRY_BYTES + 1), b""))
         end = whole = file.tell()
         for piece in reversed(pieces):  # from the end, so that a start need not read a year's entries
             if piece.endswith(b"\n") and is_whole(piece[:-1]):
@@ -246,16 +230,16 @@ def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
 
 def _is_entry(line: bytes) -> bool:
     try:
-        parse_entry(line, 0)
+        chain.parse_entry(line, 0)
     except VerificationError:
         return False
     return True
 
 
-def _last_head(path: Path) -> AuditHead:
+def _last_head(path: Path) -> chain.AuditHead:
     """Find the last entry in the file, or in the newest earlier file when this one is empty."""
-    for file in (path, *reversed(rotated_files(path))):
-        last = deque(lines(file), maxlen=1)
+    for file in (path, *reversed(chain.rotated_files(path))):
+        last = deque(chain.lines(file), maxlen=1)
         if last:
-            return AuditHead(parse_entry(last[0], 0).seq, digest_of(last[0]))
-    return AuditHead(0, NO_ENTRY)
+            return chain.AuditHead(chain.parse_entry(last[0], 0).seq, chain.digest_of(last[0]))
+    return chain.AuditHead(0, chain.NO_ENTRY)

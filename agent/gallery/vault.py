@@ -29,7 +29,7 @@ from agent.embed.records import EMBEDDING_DIM
 from agent.errors import StorageError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.database import GalleryFile
-from agent.gallery.keyring import Keyring
+from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord
 from agent.gallery.retention import Deadline
 from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
@@ -66,7 +66,7 @@ class Vault:
     """The sealed rows of one unit's gallery. Its caller keeps threads apart."""
 
     def __init__(
-        self, database: GalleryFile, *, keyring: Keyring, site: str, unit: str, random: Callable[[int], bytes]
+        self, database: GalleryFile, *, keyring: FileKeyring, site: str, unit: str, random: Callable[[int], bytes]
     ) -> None:
         self._database = database
         self._keyring = keyring

@@ -23,19 +23,8 @@ from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
 from agent.match.policy import Policy, sign_policy
+from agent.protocol import joining
 from agent.protocol.epoch_keys import derive_epoch_key, seal_epoch_keys
-from agent.protocol.joining import (
-    ANSWER_TYPE,
-    REQUEST_TYPE,
-    TOKEN_BYTES,
-    UnitAnswer,
-    UnitRequest,
-    is_proof,
-    prove,
-    spell_token,
-    token_key,
-    unverified,
-)
 from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.protocol.record import encode, load, save
@@ -59,7 +48,7 @@ def new_token(
     An earlier unused token of the same unit becomes worthless.
     """
     check_name("unit", unit)
-    token = spell_token(random(TOKEN_BYTES))
+    token = joining.spell_token(random(joining.TOKEN_BYTES))
     with opened(folder, clock=clock, random=random) as office:
         others = [record for record in _open_tokens(office) if record.unit != unit]
         waiting = [record for record in others if record.used is None]
@@ -67,7 +56,7 @@ def new_token(
         if len(waiting) >= MAX_TOKENS:
             raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
         expires_at = round_down(office.now() + timedelta(days=TOKEN_DAYS), 1)
-        fresh = TokenRecord(unit=unit, digest=encode_base64url(token_key(token)), expires_at=expires_at)
+        fresh = TokenRecord(unit=unit, digest=encode_base64url(joining.token_key(token)), expires_at=expires_at)
         save(office.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
         office.log("token_issued", unit=unit)
     return token
@@ -90,9 +79,9 @@ def add_unit(
     without a valid token, RefusedError when the name is taken.
     """
     token = request.decode("ascii", errors="replace").strip()
-    asked = unverified(token, UnitRequest)
+    asked = joining.unverified(token, joining.UnitRequest)
     key = PublicKey.from_jwk(asked.jwk)
-    key.verify(token, typ=REQUEST_TYPE)
+    key.verify(token, typ=joining.REQUEST_TYPE)
     with changing(folder, clock=clock, passphrase=passphrase) as office:
         if asked.site != office.site:
             raise VerificationError("wrong_site", "the request is for another site: make a new one at the unit")
@@ -124,7 +113,7 @@ def add_unit(
         else:
             raise RefusedError("the site has a unit of this name: revoke it first, or say that its keys are replaced")
         joined, answer = _certified(office, joined)
-        signed = _signed(office, msgspec.structs.replace(answer, proof=prove(proof_key, answer)))
+        signed = _signed(office, msgspec.structs.replace(answer, proof=joining.prove(proof_key, answer)))
         office.put(joined, step, unit=asked.unit, kid=key.kid)
         _use_up(office, asked.unit, token)
         return signed
@@ -214,11 +203,11 @@ def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKe
     return SigningKey.load(SiteFiles(folder).site_key, passphrase)
 
 
-def _certified(office: Office, record: UnitRecord) -> tuple[UnitRecord, UnitAnswer]:
+def _certified(office: Office, record: UnitRecord) -> tuple[UnitRecord, joining.UnitAnswer]:
     """Certify a unit: its record with the certificate, and what the unit has to know. Nothing is written."""
     certificate = office.authority.issue_client(record.unit, read_public_pem(record.tls_key), office.now())
     issued = office.kept((*record.certificates, record_of(certificate, office.now())))
-    answer = UnitAnswer(
+    answer = joining.UnitAnswer(
         version=1,
         site=office.site,
         unit=record.unit,
@@ -230,8 +219,8 @@ def _certified(office: Office, record: UnitRecord) -> tuple[UnitRecord, UnitAnsw
     return msgspec.structs.replace(record, certificates=issued), answer
 
 
-def _signed(office: Office, answer: UnitAnswer) -> bytes:
-    return office.signer.sign(encode(answer), typ=ANSWER_TYPE).encode()
+def _signed(office: Office, answer: joining.UnitAnswer) -> bytes:
+    return office.signer.sign(encode(answer), typ=joining.ANSWER_TYPE).encode()
 
 
 def _sealed_epoch_keys(office: Office, record: UnitRecord, ahead: int) -> str:
@@ -253,12 +242,12 @@ def _open_tokens(office: Office) -> tuple[TokenRecord, ...]:
     return tuple(record for record in tokens if parse_time(record.expires_at) > office.now())
 
 
-def _check_token(office: Office, asked: UnitRequest, token: str, *, again: bool) -> bytes:
+def _check_token(office: Office, asked: joining.UnitRequest, token: str, *, again: bool) -> bytes:
     """Find the key of the proofs: an enrolment token that is unused, or was used for this very request."""
     for record in _open_tokens(office):
         key = decode_base64url(record.digest)
         fits = record.used is None or (again and record.used == _digest(token))
-        if fits and record.unit == asked.unit and is_proof(key, asked):
+        if fits and record.unit == asked.unit and joining.is_proof(key, asked):
             return key
     raise VerificationError(
         "bad_token", "no token that is still valid was used for this request: make a new token, then a new request"

@@ -7,14 +7,13 @@ No picture is shown or stored, and no embedder is loaded: nothing here can recog
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.detect.detector import Detector, load_detector
-from agent.detect.gate import ButtonGate, Gate, Refusal, ZoneGate
+from agent.detect.gate import ButtonGate, FaceLimits, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
 from agent.unit.assemble import make_gate
@@ -22,14 +21,6 @@ from agent.unit.assemble import make_gate
 PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads
 DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no contrast left
 MAX_SECONDS = 3600  # aiming is done by then; a forgotten terminal must not hold the camera
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the configuration asks of a face."""
-
-    min_face_px: int
-    max_turn_degrees: float
 
 
 def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
@@ -42,7 +33,7 @@ def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
 def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
     """Describe what ``camera`` sees, one line per half second of its own time."""
     gate, tracker = make_gate(config), Tracker()
-    limits = Limits(config.activation.min_face_px, config.activation.max_turn_degrees)
+    limits = FaceLimits(config.activation.min_face_px, config.activation.max_turn_degrees)
     began_ns = told_ns = spent_ns = 0
     told_count = 1
     for count, frame in enumerate(camera.frames(), start=1):
@@ -72,7 +63,7 @@ def _light(frame: Frame) -> str:
     return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
 
 
-def _people(gate: Gate, tracks: list[Track], frame: Frame, limits: Limits) -> str:
+def _people(gate: Gate, tracks: list[Track], frame: Frame, limits: FaceLimits) -> str:
     return "; ".join(_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
 
 
@@ -85,7 +76,7 @@ def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Ref
     return None
 
 
-def _words(track: Track, refusal: Refusal | None, limits: Limits) -> str:
+def _words(track: Track, refusal: Refusal | None, limits: FaceLimits) -> str:
     size = min(track.face.width, track.face.height)
     turn = head_pose(track.face.landmarks).turn
     reasons: dict[Refusal | None, str] = {

@@ -23,6 +23,7 @@ from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_secret, write_atomic
+from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
     from agent.outbox.epoch_keys import EpochKeys
-    from agent.protocol.names import NoticeId
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
@@ -148,13 +148,10 @@ def open_gallery(
     return GalleryStore(
         config.gallery.path,
         keyring=FileKeyring(config.keys.folder / "kek", random=random),
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
-        notice=_notice(config),
         random=random,
         look_only=look_only,
     )
@@ -220,11 +217,8 @@ def make_registrar(
         embedder=models.embedder,
         model=policy.model,
         policy=policy,
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         notice_version=config.notice.version,
-        notice=_notice(config),
         clock=clock,
         random=random,
     )
@@ -293,9 +287,10 @@ def command_side(
     return CommandSide(commands, handlers)
 
 
-def _notice(config: Config) -> NoticeId | None:
-    """The notice that consents must name; None while the configuration does not say all that stands in it."""
-    return notice_id(config) if config.notice.operator and config.notice.alternative else None
+def _terms(config: Config) -> Terms:
+    """What consents must name at this unit; no notice while the configuration does not say all that stands in it."""
+    notice = notice_id(config) if config.notice.operator and config.notice.alternative else None
+    return Terms(config.unit.site, config.unit.id, config.purpose, notice)
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:

@@ -25,12 +25,11 @@ from agent.detect.pose import head_pose
 from agent.embed.align import align
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError
-from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.consent import ConsentRecord, Terms, check
 from agent.gallery.references import References
 from agent.gallery.template import MAX_CAPTURES, MIN_CAPTURES, Vector, mean_reference
 from agent.match.compare import compare
 from agent.match.policy import Policy
-from agent.protocol.names import NoticeId
 from agent.subject import SubjectId
 
 if TYPE_CHECKING:
@@ -126,16 +125,13 @@ class EnrolmentSession:
         *,
         references: References,
         policy: Policy,
-        site: str,
-        unit: str,
-        purpose: str,
+        terms: Terms,
         now: datetime,
-        notice: NoticeId | None = None,
         subject: SubjectId | None = None,
         quality: Quality | None = None,
         align: Callable[[Frame, Face], Crop] = align,
     ) -> None:
-        check(consent, now=now, site=site, unit=unit, purpose=purpose, notice=notice)
+        check(consent, terms, now=now)
         self._embedder = embedder
         self._align = align
         self._references = references

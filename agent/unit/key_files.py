@@ -7,8 +7,6 @@ from pathlib import Path
 
 
 class UnitFiles:
-    """Where the keys of a unit lie."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.event_key = folder / "unit.key"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,58 +59,54 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sig: Signature | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class HealthReporter:
-    """Builds a signed document per call; the frame rate is the mean since the call before."""
+    """Builds a signed document per call; the frame rate is the mean since the call before.
 
-    def __init__(
-        self,
-        *,
-        source: str,
-        boot: str,
-        signer: SigningKey,
-        clock: Clock,
-        outbox: Outbox,
-        frames: Callable[[], int],
-        recognition: Callable[[], Literal["running", "paused"]],
-        temperature: Callable[[], int | None],
-        disk_free: Callable[[], int],
-        audit_head: Callable[[], str] | None = None,
-        epochs: Callable[[], int] | None = None,
-    ) -> None:
-        """``frames`` counts frames since the start."""
-        self._source, self._boot = source, boot
-        self._signer, self._clock, self._outbox = signer, clock, outbox
-        self._frames, self._recognition = frames, recognition
-        self._temperature, self._disk_free = temperature, disk_free
-        self._audit_head, self._epochs = audit_head, epochs
-        self._began_ns = self._last_ns = clock.monotonic_ns()
-        self._last_frames = frames()
+    ``frames`` counts frames since the start.
+    """
+
+    source: str
+    boot: str
+    signer: SigningKey
+    clock: Clock
+    outbox: Outbox
+    frames: Callable[[], int]
+    recognition: Callable[[], Literal["running", "paused"]]
+    temperature: Callable[[], int | None]
+    disk_free: Callable[[], int]
+    audit_head: Callable[[], str] | None = None
+    epochs: Callable[[], int] | None = None
+
+    def __post_init__(self) -> None:
+        self._began_ns = self._last_ns = self.clock.monotonic_ns()
+        self._last_frames = self.frames()
 
     def build(self) -> bytes:
         """One signed document, RFC 8785 bytes."""
-        now_ns, frames = self._clock.monotonic_ns(), self._frames()
+        now_ns, frames = self.clock.monotonic_ns(), self.frames()
         elapsed_ns = max(now_ns - self._last_ns, 1)
         fps_milli = max(frames - self._last_frames, 0) * 1_000_000_000_000 // elapsed_ns
         self._last_ns, self._last_frames = now_ns, frames
-        seq, digest = self._outbox.head()
+        seq, digest = self.outbox.head()
         report = Health(
             type="io.postern.health.v1",
-            source=self._source,
-            boot=self._boot,
+            source=self.source,
+            boot=self.boot,
             uptime_s=(now_ns - self._began_ns) // 1_000_000_000,
-            time=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            clock=self._clock.state(),
-            recognition=self._recognition(),
+            time=self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            clock=self.clock.state(),
+            recognition=self.recognition(),
             fps_milli=min(fps_milli, MAX_SAFE_INTEGER),
-            queue_depth=self._outbox.depth(),
-            temperature_c=self._temperature(),
-            disk_free_bytes=self._disk_free(),
+            queue_depth=self.outbox.depth(),
+            temperature_c=self.temperature(),
+            disk_free_bytes=self.disk_free(),
             head=EventHead(seq, digest),
-            audit=self._audit_head() if self._audit_head is not None else None,
-            epochs=self._epochs() if self._epochs is not None else None,
+            audit=self.audit_head() if self.audit_head is not None else None,
+            epochs=self.epochs() if self.epochs is not None else None,
         )
         members: dict[str, Any] = msgspec.to_builtins(report)
-        signature = self._signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)
+        signature = self.signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)
         return rfc8785.dumps({**members, "sig": signature})
 
 

@@ -130,8 +130,6 @@ class Uplink:
         self._close_mailbox()
         return True
 
-    # -- the thread ----------------------------------------------------------------------------------
-
     def _run(self) -> None:
         try:
             for wait_s in self._turns:

@@ -39,6 +39,7 @@ from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.unit.enrolment import Registrar
 from agent.files import write_atomic
+from agent.gallery.consent import Terms
 from agent.unit.key_rotation import KeyRotation
 from agent.match.policy import sign_policy
 from agent.outbox.epoch_keys import EpochKeys
@@ -62,8 +63,8 @@ gallery = open_store(living, clock)
 audit = AuditLog(living / "audit.log", clock=clock, random=secrets.token_bytes)
 epoch_keys = EpochKeys.load(keys / "epoch-keys.json")
 registrar = Registrar(
-    gallery=gallery, audit=audit, embedder=None, model=MODEL, policy=policy(), site=SITE, unit=UNIT,
-    purpose=PURPOSE, notice_version="2026-1", notice=None, clock=clock, random=secrets.token_bytes,
+    gallery=gallery, audit=audit, embedder=None, model=MODEL, policy=policy(),
+    terms=Terms(SITE, UNIT, PURPOSE), notice_version="2026-1", clock=clock, random=secrets.token_bytes,
 )
 rotate = KeyRotation(
     keys=keys, policy=keys / "policy.jws", site=SITE, unit=UNIT, audience="access", epoch_keys=epoch_keys,

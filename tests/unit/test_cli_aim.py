@@ -18,6 +18,7 @@ from agent.config.schema import Config
 from agent.detect.face import Face
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import CaptureRefusedError
+from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.match.policy import Policy, TailPoint, Votes
 from agent.unit.aim import look
@@ -130,9 +131,7 @@ def session() -> EnrolmentSession:
         consent(now),
         references=References((), np.zeros((0, EMBEDDING_DIM), np.float32), MODEL),
         policy=policy,
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
+        terms=Terms(SITE, UNIT, PURPOSE),
         now=now,
         align=lambda *_: noise,
     )

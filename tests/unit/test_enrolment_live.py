@@ -21,7 +21,7 @@ from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.store import GalleryStore
 from agent.subject import SubjectId
 from agent.unit.capturing import SESSION_NS
@@ -55,11 +55,8 @@ class Unit:
             embedder=self,
             model=MODEL,
             policy=policy(),
-            site=SITE,
-            unit=UNIT,
-            purpose=PURPOSE,
+            terms=Terms(SITE, UNIT, PURPOSE),
             notice_version="2026-1",
-            notice=None,
             clock=self.clock,
             random=secrets.token_bytes,
         )

@@ -15,7 +15,7 @@ from cryptography import x509
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import UnitKey, load_public_key
 from agent.outbox.epoch_keys import EpochKeys
-from agent.protocol.joining import UnitRequest, prove, token_key
+from agent.protocol.joining import REQUEST_TYPE, UnitRequest, prove, token_key
 from agent.protocol.pseudonym import Resolver
 from agent.protocol.record import encode
 from agent.site import programs, units
@@ -110,7 +110,7 @@ def test_a_key_that_another_unit_has_is_refused_and_the_list_stays_readable(offi
     content = msgspec.structs.replace(content, proof=prove(token_key(token), content))
     before = office.files.trust.read_bytes()
     with pytest.raises(RefusedError, match="another unit has this key"):
-        units.add_unit(office.site, stolen.sign(encode(content), typ=units.REQUEST_TYPE).encode(), **office.options)
+        units.add_unit(office.site, stolen.sign(encode(content), typ=REQUEST_TYPE).encode(), **office.options)
     assert office.files.trust.read_bytes() == before
     assert [unit.unit for unit in office.files.all_units()] == ["door-3"]
 
@@ -158,10 +158,10 @@ def test_stranger_cannot_put_own_keys_into_a_request(office: SiteOffice, tmp_pat
     thief = UnitKey.generate()
     forged = {**content, "jwk": thief.public_jwk()}
     with pytest.raises(VerificationError) as refusal:
-        units.add_unit(office.site, thief.sign(json.dumps(forged).encode(), typ=units.REQUEST_TYPE).encode())
+        units.add_unit(office.site, thief.sign(json.dumps(forged).encode(), typ=REQUEST_TYPE).encode())
     assert refusal.value.reason == "bad_token"
     with pytest.raises(VerificationError) as refusal:  # the unit's key named, the thief's used
-        units.add_unit(office.site, thief.sign(json.dumps(content).encode(), typ=units.REQUEST_TYPE).encode())
+        units.add_unit(office.site, thief.sign(json.dumps(content).encode(), typ=REQUEST_TYPE).encode())
     assert refusal.value.reason == "wrong_key"
 
 

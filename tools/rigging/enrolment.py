@@ -12,7 +12,7 @@ from agent.camera.scene.camera import SceneCamera
 from agent.camera.scene.script import enrolment_script
 from agent.clock import SimulatedClock
 from agent.embed.records import EMBEDDING_DIM
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.references import References
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
@@ -58,9 +58,7 @@ def captures(who: str, models: Models, references: References | None = None) -> 
         consent(clock.now(), signed=who),
         references=references or References((), np.zeros((0, EMBEDDING_DIM), np.float32), model),
         policy=policy(),
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
+        terms=Terms(SITE, UNIT, PURPOSE),
         now=clock.now(),
         align=models.align,
     )
