@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from agent import strict_json
 from agent.clock import Clock
 from agent.errors import BrokerError
 from agent.keys import SigningKey
@@ -137,9 +138,7 @@ def is_under_way(answer: Response) -> bool:
 
 def read_response(payload: bytes) -> Response | None:
     """Decode what came on a response topic; None for anything that is no response."""
-    if len(payload) > MAX_RESPONSE_BYTES:
-        return None
     try:
-        return msgspec.json.decode(payload, type=Response)
-    except msgspec.MsgspecError:
+        return msgspec.convert(strict_json.loads(payload, limit=MAX_RESPONSE_BYTES), Response)
+    except ValueError:  # msgspec.ValidationError is one
         return None

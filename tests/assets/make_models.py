@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tools.manifests import add_entry, build_entry
-from tools.train.quantise import convert
+from tools.lib.manifest import add_entry, build_entry
+from tools.lib.train.quantise import convert
 
 OUT = Path(__file__).parent / "models"
 WIDTH, HEIGHT = 160, 96  # pixels: five by three cells at stride 32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.fuzzing.campaign import campaign
+from tools.lib.fuzz.campaign import campaign
 
 COUNT = 2000  # of each seed
 

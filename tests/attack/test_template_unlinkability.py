@@ -20,8 +20,8 @@ from PIL import Image
 from agent.camera.scene.people import load_people
 from agent.gallery.template import mean_reference
 from tests.conftest import shared_folder
-from tools.evaluation.command import main
-from tools.evaluation.linkage import (
+from tools.lib.evaluate.__main__ import main
+from tools.lib.evaluate.linkage import (
     LINKAGE,
     linked,
     protect,

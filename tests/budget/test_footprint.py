@@ -23,8 +23,8 @@ from agent.outbox.queue import TIDY_EVERY_S
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.signing_unit import SigningUnit, match_draft, presence_draft, unit_draft
 from tests.unit.test_pipeline import face, make_stages
-from tools.rigging.installation import Installation
-from tools.rigging.process import UnitProcess, Usage, usage_of
+from tools.lib.rig.installation import Installation
+from tools.lib.rig.process import UnitProcess, Usage, usage_of
 
 EVENTS = int(os.environ.get("POSTERN_EVENTS", "2000"))
 MAX_MATCH_BYTES, MAX_OTHER_BYTES = 1000, 900

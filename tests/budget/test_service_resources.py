@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmarks.clip import demo_clip, frame_count
-from tools.benchmarks.running import MAX_FILES, MAX_RESIDENT_MIB, MAX_START_S, MAX_THREADS, bench
-from tools.benchmarks.service import run_service
+from tools.lib.bench.clip import demo_clip, frame_count
+from tools.lib.bench.running import MAX_FILES, MAX_RESIDENT_MIB, MAX_START_S, MAX_THREADS, bench
+from tools.lib.bench.service import run_service
 
 SECONDS = 6.0  # of the demo's scene: the first person is there and is recognised
 MAX_PRIVATE_MIB = 60.0  # 52 to 53 were seen, on each Python

@@ -35,8 +35,8 @@ from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from agent.uplink.commands import PER_SECOND
-from tools.demonstration.brokers import DemoBroker
-from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite, postern
+from tools.lib.demo.brokers import DemoBroker
+from tools.lib.demo.site import PROGRAM, SITE, UNIT, DemoSite, postern
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]  # a minute on a machine that is not busy
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tools.rigging.__main__ import SCENARIOS
-from tools.rigging.inprocess import play_here
-from tools.rigging.judge import judge
-from tools.rigging.outcome import Run
-from tools.rigging.scenario import DEFAULT_START, Enrolled, Scenario, load_scenario
+from tools.lib.rig.__main__ import SCENARIOS
+from tools.lib.rig.inprocess import play_here
+from tools.lib.rig.judge import judge
+from tools.lib.rig.outcome import Run
+from tools.lib.rig.scenario import DEFAULT_START, Enrolled, Scenario, load_scenario
 
 pytestmark = pytest.mark.timeout(600)  # each takes about two seconds of processor time; machines may be busy
 

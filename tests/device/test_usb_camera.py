@@ -19,7 +19,7 @@ from agent.clock import SystemClock
 from agent.config.camera import CameraSettings, GstreamerCamera, V4l2Camera
 from agent.errors import CameraLostError
 from tests.device.conftest import TIMEOUT_S, missing
-from tools.emulated import LIBCAMERA_PIPELINE
+from tools.lib.arm64 import LIBCAMERA_PIPELINE
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -16,16 +16,16 @@ from agent.clock import SystemClock
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.site.programs import issue_client
-from tools.demonstration.site import SITE, UNIT, DemoSite
-from tools.rigging.__main__ import SCENARIOS
-from tools.rigging.disk import SlowDisk
-from tools.rigging.inprocess import play_here
-from tools.rigging.judge import judge
-from tools.rigging.outcome import Run
-from tools.rigging.process import UnitProcess
-from tools.rigging.remote import Remote
-from tools.rigging.scenario import Scenario, load_scenario
-from tools.rigging.service import Premises
+from tools.lib.demo.site import SITE, UNIT, DemoSite
+from tools.lib.rig.__main__ import SCENARIOS
+from tools.lib.rig.disk import SlowDisk
+from tools.lib.rig.inprocess import play_here
+from tools.lib.rig.judge import judge
+from tools.lib.rig.outcome import Run
+from tools.lib.rig.process import UnitProcess
+from tools.lib.rig.remote import Remote
+from tools.lib.rig.scenario import Scenario, load_scenario
+from tools.lib.rig.service import Premises
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

@@ -33,9 +33,9 @@ from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent
-from tools.demonstration.brokers import DemoBroker
-from tools.demonstration.site import PROGRAM, SITE, UNIT, DemoSite
-from tools.rigging.listener import Listener
+from tools.lib.demo.brokers import DemoBroker
+from tools.lib.demo.site import PROGRAM, SITE, UNIT, DemoSite
+from tools.lib.rig.listener import Listener
 
 ENROLLED = "person-01"
 CLEAN_STOP_S = 2.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tools.rigging.soak import MORTAL, STEADY, Soak
+from tools.lib.rig.soak import MORTAL, STEADY, Soak
 
 FAULTS_MIN = 0.4
 VISITORS = 6  # turns of two seconds: who is seen again within ten seconds is on the same visit

@@ -13,7 +13,7 @@ from agent.clock import SimulatedClock
 from agent.config.schema import Config
 from agent.keys import UnitKey
 from tests.simulators.signing_unit import match_draft
-from tools.rigging.kills import open_books, opened, run, write_config
+from tools.lib.rig.kills import open_books, opened, run, write_config
 
 KILLS = 8
 

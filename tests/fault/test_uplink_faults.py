@@ -18,7 +18,7 @@ from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import presence_draft, unit_draft, verifier_of
 from tests.simulators.unit_on_broker import UnitOnBroker
-from tools.rigging.proxy import FaultyProxy
+from tools.lib.rig.proxy import FaultyProxy
 
 pytestmark = pytest.mark.broker
 

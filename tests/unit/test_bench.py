@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.benchmarks.clip import VISIT_S, VISITORS
-from tools.benchmarks.effort import Effort
-from tools.benchmarks.installed import BY_PIP, DEBIAN, closure, size_of
-from tools.benchmarks.markdown import markdown
-from tools.benchmarks.networks import PEAK, peak_section
-from tools.benchmarks.peak import SHAPES, Shape, layer, macs_of, peak_case
-from tools.benchmarks.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.benchmarks.running import PeerRun, service_section
-from tools.benchmarks.service import Run, run_service
-from tools.benchmarks.timing import Timing, alternate, percentile, ratio, spread
-from tools.demonstration.site import CommandError
+from tools.lib.bench.clip import VISIT_S, VISITORS
+from tools.lib.bench.effort import Effort
+from tools.lib.bench.installed import BY_PIP, DEBIAN, closure, size_of
+from tools.lib.bench.markdown import markdown
+from tools.lib.bench.networks import PEAK, peak_section
+from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
+from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
+from tools.lib.bench.running import PeerRun, service_section
+from tools.lib.bench.service import Run, run_service
+from tools.lib.bench.timing import Timing, alternate, percentile, ratio, spread
+from tools.lib.demo.site import CommandError
 
 ROOT = Path(__file__).parents[2]
 FACTS = {
@@ -183,7 +183,7 @@ def test_a_service_that_cannot_start_is_an_error_with_its_last_words(tmp_path: P
 
 
 def test_an_unknown_section_is_refused() -> None:
-    command = [sys.executable, "-m", "tools.benchmarks", "colour"]
+    command = [sys.executable, "-m", "tools.lib.bench", "colour"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no section colour" in done.stderr

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from agent.errors import RefusedError
-from tools.evaluation.calibrate import impostor_histogram, tail
+from tools.lib.evaluate.calibrate import impostor_histogram, tail
 
 
 def unit_rows(count: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.errors import ModelError
 from agent.inference.engine import load_engine
 from tests.conftest import shared_folder
-from tools.conversion import layout, loss, material, outputs
+from tools.lib.convert import layout, loss, material, outputs
 
 MODELS = Path(__file__).parents[2] / "models" / "manifest.yaml"
 RANDOM = np.random.default_rng(7)
@@ -186,7 +186,7 @@ def save_model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], siz
 @heavy
 def test_an_operation_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the extra convert")
-    from tools.conversion.graph import read_graph  # noqa: PLC0415
+    from tools.lib.convert.graph import read_graph  # noqa: PLC0415
 
     path = save_model(tmp_path / "m.onnx", [onnx.helper.make_node("Softsign", ["x"], ["y"])], {})
     with pytest.raises(ModelError, match=r"uses Softsign, .* supported are .*Conv"):
@@ -249,9 +249,9 @@ def test_the_graph_computes_what_onnx_runtime_computes(chain: str, tmp_path: Pat
     need_extra()
     import onnx  # noqa: PLC0415 - only with the extra, as below
 
-    from tools.conversion.graph import read_graph  # noqa: PLC0415
-    from tools.conversion.network import FloatModel, Normalisation, check_forward, make_forward  # noqa: PLC0415
-    from tools.conversion.operators import OPERATORS  # noqa: PLC0415
+    from tools.lib.convert.graph import read_graph  # noqa: PLC0415
+    from tools.lib.convert.network import FloatModel, Normalisation, check_forward, make_forward  # noqa: PLC0415
+    from tools.lib.convert.operators import OPERATORS  # noqa: PLC0415
 
     steps, constants = CHAINS[chain]
     nodes = [
@@ -275,7 +275,7 @@ def test_the_graph_computes_what_onnx_runtime_computes(chain: str, tmp_path: Pat
 @pytest.mark.timeout(600)  # calibration and conversion of a whole model
 def test_an_embedder_is_listed_when_it_loses_little_and_nothing_is_written_otherwise(tmp_path: Path) -> None:
     need_extra()
-    from tools.conversion.__main__ import main  # noqa: PLC0415
+    from tools.lib.convert.__main__ import main  # noqa: PLC0415
 
     shared, manifest = shared_folder(), tmp_path / "out" / "manifest.yaml"
     command = ["--model", str(shared / "models" / "teacher" / "MobileFaceNet.onnx"), "--name", "mobilefacenet"]

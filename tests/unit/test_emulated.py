@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.emulated import instructions, outputs
-from tools.emulated.counter import CounterError, Instructions
-from tools.emulated.outputs import Difference
+from tools.lib.arm64 import instructions, outputs
+from tools.lib.arm64.counter import CounterError, Instructions
+from tools.lib.arm64.outputs import Difference
 
 pytestmark = pytest.mark.timeout(300)  # it draws scenes, on a machine that may be busy
 

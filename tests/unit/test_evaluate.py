@@ -15,7 +15,7 @@ from agent.errors import PolicyError
 from agent.keys import SigningKey
 from agent.match.policy import parse_policy, verify_policy
 from tests.conftest import shared_folder
-from tools.evaluation.command import main
+from tools.lib.evaluate.__main__ import main
 
 MANIFEST = Path(__file__).parents[1] / "assets" / "models" / "manifest.yaml"
 MODELS = ["--models", str(MANIFEST), "--detector-name", "toy-detector", "--embedder-name", "toy-embedder"]

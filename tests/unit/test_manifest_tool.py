@@ -15,7 +15,7 @@ import pytest
 from agent.errors import ModelError
 from agent.inference.engine import Engine
 from agent.inference.manifest import ModelEntry, load_manifest
-from tools.manifests import add_entry, build_entry, dump
+from tools.lib.manifest import add_entry, build_entry, dump
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests" / "assets" / "models"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.evaluation import metrics
+from tools.lib.evaluate import metrics
 
 SCORES = st.lists(st.one_of(st.floats(-1, 1), st.just(-math.inf)), min_size=1, max_size=60).map(np.array)
 

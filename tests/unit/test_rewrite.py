@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tools.train.rewrite import ONE_PASS_TAPS, in_parts, side_by_side
+from tools.lib.train.rewrite import ONE_PASS_TAPS, in_parts, side_by_side
 
 Numbers = NDArray[np.int64]  # whole numbers, so that equal means equal
 

@@ -13,12 +13,12 @@ from agent.errors import ConfigError
 from agent.outbox.queue import Head
 from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.signing_unit import SigningUnit, unit_draft, verifier_of
-from tools.rigging.clock import AgendaClock, OffsetClock, say_offset
-from tools.rigging.installation import apply
-from tools.rigging.ledger import balance
-from tools.rigging.process import head_of, tear
-from tools.rigging.scenario import Scenario, load_scenario, load_scenarios
-from tools.rigging.soak import slope
+from tools.lib.rig.clock import AgendaClock, OffsetClock, say_offset
+from tools.lib.rig.installation import apply
+from tools.lib.rig.ledger import balance
+from tools.lib.rig.process import head_of, tear
+from tools.lib.rig.scenario import Scenario, load_scenario, load_scenarios
+from tools.lib.rig.soak import slope
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 GOOD = """\

@@ -10,9 +10,9 @@ import pytest
 
 from agent.outbox.draft import Draft
 from tests.simulators.signing_unit import SigningUnit, match_draft, unit_draft, verifier_of
-from tools.rigging.judge import judge
-from tools.rigging.outcome import Arrival, Measured, Run
-from tools.rigging.scenario import Scenario, load_scenario
+from tools.lib.rig.judge import judge
+from tools.lib.rig.outcome import Arrival, Measured, Run
+from tools.lib.rig.scenario import Scenario, load_scenario
 
 TEXT = """\
 promise: Whatever happens here is what the scenario says.

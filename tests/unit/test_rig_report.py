@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from agent.errors import KeyStoreError
-from tools.rigging.__main__ import main, play
-from tools.rigging.outcome import Check, Run
-from tools.rigging.report import Verdict, all_held, as_json, as_junit, table, traces
-from tools.rigging.scenario import Scenario, load_scenario
+from tools.lib.rig.__main__ import main, play
+from tools.lib.rig.outcome import Check, Run
+from tools.lib.rig.report import Verdict, all_held, as_json, as_junit, table, traces
+from tools.lib.rig.scenario import Scenario, load_scenario
 
 SHORT = """\
 promise: Nobody is there and the unit says so by its start and its end.

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tools.rigging.ledger import Balance
-from tools.rigging.soak import (
+from tools.lib.rig.ledger import Balance
+from tools.lib.rig.soak import (
     MAX_FILES,
     MAX_SLOPE_MIB_PER_H,
     MAX_THREADS,

@@ -31,7 +31,7 @@ class Embedded:
         self.port = free_port()
         root = Path(__file__).parents[2]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.demonstration.embedded", str(folder), str(self.port)],
+            [sys.executable, "-m", "tools.lib.demo.embedded", str(folder), str(self.port)],
             cwd=root,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Postern in half a minute, with nothing but this checkout.
+
+Makes a throw-away site, enrols two of three demo people (who do not exist) with consent, plays a scene before the
+simulated camera of a real unit, and prints the events that a subscriber received over a real broker and verified.
+The exit status is 0 only if all expected events arrived, and no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.clock import SystemClock
+from agent.errors import PosternError
+from agent.keys import load_public_key
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.site import units
+from agent.subscribe.files import TrustFile
+from agent.subscribe.show import HEADER, as_columns, as_json
+from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.subscribe.verify import VerifiedEvent
+from tools.lib.demo.brokers import DemoBroker
+from tools.lib.demo.report import Outcome, judge, stage_times, what_is_where
+from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, CommandError, DemoSite
+
+SCENE = ROOT / "tools" / "scenes" / "demo.yaml"
+ENROLLED, STRANGER = ("person-01", "person-02"), "person-03"
+SETTLE_S = 10.0  # how long the last events may take after the scene has ended
+UNIT_TIMEOUT_S = 120.0
+
+
+class Demo:
+    """The steps, in order; prints for people unless JSON was asked for."""
+
+    def __init__(self, folder: Path, *, as_json_lines: bool) -> None:
+        self._site = DemoSite(folder)
+        self._json = as_json_lines
+        self._began = time.monotonic()
+
+    def play(self) -> Outcome:
+        """All steps; raises CommandError or PosternError when one fails."""
+        site = self._site
+        site.create()
+        self._say("site", "authority, site key and broker certificate made")
+        with DemoBroker(site.site, site.folder / "broker") as broker:
+            self._say("broker", f"{broker.name}, on 127.0.0.1:{broker.port}, mutual TLS")
+            site.add_unit(port=broker.port, protocol=broker.protocol, scene=SCENE)
+            broker.reload(site.site)
+            self._say("unit", f"{UNIT}: keys made on the unit, certificate, epoch keys and policy installed")
+            subjects = {}
+            for person in ENROLLED:
+                subject, advice = site.enrol(person, port=broker.port, protocol=broker.protocol)
+                subjects[person] = subject
+                self._say(
+                    "enrol", f"{person} consented: {advice[-1]} captures, subject {subject[:8]}…, no picture kept"
+                )
+            self._say("enrol", f"{STRANGER} was not asked, so nothing is known of {STRANGER}")
+            return self._watch(broker, subjects)
+
+    def _watch(self, broker: DemoBroker, subjects: dict[str, str]) -> Outcome:
+        site = self._site
+        keys = site.site.client(PROGRAM)
+        settings = BrokerSettings(
+            "127.0.0.1",
+            Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"),
+            port=broker.port,
+            protocol=broker.protocol,
+        )
+        trust = TrustFile(site.site.trust, load_public_key(site.site.site_jwk))
+        received: list[VerifiedEvent | Refusal] = []
+        with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
+            listener = threading.Thread(target=self._listen, args=(subscriber, received), daemon=True)
+            listener.start()
+            self._say("scene", f"{SCENE.name} plays; events as the subscriber verified them:")
+            if not self._json:
+                print(f"\n      {HEADER}")
+            log = self._run_unit()
+            deadline = time.monotonic() + SETTLE_S
+            while not _has_stopped(received) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            subscriber.stop()
+            listener.join(2)
+        return judge(
+            received, subjects, log, key=lambda audience, epoch: units.epoch_key(site.site.folder, audience, epoch)
+        )
+
+    def _listen(self, subscriber: Subscriber, received: list[VerifiedEvent | Refusal]) -> None:
+        for outcome in subscriber:
+            received.append(outcome)
+            print(as_json(outcome) if self._json else f"      {as_columns(outcome)}", flush=True)
+
+    def _run_unit(self) -> str:
+        """Run the service until the scene ends; its log."""
+        command = [sys.executable, "-m", "agent", "run", "-c", str(self._site.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=UNIT_TIMEOUT_S, check=False)
+        (self._site.folder / "unit.log").write_text(done.stderr)
+        if done.returncode != 0:
+            raise CommandError(f"postern run ended with status {done.returncode}: {done.stderr.strip()[-800:]}")
+        return done.stderr
+
+    def _say(self, step: str, text: str) -> None:
+        if not self._json:
+            print(f"{time.monotonic() - self._began:5.1f} s  {step:<7} {text}", flush=True)
+
+
+def _has_stopped(received: list[VerifiedEvent | Refusal]) -> bool:
+    return any(
+        isinstance(one, VerifiedEvent) and getattr(one.event.data, "condition", None) == "stopping" for one in received
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="events as JSON lines, then one summary object")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of the demo to look into it")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="postern-demo-"))
+    try:
+        outcome = Demo(folder, as_json_lines=args.json).play()
+    except (CommandError, PosternError) as error:
+        print(f"tools/demo: {error}\ntools/demo: files are in {folder}", file=sys.stderr)
+        return 1
+    print(json.dumps(summary(outcome)) if args.json else "\n".join(lines(outcome, folder, kept=args.keep)))
+    if outcome.ok and not args.keep:
+        shutil.rmtree(folder)
+    return 0 if outcome.ok else 1
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The summary for machines."""
+    return {
+        "ok": outcome.ok,
+        "expected": outcome.expected,
+        "matched": outcome.matched,
+        "unexpected": outcome.unexpected,
+        "refused": outcome.refused,
+        "frames_per_second": outcome.frames_per_second,
+        "stages_us": outcome.stages,
+    }
+
+
+def lines(outcome: Outcome, folder: Path, *, kept: bool) -> list[str]:
+    """The summary for people."""
+    verdict = "as expected" if outcome.ok else "NOT AS EXPECTED"
+    matched, enrolled = ", ".join(outcome.matched) or "nobody", ", ".join(outcome.expected)
+    others = f"{outcome.refused} refused and {len(outcome.unexpected)} unexpected events"
+    text = [
+        "",
+        f"{verdict}: matched {matched} of enrolled {enrolled}; {others}",
+        f"{STRANGER} walked up to the door as well: no event, no counter, no log line, no embedding kept",
+        f"{outcome.frames_per_second:.1f} frames/s (the scene's pace)",
+        *stage_times(outcome),
+    ]
+    if kept or not outcome.ok:
+        text += ["", *what_is_where(folder)]
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker for the length of a demo: Mosquitto with the deployed configuration, else an embedded one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from agent.site.records import SiteFiles
+
+DEPLOYED = Path(__file__).parents[3] / "deploy" / "mosquitto" / "mosquitto.conf"
+START_TIMEOUT_S = 15.0
+
+
+class DemoBroker:
+    """Starts on a free loopback port with the site's certificates and access list; stops with the ``with`` block."""
+
+    def __init__(self, site: SiteFiles, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True)
+        for source in (site.broker / "broker.crt", site.broker / "broker.key", site.ca_crt, site.acl):
+            shutil.copy(source, folder / source.name)
+        shutil.copy(site.crl, folder / "ca.crl")
+        (folder / "acl").chmod(0o600)
+        self.port = _free_port()
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            self.protocol, self.name = (
+                "3.1.1",
+                "embedded broker (amqtt, MQTT 3.1.1; install mosquitto for MQTT 5 and ACLs)",
+            )
+            self._command = [sys.executable, "-m", "tools.lib.demo.embedded", str(folder), str(self.port)]
+        else:
+            self.protocol, self.name = "5", "Mosquitto, MQTT 5"
+            self._command = [program, "-c", str(self._mosquitto_config())]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _answers(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"tools/demo: the broker did not start; see {self._folder / 'log'}")
+            time.sleep(0.05)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def reload(self, site: SiteFiles) -> None:
+        """Take the site's present access and revocation lists, as after each change."""
+        shutil.copy(site.acl, self._folder / "acl")
+        shutil.copy(site.crl, self._folder / "ca.crl")
+        if self._process is not None and self.protocol == "5":
+            self._process.send_signal(signal.SIGHUP)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _mosquitto_config(self) -> Path:
+        """Rewrite the deployed configuration for this folder and port: what the demo shows is what is deployed."""
+        lines = []
+        for line in DEPLOYED.read_text().splitlines():
+            if line.startswith("listener "):
+                line = f"listener {self.port} 127.0.0.1"  # noqa: PLW2901
+            elif line.startswith("persistence_location "):
+                line = f"persistence_location {self._folder}/"  # noqa: PLW2901
+            lines.append(line.replace("/etc/mosquitto/postern", str(self._folder)))
+        if os.geteuid() == 0:
+            lines.insert(0, "user root")  # it would drop to a user who may not read a private folder
+        path = self._folder / "mosquitto.conf"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

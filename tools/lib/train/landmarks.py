@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the landmark network: five points in a patch, and whether it shows a face at all.
+
+python -m tools.lib.train.landmarks RUN POOL --steps 6000
+python -m tools.lib.train.export_landmarks RUN/last.pt POOL models/landmarks.tflite
+
+Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tools.lib.train.embedder import learning_rate, save, to_input
+from tools.lib.train.net import ConvNorm, Residual
+
+EMA_DECAY = 0.998
+SAVE_EVERY = 250  # steps
+SWAP = [2, 3, 0, 1, 4, 5, 8, 9, 6, 7]  # landmark coordinates after a flip
+# Landmark errors in eye distances (about 0.29 of a patch); beyond BEND a larger error pulls no harder.
+EYES, BEND = 0.29, 0.05
+WEIGHT = 12.0  # of the landmarks against the score
+LIMIT = 0.6  # shares of the patch: what lies farther out only stretches the int8 scale
+LOGIT = 9.0  # likewise for the score
+
+
+class LandmarkNet(nn.Module):
+    """64x64x3 in [-1, 1) to (n, 11, 1, 1): a logit and five x, y in shares of the patch from its middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ConvNorm(3, 16, 3, 2),
+            ConvNorm(16, 32, 3, 2),
+            Residual(32, 32),
+            Residual(32, 64, 2),
+            Residual(64, 64),
+            ConvNorm(64, 96, 3, 2),
+            ConvNorm(96, 96, 4, pad=0),
+        )
+        self.score = nn.Conv2d(96, 1, 1)
+        self.marks = nn.Conv2d(96, 10, 1)
+        nn.init.normal_(self.marks.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return torch.cat([self.score(x), self.marks(x)], 1)
+
+
+class Pool:
+    """All shards but the first in memory; batches of half faces, half others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._next = folder, 1
+        self.patches, self.labels = np.empty((0, 64, 64, 3), np.uint8), np.empty((0, 12), np.float32)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up shards that were finished since the last look."""
+        fresh = []
+        while (self.folder / f"patch-{self._next:04d}.npy").exists():
+            fresh.append(load(self.folder, self._next))
+            self._next += 1
+        if fresh:
+            self.patches = np.concatenate([self.patches, *[p for p, _ in fresh]])
+            self.labels = np.concatenate([self.labels, *[rows for _, rows in fresh]])
+            self._faces, self._others = (np.flatnonzero(self.labels[:, 0] == kind) for kind in (1, 0))
+
+    def batch(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.concatenate([rng.choice(self._faces, size - size // 3), rng.choice(self._others, size // 3)])
+        patches, labels = self.patches[rows], self.labels[rows].copy()
+        flipped = rng.random(size) < 0.5
+        patches[flipped] = patches[flipped, :, ::-1]
+        marks = labels[flipped, 2:]
+        marks[:, ::2] *= -1
+        labels[flipped, 2:] = marks[:, SWAP]
+        return patches, labels
+
+
+def load(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.load(folder / f"patch-{number:04d}.npy"), np.load(folder / f"label-{number:04d}.npy")
+
+
+def tint(patches: np.ndarray, generator: torch.Generator) -> Tensor:
+    x = to_input(patches)
+    gain = 1 + 0.12 * torch.randn((len(x), 3, 1, 1), generator=generator)
+    lift = 0.06 * torch.randn((len(x), 3, 1, 1), generator=generator)
+    return (x * gain + lift).clamp_(-1, 1)
+
+
+def loss_terms(out: Tensor, labels: Tensor) -> Tensor:
+    """Score (binary cross entropy), landmarks (smooth L1 in eye distances), range."""
+    logit, marks = out[:, 0], out[:, 1:]
+    score = functional.binary_cross_entropy_with_logits(logit, labels[:, 0])
+    known = labels[:, 1] > 0
+    error = (marks[known] - labels[known, 2:]) / EYES
+    points = functional.smooth_l1_loss(error, torch.zeros_like(error), beta=BEND)
+    bound = (marks - marks.clamp(-LIMIT, LIMIT)).square().mean() + (logit - logit.clamp(-LOGIT, LOGIT)).square().mean()
+    return torch.stack([score, points, bound])
+
+
+@torch.no_grad()
+def held_out(net: LandmarkNet, held: tuple[np.ndarray, np.ndarray]) -> str:
+    """Landmark error in eye distances, and both kinds of wrong verdict, on the shard that is never trained on."""
+    net.eval()
+    patches, labels = held
+    out = torch.cat([net(to_input(p)).flatten(1) for p in np.array_split(patches, 20)]).numpy()
+    known = labels[:, 1] > 0
+    marks, truth = (rows[known][:, -10:].reshape(-1, 5, 2) for rows in (out, labels))
+    eyes = np.hypot(*(truth[:, 0] - truth[:, 1]).T)
+    error = np.hypot(*(marks - truth).transpose(2, 0, 1)).mean(1) / np.maximum(eyes, 0.1)
+    faces, others = out[known, 0], out[labels[:, 0] == 0, 0]
+    least = np.quantile(faces, 0.002)
+    return f"error {error.mean():.4f}; {np.mean(others > least):.4f} of the others pass with 99.8 % of the faces"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=192)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(args.seed)
+    args.run.mkdir(parents=True, exist_ok=True)
+    net = LandmarkNet().to(memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
+    )
+    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.02)
+    step, last = 0, args.run / "last.pt"
+    if last.exists():
+        state = torch.load(last, weights_only=True)
+        net.load_state_dict(state["net"])
+        average.module.load_state_dict(state["average"])
+        average.n_averaged += 1
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+    pool, held = Pool(args.pool), load(args.pool, 0)
+    rng = np.random.default_rng([args.seed, step])
+    noise = torch.Generator().manual_seed(args.seed + step)
+    began, sums = time.monotonic(), torch.zeros(3)
+    while step < args.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(args.rate, step / args.steps)
+        patches, labels = pool.batch(args.batch, rng)
+        net.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(tint(patches, noise))
+        terms = loss_terms(out.float().flatten(1), torch.from_numpy(labels))
+        optimiser.zero_grad(set_to_none=True)
+        (terms[0] + WEIGHT * terms[1] + terms[2]).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        average.update_parameters(net)
+        step += 1
+        sums += terms.detach()
+        if step % SAVE_EVERY == 0 or step == args.steps:
+            parts = " ".join(f"{float(v) / SAVE_EVERY:.4f}" for v in sums)
+            rate = SAVE_EVERY * args.batch / (time.monotonic() - began)
+            told = held_out(average.module, held)
+            print(f"step {step} loss {parts} held-out {told}; {rate:.0f}/s {len(pool.labels)} patches", flush=True)
+            sums.zero_()
+            state = {"net": net.state_dict(), "average": average.module.state_dict()}
+            save(last, {**state, "optimiser": optimiser.state_dict(), "step": step})
+            pool.refresh()
+            began = time.monotonic()
+
+
+if __name__ == "__main__":
+    main()
