@@ -23,7 +23,8 @@ from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.subscribe import verify
 from agent.subscribe.verify import Verifier
 
-REASONS = frozenset(re.findall(r"``([a-z_]+)``", verify.__doc__ or ""))  # for which an event may be refused
+# Why an event may be refused, as the verifier's description numbers it.
+REASONS = frozenset(re.findall(r"``([a-z_]+)``", (verify.__doc__ or "").partition("What acceptance means")[0]))
 START = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 DIGEST = "sha256:" + "5a" * 32
 
