@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from agent.clock import ClockState
 from agent.errors import VerificationError
+from agent.protocol.names import Digest
 
 Kind = Literal[
     "started",
@@ -45,7 +46,6 @@ MAX_SEQ = 2**53 - 1  # RFC 8785 numbers
 NO_ENTRY = "sha256:" + "0" * 64  # what the first entry follows
 
 HEAD_PATTERN = r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)"  # ``str`` of a ``AuditHead``
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 Fact = str | int | bool
 
 

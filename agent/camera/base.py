@@ -38,12 +38,10 @@ class Picture(Protocol):
     """The full-resolution stream of one frame; converts only the part that is asked for."""
 
     @property
-    def width(self) -> int:
-        """Pixels."""
+    def width(self) -> int: ...
 
     @property
-    def height(self) -> int:
-        """Pixels."""
+    def height(self) -> int: ...
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from threading import Condition, Event, Thread
 from typing import Final, Literal, Self
 
@@ -32,6 +32,7 @@ class CameraNotice:
     reason: str
 
 
+@dataclass(eq=False)
 class Supervised:
     """Opens cameras that ``camera_factory`` makes, one after the other; implements ``agent.camera.base.Camera``.
 
@@ -40,22 +41,15 @@ class Supervised:
     ``random`` gives n random bytes. ``stop`` may be called by any thread.
     """
 
-    def __init__(
-        self,
-        camera_factory: Callable[[], Camera],
-        *,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        on_notice: Callable[[CameraNotice], None],
-    ) -> None:
-        self._factory = camera_factory
-        self._clock = clock
-        self._random = random
-        self._failures = 0
-        self._on_notice = on_notice
-        self._stop = Event()
-        self._info: CameraInfo | None = None
-        self._lost = False
+    camera_factory: Callable[[], Camera]
+    _: KW_ONLY
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_notice: Callable[[CameraNotice], None]
+    _failures: int = field(default=0, init=False)
+    _stop: Event = field(default_factory=Event, init=False)
+    _info: CameraInfo | None = field(default=None, init=False)
+    _lost: bool = field(default=False, init=False)
 
     def __enter__(self) -> Self:
         return self
@@ -84,13 +78,13 @@ class Supervised:
                         number += 1
                         yield frame
             except CameraLostError as error:
-                self._notice_lost(str(error))
+                self._notice("camera_lost", str(error))
             self._failures += 1
-            self._wait(full_jitter(self._failures, REOPEN_S, self._random))
+            self._wait(full_jitter(self._failures, REOPEN_S, self.random))
 
     def _session(self) -> Generator[Frame, None, None]:
         """Frames of one opening."""
-        with self._factory() as camera:
+        with self.camera_factory() as camera:
             self._info = camera.info()
             first_ns: int | None = None
             try:
@@ -99,27 +93,22 @@ class Supervised:
                         frame.close()
                         return
                     if first_ns is None:
-                        first_ns = self._clock.monotonic_ns()
-                        self._notice_back()
+                        first_ns = self.clock.monotonic_ns()
+                        self._notice("camera_back", "pictures arrive again")
                     yield frame
             finally:
-                if first_ns is not None and self._clock.monotonic_ns() - first_ns >= STABLE_S * 1e9:
+                if first_ns is not None and self.clock.monotonic_ns() - first_ns >= STABLE_S * 1e9:
                     self._failures = 0
             raise CameraLostError("the camera gives no pictures: its stream ended")
 
-    def _notice_lost(self, reason: str) -> None:
-        if not self._lost:
-            self._lost = True
-            self._on_notice(CameraNotice("camera_lost", reason))
-
-    def _notice_back(self) -> None:
-        if self._lost:
-            self._lost = False
-            self._on_notice(CameraNotice("camera_back", "pictures arrive again"))
+    def _notice(self, kind: Literal["camera_lost", "camera_back"], reason: str) -> None:
+        if (kind == "camera_lost") != self._lost:
+            self._lost = not self._lost
+            self.on_notice(CameraNotice(kind, reason))
 
     def _wait(self, seconds: float) -> None:
         while seconds > 0 and not self._stop.is_set():
-            self._clock.sleep(min(seconds, STOP_POLL_S))
+            self.clock.sleep(min(seconds, STOP_POLL_S))
             seconds -= STOP_POLL_S
 
 

@@ -30,21 +30,11 @@ from agent.errors import StorageError, printable
 from agent.keys import SigningKey
 from agent.outbox.draft import Draft, assemble, make_loss
 from agent.outbox.storage import OutboxFile, is_full
-from agent.protocol.event import (
-    FIRST_PREV,
-    MAX_EVENT_BYTES,
-    SIGNATURE_TYPE,
-    Event,
-    Kind,
-    LossReason,
-    Lost,
-    canonical,
-    digest,
-)
+from agent.protocol import event
 
 MAX_ROWS = 50_000  # a day offline at one event every two seconds
 MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest
-EVICTION_ORDER: tuple[Kind, ...] = ("presence", "unit", "match")  # what a door's owner can do without first
+EVICTION_ORDER: tuple[event.Kind, ...] = ("presence", "unit", "match")  # what a door's owner can do without first
 MAX_PENDING = 1000  # rows per call, 4 MB at the most
 RETRY_S = (30.0, 3600.0)  # shortest and longest pause of a parked row: an ACL is corrected by a person
 TIDY_EVERY_S = 60.0  # emptying the log costs some writes; once a minute wears no card out
@@ -65,7 +55,7 @@ class Row:
     """An event that waits. ``created_ns`` is comparable with the monotonic clock only when ``this_run``."""
 
     seq: int
-    kind: Kind
+    kind: event.Kind
     payload: bytes
     created_ns: int
     this_run: bool
@@ -99,7 +89,7 @@ class Outbox:
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
         """
-        if max_rows < 1 or max_bytes < MAX_EVENT_BYTES:
+        if max_rows < 1 or max_bytes < event.MAX_EVENT_BYTES:
             raise ValueError("the outbox must have room for one event")
         self._signer = signer
         self._source = source
@@ -208,7 +198,7 @@ class Outbox:
     def _adopt(self) -> None:
         """Make sure that the file is this unit's, and let every parked row be tried again after a restart."""
         with self._db.commit(durable=True) as db:
-            db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, FIRST_PREV))
+            db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, event.FIRST_PREV))
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
                 raise StorageError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
@@ -220,13 +210,13 @@ class Outbox:
         return Head(*head)
 
     def _store(
-        self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: LossReason | None = None
+        self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: event.LossReason | None = None
     ) -> int:
         head = self._head()
         seq = head.seq + 1
         members = assemble(draft, source=self._source, boot=self.boot, seq=seq, prev=head.digest)
-        signed = canonical(members)
-        members["sig"] = self._signer.sign_detached(signed, typ=SIGNATURE_TYPE)
+        signed = event.canonical(members)
+        members["sig"] = self._signer.sign_detached(signed, typ=event.SIGNATURE_TYPE)
         payload = rfc8785.dumps(members)
         _check(members, payload)
         db.execute(
@@ -245,7 +235,8 @@ class Outbox:
         # Loss events do not count: they are few, and dropping one to make room would cause another.
         counted = (1, len(payload)) if loss is None else (0, 0)
         db.execute(
-            "UPDATE head SET seq = ?, digest = ?, rows = rows + ?, bytes = bytes + ?", (seq, digest(signed), *counted)
+            "UPDATE head SET seq = ?, digest = ?, rows = rows + ?, bytes = bytes + ?",
+            (seq, event.digest(signed), *counted),
         )
         return seq
 
@@ -269,7 +260,7 @@ class Outbox:
                     break
                 yield oldest[0]
 
-    def _lose(self, db: sqlite3.Connection, seq: int, reason: LossReason) -> None:
+    def _lose(self, db: sqlite3.Connection, seq: int, reason: event.LossReason) -> None:
         self._remove(db, seq)
         db.execute(
             "INSERT INTO lost VALUES (?1, ?2, ?2, 1) ON CONFLICT (reason) DO UPDATE SET"
@@ -292,12 +283,12 @@ class Outbox:
         query = (
             "SELECT first, last, count FROM lost WHERE reason = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE loss = ?1)"
         )
-        for reason in get_args(LossReason):
+        for reason in get_args(event.LossReason):
             found = db.execute(query, (reason,)).fetchone()
             if found is None:
                 continue
             first, last, count = found
-            lost = Lost(first=first, last=last, count=count, reason=reason)
+            lost = event.Lost(first=first, last=last, count=count, reason=reason)
             draft = make_loss(lost, now=self._clock.now(), clock=self._clock.state(), time_step_s=self._time_step_s)
             db.execute("DELETE FROM lost WHERE reason = ?", (reason,))
             self._store(db, draft, loss=reason)
@@ -356,9 +347,9 @@ class Outbox:
 
 def _check(members: object, payload: bytes) -> None:
     """Refuse to sign away anything but an event: what does not fit the types does not leave."""
-    if len(payload) > MAX_EVENT_BYTES:
-        raise ValueError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+    if len(payload) > event.MAX_EVENT_BYTES:
+        raise ValueError(f"an event is longer than {event.MAX_EVENT_BYTES} bytes")
     try:
-        msgspec.convert(members, Event)
+        msgspec.convert(members, event.Event)
     except msgspec.ValidationError as error:
         raise ValueError(f"this is not an event: {error}") from error

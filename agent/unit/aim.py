@@ -51,7 +51,8 @@ def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, se
             elif now_ns - told_ns >= PERIOD_NS:
                 frames = count - told_count
                 rate, detection = frames * 1e9 / (now_ns - told_ns), spent_ns / frames / 1e6
-                people = _people(gate, tracks, frame, limits) or "nobody in view"
+                words = (_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
+                people = "; ".join(words) or "nobody in view"
                 yield f"{rate:5.1f} frames/s  detection {detection:.0f} ms{_light(frame)}  {people}"
                 told_ns, told_count, spent_ns = now_ns, count, 0
             if now_ns - began_ns >= min(seconds, MAX_SECONDS) * 1e9:
@@ -61,10 +62,6 @@ def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, se
 def _light(frame: Frame) -> str:
     mean = float(frame.lores.mean())
     return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
-
-
-def _people(gate: Gate, tracks: list[Track], frame: Frame, limits: FaceLimits) -> str:
-    return "; ".join(_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
 
 
 def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Refusal | None:

@@ -88,10 +88,8 @@ def check_keys(config: Config, clock: Clock) -> Found:
     held = EpochKeys.load(config.keys.folder / "epoch-keys.json").epochs(config.events.audience)
     now, *coming = epochs_from(clock.now())
     if now not in held:
-        yield (
-            "fault",
-            f"no epoch key for audience '{config.events.audience}' in {now}: issue keys at the site, install them",
-        )
+        audience = config.events.audience
+        yield "fault", f"no epoch key for audience '{audience}' in {now}: issue keys at the site, install them"
     elif missing := [epoch for epoch in coming if epoch not in held]:
         yield "advice", f"no epoch key for {', '.join(missing)} yet: install the next ones before {now} is over"
     else:
@@ -123,10 +121,7 @@ def check_memory(_config: Config, _clock: Clock) -> Found:
     swaps = [line.split()[0] for line in _lines("/proc/swaps")[1:]]
     plain = [swap for swap in swaps if not Path(swap).name.startswith("zram")]
     if plain:
-        yield (
-            "advice",
-            f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may",
-        )
+        yield "advice", f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may"
     else:
         yield "ok", "no swap on a disk"
     handler = "".join(_lines("/proc/sys/kernel/core_pattern"))

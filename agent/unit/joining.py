@@ -20,14 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.clock import Clock, ClockState
 from agent.errors import KeyStoreError, VerificationError
 from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_secret, replace, write_atomic
-from agent.keys import (
-    PublicKey,
-    UnitKey,
-    decode_base64url,
-    encode_base64url,
-    load_private_key,
-    load_public_key,
-)
+from agent.keys import PublicKey, UnitKey, decode_base64url, encode_base64url, load_private_key, load_public_key
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol import joining
 from agent.protocol.epoch_keys import open_epoch_keys

@@ -17,6 +17,7 @@ class UnitFiles:
         self.site_jwk = folder / "site.jwk"
         self.epoch_keys = folder / "epoch-keys.json"
         self.pending = folder / "pending.json"
+        self.site_change = folder / "site-change.json"
 
     @property
     def waiting(self) -> UnitFiles:

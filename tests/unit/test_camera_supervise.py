@@ -134,7 +134,7 @@ def test_stop_ends_a_wait() -> None:
     def stop(_: CameraNotice) -> None:
         rig.supervised.stop()
 
-    rig.supervised._on_notice = stop
+    rig.supervised.on_notice = stop
     assert rig.take(1) == []
     assert rig.clock.monotonic_ns() < 1e9
 

@@ -17,8 +17,9 @@ from agent.camera.scene.camera import SceneCamera
 from agent.camera.scene.motion import eased, placements
 from agent.camera.scene.pose import frontal
 from agent.camera.scene.render import SceneRenderer
-from agent.camera.scene.script import SceneScript, enrolment_script
+from agent.camera.scene.script import SceneScript
 from agent.clock import SimulatedClock
+from tools.lib.enrolment_scene import enrolment_script
 
 PLAIN = {"kind": "plain", "colour": "#808080"}
 
