@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a site's folder, and what travels between the site and a unit that is being enrolled."""
+"""What lies in a site's folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ClientRecord(Record, frozen=True):
 
 
 class TokenRecord(Record, frozen=True):
-    """An enrolment token: its digest, from which the token cannot be found.
+    """The token by which a unit joins: its digest, from which the token cannot be found.
 
     ``used`` is the digest of the request it was used for, which may be answered once more if the answer was lost.
     """

@@ -43,7 +43,7 @@ DEFAULT_AUDIENCES = ("access",)
 def new_token(
     folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, random: Callable[[int], bytes] = os.urandom
 ) -> str:
-    """Make a one-time enrolment token for a unit; it is shown once, here only its digest is kept.
+    """Make the one-time token by which a unit joins; it is shown once, here only its digest is kept.
 
     An earlier unused token of the same unit becomes worthless.
     """
@@ -243,7 +243,7 @@ def _open_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
 
 
 def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, again: bool) -> bytes:
-    """Find the key of the proofs: an enrolment token that is unused, or was used for this very request."""
+    """Find the key of the proofs: a token that is unused, or was used for this very request."""
     for record in _open_tokens(site):
         key = decode_base64url(record.digest)
         fits = record.used is None or (again and record.used == _digest(token))

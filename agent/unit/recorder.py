@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from agent.clock import Clock
 from agent.errors import KeyStoreError, PosternError, StorageError
@@ -110,25 +111,8 @@ class Recorder:
         identity, now, clock = self.identity, self.clock.now(), self.clock.state()
         name, epoch = self.epoch_keys.pseudonym(outcome.subject, identity.audience, now, clock=clock)
         subject = name if identity.seal is None else identity.seal(name, epoch)
+        about: dict[str, Any] = {"subject": subject, "audience": identity.audience, "epoch": epoch}
+        about |= {"now": now, "clock": clock, "time_step_s": identity.time_step_s}
         if isinstance(outcome, Match):
-            return make_match(
-                outcome,
-                subject=subject,
-                audience=identity.audience,
-                epoch=epoch,
-                policy=identity.policy,
-                model=identity.model,
-                now=now,
-                clock=clock,
-                time_step_s=identity.time_step_s,
-            )
-        return make_presence(
-            state=outcome.state,
-            subject=subject,
-            audience=identity.audience,
-            epoch=epoch,
-            zone=outcome.zone,
-            now=now,
-            clock=clock,
-            time_step_s=identity.time_step_s,
-        )
+            return make_match(outcome, policy=identity.policy, model=identity.model, **about)
+        return make_presence(state=outcome.state, zone=outcome.zone, **about)
