@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from agent.errors import PolicyError, VerificationError
 from agent.keys import PublicKey, SigningKey
+from agent.protocol.names import Digest
 
 POLICY_TYPE = "postern-policy+jws"
 MAX_POLICY_BYTES = 32 * 1024  # a table of 64 rows needs about 4 KiB
@@ -32,8 +33,6 @@ MAX_POLICY_BYTES = 32 * 1024  # a table of 64 rows needs about 4 KiB
 # Rule of three: with no error in n independent trials, the rate is below 3/n at 95 % (Hanley and
 # Lippman-Hand, JAMA 1983). A smaller FMR than that is not measured but hoped for.
 RULE_OF_THREE = 3.0
-
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 
 
 class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
