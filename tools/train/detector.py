@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tools.train.detector_loss import loss_terms
 from tools.train.detector_net import DetectorNet
 from tools.train.embedder import learning_rate, save, to_input
+from tools.train.precision import described, mixed, multiplies_bfloat16
 
 EMA_DECAY = 0.998
 SAVE_EVERY = 250  # steps: a minute or two on one core
@@ -40,14 +41,15 @@ class Scenes:
     """Random batches from one pool's memory-mapped shards, taking up shards as they are finished."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        self.folder, self._next = folder, first
+        self.folder, self._taken = folder, {folder / f"image-{k:04d}.npy" for k in range(first)}
         self.shards: list[tuple[np.ndarray, np.ndarray]] = []
         self.refresh()
 
     def refresh(self) -> None:
-        while (path := self.folder / f"image-{self._next:04d}.npy").exists():
-            self.shards.append((np.load(path, mmap_mode="r"), np.load(self.folder / f"faces-{self._next:04d}.npy")))
-            self._next += 1
+        for path in sorted(set(self.folder.glob("image-*.npy")) - self._taken):
+            self._taken.add(path)
+            faces = np.load(path.with_name(path.name.replace("image", "faces")))
+            self.shards.append((np.load(path, mmap_mode="r"), faces))
 
     def batch(self, size: int, rng: np.random.Generator, *, crops: bool) -> tuple[np.ndarray, np.ndarray]:
         images, faces = [], []
@@ -106,11 +108,12 @@ def crop(image: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> tupl
 
 
 def tint(images: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Gain and colour per picture, bfloat16 NCHW in [-1, 1); scenes bring their own noise."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.bfloat16)
+    """Gain and colour per picture, NCHW in [-1, 1), in the type of the training; scenes bring their own noise."""
+    kind = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(kind)
     gain = 1 + 0.1 * torch.randn((len(x), 3, 1, 1), generator=generator)
     lift = 0.05 * torch.randn((len(x), 3, 1, 1), generator=generator)
-    return x.sub_(128).div_(128).mul_(gain.bfloat16()).add_(lift.bfloat16()).clamp_(-1, 1)
+    return x.sub_(128).div_(128).mul_(gain.to(kind)).add_(lift.to(kind)).clamp_(-1, 1)
 
 
 @torch.no_grad()
@@ -121,7 +124,7 @@ def held_out(net: DetectorNet, pool: Scenes) -> Tensor:
     parts = []
     for start in range(0, 256, 32):
         rows = slice(start, start + 32)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             out = net(to_input(images[rows]).contiguous(memory_format=torch.channels_last))
         parts.append(loss_terms(out, torch.from_numpy(faces[rows])))
     return torch.stack(parts).mean(0)
@@ -160,6 +163,7 @@ def main() -> None:
     held, pools = Scenes(args.pools[0], 0), [Scenes(args.pools[0], 1), *[Scenes(p, 0) for p in args.pools[1:]]]
     rng = np.random.default_rng([args.seed, step])
     noise = torch.Generator().manual_seed(args.seed + step)
+    print(f"training in {described()}", flush=True)
     began, sums = time.monotonic(), torch.zeros(4)
     while step < args.steps:
         for group in optimiser.param_groups:
@@ -170,7 +174,7 @@ def main() -> None:
         count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
         images, faces = source.batch(max(1, int(count)), rng, crops=crops)
         net.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             out = net(tint(images, noise))
         terms = loss_terms(out, torch.from_numpy(faces))
         optimiser.zero_grad(set_to_none=True)

@@ -18,6 +18,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor, nn
 
+from tools.train import landmarks as second
 from tools.train.detector import Scenes
 from tools.train.detector_net import DetectorNet
 from tools.train.embedder import Pool, Student, save, to_input
@@ -137,15 +138,25 @@ def detector(model: Path, pool: Path) -> nn.Module:
     return net
 
 
+def landmarks(model: Path, pool: Path) -> nn.Module:
+    net, rng, patches = second.LandmarkNet(), np.random.default_rng(1), second.Pool(pool)
+    load(net, model)
+    restore_norms(net, [to_input(patches.batch(192, rng)[0]) for _ in range(BATCHES)])
+    return net
+
+
+NETWORKS = {"embedder": embedder, "detector": detector, "landmarks": landmarks}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--network", choices=["embedder", "detector"], default="embedder")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="embedder")
     args = parser.parse_args()
     torch.manual_seed(1)  # the adaptors of an embedder start at random
-    net = (embedder if args.network == "embedder" else detector)(args.model, args.pool)
+    net = NETWORKS[args.network](args.model, args.pool)
     save(args.out, {"average": net.state_dict()})
 
 

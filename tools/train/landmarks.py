@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from tools.train.embedder import learning_rate, save, to_input
 from tools.train.net import ConvNorm, Residual
+from tools.train.precision import described, mixed
 
 EMA_DECAY = 0.998
 SAVE_EVERY = 250  # steps
@@ -58,17 +59,16 @@ class Pool:
     """All shards but the first in memory; batches of half faces, half others."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._next = folder, 1
+        self.folder, self._taken = folder, {folder / "patch-0000.npy"}
         self.patches, self.labels = np.empty((0, 64, 64, 3), np.uint8), np.empty((0, 12), np.float32)
         self.refresh()
 
     def refresh(self) -> None:
         """Take up shards that were finished since the last look."""
-        fresh = []
-        while (self.folder / f"patch-{self._next:04d}.npy").exists():
-            fresh.append(load(self.folder, self._next))
-            self._next += 1
-        if fresh:
+        paths = sorted(set(self.folder.glob("patch-*.npy")) - self._taken)
+        self._taken |= set(paths)
+        if paths:
+            fresh = [load(self.folder, int(path.stem.rpartition("-")[2])) for path in paths]
             self.patches = np.concatenate([self.patches, *[p for p, _ in fresh]])
             self.labels = np.concatenate([self.labels, *[rows for _, rows in fresh]])
             self._faces, self._others = (np.flatnonzero(self.labels[:, 0] == kind) for kind in (1, 0))
@@ -129,12 +129,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=192)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--init", type=Path, help="start from these weights (models/train/, tools.train.from_tflite)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
     net = LandmarkNet().to(memory_format=torch.channels_last)
+    if args.init:
+        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
     )
@@ -150,13 +153,14 @@ def main() -> None:
     pool, held = Pool(args.pool), load(args.pool, 0)
     rng = np.random.default_rng([args.seed, step])
     noise = torch.Generator().manual_seed(args.seed + step)
+    print(f"training in {described()}", flush=True)
     began, sums = time.monotonic(), torch.zeros(3)
     while step < args.steps:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(args.rate, step / args.steps)
         patches, labels = pool.batch(args.batch, rng)
         net.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             out = net(tint(patches, noise))
         terms = loss_terms(out.float().flatten(1), torch.from_numpy(labels))
         optimiser.zero_grad(set_to_none=True)
