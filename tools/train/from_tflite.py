@@ -22,7 +22,7 @@ from tools.train import landmarks as second
 from tools.train.detector import Scenes
 from tools.train.detector_net import DetectorNet
 from tools.train.embedder import Pool, Student, save, to_input
-from tools.train.net import EmbedderNet, Residual
+from tools.train.net import EmbedderNet, Sum
 
 BATCHES = 8  # of 128 pictures, for the statistics of the norms
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -30,7 +30,7 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 def convolutions(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
     """Convolutions of a net with their norms, in the order in which the exporter writes them."""
-    if isinstance(module, Residual):
+    if isinstance(module, Sum):
         for part in (module.shortcut, module.first, module.second):
             if part is not None:
                 yield from convolutions(part)
