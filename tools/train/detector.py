@@ -5,7 +5,8 @@ python -m tools.train.detector RUN POOL [POOL ...] --steps 8000
 
 Pools may hold different picture sizes; the first gives most batches. Shard 0 of the first pool is never trained
 on: it sets the int8 ranges and gives the held-out loss. Stopping and starting again resumes from RUN/last.pt; a
-changed ``--steps`` stretches the schedule.
+changed ``--steps`` stretches the schedule. A new run goes on where the shipped weights are with
+``--init models/train/detector.pt``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tools.train.checkpoints import begin_from, keep
 from tools.train.detector_loss import loss_terms
 from tools.train.detector_net import DetectorNet
 from tools.train.embedder import learning_rate, save, to_input
@@ -139,7 +141,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--init", type=Path, help="start from these weights (tools.train.from_tflite)")
+    parser.add_argument("--init", type=Path, help="start from these weights (models/train/, tools.train.from_tflite)")
+    parser.add_argument("--keep", type=Path, help="write the averaged weights here too, as float16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
@@ -147,7 +150,7 @@ def main() -> None:
     args.run.mkdir(parents=True, exist_ok=True)
     net = DetectorNet().to(memory_format=torch.channels_last)
     if args.init:
-        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
+        begin_from(args.init, net)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
     )
@@ -203,6 +206,8 @@ def main() -> None:
                     "step": step,
                 },
             )
+            if args.keep:
+                keep(args.keep, average.module)
             for pool in pools:
                 pool.refresh()
             began = time.monotonic()

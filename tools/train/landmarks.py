@@ -4,7 +4,8 @@
 python -m tools.train.landmarks RUN POOL --steps 6000
 python -m tools.train.export_landmarks RUN/last.pt POOL models/landmarks.tflite
 
-Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt.
+Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt; a new run goes on where
+the shipped weights are with ``--init models/train/landmarks.pt``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.train.checkpoints import begin_from, keep
 from tools.train.embedder import learning_rate, save, to_input
 from tools.train.net import ConvNorm, Residual
 from tools.train.precision import described, mixed
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", type=Path, help="start from these weights (models/train/, tools.train.from_tflite)")
+    parser.add_argument("--keep", type=Path, help="write the averaged weights here too, as float16")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -137,7 +140,7 @@ def main() -> None:
     args.run.mkdir(parents=True, exist_ok=True)
     net = LandmarkNet().to(memory_format=torch.channels_last)
     if args.init:
-        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
+        begin_from(args.init, net)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
     )
@@ -178,6 +181,8 @@ def main() -> None:
             sums.zero_()
             state = {"net": net.state_dict(), "average": average.module.state_dict()}
             save(last, {**state, "optimiser": optimiser.state_dict(), "step": step})
+            if args.keep:
+                keep(args.keep, average.module)
             pool.refresh()
             began = time.monotonic()
 
