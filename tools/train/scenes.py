@@ -28,7 +28,7 @@ ROW = 15
 SMALLEST = 13.0  # pixels: smaller faces are neither face nor background
 VISIBLE = 0.55  # share of a face that must be seen for it to count
 GONE = 0.12  # share below which nothing of a face is left to see
-FLATTEST = 4.0  # grey levels of deviation in a face's middle: darker or more blurred faces do not count
+FLATTEST = 6.0  # grey levels of deviation in a face's middle: darker or more blurred faces do not count
 BORDERS = (LORES_BORDER, LORES_BORDER, 0, 255)  # tones around a picture that does not fill the frame
 
 

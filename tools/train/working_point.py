@@ -29,7 +29,6 @@ from tools.train.cutouts import SIDE
 from tools.train.naturals import HELD_PORTRAIT, load_backgrounds
 from tools.train.patches import overlap
 
-FAINT = 0.05  # first scores below are not looked at
 LIMIT = 1e-6  # scores are kept this far from 0 and 1
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 SAME = 0.3  # IoU from which a candidate is the portrait's face
@@ -39,8 +38,8 @@ NONE = -99.0
 class Looks:
     """The two looks, apart."""
 
-    def __init__(self, models: Path, detector: str, landmarks: str) -> None:
-        self.detector = Detector(load_engine(models, detector), score_threshold=FAINT)
+    def __init__(self, models: Path, detector: str, landmarks: str, faintest: float) -> None:
+        self.detector = Detector(load_engine(models, detector), score_threshold=faintest)
         self.engine: Engine = load_engine(models, landmarks)
 
     def __call__(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +77,7 @@ def report(found: list[np.ndarray], empty: list[np.ndarray], target: float) -> I
         shares = [(best <= v).mean() for v in (edge, edge + 0.3)]
         yield f"weight {weight}: score {1 / (1 + np.exp(-edge)):.3f}, missed {shares[0]:.4f}, 0.3 above {shares[1]:.4f}"
     yield f"no candidate at all: {np.mean([len(r) == 0 for r in found]):.4f}"
+    yield f"second looks in an empty picture: {np.mean([len(r) for r in empty]):.2f}"
     firsts = np.sort(np.concatenate([r[:, 0] for r in empty]))[::-1][:8]
     yield "highest first scores of what is no face: " + " ".join(f"{1 / (1 + np.exp(-v)):.3f}" for v in firsts)
 
@@ -95,9 +95,10 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models/manifest.yaml"))
     parser.add_argument("--detector-name", default="detector-320x240")
     parser.add_argument("--landmarks-name", default="landmarks")
+    parser.add_argument("--faintest", type=float, default=0.1, help="first score from which there is a second look")
     parser.add_argument("--target", type=float, default=0.01, help="false faces a picture")
     args = parser.parse_args()
-    looks = Looks(args.models, args.detector_name, args.landmarks_name)
+    looks = Looks(args.models, args.detector_name, args.landmarks_name, args.faintest)
     size = looks.detector.input_size
     empty = [looks(frame)[0] for frame in frames(load_backgrounds(args.empty, held_out=True), size)]
     for folder in args.faces:
