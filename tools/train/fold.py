@@ -22,7 +22,7 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Two convolutions, the first with or without ReLU6, a shortcut (None: identity), ReLU6 after the sum."""
+    """Residual block: two convolutions, a shortcut (None: identity), ReLU6 after the sum."""
 
     first: Conv
     second: Conv
@@ -43,7 +43,7 @@ def fold_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, act: bool) -> Con
 
 
 def fold(module: nn.Module) -> list[Layer]:
-    """Layers of a Sequential of convolutions, norms, ReLU6 and ``Sum`` blocks, in order."""
+    """Layers of a Sequential of convolutions, norms, ReLU6 and ``Residual`` blocks, in order."""
     if all(hasattr(module, name) for name in ("first", "second", "shortcut")):
         short = module.shortcut
         return [Block(_one(module.first), _one(module.second), None if short is None else _one(short))]

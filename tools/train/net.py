@@ -63,14 +63,10 @@ class Residual(Sum):
 
 
 class Separable(Sum):
-    """Depthwise 3x3, then 1x1 (MobileNets, Howard et al. 2017), with a shortcut: (n, width, h, w) to the same.
-
-    Nothing bends between the two: without an activation there separable layers learn faster and end better
-    (Xception, Chollet 2017, figure 10).
-    """
+    """Depthwise 3x3, then 1x1 (MobileNets, Howard et al. 2017), with a shortcut: (n, width, h, w) to the same."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(ConvNorm(width, width, 3, groups=width, act=False), ConvNorm(width, width, 1, act=False))
+        super().__init__(ConvNorm(width, width, 3, groups=width), ConvNorm(width, width, 1, act=False))
 
 
 class Float32Conv(nn.Conv2d):
@@ -86,12 +82,13 @@ class Float32Conv(nn.Conv2d):
 
 
 class Halving(nn.Sequential):
-    """Depthwise 3x3 of stride 2, then 1x1 and ReLU6: (n, cin, h, w) to (n, cout, h / 2, w / 2)."""
+    """Depthwise 3x3 of stride 2, then 1x1 to the new width: (n, cin, h, w) to (n, cout, h / 2, w / 2), ReLU6 both."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__(
             Float32Conv(cin, cin, 3, 2, 1, groups=cin, bias=False),
             nn.BatchNorm2d(cin),
+            nn.ReLU6(inplace=True),
             ConvNorm(cin, cout, 1),
         )
 

@@ -67,7 +67,7 @@ def apply(x: tf.Tensor, layers: Iterable[Layer]) -> tf.Tensor:
         layer = waiting.popleft()
         if isinstance(layer, Block):
             skip = x if layer.shortcut is None else apply_conv(x, layer.shortcut, act=False)
-            inner = apply_conv(apply_conv(x, layer.first, act=layer.first.act), layer.second, act=False)
+            inner = apply_conv(apply_conv(x, layer.first, act=True), layer.second, act=False)
             x = tf.nn.relu6(inner + skip)
         elif _is_large_pool(x, layer, waiting[0] if waiting else None):
             x = _pool(x, layer, waiting.popleft())
