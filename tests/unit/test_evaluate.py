@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,53 @@ def test_detection_counts_faces_and_false_faces(
     report = evaluate(capsys, "detection", *arguments)
     assert (report["images"], report["share_with_a_face"], report["faces_per_image"]) == (32, 1, 1)
     assert (report["empty_images"], report["false_faces_per_image"]) == (4, 0.25)
+
+
+def shard(path: Path, pictures: list[Image.Image], **rows: Any) -> None:
+    """Write pictures as a shard: JPEG files end to end."""
+    files = []
+    for picture in pictures:
+        out = io.BytesIO()
+        picture.save(out, "JPEG", quality=95)
+        files.append(np.frombuffer(out.getvalue(), np.uint8))
+    np.savez(path, jpeg=np.concatenate(files), start=np.cumsum([0, *map(len, files)]), **rows)
+
+
+def test_detection_counts_who_is_missed_by_group_and_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frontal = [[70, 40], [90, 40], [80, 50], [72, 58], [88, 58]]
+    profile = [[70, 40], [90, 40], [95, 50], [72, 58], [88, 58]]
+    labels = {
+        "label": np.array([b"north"] * 6 + [b"south"] * 6),
+        "box": np.tile(np.float32([64, 32, 96, 64]), (12, 1)),
+        "landmarks": np.float32([profile if k % 6 == 5 else frontal for k in range(12)]),
+    }
+    labels["landmarks"][11] = np.nan
+    shard(tmp_path / "faces-000.npz", [person(k, 0, face=False) for k in range(12)], **labels)
+    shard(tmp_path / "faces-001.npz", [person(k, 0, face=k not in (0, 5)) for k in range(12)], **labels)
+    shard(
+        tmp_path / "negatives-x-000.npz",
+        [person(k, 1, face=k == 5) for k in range(7)],
+        source=np.array([f"s{k}".encode() for k in range(7)]),
+        kind=np.array([b"door"] * 6 + [b"statue"]),
+    )
+    out = tmp_path / "found.npz"
+    arguments = ["--shards", tmp_path, "--last", 1, "--empty", tmp_path, "--held-out", "--out", out, *MODELS[:4]]
+    report = evaluate(capsys, "detection", *arguments)
+    turns = report["shards"]["by_turn"]
+    assert {name: (row["pictures"], round(row["nobody_found"] * row["pictures"])) for name, row in turns.items()} == {
+        "all": (12, 2),
+        "near-frontal": (10, 1),
+        "profile": (1, 1),
+        "unknown": (1, 0),
+    }
+    assert report["shards"]["near_frontal_by_group"]["north"] == {"pictures": 5, "nobody_found": 0.2}
+    assert report["shards"]["worst_group_of_the_near_frontal"] == 0.2
+    assert (report["empty_images"], report["false_faces_per_image"]) == (2, 0.5)  # the first and the sixth
+    with np.load(out) as rows:
+        assert rows["names"].tolist()[:2] == ["faces-001/0", "faces-001/1"]
+        assert rows["found"].tolist() == [0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1]
+        assert rows["boxes"].shape == (14, 4)
+        assert np.isnan(rows["scores"]).tolist() == (rows["found"] == 0).tolist()
 
 
 def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(

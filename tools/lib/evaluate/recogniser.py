@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from agent.camera.base import Frame
 from agent.detect.detector import load_detector
@@ -99,6 +100,12 @@ class Finder:
         """Decode a picture and find its faces."""
         with self.times.measure("decode"):
             frame = pictures.load(path, self.detector.input_size)
+        with self.times.measure("detect"):
+            return frame, self.detector.detect(frame, exact=self.exact)
+
+    def look(self, picture: Image.Image) -> tuple[Frame, list[Face]]:
+        """Find the faces of a picture in memory."""
+        frame = pictures.as_frame(picture, self.detector.input_size)
         with self.times.measure("detect"):
             return frame, self.detector.detect(frame, exact=self.exact)
 

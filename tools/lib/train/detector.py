@@ -5,7 +5,8 @@ tools/train detector RUN POOL [POOL ...] --steps 8000
 
 Pools may hold different picture sizes; the first gives most batches. Shard 0 of the first pool is never trained
 on: it sets the int8 ranges and gives the held-out loss. Stopping and starting again resumes from RUN/last.pt; a
-changed ``--steps`` stretches the schedule.
+changed ``--steps`` stretches the schedule. A new run goes on where the shipped weights are with
+``--init models/train/detector.pt``.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class Scenes:
     """Random batches from one pool's memory-mapped shards, taking up shards as they are finished."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        self.folder, self._next = folder, first
+        self.folder, self._taken = folder, {folder / f"image-{k:04d}.npy" for k in range(first)}
         self.shards: list[tuple[np.ndarray, np.ndarray]] = []
         self.refresh()
 
     def refresh(self) -> None:
-        while (path := self.folder / f"image-{self._next:04d}.npy").exists():
-            self.shards.append((np.load(path, mmap_mode="r"), np.load(self.folder / f"faces-{self._next:04d}.npy")))
-            self._next += 1
+        for path in sorted(set(self.folder.glob("image-*.npy")) - self._taken):
+            self._taken.add(path)
+            faces = np.load(path.with_name(path.name.replace("image", "faces")))
+            self.shards.append((np.load(path, mmap_mode="r"), faces))
 
     def batch(self, size: int, rng: np.random.Generator, *, crops: bool) -> tuple[np.ndarray, np.ndarray]:
         images, faces = [], []
