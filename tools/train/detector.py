@@ -32,7 +32,7 @@ CROP = 192  # pixels: two of three batches are square crops around faces, which 
 CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of frames
 CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
 SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
-OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
+OTHER_POOLS = 9  # every so many steps a batch of whole frames comes from the other pools
 # Score, box, landmarks (small numbers: shares of the face), range. Landmarks only have to tell how a head is turned:
 # the landmark network places them.
 WEIGHTS = torch.tensor([1.0, 1.0, 8.0, 0.05])
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--every", type=int, default=OTHER_POOLS, help="steps from one batch of the others to the next")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", type=Path, help="start from these weights (models/train/, tools.train.from_tflite)")
@@ -172,8 +173,9 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(args.rate, step / args.steps)
         others = [p for p in pools[1:] if p.shards]
-        far, crops = bool(others) and step % OTHER_POOLS == 0, step % 3 != 0
-        source = others[(step // OTHER_POOLS) % len(others)] if far else pools[0]
+        far = bool(others) and step % args.every == 0
+        crops = step % 3 != 0 and not far
+        source = others[(step // args.every) % len(others)] if far else pools[0]
         count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
         images, faces = source.batch(max(1, int(count)), rng, crops=crops)
         net.train()
