@@ -31,7 +31,7 @@ CROP = 192  # pixels: two of three batches are square crops around faces, which 
 CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of frames
 CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
 SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
-OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
+OTHER_POOLS = 9  # every so many steps a batch of whole frames comes from the other pools
 # Score, box, landmarks (small numbers: shares of the face), range. Landmarks only have to tell how a head is turned:
 # the landmark network places them.
 WEIGHTS = torch.tensor([1.0, 1.0, 8.0, 0.05])
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("pools", type=Path, nargs="+")
     add_options(parser, steps=8000, batch=32)
+    parser.add_argument("--every", type=int, default=OTHER_POOLS, help="steps from one batch of the others to the next")
     args = parser.parse_args()
     begin(args)
     net = DetectorNet().to(memory_format=torch.channels_last)
@@ -143,8 +144,9 @@ def main() -> None:
 
     def turn(now: Turn) -> tuple[Tensor, Tensor]:
         others = [p for p in pools[1:] if p.shards]
-        far, crops = bool(others) and now.step % OTHER_POOLS == 0, now.step % 3 != 0
-        source = others[(now.step // OTHER_POOLS) % len(others)] if far else pools[0]
+        far = bool(others) and now.step % args.every == 0
+        crops = now.step % 3 != 0 and not far
+        source = others[(now.step // args.every) % len(others)] if far else pools[0]
         count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
         images, faces = source.batch(max(1, int(count)), now.rng, crops=crops)
         with mixed():

@@ -29,6 +29,7 @@ SMALLEST = 13.0  # pixels: smaller faces are neither face nor background
 VISIBLE = 0.55  # share of a face that must be seen for it to count
 GONE = 0.12  # share below which nothing of a face is left to see
 FLATTEST = 6.0  # grey levels of deviation in a face's middle: darker or more blurred faces do not count
+PHOTOS = 0.26  # share of scenes that are photos as they are
 BORDERS = (LORES_BORDER, LORES_BORDER, 0, 255)  # tones around a picture that does not fill the frame
 
 
@@ -103,12 +104,16 @@ class Painter:
 class Composer:
     """Scenes from portraits and backgrounds, all chance from one generator."""
 
-    def __init__(self, portraits: Portraits, backgrounds: list[np.ndarray], size: tuple[int, int]) -> None:
+    def __init__(
+        self, portraits: Portraits, backgrounds: list[np.ndarray], size: tuple[int, int], photos: float = PHOTOS
+    ) -> None:
         self.portraits, self.backgrounds, self.size = portraits, backgrounds, size
+        composed, plain = np.array([34, 26, 8, 6, 0, 0]), np.array([0, 0, 0, 0, 16, 10])
+        self._shares = composed / composed.sum() * (1 - photos) + plain / plain.sum() * photos
 
     def scene(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         kinds = [self.crowd, self.portrait, self.nobody, self.leaving, self.photo, self.place]
-        kind = int(rng.choice(len(kinds), p=[0.34, 0.26, 0.08, 0.06, 0.16, 0.10]))
+        kind = int(rng.choice(len(kinds), p=self._shares))
         if composed := kind < kinds.index(self.photo):
             painter = Painter(self.background(self.size, rng))
         else:
@@ -365,6 +370,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs=2, default=(0, 14), help="first and last + 1")
     parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240), help="width and height")
+    parser.add_argument("--photos", type=float, default=PHOTOS, help="share of photos as they are")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--held-out", action="store_true")
     args = parser.parse_args()
@@ -374,6 +380,7 @@ def main() -> None:
         load_portraits(args.faces, held_out=args.held_out),
         load_backgrounds(args.backgrounds, held_out=args.held_out),
         tuple(args.size),
+        args.photos,
     )
     for shard in range(*args.shards):
         began = time.monotonic()
