@@ -48,6 +48,7 @@ from agent.unit.assemble import (
     load_key,
     load_models,
     load_policy,
+    make_answers,
     make_enrolment,
     make_gate,
     make_info,
@@ -136,7 +137,8 @@ class Service:
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
         registrar = make_registrar(config, models, policy, stores, clock=clock, random=world.random)
-        self._enrolment = make_enrolment(registrar, self._mailbox, clock)
+        answers = make_answers(config, key)
+        self._enrolment = make_enrolment(registrar, self._mailbox, clock, answers)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
@@ -165,6 +167,7 @@ class Service:
             paused=self._paused,
             health=health.build,
             log=self._log,
+            answers=answers,
             clock=clock,
             random=world.random,
         )

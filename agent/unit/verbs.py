@@ -19,11 +19,13 @@ from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
 from agent.protocol.command import Command
 from agent.protocol.receipt import ErasureReceipt
+from agent.strict_json import decode
 from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.uplink.commands import Handler
+from agent.uplink.health import MAX_HEALTH_BYTES
 
-MAX_LISTED = 64  # subjects in one answer: what fits into MAX_RESPONSE_BYTES
+MAX_LISTED = 64  # subjects in one answer: what fits into an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     """Verb to handler, for ``Commands``."""
 
     def health(_: Command) -> Mapping[str, Any]:
-        document: dict[str, Any] = msgspec.json.decode(parts.health())
+        document: dict[str, Any] = decode(parts.health(), dict, MAX_HEALTH_BYTES)
         return document
 
     def gallery_status(_: Command) -> Mapping[str, Any]:
@@ -100,7 +102,7 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
             raise ConsentError(
                 "nobody is enrolled without a consent: send the person's record", reason="consent_missing"
             )
-        consent = parse_consent(msgspec.json.encode(args.pop("consent")))
+        consent = parse_consent(_encoded(args.pop("consent")))
         subject = parse_subject(args.pop("subject")) if "subject" in args else None
         if args:
             raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
@@ -113,6 +115,13 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
         return enrolment.abort(_enrolment(command))
 
     return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+
+
+def _encoded(consent: object) -> bytes:
+    try:
+        return msgspec.json.encode(consent)
+    except ValueError:  # a text that is no Unicode
+        return b""
 
 
 def _enrolment(command: Command) -> str:
