@@ -15,8 +15,9 @@ from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import SigningKey, UnitKey
 from agent.uplink.commands import CommandCounter, Commands
-from tests.simulators.answering import answers, site_list, write_trust
+from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker
+from tests.simulators.desk import site_list, write_trust
 from tests.simulators.pki import Authority
 from tests.simulators.unit_on_broker import UnitOnBroker
 
@@ -41,7 +42,7 @@ def words(tmp_path: Path) -> Iterator[list[str]]:
     site_key = SigningKey.generate()
     site_key.save(tmp_path / "site.key")
     unit_key = UnitKey.generate()
-    write_trust(keys, site_key, site_list(door_1=unit_key, door_9=UnitKey.generate()))
+    write_trust(keys, site_key, site_list({"door-1": unit_key, "door-9": UnitKey.generate()}))
     handlers = {"outbox/status": lambda command: {"depth": 0, "asked": dict(command.args)}, "subject/revoke": refuse}
     commands = Commands(
         site="hq",

@@ -14,14 +14,15 @@ from agent.protocol.command import VERBS
 from agent.protocol.response import Asked, read_response
 from agent.site.operator import Operator
 from agent.uplink.commands import CommandCounter, Commands, Outcome
-from tests.simulators.answering import answers, trusting
+from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker
+from tests.simulators.desk import trusting
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
 pytestmark = pytest.mark.broker
 
 KEY, UNIT_KEY = SigningKey.generate(), UnitKey.generate()
-TRUSTED = trusting(door_1=UNIT_KEY)
+TRUSTED = trusting({"door-1": UNIT_KEY})
 ASKED = Asked("hq", "door-1", "selftest", "t-1", "sha256:" + "0" * 64)
 
 
