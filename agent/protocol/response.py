@@ -18,7 +18,7 @@ from agent.errors import VerificationError
 from agent.keys import SigningKey, check_algorithm, read_header
 from agent.protocol.names import Digest, Name, Sequence
 from agent.protocol.trust import TrustedKey, TrustedUnits
-from agent.strict_json import StrictJsonError, decode
+from agent.strict_json import StrictJsonError, decode, loads
 
 RESPONSE_TYPE = "postern-response+jws"
 MAX_RESPONSE_BYTES = 16 * 1024  # signed; a gallery status of 64 subjects has 4 000; a small broker's limit
@@ -66,9 +66,11 @@ def command_digest(payload: bytes) -> str:
 
 
 def sign_response(response: SignedResponse, key: SigningKey) -> bytes:
-    """Write and sign an answer; one that cannot be written or is too long says so instead of its ``data``."""
+    """Write and sign an answer; one that nobody could read or that is too long says so instead of its ``data``."""
     try:
-        token = key.sign(msgspec.json.encode(response), typ=RESPONSE_TYPE).encode()
+        content = msgspec.json.encode(response)
+        loads(content, limit=len(content))  # a number with a fraction, say
+        token = key.sign(content, typ=RESPONSE_TYPE).encode()
     except (TypeError, ValueError, RecursionError):
         return _sign_failure(response, key, "fault", "the answer cannot be encoded: report this")
     if len(token) > MAX_RESPONSE_BYTES:

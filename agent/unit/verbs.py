@@ -90,7 +90,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         "recognition/pause": pause,
         "recognition/resume": resume,
         "outbox/status": outbox_status,
-        "config/get": lambda _: dict(parts.facts),
+        "config/get": lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()},
         "selftest": lambda _: parts.self_test(),
     }
 
@@ -115,6 +115,15 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
         return enrolment.abort(_enrolment(command))
 
     return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+
+
+def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes
+    """Spell numbers with a fraction as text: no answer holds one, so that none can be a score."""
+    if isinstance(value, dict):
+        return {name: _without_fractions(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_fractions(inner) for inner in value]
+    return str(value) if isinstance(value, float) else value
 
 
 def _encoded(consent: object) -> bytes:

@@ -41,6 +41,7 @@ BURST, PER_SECOND = 20, 5  # commands done, and refusals of each sort: beyond it
 CHECKS_BURST, CHECKS_PER_SECOND = 1000, 250
 LAST_NUMBER = 253_402_300_799_999  # the last millisecond of the year 9999: what no clock passes
 NUMBERS_AHEAD = 1000  # above the highest one taken, whatever the time: two operators at once
+STOPPING = ("subject/revoke",)  # done also when the number cannot be stored: again, it does what was done
 LASTING = ("enrol/begin",)  # verbs that are reported on after their answer
 
 
@@ -97,11 +98,18 @@ class CommandCounter:
         """Whether ``cmd_seq`` is known to have been acted on."""
         return cmd_seq == self.last or cmd_seq in self._taken.recent
 
-    def advance(self, cmd_seq: int) -> None:
-        """Make ``cmd_seq`` durable; StorageError when that fails, and then nothing changed."""
+    def advance(self, cmd_seq: int, *, whatever_the_disk_says: bool = False) -> None:
+        """Make ``cmd_seq`` durable; StorageError when that fails, and then nothing changed.
+
+        With ``whatever_the_disk_says`` it then counts until the next start, and no error is raised.
+        """
         before = self._taken.recent or (self.last,)  # nothing is known of what is below
         taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:])
-        write_atomic(self._path, msgspec.json.encode(taken))
+        try:
+            write_atomic(self._path, msgspec.json.encode(taken))
+        except StorageError:
+            if not whatever_the_disk_says:
+                raise
         self._taken = taken
 
 
@@ -227,8 +235,11 @@ class Commands:
         return self._answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
 
     def _act(self, command: Command, handler: Handler, digest: str) -> dict[str, Any]:
-        """Make the number durable, then do it: a crash in between loses the command, never doubles it."""
-        self._counter.advance(command.cmd_seq)
+        """Make the number durable, then do it: a crash in between loses the command, never doubles it.
+
+        A full disk keeps nobody matched: who withdrew is forgotten in memory first, and on disk once that is possible.
+        """
+        self._counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
         if command.verb not in LASTING:
             return dict(handler(command))
         with self._answers.under_way(command.verb, digest, command.transaction):

@@ -127,6 +127,7 @@ def test_recognition_pauses_and_resumes(unit: Unit) -> None:
 def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
     assert unit.do("outbox/status", {})["depth"] == 1
     assert unit.do("config/get", {})["events"]["audience"] == "access"
+    assert unit.do("config/get", {})["activation"]["polygon"][0] == ["0.25", "0.2"], "no fraction in any answer"
     assert unit.do("selftest", {}) == {"models": "ok"}
     assert unit.do("health", {}) == {"fps_milli": 1}
 
