@@ -257,7 +257,7 @@ def command_side(
     enrolment: LiveEnrolment,
     paused: threading.Event,
     health: Callable[[], bytes],
-    log: Callable[[Kind, Mapping[str, Fact]], None],
+    log: Callable[[Kind, Mapping[str, Fact]], object],
     answers: Answers,
     clock: Clock,
     random: Callable[[int], bytes],

@@ -202,7 +202,8 @@ def _times() -> Iterator[Members]:
 
 def _order() -> Iterator[Members]:
     """Two things are wrong: the earlier check speaks."""
-    none, late = {"alg": "none"}, {"now": "2026-11-22T11:41:03Z"}
+    none: Members = {"alg": "none"}
+    late = {"now": "2026-11-22T11:41:03Z"}
     other = topic("presence", unit="door-4")
     extra, nobody = event(extra=1), event(unit="door-9")
     for name, content, reason, more in (
