@@ -163,7 +163,7 @@ def _numbers() -> Iterator[Members]:
 
 
 def _contents() -> Iterator[Members]:
-    for name, content in {
+    contents: dict[str, Members | bytes] = {
         "empty": b"",
         "no-json": b"done",
         "no-utf-8": b'{"status":"ok","transaction":"\xff"}',
@@ -184,13 +184,14 @@ def _contents() -> Iterator[Members]:
         "ok-for-nobody": answer(transaction=None),
         "ok-with-error": answer(error="expired"),
         "error-without-code": without(_refusal(), "error"),
-    }.items():
+    }
+    for name, content in contents.items():
         yield _leave(f"content-{name}", "signed by the unit, and no answer all the same", _sign(content), "malformed")
 
 
 def _unsigned() -> Iterator[Members]:
-    plain = {"status": "ok", "transaction": ASKED, "data": {"did": VERB}}
-    nobody = {"status": "error", "transaction": None, "error": "wrong_key", "message": "Another key."}
+    plain: Members = {"status": "ok", "transaction": ASKED, "data": {"did": VERB}}
+    nobody: Members = {"status": "error", "transaction": None, "error": "wrong_key", "message": "Another key."}
     comment = "as units before signed answers: nothing is known to be done, and the unit is to be upgraded"
     yield _leave("unsigned", comment, rfc8785.dumps(plain), "unsigned")
     yield _leave("unsigned-refusal", comment, rfc8785.dumps(nobody), "unsigned")
