@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -73,17 +74,19 @@ def dumps(value: object, *, indent: int | None = None) -> str:
 
 
 def _check_depth(value: object) -> None:
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        members = (inner for one in level for inner in _members(one))
+        level = [inner for inner in members if isinstance(inner, dict | list)]
         if not level:
             return
     raise StrictJsonError("nested too deeply")
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         clock=SystemClock(),
         state=StateFile(arguments.state) if arguments.state else None,
         durable=arguments.durable,
-        on_notice=tell,
+        on_notice=lambda text: tell(text.replace("\n", " ")),
     )
     with subscriber:
         tell(f"listening to site {arguments.site} at {broker.host}:{broker.port}")

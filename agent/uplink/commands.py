@@ -211,14 +211,13 @@ class Commands:
         failure: tuple[str, str] | None = None
         next_seq: int | None = None
         bound: _Bucket | None = self._unsigned  # what an answer is still to be taken from
-        digest = command_digest(payload)
         try:
             command = self._authenticate(payload, now_ns)
             bound = self._refused
             handler = self._check(command, verb)
             bound = None
             _take(self._done, now_ns)
-            data = self._act(command, handler, digest)
+            data = self._act(command, handler, command_digest(payload))
         except _FloodError:
             raise
         except PosternError as error:
@@ -232,6 +231,7 @@ class Commands:
         self._on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
         nonce = self._nonces.issue(now_ns) if challenged else None
         transaction = command.transaction if command else None
+        digest = command_digest(payload)
         return self._answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
 
     def _act(self, command: Command, handler: Handler, digest: str) -> dict[str, Any]:

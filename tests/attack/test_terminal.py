@@ -128,7 +128,7 @@ def test_notices_of_a_subscriber_are_text(monkeypatch: pytest.MonkeyPatch, capsy
 
     class Noisy:
         def __init__(self, *_: object, on_notice: Any, **__: object) -> None:
-            on_notice(HOSTILE.replace("\n", " "))
+            on_notice(HOSTILE)
             raise BrokerError(HOSTILE.replace("\n", " ").replace(FORGED, ""))
 
     monkeypatch.setattr(subscribe, "Subscriber", Noisy)
