@@ -11,11 +11,9 @@ from agent.notices.assessment import make_assessment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the assessment."""
     say(make_assessment(read_config(arguments)), end="")
     return 0

@@ -15,7 +15,6 @@ from agent.unit.by_hand import erase, held
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the question."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
         ("show", "what is held about me? everything but the template itself, as JSON"),
@@ -27,7 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer."""
     config = read_unit_config(arguments)
     if arguments.action == "show":
         say(tell_held(held(config, arguments.subject)))

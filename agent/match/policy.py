@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from agent.errors import PolicyError, VerificationError, printable
 from agent.keys import PublicKey, SigningKey
+from agent.protocol.names import Digest
 from agent.strict_json import StrictJsonError, decode
 
 POLICY_TYPE = "postern-policy+jws"
@@ -33,8 +34,6 @@ MAX_POLICY_BYTES = 32 * 1024  # a table of 64 rows needs about 4 KiB
 # Rule of three: with no error in n independent trials, the rate is below 3/n at 95 % (Hanley and
 # Lippman-Hand, JAMA 1983). A smaller FMR than that is not measured but hoped for.
 RULE_OF_THREE = 3.0
-
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 
 
 class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import msgspec
@@ -37,22 +38,20 @@ def sign_command(key: SigningKey, command: Command) -> bytes:
     return key.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
 
 
+@dataclass(eq=False)
 class Operator:
-    """Sends commands to the units of one site, one at a time."""
+    """Sends commands to the units of one site, one at a time.
 
-    def __init__(
-        self,
-        broker: BrokerSettings,
-        *,
-        site: str,
-        key: SigningKey,
-        trusted: TrustedUnits,
-        clock: Clock,
-        random: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> None:
-        """``key`` is the site's command key, ``trusted`` its list; the certificate in ``broker`` is the operator's."""
-        self._broker, self._site, self._key, self._trusted = broker, site, key, trusted
-        self._clock, self._random = clock, random
+    ``key`` is the site's command key, ``trusted`` its list; the certificate in ``broker`` is the operator's.
+    """
+
+    broker: BrokerSettings
+    _: KW_ONLY
+    site: str
+    key: SigningKey
+    trusted: TrustedUnits
+    clock: Clock
+    random: Callable[[int], bytes] = secrets.token_bytes
 
     def ask(
         self,
@@ -69,15 +68,15 @@ class Operator:
         for, for ``UNDER_WAY_TIMEOUT_S`` each.
         Raises BrokerError when the broker cannot be reached or the unit does not answer in time, under its signature.
         """
-        topics = Topics(self._site, unit)
-        name = load_identity(self._broker.credentials, self._clock).common_name
-        connection = Connection(self._broker, client_id=name, clock=self._clock, session_expiry_s=0)
+        topics = Topics(self.site, unit)
+        name = load_identity(self.broker.credentials, self.clock).common_name
+        connection = Connection(self.broker, client_id=name, clock=self.clock, session_expiry_s=0)
         connection.open()
         try:
             connection.subscribe(topics.response(verb))
-            exchange = _Exchange(connection, self._clock, self._trusted, self._command(unit, verb, dict(args or {})))
+            exchange = _Exchange(connection, self.clock, self.trusted, self._command(unit, verb, dict(args or {})))
             for _ in range(MAX_SENT):
-                exchange.send(topics, self._key)
+                exchange.send(topics, self.key)
                 answer = exchange.answer(timeout_s)
                 if (again := _again(exchange.command, answer)) is None:
                     break
@@ -90,15 +89,15 @@ class Operator:
             connection.close()
 
     def _command(self, unit: str, verb: str, args: dict[str, Any]) -> Command:
-        now = self._clock.now().timestamp()
+        now = self.clock.now().timestamp()
         return Command(
-            site=self._site,
+            site=self.site,
             unit=unit,
             verb=verb,
             cmd_seq=int(now * 1000),  # rises with the time, so several operators need not agree on a counter
             issued_at=int(now),
             expires_at=int(now) + VALIDITY_S,
-            transaction=self._random(8).hex(),
+            transaction=self.random(8).hex(),
             args=args,
         )
 
@@ -135,7 +134,6 @@ class _Exchange:
         self._connection.publish(f"{topics.base}/request/{command.verb}", payload, expiry_s=VALIDITY_S)
 
     def answer(self, timeout_s: float) -> Response:
-        """Wait for the next answer."""
         end_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
         while not self._received and self._clock.monotonic_ns() < end_ns:
             polled = self._connection.poll(POLL_S)

@@ -40,7 +40,6 @@ def as_json(outcome: VerifiedEvent | Refusal) -> str:
 
 
 def as_columns(outcome: VerifiedEvent | Refusal) -> str:
-    """One line for people."""
     if isinstance(outcome, Refusal):
         return f"{'REFUSED':20}  {printable(outcome.topic):48}  {outcome.reason}: {printable(outcome.message)}"
     data = outcome.event.data
@@ -75,7 +74,6 @@ class Screen:
             self._write(HEADER, "bold")
 
     def show(self, outcome: VerifiedEvent | Refusal) -> None:
-        """Write one outcome at once."""
         if self._json:
             self._write(as_json(outcome))
         elif isinstance(outcome, Refusal):

@@ -19,11 +19,11 @@ from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
 from agent.protocol.command import Command
 from agent.protocol.receipt import ErasureReceipt
+from agent.protocol.response import MAX_RESPONSE_BYTES
 from agent.strict_json import decode
 from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.uplink.commands import Handler
-from agent.uplink.health import MAX_HEALTH_BYTES
 
 MAX_LISTED = 64  # subjects in one answer: what fits into an answer
 
@@ -48,7 +48,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     """Verb to handler, for ``Commands``."""
 
     def health(_: Command) -> Mapping[str, Any]:
-        document: dict[str, Any] = decode(parts.health(), dict, MAX_HEALTH_BYTES)
+        document: dict[str, Any] = decode(parts.health(), dict, MAX_RESPONSE_BYTES)
         return document
 
     def gallery_status(_: Command) -> Mapping[str, Any]:
@@ -108,13 +108,11 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
             raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
         return enrolment.begin(command.transaction, consent, subject)
 
-    def enrol_commit(command: Command) -> Mapping[str, Any]:
-        return enrolment.commit(_enrolment(command))
-
-    def enrol_abort(command: Command) -> Mapping[str, Any]:
-        return enrolment.abort(_enrolment(command))
-
-    return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+    return {
+        "enrol/begin": enrol_begin,
+        "enrol/commit": lambda command: enrolment.commit(_enrolment(command)),
+        "enrol/abort": lambda command: enrolment.abort(_enrolment(command)),
+    }
 
 
 def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes

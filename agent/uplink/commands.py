@@ -160,28 +160,22 @@ class _NumberError(VerificationError):
         self.next_seq = next_seq
 
 
+@dataclass(kw_only=True, eq=False)
 class Commands:
-    """Verifies and dispatches; owns no behaviour of any verb."""
+    """Verifies and dispatches; owns no behaviour of any verb. Takes commands by ``key``; none until ``bind``."""
 
-    def __init__(
-        self,
-        *,
-        site: str,
-        unit: str,
-        key: PublicKey,
-        counter: CommandCounter,
-        answers: Answers,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        on_outcome: Callable[[Outcome], None],
-    ) -> None:
-        """Take commands by ``key``, the site's; until ``bind`` none is available."""
-        self._site, self._unit, self._key = site, unit, key
-        self._counter, self._clock = counter, clock
+    site: str
+    unit: str
+    key: PublicKey
+    counter: CommandCounter
+    answers: Answers
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_outcome: Callable[[Outcome], None]
+
+    def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
-        self._on_outcome = on_outcome
-        self._nonces = _Nonces(random)
-        self._answers = answers
+        self._nonces = _Nonces(self.random)
         self._checks = _Bucket(CHECKS_BURST, CHECKS_PER_SECOND)
         self._unsigned, self._refused, self._done = _Bucket(), _Bucket(), _Bucket()
 
@@ -194,14 +188,14 @@ class Commands:
 
     def obey(self, key: PublicKey) -> None:
         """Take commands by ``key`` from now on, and by no other; for the handler of a change of key."""
-        self._key = key
+        self.key = key
 
     def handle(self, verb: str, payload: bytes) -> bytes | None:
         """Answer one request, signed; never raises. None when no answer is due (unknown verb, flood)."""
         if verb not in VERBS:
             return None
         try:
-            return self._handle(verb, payload, self._clock.monotonic_ns())
+            return self._handle(verb, payload, self.clock.monotonic_ns())
         except _FloodError:
             return None
 
@@ -228,21 +222,21 @@ class Commands:
         challenged = failure is not None and failure[0] == "challenge"  # nobody but the site's key gets as far
         if bound is not None:
             _take(self._done if challenged else bound, now_ns)
-        self._on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
+        self.on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
         nonce = self._nonces.issue(now_ns) if challenged else None
         transaction = command.transaction if command else None
         digest = command_digest(payload)
-        return self._answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
+        return self.answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
 
     def _act(self, command: Command, handler: Handler, digest: str) -> dict[str, Any]:
         """Make the number durable, then do it: a crash in between loses the command, never doubles it.
 
         A full disk keeps nobody matched: who withdrew is forgotten in memory first, and on disk once that is possible.
         """
-        self._counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
+        self.counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
         if command.verb not in LASTING:
             return dict(handler(command))
-        with self._answers.under_way(command.verb, digest, command.transaction):
+        with self.answers.under_way(command.verb, digest, command.transaction):
             return dict(handler(command))
 
     def _authenticate(self, payload: bytes, now_ns: int) -> Command:
@@ -253,9 +247,9 @@ class Commands:
             token = payload.decode("ascii")
         except UnicodeDecodeError:
             raise VerificationError("malformed", "a command is a compact JWS in ASCII") from None
-        if read_header(token) == Header(ALGORITHM, self._key.kid, SIGNATURE_TYPE):
+        if read_header(token) == Header(ALGORITHM, self.key.kid, SIGNATURE_TYPE):
             _take(self._checks, now_ns)
-        content = self._key.verify(token, typ=SIGNATURE_TYPE)
+        content = self.key.verify(token, typ=SIGNATURE_TYPE)
         try:
             return decode(content, Command, MAX_COMMAND_BYTES)
         except StrictJsonError:
@@ -263,17 +257,17 @@ class Commands:
 
     def _check(self, command: Command, verb: str) -> Handler:
         """Refuse what is for somebody else, was there before, is too old or not offered; who does it otherwise."""
-        if command.site != self._site:
+        if command.site != self.site:
             raise VerificationError("wrong_site", "the command is for another site")
-        if command.unit != self._unit:
+        if command.unit != self.unit:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")
         self._check_number(command.cmd_seq)
         if command.nonce is not None:
-            if not self._nonces.use(command.nonce, self._clock.monotonic_ns()):
+            if not self._nonces.use(command.nonce, self.clock.monotonic_ns()):
                 raise VerificationError("bad_nonce", "the nonce is not one of this unit's, or was used, or is too old")
-        elif self._clock.state() == "unsynced":
+        elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
         else:
             self._check_age(command)
@@ -287,9 +281,9 @@ class Commands:
 
         Where they did (the unit did not know the time), the refusal names the next, and that one is taken.
         """
-        last = self._counter.last
-        next_seq = None if self._counter.remembers(cmd_seq) or last >= LAST_NUMBER else last + 1
-        if self._counter.overtaken(cmd_seq):
+        last = self.counter.last
+        next_seq = None if self.counter.remembers(cmd_seq) or last >= LAST_NUMBER else last + 1
+        if self.counter.overtaken(cmd_seq):
             raise _NumberError(
                 "out_of_order",
                 f"commands with higher numbers were taken before: sign it again with {last + 1}",
@@ -298,8 +292,8 @@ class Commands:
         if cmd_seq <= last:
             raise _NumberError("replayed", f"cmd_seq must be above {last}", next_seq)
         highest = LAST_NUMBER
-        if self._clock.state() == "synced":
-            now_ms = int(self._clock.now().timestamp() * 1000)
+        if self.clock.state() == "synced":
+            now_ms = int(self.clock.now().timestamp() * 1000)
             highest = min(highest, max(now_ms + MAX_SKEW_S * 1000, last + NUMBERS_AHEAD))
         if cmd_seq > highest:
             raise _NumberError(
@@ -307,7 +301,7 @@ class Commands:
             )
 
     def _check_age(self, command: Command) -> None:
-        now = int(self._clock.now().timestamp())
+        now = int(self.clock.now().timestamp())
         if not 0 <= command.expires_at - command.issued_at <= MAX_VALIDITY_S:
             raise VerificationError("too_long_valid", f"a command is valid for at most {MAX_VALIDITY_S} seconds")
         if now > command.expires_at:

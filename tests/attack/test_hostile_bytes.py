@@ -33,7 +33,6 @@ from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.resolve import Keys, read_epoch_key, read_subjects
 from agent.subscribe.verify import Verifier
 from agent.uplink.commands import CommandCounter
-from agent.uplink.health import verify_health
 from tests.simulators.broker import RealBroker
 from tests.simulators.desk import Desk, read_command, trusting
 
@@ -124,7 +123,6 @@ READERS: dict[str, Reader] = {
     "record of the site": lambda folder, content: load(stored(folder, content), UnitRequest),
     "site.jwk": lambda folder, content: load_public_key(stored(folder, content)),
     "header": lambda folder, content: read_header(content.decode("latin-1")),
-    "health": lambda folder, content: verify_health(content, KEY.public, source="/postern/hq/door-1"),
     "event": lambda folder, content: Verifier(trusting({"door-1": UNIT})).check(
         "postern/hq/door-1/event/match", content, datetime.now(UTC)
     ),

@@ -23,12 +23,12 @@ from agent.protocol.response import Asked, command_digest, read_response
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustedUnits
 from agent.site.withdraw import check_receipt
-from agent.subscribe import verify
 from agent.subscribe.verify import VerifiedEvent, Verifier
 from agent.uplink import commands
 from agent.uplink.commands import CommandCounter, Commands
 from tests.simulators import node
 from tests.simulators.answering import ENVELOPE, answers, signed_content
+from tests.simulators.signing_unit import REASONS
 from tools.lib.vectors.program import SUBJECTS, main, render
 from tools.lib.vectors.signing import Key, ecdsa, multiply
 
@@ -122,7 +122,7 @@ def reasons(node: object, name: str = "refused") -> Iterator[str]:
 
 def test_every_reason_to_refuse_an_event_has_its_hostile_case() -> None:
     found = Counter([*reasons(FILES["events"]["cases"]), *reasons(FILES["chains"]["cases"])])
-    assert set(found) == set(verify.REASONS)
+    assert set(found) == REASONS
     for reason in ("unsigned", "unsecured", "wrong_algorithm", "wrong_type", "wrong_key", "bad_signature", "fork"):
         assert found[reason] >= 3, reason
     assert min(found.values()) >= 2, found

@@ -61,7 +61,7 @@ class ScriptedCamera:
         return None
 
     def info(self) -> CameraInfo:
-        return CameraInfo("scripted", WIDTH, HEIGHT, 320, 240, 10.0, live=False)
+        return CameraInfo("scripted", WIDTH, HEIGHT, 10.0, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self.count):
