@@ -88,7 +88,7 @@ def _sign_failure(response: SignedResponse, key: SigningKey, error: str, message
 def read_response(payload: bytes, asked: Asked, trusted: TrustedUnits, *, above: int = 0) -> SignedResponse:
     """Answer to ``asked``, with a number ``above`` those that were taken, by the unit's present key in ``trusted``.
 
-    Raises VerificationError: ``unsigned`` for what a unit before release 0.2 would answer; ``malformed``; as
+    Raises VerificationError: ``unsigned`` for what a unit says that does not sign its answers yet; ``malformed``; as
     ``check_algorithm`` and ``PublicKey.verify``; ``unknown_key``, ``wrong_unit``, ``revoked`` for the key;
     ``wrong_site``, ``wrong_unit``, ``wrong_verb``, ``another`` for an answer to somebody else; ``replayed``.
     """
