@@ -17,6 +17,7 @@ from msgspec import Meta
 from agent.clock import ClockState
 from agent.errors import VerificationError
 from agent.protocol.names import Digest
+from agent.strict_json import StrictJsonError, decode
 
 Kind = Literal[
     "started",
@@ -147,10 +148,10 @@ def last_entry(path: Path, kind: Kind) -> Entry | None:
 def parse_entry(line: bytes, number: int) -> Entry:
     """Read line ``number``; VerificationError ``malformed`` unless it is an entry in its one canonical spelling."""
     try:
-        entry = msgspec.json.decode(line, type=Entry)
+        entry = decode(line, Entry, MAX_ENTRY_BYTES)
         if rfc8785.dumps(msgspec.to_builtins(entry)) == line:
             return entry
-    except (msgspec.MsgspecError, rfc8785.CanonicalizationError):
+    except (ValueError, rfc8785.CanonicalizationError):
         pass
     raise VerificationError("malformed", f"line {number} of the audit log is not an entry: the log was changed")
 
@@ -158,8 +159,8 @@ def parse_entry(line: bytes, number: int) -> Entry:
 def _personal_seq(part: bytes) -> int:
     """Entry that a personal part says it belongs to; one that says nothing readable belongs to the future."""
     try:
-        return msgspec.json.decode(part, type=_PersonalPart).seq
-    except msgspec.MsgspecError:
+        return decode(part, _PersonalPart, MAX_ENTRY_BYTES).seq
+    except StrictJsonError:
         return MAX_SEQ
 
 

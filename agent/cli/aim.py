@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.unit.aim import MAX_SECONDS, lines
 
@@ -24,5 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     start, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
     for line in lines(config, SystemClock(), seconds=arguments.seconds):
-        print(f"{start}{line}", end=end, flush=True)
+        sys.stdout.write(start)
+        say(line, end=end)
     return 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say
 from agent.notices.assessment import make_assessment
 
 
@@ -14,5 +15,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    print(make_assessment(read_config(arguments)), end="")
+    say(make_assessment(read_config(arguments)), end="")
     return 0

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.errors import RefusedError
+from agent.strict_json import dumps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
     passphrase = read_passphrase(arguments)
     key = generate_consumer_key()
     save_consumer_key(key, arguments.key, passphrase)
-    write_output(arguments.output, json.dumps(consumer_jwk(key)).encode())
+    write_output(arguments.output, dumps(consumer_jwk(key)).encode())
     return 0

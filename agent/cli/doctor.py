@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 import textwrap
 from dataclasses import asdict
 
 from agent.cli.options import add_config, read_unit_config
+from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import PosternError
+from agent.strict_json import dumps
 from agent.unit.doctor import CHECKS, Finding, examine
 
 MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checks or CHECKS:
         for finding in examine(name, config, clock):
             faults += finding.state == "fault"
-            print(json.dumps(asdict(finding)) if arguments.json else _line(finding), flush=True)
+            say(dumps(asdict(finding)) if arguments.json else _line(finding))
     if faults:
-        print(f"{faults} of the checks failed: repair these first", file=sys.stderr)
+        tell(f"{faults} of the checks failed: repair these first")
     return PosternError.exit_status if faults else 0
 
 

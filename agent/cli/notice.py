@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say, tell
 from agent.notices.notice import make_notice, notice_id
 
 
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the notice; its identity goes to standard error."""
     config = read_config(arguments)
-    print(make_notice(config), end="")
+    say(make_notice(config), end="")
     version, digest = notice_id(config)
-    print(f"consent records name it as notice_version {version}, notice_digest {digest}", file=sys.stderr)
+    tell(f"consent records name it as notice_version {version}, notice_digest {digest}")
     return 0

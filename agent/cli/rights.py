@@ -8,6 +8,7 @@ import secrets
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import tell_held, tell_receipt
+from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.subject import parse_subject
 from agent.unit.by_hand import erase, held
@@ -27,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     if arguments.action == "show":
-        print(tell_held(held(config, arguments.subject)))
+        say(tell_held(held(config, arguments.subject)))
     else:
         (receipt,) = erase(config, SystemClock(), secrets.token_bytes, [arguments.subject])
-        print(tell_receipt(receipt))
+        say(tell_receipt(receipt))
     return 0

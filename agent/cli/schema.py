@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from agent.cli.words import say
 from agent.config.load import json_schema
 from agent.protocol.schema import event_schema, trust_schema
+from agent.strict_json import dumps
 
 SCHEMAS = {"config": json_schema, "event": event_schema, "trust": trust_schema}
 
@@ -17,5 +18,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    print(json.dumps(SCHEMAS[arguments.what](), indent=2))
+    say(dumps(SCHEMAS[arguments.what](), indent=2))
     return 0

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import msgspec
 from agent.audit.chain import read_entries, verify_log
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.cli.words import say, tell
 from agent.errors import RefusedError, VerificationError
 from agent.files import read_bounded
 from agent.match.policy import MAX_POLICY_BYTES, parse_policy
@@ -97,11 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     files = create_site(arguments.folder, arguments.site, passphrase=passphrase)
-    _tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
+    tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
 def _token(arguments: argparse.Namespace, _: bytes | None) -> None:
-    print(units.new_token(arguments.folder, arguments.unit))
+    say(units.new_token(arguments.folder, arguments.unit))
 
 
 def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -114,7 +114,7 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     )
     write_output(arguments.output, answer)
     if arguments.replace:
-        _tell(
+        tell(
             "the unit's old certificate is revoked: install the answer before the broker is reloaded; its old event"
             f" key counts for {units.REPLACED_KEY_DAYS} more days, for events that wait"
         )
@@ -132,7 +132,7 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
-    _tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
+    tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -152,12 +152,12 @@ def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None
         return
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))
-    _tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
+    tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
 
 
 def _rotate_epoch_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     number = rotation.rotate_epoch_keys(arguments.folder, passphrase=passphrase)
-    _tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
+    tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
 
 
 def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
@@ -168,7 +168,7 @@ def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
     begins = report.first > 1  # the oldest entries are in files that were dropped by number
     for entry in read_entries(files.audit):
         begins = begins or entry.facts.get("step") == "site_created"
-        print(tell_entry(entry))
+        say(tell_entry(entry))
     if not begins:
         raise VerificationError("cut_off", "the log does not tell of the site's creation: an earlier log was removed")
     _check_finished(unfinished(files))
@@ -176,12 +176,12 @@ def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
-    _tell(f"move {folder} to the program")
+    tell(f"move {folder} to the program")
 
 
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_broker(arguments.folder, arguments.host, passphrase=passphrase)
-    _tell(f"move the files of {folder} to the broker")
+    tell(f"move the files of {folder} to the broker")
 
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -200,7 +200,7 @@ def _trust(arguments: argparse.Namespace, _: bytes | None) -> None:
     left = unfinished(files)
     for record in files.all_units():
         state = "UNFINISHED" if record.unit in left.names else "revoked" if record.revoked else "trusted"
-        print(f"{record.unit:<24}  {state:<10}  {' '.join(record.audiences)}")
+        say(f"{record.unit:<24}  {state:<10}  {' '.join(record.audiences)}")
     _check_finished(left)
 
 
@@ -225,13 +225,9 @@ def _tell_changes(files: SiteFiles, before: dict[Path, bytes], *, again: bool) -
         return  # a new site: nobody has anything of it yet
     changed = {path for path, content in _contents(files).items() if before.get(path) != content}
     if again or changed & {files.acl, files.crl}:
-        _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
+        tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
     for path in (files.site_jwk, files.trust):
         if path in changed:
-            _tell(f"{path.name} changed: copy {path} to every program")
+            tell(f"{path.name} changed: copy {path} to every program")
         elif again and path == files.trust:
-            _tell(f"copy {path} to every program that does not have it yet")
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+            tell(f"copy {path} to every program that does not have it yet")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from agent.cli.session import add_broker, broker_settings
+from agent.cli.words import tell
 from agent.clock import SystemClock
 from agent.keys import load_public_key
 from agent.subscribe.files import StateFile, TrustFile
@@ -34,10 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
         clock=SystemClock(),
         state=StateFile(arguments.state) if arguments.state else None,
         durable=arguments.durable,
-        on_notice=lambda text: print(text, file=sys.stderr, flush=True),
+        on_notice=lambda text: tell(text.replace("\n", " ")),
     )
     with subscriber:
-        print(f"listening to site {arguments.site} at {broker.host}:{broker.port}", file=sys.stderr, flush=True)
+        tell(f"listening to site {arguments.site} at {broker.host}:{broker.port}")
         screen = Screen(sys.stdout, json_lines=arguments.json)
         for number, outcome in enumerate(subscriber, start=1):
             screen.show(outcome)

@@ -8,6 +8,7 @@ import platform
 from importlib import metadata
 
 import agent
+from agent.cli.words import say
 from agent.config.load import CONFIG_SCHEMA_ID
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
@@ -18,12 +19,12 @@ def configure(_: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    print(f"postern {agent.__version__}")
-    print(f"configuration {CONFIG_SCHEMA_ID}")
-    print(f"python {platform.python_version()} {platform.machine()}")
+    say(f"postern {agent.__version__}")
+    say(f"configuration {CONFIG_SCHEMA_ID}")
+    say(f"python {platform.python_version()} {platform.machine()}")
     for name in RUNTIMES:
         try:
-            print(f"{name} {metadata.version(name)}")
+            say(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
     return 0

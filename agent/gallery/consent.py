@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from agent.errors import ConsentError, printable
 from agent.protocol.names import Digest, Name, NoticeId
+from agent.strict_json import StrictJsonError, decode
 
 MAX_CONSENT_BYTES = 16 * 1024  # JSON; the longest lists of units and texts need about 10 KiB
 MAX_CONSENT_DAYS = 1095  # 740 ILCS 14/15(a): no reference outlives three years without a new act
@@ -58,8 +59,8 @@ def parse_consent(content: bytes) -> ConsentRecord:
             f"the consent record is longer than {MAX_CONSENT_BYTES} bytes: this is not one", reason="consent_malformed"
         )
     try:
-        return msgspec.json.decode(content, type=ConsentRecord)
-    except msgspec.MsgspecError as error:
+        return decode(content, ConsentRecord, MAX_CONSENT_BYTES)
+    except StrictJsonError as error:
         raise ConsentError(
             f"the consent record is not complete: {printable(str(error))}", reason="consent_malformed"
         ) from error

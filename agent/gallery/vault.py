@@ -27,14 +27,16 @@ from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import StorageError
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import MAX_CONSENT_BYTES, ConsentRecord
 from agent.gallery.database import GalleryFile
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord
 from agent.gallery.retention import Deadline
 from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
+from agent.strict_json import StrictJsonError, decode
 from agent.subject import SubjectId
 
+MAX_RECORD_BYTES = 2 * MAX_CONSENT_BYTES  # of what is sealed beside a template: the consent, and when
 REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it
 
 _SEALED = """
@@ -295,7 +297,10 @@ class Vault:
 
     def _open_record(self, kek: bytes, row: _Row) -> EnrolmentRecord | None:
         content = self._open(kek, row, b"record", row.record)
-        return None if content is None else msgspec.json.decode(content, type=EnrolmentRecord)
+        try:
+            return None if content is None else decode(content, EnrolmentRecord, MAX_RECORD_BYTES)
+        except StrictJsonError:
+            return None
 
     def _open(self, kek: bytes, row: _Row, kind: bytes, sealed: bytes) -> bytes | None:
         if row.wrapped is None:

@@ -23,9 +23,10 @@ import msgspec
 import rfc8785
 from msgspec import Meta
 
-from agent.errors import PolicyError, VerificationError
+from agent.errors import PolicyError, VerificationError, printable
 from agent.keys import PublicKey, SigningKey
 from agent.protocol.names import Digest
+from agent.strict_json import StrictJsonError, decode
 
 POLICY_TYPE = "postern-policy+jws"
 MAX_POLICY_BYTES = 32 * 1024  # a table of 64 rows needs about 4 KiB
@@ -121,9 +122,11 @@ def parse_policy(content: bytes) -> Policy:
     if len(content) > MAX_POLICY_BYTES:
         raise PolicyError(f"the policy is longer than {MAX_POLICY_BYTES} bytes: this is not a matching policy")
     try:
-        return msgspec.json.decode(content, type=Policy)
-    except msgspec.MsgspecError as error:
-        raise PolicyError(f"the policy is not acceptable: {error}; calibrate it again for this version") from error
+        return decode(content, Policy, MAX_POLICY_BYTES, floats=True)
+    except StrictJsonError as error:
+        raise PolicyError(
+            f"the policy is not acceptable: {printable(str(error))}; calibrate it again for this version"
+        ) from error
 
 
 def sign_policy(policy: Policy, key: SigningKey) -> str:

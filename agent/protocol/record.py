@@ -28,7 +28,7 @@ def encode(record: Record) -> bytes:
 
 def decode(content: bytes, kind: type[R]) -> R:
     """Read a record; ValueError, without any text of ``content``, when it is none."""
-    return msgspec.convert(strict_json.loads(content, limit=MAX_RECORD_BYTES), kind)
+    return strict_json.decode(content, kind, MAX_RECORD_BYTES)
 
 
 def save(path: Path, record: Record) -> None:

@@ -21,6 +21,8 @@ import msgspec
 from agent.errors import StorageError, VerificationError
 from agent.protocol.event import Lost
 from agent.protocol.names import Digest, Sequence, Source
+from agent.strict_json import StrictJsonError, decode
+from agent.subscribe.files import MAX_STATE_BYTES
 
 KNOWN_EVENTS = (
     64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one
@@ -184,8 +186,8 @@ class Chains:
         if content is None:
             return
         try:
-            records = msgspec.json.decode(content, type=ChainFile).chains
-        except msgspec.MsgspecError:
+            records = decode(content, ChainFile, MAX_STATE_BYTES).chains
+        except StrictJsonError:
             raise StorageError(
                 "the subscriber's memory of the units is damaged: restore it, or delete it and accept that events"
                 " from before now could be replayed once"

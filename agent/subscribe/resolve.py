@@ -15,12 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import read_bounded, read_secret
+from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret
 from agent.protocol.event import Event, MatchData, PresenceData
 from agent.protocol.pseudonym import EpochKey, Resolver
+from agent.strict_json import decode
 from agent.subject import SUBJECT_BYTES
 
 if TYPE_CHECKING:
@@ -104,9 +103,9 @@ def read_epoch_key(path: Path) -> EpochKey:
     if content and not any(content):  # what overwriting leaves
         raise KeyStoreError(f"{path} was destroyed: what happened in its week stays pseudonymous")
     try:
-        key = msgspec.json.decode(content, type=EpochKey)
+        key = decode(content, EpochKey, MAX_SECRET_BYTES)
         key.secret()
-    except msgspec.MsgspecError:
+    except ValueError:
         raise KeyStoreError(f"{path} is no epoch key: take it out at the site again") from None
     return key
 

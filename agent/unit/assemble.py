@@ -32,7 +32,6 @@ from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
-from agent.protocol.command import encode_response
 from agent.protocol.receipt import RECEIPT_TYPE
 from agent.strict_json import loads
 from agent.unit.capturing import Embeds
@@ -43,6 +42,7 @@ from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
+from agent.uplink.answers import Answers
 from agent.uplink.commands import CommandCounter, Commands, Handler
 from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
@@ -234,11 +234,17 @@ def make_registrar(
     )
 
 
-def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock) -> LiveEnrolment:
-    """Enrolments by command at the running unit; what they report goes out by ``mailbox``."""
+def make_answers(config: Config, key: UnitKey) -> Answers:
+    """Who signs what the unit says to commands."""
+    return Answers(config.unit.site, config.unit.id, key)
+
+
+def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock, answers: Answers) -> LiveEnrolment:
+    """Enrolments by command at the running unit; what they report goes out by ``mailbox``, signed."""
 
     def tell(name: str, data: dict[str, Any] | None, end: tuple[str, str] | None) -> None:
-        mailbox.report("enrol/begin", encode_response(name, data, end))
+        if (report := answers.report(name, data, end)) is not None:
+            mailbox.report(*report)
 
     return LiveEnrolment(registrar, clock=clock, tell=tell)
 
@@ -254,6 +260,7 @@ def command_side(
     paused: threading.Event,
     health: Callable[[], bytes],
     log: Callable[[Kind, Mapping[str, Fact]], object],
+    answers: Answers,
     clock: Clock,
     random: Callable[[int], bytes],
 ) -> CommandSide:
@@ -263,6 +270,7 @@ def command_side(
         unit=config.unit.id,
         key=load_site_key(config),
         counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+        answers=answers,
         clock=clock,
         random=random,
         on_outcome=CommandLog(log, clock=clock),

@@ -121,7 +121,8 @@ class Service:
         self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
-        self._enrolment = assemble.make_enrolment(registrar, self._mailbox, clock)
+        answers = assemble.make_answers(config, key)
+        self._enrolment = assemble.make_enrolment(registrar, self._mailbox, clock, answers)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
@@ -150,6 +151,7 @@ class Service:
             paused=self._paused,
             health=health.build,
             log=self._log,
+            answers=answers,
             clock=clock,
             random=world.random,
         )

@@ -18,7 +18,7 @@ from agent.audit.chain import read_entries
 from agent.errors import RefusedError
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
-from agent.unit.assemble import command_side, make_enrolment, make_registrar
+from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar
 from agent.unit.forget import Forgetting
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
@@ -44,7 +44,8 @@ class Unit:
         self.paused = threading.Event()
         measured = policy(model=MODEL, target_fpir=target_fpir)
         registrar = make_registrar(config, NoCamera(), measured, self.stores, clock=clock, random=secrets.token_bytes)
-        self.enrolment = make_enrolment(registrar, Mailbox(), clock)
+        answers = make_answers(config, load_key(config))
+        self.enrolment = make_enrolment(registrar, Mailbox(), clock, answers)
         self.side = command_side(
             config,
             self.stores,
@@ -55,6 +56,7 @@ class Unit:
             paused=self.paused,
             health=lambda: b'{"fps_milli":1}',
             log=self.stores.audit.append,
+            answers=answers,
             clock=clock,
             random=secrets.token_bytes,
         )
@@ -125,6 +127,7 @@ def test_recognition_pauses_and_resumes(unit: Unit) -> None:
 def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
     assert unit.do("outbox/status", {})["depth"] == 1
     assert unit.do("config/get", {})["events"]["audience"] == "access"
+    assert unit.do("config/get", {})["activation"]["polygon"][0] == ["0.25", "0.2"], "no fraction in any answer"
     assert unit.do("selftest", {}) == {"models": "ok"}
     assert unit.do("health", {}) == {"fps_milli": 1}
 
