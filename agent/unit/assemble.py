@@ -27,7 +27,7 @@ from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
-from agent.match.policy import Policy, verify_policy
+from agent.match.policy import MILLION, Policy, verify_policy
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.protocol.command import encode_response
@@ -41,7 +41,7 @@ from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
 from agent.uplink.commands import CommandCounter, Commands, Handler
-from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
+from agent.uplink.info import CameraFacts, Expected, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -313,7 +313,14 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
 
 
 def make_info(
-    config: Config, key: UnitKey, models: Models, *, camera: CameraInfo | None, enrolled: int, verbs: tuple[str, ...]
+    config: Config,
+    key: UnitKey,
+    models: Models,
+    policy: Policy,
+    *,
+    camera: CameraInfo | None,
+    enrolled: int,
+    verbs: tuple[str, ...],
 ) -> bytes:
     """Write the ``info`` document; ``camera`` is None until one was reached."""
     engine, second = models.detector.engine, models.detector.landmarker
@@ -334,10 +341,24 @@ def make_info(
             public_key=msgspec.convert(key.public_jwk(), PublicJwk),
             kid=key.kid,
             enrolled=enrolled,
+            expected=expected(policy, enrolled),
             activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
             liveness="not_checked",
             capabilities=verbs,
         )
+    )
+
+
+def expected(policy: Policy, size: int) -> Expected:
+    """What ``policy`` says of a gallery of ``size`` people, as it is told to others."""
+    threshold, misses = policy.threshold(size, policy.probe.first), policy.misses(size)
+    return Expected(
+        fpir_ppm=round(threshold.rate * MILLION),
+        threshold=threshold.state,
+        gallery=None if misses is None else misses.gallery,
+        fnir_ppm=None if misses is None else misses.fnir_ppm,
+        fnir_low_ppm=None if misses is None else misses.low_ppm,
+        fnir_high_ppm=None if misses is None else misses.high_ppm,
     )
 
 
