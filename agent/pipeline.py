@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.embed.align import align
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
     from agent.embed.embedder import Embedder
+    from agent.embed.records import Embedding
     from agent.gallery.references import References
     from agent.match.decide import Decider
     from agent.match.presence import Presence, PresenceChange
     from agent.match.probe import Seen
-    from agent.match.records import Match
+    from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
 STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")
@@ -88,8 +90,7 @@ def process(stages: Stages, frame: Frame) -> None:
     for track in admitted:
         if references.subjects and stages.decider.wants(track.id, now_ns):
             stages.decider.take(track.id, _see(stages, frame, track), now_ns)
-    with times.measure("compare"):
-        candidates = stages.decider.compare(lambda probe: compare(probe, references), now_ns)
+    candidates = stages.decider.compare(partial(_compare, stages, references), now_ns)
     decision = stages.decider.update(
         candidates, gallery_size=len(references.subjects), zone=stages.gate.zone, timestamp_ns=now_ns
     )
@@ -109,3 +110,8 @@ def _see(stages: Stages, frame: Frame, track: Track) -> Seen:
         seen = both_ways(stages.embedder.embed, crop)
     crop.fill(0)
     return seen
+
+
+def _compare(stages: Stages, references: References, probe: Embedding) -> Candidate | None:
+    with stages.times.measure("compare"):
+        return compare(probe, references)

@@ -33,7 +33,7 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What the policy says of decisions in a gallery of this size, in parts per million; whole numbers only.
 
     ``fpir_ppm`` is for one attempt of somebody who is not enrolled, at a threshold that was measured, extrapolated, or
-    is only the strictest of a table that does not reach so far. ``fnir_ppm`` (95 %: ``fnir_low_ppm`` to ``fnir_high_ppm``)
+    is only the strictest of a table that does not reach so far. ``fnir_ppm`` (95 %: from ``fnir_low_ppm`` on)
     is of somebody who is enrolled, measured in a gallery of ``gallery`` people; these four are None where nothing was
     measured for so many.
     """

@@ -16,7 +16,7 @@ from agent.gallery.references import References
 from agent.match.compare import compare
 from agent.match.decide import STANDING_NS, VISIT_NS, Decider, Decision
 from agent.match.policy import Probing
-from agent.match.probe import MAX_AGE_NS, MAX_PROBES, RECHECK_NS, Seen
+from agent.match.probe import MAX_AGE_NS, MAX_PROBES, MAX_REFUSED, RECHECK_NS, Seen
 from agent.match.records import Candidate
 from agent.subject import SubjectId
 from tests.simulators.gallery_life import MODEL
@@ -239,10 +239,11 @@ def test_whatever_comes_no_track_is_two_people_and_enough_good_crops_are_behind_
             last_seen = {} if act == "pause" else {s: at for s, at in last_seen.items() if s != ANNA}
             if act == "pause":
                 decider._visits.clear()
-        taken = {track: who for track, (who, good) in shown.items() if decider.wants(track, now)}
+        taken = {track: who for track, (who, _) in shown.items() if decider.wants(track, now)}
+        held = {track: probe.refused for track, probe in decider._probes._held.items()}
         decision = play(decider, now, {t: seen(who, mirror=0.9 if good else 0.2) for t, (who, good) in shown.items()})
         for track, who in taken.items():
-            if shown[track][1]:
+            if shown[track][1] or held.get(track, 0) >= MAX_REFUSED:
                 crops.setdefault(track, []).append(who)
         subjects = [match.subject for match in decision.seen]
         assert len(set(subjects)) == len(subjects)

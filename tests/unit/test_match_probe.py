@@ -15,6 +15,7 @@ from agent.match.probe import (
     LONGEST_REST_NS,
     MAX_AGE_NS,
     MAX_PROBES,
+    MAX_REFUSED,
     MAX_TRIES,
     RECHECK_NS,
     Probes,
@@ -116,9 +117,16 @@ def test_an_attempt_that_decides_nothing_is_overwritten_and_the_track_rests_long
     assert rests == [FIRST_REST_NS, 2 * FIRST_REST_NS, 4 * FIRST_REST_NS, *[LONGEST_REST_NS] * 3]
 
 
-def test_an_attempt_of_crops_that_are_all_refused_ends() -> None:
+def test_where_every_crop_is_unclear_they_are_used_after_a_few() -> None:
     probes = Probes(RULES)
-    feed(probes, *(crop(mirror=0.5) for _ in range(MAX_TRIES)))
+    due = feed(probes, *(crop(mirror=0.5) for _ in range(MAX_REFUSED + RULES.most)))
+    assert [number for number, one in enumerate(due) if one] == [MAX_REFUSED + 2, MAX_REFUSED + 4]
+    assert not probes.wants(0, len(due) * SPACING)
+
+
+def test_an_attempt_in_which_most_crops_are_refused_ends() -> None:
+    probes = Probes(RULES)
+    feed(probes, *(crop(mirror=0.5 if number % 4 else 0.9) for number in range(MAX_TRIES)))
     assert not probes.wants(0, MAX_TRIES * SPACING)
 
 
