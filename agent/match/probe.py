@@ -5,9 +5,10 @@ One crop misses an enrolled person far more often than the mean of three (``mode
 mirror image embeds elsewhere is one that the network does not understand. So a track gathers up to ``most`` crops,
 ``spacing_ms`` apart, uses those whose mirror image agrees, and keeps the sum of their unit vectors: never the crops,
 never the single vectors. Where one crop after the other is refused, as in the dark, they are used after all: what
-strangers reach does not depend on it (0.453 and 0.455 at FMR 1e-4 with and without the worst tenth of single pictures). A crop that contradicts the mean so far is another face (two people on one track, a
-face that was swapped): the sum is overwritten, the track starts anew with that crop, and whatever it was decided to be
-is void.
+strangers reach does not depend on it (0.453 and 0.455 at FMR 1e-4 with and without the worst tenth of pictures).
+
+A crop that contradicts the mean so far is another face (two people on one track, a face that was swapped): the sum is
+overwritten, the track starts anew with that crop, and whatever it was decided to be is void.
 
 How long a sum lives, whoever it is of: until its track dies, recognition pauses, an enrolment begins, somebody is
 erased or the unit stops (``forget``, ``forget_all``); of somebody who matched nobody at most ``MAX_AGE_NS``, and no
