@@ -27,7 +27,7 @@ from agent.keys import PublicKey, SigningKey
 from agent.match.tail import Tail, Threshold
 
 POLICY_TYPE = "postern-policy+jws"
-MAX_POLICY_BYTES = 32 * 1024  # seven kinds of decisions of 25 rows and 15 rates need about 20 KiB
+MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed
 
 TARGETS = (1e-2, 1e-3, 1e-4)  # FPIRs per attempt that a site may choose from
 SAME_FACE_FMR = 1e-3  # at which two single captures of an enrolment count as one face's: they are seconds apart
@@ -57,7 +57,7 @@ class Probing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1 if self.first == self.most else 2
 
 
-class Misses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Misses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """FNIR of a decision in galleries of ``gallery`` people at ``target`` FPIR, with its 95 % interval over people."""
 
     target: Annotated[float, Meta(gt=0, lt=0.1)]
@@ -78,10 +78,11 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How sure a match must be, for one model. ``single`` is the tail of one capture against one.
+    """How sure a match must be, for one model.
 
-    Of ``decisions`` those with ``captures`` captures are the unit's: the fewest that a reference has. Captures of one
-    session are more alike than the pictures of different days that were measured: five of them are no more than that.
+    Among ``decisions`` is that of one capture against one, by which an enrolment tells faces apart. Those with
+    ``captures`` captures are the unit's: the fewest that a reference has. Captures of one session are more alike than
+    the pictures of different days that were measured: five of them are no more than that.
     """
 
     version: Literal[2]
@@ -90,7 +91,6 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     margin: Annotated[float, Meta(ge=0, le=1)]
     probe: Probing
     captures: Annotated[int, Meta(ge=1, le=16)]
-    single: Tail
     decisions: Annotated[tuple[Decision, ...], Meta(min_length=1, max_length=16)]
 
     def __post_init__(self) -> None:
@@ -100,6 +100,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("probe.first is larger than probe.most")
         if not any(one.captures == self.captures and one.probes <= self.probe.first for one in self.decisions):
             raise ValueError("decisions say nothing about so few probes as probe.first against so many captures")
+        if not any((one.probes, one.captures) == (1, 1) for one in self.decisions):
+            raise ValueError("decisions say nothing about one probe against one capture")
 
     @property
     def digest(self) -> str:
@@ -110,6 +112,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def same_face(self) -> float:
         """Comparison score from which two single captures are of one face."""
         return self.single.threshold(SAME_FACE_FMR).value
+
+    @property
+    def single(self) -> Tail:
+        """The impostor tail of one crop against one capture."""
+        return next(one.impostors for one in self.decisions if (one.probes, one.captures) == (1, 1))
 
     @property
     def measured_references(self) -> int:

@@ -27,8 +27,11 @@ State = Literal["measured", "extrapolated", "beyond"]
 Score = Annotated[float, Meta(gt=-1, le=2)]  # extrapolated thresholds may pass 1: then nobody matches
 
 
-class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share ``fmr`` of the impostor scores reaches ``threshold``; ``low`` to ``high`` is its 95 % interval."""
+class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A share ``fmr`` of the impostor scores reaches ``threshold``; ``low`` to ``high`` is its 95 % interval.
+
+    As JSON an array of these four: a whole policy has to fit into a signed command.
+    """
 
     fmr: Annotated[float, Meta(gt=0, lt=1)]
     threshold: Score

@@ -90,9 +90,7 @@ class Quality:
     # of them below 0.0065 once blurred by 2 pixels.
     min_sharpness: float = 0.008
     spacing_ns: int = 700_000_000  # captures of one second are one capture
-    # Comparison score of two captures above which it is the same picture twice. With the mirror image in the mean, two
-    # captures of one still second are at 0.99 to 0.996, a still itself at 0.999.
-    max_likeness: float = 0.997
+    max_likeness: float = 0.995  # comparison score of two captures; above it is the same picture twice
     # Another view than a capture before, by any of these: degrees turned or bowed (what a head does that looks a little
     # aside; the measured pose of one that is still varies by a degree), share by which the face is larger or smaller
     # (a few centimetres), comparison score below (crops of one still second lie above it, another expression below).

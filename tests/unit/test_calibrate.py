@@ -107,9 +107,7 @@ def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
     fill = unit(np.random.default_rng(3).normal(size=(1000, 128)).astype(np.float32))
     policy = measure(people(80, 8), fill, model=MODEL, target=1e-3, margin=0.05, probe=PROBE, seed=0)
     assert parse_policy(policy.canonical()) == policy
-    assert {(one.probes, one.captures) for one in policy.decisions} == {
-        (1, 1), (1, 3), (3, 1), (3, 3), (3, 5), (5, 3), (5, 5),
-    }  # fmt: skip
+    assert [(one.probes, one.captures) for one in policy.decisions] == [(1, 1), (1, 3), (3, 1), (3, 3), (5, 3)]
     decision = policy.decision(3)
     assert (decision.people, decision.impostors.people) == (80, 80)
     assert [(one.target, one.gallery) for one in decision.misses] == [(t, g) for t in TARGETS for g in GALLERIES]

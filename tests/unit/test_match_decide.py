@@ -20,7 +20,7 @@ from agent.match.probe import MAX_AGE_NS, MAX_PROBES, MAX_REFUSED, RECHECK_NS, S
 from agent.match.records import Candidate
 from agent.subject import SubjectId
 from tests.simulators.gallery_life import MODEL
-from tests.unit.test_match_policy import DECISION, policy
+from tests.unit.test_match_policy import DECISION, SINGLE, policy
 
 FRAME = 100_000_000  # ns
 ANNA, BO, CY = (SubjectId(bytes([i]) * 16) for i in (1, 2, 3))
@@ -29,7 +29,7 @@ VECTORS = np.linalg.qr(np.random.default_rng(1).normal(size=(128, 128)))[0][:4].
 GALLERY = References(PEOPLE, VECTORS[:3].copy(), MODEL)
 STRANGER = 3
 PROBING = Probing(first=3, most=5, spacing_ms=100, mirror=0.8, agreement=0.3)
-POLICY = policy(probe=PROBING, decisions=(DECISION,))
+POLICY = policy(probe=PROBING, decisions=(SINGLE, DECISION))
 SIZE = len(PEOPLE)
 
 
@@ -257,5 +257,5 @@ def test_whatever_comes_no_track_is_two_people_and_enough_good_crops_are_behind_
 @pytest.mark.parametrize("first", [1, 2])
 def test_rules_with_fewer_crops_are_kept_as_well(first: int) -> None:
     rules = replace(PROBING, first=first)
-    made = policy(probe=rules, decisions=(replace(DECISION, probes=1),))
+    made = policy(probe=rules, decisions=(SINGLE, replace(DECISION, probes=1)))
     assert run(Decider(made), *repeat(first, 0)) == [()] * (first - 1) + [(ANNA,)]

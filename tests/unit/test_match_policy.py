@@ -34,6 +34,7 @@ POINTS = tuple(
 TAIL = Tail(people=900, pairs=400_000, method="exponential", measured_to=1e-5, points=POINTS)
 PROBING = Probing(first=3, most=3, spacing_ms=100, mirror=0.8, agreement=0.3)
 MISSES = tuple(Misses(target, size, 100 * size, 0, 1000 * size) for target in TARGETS for size in (1, 10, 100))
+SINGLE = Decision(probes=1, captures=1, impostors=TAIL, people=50, misses=())
 DECISION = Decision(probes=3, captures=3, impostors=TAIL, people=50, misses=MISSES)
 
 
@@ -45,8 +46,7 @@ def policy(**changes: object) -> Policy:
         "margin": 0.05,
         "probe": PROBING,
         "captures": 3,
-        "single": TAIL,
-        "decisions": (DECISION,),
+        "decisions": (SINGLE, DECISION),
     }
     return Policy(**{**fields, **changes})
 
@@ -99,10 +99,10 @@ def test_each_look_of_an_attempt_has_its_share_of_the_target() -> None:
 
 def test_the_table_is_that_of_so_many_probes_or_the_next_fewer() -> None:
     five = replace(DECISION, probes=5, impostors=tail(points=(POINTS[0], replace(POINTS[1], threshold=0.3))))
-    both = policy(decisions=(five, DECISION))
+    both = policy(decisions=(SINGLE, five, DECISION))
     assert [both.threshold(1, probes).value for probes in (1, 3, 4, 5, 9)] == [0.29, 0.29, 0.29, 0.3, 0.3]
     other = replace(five, captures=5)
-    assert policy(decisions=(DECISION, other)).threshold(1, 5).value == 0.29, "another kind of reference"
+    assert policy(decisions=(SINGLE, DECISION, other)).threshold(1, 5).value == 0.29, "another kind of reference"
 
 
 def test_misses_are_those_of_the_next_larger_gallery_that_was_measured() -> None:
@@ -133,7 +133,7 @@ def test_a_table_that_cannot_be_true_is_refused(changes) -> None:
     with pytest.raises(ValueError, match="tail"):
         tail(**changes)
     content = json.loads(policy().canonical())
-    content["decisions"][0]["impostors"].update({k: msgspec.to_builtins(v) for k, v in changes.items()})
+    content["decisions"][1]["impostors"].update({k: msgspec.to_builtins(v) for k, v in changes.items()})
     with pytest.raises(PolicyError):
         parse_policy(json.dumps(content).encode())
 
@@ -141,6 +141,7 @@ def test_a_table_that_cannot_be_true_is_refused(changes) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"decisions": (DECISION,)},
         {"probe": replace(PROBING, first=4)},
         {"probe": replace(PROBING, first=2)},
         {"captures": 5},
@@ -148,7 +149,7 @@ def test_a_table_that_cannot_be_true_is_refused(changes) -> None:
     ],
 )
 def test_rules_that_do_not_fit_the_measurement_are_refused(changes) -> None:
-    with pytest.raises(ValueError, match=r"probe|target"):
+    with pytest.raises(ValueError, match=r"probe|target|decisions"):
         policy(**changes)
 
 
@@ -172,9 +173,7 @@ def test_any_bytes_are_a_policy_or_a_refusal(content) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.sampled_from(
-        ["model", "target_fpir", "probe", "captures", "single", "decisions", "margin", "version", "surprise"]
-    ),
+    st.sampled_from(["model", "target_fpir", "probe", "captures", "decisions", "margin", "version", "surprise"]),
     st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3) | st.floats(allow_nan=False),
 )
 def test_a_wrong_field_is_refused_in_words_or_read_as_a_valid_one(name, value) -> None:

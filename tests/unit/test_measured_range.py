@@ -19,7 +19,7 @@ from agent.match.tail import TailPoint
 from agent.unit.assemble import expected
 from agent.unit.doctor import tell_policy
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, captures, consent, open_store
-from tests.unit.test_match_policy import DECISION, policy, tail
+from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
 
 SHIPPED = parse_policy((Path(__file__).parents[2] / "models" / "policy.json").read_bytes())
 MADE = policy()
@@ -29,7 +29,7 @@ MOST = MADE.covered_references
 @given(st.sampled_from(TARGETS), st.floats(1e-5, 5e-3))
 def test_the_range_ends_where_the_threshold_says_so(target: float, fmr: float) -> None:
     points = (TailPoint(0.9, 0.1, 0.1, 0.1), TailPoint(fmr, 0.5, 0.5, 0.5))
-    made = policy(target_fpir=target, decisions=(replace(DECISION, impostors=tail(points=points)),))
+    made = policy(target_fpir=target, decisions=(SINGLE, replace(DECISION, impostors=tail(points=points))))
     most = made.covered_references
     assert most == 0 or made.threshold(most, 3).state != "beyond"
     assert made.threshold(most + 1, 3).state == "beyond"

@@ -25,7 +25,7 @@ from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
 from tests.simulators.site_office import SiteOffice
 from tests.simulators.unit_life import NoCamera, agreed, enrol, opened, write_unit
-from tests.unit.test_match_policy import DECISION, policy, tail
+from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
 
 ENROLLED = ("consent_given", "enrolled")
 
@@ -114,7 +114,7 @@ def test_status_tells_ids_and_no_biometric_value(unit: Unit) -> None:
 def test_status_says_when_the_gallery_is_larger_than_the_policy_was_measured_for(tmp_path: Path) -> None:
     with ExitStack() as stack:
         barely = replace(DECISION, impostors=tail(measured_to=5e-3))
-        assert Unit(tmp_path, stack, decisions=(barely,)).do("gallery/status", {})["measured"] is False
+        assert Unit(tmp_path, stack, decisions=(SINGLE, barely)).do("gallery/status", {})["measured"] is False
 
 
 def test_recognition_pauses_and_resumes(unit: Unit) -> None:

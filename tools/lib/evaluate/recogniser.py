@@ -107,7 +107,7 @@ class Finder:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Unit means of a picture's and its mirror image's vectors (n, 128), and their cosine (n,); NaN: no face."""
+    """Vectors of pictures (n, 128), and their cosine to the mirror images' (n,); NaN: no face."""
 
     vectors: NDArray[np.float32]
     mirror: NDArray[np.float32]
@@ -149,7 +149,7 @@ class Recogniser(Finder):
             return self.embedder.embed(crop).vector
 
     def both_ways(self, paths: Sequence[Path], cache: Path | None = None) -> Views:
-        """Embed the subject of each picture and its mirror image, as a unit does with a crop.
+        """Embed the subject of each picture, and ask the mirror image whether it agrees, as a unit does with a crop.
 
         ``cache`` keeps the result: it is read if it is there, and refused if it is of other pictures or models.
         """
