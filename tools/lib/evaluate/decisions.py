@@ -227,9 +227,13 @@ def mated(people: People, fillers: Vectors, probes: int, captures: int, most: in
 
 
 def interval(shares: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over people of ``shares`` and its 95 % interval by bootstrap; without any miss, up to the rule of three."""
+    """Mean over people of ``shares`` and its 95 % interval by bootstrap.
+
+    The upper end is never below the rule of three's for so many people: of few who are never missed the bootstrap would
+    conclude that nobody is.
+    """
     rng = np.random.default_rng(seed)
     means = shares[rng.integers(0, len(shares), (RESAMPLED * 4, len(shares)))].mean(1)
     low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
     mean = float(shares.mean())
-    return mean, min(low, mean), max(high, mean, 0.0 if shares.any() else min(RULE_OF_THREE / len(shares), 1.0))
+    return mean, min(low, mean), max(high, mean, min(RULE_OF_THREE / len(shares), 1.0))

@@ -4,7 +4,7 @@
 Probes are means of ``--probes`` pictures and references means of ``--captures``, as ``calibrate`` makes them, in
 galleries of several sizes. A mated search fails when the person's own reference is below the policy's threshold or
 leads by too little; a non-mated one, of somebody who is not in the gallery, when any reference passes both. Rates come
-with their intervals by bootstrap over people; with no error at all the upper end is that of the rule of three.
+with their intervals by bootstrap over people, the upper end never below the rule of three's for so many.
 
 One look is played: a unit that looks twice gives each look half of the target. Pictures in which nobody is found, and
 those that the mirror image refuses, are told and left out: in a visit the next frames come.
