@@ -15,7 +15,6 @@ from agent.unit.aim import MAX_SECONDS, lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take how long to look."""
     parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="stop after this time; else with Ctrl-C")
     add_config(parser)
 

@@ -19,7 +19,6 @@ from agent.protocol.command import MAX_COMMAND_BYTES, VERBS, Response
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take unit, verb and what the verb needs."""
     parser.add_argument("unit")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     parser.add_argument("values", nargs="*", type=_value, metavar="NAME=VALUE", help="or NAME=@FILE, or @FILE")

@@ -10,11 +10,9 @@ from agent.notices.assessment import make_assessment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the assessment."""
     print(make_assessment(read_config(arguments)), end="")
     return 0

@@ -6,14 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent.audit.chain import Entry, Head, parse_head, read_entries, verify_log
+from agent.audit.chain import AuditHead, Entry, parse_head, read_entries, verify_log
 from agent.cli.options import add_config, read_config
 from agent.errors import RefusedError, VerificationError
 from agent.gallery.database import held_anybody
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("verify", "check every entry and its place"), ("list", "check, then print every entry")):
         action = actions.add_parser(name, help=text)
@@ -58,7 +57,7 @@ def tell_entry(entry: Entry) -> str:
     return f"{entry.seq:>6}  {entry.at}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip()
 
 
-def _head(text: str) -> Head:
+def _head(text: str) -> AuditHead:
     try:
         return parse_head(text)
     except ValueError as error:

@@ -12,7 +12,6 @@ from agent.config.schema import Config, ZoneActivation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the file."""
     parser.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, metavar="FILE")
 
 

@@ -12,7 +12,6 @@ from agent.errors import RefusedError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take where the two halves go."""
     parser.add_argument("key", type=Path, metavar="KEY", help="new file for the private key, mode 0600")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="public key (JWK) for the units' events.consumer_key"

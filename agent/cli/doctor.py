@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import textwrap
+from dataclasses import asdict
 
 from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
@@ -18,7 +19,6 @@ MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take which checks to do."""
     parser.add_argument("checks", nargs="*", metavar="CHECK", type=_check, help=f"only these of: {', '.join(CHECKS)}")
     parser.add_argument("--json", action="store_true", help="one JSON object per finding")
     add_config(parser)
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checks or CHECKS:
         for finding in examine(name, config, clock):
             faults += finding.state == "fault"
-            print(json.dumps(finding.members()) if arguments.json else _line(finding), flush=True)
+            print(json.dumps(asdict(finding)) if arguments.json else _line(finding), flush=True)
     if faults:
         print(f"{faults} of the checks failed: repair these first", file=sys.stderr)
     return PosternError.exit_status if faults else 0

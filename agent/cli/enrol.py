@@ -17,7 +17,6 @@ from agent.unit.by_hand import enrol
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the consent record."""
     parser.add_argument("consent", type=Path, metavar="CONSENT", help="the person's consent record, a JSON file")
     parser.add_argument(
         "--subject", type=parse_subject, help="renew this subject's reference (32 hexadecimal digits) instead"

@@ -16,7 +16,6 @@ from agent.unit.by_hand import erase, listing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="every reference: since when, until when, under which consent")
     listing.add_argument("--json", action="store_true", help="everything that is held, as JSON")
@@ -28,7 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out the action."""
     config = read_unit_config(arguments)
     if arguments.action == "list":
         return _list(config, as_json=arguments.json)

@@ -11,7 +11,6 @@ from agent.notices.notice import make_notice, notice_id
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 

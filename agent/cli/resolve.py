@@ -33,7 +33,6 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take keys, subjects and events."""
     parser.add_argument(
         "events", nargs="?", type=Path, metavar="EVENTS", help="lines of 'postern subscribe --json' (standard input)"
     )

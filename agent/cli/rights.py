@@ -14,7 +14,6 @@ from agent.unit.by_hand import erase, held
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the question."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
         ("show", "what is held about me? everything but the template itself, as JSON"),
@@ -26,7 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer."""
     config = read_unit_config(arguments)
     if arguments.action == "show":
         print(tell_held(held(config, arguments.subject)))

@@ -19,7 +19,6 @@ PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 

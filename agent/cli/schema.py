@@ -13,11 +13,9 @@ SCHEMAS = {"config": json_schema, "event": event_schema, "trust": trust_schema}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take what to print."""
     parser.add_argument("what", choices=SCHEMAS, help="trust: the payload of the site's signed list of units")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the schema."""
     print(json.dumps(SCHEMAS[arguments.what](), indent=2))
     return 0

@@ -31,7 +31,6 @@ Act = Callable[[argparse.Namespace, bytes | None], None]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the act and what it needs."""
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
 
     def act(name: str, do: Act, text: str) -> argparse.ArgumentParser:
@@ -107,8 +106,7 @@ def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     _tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
-def _token(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
+def _token(arguments: argparse.Namespace, _: bytes | None) -> None:
     print(units.new_token(arguments.folder, arguments.unit))
 
 
@@ -170,8 +168,7 @@ def _rotate_epoch_keys(arguments: argparse.Namespace, passphrase: bytes | None) 
     _tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
 
 
-def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
+def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
     files = check_site(arguments.folder)
     if not files.audit.exists():
         raise VerificationError("cut_off", f"{files.audit} was removed: restore it from the folder's backup")
@@ -206,8 +203,7 @@ def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
 
 
-def _trust(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
+def _trust(arguments: argparse.Namespace, _: bytes | None) -> None:
     files = check_site(arguments.folder)
     left = unfinished(files)
     for record in files.all_units():

@@ -16,7 +16,6 @@ from agent.subscribe.subscriber import Subscriber
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take broker, site, and what to remember."""
     add_broker(parser)
     parser.add_argument("--trust", type=Path, metavar="FILE", help="the site's list of units (trust.jws of --keys)")
     parser.add_argument("--state", type=Path, metavar="FILE", help="remember what was seen, also over a restart")
@@ -26,7 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show outcomes until stopped."""
     broker = broker_settings(arguments)
     site_key = load_public_key(arguments.keys / "site.jwk")
     subscriber = Subscriber(

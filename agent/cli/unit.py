@@ -20,7 +20,6 @@ from agent.unit.key_rotation import change_site_key
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the step."""
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     request = steps.add_parser("request", help="make new keys, and the request that the site answers")
     request.add_argument("--token-file", type=Path, metavar="FILE", help="where the token is; else it is asked for")
@@ -36,7 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the step."""
     config = read_unit_config(arguments)
     clock = SystemClock()
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id

@@ -13,14 +13,11 @@ from agent.config.load import CONFIG_SCHEMA_ID
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(_: argparse.ArgumentParser) -> None:
     """Take no arguments."""
-    del parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the versions that a report needs."""
-    del arguments
+def run(_: argparse.Namespace) -> int:
     print(f"postern {agent.__version__}")
     print(f"configuration {CONFIG_SCHEMA_ID}")
     print(f"python {platform.python_version()} {platform.machine()}")

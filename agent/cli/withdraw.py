@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``postern withdraw SUBJECT``: erase a person at every unit of the site, and gather the units' signed receipts.
 
-Which units there are says the site's list. The one beside the site's key is the newest that there is; a program
-has it as it was when it was carried there, perhaps before the last unit came. Revoked units cannot be asked: the
-broker shuts them out. They are named, because what they hold has to be erased at the unit.
-
 May be repeated: a unit that has erased already gives its receipt again, so whoever was away is asked once more.
 """
 
@@ -26,7 +22,6 @@ from agent.subject import parse_subject
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take subject, broker and keys."""
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
     parser.add_argument(

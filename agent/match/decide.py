@@ -62,11 +62,6 @@ class Decider:
         self._visits: dict[SubjectId, int] = {}
         self._thresholds: tuple[int, dict[int, float]] = (0, {})
 
-    @property
-    def held(self) -> int:
-        """How many tracks have a probe at this moment; for tests, told to nobody."""
-        return len(self._probes)
-
     def forget(self, track_ids: Iterable[int]) -> None:
         """Overwrite the probes and drop the claims of tracks that died."""
         gone = tuple(track_ids)

@@ -25,6 +25,7 @@ from msgspec import Meta
 from agent.errors import PolicyError, VerificationError
 from agent.keys import PublicKey, SigningKey
 from agent.match.tail import Tail, Threshold
+from agent.protocol.names import Digest
 
 POLICY_TYPE = "postern-policy+jws"
 MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed
@@ -33,7 +34,6 @@ TARGETS = (1e-2, 1e-3, 1e-4)  # FPIRs per attempt that a site may choose from
 SAME_FACE_FMR = 1e-3  # at which two single captures of an enrolment count as one face's: they are seconds apart
 MILLION = 1_000_000
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 Ppm = Annotated[int, Meta(ge=0, le=MILLION, description="parts per million")]
 Cosine = Annotated[float, Meta(ge=-1, le=1)]
 

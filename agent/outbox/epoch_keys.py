@@ -24,8 +24,6 @@ class _Held(NamedTuple):
 
 
 class EpochKeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Content of ``epoch-keys.json``."""
-
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
     keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=512)]
 

@@ -23,7 +23,6 @@ R = TypeVar("R", bound=Record)
 
 
 def encode(record: Record) -> bytes:
-    """Write a record as JSON."""
     return msgspec.json.encode(record)
 
 

@@ -94,7 +94,6 @@ class TrustedUnits:
         return trusted
 
     def find(self, kid: str) -> TrustedKey | None:
-        """Look a key up by its thumbprint."""
         return self._keys.get(kid)
 
     def units(self) -> tuple[str, ...]:

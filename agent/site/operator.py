@@ -6,10 +6,12 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import msgspec
 
+from agent import strict_json
 from agent.clock import Clock
 from agent.errors import BrokerError
 from agent.keys import SigningKey
@@ -30,21 +32,19 @@ def sign_command(key: SigningKey, command: Command) -> bytes:
     return key.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
 
 
+@dataclass(eq=False)
 class Operator:
-    """Sends commands to the units of one site, one at a time."""
+    """Sends commands to the units of one site, one at a time.
 
-    def __init__(
-        self,
-        broker: BrokerSettings,
-        *,
-        site: str,
-        key: SigningKey,
-        clock: Clock,
-        random: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> None:
-        """``key`` is the site's command key; the certificate in ``broker`` is the operator's."""
-        self._broker, self._site, self._key = broker, site, key
-        self._clock, self._random = clock, random
+    ``key`` is the site's command key; the certificate in ``broker`` is the operator's.
+    """
+
+    broker: BrokerSettings
+    _: KW_ONLY
+    site: str
+    key: SigningKey
+    clock: Clock
+    random: Callable[[int], bytes] = secrets.token_bytes
 
     def ask(
         self,
@@ -61,18 +61,18 @@ class Operator:
         for, for ``UNDER_WAY_TIMEOUT_S`` each.
         Raises BrokerError when the broker cannot be reached or the unit does not answer in time.
         """
-        topics = Topics(self._site, unit)
-        name = load_identity(self._broker.credentials, self._clock).common_name
-        connection = Connection(self._broker, client_id=name, clock=self._clock, session_expiry_s=0)
+        topics = Topics(self.site, unit)
+        name = load_identity(self.broker.credentials, self.clock).common_name
+        connection = Connection(self.broker, client_id=name, clock=self.clock, session_expiry_s=0)
         connection.open()
         try:
             connection.subscribe(topics.response(verb))
-            exchange = _Exchange(connection, self._clock, self._command(unit, verb, dict(args or {})))
-            exchange.send(topics, self._key)
+            exchange = _Exchange(connection, self.clock, self._command(unit, verb, dict(args or {})))
+            exchange.send(topics, self.key)
             answer = exchange.answer(timeout_s)
             if answer.error == "challenge" and answer.nonce is not None:
                 exchange.command = msgspec.structs.replace(exchange.command, nonce=answer.nonce)
-                exchange.send(topics, self._key)
+                exchange.send(topics, self.key)
                 answer = exchange.answer(timeout_s)
             while on_progress is not None and is_under_way(answer):
                 on_progress(answer)
@@ -82,15 +82,15 @@ class Operator:
             connection.close()
 
     def _command(self, unit: str, verb: str, args: dict[str, Any]) -> Command:
-        now = self._clock.now().timestamp()
+        now = self.clock.now().timestamp()
         return Command(
-            site=self._site,
+            site=self.site,
             unit=unit,
             verb=verb,
             cmd_seq=int(now * 1000),  # rises with the time, so several operators need not agree on a counter
             issued_at=int(now),
             expires_at=int(now) + VALIDITY_S,
-            transaction=self._random(8).hex(),
+            transaction=self.random(8).hex(),
             args=args,
         )
 
@@ -109,7 +109,6 @@ class _Exchange:
         )
 
     def answer(self, timeout_s: float) -> Response:
-        """Wait for the next answer."""
         end_ns = self._clock.monotonic_ns() + round(timeout_s * 1e9)
         while not self._received and self._clock.monotonic_ns() < end_ns:
             polled = self._connection.poll(POLL_S)
@@ -138,9 +137,7 @@ def is_under_way(answer: Response) -> bool:
 
 def read_response(payload: bytes) -> Response | None:
     """Decode what came on a response topic; None for anything that is no response."""
-    if len(payload) > MAX_RESPONSE_BYTES:
-        return None
     try:
-        return msgspec.json.decode(payload, type=Response)
-    except msgspec.MsgspecError:
+        return msgspec.convert(strict_json.loads(payload, limit=MAX_RESPONSE_BYTES), Response)
+    except ValueError:  # msgspec.ValidationError is one
         return None

@@ -80,7 +80,6 @@ class Published:
 
 
 def certificates(units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -> tuple[CertificateRecord, ...]:
-    """List all certificates on record."""
     of_units = (certificate for unit in units for certificate in unit.certificates)
     of_clients = (certificate for client in clients for certificate in client.certificates)
     return (*of_units, *of_clients)

@@ -41,7 +41,6 @@ class Gap:
 
     @property
     def count(self) -> int:
-        """How many."""
         return self.last - self.first + 1
 
 
@@ -140,7 +139,6 @@ class Chain:
         return tuple(sorted(self._missing))
 
     def record(self, source: str, kid: str) -> ChainRecord:
-        """Write it down."""
         return ChainRecord(
             source,
             kid,

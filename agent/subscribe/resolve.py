@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 MAX_SUBJECTS_BYTES = 4 * 1024 * 1024  # a list of 100 000 ids, one a line, has 3.3 MB
 
-# Why an event is not resolved.
-REASONS = ("no_subject", "wrong_site", "wrong_audience", "no_key", "sealed", "bad_seal", "unknown_subject")
-
 
 class Keys:
     """The keys of one holder."""
@@ -56,9 +53,10 @@ class Keys:
         self._consumer = consumer
 
     def resolve(self, event: Event) -> bytes:
-        """Subject id behind a verified event; VerificationError, with one of ``REASONS``, when these keys must not say.
+        """Subject id behind a verified event; VerificationError when these keys must not say.
 
-        That an event is genuine is the verifier's business: resolve none that it refused.
+        Its reasons: ``no_subject``, ``wrong_site``, ``wrong_audience``, ``no_key``, ``sealed``, ``bad_seal``,
+        ``unknown_subject``. That an event is genuine is the verifier's business: resolve none that it refused.
         """
         data = event.data
         if not isinstance(data, MatchData | PresenceData):

@@ -38,7 +38,6 @@ def as_json(outcome: VerifiedEvent | Refusal) -> str:
 
 
 def as_columns(outcome: VerifiedEvent | Refusal) -> str:
-    """One line for people."""
     if isinstance(outcome, Refusal):
         return f"{'REFUSED':20}  {outcome.topic:48}  {outcome.reason}: {outcome.message}"
     data = outcome.event.data
@@ -73,7 +72,6 @@ class Screen:
             self._write(HEADER, "bold")
 
     def show(self, outcome: VerifiedEvent | Refusal) -> None:
-        """Write one outcome at once."""
         if self._json:
             self._write(as_json(outcome))
         elif isinstance(outcome, Refusal):

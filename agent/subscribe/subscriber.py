@@ -7,10 +7,9 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
-from agent.backoff import full_jitter
+from agent.backoff import Bounds, full_jitter
 from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
@@ -21,13 +20,13 @@ from agent.subscribe.verify import VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
-RECONNECT_S = (1.0, 60.0)  # shortest and longest wait between two attempts
+RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that was not believed; ``reason`` is one of ``agent.subscribe.verify.REASONS``, or ``retained``."""
+    """A message that was not believed; ``reason`` is one that ``agent.subscribe.verify`` lists, or ``retained``."""
 
     reason: str
     topic: str
@@ -79,9 +78,7 @@ class Subscriber:
         self._connection = self._connect()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._connection is not None:
             self._connection.close(keep_session=self._durable)
 
@@ -103,7 +100,7 @@ class Subscriber:
                     self._connection.abandon()
                     self._connection = None
                 failures += 1
-                self._wait(failures)
+                self._stopping.wait(full_jitter(failures, RECONNECT_S, self._random))
                 continue
             failures = 0
             self._refresh_trust()
@@ -148,7 +145,3 @@ class Subscriber:
         if newer is not None:
             self.verifier.update_trust(newer)
             self._on_notice(f"the site's list of units was read again (serial {newer.serial})")
-
-    def _wait(self, failures: int) -> None:
-        shortest_s, longest_s = RECONNECT_S
-        self._stopping.wait(full_jitter(failures, shortest_s=shortest_s, longest_s=longest_s, random=self._random))

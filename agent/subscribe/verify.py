@@ -42,26 +42,6 @@ from agent.subscribe.chain import Chains, Gap
 LIVE_WINDOW_S = 60  # the unit's own live window and the expiry of its live messages
 CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event pass
 
-REASONS = (
-    "too_large",
-    "malformed",
-    "unsigned",
-    "wrong_type",
-    "unsecured",
-    "wrong_algorithm",
-    "unknown_unit",
-    "wrong_key",
-    "wrong_unit",
-    "wrong_topic",
-    "bad_signature",
-    "revoked",
-    "future",
-    "expired",
-    "replayed",
-    "duplicate",
-    "fork",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvent:
@@ -73,7 +53,6 @@ class VerifiedEvent:
     """
 
     event: Event
-    site: str
     unit: str
     kind: Kind
     backlog: bool
@@ -117,7 +96,7 @@ class Verifier:
         """Check one message and remember its event.
 
         ``backlog`` says whether an old event is expected, as when stored events are audited; by default the topic
-        says it. Raises VerificationError with one of ``REASONS``, and nothing else, whatever the bytes are;
+        says it. Raises VerificationError with one of the reasons above, and nothing else, whatever the bytes are;
         a refused event changes no state.
         """
         members = _parse(payload)
@@ -140,7 +119,6 @@ class Verifier:
         self._chains.keep(event.source, header.kid, chain)
         return VerifiedEvent(
             event=event,
-            site=self._trust.site,
             unit=trusted.unit,
             kind=event.kind,
             backlog=backlog,

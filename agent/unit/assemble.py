@@ -23,11 +23,13 @@ from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_secret, write_atomic
+from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import MILLION, Policy, verify_policy
+from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.protocol.command import encode_response
@@ -37,6 +39,7 @@ from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.forget import Forgetting
+from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
@@ -52,7 +55,6 @@ if TYPE_CHECKING:
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
     from agent.outbox.epoch_keys import EpochKeys
-    from agent.protocol.names import NoticeId
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
@@ -71,7 +73,7 @@ class Models:
 
 
 class EnrolsBy(Protocol):
-    """The part of the models by which people are enrolled."""
+    """The part of the models by which people are enrolled; rigs that show no frame bring their own."""
 
     @property
     def embedder(self) -> Embeds: ...
@@ -99,6 +101,12 @@ class CommandSide:
 def load_key(config: Config) -> UnitKey:
     """The unit's signing key; KeyStoreError says how to get one."""
     return UnitKey.load(config.keys.folder / "unit.key")
+
+
+def credentials_of(config: Config) -> Credentials:
+    """The TLS files of this unit: as configured, else those of the key folder."""
+    tls, files = config.broker.tls, UnitFiles(config.keys.folder)
+    return Credentials(tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key)
 
 
 def load_site_key(config: Config) -> PublicKey:
@@ -150,13 +158,10 @@ def open_gallery(
     return GalleryStore(
         config.gallery.path,
         keyring=FileKeyring(config.keys.folder / "kek", random=random),
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
-        notice=_notice(config),
         random=random,
         look_only=look_only,
     )
@@ -222,11 +227,8 @@ def make_registrar(
         embedder=models.embedder,
         model=policy.model,
         policy=policy,
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         notice_version=config.notice.version,
-        notice=_notice(config),
         clock=clock,
         random=random,
     )
@@ -251,7 +253,7 @@ def command_side(
     enrolment: LiveEnrolment,
     paused: threading.Event,
     health: Callable[[], bytes],
-    log: Callable[[Kind, Mapping[str, Fact]], None],
+    log: Callable[[Kind, Mapping[str, Fact]], object],
     clock: Clock,
     random: Callable[[int], bytes],
 ) -> CommandSide:
@@ -295,9 +297,10 @@ def command_side(
     return CommandSide(commands, handlers)
 
 
-def _notice(config: Config) -> NoticeId | None:
-    """The notice that consents must name; None while the configuration does not say all that stands in it."""
-    return notice_id(config) if config.notice.operator and config.notice.alternative else None
+def _terms(config: Config) -> Terms:
+    """What consents must name at this unit; no notice while the configuration does not say all that stands in it."""
+    notice = notice_id(config) if config.notice.operator and config.notice.alternative else None
+    return Terms(config.unit.site, config.unit.id, config.purpose, notice)
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:

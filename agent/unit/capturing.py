@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -28,14 +28,16 @@ from agent.detect.pose import Pose, head_pose
 from agent.embed.align import align
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError
-from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.consent import ConsentRecord, Terms, check
 from agent.gallery.references import References
 from agent.gallery.template import MAX_CAPTURES, MIN_CAPTURES, Vector, mean_reference
 from agent.match.compare import compare
 from agent.match.policy import Policy
 from agent.match.probe import Seen, both_ways
-from agent.protocol.names import NoticeId
 from agent.subject import SubjectId
+
+if TYPE_CHECKING:
+    from agent.detect.detector import Detector
 
 PATIENCE_NS = 1_200_000_000  # from the last capture: half a second of advice, after the spacing; five take 5 s then
 SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, so no session stays open unattended
@@ -133,9 +135,7 @@ class View:
 class Embeds(Protocol):
     """The part of an embedder that enrolment uses."""
 
-    def embed(self, crop: Crop) -> Embedding:
-        """Embedding of an aligned crop."""
-        ...
+    def embed(self, crop: Crop) -> Embedding: ...
 
 
 class EnrolmentSession:
@@ -153,16 +153,13 @@ class EnrolmentSession:
         *,
         references: References,
         policy: Policy,
-        site: str,
-        unit: str,
-        purpose: str,
+        terms: Terms,
         now: datetime,
-        notice: NoticeId | None = None,
         subject: SubjectId | None = None,
         quality: Quality | None = None,
         align: Callable[[Frame, Face], Crop] = align,
     ) -> None:
-        check(consent, now=now, site=site, unit=unit, purpose=purpose, notice=notice)
+        check(consent, terms, now=now)
         self._embedder = embedder
         self._align = align
         self._references = references
@@ -176,7 +173,6 @@ class EnrolmentSession:
 
     @property
     def wanted(self) -> int:
-        """How many captures the session takes."""
         return self._quality.captures
 
     def offer(self, frame: Frame, faces: Sequence[Face]) -> Progress:
@@ -296,14 +292,8 @@ def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     return float(laplacian.var()) / contrast if contrast > 1.0 else 0.0
 
 
-class Detects(Protocol):
-    """The part of a detector that enrolment uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
-
-
 def capture(
-    camera: Camera, detector: Detects, session: EnrolmentSession, *, tell: Callable[[str], None]
+    camera: Camera, detector: Detector, session: EnrolmentSession, *, tell: Callable[[str], None]
 ) -> list[Vector]:
     """Offer frames to ``session`` until it has what it needs; ``tell`` gets each new advice for the person once.
 

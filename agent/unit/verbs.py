@@ -106,13 +106,11 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
             raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
         return enrolment.begin(command.transaction, consent, subject)
 
-    def enrol_commit(command: Command) -> Mapping[str, Any]:
-        return enrolment.commit(_enrolment(command))
-
-    def enrol_abort(command: Command) -> Mapping[str, Any]:
-        return enrolment.abort(_enrolment(command))
-
-    return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+    return {
+        "enrol/begin": enrol_begin,
+        "enrol/commit": lambda command: enrolment.commit(_enrolment(command)),
+        "enrol/abort": lambda command: enrolment.abort(_enrolment(command)),
+    }
 
 
 def _enrolment(command: Command) -> str:

@@ -125,26 +125,21 @@ class _Bucket:
         return True
 
 
+@dataclass(kw_only=True, eq=False)
 class Commands:
-    """Verifies and dispatches; owns no behaviour of any verb."""
+    """Verifies and dispatches; owns no behaviour of any verb. Takes commands by ``key``; none until ``bind``."""
 
-    def __init__(
-        self,
-        *,
-        site: str,
-        unit: str,
-        key: PublicKey,
-        counter: CommandCounter,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        on_outcome: Callable[[Outcome], None],
-    ) -> None:
-        """Take commands by ``key``; until ``bind`` none is available."""
-        self._site, self._unit, self._key = site, unit, key
-        self._counter, self._clock = counter, clock
+    site: str
+    unit: str
+    key: PublicKey
+    counter: CommandCounter
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_outcome: Callable[[Outcome], None]
+
+    def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
-        self._on_outcome = on_outcome
-        self._nonces = _Nonces(random)
+        self._nonces = _Nonces(self.random)
         self._bucket = _Bucket()
 
     def bind(self, handlers: Mapping[str, Handler]) -> None:
@@ -156,11 +151,11 @@ class Commands:
 
     def obey(self, key: PublicKey) -> None:
         """Take commands by ``key`` from now on, and by no other; for the handler of a change of key."""
-        self._key = key
+        self.key = key
 
     def handle(self, verb: str, payload: bytes) -> bytes | None:
         """Answer one request; never raises. None when no answer is due (unknown verb, flood)."""
-        if verb not in VERBS or not self._bucket.take(self._clock.monotonic_ns()):
+        if verb not in VERBS or not self._bucket.take(self.clock.monotonic_ns()):
             return None
         command: Command | None = None
         data: dict[str, Any] | None = None
@@ -172,8 +167,8 @@ class Commands:
             failure = (_code(error), str(error))
         except Exception as error:  # noqa: BLE001  # a fault in one verb must not end the session with the broker
             failure = ("fault", f"the unit failed ({type(error).__name__}): look at its log")
-        self._on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
-        nonce = self._nonces.issue(self._clock.monotonic_ns()) if failure and failure[0] == "challenge" else None
+        self.on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
+        nonce = self._nonces.issue(self.clock.monotonic_ns()) if failure and failure[0] == "challenge" else None
         return encode_response(command.transaction if command else None, data, failure, nonce)
 
     def _act(self, command: Command, verb: str) -> dict[str, Any]:
@@ -182,7 +177,7 @@ class Commands:
         handler = self._handlers.get(verb)
         if handler is None:
             raise VerificationError("not_available", "this unit does not offer this verb")
-        self._counter.advance(command.cmd_seq)
+        self.counter.advance(command.cmd_seq)
         return dict(handler(command))
 
     def _authenticate(self, payload: bytes) -> Command:
@@ -193,7 +188,7 @@ class Commands:
             token = payload.decode("ascii")
         except UnicodeDecodeError:
             raise VerificationError("malformed", "a command is a compact JWS in ASCII") from None
-        content = self._key.verify(token, typ=SIGNATURE_TYPE)
+        content = self.key.verify(token, typ=SIGNATURE_TYPE)
         try:
             return msgspec.convert(strict_json.loads(content, limit=MAX_COMMAND_BYTES), Command)
         except (ValueError, msgspec.ValidationError):
@@ -201,26 +196,26 @@ class Commands:
 
     def _check(self, command: Command, verb: str) -> None:
         """Refuse what is for somebody else, was there before, or is too old."""
-        if command.site != self._site:
+        if command.site != self.site:
             raise VerificationError("wrong_site", "the command is for another site")
-        if command.unit != self._unit:
+        if command.unit != self.unit:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")
-        if self._counter.overtaken(command.cmd_seq):
+        if self.counter.overtaken(command.cmd_seq):
             raise VerificationError("out_of_order", "commands with higher numbers were taken before: sign it again")
-        if command.cmd_seq <= self._counter.last:
-            raise VerificationError("replayed", f"cmd_seq must be above {self._counter.last}")
+        if command.cmd_seq <= self.counter.last:
+            raise VerificationError("replayed", f"cmd_seq must be above {self.counter.last}")
         if command.nonce is not None:
-            if not self._nonces.use(command.nonce, self._clock.monotonic_ns()):
+            if not self._nonces.use(command.nonce, self.clock.monotonic_ns()):
                 raise VerificationError("bad_nonce", "the nonce is not one of this unit's, or was used, or is too old")
-        elif self._clock.state() == "unsynced":
+        elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
         else:
             self._check_age(command)
 
     def _check_age(self, command: Command) -> None:
-        now = int(self._clock.now().timestamp())
+        now = int(self.clock.now().timestamp())
         if not 0 <= command.expires_at - command.issued_at <= MAX_VALIDITY_S:
             raise VerificationError("too_long_valid", f"a command is valid for at most {MAX_VALIDITY_S} seconds")
         if now > command.expires_at:

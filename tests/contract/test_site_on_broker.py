@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.backoff import Bounds
 from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.keys import UnitKey
@@ -54,9 +55,7 @@ class Installed:
         self.outbox = Outbox(folder / "outbox.db", signer=key, source="/postern/hq/door-1", clock=self.clock)
         self.mailbox = Mailbox()
         self.uplink = Uplink(
-            UplinkSettings(
-                self.settings(self.keys), "hq", "door-1", reconnect_shortest_s=0.05, reconnect_longest_s=0.2
-            ),
+            UplinkSettings(self.settings(self.keys), "hq", "door-1", reconnect_s=Bounds(0.05, 0.1, 0.2)),
             outbox=self.outbox,
             mailbox=self.mailbox,
             clock=self.clock,

@@ -181,7 +181,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     def keep_going() -> bool:
         nonlocal seen, ticked_ns
         seen += 1
-        held.append(service._decider.held)
+        held.append(len(service._decider._probes))
         turns[0]()
         if clock.monotonic_ns() - ticked_ns >= TICK_S * 1e9:
             ticked_ns = clock.monotonic_ns()
@@ -210,7 +210,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     return {
         "frames": seen,
         "embeddings": embedded,
-        "probes_held": [max(held), service._decider.held],  # at most at once, and after the end
+        "probes_held": [max(held), len(service._decider._probes)],  # at most at once, and after the end
         "network": link.messages,
         "log": lines.lines,
     }

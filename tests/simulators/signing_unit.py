@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,11 @@ from agent.outbox.queue import Outbox, Row
 from agent.protocol.event import SIGNATURE_TYPE, canonical
 from agent.protocol.names import round_down
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.subscribe.verify import REASONS, Verifier
+from agent.subscribe import verify
+from agent.subscribe.verify import Verifier
 
+# Why an event may be refused, as the verifier's description numbers it.
+REASONS = frozenset(re.findall(r"``([a-z_]+)``", (verify.__doc__ or "").partition("What acceptance means")[0]))
 START = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 DIGEST = "sha256:" + "5a" * 32
 
@@ -109,5 +113,5 @@ def refused(verifier: Verifier, topic: str, payload: bytes, **options: Any) -> s
     with pytest.raises(VerificationError) as refusal:
         verifier.check(topic, payload, options.pop("now", START), **options)
     assert verifier.export() == before
-    assert refusal.value.reason in REASONS
+    assert refusal.value.reason in REASONS, "a reason that is promised"
     return refusal.value.reason

@@ -14,14 +14,15 @@ import yaml
 
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.clock import SimulatedClock
-from agent.config.load import parse_config
 from agent.config.schema import Config
 from agent.detect.face import Face
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import CaptureRefusedError
+from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.unit.aim import look
 from agent.unit.capturing import EnrolmentSession, capture
+from tests.simulators.config import parse_config
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
 from tests.unit.test_match_policy import policy
@@ -46,7 +47,7 @@ class Room:
     ) -> None: ...
 
     def info(self) -> CameraInfo:
-        return CameraInfo("room", WIDTH, HEIGHT, 32, 18, RATE, live=False)
+        return CameraInfo("room", WIDTH, HEIGHT, RATE, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self._count):
@@ -128,9 +129,7 @@ def session() -> EnrolmentSession:
         consent(now),
         references=References((), np.zeros((0, EMBEDDING_DIM), np.float32), MODEL),
         policy=policy(model=MODEL),
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
+        terms=Terms(SITE, UNIT, PURPOSE),
         now=now,
         align=lambda *_: noise,
     )

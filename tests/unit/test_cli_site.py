@@ -20,6 +20,8 @@ from agent.match.policy import verify_policy
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.site import units
 from agent.site.records import SiteFiles
+from agent.unit.assemble import credentials_of
+from tests.simulators.site_office import listed_units
 from tests.unit.test_match_policy import policy as policy_of
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
@@ -71,10 +73,10 @@ def test_a_unit_gets_its_keys(installer: Installer) -> None:
     assert installer.out.startswith("door-3 has its keys")
     assert installer("site", "trust").split() == ["door-3", "trusted", "access"]
     config = load_config(installer.config)
-    assert config.tls_files().certificate.exists()
+    assert credentials_of(config).certificate.exists()
     assert installer("doctor", "keys", "certificate").count("ok") == 4
     shown = json.loads(installer("unit", "show"))
-    trusted = units.trust(installer.site_folder).find(shown["kid"])
+    trusted = listed_units(installer.site_folder).find(shown["kid"])
     assert trusted is not None
     assert trusted.unit == "door-3"
 

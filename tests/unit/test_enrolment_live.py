@@ -21,11 +21,12 @@ from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.store import GalleryStore
 from agent.subject import SubjectId
 from agent.unit.capturing import SESSION_NS
 from agent.unit.enrolment import REPORT_NS, LiveEnrolment, Registrar
+from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
 from tests.simulators.heads import face
 from tests.unit.test_gallery_enrol import picture
@@ -54,11 +55,8 @@ class Unit:
             embedder=self,
             model=MODEL,
             policy=policy(),
-            site=SITE,
-            unit=UNIT,
-            purpose=PURPOSE,
+            terms=Terms(SITE, UNIT, PURPOSE),
             notice_version="2026-1",
-            notice=None,
             clock=self.clock,
             random=secrets.token_bytes,
         )
@@ -188,7 +186,7 @@ def test_consent_that_expires_during_the_session_makes_no_reference(unit: Unit) 
     assert unit.gallery.subjects() == ()
     assert unit.told[-1][2] is not None
     assert unit.told[-1][2][0] == "not_kept"
-    assert unit.audit.verify().personal == 0
+    assert audited(unit.audit).personal == 0
 
 
 def test_one_session_at_a_time(unit: Unit) -> None:
@@ -304,7 +302,7 @@ def test_a_refused_return_of_an_erased_person_leaves_nothing(unit: Unit, old_id:
         assert reason(refusal) == ("subject_erased" if old_id else "consent_withdrawn")
     assert unit.audit.head() == before, "no consent stands in the log for nobody"
     assert subject.hex().encode() not in everything_in(unit)
-    assert unit.audit.verify().personal == 0
+    assert audited(unit.audit).personal == 0
 
 
 @pytest.mark.parametrize("when", ["before begin", "before commit"])

@@ -15,6 +15,7 @@ from agent.clock import SimulatedClock
 from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError
+from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.gallery.template import mean_reference
 from agent.subject import SubjectId
@@ -64,9 +65,7 @@ class Studio:
             "align": self.align,
             "references": references,
             "policy": policy(),
-            "site": SITE,
-            "unit": UNIT,
-            "purpose": PURPOSE,
+            "terms": Terms(SITE, UNIT, PURPOSE),
             "now": now,
         }
         return EnrolmentSession(self, changes.pop("consent", consent(now)), **{**arguments, **changes})
@@ -232,7 +231,7 @@ def test_no_session_begins_without_a_consent_that_holds() -> None:
     with pytest.raises(ConsentError):
         Studio().session(consent=consent(now, units=("door-9",)))
     with pytest.raises(ConsentError):
-        Studio().session(purpose="count how many hours each of them spends inside")
+        Studio().session(terms=Terms(SITE, UNIT, "count how many hours each of them spends inside"))
 
 
 @pytest.mark.parametrize("captures_wanted", [2, 6])

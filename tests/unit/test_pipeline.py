@@ -54,7 +54,7 @@ class ScriptedCamera:
         return None
 
     def info(self) -> CameraInfo:
-        return CameraInfo("scripted", WIDTH, HEIGHT, 320, 240, 10.0, live=False)
+        return CameraInfo("scripted", WIDTH, HEIGHT, 10.0, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self.count):
@@ -188,12 +188,12 @@ class Watched:
     def until_held(self) -> None:
         for _ in range(20):
             self.frames(1)
-            if self.stages.decider.held:
+            if len(self.stages.decider._probes):
                 return
         raise AssertionError("no probe came to be")
 
     def gone(self) -> bool:
-        return self.stages.decider.held == 0 and bool(self.sums) and not any(one.any() for one in self.sums)
+        return len(self.stages.decider._probes) == 0 and bool(self.sums) and not any(one.any() for one in self.sums)
 
 
 def test_the_probe_of_somebody_who_leaves_is_overwritten_when_the_track_dies() -> None:

@@ -17,8 +17,9 @@ from agent.camera.scene.camera import SceneCamera
 from agent.camera.scene.motion import eased, placements
 from agent.camera.scene.pose import frontal
 from agent.camera.scene.render import SceneRenderer
-from agent.camera.scene.script import SceneScript, enrolment_script
+from agent.camera.scene.script import SceneScript
 from agent.clock import SimulatedClock
+from tools.lib.enrolment_scene import enrolment_script
 
 PLAIN = {"kind": "plain", "colour": "#808080"}
 
@@ -57,7 +58,7 @@ def test_the_same_script_gives_the_same_bytes() -> None:
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
         "import hashlib; from agent.camera.scene.render import SceneRenderer;"
-        "from agent.camera.scene.script import enrolment_script as e;"
+        "from tools.lib.enrolment_scene import enrolment_script as e;"
         "print(hashlib.sha256(SceneRenderer(e('person-02', size=(96, 64))).frame(9).tobytes()).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -216,8 +217,8 @@ def test_a_scene_becomes_a_video_of_as_many_frames(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     script, out = tmp_path / "scene.yaml", tmp_path / "scene.mp4"
     script.write_text("size: [64, 48]\nframes_per_second: 5\nduration: 1\nbackground: {kind: gradient}\n")
-    tool = Path(__file__).parents[2] / "tools" / "scene-to-video"
-    subprocess.run([sys.executable, str(tool), str(script), str(out)], check=True, capture_output=True, timeout=50)
+    command = [sys.executable, "-m", "tools.lib.scene_to_video", str(script), str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50, cwd=Path(__file__).parents[2])
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in container.decode(video=0)) == 5

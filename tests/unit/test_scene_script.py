@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.camera.scene.people import PERSON_IDS
-from agent.camera.scene.script import MAX_SCRIPT_BYTES, SceneScript, enrolment_script, load_script, parse_script
+from agent.camera.scene.script import MAX_SCRIPT_BYTES, SceneScript, load_script, parse_script
 from agent.errors import ConfigError
+from tools.lib.enrolment_scene import enrolment_script
 
 SCENES = sorted((Path(__file__).parents[2] / "tools" / "scenes").glob("*.yaml"))
 FILE = Path("scene.yaml")

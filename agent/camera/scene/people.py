@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo people that come with the package: nobody's faces, made by tools/lib/train/people.py."""
+"""The demo people that come with the package: nobody's faces, made by tools/train people."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Final
 
@@ -30,14 +29,7 @@ class DemoPerson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cloth: _Colour
 
 
-class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    box: tuple[float, float, float, float]
-    measured: dict[str, float]
-    people: dict[str, DemoPerson]
-
-
-@dataclass(frozen=True, slots=True)
-class People:
+class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All demo people; ``box`` is x0, y0, x1, y1 of the face in a picture, in its pixels."""
 
     box: tuple[float, float, float, float]
@@ -62,7 +54,6 @@ def load_people() -> People:
     """Read the index; raises ConfigError if the installation lacks the demo people."""
     try:
         content = resources.files("agent.camera").joinpath(_FOLDER, "people.yaml").read_bytes()
-        index = msgspec.yaml.decode(content, type=_Index)
+        return msgspec.yaml.decode(content, type=People)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError("the demo people are missing or damaged; install the package again") from error
-    return People(index.box, index.measured, index.people)

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.files import read_secret
 from agent.keys import SigningKey
@@ -66,7 +67,9 @@ def add_decision_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.embedder:
+    recogniser = Recogniser(args)
+    embedder = recogniser.embedder
+    if not isinstance(embedder, Embedder):
         raise RefusedError("a policy is for the model that the unit runs: leave --embedder out")
     paths = pictures.find(args.images)
     recogniser = Recogniser(args)
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     policy = measure(
         people,
         fillers,
-        model=recogniser.embedder.model,
+        model=embedder.model,
         target=args.target_fpir,
         margin=args.margin,
         probe=Probing(first=first, most=most, spacing_ms=spacing_ms, mirror=limit, agreement=0.0),

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.files import read_bounded
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, Policy, parse_policy
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         policy = msgspec.structs.replace(policy, target_fpir=args.target_fpir)
     paths = pictures.find(args.images)
     recogniser = Recogniser(args)
-    if recogniser.embedder.model != policy.model:
+    if not isinstance(recogniser.embedder, Embedder) or recogniser.embedder.model != policy.model:
         raise RefusedError("the policy was measured for another model: name the embedder's own with --policy")
     views = recogniser.both_ways(paths, args.vectors)
     limit = policy.probe.mirror if args.refuse > 0 else -1.0
