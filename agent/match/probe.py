@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The probe of a visit: the mean of a few crops of one track, spread over it.
 
-One crop misses an enrolled person far more often than the mean of three (``models/README.md``), and a crop whose
-mirror image embeds elsewhere is one that the network does not understand. So a track gathers up to ``most`` crops,
+One crop misses an enrolled person far more often than the mean of three (at FMR 1e-4 against one capture 0.167 to
+0.042), and a crop whose mirror image embeds elsewhere is one that the network does not understand (without the worst
+tenth 0.127 and 0.028). So a track gathers up to ``most`` crops,
 ``spacing_ms`` apart, uses those whose mirror image agrees, and keeps the sum of their unit vectors: never the crops,
 never the single vectors. Where one crop after the other is refused, as in the dark, they are used after all: what
 strangers reach does not depend on it (0.446 and 0.449 at FMR 1e-4 with and without the worst tenth of pictures).

@@ -28,7 +28,7 @@ from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
-from agent.match.policy import MILLION, Policy, verify_policy
+from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
@@ -38,13 +38,14 @@ from agent.strict_json import loads
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.expected import expected
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
 from agent.uplink.commands import CommandCounter, Commands, Handler
-from agent.uplink.info import CameraFacts, Expected, Info, ModelTask, PublicJwk, encode_info
+from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -349,19 +350,6 @@ def make_info(
             liveness="not_checked",
             capabilities=verbs,
         )
-    )
-
-
-def expected(policy: Policy, size: int) -> Expected:
-    """What ``policy`` says of a gallery of ``size`` people, as it is told to others."""
-    threshold, misses = policy.threshold(size, policy.probe.first), policy.misses(size)
-    return Expected(
-        fpir_ppm=round(threshold.rate * MILLION),
-        threshold=threshold.state,
-        gallery=None if misses is None else misses.gallery,
-        fnir_ppm=None if misses is None else misses.fnir_ppm,
-        fnir_low_ppm=None if misses is None else misses.low_ppm,
-        fnir_high_ppm=None if misses is None else misses.high_ppm,
     )
 
 

@@ -16,8 +16,8 @@ from agent.gallery.database import count_references, held_anybody
 from agent.match.measured_range import MeasuredRange
 from agent.match.policy import TARGETS, parse_policy
 from agent.match.tail import TailPoint
-from agent.unit.assemble import expected
 from agent.unit.doctor import tell_policy
+from agent.unit.expected import expected
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, captures, consent, open_store
 from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
 
