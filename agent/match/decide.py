@@ -12,8 +12,8 @@ A single crop is never a match. What has to come together:
 4. The subject was not matched a moment ago: while somebody stays in view, that is the same visit.
 
 Votes over single crops are gone: at FMR 1e-4 against one capture, two votes in three miss 0.110 of people, the mean of
-the same three 0.042 (102 people of LFW with four pictures; ``tools/evaluate calibrate`` prints the latter), and a swapped
-face is found by contradiction rather than by a vote for somebody else.
+the same three 0.042 (102 people of LFW with four pictures), and a swapped face is found by contradiction rather than by
+a vote for somebody else.
 
 Claims are kept per track and die with it. A track that named nobody has none.
 """
