@@ -2,7 +2,7 @@
 """The camera interface: context-managed frames with a monotonic sensor timestamp.
 
 A frame owns its buffers only inside its ``with`` block. After the block they are released and every
-access raises: this is how a face that was not matched is forgotten before the next frame.
+access raises: this is how every picture is forgotten before the next frame.
 """
 
 from __future__ import annotations

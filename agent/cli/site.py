@@ -15,7 +15,7 @@ from agent.cli.options import add_passphrase, check_output, read_passphrase, wri
 from agent.cli.words import say, tell
 from agent.errors import RefusedError, VerificationError
 from agent.files import read_bounded
-from agent.match.policy import MAX_POLICY_BYTES, parse_policy
+from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.site import programs, rotation, units
@@ -60,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     issue.add_argument("--ahead", type=int, default=EPOCHS_AHEAD, metavar="N", help="weeks beyond this one (2)")
     policy = act("policy", _policy, "sign a matching policy for the units")
     policy.add_argument("policy", type=Path, help="unsigned policy, JSON")
+    policy.add_argument(
+        "--target-fpir",
+        type=float,
+        choices=TARGETS,
+        help="how often somebody who is not enrolled may be taken for somebody who is, per attempt (as in the policy)",
+    )
     key = act("epoch-key", _epoch_key, "take out the key that resolves one week's pseudonyms; this is logged")
     key.add_argument("audience")
     key.add_argument("epoch", help="ISO week, such as 2026-W47")
@@ -131,6 +137,8 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    if arguments.target_fpir is not None:
+        policy = msgspec.structs.replace(policy, target_fpir=arguments.target_fpir)
     write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
     tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
 

@@ -37,6 +37,7 @@ from agent.strict_json import loads
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.expected import expected
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
@@ -324,7 +325,14 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
 
 
 def make_info(
-    config: Config, key: UnitKey, models: Models, *, camera: CameraInfo | None, enrolled: int, verbs: tuple[str, ...]
+    config: Config,
+    key: UnitKey,
+    models: Models,
+    policy: Policy,
+    *,
+    camera: CameraInfo | None,
+    enrolled: int,
+    verbs: tuple[str, ...],
 ) -> bytes:
     """Write the ``info`` document; ``camera`` is None until one was reached."""
     engine, second = models.detector.engine, models.detector.landmarker
@@ -345,6 +353,7 @@ def make_info(
             public_key=msgspec.convert(key.public_jwk(), PublicJwk),
             kid=key.kid,
             enrolled=enrolled,
+            expected=expected(policy, enrolled),
             activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
             liveness="not_checked",
             capabilities=verbs,

@@ -20,7 +20,7 @@ from agent.config.schema import Config
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
-from agent.match.policy import Policy
+from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import Identity, load_identity
 from agent.mqtt.refusals import explain_tls
 from agent.outbox.epoch_keys import EpochKeys
@@ -143,9 +143,17 @@ def check_models(config: Config, _: Clock) -> Found:
 
 
 def tell_policy(policy: Policy, size: int) -> Found:
-    """What a policy promises, and whether it was measured for a gallery of ``size`` references."""
-    promise = f"FPIR at most {policy.target_fpir:g} with up to {policy.measured_references} people"
-    yield "ok", f"policy {policy.digest[:19]}…, {promise}"
+    """What a policy promises for a gallery of ``size`` references, and which part of it was measured."""
+    promise = f"FPIR at most {policy.target_fpir:g} an attempt with up to {policy.covered_references} people"
+    yield (
+        "ok",
+        f"policy {policy.digest[:19]}…, {promise}, measured up to {policy.measured_references}, then extrapolated",
+    )
+    if (misses := policy.misses(size)) is not None:
+        low, high = misses.low_ppm / MILLION, misses.high_ppm / MILLION
+        by = "measured" if policy.threshold(misses.gallery, policy.probe.first).state == "measured" else "extrapolated"
+        missed = f"{misses.fnir_ppm / MILLION:.2%} are missed at first look (FNIR, 95 %: {low:.2%} to {high:.2%})"
+        yield "ok", f"of people who are enrolled {missed}, in a gallery of {misses.gallery} at {by} thresholds"
     if (problem := shortfall(policy, size)) is not None:
         yield "advice", problem
 

@@ -24,13 +24,13 @@ from agent import pipeline
 from agent.audit.chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
-from agent.detect.track import Tracker
+from agent.detect.track import MAX_MISSED_NS, Tracker
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import CameraLostError, PosternError
 from agent.gallery.records import Erased
 from agent.gallery.references import References
 from agent.keys import UnitKey
-from agent.match.decide import Voter
+from agent.match.decide import Decider
 from agent.match.measured_range import MeasuredRange
 from agent.match.presence import Presence
 from agent.mqtt.connection import BrokerSettings
@@ -109,6 +109,7 @@ class Service:
         models = assemble.load_models(config)
         policy = assemble.load_policy(config, models.embedder.model)
         self._model, self._range = models.embedder.model, MeasuredRange(policy)
+        self._policy = policy
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
         self._facts |= {"model": self._model, "kid": key.kid}
         self._stores = stores = stack.enter_context(assemble.open_stores(config, key, clock, random=world.random))
@@ -118,7 +119,7 @@ class Service:
         self._forgetting.settle()
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
         self._mailbox = Mailbox()
-        self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
+        self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
         answers = assemble.make_answers(config, key)
@@ -134,7 +135,7 @@ class Service:
             gate=assemble.make_gate(config),
             embedder=models.embedder,
             references=self._references,
-            voter=self._voter,
+            decider=self._decider,
             presence=self._presence,
             record=self._recorder.outcome,
             enrol=self._enrolment.offer,
@@ -175,8 +176,16 @@ class Service:
             self._enrolment.expire()
             return keep_going()
 
+        framed_ns = self._clock.monotonic_ns()
+
+        def waiting() -> bool:
+            if self._clock.monotonic_ns() - framed_ns > MAX_MISSED_NS:  # no track lives on, and none is told to die
+                self._decider.forget_all()
+            return idle()
+
         def after_frame() -> bool:
-            self._frames += 1
+            nonlocal framed_ns
+            self._frames, framed_ns = self._frames + 1, self._clock.monotonic_ns()
             return idle()
 
         log_start(self._stores.audit, self._facts)
@@ -186,9 +195,10 @@ class Service:
             try:
                 with self._camera:
                     self._mailbox.info_changed()  # now it can say which camera
-                    self._camera.while_waiting = idle
+                    self._camera.while_waiting = waiting
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
+                self._decider.forget_all()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
@@ -281,7 +291,13 @@ class Service:
         except CameraLostError:
             camera = None
         return assemble.make_info(
-            self._config, key, models, camera=camera, enrolled=len(self._stores.gallery), verbs=verbs
+            self._config,
+            key,
+            models,
+            self._policy,
+            camera=camera,
+            enrolled=len(self._stores.gallery),
+            verbs=verbs,
         )
 
     def _references(self) -> References:
@@ -299,7 +315,7 @@ class Service:
         """Make the pipeline forget who was erased; runs on its thread, between frames."""
         while not self._erased.empty():
             subject = self._erased.get_nowait()
-            self._voter.forget_subject(subject)
+            self._decider.forget_subject(subject)
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued

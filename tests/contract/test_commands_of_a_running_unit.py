@@ -58,7 +58,8 @@ SCENE = {
     "people": [{"who": PERSON, "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
 }
 
-NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": 100, "measured": True, "subjects": []}
+MEASURED_TO = parse_policy(POLICY.read_bytes()).measured_references
+NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": MEASURED_TO, "measured": True, "subjects": []}
 
 
 class RunningUnit:

@@ -42,7 +42,7 @@ class Unit:
 
     def __init__(self, folder: Path, log: type[AuditLog] = AuditLog) -> None:
         self.clock = SimulatedClock()
-        self.rng = np.random.default_rng(3)
+        self.rng = np.random.default_rng(5)
         self.gallery: GalleryStore = open_store(folder, self.clock)
         self.log_path = folder / "audit.log"
         self.audit = log(self.log_path, clock=self.clock, random=secrets.token_bytes)
@@ -63,7 +63,9 @@ class Unit:
         self.live = LiveEnrolment(self.registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
 
     def embed(self, crop: Crop) -> Embedding:
-        self.given.append(Embedding(self.vectors.pop(0).copy(), MODEL))
+        mirrored = len(self.given) % 2 == 1
+        self.given.append(Embedding(self._shown if mirrored else self.vectors.pop(0).copy(), MODEL))
+        self._shown = self.given[-1].vector.copy()
         return self.given[-1]
 
     def show(self, *faces: Any, seconds: float = 1.0) -> None:
@@ -144,7 +146,7 @@ def test_no_frame_is_looked_at_without_a_session_or_after_its_captures(unit: Uni
     unit.begin()
     unit.stand(5)
     unit.show(GOOD)
-    assert len(unit.given) == 5
+    assert len(unit.given) == 10, "each of the five captures and its mirror image"
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,6 @@ def test_table_says_the_same_as_json(people: Path, capsys: pytest.CaptureFixture
     assert "pictures," not in captured.out
 
 
-def test_identification_is_open_set(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = evaluate(capsys, "identification", "--images", people, "--enrol", 5, *MODELS)
-    assert (report["enrolled"], report["mated_searches"], report["non_mated_searches"]) == (5, 5, 12)
-    assert report["rank_1_miss_rate"] == 0
-    assert 0 <= report["fnir_at_fpir"]["0.01"] <= 1
-
-
 def test_detection_counts_faces_and_false_faces(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,20 +147,57 @@ def test_detection_counts_who_is_missed_by_group_and_turn(tmp_path: Path, capsys
         assert np.isnan(rows["scores"]).tolist() == (rows["found"] == 0).tolist()
 
 
+@pytest.fixture
+def crowd(tmp_path: Path) -> Path:
+    """Enough people for a policy, with six pictures each."""
+    for identity in range(44):
+        folder = tmp_path / "crowd" / f"person{identity}"
+        folder.mkdir(parents=True)
+        for take in range(6):
+            person(identity, take).save(folder / f"{take}.png")
+    return tmp_path / "crowd"
+
+
 def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(
-    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = SigningKey.generate()
     site.save(tmp_path / "site.key")
-    plain, signed = tmp_path / "policy.json", tmp_path / "policy.jws"
-    common = ["calibrate", "--images", people, "--smallest-fmr", 0.02, *MODELS]
-    report = evaluate(capsys, *common, "--out", plain)
-    evaluate(capsys, *common, "--out", signed, "--site-key", tmp_path / "site.key")
+    plain, signed, vectors = tmp_path / "policy.json", tmp_path / "policy.jws", tmp_path / "vectors.npz"
+    common = ["--images", crowd, "--vectors", vectors, "--refuse", 0, *MODELS]
+    report = evaluate(capsys, "calibrate", *common, "--out", plain)
+    evaluate(capsys, "calibrate", *common, "--out", signed, "--site-key", tmp_path / "site.key")
     policy = parse_policy(plain.read_bytes())
-    assert policy.impostor_pairs == report["impostor_pairs"] == 448
+    assert (report["people"], policy.decision(3).impostors.pairs) == (44, 44 * 43 // 2)
+    assert set(report["decisions"]) == {"1/1", "1/3", "3/1", "3/3", "5/3"}
     assert verify_policy(signed.read_text(), site.public, model=policy.model) == policy
     with pytest.raises(PolicyError):
         verify_policy(plain.read_text(), site.public, model=policy.model)
+
+    found = evaluate(capsys, "identification", "--policy", plain, "--target-fpir", 0.01, *common)
+    assert (found["mated_people"], found["non_mated_people"], found["target_fpir"]) == (44, 44, 0.01)
+    assert set(found["galleries"]) == {"1", "10"}, "no larger gallery than there are people"
+    for gallery in found["galleries"].values():
+        for rate, low, high in (gallery["fnir"], gallery["fpir"]):
+            assert 0 <= low <= rate <= high <= 1
+    other = [word if word != "toy-embedder" else "toy-detector" for word in map(str, common)]
+    assert main(["identification", "--policy", str(plain), *other]) != 0
+    (crowd / "person0" / "0.png").unlink()
+    assert main(["identification", "--policy", str(plain), *map(str, common)]) == 2
+    assert "other pictures or models" in capsys.readouterr().err
+
+
+def test_verification_writes_names_and_vectors_with_nan_where_nobody_was_found(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, file = write_pairs(people, without=2), tmp_path / "out.npz"
+    evaluate(capsys, "verification", "--images", people, "--pairs", pairs, "--vectors", file, *MODELS)
+    with np.load(file) as written:
+        names, vectors = written["names"], written["vectors"]
+    assert vectors.shape == (len(names), 128)
+    lost = {str(name) for name, vector in zip(names, vectors, strict=True) if np.isnan(vector).all()}
+    assert lost == {"person0/1.png", "person0/2.png"}
+    assert np.allclose(np.linalg.norm(vectors[~np.isnan(vectors).any(1)], axis=1), 1, atol=1e-5)
 
 
 def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +219,8 @@ def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureF
     [
         (["detection", "--images", "{people}", "--models", "absent.yaml"], "cannot read the model manifest"),
         (["detection", "--images", "{people}", "--models", str(MANIFEST)], "no model 'detector-320x240'"),
-        (["identification", "--images", "{people}", "--enrol", "99", *MODELS], "must be 1 to 8"),
+        (["identification", "--images", "{people}", *MODELS], "measured for another model"),
+        (["calibrate", "--images", "{people}", "--out", "{people}/p.json", *MODELS], "too few pictures"),
         (["detection", "--images", "{people}/none", *MODELS[:4]], "no pictures below"),
         (["detection", "--images", "{people}", "--detector", "absent.onnx"], "there is no file absent.onnx"),
     ],

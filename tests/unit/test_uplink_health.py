@@ -19,7 +19,7 @@ from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import PublicKey, UnitKey
 from agent.uplink.health import SIGNATURE_TYPE, HealthReporter, read_disk_free, read_temperature
-from agent.uplink.info import CameraFacts, Info, encode_info
+from agent.uplink.info import CameraFacts, Expected, Info, encode_info
 from tests.simulators.signing_unit import SigningUnit
 
 SOURCE = "/postern/hq/door-3"
@@ -143,6 +143,14 @@ def test_info_holds_no_secret() -> None:
         public_key=key.public_jwk(),  # type: ignore[arg-type]
         kid=key.kid,
         enrolled=3,
+        expected=Expected(
+            fpir_ppm=1000,
+            threshold="extrapolated",
+            gallery=10,
+            fnir_ppm=5200,
+            fnir_low_ppm=0,
+            fnir_high_ppm=12500,
+        ),
         activation="zone",
         liveness="not_checked",
         capabilities=("health", "selftest"),

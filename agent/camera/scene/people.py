@@ -36,6 +36,10 @@ class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured: dict[str, float]
     people: dict[str, DemoPerson]
 
+    def blended(self, who: str, other: str, share: float, number: int) -> Image.Image:
+        """A face between two people's: ``share`` of ``other``; eyes and mouths lie on each other in all pictures."""
+        return Image.blend(self.picture(who, number), self.picture(other, number), share)
+
     def picture(self, who: str, number: int) -> Image.Image:
         """Picture ``number`` (from 1; a person with fewer wraps around) as RGBA, PICTURE_SIDE on each side."""
         names = self.people[who].pictures

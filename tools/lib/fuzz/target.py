@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import yaml
 
@@ -21,7 +22,7 @@ from agent.config.load import load_config
 from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.gallery.consent import ConsentRecord
-from agent.match.policy import Policy, TailPoint, Votes, sign_policy
+from agent.match.policy import parse_policy, sign_policy
 from agent.notices.notice import notice_id
 from agent.outbox.draft import make_unit
 from agent.outbox.epoch_keys import EpochKeys
@@ -42,7 +43,7 @@ SITE, UNIT = "hq", "door-1"
 PURPOSE = "To open a door for people who asked for it, while its commands are attacked."
 MODEL = "sha256:" + "1" * 64
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
-POLICY = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 1500))
+POLICY = msgspec.structs.replace(parse_policy((ROOT / "models" / "policy.json").read_bytes()), model=MODEL)
 STEP_S = 0.25  # between payloads: the limit on floods stays out of the way
 
 
