@@ -17,7 +17,8 @@ from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import UnitKey
-from agent.uplink.health import MAX_HEALTH_BYTES, HealthReporter, read_disk_free, read_temperature, verify_health
+from agent.protocol.health import MAX_HEALTH_BYTES, verify_health
+from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
 from agent.uplink.info import CameraFacts, Info, encode_info
 from tests.simulators.signing_unit import SigningUnit
 
