@@ -76,6 +76,5 @@ function parse(bytes, limit) {
     return ensure(!/\d[.e]/i.test(bare) && members(value) === bare.split(':').length - 1) && value;
   } catch { return refuse('malformed'); }
 }
-
 Object.assign(exports, { Refusal, ensure, refuse, isObject, isTexts, isEvent, isHeader, isList, KINDS });
 Object.assign(exports, { decode, sha256, moment, parse, readKey });

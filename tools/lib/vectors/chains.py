@@ -73,7 +73,9 @@ class Life:
         expect = accepted(self.event(seq), gap=gap, late=late, backlog=backlog, fresh=not backlog and now == NOW)
         return self.sent(self.event(seq), expect, leaf=leaf, now=now)
 
-    def other(self, seq: int, reason: str | None = None, *, now: str = NOW, leaf: str = "event", **changes: Any) -> Members:
+    def other(
+        self, seq: int, reason: str | None = None, *, now: str = NOW, leaf: str = "event", **changes: Any
+    ) -> Members:
         """What a second device with the key says: an event of another run, accepted unless there is a reason."""
         boot = changes.pop("boot", OTHER_BOOT)
         gap, late, time = changes.pop("gap", None), changes.pop("late", False), changes.pop("time", TIME)

@@ -134,7 +134,7 @@ def _lists() -> Iterator[Members]:
     trust = sign_list(unit_list(version=2, expires_at="2027-12-24T00:00:00Z", units={"door-3": bound}))
     for seq in (4, 5):
         members = event(seq=seq, prev=DIGEST)
-        expect = accepted(members, backlog=True, fresh=False) if seq == 4 else refused("revoked")  # noqa: PLR2004
+        expect = accepted(members, backlog=True, fresh=False) if seq == 4 else refused("revoked")
         comment = "the site knows the last number of the replaced key: 4"
         yield case(f"last-seq-{seq}", comment, payload(members, DOOR_3_BEFORE), expect, where=backlog, trust=trust)
     live = payload(event(seq=4, prev=DIGEST), DOOR_3_BEFORE)
