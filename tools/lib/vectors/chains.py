@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import rfc8785
 
@@ -74,11 +73,19 @@ class Life:
         return self.sent(self.event(seq), expect, leaf=leaf, now=now)
 
     def other(
-        self, seq: int, reason: str | None = None, *, now: str = NOW, leaf: str = "event", **changes: Any
+        self,
+        seq: int,
+        reason: str | None = None,
+        *,
+        now: str = NOW,
+        leaf: str = "event",
+        boot: str = OTHER_BOOT,
+        gap: Gap | None = None,
+        late: bool = False,
+        time: str = TIME,
+        **changes: object,
     ) -> Members:
         """What a second device with the key says: an event of another run, accepted unless there is a reason."""
-        boot = changes.pop("boot", OTHER_BOOT)
-        gap, late, time = changes.pop("gap", None), changes.pop("late", False), changes.pop("time", TIME)
         data = {"prev": DIGEST, **changes}
         members = event("unit", unit=self.unit, seq=seq, time=time, data={"boot": boot, **data}, id=f"{boot}-{seq}")
         fresh = leaf == "event" and members["data"]["clock"] == "synced" and 0 <= seconds(now, time) <= FRESH_S
