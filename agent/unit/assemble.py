@@ -251,7 +251,7 @@ def command_side(
     enrolment: LiveEnrolment,
     paused: threading.Event,
     health: Callable[[], bytes],
-    log: Callable[[Kind, Mapping[str, Fact]], None],
+    log: Callable[[Kind, Mapping[str, Fact]], object],
     clock: Clock,
     random: Callable[[int], bytes],
 ) -> CommandSide:

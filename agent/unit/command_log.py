@@ -19,7 +19,7 @@ UNSIGNED_S = 600  # between entries about unsigned commands: the log then holds 
 class CommandLog:
     """Called with each outcome; ``append`` writes an entry and may not raise."""
 
-    def __init__(self, append: Callable[[Kind, Mapping[str, Fact]], None], *, clock: Clock) -> None:
+    def __init__(self, append: Callable[[Kind, Mapping[str, Fact]], object], *, clock: Clock) -> None:
         self._append, self._clock = append, clock
         self._unsigned = 0
         self._told_ns: int | None = None

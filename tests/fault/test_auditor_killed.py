@@ -6,6 +6,7 @@ POSTERN_KILLS=1000 POSTERN_UNITS=20 runs the long form.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -63,6 +64,8 @@ class Nursery:
         assert self._process.stdout.readline() == "gone\n"
 
     def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
         self._process.communicate(timeout=PATIENCE_S)
 
     def listened(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short form of ``tools/soak``: two services, a real Mosquitto, and a fault every few seconds."""
+"""The short form of ``tools/rig soak``: two services, a real Mosquitto, and a fault every few seconds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 anywhere in a life of enrolling, matching, publishing and erasing; ``tools/kills`` is the long form."""
+"""kill -9 anywhere in a life of enrolling, matching, publishing and erasing; ``tools/rig kills`` is the long form."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from datetime import date
@@ -24,11 +23,11 @@ FACTS = {"licence": "Apache-2.0", "training_data": "none"}
 
 def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / "tools" / "manifest", *map(str, arguments)],
+        [sys.executable, "-m", "tools.lib.manifest", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": ""},
+        cwd=ROOT,
     )
 
 

@@ -216,8 +216,8 @@ def test_a_scene_becomes_a_video_of_as_many_frames(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     script, out = tmp_path / "scene.yaml", tmp_path / "scene.mp4"
     script.write_text("size: [64, 48]\nframes_per_second: 5\nduration: 1\nbackground: {kind: gradient}\n")
-    tool = Path(__file__).parents[2] / "tools" / "scene-to-video"
-    subprocess.run([sys.executable, str(tool), str(script), str(out)], check=True, capture_output=True, timeout=50)
+    command = [sys.executable, "-m", "tools.lib.scene_to_video", str(script), str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50, cwd=Path(__file__).parents[2])
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in container.decode(video=0)) == 5

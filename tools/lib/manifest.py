@@ -257,3 +257,7 @@ def main() -> int:
         print(f"tools/manifest: {error}", file=sys.stderr)
         return error.exit_status if isinstance(error, PosternError) else 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by tools/demo, tools/test and tools/check: finds a Python, keeps an environment in step with pyproject.toml.
+# Sourced by every shell script that needs a Python: finds one, keeps an environment in step with pyproject.toml.
 # shellcheck shell=bash
 
 fail() { printf '%s: %s\n' "$(basename "$0")" "$1" >&2; exit 1; }
@@ -17,22 +17,26 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
-# set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev).
-# Sets BIN, the folder of its commands. Quick when nothing changed.
+# set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev), and with agent and tools as
+# they are in ROOT. Sets BIN, the folder of its commands. Quick when nothing changed.
 set_up() {
-  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted
+  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log
   python=$(find_python)
   stamp="$venv/.stamp"
-  wanted=$("$python" - "$root/pyproject.toml" <<'PY'
+  wanted=$("$python" - "$root/pyproject.toml" "$root/tools/lib/setup.sh" <<'PY'
 import hashlib, pathlib, sys
-print(sys.version.split()[0], sys.executable, hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest())
+made_by = b"".join(pathlib.Path(path).read_bytes() for path in sys.argv[1:])
+print(sys.version.split()[0], sys.executable, hashlib.sha256(made_by).hexdigest())
 PY
   )
   BIN="$venv/bin"
   if [ -x "$BIN/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   echo "setting up $venv with $python"
-  "$python" -m venv --clear "$venv"
-  "$BIN/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extra]"
+  "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
+  log="$venv/install.log"
+  "$BIN/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]" >"$log" 2>&1 ||
+    fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
+  printf '%s\n' "$root" >"$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/postern-tools.pth"
   printf '%s\n' "$wanted" >"$stamp"
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo people that come with the package: nobody's faces, made by tools/lib/train/people.py."""
+"""The demo people that come with the package: nobody's faces, made by tools/train people."""
 
 from __future__ import annotations
 

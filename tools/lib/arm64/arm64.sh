@@ -11,7 +11,8 @@ KEYS=/usr/share/keyrings/debian-archive-keyring.gpg
 ROOTFS="$CACHE/root"                    # the system's files
 NATIVE="$CACHE/native"                  # those of the x86-64 system
 QEMU_USER="$CACHE/qemu-user/usr/bin/qemu-aarch64"
-EMULATED="$root/tools/lib/arm64"        # set by the caller: shellcheck disable=SC2154
+# shellcheck disable=SC2154 # root is set by the caller
+EMULATED="$root/tools/lib/arm64"
 BINFMT=/proc/sys/fs/binfmt_misc
 LIBRARIES=/usr/lib/postern/vendor       # of the Debian package: what ships is what runs
 # Hooks of mmdebstrap, which gives them the system's folder as $1: libcamera of the backports; what is slow when emulated
@@ -75,9 +76,9 @@ Dir::Etc "$work/etc";
 APT::Architecture "amd64";
 APT::Sandbox::User "root";
 CONF
-    cd "$work"
+    cd "$work" || exit
     export APT_CONFIG="$work/apt.conf"
-    apt-get -qq update && apt-get -qq download qemu-user || fail "qemu-user of Debian 13 cannot be fetched from $MIRROR"
+    { apt-get -qq update && apt-get -qq download qemu-user; } || fail "qemu-user of Debian 13 cannot be fetched from $MIRROR"
     dpkg-deb -x qemu-user_*.deb "$CACHE/qemu-user"
   )
 }

@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,8 @@ def view(detector: Detector, main: NDArray[np.uint8]) -> Frame:
 
 def around(frames: dict[str, NDArray[np.uint8]]) -> Arrays:
     """Faces (n, 15: box, landmarks, score) and crops: the floating-point stages beside the models."""
-    detector, found = load_detector(MANIFEST, DETECTOR), {}
+    detector = load_detector(MANIFEST, DETECTOR)
+    found: Arrays = {}
     for name, main in frames.items():
         frame = view(detector, main)
         faces = detector.detect(frame)
@@ -146,7 +148,7 @@ def difference(here: Arrays, there: Arrays, prefix: str) -> Difference:
     return result
 
 
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+def prefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
@@ -154,7 +156,13 @@ def write(path: Path) -> int:
     frames = dict(pictures())
     found = around(frames)
     given = inputs(frames, found)
-    np.savez(path, **prefixed("picture", frames), **found, **prefixed("in", given), **prefixed("out", answers(given)))
+    stored: dict[str, Any] = {  # Any: as arrays they could not be told from options of savez
+        **prefixed("picture", frames),
+        **found,
+        **prefixed("in", given),
+        **prefixed("out", answers(given)),
+    }
+    np.savez(path, **stored)
     print(f"{path}: {len(frames)} pictures, {len(given)} inputs of models, by {machine()}")
     return 0
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "tools" / "scenes" / "demo.yaml"
-SCENE_TO_VIDEO = ROOT / "tools" / "scene-to-video"
+SCENE_TO_VIDEO = ROOT / "tools" / "lib" / "scene_to_video.py"
 FRAMES_PER_SECOND = 15
 VISIT_S = 1.6  # one person at the door: long enough for the dwell time and the votes
 TURN_S = 0.1
@@ -79,8 +79,8 @@ def _made(folder: Path, name: str, script: dict[str, Any]) -> Path:
     source, partial = target.with_suffix(".yaml"), target.with_suffix(".partial.mp4")
     source.write_text(text)
     print(f"making {target.name}", file=sys.stderr)
-    command = [sys.executable, str(SCENE_TO_VIDEO), str(source), str(partial)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.lib.scene_to_video", str(source.resolve()), str(partial.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:
         raise SystemExit(f"tools/bench: {done.stderr.strip()}")
     return partial.replace(target)

@@ -51,9 +51,9 @@ class Stopwatch:
             for seq in seqs:
                 self._note(seq, now_ns)
 
-        Recorder.outcome = timed_outcome  # type: ignore[method-assign]
-        Outbox.append = timed_append  # type: ignore[method-assign]
-        Outbox.acked = timed_acked  # type: ignore[method-assign]
+        hooks = ((Recorder, timed_outcome), (Outbox, timed_append), (Outbox, timed_acked))
+        for owner, hook in hooks:
+            setattr(owner, hook.__name__.removeprefix("timed_"), hook)
 
     def _note(self, seq: int, now_ns: int) -> None:
         times = self._waiting.pop(seq, None)

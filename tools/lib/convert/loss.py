@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -82,13 +82,18 @@ class FloatEngine:
         return raw.copy()
 
 
+def float_engine(engine: Engine, model: Answers) -> Engine:
+    """The float model where ``engine`` would be: an Engine as far as decoders and embedders look."""
+    return cast("Engine", FloatEngine(engine.entry, model))
+
+
 class Embedders:
     """The int8 embedder and the float one."""
 
     def __init__(self, engine: Engine, model: Answers) -> None:
         """Raise ModelError when a unit could not use the model."""
         self.times = Times()
-        self._int8, self._float = Embedder(engine), Embedder(FloatEngine(engine.entry, model))
+        self._int8, self._float = Embedder(engine), Embedder(float_engine(engine, model))
 
     def embed(self, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return both unit-length embeddings, int8 first."""
@@ -133,7 +138,7 @@ def compare_detectors(
     engine: Engine, model: Answers, images: Sequence[Rgb], face_loss: float, landmark_loss: float
 ) -> tuple[dict[str, Any], list[Limit]]:
     """Compare the faces found in pictures of the input size; raises ModelError for too few of them."""
-    int8, full = Detector(engine), Detector(FloatEngine(engine.entry, model))
+    int8, full = Detector(engine), Detector(float_engine(engine, model))
     times, found_again, invented = Times(), Comparison(), Comparison()
     for image in images:
         frame = Frame(0, 0, image, RgbPicture(image))

@@ -64,8 +64,8 @@ def make_forward(
             inputs = [values[name] for name in node.inputs]
             if node.kind == "Shape" and isinstance(inputs[0], Tensor):
                 values[node.outputs[0]] = np.array(inputs[0].shape, np.int64)
-            elif not any(isinstance(value, Tensor) for value in inputs):
-                values.update(zip(node.outputs, graph.fold(node, inputs), strict=False))
+            elif len(known := [value for value in inputs if not isinstance(value, Tensor)]) == len(inputs):
+                values.update(zip(node.outputs, graph.fold(node, known), strict=False))
             elif node.kind in OPERATORS:
                 values[node.outputs[0]] = OPERATORS[node.kind](node, inputs)
             else:

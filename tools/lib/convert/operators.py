@@ -188,7 +188,7 @@ def resize(node: Node, values: list[Value]) -> Tensor:
     scales = known(node, given[-1]) if given else np.empty(0)
     if len(values) == 4 and values[3] is not None:
         scales = scales / np.array(shape)
-    factor = layout.whole_factor(scales)
+    factor = layout.whole_factor(scales.tolist())
     size = [shape[2] * factor, shape[3] * factor]
     return Tensor(tf.raw_ops.ResizeNearestNeighbor(images=picture(x), size=size), image=True)
 

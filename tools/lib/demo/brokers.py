@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from agent.site.records import SiteFiles
 
@@ -31,14 +31,12 @@ class DemoBroker:
         (folder / "acl").chmod(0o600)
         self.port = _free_port()
         program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        self.protocol: Literal["5", "3.1.1"] = "5" if program is not None else "3.1.1"
         if program is None:
-            self.protocol, self.name = (
-                "3.1.1",
-                "embedded broker (amqtt, MQTT 3.1.1; install mosquitto for MQTT 5 and ACLs)",
-            )
+            self.name = "embedded broker (amqtt, MQTT 3.1.1; install mosquitto for MQTT 5 and ACLs)"
             self._command = [sys.executable, "-m", "tools.lib.demo.embedded", str(folder), str(self.port)]
         else:
-            self.protocol, self.name = "5", "Mosquitto, MQTT 5"
+            self.name = "Mosquitto, MQTT 5"
             self._command = [program, "-c", str(self._mosquitto_config())]
         self._process: subprocess.Popen[bytes] | None = None
 

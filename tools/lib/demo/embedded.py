@@ -23,7 +23,7 @@ class CertifiedBroker(Broker):
 
     @staticmethod
     def _create_ssl_context(listener: ListenerConfig) -> ssl.SSLContext:
-        context = Broker._create_ssl_context(listener)  # noqa: SLF001 - its one place for the context
+        context: ssl.SSLContext = Broker._create_ssl_context(listener)  # noqa: SLF001 - its one place for the context
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context

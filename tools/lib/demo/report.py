@@ -43,7 +43,8 @@ def judge(
 ) -> Outcome:
     """Resolve the pseudonyms as the key holder may, and compare with who was to come."""
     people = {bytes.fromhex(subject): person for person, subject in subjects.items()}
-    matched, unexpected = [], []
+    matched: list[str] = []
+    unexpected: list[str] = []
     for event in (one for one in received if isinstance(one, VerifiedEvent)):
         data = event.event.data
         if isinstance(data, MatchData):

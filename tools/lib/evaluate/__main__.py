@@ -85,3 +85,7 @@ def text(value: Any) -> str:  # noqa: ANN401 - any JSON value
     if isinstance(value, list):
         return " ".join(map(text, value))
     return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

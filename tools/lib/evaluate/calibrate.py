@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.files import read_secret
 from agent.keys import SigningKey
@@ -43,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.embedder:
+    recogniser = Recogniser(args)
+    embedder = recogniser.embedder
+    if not isinstance(embedder, Embedder):
         raise RefusedError("a policy is for the model that the unit runs: leave --embedder out")
     paths = pictures.find(args.images)
-    recogniser = Recogniser(args)
     vectors = recogniser.embeddings(paths)
     found = ~np.isnan(vectors).any(1)
     names = np.array([path.parent.name for path in paths])[found]
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     needed, of, within_ms = (int(part) for part in args.votes.split("/"))
     policy = Policy(
         version=1,
-        model=recogniser.embedder.model,
+        model=embedder.model,
         target_fpir=args.target_fpir,
         impostor_pairs=int(histogram.sum()),
         impostor_tail=tail(histogram, args.smallest_fmr),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,13 @@ def moved_back(detector: FindsFaces, frame: Frame) -> list[Face]:
     """
     dx, dy = SHIFT
     found = detector.detect(pictures.moved(frame, dx, dy, detector.input_size))
+    moved = np.array(SHIFT, np.float32)
     return [
-        Face((f.box[0] - dx, f.box[1] - dy, f.box[2] - dx, f.box[3] - dy), f.landmarks - np.float32(SHIFT), f.score)
+        Face(
+            (f.box[0] - dx, f.box[1] - dy, f.box[2] - dx, f.box[3] - dy),
+            f.landmarks - moved,
+            f.score,
+        )
         for f in found
     ]
 
@@ -88,7 +94,7 @@ class Comparison:
     def add(self, mine: Sequence[Face], theirs: Sequence[Face]) -> None:
         self._theirs += len(theirs)
         for face in theirs:
-            match = max(mine, key=lambda other, face=face: overlap(other, face), default=None)
+            match = max(mine, key=partial(overlap, face), default=None)
             if match is None or overlap(match, face) < SAME_FACE:
                 continue
             self._found += 1

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     labels = np.array(["_".join(path.stem.split("_")[:-1]) or "unlabelled" for path in paths])
     recogniser = Recogniser(args)
     vectors = recogniser.embeddings(paths)
-    failed = np.isnan(vectors).any(1)
+    failed = np.asarray(np.isnan(vectors).any(1))
     everybody = pairwise(vectors[~failed])
     threshold = args.threshold if args.threshold is not None else metrics.threshold_at(everybody, args.far)
     groups = {

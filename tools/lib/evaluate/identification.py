@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.lib.evaluate import metrics, pictures
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     recogniser = Recogniser(args)
     vectors = recogniser.embeddings(paths)
     owners = np.full(len(paths), -1)
-    gallery, used = [], []
+    gallery: list[NDArray[np.floating]] = []
+    used: list[int] = []
     for name in enrolled:
         rows = rng.permutation(people[name])
         captures = rows[: min(MAX_CAPTURES, len(rows) - 1)]

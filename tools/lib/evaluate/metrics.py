@@ -119,7 +119,7 @@ def search(probes: Scores, owners: NDArray[np.integer], gallery: Scores) -> Sear
 
     A probe row of NaN is a failure to detect.
     """
-    failed = np.isnan(probes).any(1)
+    failed = np.asarray(np.isnan(probes).any(1))
     scores = np.where(failed[:, None], 0, probes) @ gallery.T
     best = scores.argmax(1)
     top = np.where(failed, -math.inf, scores.max(1))

@@ -85,8 +85,9 @@ class Payloads:
         if how == 2:
             members = {"alg": rng.choice(["none", "HS256", "ES256", "es256"]), "kid": self._target.site_key.kid}
             members |= {"typ": rng.choice([SIGNATURE_TYPE, "JWT", "postern-policy+jws"])}
-            members |= rng.choice([{}, {"crit": ["exp"]}, {"jwk": self._thief.public_jwk()}, {"b64": False}])
-            return f"{encode_base64url(json.dumps(members).encode())}.{content}.{signature}".encode()
+            others: list[dict[str, Any]] = [{}, {"crit": ["exp"]}, {"jwk": self._thief.public_jwk()}, {"b64": False}]
+            more = rng.choice(others)
+            return f"{encode_base64url(json.dumps({**members, **more}).encode())}.{content}.{signature}".encode()
         if how == 3:
             other = encode_base64url(json.dumps(self._command(rng.choice(VERBS))).encode())
             return f"{header}.{other}.{signature}".encode()

@@ -107,7 +107,7 @@ class Target:
     def enrol(self) -> str:
         """Have one person enrolled, as a live session would."""
         base = np.random.default_rng(1).normal(size=128)
-        vectors = [np.float32(base + np.random.default_rng(n).normal(0, 0.1, 128)) for n in range(3)]
+        vectors = [(base + np.random.default_rng(n).normal(0, 0.1, 128)).astype(np.float32) for n in range(3)]
         unit_vectors = [(vector / np.linalg.norm(vector)).astype(np.float32) for vector in vectors]
         return self.gallery.enrol(unit_vectors, consent=self.consent(), model=MODEL).hex()
 

@@ -6,6 +6,8 @@ Targets: ``in-process`` is a whole unit in this process on a simulated clock: fa
 real Mosquitto. ``remote`` listens to a unit somewhere else whose camera plays the scenario's scene or video, which
 ``--export`` writes for it. The exit status is 0 only if something was played and every promise held; 2 for wrong
 scenarios or arguments, before anything is played.
+
+``tools/rig soak`` and ``tools/rig kills`` play no scenario: faults at random times, then what came of them in numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from agent.cli.session import broker_settings, port
 from agent.errors import ConfigError, PosternError
 from agent.site.records import SiteFiles
 from tools.lib.demo.site import ROOT, CommandError
+from tools.lib.rig import kills, soak
 from tools.lib.rig.export import export
 from tools.lib.rig.inprocess import play_here
 from tools.lib.rig.judge import judge
@@ -38,6 +41,7 @@ from tools.lib.rig.report import Verdict, all_held, as_json, as_junit, table, tr
 from tools.lib.rig.scenario import Scenario, load_scenarios
 from tools.lib.rig.service import Premises
 
+MODES = {"soak": soak.main, "kills": kills.main}
 SCENARIOS = ROOT / "tools" / "scenarios"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 Play = Callable[[Scenario], Run | str]  # what came of it, or why this target cannot play it
@@ -142,6 +146,14 @@ def _subject(text: str) -> tuple[str, str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """One of the modes, or the scenarios."""
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] in MODES:
+        try:
+            return MODES[words[0]](words[1:])
+        except KeyboardInterrupt:
+            complain("interrupted")
+            return INTERRUPTED
     arguments = arguments_of(words)
     try:
         scenarios = load_scenarios(arguments.scenarios)
@@ -162,8 +174,8 @@ def main(words: Sequence[str] | None = None) -> int:
         trouble, status = "interrupted", INTERRUPTED
     finally:
         for file, scenario in list(zip(arguments.scenarios, scenarios, strict=True))[len(verdicts) :]:
-            error = trouble or "the rig itself ended before it was played"
-            verdicts.append(Verdict(file.stem, arguments.target, scenario.promise, error=error))
+            why = trouble or "the rig itself ended before it was played"
+            verdicts.append(Verdict(file.stem, arguments.target, scenario.promise, error=why))
         written = report(arguments, verdicts)
     if trouble:
         complain(trouble)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -273,7 +274,7 @@ def _kill_one(process: subprocess.Popen[bytes], books: Books, dice: random.Rando
     worker, said, patience = 0, 0, dice.choice([0, dice.randint(1, MAX_PATIENCE)])
     while (line := process.stdout.readline().decode().rstrip("\n")) != "died":
         if not line:
-            raise SystemExit("tools/kills: the nursery ended by itself; run it again with its errors in view")
+            raise SystemExit("tools/rig kills: the nursery ended by itself; run it again with its errors in view")
         if line.startswith("born "):
             worker = int(line[5:])
         else:
@@ -285,13 +286,14 @@ def _kill_one(process: subprocess.Popen[bytes], books: Books, dice: random.Rando
             patience = sys.maxsize
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/kills", description=__doc__)
+def main(words: Sequence[str] | None = None) -> int:
+    """``tools/rig kills``: exit status 0 only if every promise held."""
+    parser = argparse.ArgumentParser(prog="tools/rig kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1, help="of the moments of death")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     parser.add_argument("--nursery", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.nursery is not None:
         nursery(arguments.nursery)
         return 0

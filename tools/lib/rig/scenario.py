@@ -18,7 +18,7 @@ from msgspec import Meta
 from agent.camera.scene.people import PERSON_IDS
 from agent.camera.scene.script import SceneScript, load_script
 from agent.clock import ClockState
-from agent.config.check import convert, refusal
+from agent.config.check import Problem, convert, refusal
 from agent.errors import ConfigError
 from agent.protocol.event import Condition
 from agent.strict_yaml import read_document
@@ -164,7 +164,8 @@ def load_scenario(file: Path) -> Scenario:
     length = scenario.seconds or (view.duration if view is not None else 0.0)
     if not length:
         raise refusal(document, [(("seconds",), "is missing: a video does not say how long it is")])
-    if wrong := [(("faults", number), text) for number, text in mistakes(scenario.faults, length)]:
+    wrong: list[Problem] = [(("faults", number), text) for number, text in mistakes(scenario.faults, length)]
+    if wrong:
         raise refusal(document, wrong)
     return msgspec.structs.replace(scenario, seconds=length)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -321,19 +320,20 @@ def summary(result: Result) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/soak", description=__doc__)
+def main(words: Sequence[str] | None = None) -> int:
+    """``tools/rig soak``: exit status 0 only if every promise held."""
+    parser = argparse.ArgumentParser(prog="tools/rig soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="of faults; setting up takes about a minute more")
     parser.add_argument("--seed", type=int, default=1, help="of the faults and their times")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     parser.add_argument("--samples", type=Path, metavar="FILE", help="write the steady unit's memory over time, CSV")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     say = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="postern-soak-") as folder:
         try:
             result = Soak(Path(folder), minutes=args.minutes, seed=args.seed, say=say).run()
         except CommandError as error:
-            say.print(f"tools/soak: {error}", style="red", highlight=False)
+            say.print(f"tools/rig soak: {error}", style="red", highlight=False)
             return 1
     if args.samples is not None:
         rows = ["s,resident_mib,threads,files", *(",".join(map(str, one)) for one in result.usage)]
@@ -361,7 +361,3 @@ def main() -> int:
             out.print(sentence, style="red", highlight=False, markup=False)
         out.print("as promised" if result.ok else "NOT AS PROMISED", style="green" if result.ok else "bold red")
     return 0 if result.ok else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Align every picture of a folder to the ArcFace template, with a margin for later warps.
 
-python -m tools.lib.train.align_faces FOLDER OUT.npz
+tools/train align-faces FOLDER OUT.npz
 """
 
 from __future__ import annotations

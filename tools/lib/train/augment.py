@@ -98,7 +98,7 @@ def surround(image: np.ndarray, scene: np.ndarray, rng: np.random.Generator) -> 
     """
     draw = rng.random()
     if draw < 0.4:
-        axes = np.float32([36, 48]) * np.float32(rng.uniform(0.95, 1.35))
+        axes = np.array([36, 48], np.float32) * np.float32(rng.uniform(0.95, 1.35))
         x, y = (_GRID - 56 - rng.normal(0, 3, (2, 1, 1)).astype(np.float32)) / axes[:, None, None]
         mask = (1 / (1 + np.exp((np.hypot(x, y) - 1) * rng.uniform(8, 40))))[..., None]
     elif draw < 0.7:

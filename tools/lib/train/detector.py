@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the face detector on composed scenes.
 
-python -m tools.lib.train.detector RUN POOL [POOL ...] --steps 8000
+tools/train detector RUN POOL [POOL ...] --steps 8000
 
 Pools may hold different picture sizes; the first gives most batches. Shard 0 of the first pool is never trained
 on: it sets the int8 ranges and gives the held-out loss. Stopping and starting again resumes from RUN/last.pt; a
@@ -11,16 +11,17 @@ changed ``--steps`` stretches the schedule.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tools.lib.train.detector_loss import loss_terms
 from tools.lib.train.detector_net import DetectorNet
-from tools.lib.train.embedder import learning_rate, save, to_input
+from tools.lib.train.embedder import to_input
+from tools.lib.train.loop import Turn, add_options, begin, spell, train
+from tools.lib.train.precision import mixed, multiplies_bfloat16
 
 EMA_DECAY = 0.998
 SAVE_EVERY = 250  # steps: a minute or two on one core
@@ -106,11 +107,12 @@ def crop(image: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> tupl
 
 
 def tint(images: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Gain and colour per picture, bfloat16 NCHW in [-1, 1); scenes bring their own noise."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.bfloat16)
+    """Gain and colour per picture, NCHW in [-1, 1), in the type of the training; scenes bring their own noise."""
+    kind = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(kind)
     gain = 1 + 0.1 * torch.randn((len(x), 3, 1, 1), generator=generator)
     lift = 0.05 * torch.randn((len(x), 3, 1, 1), generator=generator)
-    return x.sub_(128).div_(128).mul_(gain.bfloat16()).add_(lift.bfloat16()).clamp_(-1, 1)
+    return x.sub_(128).div_(128).mul_(gain.to(kind)).add_(lift.to(kind)).clamp_(-1, 1)
 
 
 @torch.no_grad()
@@ -121,7 +123,7 @@ def held_out(net: DetectorNet, pool: Scenes) -> Tensor:
     parts = []
     for start in range(0, 256, 32):
         rows = slice(start, start + 32)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             out = net(to_input(images[rows]).contiguous(memory_format=torch.channels_last))
         parts.append(loss_terms(out, torch.from_numpy(faces[rows])))
     return torch.stack(parts).mean(0)
@@ -131,77 +133,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("pools", type=Path, nargs="+")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--init", type=Path, help="start from these weights (tools.lib.train.from_tflite)")
+    add_options(parser, steps=8000, batch=32)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(args.seed)
-    args.run.mkdir(parents=True, exist_ok=True)
+    begin(args)
     net = DetectorNet().to(memory_format=torch.channels_last)
-    if args.init:
-        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
-    average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
-    )
-    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.02)
-    step, last = 0, args.run / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        net.load_state_dict(state["net"])
-        average.module.load_state_dict(state["average"])
-        average.n_averaged += 1
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
     held, pools = Scenes(args.pools[0], 0), [Scenes(args.pools[0], 1), *[Scenes(p, 0) for p in args.pools[1:]]]
-    rng = np.random.default_rng([args.seed, step])
-    noise = torch.Generator().manual_seed(args.seed + step)
-    began, sums = time.monotonic(), torch.zeros(4)
-    while step < args.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(args.rate, step / args.steps)
+
+    def turn(now: Turn) -> tuple[Tensor, Tensor]:
         others = [p for p in pools[1:] if p.shards]
-        far, crops = bool(others) and step % OTHER_POOLS == 0, step % 3 != 0
-        source = others[(step // OTHER_POOLS) % len(others)] if far else pools[0]
+        far, crops = bool(others) and now.step % OTHER_POOLS == 0, now.step % 3 != 0
+        source = others[(now.step // OTHER_POOLS) % len(others)] if far else pools[0]
         count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
-        images, faces = source.batch(max(1, int(count)), rng, crops=crops)
-        net.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            out = net(tint(images, noise))
+        images, faces = source.batch(max(1, int(count)), now.rng, crops=crops)
+        with mixed():
+            out = net(tint(images, now.noise))
         terms = loss_terms(out, torch.from_numpy(faces))
-        optimiser.zero_grad(set_to_none=True)
-        (terms * WEIGHTS).sum().backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimiser.step()
-        average.update_parameters(net)
-        step += 1
-        sums += terms.detach()
-        if step % SAVE_EVERY == 0 or step == args.steps:
-            seen, kept = (
-                " ".join(f"{float(v):.4f}" for v in t) for t in (sums / SAVE_EVERY, held_out(average.module, held))
-            )
-            rate = SAVE_EVERY * args.batch / (time.monotonic() - began)
-            print(
-                f"step {step} loss {seen} held-out {kept} {rate:.0f}/s {[len(p.shards) for p in pools]} shards",
-                flush=True,
-            )
-            sums.zero_()
-            save(
-                last,
-                {
-                    "net": net.state_dict(),
-                    "average": average.module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                },
-            )
-            for pool in pools:
-                pool.refresh()
-            began = time.monotonic()
+        return terms, (terms * WEIGHTS).sum()
+
+    def tell(average: DetectorNet) -> str:
+        for pool in pools:
+            pool.refresh()
+        return f"held-out {spell(held_out(average, held))} {[len(p.shards) for p in pools]} shards"
+
+    train(net, args, turn, tell, decay=EMA_DECAY, every=SAVE_EVERY)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distil the embedder: final embedding, similarity structure and two feature maps of the teacher.
 
-python -m tools.lib.train.embedder POOL RUN --steps 60000
+tools/train embedder POOL RUN --steps 60000
 
 Shard 0 of the pool is never trained on; its cosine to the teacher is the only figure looked at while training.
 Stopping and starting again resumes from RUN/last.pt; a changed ``--steps`` stretches the schedule.
@@ -10,8 +10,6 @@ Stopping and starting again resumes from RUN/last.pt; a changed ``--steps`` stre
 from __future__ import annotations
 
 import argparse
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.lib.train.loop import Turn, add_options, begin, train
 from tools.lib.train.net import EmbedderNet
 from tools.lib.train.pool import CLIP_SIGMA
+from tools.lib.train.precision import mixed
 
 MAP_STEP = CLIP_SIGMA / 127  # stored int8 maps to unit variance
 EMA_DECAY = 0.999
@@ -105,11 +105,6 @@ def loss_terms(student: tuple[Tensor, Tensor, Tensor], target: tuple[Tensor, Ten
     )
 
 
-def learning_rate(peak: float, progress: float) -> float:
-    """Short warm-up, then a cosine to 1 % of the peak."""
-    return peak * min(1.0, progress / 0.01 + 0.02) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
 @torch.no_grad()
 def held_out(net: EmbedderNet, shard: dict[str, np.ndarray], count: int = 1024) -> float:
     """Mean cosine to the teacher on the shard that is never trained on."""
@@ -136,87 +131,32 @@ def recalibrate(net: nn.Module, pool: Pool, batches: int = 40) -> None:
     net.eval()
 
 
-def save(path: Path, state: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pool", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=60_000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=1)
+    add_options(parser, steps=60_000, batch=128)
     parser.add_argument("--jitter", type=float, default=0.0, help="misalignment that the targets do not follow, 0 or 1")
-    parser.add_argument("--init", type=Path, help="start from the averaged weights of another run's last.pt")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(args.seed)
-    args.run.mkdir(parents=True, exist_ok=True)
+    begin(args)
     student = Student(EmbedderNet(), 128, 192).to(memory_format=torch.channels_last)
-    if args.init:
-        student.load_state_dict(torch.load(args.init, weights_only=True)["average"])
-    average = torch.optim.swa_utils.AveragedModel(
-        student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
-    )
-    optimiser = torch.optim.AdamW(student.parameters(), lr=args.rate, weight_decay=0.02)
-    step, last = 0, args.run / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        student.load_state_dict(state["student"])
-        average.module.load_state_dict(state["average"])
-        average.n_averaged += 1
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
     pool, held = Pool(args.pool), load_shard(args.pool, 0)
-    rng = np.random.default_rng([args.seed, step])
-    noise = torch.Generator().manual_seed(args.seed + step)
-    began, sums = time.monotonic(), torch.zeros(4)
-    while step < args.steps:
-        progress = step / args.steps
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(args.rate, progress)
-        images, embedding, map14, map7 = pool.batch(args.batch, rng)
-        x = disturb(to_input(images), noise, args.jitter)
+
+    def turn(now: Turn) -> tuple[Tensor, Tensor]:
+        images, embedding, map14, map7 = pool.batch(args.batch, now.rng)
+        x = disturb(to_input(images), now.noise, args.jitter)
         maps = [torch.from_numpy(m).permute(0, 3, 1, 2).float() * MAP_STEP for m in (map14, map7)]
-        student.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             out = student(x)
         terms = loss_terms(out, (torch.from_numpy(embedding.astype(np.float32)), maps[0], maps[1]))
-        map_weight = 0.6 * (1 - progress) + 0.1  # maps lead early, the embedding decides late
-        loss = 2 * terms[0] + 10 * terms[1] + map_weight * (terms[2] + terms[3])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-        optimiser.step()
-        average.update_parameters(student)
-        step += 1
-        sums += torch.stack([t.detach() for t in terms])
-        if step % SAVE_EVERY == 0 or step == args.steps:
-            pool.refresh()
-            cosine = held_out(average.module.net, held)
-            parts = " ".join(f"{float(v) / SAVE_EVERY:.4f}" for v in sums)
-            rate = SAVE_EVERY * args.batch / (time.monotonic() - began)
-            print(
-                f"step {step} loss {parts} held-out cosine {cosine:.4f} {rate:.0f}/s {len(pool.shards)} shards",
-                flush=True,
-            )
-            sums.zero_()
-            save(
-                last,
-                {
-                    "student": student.state_dict(),
-                    "average": average.module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                },
-            )
-            began = time.monotonic()
+        map_weight = 0.6 * (1 - now.progress) + 0.1  # maps lead early, the embedding decides late
+        return torch.stack(terms), 2 * terms[0] + 10 * terms[1] + map_weight * (terms[2] + terms[3])
+
+    def tell(average: Student) -> str:
+        pool.refresh()
+        return f"held-out cosine {held_out(average.net, held):.4f} {len(pool.shards)} shards"
+
+    train(student, args, turn, tell, decay=EMA_DECAY, every=SAVE_EVERY)
 
 
 if __name__ == "__main__":

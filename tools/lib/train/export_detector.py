@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained detector to models/detector-320x240.tflite and models/detector-640x480.tflite.
 
-python -m tools.lib.train.export_detector RUN/last.pt POOL OUT_FOLDER [--average START.pt] [--size 320 240] [--float]
+tools/train export-detector RUN/last.pt POOL OUT_FOLDER [--average START.pt] [--size 320 240] [--float]
 
 With ``--average`` the weights are the mean of two checkpoints of one line of training, which keeps what either does
 well (model soups, Wortsman et al. 2022).

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the embedder of a run as int8 (or, with --float, float32) .tflite.
 
-python -m tools.lib.train.export_embedder RUN/last.pt POOL OUT.tflite
+tools/train export-embedder RUN/last.pt POOL OUT.tflite
 
 Activation ranges come from pictures of the pool's held-out shard 0.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the landmark network of a run as int8 (or, with --float, float32) .tflite.
 
-python -m tools.lib.train.export_landmarks RUN/last.pt POOL models/landmarks.tflite
+tools/train export-landmarks RUN/last.pt POOL models/landmarks.tflite
 """
 
 from __future__ import annotations

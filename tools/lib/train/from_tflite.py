@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Go on training from a shipped int8 model: its convolutions become the start of a network.
 
-python -m tools.lib.train.from_tflite models/embedder.tflite POOL START.pt   (then embedder --init START.pt)
+tools/train from-tflite models/embedder.tflite POOL START.pt   (then embedder --init START.pt)
 
 Batch norm was folded away when the model was exported. It comes back measured: each norm gets the statistics of its
 own input on pictures of the pool, and the scale and bias that undo them, so the network computes what the file does.
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tools.lib.train.detector import Scenes
 from tools.lib.train.detector_net import DetectorNet
-from tools.lib.train.embedder import Pool, Student, save, to_input
+from tools.lib.train.embedder import Pool, Student, to_input
+from tools.lib.train.loop import save
 from tools.lib.train.net import EmbedderNet, Residual
 
 BATCHES = 8  # of 128 pictures, for the statistics of the norms

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the landmark network: five points in a patch, and whether it shows a face at all.
 
-python -m tools.lib.train.landmarks RUN POOL --steps 6000
-python -m tools.lib.train.export_landmarks RUN/last.pt POOL models/landmarks.tflite
+tools/train landmarks RUN POOL --steps 6000
+tools/train export-landmarks RUN/last.pt POOL models/landmarks.tflite
 
 Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt.
 """
@@ -10,7 +10,6 @@ Shard 0 of the pool is never trained on. Stopping and starting again resumes fro
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.lib.train.embedder import learning_rate, save, to_input
+from tools.lib.train.embedder import to_input
+from tools.lib.train.loop import Turn, add_options, begin, train
 from tools.lib.train.net import ConvNorm, Residual
+from tools.lib.train.precision import mixed
 
 EMA_DECAY = 0.998
 SAVE_EVERY = 250  # steps
@@ -125,57 +126,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("pool", type=Path)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=1)
+    add_options(parser, steps=6000, batch=192)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(args.seed)
-    args.run.mkdir(parents=True, exist_ok=True)
+    begin(args)
     net = LandmarkNet().to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True
-    )
-    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.02)
-    step, last = 0, args.run / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        net.load_state_dict(state["net"])
-        average.module.load_state_dict(state["average"])
-        average.n_averaged += 1
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
     pool, held = Pool(args.pool), load(args.pool, 0)
-    rng = np.random.default_rng([args.seed, step])
-    noise = torch.Generator().manual_seed(args.seed + step)
-    began, sums = time.monotonic(), torch.zeros(3)
-    while step < args.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(args.rate, step / args.steps)
-        patches, labels = pool.batch(args.batch, rng)
-        net.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            out = net(tint(patches, noise))
+
+    def turn(now: Turn) -> tuple[Tensor, Tensor]:
+        patches, labels = pool.batch(args.batch, now.rng)
+        with mixed():
+            out = net(tint(patches, now.noise))
         terms = loss_terms(out.float().flatten(1), torch.from_numpy(labels))
-        optimiser.zero_grad(set_to_none=True)
-        (terms[0] + WEIGHT * terms[1] + terms[2]).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimiser.step()
-        average.update_parameters(net)
-        step += 1
-        sums += terms.detach()
-        if step % SAVE_EVERY == 0 or step == args.steps:
-            parts = " ".join(f"{float(v) / SAVE_EVERY:.4f}" for v in sums)
-            rate = SAVE_EVERY * args.batch / (time.monotonic() - began)
-            told = held_out(average.module, held)
-            print(f"step {step} loss {parts} held-out {told}; {rate:.0f}/s {len(pool.labels)} patches", flush=True)
-            sums.zero_()
-            state = {"net": net.state_dict(), "average": average.module.state_dict()}
-            save(last, {**state, "optimiser": optimiser.state_dict(), "step": step})
-            pool.refresh()
-            began = time.monotonic()
+        return terms, terms[0] + WEIGHT * terms[1] + terms[2]
+
+    def tell(average: LandmarkNet) -> str:
+        pool.refresh()
+        return f"held-out {held_out(average, held)}; {len(pool.labels)} patches"
+
+    train(net, args, turn, tell, decay=EMA_DECAY, every=SAVE_EVERY)
 
 
 if __name__ == "__main__":

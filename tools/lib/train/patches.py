@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make shards of patches for the landmark network: faces as a detector frames them, and what it takes for faces.
 
-python -m tools.lib.train.patches PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 16
+tools/train patches PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 16
 
 A face is rendered large and clean, under pose, light and cover; YuNet labels that picture, so a label is what the
 teacher says of the posed face and not what the warp carried over; then resolution, blur, noise and the error of the
@@ -60,7 +60,8 @@ class Patches:
         """Patches of one rendered face; nothing where it came out hidden or cut."""
         composer = self.composer
         painter = Painter(composer.background(composer.size, rng))
-        at = tuple(float(v) for v in CANVAS / 2 + rng.normal(0, 8, 2))
+        across, down = CANVAS / 2 + rng.normal(0, 8, 2)
+        at = (float(across), float(down))
         kind = str(rng.choice(["head", "ellipse", "rectangle", "whole"], p=[0.6, 0.08, 0.08, 0.24]))
         composer.put(painter, at, float(rng.uniform(72, 112)), kind, rng)
         if not painter.rows or painter.visible[0] < 0.7:
@@ -77,8 +78,8 @@ class Patches:
             scale = float(np.exp(rng.uniform(np.log(LEAST), np.log(130)))) / size
             small = clean
             if scale < 1:
-                side = max(8, round(CANVAS * scale))
-                small, scale = cv2.resize(clean, (side, side), interpolation=cv2.INTER_AREA), side / CANVAS
+                edge = max(8, round(CANVAS * scale))
+                small, scale = cv2.resize(clean, (edge, edge), interpolation=cv2.INTER_AREA), edge / CANVAS
             else:
                 scale = 1.0
             seen = camera(small.astype(np.float32), rng)
@@ -146,7 +147,7 @@ def main() -> None:
         detector,
     )
     for shard in range(*args.shards):
-        began, rows = time.monotonic(), []
+        began, rows = time.monotonic(), list[tuple[np.ndarray, np.ndarray]]()
         rng = np.random.default_rng([args.seed, shard, int(args.held_out), PATCH])
         while len(rows) < args.per_shard:
             rows += patches.faces(rng)

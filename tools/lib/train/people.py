@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the demo people: heads of nobody, drawn from a model, chosen far apart, each in several pictures.
 
-python -m tools.lib.train.people FACES.npy OUT_FOLDER
+tools/train people FACES.npy OUT_FOLDER
 
-FACES.npy comes from tools/lib/train/align_faces.py on a folder of generated portraits. Same input and seed, same
+FACES.npy comes from tools/train align-faces on a folder of generated portraits. Same input and seed, same
 people. The measured figures (how far people are from each other, from their own other pictures and from the
 nearest training portrait, as cosines of the teacher's embeddings) are written into people.yaml.
 """
@@ -81,9 +81,10 @@ def render(model: HeadModel, head: Head, view: View, rng: np.random.Generator) -
     colour *= shade(view.side, view.above)[..., None] * view.gain * (1 + view.warmth * np.array([1, 0, -1]))
     rgba = np.dstack([colour, 255 * matte]).astype(np.float32)
     axis = (np.arange(PICTURE_SIDE, dtype=np.float32) + 0.5) / PICTURE_SCALE - PICTURE_MARGIN - TEMPLATE_SIZE / 2
+    across, down = np.meshgrid(axis, axis)
     source = [
         (p + PICTURE_MARGIN + TEMPLATE_SIZE / 2) * PICTURE_SCALE - 0.5
-        for p in frontal(*np.meshgrid(axis, axis), view.yaw, view.pitch)
+        for p in frontal(across, down, view.yaw, view.pitch)
     ]
     rgba = cv2.remap(rgba, source[0], source[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if view.blur:
@@ -235,7 +236,7 @@ def main() -> None:
         for name, portrait in zip(names, taken, strict=True):
             (args.out / name).write_bytes(portrait.content)
         cheeks = head.picture[112:128, 70:130, :3].mean((0, 1))
-        hsv = np.uint8([[[rng.integers(180), rng.integers(30, 140), rng.integers(40, 170)]]])
+        hsv = np.array([[[rng.integers(180), rng.integers(30, 140), rng.integers(40, 170)]]], np.uint8)
         cloth = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
         people[f"person-{number:02}"] = {"pictures": names, "skin": _hex(cheeks), "cloth": _hex(cloth)}
     boxes = [portrait.face[:4] for _, taken in shown for portrait in taken]
@@ -253,7 +254,7 @@ def main() -> None:
     document = {"box": [round(float(v), 1) for v in (x, y, x + w, y + h)], "measured": measured, "people": people}
     header = (
         "# SPDX-License-Identifier: Apache-2.0\n"
-        "# The demo people: nobody. Drawn by tools/lib/train/people.py from a model of generated portraits;\n"
+        "# The demo people: nobody. Drawn by tools/train people from a model of generated portraits;\n"
         "# no picture is a photo or a training portrait.\n"
         "# box: where a detector sees the face in a picture (mean), in its pixels.\n"
         "# measured: cosines of the teacher's embeddings, for judging how alike pictures are.\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make shards of augmented, teacher-labelled crops.
 
-python -m tools.lib.train.pool OUT --faces A.npy:0.8:0.2 B.npy:0.2:0.7 --shards 30 --worker 0/2
+tools/train pool OUT --faces A.npy:0.8:0.2 B.npy:0.2:0.7 --shards 30 --worker 0/2
 
 ``FILE:share:warp`` names aligned faces, how often they are drawn, and how strongly they are warped. A shard
 depends on its number alone, so workers can be stopped, restarted and added.

@@ -43,11 +43,11 @@ def _plain_conv(x: tf.Tensor, conv: Conv) -> tf.Tensor:
     return tf.nn.conv2d(x, conv.kernel, conv.stride, padding)
 
 
-def _is_large_pool(x: tf.Tensor, conv: Conv, after: Layer | None) -> bool:
+def _is_large_pool(x: tf.Tensor, conv: Conv, after: Conv) -> bool:
     """Whether ``conv`` pools the whole map with too many taps, linearly, before a 1x1 convolution."""
     taps = conv.kernel.shape[0] * conv.kernel.shape[1]
     covers = conv.depthwise and not conv.pad and conv.kernel.shape[:2] == tuple(x.shape[1:3])
-    pointwise = isinstance(after, Conv) and not after.depthwise and after.kernel.shape[:2] == (1, 1)
+    pointwise = not after.depthwise and after.kernel.shape[:2] == (1, 1)
     return covers and taps > ONE_PASS_TAPS and not conv.act and pointwise
 
 
@@ -69,8 +69,9 @@ def apply(x: tf.Tensor, layers: Iterable[Layer]) -> tf.Tensor:
             skip = x if layer.shortcut is None else apply_conv(x, layer.shortcut, act=False)
             inner = apply_conv(apply_conv(x, layer.first, act=True), layer.second, act=False)
             x = tf.nn.relu6(inner + skip)
-        elif _is_large_pool(x, layer, waiting[0] if waiting else None):
-            x = _pool(x, layer, waiting.popleft())
+        elif waiting and isinstance(after := waiting[0], Conv) and _is_large_pool(x, layer, after):
+            x = _pool(x, layer, after)
+            waiting.popleft()
         else:
             x = apply_conv(x, layer, act=layer.act)
     return x

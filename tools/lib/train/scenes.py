@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compose labelled scenes for the detector: people who do not exist, in places where no face is.
 
-python -m tools.lib.train.align_faces PORTRAITS portraits.npy     (writes portraits.meta.npz, YuNet's labels)
-python -m tools.lib.train.scenes PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 14
+tools/train align-faces PORTRAITS portraits.npy     (writes portraits.meta.npz, YuNet's labels)
+tools/train scenes PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 14
 
 Shard k is a function of the seed and k alone. Every tenth portrait and every fifth background are kept for
 measuring; ``--held-out`` composes from those only. Shards: image-k.npy uint8 RGB (n, h, w, 3) and faces-k.npy

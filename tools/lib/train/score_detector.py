@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure exported detectors the way training cares about; ``tools/evaluate`` measures the product.
 
-python -m tools.lib.train.score_detector MODEL.tflite --people FOLDER --backgrounds FOLDER --scenes HELD_OUT_POOL
+tools/train score-detector MODEL.tflite --people FOLDER --backgrounds FOLDER --scenes HELD_OUT_POOL
 
 Prints, per threshold: share of photos whose person is found, landmark error against YuNet in percent of the eye
 distance, false faces per held-out background, recall on held-out scenes by face size; then milliseconds.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What quantisation costs: one run's embedder in float32 and in int8 on the very same aligned faces.
 
-python -m tools.lib.train.score_embedder RUN/last.pt POOL --images DIR --pairs pairs.csv
+tools/train score-embedder RUN/last.pt POOL --images DIR --pairs pairs.csv
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _signatures() -> Iterator[Members]:
 
 def _contents() -> Iterator[Members]:
     body = rfc8785.dumps(command())
-    for name, content in {
+    contents: dict[str, Members | bytes] = {
         "empty": b"",
         "array": b"[]",
         "key-twice": body.replace(b'"cmd_seq":1', b'"cmd_seq":1,"cmd_seq":1'),
@@ -157,7 +157,8 @@ def _contents() -> Iterator[Members]:
         "nonce-upper-case": command(nonce="AB" * 16),
         "site-upper-case": command(site="HQ"),
         "verb-too-long": command(verb="v" * 33),
-    }.items():
+    }
+    for name, content in contents.items():
         comment = "signed by the site, and no command all the same"
         yield _case(f"content-{name}", comment, _ask(sign(content), _no("malformed")))
     pad = MAX_COMMAND - len(sign(command(args={"x": ""})))
@@ -171,14 +172,15 @@ def _contents() -> Iterator[Members]:
 
 
 def _addresses() -> Iterator[Members]:
-    for name, change, error in (
+    addresses: tuple[tuple[str, Members, str], ...] = (
         ("another-site", {"site": "annex"}, "wrong_site"),
         ("another-unit", {"unit": "door-4"}, "wrong_unit"),
         ("another-verb", {"verb": "recognition/pause"}, "wrong_verb"),
         ("an-unknown-verb", {"verb": "open"}, "wrong_verb"),
         ("another-site-and-unit", {"site": "annex", "unit": "door-4"}, "wrong_site"),
         ("another-unit-and-verb", {"unit": "door-4", "verb": "health"}, "wrong_unit"),
-    ):
+    )
+    for name, change, error in addresses:
         comment = "signed by the site, for something else: it is not done, and its number is not used up"
         yield _case(f"for-{name}", comment, _ask(command(**change), _no(error, "t-1")), _ask(command(), _ok("t-1")))
 
@@ -225,7 +227,7 @@ def _numbers() -> Iterator[Members]:
 
 
 def _times() -> Iterator[Members]:
-    for name, change, answer in (
+    times: tuple[tuple[str, Members, Members], ...] = (
         ("last-second", {"expires_at": AT}, _ok("t-1")),
         ("over", {"issued_at": AT - 60, "expires_at": AT - 1}, _no("expired", "t-1")),
         ("thirty-seconds-ahead", {"issued_at": AT + 30, "expires_at": AT + 90}, _ok("t-1")),
@@ -234,7 +236,8 @@ def _times() -> Iterator[Members]:
         ("more-than-five-minutes", {"expires_at": AT + 301}, _no("too_long_valid", "t-1")),
         ("ends-before-it-begins", {"issued_at": AT + 1, "expires_at": AT}, _no("too_long_valid", "t-1")),
         ("long-and-over", {"issued_at": AT - 900, "expires_at": AT - 1}, _no("too_long_valid", "t-1")),
-    ):
+    )
+    for name, change, answer in times:
         yield _case(
             f"time-{name}", "valid for 300 s at most; clocks may differ by 30 s", _ask(command(**change), answer)
         )
@@ -246,7 +249,7 @@ def _times() -> Iterator[Members]:
 
 def _nonces() -> Iterator[Members]:
     first, second = NONCES[:2]
-    old = {"issued_at": 7, "expires_at": 9}
+    old: Members = {"issued_at": 7, "expires_at": 9}
     asked = _ask(command(), _no("challenge", "t-1", nonce=first))
     yield _case(
         "challenge",

@@ -197,7 +197,7 @@ def _members() -> Iterator[Members]:
         elif name == "seq-minus-zero":
             content = content.replace(b'"seq":1', b'"seq":-0')
         yield case(f"member-{name}", "signed, and no event all the same", content, refused("malformed"))
-    for name, data in {
+    wrong_units: dict[str, Members] = {
         "condition": {"condition": "on_fire"},
         "loss-without-lost": {"condition": "loss"},
         "loss-with-lost-null": {"condition": "loss", "lost": None},
@@ -209,7 +209,8 @@ def _members() -> Iterator[Members]:
         "lost-count-above-range": {"condition": "loss", "lost": {**LOST, "first": 1, "last": 4, "count": 5}},
         "lost-no-object": {"condition": "loss", "lost": [1, 4, 3, "full"]},
         "subject-in-a-unit": {"subject": "p1_" + "0" * 32},
-    }.items():
+    }
+    for name, data in wrong_units.items():
         content = payload(event("unit", data=data))
         yield case(
             f"member-unit-{name}",
@@ -228,7 +229,7 @@ def _members() -> Iterator[Members]:
     )
     honest = signed(event())["sig"]
     head, _, last = honest.split(".")
-    for name, sig in {
+    wrong_signatures: Members = {
         "no-text": 7,
         "object": {"signature": honest},
         "compact": DOOR_3.sign(rfc8785.dumps(event()), DOOR_3.header(EVENT)),
@@ -237,7 +238,8 @@ def _members() -> Iterator[Members]:
         "four-parts": f"{honest}.",
         "padded": f"{honest}==",
         "final-line-feed": f"{honest}\n",
-    }.items():
+    }
+    for name, sig in wrong_signatures.items():
         yield case(
             f"member-sig-{name}",
             "header, two dots, 86 characters",

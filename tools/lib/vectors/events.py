@@ -233,7 +233,7 @@ def _times() -> Iterator[Members]:
 
 def _order() -> Iterator[Members]:
     """Two things are wrong: the earlier check speaks."""
-    none = {"alg": "none"}
+    none: Members = {"alg": "none"}
     other = topic("presence", unit="door-4")
     extra, nobody = event(extra=1), event(unit="door-9")
     for name, content, reason, more in (

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of tools/: each starts what it names, and says in one sentence what it cannot do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tools.lib.rig.__main__ import MODES
+from tools.lib.train.__main__ import main as train
+from tools.lib.train.__main__ import steps
+
+ROOT = Path(__file__).parents[2]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROGRAMS = sorted(path for path in (ROOT / "tools").iterdir() if path.is_file() and path.suffix == "")
+LAUNCH = re.compile(r'^launch (\w+) (\.venv-\w+) (\w+) "\$@"$', re.MULTILINE)
+LAUNCHED = [path for path in PROGRAMS if LAUNCH.search(path.read_text())]
+OF_SHELL = {"arm64", "camera-stack", "check", "test"}
+
+
+def test_every_program_is_a_shell_script_and_all_in_python_start_alike() -> None:
+    assert {path.name for path in PROGRAMS} == OF_SHELL | {path.name for path in LAUNCHED}
+    for path in PROGRAMS:
+        assert os.access(path, os.X_OK), path
+        assert path.read_text().startswith("#!/usr/bin/env bash\n"), path
+
+
+@pytest.mark.parametrize("path", LAUNCHED, ids=lambda path: path.name)
+def test_a_program_names_a_module_that_starts_and_an_extra_that_exists(path: Path) -> None:
+    found = LAUNCH.search(path.read_text())
+    assert found is not None
+    module, environment, extra = found.groups()
+    place = ROOT / "tools" / "lib" / module
+    source = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+    assert 'if __name__ == "__main__":' in source.read_text()
+    assert extra in EXTRAS
+    assert environment == f".venv-{'test' if extra == 'dev' else extra}"
+
+
+def test_no_python_is_told_in_one_sentence() -> None:
+    done = subprocess.run(
+        [ROOT / "tools" / "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHON": "no-python"},
+    )
+    assert done.returncode == 1
+    assert done.stderr == "demo: PYTHON=no-python is not a Python 3.11 or newer\n"
+
+
+@pytest.mark.timeout(300)  # two environments, on a machine that may be busy
+def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_in_one_sentence(tmp_path: Path) -> None:
+    """In a copy of the launcher with a project of its own, which needs no network and no time."""
+    copy = tmp_path / "checkout"
+    (copy / "tools" / "lib").mkdir(parents=True)
+    for name in ("launch.sh", "setup.sh"):
+        shutil.copy(ROOT / "tools" / "lib" / name, copy / "tools" / "lib")
+    (copy / "tools" / "lib" / "hello.py").write_text("import sys\nprint(sys.prefix, *sys.argv[1:])\n")
+    program = copy / "tools" / "hello"
+    program.write_text('. "$(dirname "$0")/lib/launch.sh"\nlaunch hello .venv-hello hello "$@"\n')
+    (copy / "pyproject.toml").write_text(PROJECT)
+    words = ["bash", program, "a", "b"]
+    env = {**os.environ, "PIP_NO_INDEX": "1", "PYTHON": sys.executable}
+
+    (copy / "backend.py").write_text(BACKEND.replace("version: 1", "version: 1\\nRequires-Dist: no-such-thing"))
+    missing = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    doing, told = missing.stderr.splitlines()
+    assert doing.startswith("setting up ")
+    assert re.fullmatch(r"hello: packages cannot be installed: ERROR: .*no-such-thing.*; see .*install\.log", told)
+
+    (copy / "backend.py").write_text(BACKEND)
+    made = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.split() == [str(copy / ".venv-hello"), "a", "b"]
+    again = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
+    assert (again.stdout, again.stderr) == (made.stdout, "")
+
+
+PROJECT = """
+[project]
+name = "hello"
+version = "1"
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+# The least that pip takes for an editable package.
+BACKEND = """
+import zipfile
+
+INFO = "hello-1.dist-info/"
+FILES = {
+    "METADATA": "Metadata-Version: 2.1\\nName: hello\\nversion: 1\\n",
+    "WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    "RECORD": "",
+}
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    name = "hello-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{wheel_directory}/{name}", "w") as wheel:
+        for file, text in FILES.items():
+            wheel.writestr(INFO + file, text)
+    return name
+
+
+build_wheel = build_editable
+"""
+
+
+def test_training_lists_its_steps_each_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    known = steps()
+    assert {"align-faces", "pool", "embedder", "scenes", "detector", "patches", "landmarks", "from-tflite"} <= set(
+        known
+    )
+    assert all(summary.endswith(".") for summary in known.values())
+    assert train([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in known)
+
+
+def test_a_step_that_there_is_not_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["quantise"]) == 2  # a module of the package, and no step
+    assert re.fullmatch(r"tools/train: there is no step quantise; there are .*\n", capsys.readouterr().err)
+
+
+def test_soak_and_kills_are_modes_of_the_rig() -> None:
+    assert set(MODES) == {"soak", "kills"}
+    for mode in MODES:
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.lib.rig", mode, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert done.stdout.startswith(f"usage: tools/rig {mode} ")
