@@ -34,6 +34,7 @@ UNITS = int(os.environ.get("POSTERN_UNITS", "5"))
 ROOT = Path(__file__).parents[2]
 LIFE_S = 0.5  # a subscriber is killed at a random moment up to this: as it starts, connects, commits or hands over
 PAUSE_S = 0.02  # between two events
+CATCH_UP = 10  # kills after which one lives until it has all
 
 
 class Nursery:
@@ -92,6 +93,10 @@ def events(lines: list[dict[str, Any]]) -> dict[tuple[str, int], list[bool]]:
     return found
 
 
+def signed_by(units: list[UnitOnBroker]) -> set[tuple[str, int]]:
+    return {(unit.unit.name, seq) for unit in units for seq in range(1, unit.outbox.head().seq + 1)}
+
+
 @pytest.mark.broker
 @pytest.mark.timeout(120 + 4 * KILLS)
 def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
         stop.set()
         speaker.join()
         wait_until(lambda: not any(unit.outbox.depth() for unit in units))
-        signed = {(unit.unit.name, seq) for unit in units for seq in range(1, unit.outbox.head().seq + 1)}
+        signed = signed_by(units)
         assert len(signed) > KILLS, "the units hardly spoke"
         wait_until(lambda: events(nursery.handed()).keys() >= signed, 4 * PATIENCE_S)
         nursery.kill()

@@ -202,14 +202,14 @@ def _histories() -> Iterator[Members]:
 def _copies() -> Iterator[Members]:
     """Two devices under one key, and nobody signed one number twice."""
     a = Life()
-    later = {"time": "2026-11-22T09:41:20Z", "now": "2026-11-22T09:41:21Z"}
+    later: Members = {"time": "2026-11-22T09:41:20Z", "now": "2026-11-22T09:41:21Z"}
     comment = "a copy jumps ahead; the unit goes on with a lower number of another run, fresh: two count on"
     yield _case("overtaken-live", comment, [
         a.ok(1), a.other(1000, gap=(2, 999)), a.other(1001, gap=None, prev=digest(a_copy(a, 1000))),
         a.no(2, "overtaken"), a.other(1002, "quarantined"), a.no(3, "quarantined"),
     ], [(2, 999)])  # fmt: skip
     comment = "by their times alone: it was signed more than 10 s after a higher number was here"
-    same = {"boot": BOOT, "prev": digest(a.event(1))}
+    same: Members = {"boot": BOOT, "prev": digest(a.event(1))}
     yield _case("overtaken-by-time", comment, [
         a.ok(1), a.other(1000, gap=(2, 999)), a.other(2, "overtaken", **same, **later, leaf="backlog"),
         a.other(1001, "quarantined"),
@@ -236,7 +236,7 @@ def _copies() -> Iterator[Members]:
         a.ok(1), a.other(5, gap=(2, 4)), a.ok(2, late=True, leaf="backlog"),
     ], [(3, 4)])  # fmt: skip
     comment = "what the chain already expects by its digest is the unit's, whenever it was signed"
-    step = {"time": "2026-11-22T09:51:03Z", "now": "2026-11-22T09:51:04Z", "boot": BOOT, "prev": digest(a.event(1))}
+    step: Members = {"time": "2026-11-22T09:51:03Z", "now": "2026-11-22T09:51:04Z", "boot": BOOT, "prev": digest(a.event(1))}
     expected = digest(a_copy(a, 2, time=step["time"], boot=BOOT, prev=step["prev"]))
     yield _case("clock-set-back", comment, [
         a.ok(1), a.other(3, gap=(2, 2), boot=BOOT, prev=expected), a.other(2, late=True, **step),
@@ -245,14 +245,14 @@ def _copies() -> Iterator[Members]:
     yield _case("jump-of-50000", comment, [a.ok(1), a.other(50_002, gap=(2, 50_001))], [(2, 50_001)])
     comment = "one more is more than the unit can have said"
     yield _case("jump-of-50001", comment, [a.ok(1), a.other(50_003, "jump"), a.no(2, "quarantined")])
-    hour = {"time": "2026-11-22T10:41:03Z", "now": "2026-11-22T10:41:04Z"}
+    hour: Members = {"time": "2026-11-22T10:41:03Z", "now": "2026-11-22T10:41:04Z"}
     comment = "and one for each second that lies between: an hour later 3600 more"
     yield _case("jump-after-an-hour", comment, [
         a.ok(1), a.other(53_602, gap=(2, 53_601), **hour),
     ], [(2, 53_601)])  # fmt: skip
     yield _case("jump-after-an-hour-too-far", "but not 3601", [a.ok(1), a.other(53_603, "jump", **hour)])
     comment = "a time that was made up buys no numbers: what counts is at most the verifier's now"
-    made_up = {"time": "2099-01-01T00:00:00Z", "now": "2026-11-22T09:41:05Z"}
+    made_up: Members = {"time": "2099-01-01T00:00:00Z", "now": "2026-11-22T09:41:05Z"}
     yield _case("jump-into-the-future", comment, [a.ok(1), a.other(60_000, "jump", **made_up)])
 
 
