@@ -112,7 +112,7 @@ class Subscriber:
                 self._handed = max(self._handed, self._in_hand)
             if self._state is not None:
                 self._state.settle(self._handed, sure=kind is None)
-            if self._state is not None or not self._waiting:
+            if self._state is not None or (kind is None and not self._waiting):
                 self._acknowledge()
         finally:
             self._close_state()
