@@ -17,7 +17,6 @@ from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity
 from agent.protocol.topics import event_filters, health_filter
-from agent.protocol.trust import TrustedUnits
 from agent.subscribe.chain import QUARANTINING
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -93,7 +92,8 @@ class Subscriber:
         # Numbers of events: the one that the consumer holds; the last that it is done with; the last so written down.
         self._in_hand = self._handed = self._settled = 0
         self._unanswered: list[Incoming] = []
-        self._tell_at_the_start(trusted)
+        self._lasting = trusted.expires is None
+        self._told_at_the_start = False
 
     def __enter__(self) -> Self:
         """Connect; raises BrokerError when the broker cannot be reached or refuses."""
@@ -129,6 +129,7 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[VerifiedEvent | Refusal]:
         failures = 0
+        self._tell_at_the_start()
         while not self._stopping.is_set():
             while self._waiting:
                 # Whoever asks for the next is done with the one before.
@@ -226,8 +227,11 @@ class Subscriber:
             self._on_notice(f"{error}; until then nobody here notices events that are withheld")
         return connection
 
-    def _tell_at_the_start(self, trusted: TrustedUnits) -> None:
-        if trusted.expires is None:
+    def _tell_at_the_start(self) -> None:
+        if self._told_at_the_start:
+            return
+        self._told_at_the_start = True
+        if self._lasting:
             self._on_notice("the site's list of units never ends: have the site write a new one with this release")
         if self._trust.forgetful is not None:
             self._on_notice(f"an older list of units would be taken after a restart: {self._trust.forgetful}")
