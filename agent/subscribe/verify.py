@@ -136,7 +136,7 @@ class Verifier:
         a refused event changes no state.
         """
         members = _parse(payload)
-        event = _read(members)
+        event, said_at = _read(members)
         header = _read_signature_header(event.sig)
         trusted = self._trusted(header, event)
         expected_backlog = self._check_topic(topic, event)
@@ -147,7 +147,7 @@ class Verifier:
             raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         if not (trusted.counts_at(now) and trusted.may_say(event.data.seq, backlog=backlog)):
             raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
-        moment = event.moment if event.data.clock == "synced" else None
+        moment = said_at if event.data.clock == "synced" else None
         age = None if moment is None else (now - moment).total_seconds()
         fresh = not backlog and age is not None and -self._skew_s <= age <= self._oldest_s
         own_digest = digest(signed)
@@ -259,7 +259,7 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return members
 
 
-def _read(members: dict[str, Any]) -> Event:
+def _read(members: dict[str, Any]) -> tuple[Event, datetime]:
     if members.get("sig") in (None, ""):
         raise VerificationError("unsigned", "the event has no signature")
     data = members.get("data")
@@ -268,7 +268,7 @@ def _read(members: dict[str, Any]) -> Event:
         raise VerificationError("wrong_type", "the event is of an unknown kind, or its data is of another kind")
     try:
         event = msgspec.convert(members, Event)
-        _ = event.moment
+        moment = event.moment
     except ValueError as error:
         raise VerificationError("malformed", f"a field of the event is wrong: {printable(str(error))}") from None
     if event.id != f"{event.data.boot}-{event.data.seq}":
@@ -277,7 +277,7 @@ def _read(members: dict[str, Any]) -> Event:
         raise VerificationError("malformed", "a loss event must say what was lost, and no other may")
     if isinstance(event.data, UnitData) and (lost := event.data.lost) and lost.count > lost.last - lost.first + 1:
         raise VerificationError("malformed", "a loss event says that more was lost than it names numbers")
-    return event
+    return event, moment
 
 
 def _read_signature_header(signature: str) -> Header:
