@@ -236,7 +236,12 @@ def _copies() -> Iterator[Members]:
         a.ok(1), a.other(5, gap=(2, 4)), a.ok(2, late=True, leaf="backlog"),
     ], [(3, 4)])  # fmt: skip
     comment = "what the chain already expects by its digest is the unit's, whenever it was signed"
-    step: Members = {"time": "2026-11-22T09:51:03Z", "now": "2026-11-22T09:51:04Z", "boot": BOOT, "prev": digest(a.event(1))}
+    step: Members = {
+        "time": "2026-11-22T09:51:03Z",
+        "now": "2026-11-22T09:51:04Z",
+        "boot": BOOT,
+        "prev": digest(a.event(1)),
+    }
     expected = digest(a_copy(a, 2, time=step["time"], boot=BOOT, prev=step["prev"]))
     yield _case("clock-set-back", comment, [
         a.ok(1), a.other(3, gap=(2, 2), boot=BOOT, prev=expected), a.other(2, late=True, **step),
