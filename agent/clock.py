@@ -27,19 +27,15 @@ class Clock(Protocol):
 
     def monotonic_ns(self) -> int:
         """Nanoseconds that never go back, the clock of sensor timestamps."""
-        ...
 
     def now(self) -> datetime:
         """Wall time, aware, UTC; trust it only as far as ``state`` says."""
-        ...
 
     def state(self) -> ClockState:
         """Whether the wall clock is known to be right."""
-        ...
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
-        ...
 
 
 class SystemClock:

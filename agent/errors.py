@@ -15,6 +15,8 @@ secret, personal data, a score or text of a peer that was not passed through ``p
 
 from __future__ import annotations
 
+import unicodedata
+
 MAX_PEER_TEXT = 200  # characters of foreign text that may reach a log line
 
 
@@ -89,7 +91,12 @@ class KeyStoreError(StopError):
     """A key or certificate is missing, unreadable, expired or does not fit."""
 
 
-def printable(text: str) -> str:
-    """Foreign text made fit for a log line: printable characters only, bounded."""
-    cleaned = "".join(c if c.isprintable() else "?" for c in text[: MAX_PEER_TEXT + 1])
-    return cleaned if len(cleaned) <= MAX_PEER_TEXT else cleaned[:MAX_PEER_TEXT] + "…"
+def printable(text: str, most: int = MAX_PEER_TEXT) -> str:
+    """Foreign text made fit for a terminal or a log line: printable characters and blanks only, ``most`` of them."""
+    cleaned = "".join(c if _is_printable(c) else "?" for c in text[: most + 1])
+    return cleaned if len(cleaned) <= most else cleaned[:most] + "…"
+
+
+def _is_printable(character: str) -> bool:
+    """No control, format (such as a change of direction), surrogate, private or line-ending character."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"

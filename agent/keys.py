@@ -119,7 +119,6 @@ class PublicKey:
             raise KeyStoreError("this is not the public JWK of a P-256 key: export it again") from error
 
     def jwk(self) -> dict[str, str]:
-        """Export kty, crv, x and y."""
         members = self._key.as_dict(private=False)
         return {name: str(members[name]) for name in ("kty", "crv", "x", "y")}
 
@@ -194,7 +193,6 @@ class SigningKey:
         return self.public.kid
 
     def public_jwk(self) -> dict[str, str]:
-        """Export the public half as a JWK."""
         return self.public.jwk()
 
     def sign(self, payload: bytes, *, typ: str) -> str:

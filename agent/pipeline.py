@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: every stage by name, in order, and no other logic. Read this first.
 
-    Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Candidate -> Match -> event -> outbox
+    Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
 While an enrolment takes captures it looks at each frame, and ``references`` is empty: nobody is recognised.
-A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. An admitted
-face that matches nobody is gone at the end of its frame: nothing counts it, logs it or keeps it. Only a
-``Match``, or its subject's coming and going, reaches ``record``.
+A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
+embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
+(``agent.match.probe``): of somebody who matches nobody for at most ten seconds, and until the track dies, recognition
+pauses, an enrolment begins, somebody is erased or the unit stops. It is overwritten then; nothing counts it, logs it or
+stores it. Only a ``Match``, or its subject's coming and going, reaches ``record``.
+
+An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match, five an attempt that
+fails, then one a second while a matched person stays and none while a hopeless one rests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.embed.align import align
 from agent.match.compare import compare
+from agent.match.probe import both_ways
 
 if TYPE_CHECKING:
     from agent.camera.base import Camera, Frame
@@ -25,9 +32,11 @@ if TYPE_CHECKING:
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
     from agent.embed.embedder import Embedder
+    from agent.embed.records import Embedding
     from agent.gallery.references import References
-    from agent.match.decide import Voter
+    from agent.match.decide import Decider
     from agent.match.presence import Presence, PresenceChange
+    from agent.match.probe import Seen
     from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
@@ -47,7 +56,7 @@ class Stages:
     gate: Gate
     embedder: Embedder
     references: Callable[[], References]
-    voter: Voter
+    decider: Decider
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
     enrol: Callable[[Frame, Sequence[Face]], None]
@@ -71,18 +80,19 @@ def process(stages: Stages, frame: Frame) -> None:
     stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
-        stages.voter.forget(stages.tracker.gone)
+        stages.decider.forget(stages.tracker.gone)
         admitted = stages.gate.admit(
             tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
         )
     references = stages.references()
-    claims = {
-        track.id: _candidate(stages, frame, track, references)
-        for track in admitted
-        if references.subjects and stages.voter.wants(track.id, now_ns)
-    }
-    decision = stages.voter.update(
-        claims, gallery_size=len(references.subjects), zone=stages.gate.zone, timestamp_ns=now_ns
+    if not references.subjects:  # nobody to recognise, or recognition pauses
+        stages.decider.forget_all()
+    for track in admitted:
+        if references.subjects and stages.decider.wants(track.id, now_ns):
+            stages.decider.take(track.id, _see(stages, frame, track), now_ns)
+    candidates = stages.decider.compare(partial(_compare, stages, references), now_ns)
+    decision = stages.decider.update(
+        candidates, gallery_size=len(references.subjects), zone=stages.gate.zone, timestamp_ns=now_ns
     )
     changes = stages.presence.update(decision.seen, now_ns)
     outcomes: tuple[Match | PresenceChange, ...] = (*decision.matches, *changes)
@@ -92,14 +102,16 @@ def process(stages: Stages, frame: Frame) -> None:
                 stages.record(outcome)
 
 
-def _candidate(stages: Stages, frame: Frame, track: Track, references: References) -> Candidate | None:
-    """Compare one admitted face; its crop and embedding do not outlive this call."""
+def _see(stages: Stages, frame: Frame, track: Track) -> Seen:
+    """Embed one admitted face; its crop does not outlive this call, its embedding not the frame."""
     with stages.times.measure("align"):
         crop = align(frame, stages.detector.locate(frame, track.face))
     with stages.times.measure("embed"):
-        embedding = stages.embedder.embed(crop)
-    with stages.times.measure("compare"):
-        candidate = compare(embedding, references)
+        seen = both_ways(stages.embedder.embed, crop)
     crop.fill(0)
-    embedding.wipe()
-    return candidate
+    return seen
+
+
+def _compare(stages: Stages, references: References, probe: Embedding) -> Candidate | None:
+    with stages.times.measure("compare"):
+        return compare(probe, references)

@@ -16,6 +16,8 @@ from msgspec import Meta
 
 from agent.clock import ClockState
 from agent.errors import VerificationError
+from agent.protocol.names import Digest
+from agent.strict_json import StrictJsonError, decode
 
 Kind = Literal[
     "started",
@@ -44,12 +46,11 @@ FILE_NUMBER_DIGITS = 12  # of an earlier file's name: sorts by name as by number
 MAX_SEQ = 2**53 - 1  # RFC 8785 numbers
 NO_ENTRY = "sha256:" + "0" * 64  # what the first entry follows
 
-HEAD_PATTERN = r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)"  # ``str`` of a ``Head``
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
+HEAD_PATTERN = r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)"  # ``str`` of a ``AuditHead``
 Fact = str | int | bool
 
 
-class Head(NamedTuple):
+class AuditHead(NamedTuple):
     """The last entry: its number, and the digest of its line."""
 
     seq: int
@@ -87,13 +88,13 @@ class AuditReport:
     """
 
     first: int
-    head: Head
+    head: AuditHead
     personal: int
     erased: int
     loose: int
 
 
-def verify_log(path: Path, head: Head | None = None) -> AuditReport:
+def verify_log(path: Path, head: AuditHead | None = None) -> AuditReport:
     """Check the whole chain of the log at ``path``, from its oldest file to its end; needs no lock.
 
     With ``head``, taken from a health message, the entry of that number must be there with that digest. Raises
@@ -102,19 +103,19 @@ def verify_log(path: Path, head: Head | None = None) -> AuditReport:
     parts = {digest_of(part): part for file in personal_folder(path).glob("*.jsonl") for part in lines(file)}
     found: set[str] = set()
     first = erased = 0
-    reached = Head(0, NO_ENTRY)
+    reached = AuditHead(0, NO_ENTRY)
     anchored = head is None or head == reached
     for number, line in enumerate(_log_lines(path), start=1):
         entry = parse_entry(line, number)
         if number == 1:
             first = _first_seq(path)
             # After rotation the oldest file follows one that was removed; what its first line follows is not known.
-            reached = Head(first - 1, entry.prev if first > 1 else NO_ENTRY)
+            reached = AuditHead(first - 1, entry.prev if first > 1 else NO_ENTRY)
         if entry.seq != reached.seq + 1 or entry.prev != reached.digest:
             raise VerificationError(
                 "chain_broken", f"line {number} does not follow the one before it: the log was changed"
             )
-        reached = Head(entry.seq, digest_of(line))
+        reached = AuditHead(entry.seq, digest_of(line))
         anchored = anchored or reached == head
         if entry.personal in parts:
             found.add(entry.personal)
@@ -147,10 +148,10 @@ def last_entry(path: Path, kind: Kind) -> Entry | None:
 def parse_entry(line: bytes, number: int) -> Entry:
     """Read line ``number``; VerificationError ``malformed`` unless it is an entry in its one canonical spelling."""
     try:
-        entry = msgspec.json.decode(line, type=Entry)
+        entry = decode(line, Entry, MAX_ENTRY_BYTES)
         if rfc8785.dumps(msgspec.to_builtins(entry)) == line:
             return entry
-    except (msgspec.MsgspecError, rfc8785.CanonicalizationError):
+    except (ValueError, rfc8785.CanonicalizationError):
         pass
     raise VerificationError("malformed", f"line {number} of the audit log is not an entry: the log was changed")
 
@@ -158,17 +159,17 @@ def parse_entry(line: bytes, number: int) -> Entry:
 def _personal_seq(part: bytes) -> int:
     """Entry that a personal part says it belongs to; one that says nothing readable belongs to the future."""
     try:
-        return msgspec.json.decode(part, type=_PersonalPart).seq
-    except msgspec.MsgspecError:
+        return decode(part, _PersonalPart, MAX_ENTRY_BYTES).seq
+    except StrictJsonError:
         return MAX_SEQ
 
 
-def parse_head(text: str) -> Head:
+def parse_head(text: str) -> AuditHead:
     """Inverse of ``str`` of a head; ValueError when it is none."""
     if not re.match(HEAD_PATTERN, text):
         raise ValueError("a head is SEQ:sha256:…, as ``audit`` in a health message")
     seq, _, digest = text.partition(":")
-    return Head(int(seq), digest)
+    return AuditHead(int(seq), digest)
 
 
 def digest_of(line: bytes) -> str:

@@ -23,25 +23,7 @@ from pathlib import Path
 import msgspec
 import rfc8785
 
-from agent.audit.chain import (
-    KINDS,
-    MAX_ENTRY_BYTES,
-    MAX_FACTS,
-    NO_ENTRY,
-    AuditReport,
-    Entry,
-    Fact,
-    Head,
-    Kind,
-    digest_of,
-    last_entry,
-    lines,
-    parse_entry,
-    personal_folder,
-    rotated,
-    rotated_files,
-    verify_log,
-)
+from agent.audit import chain
 from agent.clock import Clock
 from agent.errors import StorageError, VerificationError, printable
 from agent.files import SECRET_MODE, destroy, fsync_folder, make_private_folder
@@ -70,7 +52,7 @@ class AuditLog:
         max_files: int = MAX_FILES,
     ) -> None:
         self._path = path
-        self._personal = personal_folder(path)
+        self._personal = chain.personal_folder(path)
         self._clock = clock
         self._random = random
         self._max_file_bytes = max_file_bytes
@@ -88,19 +70,19 @@ class AuditLog:
             self._process_lock.release()
             raise
 
-    def head(self) -> Head:
+    def head(self) -> chain.AuditHead:
         """Anchor of the chain, for the health message."""
         with self._lock:
             return self._head
 
     def append(
         self,
-        kind: Kind,
-        facts: Mapping[str, Fact] | None = None,
+        kind: chain.Kind,
+        facts: Mapping[str, chain.Fact] | None = None,
         *,
         subject: SubjectId | None = None,
         personal: Mapping[str, str] | None = None,
-    ) -> Head:
+    ) -> chain.AuditHead:
         """Add an entry durably. ``facts`` must concern nobody; ``personal`` goes with ``subject`` and is erasable.
 
         Raises StorageError when it cannot be written; the log then is as it was. ValueError for facts that do not
@@ -113,7 +95,7 @@ class AuditLog:
                 part: dict[str, str | int] = {**(personal or {}), "salt": salt, "subject": subject.hex()}
                 part["seq"] = self._head.seq + 1
                 commitment = self._write_personal(subject, rfc8785.dumps(part))
-            entry = Entry(
+            entry = chain.Entry(
                 v=1,
                 seq=self._head.seq + 1,
                 prev=self._head.digest,
@@ -124,18 +106,18 @@ class AuditLog:
                 personal=commitment,
             )
             line = rfc8785.dumps(msgspec.to_builtins(entry))
-            if len(line) > MAX_ENTRY_BYTES or kind not in KINDS or len(entry.facts) > MAX_FACTS:
+            if len(line) > chain.MAX_ENTRY_BYTES or kind not in chain.KINDS or len(entry.facts) > chain.MAX_FACTS:
                 raise ValueError("this entry is too long or of an unknown kind")
             if os.fstat(self._descriptor).st_size + len(line) > self._max_file_bytes:
                 self._rotate()
             _append_line(self._descriptor, line, self._path)
-            self._head = Head(entry.seq, digest_of(line))
+            self._head = chain.AuditHead(entry.seq, chain.digest_of(line))
             return self._head
 
-    def last(self, kind: Kind) -> Entry | None:
+    def last(self, kind: chain.Kind) -> chain.Entry | None:
         """Newest entry of a kind, if the log still has one; VerificationError when it is not readable."""
         with self._lock:
-            return last_entry(self._path, kind)
+            return chain.last_entry(self._path, kind)
 
     def forget(self, subject: SubjectId) -> None:
         """Destroy the personal parts of all entries about ``subject``."""
@@ -156,11 +138,6 @@ class AuditLog:
                 if path not in kept:
                     destroy(path)
 
-    def verify(self, head: Head | None = None) -> AuditReport:
-        """Check this log; see ``verify_log``."""
-        with self._lock:
-            return verify_log(self._path, head)
-
     def close(self) -> None:
         """Let another process write."""
         with self._lock:
@@ -176,14 +153,14 @@ class AuditLog:
         return descriptor
 
     def _rotate(self) -> None:
-        oldest = next(lines(self._path), None)
+        oldest = next(chain.lines(self._path), None)
         if oldest is None:
             return
-        first = parse_entry(oldest, 1).seq
+        first = chain.parse_entry(oldest, 1).seq
         os.close(self._descriptor)
-        self._path.rename(rotated(self._path, first))
+        self._path.rename(chain.rotated(self._path, first))
         self._descriptor = self._open()
-        for old in rotated_files(self._path)[: -self._max_files + 1 or None]:
+        for old in chain.rotated_files(self._path)[: -self._max_files + 1 or None]:
             old.unlink()
 
     def _personal_file(self, digest: str) -> Path:
@@ -203,10 +180,10 @@ class AuditLog:
             os.close(descriptor)
         if is_new:
             fsync_folder(self._personal)
-        return digest_of(part)
+        return chain.digest_of(part)
 
 
-def _checked_fact(value: Fact) -> Fact:
+def _checked_fact(value: chain.Fact) -> chain.Fact:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, int):
@@ -233,12 +210,12 @@ def _append_line(descriptor: int, line: bytes, path: Path) -> None:
 def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
     """Cut what follows the last whole line of a file, as a power cut leaves it; how many bytes that were.
 
-    Damage before a whole line stays where it is: it did not come from a power cut, and is for ``verify`` to find.
+    Damage before a whole line stays where it is: it did not come from a power cut, and is for ``verify_log`` to find.
     """
     if not path.exists():
         return 0
     with path.open("r+b") as file:
-        pieces = list(iter(lambda: file.readline(MAX_ENTRY_BYTES + 1), b""))
+        pieces = list(iter(lambda: file.readline(chain.MAX_ENTRY_BYTES + 1), b""))
         end = whole = file.tell()
         for piece in reversed(pieces):  # from the end, so that a start need not read a year's entries
             if piece.endswith(b"\n") and is_whole(piece[:-1]):
@@ -253,16 +230,16 @@ def _cut_after_last(path: Path, is_whole: Callable[[bytes], bool]) -> int:
 
 def _is_entry(line: bytes) -> bool:
     try:
-        parse_entry(line, 0)
+        chain.parse_entry(line, 0)
     except VerificationError:
         return False
     return True
 
 
-def _last_head(path: Path) -> Head:
+def _last_head(path: Path) -> chain.AuditHead:
     """Find the last entry in the file, or in the newest earlier file when this one is empty."""
-    for file in (path, *reversed(rotated_files(path))):
-        last = deque(lines(file), maxlen=1)
+    for file in (path, *reversed(chain.rotated_files(path))):
+        last = deque(chain.lines(file), maxlen=1)
         if last:
-            return Head(parse_entry(last[0], 0).seq, digest_of(last[0]))
-    return Head(0, NO_ENTRY)
+            return chain.AuditHead(chain.parse_entry(last[0], 0).seq, chain.digest_of(last[0]))
+    return chain.AuditHead(0, chain.NO_ENTRY)

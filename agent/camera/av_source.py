@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Self
 
 from agent.camera.av_convert import AvConverter, PyAv, VideoFrame
@@ -18,6 +18,7 @@ from agent.clock import Clock
 MAX_PACE_NS: Final = 10_000_000_000  # a longer gap between two pictures of a recording is not waited for
 
 
+@dataclass(eq=False)
 class AvCamera:
     """One file, RTSP stream or Video4Linux device; implements ``agent.camera.base.Camera``.
 
@@ -26,43 +27,31 @@ class AvCamera:
     Raises what ``AvStream`` raises, and ConfigError where PyAV is missing.
     """
 
-    def __init__(
-        self, source: AvInput, *, lores_size: tuple[int, int], clock: Clock, load: Callable[[], PyAv] = load_av
-    ) -> None:
-        self._source = source
-        self._lores_size = lores_size
-        self._clock = clock
-        self._load = load
-        self._times = Timestamps()
-        self._stream: AvStream | None = None
+    source: AvInput
+    _: KW_ONLY
+    lores_size: tuple[int, int]
+    clock: Clock
+    load: Callable[[], PyAv] = load_av
+    _times: Timestamps = field(default_factory=Timestamps, init=False)
+    _stream: AvStream | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        self._av = self._load()
-        self._converter = AvConverter(self._av, self._lores_size)
-        self._stream = AvStream(self._av, self._source, self._clock)
+        self._av = self.load()
+        self._converter = AvConverter(self._av, self.lores_size)
+        self._stream = AvStream(self._av, self.source, self.clock)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
 
     def info(self) -> CameraInfo:
         stream = self._opened()
-        return CameraInfo(
-            source=self._source.kind,
-            width=stream.width,
-            height=stream.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
-            frames_per_second=stream.frame_rate,
-            live=self._source.live,
-        )
+        return CameraInfo(self.source.kind, stream.width, stream.height, stream.frame_rate, live=self.source.live)
 
     def frames(self) -> Iterator[Frame]:
-        times = self._live_times() if self._source.live else self._recorded_times()
+        times = self._live_times() if self.source.live else self._recorded_times()
         numbers = itertools.count()
         for time_ns, picture in times:
             lores, main = self._converter.convert(picture)
@@ -73,14 +62,14 @@ class AvCamera:
     def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
         stream = self._opened()
         for picture in stream.pictures():
-            claimed = _time_ns(picture) if self._source.sensor_clock else None
-            yield self._times.live(claimed, self._clock.monotonic_ns()), picture
+            claimed = _time_ns(picture) if self.source.sensor_clock else None
+            yield self._times.live(claimed, self.clock.monotonic_ns()), picture
             del picture
         raise stream.failure("it stopped sending")
 
     def _recorded_times(self) -> Iterator[tuple[int, VideoFrame]]:
         """Pictures of a file with their times; where it loops, again from its start, times going on."""
-        due_ns = self._clock.monotonic_ns() if self._source.realtime else None
+        due_ns = self.clock.monotonic_ns() if self.source.realtime else None
         while True:
             stream = self._opened()
             period_ns = round(1e9 / stream.frame_rate)
@@ -92,20 +81,20 @@ class AvCamera:
                         shift_ns = 0 if due_ns is None else due_ns - own_ns
                     next_ns = own_ns + shift_ns
                 time_ns = self._times.rising(next_ns)
-                if self._source.realtime:
+                if self.source.realtime:
                     self._pace(time_ns)
                 yield time_ns, picture
                 del picture
                 due_ns = next_ns = time_ns + period_ns
-            if not self._source.loop:
+            if not self.source.loop:
                 return
             stream.close()
-            self._stream = AvStream(self._av, self._source, self._clock)
+            self._stream = AvStream(self._av, self.source, self.clock)
 
     def _pace(self, time_ns: int) -> None:
-        early_ns = time_ns - self._clock.monotonic_ns()
+        early_ns = time_ns - self.clock.monotonic_ns()
         if 0 < early_ns <= MAX_PACE_NS:
-            self._clock.sleep(early_ns / 1e9)
+            self.clock.sleep(early_ns / 1e9)
 
     def _opened(self) -> AvStream:
         if self._stream is None:

@@ -2,14 +2,13 @@
 """The camera interface: context-managed frames with a monotonic sensor timestamp.
 
 A frame owns its buffers only inside its ``with`` block. After the block they are released and every
-access raises: this is how a face that was not matched is forgotten before the next frame.
+access raises: this is how every picture is forgotten before the next frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -39,18 +38,13 @@ class Picture(Protocol):
     """The full-resolution stream of one frame; converts only the part that is asked for."""
 
     @property
-    def width(self) -> int:
-        """Pixels."""
-        ...
+    def width(self) -> int: ...
 
     @property
-    def height(self) -> int:
-        """Pixels."""
-        ...
+    def height(self) -> int: ...
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,6 @@ class Frame:
 
     @property
     def main(self) -> Picture:
-        """The full-resolution picture."""
         if self._main is None:
             raise ValueError("this frame was released")
         return self._main
@@ -112,9 +105,7 @@ class Frame:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -125,8 +116,6 @@ class CameraInfo:
     source: str
     width: int
     height: int
-    lores_width: int
-    lores_height: int
     frames_per_second: float
     live: bool
 
@@ -140,14 +129,10 @@ class Camera(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def info(self) -> CameraInfo:
         """Facts known once the camera is open."""
-        ...
 
     def frames(self) -> Iterator[Frame]:
         """Frames in order; the caller closes each one."""
-        ...

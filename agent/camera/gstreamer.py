@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -94,6 +93,7 @@ class _Layout:
         return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride, 1), writeable=False)
 
 
+@dataclass(eq=False)
 class GstreamerSource:
     """One pipeline; implements ``agent.camera.base.Camera``.
 
@@ -101,23 +101,16 @@ class GstreamerSource:
     when the pipeline stops, ConfigError when it cannot be built.
     """
 
-    def __init__(
-        self,
-        settings: GstreamerCamera,
-        *,
-        lores_size: tuple[int, int],
-        clock: Clock,
-        load: Callable[[], GstApi] = load_gstreamer,
-    ) -> None:
-        self._settings = settings
-        self._lores_size = lores_size
-        self._clock = clock
-        self._load = load
-        self._times = Timestamps()
-        self._pipeline: Pipeline = None
+    settings: GstreamerCamera
+    _: KW_ONLY
+    lores_size: tuple[int, int]
+    clock: Clock
+    load: Callable[[], GstApi] = load_gstreamer
+    _times: Timestamps = field(default_factory=Timestamps, init=False)
+    _pipeline: Pipeline = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        self._api = self._load()
+        self._api = self.load()
         self._pipeline = self._build()
         self._sink = self._pipeline.get_by_name("postern")
         # Running time on the system clock is CLOCK_MONOTONIC less the base time (GstSystemClock, default clock-type).
@@ -131,21 +124,12 @@ class GstreamerSource:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def info(self) -> CameraInfo:
-        return CameraInfo(
-            source="gstreamer",
-            width=self._layout.width,
-            height=self._layout.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
-            frames_per_second=self._settings.frames_per_second,
-            live=True,
-        )
+        rate = self.settings.frames_per_second
+        return CameraInfo("gstreamer", self._layout.width, self._layout.height, rate, live=True)
 
     def frames(self) -> Iterator[Frame]:
         sample, self._first = self._first, None
@@ -157,7 +141,7 @@ class GstreamerSource:
 
     def _build(self) -> Pipeline:
         try:
-            return self._api.Gst.parse_launch(pipeline_text(self._settings))
+            return self._api.Gst.parse_launch(pipeline_text(self.settings))
         except self._api.GLib.Error as error:
             missing = error.code == NO_SUCH_ELEMENT
         reason = "one of its elements is not installed" if missing else "it is not written as gst-launch-1.0 wants it"
@@ -165,7 +149,7 @@ class GstreamerSource:
 
     def _pull(self) -> Sample:
         bus = self._pipeline.get_bus()
-        for _ in range(math.ceil(self._settings.timeout_s * 1e9 / POLL_NS)):
+        for _ in range(math.ceil(self.settings.timeout_s * 1e9 / POLL_NS)):
             sample = self._sink.emit("try-pull-sample", POLL_NS)
             if sample is not None:
                 return sample
@@ -177,7 +161,7 @@ class GstreamerSource:
                 )
             if self._sink.get_property("eos"):
                 raise CameraLostError("the GStreamer pipeline gives no more pictures: its stream ended")
-        raise CameraLostError(f"GStreamer gave no picture for {self._settings.timeout_s:g} seconds")
+        raise CameraLostError(f"GStreamer gave no picture for {self.settings.timeout_s:g} seconds")
 
     def _read_layout(self, sample: Sample) -> _Layout:
         video = self._api.GstVideo
@@ -203,8 +187,8 @@ class GstreamerSource:
             None if buffer.pts == self._api.Gst.CLOCK_TIME_NONE else self._pipeline.get_base_time() + buffer.pts
         )
         main = self._layout.picture(buffer.extract_dup(0, buffer.get_size()))
-        lores = shrink(main, (self._layout.width, self._layout.height), self._lores_size)
-        return Frame(number, self._times.live(claimed_ns, self._clock.monotonic_ns()), lores, main, main.release)
+        lores = shrink(main, (self._layout.width, self._layout.height), self.lores_size)
+        return Frame(number, self._times.live(claimed_ns, self.clock.monotonic_ns()), lores, main, main.release)
 
     def _close(self) -> None:
         pipeline, self._pipeline = self._pipeline, None

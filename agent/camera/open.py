@@ -11,14 +11,7 @@ from agent.camera.base import Camera
 from agent.camera.gstreamer import GstreamerSource
 from agent.camera.picam import PicamCamera
 from agent.clock import Clock
-from agent.config.camera import (
-    CameraSettings,
-    FileCamera,
-    GstreamerCamera,
-    Picamera2Camera,
-    RtspCamera,
-    V4l2Camera,
-)
+from agent.config.camera import CameraSettings, FileCamera, GstreamerCamera, Picamera2Camera, RtspCamera, V4l2Camera
 
 
 def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock: Clock) -> Camera:

@@ -11,8 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Self, TypeAlias
 
 from agent.camera.base import CameraInfo, Frame, Rgb, lores_fit
@@ -70,6 +69,7 @@ class _Stream:
         return None if stream is None else cls(name, str(stream["format"]), *stream["size"])
 
 
+@dataclass(eq=False)
 class PicamCamera:
     """One CSI camera; implements ``agent.camera.base.Camera``.
 
@@ -77,23 +77,16 @@ class PicamCamera:
     libcamera insists on a format that is not read here.
     """
 
-    def __init__(
-        self,
-        settings: Picamera2Camera,
-        *,
-        lores_size: tuple[int, int],
-        clock: Clock,
-        load: Callable[[], PicameraApi] = load_picamera2,
-    ) -> None:
-        self._settings = settings
-        self._lores_size = lores_size
-        self._clock = clock
-        self._load = load
-        self._times = Timestamps()
-        self._camera: Camera2 = None
+    settings: Picamera2Camera
+    _: KW_ONLY
+    lores_size: tuple[int, int]
+    clock: Clock
+    load: Callable[[], PicameraApi] = load_picamera2
+    _times: Timestamps = field(default_factory=Timestamps, init=False)
+    _camera: Camera2 = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        self._api = self._load()
+        self._api = self.load()
         try:
             self._camera = self._construct()
             self._configure()
@@ -101,7 +94,7 @@ class PicamCamera:
         except (RuntimeError, IndexError, OSError) as error:
             self._close()
             raise CameraLostError(
-                f"CSI camera {self._settings.index} cannot be opened ({printable(str(error))}): check its cable, and "
+                f"CSI camera {self.settings.index} cannot be opened ({printable(str(error))}): check its cable, and "
                 "that no other program uses it"
             ) from error
         except BaseException:
@@ -109,21 +102,12 @@ class PicamCamera:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def info(self) -> CameraInfo:
-        return CameraInfo(
-            source="picamera2",
-            width=self._main.width,
-            height=self._main.height,
-            lores_width=self._lores_size[0],
-            lores_height=self._lores_size[1],
-            frames_per_second=self._settings.frames_per_second,
-            live=True,
-        )
+        rate = self.settings.frames_per_second
+        return CameraInfo("picamera2", self._main.width, self._main.height, rate, live=True)
 
     def frames(self) -> Iterator[Frame]:
         number = 0
@@ -138,7 +122,7 @@ class PicamCamera:
         """
         camera = self._api.Picamera2.__new__(self._api.Picamera2)
         try:
-            camera.__init__(camera_num=self._settings.index)
+            camera.__init__(camera_num=self.settings.index)
         except BaseException:
             camera.notifymeread.close()
             os.close(camera.notifyme_w)
@@ -146,8 +130,8 @@ class PicamCamera:
         return camera
 
     def _configure(self) -> None:
-        settings = self._settings
-        width, height = lores_fit(settings.width, settings.height, *self._lores_size)
+        settings = self.settings
+        width, height = lores_fit(settings.width, settings.height, *self.lores_size)
         lores = (min(width + width % 2, settings.width), min(height + height % 2, settings.height))  # even, libcamera
         duration = round(1e6 / settings.frames_per_second)
         flip = 1 if settings.rotate180 else 0
@@ -167,7 +151,7 @@ class PicamCamera:
         main, lores = _Stream.read("main", configuration), _Stream.read("lores", configuration)
         if main is None or main.format not in PLANES_FIRST:
             raise ConfigError(
-                f"CSI camera {self._settings.index} gives {main.format if main else 'nothing'} where one of "
+                f"CSI camera {self.settings.index} gives {main.format if main else 'nothing'} where one of "
                 f"{', '.join(PLANES_FIRST)} is needed: choose another width and height"
             )
         self._main = main
@@ -175,28 +159,28 @@ class PicamCamera:
         self._small = lores if lores is not None and lores.format in PLANES_FIRST else main
         self._colour = _colour(str(configuration.get("colour_space")), main.height)
         # A camera that cannot flip its picture says so only here; then the views are flipped, which costs nothing.
-        done, wanted = configuration["transform"], self._settings.rotate180
+        done, wanted = configuration["transform"], self.settings.rotate180
         self._steps = tuple(1 if bool(flipped) == wanted else -1 for flipped in (done.vflip, done.hflip))
 
     def _capture(self) -> Request:
-        timeout_s = self._settings.timeout_s
+        timeout_s = self.settings.timeout_s
         try:
             return self._camera.capture_request(wait=timeout_s)
         except TimeoutError:
             self._camera.cancel_all_and_flush()  # else the waiting job blocks ``close``
         except (RuntimeError, OSError) as error:
             raise CameraLostError(
-                f"CSI camera {self._settings.index} gives no pictures ({printable(str(error))}): check its cable"
+                f"CSI camera {self.settings.index} gives no pictures ({printable(str(error))}): check its cable"
             ) from error
         raise CameraLostError(
-            f"CSI camera {self._settings.index} gave no picture for {timeout_s:g} seconds: check its cable"
+            f"CSI camera {self.settings.index} gave no picture for {timeout_s:g} seconds: check its cable"
         )
 
     def _frame(self, request: Request, number: int) -> Frame:
         """Wrap a request; no view of its buffers may outlive the release, or they cannot be unmapped."""
         with ExitStack() as opening:
             opening.callback(request.release)
-            time_ns = self._times.live(request.get_metadata().get("SensorTimestamp"), self._clock.monotonic_ns())
+            time_ns = self._times.live(request.get_metadata().get("SensorTimestamp"), self.clock.monotonic_ns())
             main = self._picture(opening, request, self._main)
             lores = self._lores(opening, request, main)
             buffers = opening.pop_all()
@@ -210,9 +194,9 @@ class PicamCamera:
     def _lores(self, opening: ExitStack, request: Request, main: YuvPicture) -> Rgb:
         size = (self._main.width, self._main.height)
         if self._small is self._main:
-            return shrink(main, size, self._lores_size)
+            return shrink(main, size, self.lores_size)
         small = self._picture(opening, request, self._small)
-        lores = shrink(small, size, self._lores_size)
+        lores = shrink(small, size, self.lores_size)
         small.release()
         return lores
 
@@ -230,7 +214,7 @@ class PicamCamera:
             camera.close()
         except (RuntimeError, OSError) as error:
             raise CameraLostError(
-                f"CSI camera {self._settings.index} cannot be closed ({printable(str(error))}): restart the unit"
+                f"CSI camera {self.settings.index} cannot be closed ({printable(str(error))}): restart the unit"
             ) from error
 
 

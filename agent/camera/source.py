@@ -6,15 +6,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.camera.open import open_camera
-from agent.camera.supervise import IDLE_S, CameraNotice, LatestFrame, Supervised
+from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
 from agent.config.camera import CameraSettings, FileCamera, SceneCamera
 from agent.errors import CameraLostError
+
+IDLE_S = 0.5  # one wait for a frame
 
 
 class Source:
@@ -34,9 +35,7 @@ class Source:
         self._entered = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def info(self) -> CameraInfo:

@@ -9,30 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from threading import Condition, Event, Thread
-from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Literal, Self
 
-from agent.backoff import Backoff
+from agent.backoff import Bounds, full_jitter
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.clock import Clock
 from agent.errors import CameraLostError
 
+REOPEN_S: Final = Bounds(0.0, 1.0, 30.0)  # a camera that reboots needs seconds; one that is back is noticed within 30
+STABLE_S: Final = 10.0  # a camera that worked this long is tried again with short waits
 STOP_POLL_S: Final = 0.1  # how often a wait looks whether it should stop; a stop must be through within a second
 STOP_TIMEOUT_S: Final = 0.8  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
-IDLE_S: Final = 0.5  # one wait of the ``frames`` loop for a frame
 
 
 @dataclass(frozen=True, slots=True)
 class CameraNotice:
-    """The camera went away or came back; ``reason`` is for the log, ``timestamp_ns`` is monotonic."""
+    """The camera went away or came back; ``reason`` is for the log."""
 
     kind: Literal["camera_lost", "camera_back"]
     reason: str
-    timestamp_ns: int
 
 
+@dataclass(eq=False)
 class Supervised:
     """Opens cameras that ``camera_factory`` makes, one after the other; implements ``agent.camera.base.Camera``.
 
@@ -41,28 +41,20 @@ class Supervised:
     ``random`` gives n random bytes. ``stop`` may be called by any thread.
     """
 
-    def __init__(
-        self,
-        camera_factory: Callable[[], Camera],
-        *,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        on_notice: Callable[[CameraNotice], None],
-    ) -> None:
-        self._factory = camera_factory
-        self._clock = clock
-        self._backoff = Backoff(random)
-        self._on_notice = on_notice
-        self._stop = Event()
-        self._info: CameraInfo | None = None
-        self._lost = False
+    camera_factory: Callable[[], Camera]
+    _: KW_ONLY
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_notice: Callable[[CameraNotice], None]
+    _failures: int = field(default=0, init=False)
+    _stop: Event = field(default_factory=Event, init=False)
+    _info: CameraInfo | None = field(default=None, init=False)
+    _lost: bool = field(default=False, init=False)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -86,12 +78,13 @@ class Supervised:
                         number += 1
                         yield frame
             except CameraLostError as error:
-                self._notice_lost(str(error))
-            self._wait(self._backoff.next_wait_s())
+                self._notice("camera_lost", str(error))
+            self._failures += 1
+            self._wait(full_jitter(self._failures, REOPEN_S, self.random))
 
     def _session(self) -> Generator[Frame, None, None]:
         """Frames of one opening."""
-        with self._factory() as camera:
+        with self.camera_factory() as camera:
             self._info = camera.info()
             first_ns: int | None = None
             try:
@@ -100,68 +93,49 @@ class Supervised:
                         frame.close()
                         return
                     if first_ns is None:
-                        first_ns = self._clock.monotonic_ns()
-                        self._notice_back(first_ns)
+                        first_ns = self.clock.monotonic_ns()
+                        self._notice("camera_back", "pictures arrive again")
                     yield frame
             finally:
-                if first_ns is not None:
-                    self._backoff.worked((self._clock.monotonic_ns() - first_ns) / 1e9)
+                if first_ns is not None and self.clock.monotonic_ns() - first_ns >= STABLE_S * 1e9:
+                    self._failures = 0
             raise CameraLostError("the camera gives no pictures: its stream ended")
 
-    def _notice_lost(self, reason: str) -> None:
-        if not self._lost:
-            self._lost = True
-            self._on_notice(CameraNotice("camera_lost", reason, self._clock.monotonic_ns()))
-
-    def _notice_back(self, now_ns: int) -> None:
-        if self._lost:
-            self._lost = False
-            self._on_notice(CameraNotice("camera_back", "pictures arrive again", now_ns))
+    def _notice(self, kind: Literal["camera_lost", "camera_back"], reason: str) -> None:
+        if (kind == "camera_lost") != self._lost:
+            self._lost = not self._lost
+            self.on_notice(CameraNotice(kind, reason))
 
     def _wait(self, seconds: float) -> None:
         while seconds > 0 and not self._stop.is_set():
-            self._clock.sleep(min(seconds, STOP_POLL_S))
+            self.clock.sleep(min(seconds, STOP_POLL_S))
             seconds -= STOP_POLL_S
 
 
-class _Stoppable(Camera, Protocol):
-    """A camera whose ``frames`` another thread can end."""
-
-    def stop(self) -> None: ...
-
-
 class LatestFrame:
-    """Runs ``camera`` on its own thread and hands over its newest frame; implements ``agent.camera.base.Camera``.
+    """Runs ``camera`` on its own thread and hands over its newest frame.
 
     For live sources: what was not looked at in time is forgotten, nothing queues. Files and scenes wait for their
     consumer, so the pipeline iterates those itself.
     At most three frames are alive: one being made, one waiting, one with the consumer. A frame that nobody took is
-    closed when the next one comes, and counted in ``dropped``. An error that ends the camera is raised to the consumer.
+    closed when the next one comes. An error that ends the camera is raised to the consumer.
     """
 
-    def __init__(self, camera: _Stoppable) -> None:
+    def __init__(self, camera: Supervised) -> None:
         self._camera = camera
         self._changed = Condition()
         self._waiting: Frame | None = None
         self._error: BaseException | None = None
         self._ended = False
         self._stopping = False
-        self._dropped = 0
         # A daemon: a thread stuck in a driver must not keep the process from ending.
         self._thread = Thread(target=self._run, name="camera", daemon=True)
-
-    @property
-    def dropped(self) -> int:
-        """Frames that nobody took since the start."""
-        return self._dropped
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def info(self) -> CameraInfo:
@@ -182,18 +156,6 @@ class LatestFrame:
             if self._ended or self._stopping:
                 raise CameraLostError("the camera has ended; open it again for more")
             return None
-
-    def frames(self) -> Iterator[Frame]:
-        """Yield the newest frames until ``stop`` or the camera's end."""
-        while True:
-            try:
-                frame = self.take(IDLE_S)
-            except CameraLostError:
-                if self._error is None:
-                    return
-                raise
-            if frame is not None:
-                yield frame
 
     def stop(self) -> None:
         """End the thread, within ``STOP_TIMEOUT_S``; a later frame of it is closed at once. Idempotent."""
@@ -223,14 +185,12 @@ class LatestFrame:
             if self._stopping:
                 frame.close()
                 return False
-            self._dropped += self._discard_waiting()
+            self._discard_waiting()
             self._waiting = frame
             self._changed.notify_all()
             return True
 
-    def _discard_waiting(self) -> int:
+    def _discard_waiting(self) -> None:
         frame, self._waiting = self._waiting, None
-        if frame is None:
-            return 0
-        frame.close()
-        return 1
+        if frame is not None:
+            frame.close()

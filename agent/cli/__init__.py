@@ -16,6 +16,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from agent.cli.words import tell
 from agent.errors import PosternError
 
 COMMANDS = {
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     except PosternError as error:
         if os.environ.get("POSTERN_DEBUG") == "1":
             raise
-        print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        tell("\n".join(f"postern: {line}" for line in str(error).splitlines()))
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -10,12 +10,12 @@ import argparse
 import sys
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.unit.aim import MAX_SECONDS, lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take how long to look."""
     parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="stop after this time; else with Ctrl-C")
     add_config(parser)
 
@@ -25,5 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     start, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
     for line in lines(config, SystemClock(), seconds=arguments.seconds):
-        print(f"{start}{line}", end=end, flush=True)
+        sys.stdout.write(start)
+        say(line, end=end)
     return 0

@@ -7,19 +7,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from agent.cli.session import add_operator, make_operator
-from agent.errors import KeyStoreError, RefusedError
+from agent.cli.session import add_operator, make_operator, read_trusted
+from agent.cli.words import say, tell
+from agent.errors import KeyStoreError, RefusedError, printable
 from agent.files import read_bounded
-from agent.protocol.command import MAX_COMMAND_BYTES, VERBS, Response
+from agent.protocol.command import MAX_COMMAND_BYTES, VERBS
+from agent.protocol.response import Response
+from agent.strict_json import StrictJsonError, dumps, loads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take unit, verb and what the verb needs."""
     parser.add_argument("unit")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     parser.add_argument("values", nargs="*", type=_value, metavar="NAME=VALUE", help="or NAME=@FILE, or @FILE")
@@ -28,32 +28,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer as JSON; a refusal by the unit is told with its code, status 2."""
-    operator = make_operator(arguments)
+    path, trusted = read_trusted(arguments)
+    if arguments.unit not in trusted.units():
+        raise RefusedError(f"{path} names no unit {printable(arguments.unit)}: give the newest trust.jws with --trust")
+    operator = make_operator(arguments, trusted)
     args: dict[str, Any] = {}
     for value in arguments.values:
         args |= value
     begun: list[str] = []
 
-    def tell(progress: Response) -> None:
+    def go_on(progress: Response) -> None:
         data = progress.data or {}
         begun[:] = [str(data.get("enrolment"))]
-        advice = data.get("advice")
-        print(
-            f"{data.get('captured')} of {data.get('wanted')}" + (f": {advice}" if advice else ""),
-            file=sys.stderr,
-            flush=True,
-        )
+        captured, wanted, advice = (printable(str(data.get(name) or 0)) for name in ("captured", "wanted", "advice"))
+        tell(f"{captured} of {wanted}" + (f": {advice}" if data.get("advice") else ""))
 
     try:
-        answer = operator.ask(arguments.unit, arguments.verb, args, timeout_s=arguments.timeout, on_progress=tell)
+        answer = operator.ask(arguments.unit, arguments.verb, args, timeout_s=arguments.timeout, on_progress=go_on)
     except KeyboardInterrupt:
         if begun:  # nobody waits for it any more
             operator.ask(arguments.unit, "enrol/abort", {"enrolment": begun[0]}, timeout_s=arguments.timeout)
         raise
     if answer.status == "ok":
-        print(json.dumps(answer.data or {}, indent=2))
+        say(dumps(answer.data or {}, indent=2))
         return 0
-    print(f"postern: the unit refuses ({answer.error}): {answer.message}", file=sys.stderr)
+    tell(f"postern: the unit refuses ({printable(answer.error or '')}): {printable(answer.message or '')}")
     return RefusedError.exit_status
 
 
@@ -72,11 +71,14 @@ def _value(text: str) -> dict[str, Any]:
 
 def _content(file: str) -> dict[str, Any] | str:
     try:
-        text = read_bounded(Path(file), MAX_COMMAND_BYTES).decode()
+        content = read_bounded(Path(file), MAX_COMMAND_BYTES)
+        text = content.decode()
     except (KeyStoreError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"cannot send {file}: {error}") from None
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = loads(content, limit=MAX_COMMAND_BYTES)
+    except StrictJsonError as error:
+        if text.lstrip().startswith("{"):
+            raise argparse.ArgumentTypeError(f"cannot send {file}: {error}") from None
         return text.strip()
     return found if isinstance(found, dict) else text.strip()

@@ -6,15 +6,14 @@ from __future__ import annotations
 import argparse
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say
 from agent.notices.assessment import make_assessment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the assessment."""
-    print(make_assessment(read_config(arguments)), end="")
+    say(make_assessment(read_config(arguments)), end="")
     return 0

@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent.audit.chain import Entry, Head, parse_head, read_entries, verify_log
+from agent.audit.chain import AuditHead, Entry, parse_head, read_entries, verify_log
 from agent.cli.options import add_config, read_config
-from agent.errors import RefusedError, VerificationError
+from agent.cli.words import say
+from agent.errors import RefusedError, VerificationError, printable
 from agent.gallery.database import held_anybody
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("verify", "check every entry and its place"), ("list", "check, then print every entry")):
         action = actions.add_parser(name, help=text)
@@ -40,25 +40,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise RefusedError(f"there is no audit log {path}: name the file, or the configuration of the unit")
     if arguments.action == "list":
         for entry in read_entries(path):
-            print(tell_entry(entry))
-    print(
+            say(tell_entry(entry))
+    say(
         f"the log holds: entries {report.first} to {report.head.seq}, {report.personal} with personal parts, "
         f"{report.erased} whose personal part was erased; head {report.head}"
     )
     if arguments.head is None:
-        print("without --head a missing end is not noticed: give the audit head of the last health message")
+        say("without --head a missing end is not noticed: give the audit head of the last health message")
     if report.loose:
-        print(f"{report.loose} personal parts belong to no entry: they were changed, or a power cut came between")
+        say(f"{report.loose} personal parts belong to no entry: they were changed, or a power cut came between")
     return 0
 
 
 def tell_entry(entry: Entry) -> str:
     """Spell an entry as one line."""
-    facts = " ".join(f"{name}={value}" for name, value in entry.facts.items())
-    return f"{entry.seq:>6}  {entry.at}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip()
+    facts = " ".join(f"{printable(name)}={printable(str(value))}" for name, value in entry.facts.items())
+    return f"{entry.seq:>6}  {printable(entry.at)}  {entry.clock:<8}  {entry.kind:<18}  {facts}".rstrip()
 
 
-def _head(text: str) -> Head:
+def _head(text: str) -> AuditHead:
     try:
         return parse_head(text)
     except ValueError as error:

@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 
 from agent.cli.options import DEFAULT_CONFIG
+from agent.cli.words import say
 from agent.config.load import load_config
 from agent.config.schema import Config, ZoneActivation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the file."""
     parser.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, metavar="FILE")
 
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what the file means; a ConfigError says what is wrong with it."""
     config = load_config(arguments.file)
     for title, text in describe(config):
-        print(f"{title:<12} {text}")
+        say(f"{title:<12} {text}")
     return 0
 
 

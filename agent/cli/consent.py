@@ -18,7 +18,7 @@ from agent.cli.options import add_config, read_config, write_output
 from agent.clock import Clock, SystemClock
 from agent.config.schema import Config
 from agent.errors import RefusedError
-from agent.gallery.consent import MAX_CONSENT_DAYS, MAX_UNITS, AgeClass, ConsentRecord, check
+from agent.gallery.consent import MAX_CONSENT_DAYS, MAX_UNITS, AgeClass, ConsentRecord, Terms, check
 from agent.notices.notice import notice_id
 from agent.protocol.names import check_name
 
@@ -26,7 +26,6 @@ DEFAULT_DAYS = 365
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take what the configuration does not know."""
     parser.add_argument("evidence", type=Path, metavar="EVIDENCE", help="file with what the person signed")
     parser.add_argument(
         "--days", type=int, default=DEFAULT_DAYS, help=f"how long it holds, 1 to {MAX_CONSENT_DAYS} ({DEFAULT_DAYS})"
@@ -87,7 +86,7 @@ def make_record(
         age_class=age_class,
         guardian_evidence_digest=None if guardian is None else _digest(guardian),
     )
-    check(record, now=now, site=config.unit.site, unit=record.units[0], purpose=config.purpose, notice=notice)
+    check(record, Terms(config.unit.site, record.units[0], config.purpose, notice), now=now)
     return record
 
 

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.errors import RefusedError
+from agent.strict_json import dumps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take where the two halves go."""
     parser.add_argument("key", type=Path, metavar="KEY", help="new file for the private key, mode 0600")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="public key (JWK) for the units' events.consumer_key"
@@ -30,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
     passphrase = read_passphrase(arguments)
     key = generate_consumer_key()
     save_consumer_key(key, arguments.key, passphrase)
-    write_output(arguments.output, json.dumps(consumer_jwk(key)).encode())
+    write_output(arguments.output, dumps(consumer_jwk(key)).encode())
     return 0

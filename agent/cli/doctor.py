@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 import textwrap
+from dataclasses import asdict
 
 from agent.cli.options import add_config, read_unit_config
+from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import PosternError
+from agent.strict_json import dumps
 from agent.unit.doctor import CHECKS, Finding, examine
 
 MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take which checks to do."""
     parser.add_argument("checks", nargs="*", metavar="CHECK", type=_check, help=f"only these of: {', '.join(CHECKS)}")
     parser.add_argument("--json", action="store_true", help="one JSON object per finding")
     add_config(parser)
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checks or CHECKS:
         for finding in examine(name, config, clock):
             faults += finding.state == "fault"
-            print(json.dumps(finding.members()) if arguments.json else _line(finding), flush=True)
+            say(dumps(asdict(finding)) if arguments.json else _line(finding))
     if faults:
-        print(f"{faults} of the checks failed: repair these first", file=sys.stderr)
+        tell(f"{faults} of the checks failed: repair these first")
     return PosternError.exit_status if faults else 0
 
 

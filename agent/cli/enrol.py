@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from agent.cli.options import add_config, read_unit_config
+from agent.cli.words import say
 from agent.files import read_bounded
 from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
 from agent.subject import parse_subject
@@ -17,7 +18,6 @@ from agent.unit.by_hand import enrol
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the consent record."""
     parser.add_argument("consent", type=Path, metavar="CONSENT", help="the person's consent record, a JSON file")
     parser.add_argument(
         "--subject", type=parse_subject, help="renew this subject's reference (32 hexadecimal digits) instead"
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
     config = read_unit_config(arguments)
     consent = parse_consent(read_bounded(arguments.consent, MAX_CONSENT_BYTES))
-    subject = enrol(config, consent, arguments.subject, tell=lambda text: print(text, flush=True))
-    print(f"enrolled: {subject.hex()}")
+    subject = enrol(config, consent, arguments.subject, tell=say)
+    say(f"enrolled: {subject.hex()}")
     return 0

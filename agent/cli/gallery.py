@@ -8,15 +8,15 @@ import secrets
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import tell_held, tell_receipt
+from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.config.schema import Config
-from agent.errors import RefusedError
+from agent.errors import RefusedError, printable
 from agent.subject import parse_subject
 from agent.unit.by_hand import erase, listing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="every reference: since when, until when, under which consent")
     listing.add_argument("--json", action="store_true", help="everything that is held, as JSON")
@@ -28,26 +28,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out the action."""
     config = read_unit_config(arguments)
     if arguments.action == "list":
         return _list(config, as_json=arguments.json)
     if bool(arguments.subject) == arguments.all:
         raise RefusedError("name the subjects to erase, or say --all")
     for receipt in erase(config, SystemClock(), secrets.token_bytes, None if arguments.all else arguments.subject):
-        print(tell_receipt(receipt))
+        say(tell_receipt(receipt))
     return 0
 
 
 def _list(config: Config, *, as_json: bool) -> int:
     everything, unreadable = listing(config)
     if as_json:
-        print("[" + ",\n".join(map(tell_held, everything)) + "]")
+        say("[" + ",\n".join(map(tell_held, everything)) + "]")
     else:
-        print(f"{'subject':<32}  {'enrolled':<10}  {'last used':<10}  {'erased by':<10}  {'consent to':<10}  notice")
+        say(f"{'subject':<32}  {'enrolled':<10}  {'last used':<10}  {'erased by':<10}  {'consent to':<10}  notice")
         for held in everything:
             days = (held.enrolled_at.date(), held.last_used_on, held.erased_by, held.expires_at.date())
-            print(f"{held.subject.hex()}  {'  '.join(map(str, days))}  {held.notice_version}")
+            say(f"{held.subject.hex()}  {'  '.join(map(str, days))}  {printable(held.notice_version)}")
     if unreadable:
         raise RefusedError(f"{unreadable} references are damaged and cannot be told: restore them, or erase --all")
     return 0

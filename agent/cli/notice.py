@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from agent.cli.options import add_config, read_config
+from agent.cli.words import say, tell
 from agent.notices.notice import make_notice, notice_id
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the notice; its identity goes to standard error."""
     config = read_config(arguments)
-    print(make_notice(config), end="")
+    say(make_notice(config), end="")
     version, digest = notice_id(config)
-    print(f"consent records name it as notice_version {version}, notice_digest {digest}", file=sys.stderr)
+    tell(f"consent records name it as notice_version {version}, notice_digest {digest}")
     return 0

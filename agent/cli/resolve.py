@@ -8,7 +8,6 @@ or ``refused`` with the reason. Needs neither broker nor unit, and keeps nothing
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -18,8 +17,10 @@ from typing import Any, BinaryIO
 import msgspec
 
 from agent.cli.options import add_passphrase, read_passphrase
+from agent.cli.words import say
 from agent.errors import RefusedError, VerificationError
 from agent.protocol.event import MAX_EVENT_BYTES, Event
+from agent.strict_json import StrictJsonError, decode, dumps
 from agent.subscribe.resolve import Keys, read_epoch_key, read_subjects
 
 MAX_LINE_BYTES = 2 * MAX_EVENT_BYTES  # an event and what the subscriber says about it
@@ -33,7 +34,6 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take keys, subjects and events."""
     parser.add_argument(
         "events", nargs="?", type=Path, metavar="EVENTS", help="lines of 'postern subscribe --json' (standard input)"
     )
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         source: BinaryIO = stack.enter_context(_open(arguments.events)) if arguments.events else sys.stdin.buffer
         for line in resolve_lines(_lines(source), keys):
             refused = refused or "refused" in line
-            print(json.dumps(line), flush=True)
+            say(dumps(line))
     return RefusedError.exit_status if refused else 0
 
 
@@ -70,8 +70,8 @@ def resolve_lines(lines: Iterable[bytes], keys: Keys) -> Iterator[dict[str, Any]
     """Answer each line; events about nobody are left out."""
     for line in lines:
         try:
-            told = msgspec.json.decode(line, type=_Outcome)
-        except msgspec.MsgspecError:
+            told = decode(line, _Outcome, MAX_LINE_BYTES)
+        except StrictJsonError:
             yield {"refused": "malformed", "message": "this is no line of 'postern subscribe --json'"}
             continue
         if told.event is None or told.outcome != "accepted":

@@ -8,13 +8,13 @@ import secrets
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import tell_held, tell_receipt
+from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.subject import parse_subject
 from agent.unit.by_hand import erase, held
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the question."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
         ("show", "what is held about me? everything but the template itself, as JSON"),
@@ -26,11 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer."""
     config = read_unit_config(arguments)
     if arguments.action == "show":
-        print(tell_held(held(config, arguments.subject)))
+        say(tell_held(held(config, arguments.subject)))
     else:
         (receipt,) = erase(config, SystemClock(), secrets.token_bytes, [arguments.subject])
-        print(tell_receipt(receipt))
+        say(tell_receipt(receipt))
     return 0

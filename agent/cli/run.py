@@ -10,16 +10,17 @@ import sys
 
 from agent.cli.options import add_config, read_config
 from agent.clock import SystemClock
+from agent.errors import printable
 from agent.unit.notify import Notifier
 from agent.unit.service import run_unit
 from agent.unit.world import World
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
+MAX_LOG_LINE = 2000  # characters
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the configuration."""
     add_config(parser)
 
 
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run until a signal, or until a recorded camera ends."""
     config = read_config(arguments)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Journal() if "JOURNAL_STREAM" in os.environ else logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_Journal() if "JOURNAL_STREAM" in os.environ else _Line("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     clock = SystemClock()
     watchdog_us = os.environ.get("WATCHDOG_USEC", "0")
@@ -40,7 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         notifier.stopping()
 
 
-class _Journal(logging.Formatter):
+class _Line(logging.Formatter):
+    """One message, one line, whatever a peer put into it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return printable(super().formatMessage(record).replace("\n", " "), MAX_LOG_LINE)
+
+
+class _Journal(_Line):
     """The message with its priority; the journal adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from agent.cli.words import say
 from agent.config.load import json_schema
 from agent.protocol.schema import event_schema, trust_schema
+from agent.strict_json import dumps
 
 SCHEMAS = {"config": json_schema, "event": event_schema, "trust": trust_schema}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take what to print."""
     parser.add_argument("what", choices=SCHEMAS, help="trust: the payload of the site's signed list of units")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the schema."""
-    print(json.dumps(SCHEMAS[arguments.what](), indent=2))
+    say(dumps(SCHEMAS[arguments.what](), indent=2))
     return 0

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from agent.cli.options import add_passphrase, read_passphrase
 from agent.clock import SystemClock
+from agent.errors import RefusedError
 from agent.keys import SigningKey
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.protocol.trust import TrustedUnits
 from agent.site.operator import ANSWER_TIMEOUT_S, Operator
+from agent.site.withdraw import read_list
 
 MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
 
@@ -50,12 +53,27 @@ def add_operator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site-key", type=Path, required=True, metavar="FILE", help="site.key of the site's folder")
     add_passphrase(parser)
     parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="FILE",
+        help="the site's list of units (trust.jws beside --site-key, where there is none that of --keys): whose answers"
+        " are believed",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=ANSWER_TIMEOUT_S, metavar="SECONDS", help="to wait for a unit's answer"
     )
     add_broker(parser)
 
 
-def make_operator(arguments: argparse.Namespace) -> Operator:
-    """Turn what ``add_operator`` took into one; raises KeyStoreError."""
+def read_trusted(arguments: argparse.Namespace) -> tuple[Path, TrustedUnits]:
+    """Read the list of units that ``add_operator`` took, and say which it is; raises RefusedError and KeyStoreError."""
+    path, trusted = read_list(arguments.trust, arguments.site_key.parent, arguments.keys)
+    if trusted.site != arguments.site:
+        raise RefusedError(f"{path} is the list of site {trusted.site}: give that of {arguments.site} with --trust")
+    return path, trusted
+
+
+def make_operator(arguments: argparse.Namespace, trusted: TrustedUnits) -> Operator:
+    """Turn what ``add_operator`` took into one that believes ``trusted``; raises KeyStoreError."""
     key = SigningKey.load(arguments.site_key, read_passphrase(arguments))
-    return Operator(broker_settings(arguments), site=arguments.site, key=key, clock=SystemClock())
+    return Operator(broker_settings(arguments), site=arguments.site, key=key, trusted=trusted, clock=SystemClock())

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import msgspec
 from agent.audit.chain import read_entries, verify_log
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.cli.words import say, tell
 from agent.errors import RefusedError, VerificationError
 from agent.files import read_bounded
-from agent.match.policy import MAX_POLICY_BYTES, parse_policy
+from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.site import programs, rotation, units
@@ -31,7 +31,6 @@ Act = Callable[[argparse.Namespace, bytes | None], None]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the act and what it needs."""
     acts = parser.add_subparsers(dest="act", required=True, metavar="ACT")
 
     def act(name: str, do: Act, text: str) -> argparse.ArgumentParser:
@@ -64,6 +63,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     issue.add_argument("--ahead", type=int, default=EPOCHS_AHEAD, metavar="N", help="weeks beyond this one (2)")
     policy = act("policy", _policy, "sign a matching policy for the units")
     policy.add_argument("policy", type=Path, help="unsigned policy, JSON")
+    policy.add_argument(
+        "--target-fpir",
+        type=float,
+        choices=TARGETS,
+        help="how often somebody who is not enrolled may be taken for somebody who is, per attempt (as in the policy)",
+    )
     key = act("epoch-key", _epoch_key, "take out the key that resolves one week's pseudonyms; this is logged")
     key.add_argument("audience")
     key.add_argument("epoch", help="ISO week, such as 2026-W47")
@@ -101,12 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     files = create_site(arguments.folder, arguments.site, passphrase=passphrase)
-    _tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
+    tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
-def _token(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
-    print(units.new_token(arguments.folder, arguments.unit))
+def _token(arguments: argparse.Namespace, _: bytes | None) -> None:
+    say(units.new_token(arguments.folder, arguments.unit))
 
 
 def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -120,7 +124,7 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     )
     write_output(arguments.output, answer)
     if arguments.replace:
-        _tell(
+        tell(
             "the unit's old certificate is revoked: install the answer before the broker is reloaded; its old event"
             f" key counts for {units.REPLACED_KEY_DAYS} more days, for events that wait"
         )
@@ -137,8 +141,10 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    if arguments.target_fpir is not None:
+        policy = msgspec.structs.replace(policy, target_fpir=arguments.target_fpir)
     write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
-    _tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
+    tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -158,16 +164,15 @@ def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None
         return
     policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))
-    _tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
+    tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
 
 
 def _rotate_epoch_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     number = rotation.rotate_epoch_keys(arguments.folder, passphrase=passphrase)
-    _tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
+    tell(f"generation {number}: issue keys to each unit, and send them: postern ask UNIT key/rotate epoch_keys=@FILE")
 
 
-def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
+def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
     files = check_site(arguments.folder)
     if not files.audit.exists():
         raise VerificationError("cut_off", f"{files.audit} was removed: restore it from the folder's backup")
@@ -175,7 +180,7 @@ def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     begins = report.first > 1  # the oldest entries are in files that were dropped by number
     for entry in read_entries(files.audit):
         begins = begins or entry.facts.get("step") == "site_created"
-        print(tell_entry(entry))
+        say(tell_entry(entry))
     if not begins:
         raise VerificationError("cut_off", "the log does not tell of the site's creation: an earlier log was removed")
     _check_finished(unfinished(files))
@@ -183,12 +188,12 @@ def _log(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
-    _tell(f"move {folder} to the program")
+    tell(f"move {folder} to the program")
 
 
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_broker(arguments.folder, arguments.host, passphrase=passphrase)
-    _tell(f"move the files of {folder} to the broker")
+    tell(f"move the files of {folder} to the broker")
 
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -202,13 +207,12 @@ def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
 
 
-def _trust(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    del passphrase
+def _trust(arguments: argparse.Namespace, _: bytes | None) -> None:
     files = check_site(arguments.folder)
     left = unfinished(files)
     for record in files.all_units():
         state = "UNFINISHED" if record.unit in left.names else "revoked" if record.revoked else "trusted"
-        print(f"{record.unit:<24}  {state:<10}  {' '.join(record.audiences)}")
+        say(f"{record.unit:<24}  {state:<10}  {' '.join(record.audiences)}")
     _check_finished(left)
 
 
@@ -233,13 +237,9 @@ def _tell_changes(files: SiteFiles, before: dict[Path, bytes], *, again: bool) -
         return  # a new site: nobody has anything of it yet
     changed = {path for path, content in _contents(files).items() if before.get(path) != content}
     if again or changed & {files.acl, files.crl}:
-        _tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
+        tell(f"copy {files.acl} and {files.crl} to the broker, then reload it")
     for path in (files.site_jwk, files.trust):
         if path in changed:
-            _tell(f"{path.name} changed: copy {path} to every program")
+            tell(f"{path.name} changed: copy {path} to every program")
         elif again and path == files.trust:
-            _tell(f"copy {path} to every program that does not have it yet")
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+            tell(f"copy {path} to every program that does not have it yet")

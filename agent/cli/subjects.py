@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import msgspec
 
+from agent.files import MAX_SECRET_BYTES
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
+from agent.strict_json import dumps, loads
 
 
 def tell_receipt(receipt: ErasureReceipt) -> str:
     """Spell a receipt as one line of JSON, with the statement that was signed."""
-    return json.dumps({**json.loads(receipt.payload()), "signature": receipt.signature})
+    return dumps({**loads(receipt.payload(), limit=MAX_SECRET_BYTES), "signature": receipt.signature})
 
 
 def tell_held(held: Held) -> str:
     """Spell what is held about one subject as JSON."""
     members = {**asdict(held), "subject": held.subject.hex()}
-    return json.dumps(msgspec.to_builtins(members), indent=2)
+    return dumps(msgspec.to_builtins(members), indent=2)

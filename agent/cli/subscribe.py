@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from agent.cli.session import add_broker, broker_settings
+from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import load_public_key
 from agent.protocol.names import check_name
+from agent.strict_json import dumps
 from agent.subscribe.chain import Chains
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -22,7 +23,6 @@ from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take broker, site, and what to remember."""
     add_broker(parser, required=False)
     parser.add_argument("--trust", type=Path, metavar="FILE", help="the site's list of units (trust.jws of --keys)")
     parser.add_argument("--state", type=Path, metavar="FILE", help="remember what was seen, also over a restart")
@@ -57,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         durable=arguments.durable,
         fresh_window_s=arguments.fresh_window,
         skew_s=arguments.skew,
-        on_notice=_tell,
+        on_notice=lambda text: tell(text.replace("\n", " ")),
     )
     try:
         with subscriber:
-            _tell(f"listening to site {arguments.site} at {broker.host}:{broker.port}")
+            tell(f"listening to site {arguments.site} at {broker.host}:{broker.port}")
             screen = Screen(sys.stdout, json_lines=arguments.json)
             for number, outcome in enumerate(subscriber, start=1):
                 screen.show(outcome)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         verifier = subscriber.verifier
         for fact in what_is_missing(verifier.all_missing(), subscriber.withheld(), verifier.quarantined()):
-            _tell(in_words(fact))
+            tell(in_words(fact))
     return 0
 
 
@@ -79,7 +79,7 @@ def _missing(state: StateFile, arguments: argparse.Namespace) -> int:
     chains, heads = Chains(kept.chains), Heads(kept.heads)
     quarantined = {source.rpartition("/")[2]: reason for (source, _), reason in chains.quarantined().items()}
     for fact in what_is_missing(chains.all_missing(), heads.withheld(), quarantined):
-        print(json.dumps(fact) if arguments.json or not sys.stdout.isatty() else in_words(fact))
+        say(dumps(fact) if arguments.json or not sys.stdout.isatty() else in_words(fact))
     return 0
 
 
@@ -87,9 +87,5 @@ def _release(state: StateFile, arguments: argparse.Namespace) -> int:
     unit = check_name("unit", arguments.release)
     if not state.release(unit):
         raise RefusedError(f"no key of unit {unit} is quarantined here: look with --missing")
-    _tell(f"unit {unit} may speak again; its chain starts anew, so that what came before may be taken once more")
+    tell(f"unit {unit} may speak again; its chain starts anew, so that what came before may be taken once more")
     return 0
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

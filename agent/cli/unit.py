@@ -4,23 +4,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import msgspec
 
 from agent.cli.options import add_config, check_output, read_unit_config, write_output
+from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
-from agent.files import read_bounded
+from agent.files import MAX_SECRET_BYTES, read_bounded
+from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_rotation import change_site_key
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the step."""
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     request = steps.add_parser("request", help="make new keys, and the request that the site answers")
     request.add_argument("--token-file", type=Path, metavar="FILE", help="where the token is; else it is asked for")
@@ -36,7 +36,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the step."""
     config = read_unit_config(arguments)
     clock = SystemClock()
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
@@ -45,21 +44,21 @@ def run(arguments: argparse.Namespace) -> int:
         write_output(arguments.output, new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
         name = install(keys, read_bounded(arguments.file), clock=clock)
-        print(f"{name} has its keys: check with 'postern doctor', then start the service")
+        say(f"{name} has its keys: check with 'postern doctor', then start the service")
     elif arguments.step == "install-keys":
         held = install_epoch_keys(
             keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
         )
-        print(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
+        say(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
     elif arguments.step == "install-site-key":
         new = _site_key_change(arguments.file)
         changed = change_site_key(
             keys, config.match.policy, token=new.site_key, policy_token=new.policy, site=config.unit.site
         )
-        print(f"commands are signed by {changed.kid} from now on: restart the service if it runs")
+        say(f"commands are signed by {changed.kid} from now on: restart the service if it runs")
     else:
         key = load_key(config)
-        print(json.dumps({**key.public_jwk(), "kid": key.kid}))
+        say(dumps({**key.public_jwk(), "kid": key.kid}))
     return 0
 
 
@@ -72,8 +71,8 @@ class _SiteKeyChange(msgspec.Struct, forbid_unknown_fields=True):
 
 def _site_key_change(file: Path) -> _SiteKeyChange:
     try:
-        return msgspec.json.decode(read_bounded(file), type=_SiteKeyChange)
-    except msgspec.MsgspecError:
+        return decode(read_bounded(file), _SiteKeyChange, MAX_SECRET_BYTES)
+    except StrictJsonError:
         raise RefusedError(f"{file} is no change of a site's key: give what 'postern site change-key' wrote") from None
 
 
@@ -82,5 +81,5 @@ def _token(file: Path | None) -> str:
     if file is not None:
         return read_bounded(file).decode("ascii", errors="replace")
     if sys.stdin.isatty():
-        print("enrolment token of this unit: ", end="", file=sys.stderr, flush=True)
+        tell("enrolment token of this unit: ", end="")
     return sys.stdin.readline()

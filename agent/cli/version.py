@@ -8,25 +8,23 @@ import platform
 from importlib import metadata
 
 import agent
+from agent.cli.words import say
 from agent.config.load import CONFIG_SCHEMA_ID
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(_: argparse.ArgumentParser) -> None:
     """Take no arguments."""
-    del parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the versions that a report needs."""
-    del arguments
-    print(f"postern {agent.__version__}")
-    print(f"configuration {CONFIG_SCHEMA_ID}")
-    print(f"python {platform.python_version()} {platform.machine()}")
+def run(_: argparse.Namespace) -> int:
+    say(f"postern {agent.__version__}")
+    say(f"configuration {CONFIG_SCHEMA_ID}")
+    say(f"python {platform.python_version()} {platform.machine()}")
     for name in RUNTIMES:
         try:
-            print(f"{name} {metadata.version(name)}")
+            say(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
     return 0

@@ -1,64 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """``postern withdraw SUBJECT``: erase a person at every unit of the site, and gather the units' signed receipts.
 
-Which units there are says the site's list. The one beside the site's key is the newest that there is; a program
-has it as it was when it was carried there, perhaps before the last unit came. Revoked units cannot be asked: the
-broker shuts them out. They are named, because what they hold has to be erased at the unit.
-
 May be repeated: a unit that has erased already gives its receipt again, so whoever was away is asked once more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from agent.cli.session import add_operator, make_operator
+from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.subjects import tell_receipt
+from agent.cli.words import say, tell
 from agent.errors import RefusedError, RetryError
-from agent.protocol.command import Response
-from agent.site.withdraw import read_list, whom_to_ask, withdraw
+from agent.protocol.response import Response
+from agent.site.withdraw import whom_to_ask, withdraw
+from agent.strict_json import dumps
 from agent.subject import parse_subject
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take subject, broker and keys."""
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
-    parser.add_argument(
-        "--trust",
-        type=Path,
-        metavar="FILE",
-        help="the site's list of units (trust.jws beside --site-key, where there is none that of --keys)",
-    )
     add_operator(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print each receipt as a line of JSON; status 75 while a unit has still to be asked."""
-    path, trusted = read_list(arguments.trust, arguments.site_key.parent, arguments.keys)
-    if trusted.site != arguments.site:
-        raise RefusedError(f"{path} is the list of site {trusted.site}: give that of {arguments.site} with --trust")
+    path, trusted = read_trusted(arguments)
     asked, revoked = whom_to_ask(trusted, arguments.unit, path)
-    operator = make_operator(arguments)
+    operator = make_operator(arguments, trusted)
 
     def ask(unit: str, verb: str, values: Mapping[str, Any]) -> Response:
         return operator.ask(unit, verb, values, timeout_s=arguments.timeout)
 
-    _tell(f"asked: {', '.join(asked)} (list of units number {trusted.serial}, {path})")
+    tell(f"asked: {', '.join(asked)} (list of units number {trusted.serial}, {path})")
     if revoked:
-        _tell(f"revoked, not asked: {', '.join(revoked)}; what they hold has to be erased at the unit")
+        tell(f"revoked, not asked: {', '.join(revoked)}; what they hold has to be erased at the unit")
     waiting, receipts = [], 0
     for answer in withdraw(arguments.subject, asked, trusted=trusted, ask=ask):
         if answer.receipt is not None:
             receipts += 1
-            print(tell_receipt(answer.receipt), flush=True)
+            say(tell_receipt(answer.receipt))
         else:
-            _tell(json.dumps({"unit": answer.unit, "receipt": None, "message": answer.message}))
+            tell(dumps({"unit": answer.unit, "receipt": None, "message": answer.message}))
         if answer.again:
             waiting.append(answer.unit)
     if waiting:
@@ -66,7 +52,3 @@ def run(arguments: argparse.Namespace) -> int:
     if not receipts:
         raise RefusedError("none of the units asked holds or held this subject: check the id")
     return 0
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -15,20 +15,8 @@ import msgspec
 
 from agent.config.camera import FileCamera, GstreamerCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
-from agent.config.schema import ButtonActivation, Config, TlsFiles, ZoneActivation
-from agent.strict_yaml import MAX_CONFIG_BYTES, Document, parse_document, read_document
-
-__all__ = [
-    "CONFIG_SCHEMA_ID",
-    "MAX_CONFIG_BYTES",
-    "ButtonActivation",
-    "Config",
-    "TlsFiles",
-    "ZoneActivation",
-    "json_schema",
-    "load_config",
-    "parse_config",
-]
+from agent.config.schema import Config, ZoneActivation
+from agent.strict_yaml import Document, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
 CAMERA_ELEMENTS = ("libcamerasrc", "nvarguscamerasrc", "nvv4l2camerasrc", "rtspsrc", "v4l2src")  # GStreamer's cameras
@@ -37,12 +25,7 @@ MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fi
 
 def load_config(file: Path) -> Config:
     """Read ``file``; relative paths in it resolve against its folder. Raises ConfigError."""
-    return _config(read_document(file))
-
-
-def parse_config(content: bytes, file: Path) -> Config:
-    """As ``load_config``, for the bytes of a file named ``file``."""
-    return _config(parse_document(content, file))
+    return checked(read_document(file))
 
 
 def json_schema() -> dict[str, Any]:
@@ -51,7 +34,8 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": CONFIG_SCHEMA_ID, **schema}
 
 
-def _config(document: Document) -> Config:
+def checked(document: Document) -> Config:
+    """Turn what was read into a configuration; ConfigError names every problem with its line."""
     config = convert(document, Config)
     problems = [*_provenance(config), *_notice(config), *_zone(config), *_subject(config), *_files(config)]
     if problems:

@@ -94,11 +94,6 @@ class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
         int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
     ] = 600
 
-    @property
-    def kind(self) -> Literal["zone"]:
-        """The tag, as it stands in the file."""
-        return "zone"
-
 
 class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="button"):
     """A person acts by pressing a button, which opens a short window for the nearest face."""
@@ -107,11 +102,6 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
-
-    @property
-    def kind(self) -> Literal["button"]:
-        """The tag, as it stands in the file."""
-        return "button"
 
 
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,14 +203,6 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-class TlsFiles(msgspec.Struct, frozen=True):
-    """The three files of a TLS session, settled."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -248,10 +230,3 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: Events = msgspec.field(default_factory=Events)
     outbox: Outbox = msgspec.field(default_factory=Outbox)
     keys: Keys = msgspec.field(default_factory=Keys)
-
-    def tls_files(self) -> TlsFiles:
-        """Settle the TLS files: as given, else those of the key folder."""
-        tls, folder = self.broker.tls, self.keys.folder
-        return TlsFiles(
-            tls.ca or folder / "ca.crt", tls.certificate or folder / "tls.crt", tls.key or folder / "tls.key"
-        )

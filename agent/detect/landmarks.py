@@ -27,8 +27,8 @@ POINTS = 5
 LARGEST = 2.0  # sides of the picture: a larger patch shows no face, and a hostile box must not cost memory
 # How much the detector's own answer weighs against the second look when their logits are averaged: a real face under
 # strong pose or glasses convinces one of the two, a wall rarely both. Of 0, 0.5, 1, 2, 3 and 5 the weight that keeps
-# most faces where one empty picture in twenty has a false one, on photos that serve no other measurement.
-FIRST_LOOK = 3.0
+# most faces where one empty picture in a hundred has a false one, on photos that serve no other measurement.
+FIRST_LOOK = 2.0
 SURE = 1e-6  # scores are kept this far from 0 and 1, where logits end
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which face of this frame is which face of the frames just before, and nothing beyond that.
 
-A track remembers a place and a size for a fraction of a second, so that votes and dwell time can be
+A track remembers a place and a size for a fraction of a second, so that crops can be gathered and dwell time
 counted. It holds no appearance. Its id is the smallest number that is free at that moment: it is
 reused as soon as the track has died, so there is no running number from which anybody could read how
 many people went past.
@@ -60,7 +60,7 @@ class Tracker:
 
     @property
     def gone(self) -> frozenset[int]:
-        """Ids of tracks that died in the last update; their votes must be forgotten before new ones are counted."""
+        """Ids of tracks that died in the last update; their probes must be forgotten before crops are added."""
         return self._gone
 
     def update(self, faces: Sequence[Face], timestamp_ns: int) -> list[Track]:
@@ -82,7 +82,7 @@ class Tracker:
             if track_id is None:
                 if len(self._alive) >= self._max_tracks:
                     continue
-                # Not an id of ``before``: whoever keeps votes by id can tell the dead from the new.
+                # Not an id of ``before``: whoever keeps probes by id can tell the dead from the new.
                 track_id = next(i for i in itertools.count() if i not in self._alive and i not in before)
                 first_seen_ns = timestamp_ns
             else:

@@ -11,6 +11,7 @@ under 14); 740 ILCS 14/15 (written release; three years after the last interacti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from msgspec import Meta
 
 from agent.errors import ConsentError, printable
 from agent.protocol.names import Digest, Name, NoticeId
+from agent.strict_json import StrictJsonError, decode
 
 MAX_CONSENT_BYTES = 16 * 1024  # JSON; the longest lists of units and texts need about 10 KiB
 MAX_CONSENT_DAYS = 1095  # 740 ILCS 14/15(a): no reference outlives three years without a new act
@@ -57,35 +59,43 @@ def parse_consent(content: bytes) -> ConsentRecord:
             f"the consent record is longer than {MAX_CONSENT_BYTES} bytes: this is not one", reason="consent_malformed"
         )
     try:
-        return msgspec.json.decode(content, type=ConsentRecord)
-    except msgspec.MsgspecError as error:
+        return decode(content, ConsentRecord, MAX_CONSENT_BYTES)
+    except StrictJsonError as error:
         raise ConsentError(
             f"the consent record is not complete: {printable(str(error))}", reason="consent_malformed"
         ) from error
 
 
-def check(
-    record: ConsentRecord, *, now: datetime, site: str, unit: str, purpose: str, notice: NoticeId | None = None
-) -> None:
-    """Refuse unless ``record`` allows a reference at this unit, for this purpose, at this time.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a consent must name to hold at a unit; ``notice`` is the one that hangs there."""
 
-    ``notice`` is the one that hangs here. Raises ConsentError with the first thing that is missing. A unit whose clock
-    was never set refuses too: it cannot tell whether a consent is in force.
+    site: str
+    unit: str
+    purpose: str
+    notice: NoticeId | None = None
+
+
+def check(record: ConsentRecord, terms: Terms, *, now: datetime) -> None:
+    """Refuse unless ``record`` allows a reference on these terms, at this time.
+
+    Raises ConsentError with the first thing that is missing. A unit whose clock was never set refuses too: it cannot
+    tell whether a consent is in force.
     """
-    if record.site != site:
+    if record.site != terms.site:
         raise ConsentError(
             "the consent was given for another site: ask the person for this one", reason="consent_wrong_site"
         )
-    if unit not in record.units:
+    if terms.unit not in record.units:
         raise ConsentError(
-            f"the consent does not name unit {unit}: ask the person for this unit", reason="consent_wrong_unit"
+            f"the consent does not name unit {terms.unit}: ask the person for this unit", reason="consent_wrong_unit"
         )
-    if record.purpose.split() != purpose.split():
+    if record.purpose.split() != terms.purpose.split():
         raise ConsentError(
             "the consent was given for another purpose than this unit's: ask the person for this one",
             reason="consent_wrong_purpose",
         )
-    if notice is not None and notice != (record.notice_version, record.notice_digest):
+    if terms.notice is not None and terms.notice != (record.notice_version, record.notice_digest):
         raise ConsentError(
             "the consent names another notice than hangs at this unit: let the person read that one, and ask again",
             reason="consent_wrong_notice",

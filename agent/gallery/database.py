@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from agent.errors import PosternError, StorageError
 from agent.files import SECRET_MODE, destroy
 from agent.process_lock import ProcessLock
+from agent.sqlite import SqliteFile
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out
@@ -64,15 +64,32 @@ def _peek(path: Path, query: str, *parameters: object) -> tuple[Any, ...] | None
         return None
 
 
-class Database:
-    """An open gallery file. Every method raises StorageError, and then nothing was changed."""
+class GalleryFile(SqliteFile):
+    """An open gallery file; a transaction is durable."""
+
+    SENTENCE = "the gallery {path} {advice}"
+    ADVICE: ClassVar = {
+        **dict.fromkeys(
+            (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+            "has no room or its disk fails: free space or replace the disk, then try again",
+        ),
+        **dict.fromkeys(
+            (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+            "cannot be written: make the file and its folder writable for this service",
+        ),
+        **dict.fromkeys(
+            (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+            "is held by another program: end that program, then try again",
+        ),
+    }
+    DAMAGED = "is damaged: delete the file and enrol anew, there is no other copy of a reference by design"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        super().__init__(path)
         self._lock = ProcessLock(path)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, SECRET_MODE))
-            self._connection = self._open()
+            self.connection = self._open()
         except OSError as error:
             self._lock.release()
             raise StorageError(f"cannot open {path} ({error.strerror}): make its folder writable") from error
@@ -91,46 +108,20 @@ class Database:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def rows(self, query: str, *parameters: object) -> Iterator[tuple[Any, ...]]:
-        """Answer a query row by row; do not write before the last one was read."""
-        with self._explained():
-            yield from self._connection.execute(query, parameters)
-
-    def row(self, query: str, *parameters: object) -> tuple[Any, ...] | None:
-        """First row of the answer to a query, if any."""
-        with self._explained():
-            found: tuple[Any, ...] | None = self._connection.execute(query, parameters).fetchone()
-            return found
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit durably at the end of the block, or roll back and raise."""
-        with self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
     def rebuild(self) -> None:
         """Write the file anew from its rows; 100 references take a few milliseconds, and their size in memory."""
-        with self._explained():
-            self._connection.execute("VACUUM")
+        with self.explained():
+            self.connection.execute("VACUUM")
 
     def close(self) -> None:
         """Close the file and let other processes in."""
-        self._connection.close()
+        self.connection.close()
         self._lock.release()
 
     def _open(self) -> sqlite3.Connection:
-        with self._explained():
+        with self.explained():
             # Threads are kept apart by the store's lock.
-            connection = sqlite3.connect(
-                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 for pragma in (
                     "secure_delete=ON",
@@ -149,32 +140,8 @@ class Database:
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
-            raise StorageError(f"{self._path} was written by a newer version of this program: install that one again")
+            raise StorageError(f"{self.path} was written by a newer version of this program: install that one again")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError  # answered as other damage is
         # Reading rolled a hot journal back. One that is there still is cold, and SQLite would leave it with its pages.
-        destroy(self._path.with_name(f"{self._path.name}-journal"))
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn an error of SQLite into one that says what to do."""
-        try:
-            yield
-        except sqlite3.ProgrammingError:
-            raise  # a mistake in this program, not a fact about the disk
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            primary = None if code is None else code & 0xFF  # the high bits are SQLite's extended code
-            if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                problem = "has no room or its disk fails: free space or replace the disk, then try again"
-            elif primary in (
-                sqlite3.SQLITE_READONLY,
-                sqlite3.SQLITE_CANTOPEN,
-                sqlite3.SQLITE_PERM,
-            ):
-                problem = "cannot be written: make the file and its folder writable for this service"
-            elif primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                problem = "is held by another program: end that program, then try again"
-            else:
-                problem = "is damaged: delete the file and enrol anew, there is no other copy of a reference by design"
-            raise StorageError(f"the gallery {self._path} {problem}") from error
+        destroy(self.path.with_name(f"{self.path.name}-journal"))

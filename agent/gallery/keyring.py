@@ -13,10 +13,10 @@ removes the row, so a power cut leaves either the old state or the new one:
 
 ``settle`` runs again at each start and completes whatever was cut off.
 
-``Keyring`` is what the gallery asks for, so that a TPM or a secure element can stand in (two sealed
-slots). ``FileKeyring`` keeps 32 bytes in a file of mode 0600 that it overwrites before it unlinks. Said
-plainly: whoever copies the whole storage of a running unit has the file and can read the gallery, and
-flash wear levelling may keep a destroyed file's old block out of any program's reach.
+``FileKeyring`` keeps 32 bytes in a file of mode 0600 that it overwrites before it unlinks; a TPM or a secure
+element could stand in with the same four methods (two sealed slots). Said plainly: whoever copies the whole
+storage of a running unit has the file and can read the gallery, and flash wear levelling may keep a destroyed
+file's old block out of any program's reach.
 """
 
 from __future__ import annotations
@@ -24,33 +24,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from agent.errors import KeyStoreError
 from agent.files import destroy, fsync_folder, overwrite, read_secret, write_atomic
 from agent.gallery.template import KEY_BYTES, seal, unseal
 
 KEY_ID_BYTES = 16  # of SHA-256: names a key without telling anything about it
-
-
-class Keyring(Protocol):
-    """Holds one KEK, and for the length of an erasure two."""
-
-    def prepare(self) -> bytes:
-        """Make a new KEK durable beside the one in force; its id."""
-        ...
-
-    def settle(self, key_id: bytes) -> None:
-        """Destroy every KEK but ``key_id``; KeyStoreError when that one is not here."""
-        ...
-
-    def wrap(self, key_id: bytes, content: bytes, place: bytes) -> bytes:
-        """Seal ``content`` with KEK ``key_id``, bound to ``place``."""
-        ...
-
-    def unwrap(self, key_id: bytes, wrapped: bytes, place: bytes) -> bytes | None:
-        """Inverse of ``wrap``; None when key, content or place is not the one it was made with."""
-        ...
 
 
 class FileKeyring:
@@ -65,12 +44,14 @@ class FileKeyring:
         self._keys = {_key_id(key): key for file in (self._path, self._next) if (key := _read(file)) is not None}
 
     def prepare(self) -> bytes:
+        """Make a new KEK durable beside the one in force; its id."""
         key = self._random(KEY_BYTES)
         write_atomic(self._next, key)
         self._keys[_key_id(key)] = key
         return _key_id(key)
 
     def settle(self, key_id: bytes) -> None:
+        """Destroy every KEK but ``key_id``; KeyStoreError when that one is not here."""
         if key_id not in self._keys:
             raise KeyStoreError(
                 f"{self._path} is not the key of this gallery: put it back, or wipe the gallery and enrol anew"
@@ -85,9 +66,11 @@ class FileKeyring:
         self._keys = {key_id: self._keys[key_id]}
 
     def wrap(self, key_id: bytes, content: bytes, place: bytes) -> bytes:
+        """Seal ``content`` with KEK ``key_id``, bound to ``place``."""
         return seal(content, key=self._keys[key_id], place=place, random=self._random)
 
     def unwrap(self, key_id: bytes, wrapped: bytes, place: bytes) -> bytes | None:
+        """Inverse of ``wrap``; None when key, content or place is not the one it was made with."""
         return unseal(wrapped, key=self._keys[key_id], place=place)
 
 

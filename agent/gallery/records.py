@@ -49,7 +49,6 @@ class Held:
 
 
 def held(subject: SubjectId, model: str, record: EnrolmentRecord, deadline: Deadline, retention: Retention) -> Held:
-    """Put together what is held about ``subject``."""
     unused_by = deadline.last_used_on + timedelta(days=retention.unused_days)
     return Held(
         subject=subject,

@@ -22,20 +22,18 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 
 from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord, check
-from agent.gallery.database import Database
-from agent.gallery.keyring import Keyring
+from agent.gallery.consent import ConsentRecord, Terms, check
+from agent.gallery.database import GalleryFile
+from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord, Erased, Held, held
 from agent.gallery.references import References
 from agent.gallery.retention import UNSYNCED_GRACE, Deadline, Retention, due
 from agent.gallery.template import Vector, mean_reference
 from agent.gallery.vault import Entry, Vault
-from agent.protocol.names import NoticeId
 from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt, Sign, issue_receipt
 from agent.subject import SUBJECT_BYTES, SubjectId, subject_digest
 
@@ -46,7 +44,7 @@ MAX_SUBJECTS = 100_000
 class GalleryStore:
     """References in one SQLite file at ``path``, for one unit and one purpose.
 
-    ``sign`` makes a detached JWS of type ``erase.RECEIPT_TYPE``; ``notice`` is what consents must name. Opening
+    ``sign`` makes a detached JWS of type ``RECEIPT_TYPE``; ``terms`` are what consents must name. Opening
     completes what a power cut interrupted, and sweeps, unless it is opened to ``look_only``: whoever erases has to tell
     outbox and log of it. Raises StorageError (disk, damage, another process, another
     unit's file) and KeyStoreError (key is gone).
@@ -56,21 +54,15 @@ class GalleryStore:
         self,
         path: Path,
         *,
-        keyring: Keyring,
-        site: str,
-        unit: str,
-        purpose: str,
+        keyring: FileKeyring,
+        terms: Terms,
         clock: Clock,
         sign: Sign,
         retention: Retention | None = None,
-        notice: NoticeId | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
         look_only: bool = False,
     ) -> None:
-        self._site = site
-        self._unit = unit
-        self._purpose = purpose
-        self._notice = notice
+        self._terms = terms
         self._clock = clock
         self._sign = sign
         self._retention = retention or Retention()
@@ -82,10 +74,9 @@ class GalleryStore:
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
-        self._generation = 0
-        self._database = Database(path)
+        self._database = GalleryFile(path)
         try:
-            self._vault = Vault(self._database, keyring=keyring, site=site, unit=unit, random=random)
+            self._vault = Vault(self._database, keyring=keyring, site=terms.site, unit=terms.unit, random=random)
             self._load()
             if not look_only:
                 self.sweep(clock.now())
@@ -96,9 +87,7 @@ class GalleryStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -106,13 +95,7 @@ class GalleryStore:
         return len(self._entries)
 
     def __contains__(self, subject: object) -> bool:
-        """Whether a reference of ``subject`` is held."""
         return subject in self._entries
-
-    @property
-    def generation(self) -> int:
-        """Rises when ``references`` would answer differently than before."""
-        return self._generation
 
     @property
     def damaged(self) -> frozenset[SubjectId]:
@@ -158,7 +141,7 @@ class GalleryStore:
         """Refuse what ``enrol`` would refuse now, whatever the captures; raises ConsentError and RefusedError."""
         with self._lock:
             now = self._clock.now().astimezone(UTC)
-            check(consent, now=now, site=self._site, unit=self._unit, purpose=self._purpose, notice=self._notice)
+            check(consent, self._terms, now=now)
             if subject is not None and len(subject) != SUBJECT_BYTES:
                 raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole", reason="bad_subject")
             if subject is not None and (subject in self._doomed or self._tombstone(subject) is not None):
@@ -174,7 +157,7 @@ class GalleryStore:
                 )
 
     def references(self, model: str) -> References:
-        """Matrix of all references of ``model`` that may match now; ask again when ``generation`` has risen.
+        """Matrix of all references of ``model`` that may match now; ask again for each comparison.
 
         Templates of another model are left out: their subjects have to be enrolled again.
         """
@@ -274,7 +257,6 @@ class GalleryStore:
             self._vault.renew()
 
     def _load(self) -> None:
-        """Learn from the file what is held."""
         self._entries = {}
         for subject, entry, doomed in self._vault.entries():
             self._entries[subject] = entry
@@ -335,9 +317,8 @@ class GalleryStore:
         row = self._database.row("SELECT reason, erased_at FROM tombstones WHERE subject=?", digest)
         if row is None:
             return None
-        return issue_receipt(
-            subject=digest, site=self._site, unit=self._unit, reason=row[0], erased_at=row[1], sign=self._sign
-        )
+        site, unit = self._terms.site, self._terms.unit
+        return issue_receipt(subject=digest, site=site, unit=unit, reason=row[0], erased_at=row[1], sign=self._sign)
 
     def _exclude(self, excluded: AbstractSet[SubjectId]) -> None:
         """Blank their rows in every matrix that somebody still holds, and have the next one made anew."""
@@ -346,7 +327,6 @@ class GalleryStore:
             if alive is not None:
                 alive[[row for row, subject in enumerate(subjects) if subject in excluded]] = 0
         self._latest = None
-        self._generation += 1
 
     def _long_overdue(self, subject: SubjectId, entry: Entry, now: datetime) -> bool:
         """Withhold a reference that an unsynced clock calls overdue; whether it has done so for the whole grace."""

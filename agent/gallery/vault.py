@@ -27,14 +27,16 @@ from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import StorageError
-from agent.gallery.consent import ConsentRecord
-from agent.gallery.database import Database
-from agent.gallery.keyring import Keyring
+from agent.gallery.consent import MAX_CONSENT_BYTES, ConsentRecord
+from agent.gallery.database import GalleryFile
+from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord
 from agent.gallery.retention import Deadline
 from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
+from agent.strict_json import StrictJsonError, decode
 from agent.subject import SubjectId
 
+MAX_RECORD_BYTES = 2 * MAX_CONSENT_BYTES  # of what is sealed beside a template: the consent, and when
 REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it
 
 _SEALED = """
@@ -66,7 +68,7 @@ class Vault:
     """The sealed rows of one unit's gallery. Its caller keeps threads apart."""
 
     def __init__(
-        self, database: Database, *, keyring: Keyring, site: str, unit: str, random: Callable[[int], bytes]
+        self, database: GalleryFile, *, keyring: FileKeyring, site: str, unit: str, random: Callable[[int], bytes]
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -212,7 +214,7 @@ class Vault:
         """Turn every template by a new secret and seal it under new keys; what does not open stays shut for good."""
         with self.new_kek() as connection:
             kek, old = self._kek(), self._secret()
-            self._put_secret(connection, kek, self._random(KEY_BYTES))
+            self._put_keys(connection, kek, self._random(KEY_BYTES), self._consent_key())
             for subject, entry, doomed in list(self.entries()):
                 row = self._database.row(f"{_SEALED} AND subject=?", subject)
                 if row is None or doomed:
@@ -239,8 +241,7 @@ class Vault:
                 "INSERT INTO gallery (site, unit, kek, secret, consent_key) VALUES (?, ?, ?, ?, ?)",
                 (self._site, self._unit, kek, b"", b""),
             )
-            self._put_secret(connection, kek, self._random(KEY_BYTES))
-            self._put_consent_key(connection, kek, self._random(KEY_BYTES))
+            self._put_keys(connection, kek, self._random(KEY_BYTES), self._random(KEY_BYTES))
 
     def _rewrap(self, connection: sqlite3.Connection, old: bytes, new: bytes) -> None:
         secret, consent_key = self._secret(), self._consent_key()
@@ -256,8 +257,7 @@ class Vault:
                     rewrapped.append((self._keyring.wrap(new, dek, where), subject))
             connection.executemany("UPDATE keys SET wrapped=? WHERE subject=?", rewrapped)
         connection.execute("UPDATE gallery SET kek=?", (new,))
-        self._put_secret(connection, new, secret)
-        self._put_consent_key(connection, new, consent_key)
+        self._put_keys(connection, new, secret, consent_key)
 
     def _kek(self) -> bytes:
         row = self._database.row("SELECT kek FROM gallery")
@@ -279,13 +279,10 @@ class Vault:
             raise StorageError("the gallery's secret was altered: delete the file and enrol anew")
         return content
 
-    def _put_secret(self, connection: sqlite3.Connection, kek: bytes, secret: bytes) -> None:
-        wrapped = self._keyring.wrap(kek, secret, place(b"secret", self._unit.encode()))
-        connection.execute("UPDATE gallery SET secret=?", (wrapped,))
-
-    def _put_consent_key(self, connection: sqlite3.Connection, kek: bytes, key: bytes) -> None:
-        wrapped = self._keyring.wrap(kek, key, place(b"consent_key", self._unit.encode()))
-        connection.execute("UPDATE gallery SET consent_key=?", (wrapped,))
+    def _put_keys(self, connection: sqlite3.Connection, kek: bytes, secret: bytes, consent_key: bytes) -> None:
+        contents = ((b"secret", secret), (b"consent_key", consent_key))
+        wrapped = [self._keyring.wrap(kek, content, place(kind, self._unit.encode())) for kind, content in contents]
+        connection.execute("UPDATE gallery SET secret=?, consent_key=?", wrapped)
 
     def _mark(self, consent: ConsentRecord) -> bytes:
         message = b"postern/consent/v1" + consent.evidence_digest.encode()
@@ -300,7 +297,10 @@ class Vault:
 
     def _open_record(self, kek: bytes, row: _Row) -> EnrolmentRecord | None:
         content = self._open(kek, row, b"record", row.record)
-        return None if content is None else msgspec.json.decode(content, type=EnrolmentRecord)
+        try:
+            return None if content is None else decode(content, EnrolmentRecord, MAX_RECORD_BYTES)
+        except StrictJsonError:
+            return None
 
     def _open(self, kek: bytes, row: _Row, kind: bytes, sealed: bytes) -> bytes | None:
         if row.wrapped is None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions: comparison, threshold policy, votes, presence."""
+"""Decisions: probe of a visit, comparison, threshold policy, presence."""

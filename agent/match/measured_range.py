@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the gallery is one that the policy was measured for: beyond that, more strangers match than it promises."""
+"""Whether the policy's table reaches as far as the gallery: beyond that, more strangers match than it promises."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ log = logging.getLogger("postern")
 
 def shortfall(policy: Policy, size: int) -> str | None:
     """What is wrong with a gallery of ``size`` references under ``policy``, and what to do; None when nothing is."""
-    threshold = policy.threshold(size)
-    if threshold.measured:
+    threshold = policy.threshold(size, policy.probe.first)
+    if threshold.state != "beyond":
         return None
     return (
-        f"{size} people are enrolled, and the policy was measured for up to {policy.measured_references}: expect an"
-        f" FPIR of up to {threshold.fpir:.2g} instead of {policy.target_fpir:.2g}; calibrate it on more people, or"
-        " enrol fewer at this unit"
+        f"{size} people are enrolled, and the policy reaches up to {policy.covered_references}: expect an FPIR of up to"
+        f" {threshold.rate:.2g} instead of {policy.target_fpir:.2g}; calibrate it on more people, or enrol fewer at"
+        " this unit"
     )
 
 
 class MeasuredRange:
-    """Logs when the gallery leaves the measured range, and when it is back; each once."""
+    """Logs when the gallery leaves the range of the policy, and when it is back; each once."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -38,5 +38,5 @@ class MeasuredRange:
         if problem is not None and not self._beyond:
             log.warning("%s", problem)
         elif problem is None and self._beyond:
-            log.info("%d people are enrolled: the policy was measured for that", size)
+            log.info("%d people are enrolled: the policy reaches that far", size)
         self._beyond = problem is not None

@@ -1,88 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a comparison score is high enough: the threshold follows from the size of the gallery.
+"""When a decision is sure enough: the threshold follows from the gallery's size and from what was averaged.
 
-Comparing a stranger with N references gives N chances of a false match, so FPIR is about N times FMR
-(ISO/IEC 19795-1:2021 terms). The policy carries the tail of the impostor scores that was measured for one
-model, as pairs of FMR and threshold, and the target FPIR; the threshold for a gallery is read off that
-table. Beyond the table nothing was measured, so nothing is made up: the strictest measured threshold is
-used and the result says which FPIR that can be relied on for.
+A decision compares the mean of ``probes`` crops of one track with references that are means of ``captures`` captures.
+Averaging narrows a person's own scores, and raises those of some pairs of strangers, so each kind of decision has its
+own table (``agent.match.tail``). Comparing a stranger with N references gives N chances of a false match: FPIR is about
+N times FMR (ISO/IEC 19795-1:2021 terms). A track is compared up to ``Probing.looks`` times per attempt, and each look
+gets its share of the target FPIR, so that the attempt keeps it however alike its looks are (Bonferroni).
 
-A policy comes as a compact JWS (RFC 7515) by the site's key with the type ``postern-policy+jws``. An
-unsigned one, another key's, one signed for another use and one for another model are refused.
+The site chooses one of three target FPIRs; for each the policy says which FNIR was measured in galleries of which size.
+
+A policy comes as a compact JWS (RFC 7515) by the site's key with the type ``postern-policy+jws``. An unsigned one,
+another key's, one signed for another use, one for another model and one of an older version are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import rfc8785
 from msgspec import Meta
 
-from agent.errors import PolicyError, VerificationError
+from agent.errors import PolicyError, VerificationError, printable
 from agent.keys import PublicKey, SigningKey
+from agent.match.tail import Tail, Threshold
+from agent.protocol.names import Digest
+from agent.strict_json import StrictJsonError, decode
 
 POLICY_TYPE = "postern-policy+jws"
-MAX_POLICY_BYTES = 32 * 1024  # a table of 64 rows needs about 4 KiB
+MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed
 
-# Rule of three: with no error in n independent trials, the rate is below 3/n at 95 % (Hanley and
-# Lippman-Hand, JAMA 1983). A smaller FMR than that is not measured but hoped for.
-RULE_OF_THREE = 3.0
+TARGETS = (1e-2, 1e-3, 1e-4)  # FPIRs per attempt that a site may choose from
+SAME_FACE_FMR = 1e-3  # at which two single captures of an enrolment count as one face's: they are seconds apart
+MILLION = 1_000_000
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
-
-
-class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share ``fmr`` of the measured impostor scores reached ``threshold``."""
-
-    fmr: Annotated[float, Meta(gt=0, lt=1)]
-    threshold: Annotated[float, Meta(gt=-1, le=1)]
+Ppm = Annotated[int, Meta(ge=0, le=MILLION, description="parts per million")]
+Cosine = Annotated[float, Meta(ge=-1, le=1)]
 
 
-class Votes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``needed`` of the last ``of`` probes of a track must name the same subject, all within ``within_ms``."""
+class Probing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a track's crops become a probe: compared once ``first`` of them were gathered, again at ``most``.
 
-    needed: Annotated[int, Meta(ge=1, le=32)]
-    of: Annotated[int, Meta(ge=1, le=32)]
-    within_ms: Annotated[int, Meta(ge=100, le=10_000)]
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """The smallest comparison score that counts, and the FPIR that the measurement supports at it.
-
-    ``measured`` is false when the gallery needs a smaller FMR than was ever measured: ``value`` is then the
-    strictest one of the table and ``fpir`` is above the target.
+    They are ``spacing_ms`` apart at least. A crop whose mirror image embeds with a cosine below ``mirror`` is not used;
+    one whose cosine to the mean so far is below ``agreement`` is another face.
     """
 
-    value: float
-    fpir: float
-    measured: bool
+    first: Annotated[int, Meta(ge=1, le=16)]
+    most: Annotated[int, Meta(ge=1, le=16)]
+    spacing_ms: Annotated[int, Meta(ge=20, le=2000)]
+    mirror: Cosine
+    agreement: Cosine
+
+    @property
+    def looks(self) -> int:
+        """Comparisons per attempt at most."""
+        return 1 if self.first == self.most else 2
+
+
+class Misses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """FNIR of a decision in galleries of ``gallery`` people at ``target`` FPIR, with its 95 % interval over people."""
+
+    target: Annotated[float, Meta(gt=0, lt=0.1)]
+    gallery: Annotated[int, Meta(ge=1, le=MILLION)]
+    fnir_ppm: Ppm
+    low_ppm: Ppm
+    high_ppm: Ppm
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was measured of means of ``probes`` crops against means of ``captures``; ``people`` were searched for."""
+
+    probes: Annotated[int, Meta(ge=1, le=16)]
+    captures: Annotated[int, Meta(ge=1, le=16)]
+    impostors: Tail
+    people: Annotated[int, Meta(ge=0)]
+    misses: Annotated[tuple[Misses, ...], Meta(max_length=32)]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How sure a match must be, for one model. ``impostor_pairs`` is how many comparisons the table rests on."""
+    """How sure a match must be, for one model.
 
-    version: Literal[1]
+    Among ``decisions`` is that of one capture against one, by which an enrolment tells faces apart. Those with
+    ``captures`` captures are the unit's: the fewest that a reference has. Captures of one session are more alike than
+    the pictures of different days that were measured: five of them are no more than that.
+    """
+
+    version: Literal[2]
     model: Digest
     target_fpir: Annotated[float, Meta(gt=0, lt=0.1)]
-    impostor_pairs: Annotated[int, Meta(ge=1)]
-    impostor_tail: Annotated[tuple[TailPoint, ...], Meta(min_length=2, max_length=64)]
     margin: Annotated[float, Meta(ge=0, le=1)]
-    votes: Votes
+    probe: Probing
+    captures: Annotated[int, Meta(ge=1, le=16)]
+    decisions: Annotated[tuple[Decision, ...], Meta(min_length=1, max_length=16)]
 
     def __post_init__(self) -> None:
-        for a, b in pairwise(self.impostor_tail):
-            if not (a.fmr > b.fmr and a.threshold < b.threshold):
-                raise ValueError("impostor_tail must run from a large fmr and low threshold to a small and high one")
-        if self.impostor_tail[-1].fmr * self.impostor_pairs < RULE_OF_THREE:
-            raise ValueError("impostor_tail claims a smaller fmr than impostor_pairs can support (rule of three)")
-        if self.votes.needed > self.votes.of:
-            raise ValueError("votes.needed is larger than votes.of")
+        if self.target_fpir not in TARGETS:
+            raise ValueError(f"target_fpir must be one of {', '.join(f'{t:g}' for t in TARGETS)}")
+        if self.probe.first > self.probe.most:
+            raise ValueError("probe.first is larger than probe.most")
+        if not any(one.captures == self.captures and one.probes <= self.probe.first for one in self.decisions):
+            raise ValueError("decisions say nothing about so few probes as probe.first against so many captures")
+        if not any((one.probes, one.captures) == (1, 1) for one in self.decisions):
+            raise ValueError("decisions say nothing about one probe against one capture")
 
     @property
     def digest(self) -> str:
@@ -90,31 +110,56 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
 
     @property
+    def same_face(self) -> float:
+        """Comparison score from which two single captures are of one face."""
+        return self.single.threshold(SAME_FACE_FMR).value
+
+    @property
+    def single(self) -> Tail:
+        """The impostor tail of one crop against one capture."""
+        return next(one.impostors for one in self.decisions if (one.probes, one.captures) == (1, 1))
+
+    @property
     def measured_references(self) -> int:
-        """How many references the measurement covers: in a larger gallery the target FPIR cannot be relied on."""
-        most = round(self.target_fpir / self.impostor_tail[-1].fmr)
-        return most if most < 1 or self.threshold(most).measured else most - 1
+        """Up to how many references the threshold was measured, and not extrapolated; 0: it never was."""
+        return self._most(self.decision(self.probe.first).impostors.measured_to)
+
+    @property
+    def covered_references(self) -> int:
+        """Up to how many references there is a threshold that keeps the target FPIR, measured or extrapolated."""
+        return self._most(self.decision(self.probe.first).impostors.points[-1].fmr)
 
     def canonical(self) -> bytes:
         """Bytes that are signed: canonical JSON (RFC 8785)."""
         return rfc8785.dumps(msgspec.to_builtins(self))
 
-    def threshold(self, gallery_size: int) -> Threshold:
-        """Threshold at which a gallery of ``gallery_size`` references keeps the target FPIR.
+    def threshold(self, gallery_size: int, probes: int) -> Threshold:
+        """Threshold at which a gallery of ``gallery_size`` keeps the target FPIR for a mean of ``probes`` crops.
 
-        Between two measured points the threshold is taken linear in log FMR, as the tail of a cosine
-        distribution nearly is. A target laxer than the first point uses the first point.
+        ``rate`` is the FPIR of the whole attempt.
         """
-        size = max(gallery_size, 1)
-        wanted = self.target_fpir / size
-        first, last = self.impostor_tail[0], self.impostor_tail[-1]
-        if wanted >= first.fmr:
-            return Threshold(first.threshold, size * first.fmr, measured=True)
-        if wanted < last.fmr:
-            return Threshold(last.threshold, min(size * last.fmr, 1.0), measured=False)
-        a, b = next(pair for pair in pairwise(self.impostor_tail) if wanted >= pair[1].fmr)
-        share = math.log(a.fmr / wanted) / math.log(a.fmr / b.fmr)
-        return Threshold(a.threshold + share * (b.threshold - a.threshold), self.target_fpir, measured=True)
+        looks, size = self.probe.looks, max(gallery_size, 1)
+        found = self.decision(probes).impostors.threshold(self.target_fpir / looks / size)
+        return Threshold(found.value, min(found.rate * size * looks, 1.0), found.state)
+
+    def misses(self, gallery_size: int) -> Misses | None:
+        """The FNIR that was measured for the first look in the next larger gallery; None beyond the largest one."""
+        fitting = [
+            one
+            for one in self.decision(self.probe.first).misses
+            if one.gallery >= gallery_size and one.target == self.target_fpir
+        ]
+        return min(fitting, key=lambda one: one.gallery, default=None)
+
+    def decision(self, probes: int) -> Decision:
+        """What was measured of means of ``probes`` crops, or of the next fewer; at worst of the fewest."""
+        known = sorted((one for one in self.decisions if one.captures == self.captures), key=lambda one: one.probes)
+        return next((one for one in reversed(known) if one.probes <= probes), known[0])
+
+    def _most(self, fmr: float) -> int:
+        """Largest gallery that needs no smaller FMR than ``fmr``; the same arithmetic as ``threshold``."""
+        most = round(self.target_fpir / self.probe.looks / fmr)
+        return most if most < 1 or self.target_fpir / self.probe.looks / most >= fmr else most - 1
 
 
 def parse_policy(content: bytes) -> Policy:
@@ -122,9 +167,23 @@ def parse_policy(content: bytes) -> Policy:
     if len(content) > MAX_POLICY_BYTES:
         raise PolicyError(f"the policy is longer than {MAX_POLICY_BYTES} bytes: this is not a matching policy")
     try:
-        return msgspec.json.decode(content, type=Policy)
-    except msgspec.MsgspecError as error:
-        raise PolicyError(f"the policy is not acceptable: {error}; calibrate it again for this version") from error
+        return decode(content, Policy, MAX_POLICY_BYTES, floats=True)
+    except StrictJsonError as error:
+        if _version(content) == 1:
+            raise PolicyError(
+                "the policy is of version 1, which was measured on single pictures: have the site sign the policy that"
+                " comes with this version (postern site policy models/policy.json) and install that"
+            ) from error
+        raise PolicyError(
+            f"the policy is not acceptable: {printable(str(error))}; calibrate it again for this version"
+        ) from error
+
+
+def _version(content: bytes) -> object:
+    try:
+        return decode(content, dict[str, Any], MAX_POLICY_BYTES, floats=True).get("version")
+    except StrictJsonError:
+        return None
 
 
 def sign_policy(policy: Policy, key: SigningKey) -> str:

@@ -62,8 +62,6 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The broker's answer to one PUBLISH."""
-
     mid: int
     reason: int
 
@@ -74,8 +72,6 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One received message."""
-
     topic: str
     payload: bytes
     retained: bool
@@ -84,8 +80,6 @@ class Incoming:
 
 @dataclass(slots=True)
 class Polled:
-    """What arrived since the last poll."""
-
     acks: list[Ack] = field(default_factory=list)
     messages: list[Incoming] = field(default_factory=list)
 
@@ -326,41 +320,35 @@ class Connection:
             self._lost = reason
 
     def _on_connect(
-        self, client: paho.Client, userdata: object, flags: object, reason: ReasonCode, properties: Properties | None
+        self, _client: object, _userdata: object, _flags: object, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        del client, userdata, flags
         self._connack = reason.value
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
         self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
 
     def _on_disconnect(
-        self, client: paho.Client, userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, properties: object
+        self, _client: object, _userdata: object, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: object
     ) -> None:
-        del client, userdata, properties
         if flags.is_disconnect_packet_from_server:
             self._note_loss(reason.value)
         else:
             self._note_loss(KEEPALIVE_TIMEOUT if reason.value == KEEPALIVE_TIMEOUT else CONNECTION_LOST)
 
     def _on_publish(
-        self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: object
+        self, _client: object, _userdata: object, mid: int, reason: ReasonCode, _properties: object
     ) -> None:
-        del client, userdata, properties
         self._acks.append(Ack(mid, reason.value))
 
     def _on_subscribe(
-        self, client: paho.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: object
+        self, _client: object, _userdata: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        del client, userdata, properties
         self._granted[mid] = tuple(reason.value for reason in reasons)
 
-    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
-        del client, userdata
+    def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         mid = message.mid if message.qos else 0
         self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, mid))
 
-    def _on_log(self, client: paho.Client, userdata: object, level: int, text: str) -> None:
-        del client, userdata
+    def _on_log(self, _client: object, _userdata: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:
             self._log.append(text)
 

@@ -11,8 +11,6 @@ from agent.mqtt.connection import BrokerSettings, Polled, Will
 
 
 class Link(Protocol):
-    """What the uplink needs of a ``Connection``: a rig passes in one that fails on command."""
-
     receive_maximum: int | None
 
     def open(self) -> None: ...

@@ -53,7 +53,7 @@ Purpose: {purpose}
 
 | risk | what the unit does | what is left | accepted by |
 |---|---|---|---|
-| somebody is taken for somebody else | threshold for this gallery's size from a signed policy, votes over several frames, a margin | {doors} | <name> |
+| somebody is taken for somebody else | threshold for this gallery's size from a signed policy, the mean of several crops that agree, a margin | {doors} | <name> |
 | some groups fail more often | the model card states measured rates | <measured here, with whom> | <name> |
 | a photograph is shown | events say `liveness: not_checked` | a good print can pass: <second factor?> | <name> |
 | the picture is replaced on its way | {injection} | <physical access to camera and cable> | <name> |

@@ -36,8 +36,6 @@ def make_match(
     model: str,
     now: datetime,
     clock: ClockState,
-    method: Literal["face", "token"] = "face",
-    liveness: Literal["not_checked", "passed"] = "not_checked",
     time_step_s: int = 1,
 ) -> Draft:
     """Draft for a match; ``subject`` and ``epoch`` come from ``EpochKeys.pseudonym``, never the subject id itself."""
@@ -46,8 +44,8 @@ def make_match(
         "audience": audience,
         "epoch": epoch,
         "zone": match.zone,
-        "method": method,
-        "liveness": liveness,
+        "method": "face",
+        "liveness": "not_checked",
         "policy": policy,
         "model": model,
     }
@@ -65,7 +63,6 @@ def make_presence(
     clock: ClockState,
     time_step_s: int = 1,
 ) -> Draft:
-    """Draft for a coming or going."""
     facts = {"state": state, "subject": subject, "audience": audience, "epoch": epoch, "zone": zone}
     return Draft("presence", round_down(now, time_step_s), clock, facts)
 

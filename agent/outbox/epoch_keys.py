@@ -13,9 +13,10 @@ import msgspec
 
 from agent.clock import ClockState
 from agent.errors import KeyStoreError
-from agent.files import overwrite, read_secret, replace, write_atomic
+from agent.files import MAX_SECRET_BYTES, overwrite, read_secret, replace, write_atomic
 from agent.keys import encode_base64url
 from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
+from agent.strict_json import StrictJsonError, decode
 
 
 class _Held(NamedTuple):
@@ -24,8 +25,6 @@ class _Held(NamedTuple):
 
 
 class EpochKeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Content of ``epoch-keys.json``."""
-
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
     keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=512)]
 
@@ -133,8 +132,8 @@ def save(path: Path, keys: Iterable[EpochKey]) -> None:
 
 def _read(path: Path) -> tuple[EpochKey, ...]:
     try:
-        return msgspec.json.decode(read_secret(path), type=EpochKeyFile).keys
-    except msgspec.DecodeError:
+        return decode(read_secret(path), EpochKeyFile, MAX_SECRET_BYTES).keys
+    except StrictJsonError:
         raise KeyStoreError(f"{path} is damaged: issue the epoch keys again") from None
 
 

@@ -19,47 +19,28 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import NamedTuple, Self, TypeVar, get_args
 
 import msgspec
 import rfc8785
 
 from agent.clock import Clock
 from agent.errors import StorageError, printable
+from agent.keys import SigningKey
 from agent.outbox.draft import Draft, assemble, make_loss
-from agent.outbox.storage import Database, is_full
-from agent.protocol.event import (
-    FIRST_PREV,
-    MAX_EVENT_BYTES,
-    SIGNATURE_TYPE,
-    Event,
-    Kind,
-    LossReason,
-    Lost,
-    canonical,
-    digest,
-)
+from agent.outbox.storage import OutboxFile, is_full
+from agent.protocol import event
 
 MAX_ROWS = 50_000  # a day offline at one event every two seconds
 MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest
-EVICTION_ORDER: tuple[Kind, ...] = ("presence", "unit", "match")  # what a door's owner can do without first
+EVICTION_ORDER: tuple[event.Kind, ...] = ("presence", "unit", "match")  # what a door's owner can do without first
 MAX_PENDING = 1000  # rows per call, 4 MB at the most
 RETRY_S = (30.0, 3600.0)  # shortest and longest pause of a parked row: an ACL is corrected by a person
 TIDY_EVERY_S = 60.0  # emptying the log costs some writes; once a minute wears no card out
 OWNER_LABEL = b"postern/outbox/owner/v1"
 
 T = TypeVar("T")
-
-
-class Signer(Protocol):
-    """What the outbox needs of the unit's key."""
-
-    def sign_detached(self, payload: bytes, *, typ: str) -> str: ...
-
-    def derive(self, label: bytes) -> bytes: ...
 
 
 class Head(NamedTuple):
@@ -74,9 +55,8 @@ class Row:
     """An event that waits. ``created_ns`` is comparable with the monotonic clock only when ``this_run``."""
 
     seq: int
-    kind: Kind
+    kind: event.Kind
     payload: bytes
-    created: datetime
     created_ns: int
     this_run: bool
     attempts: int
@@ -93,7 +73,7 @@ class Outbox:
         self,
         path: Path,
         *,
-        signer: Signer,
+        signer: SigningKey,
         source: str,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
@@ -109,7 +89,7 @@ class Outbox:
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
         """
-        if max_rows < 1 or max_bytes < MAX_EVENT_BYTES:
+        if max_rows < 1 or max_bytes < event.MAX_EVENT_BYTES:
             raise ValueError("the outbox must have room for one event")
         self._signer = signer
         self._source = source
@@ -119,10 +99,10 @@ class Outbox:
         self._max_bytes = max_bytes
         self._time_step_s = time_step_s
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
-        self._grown = threading.Condition()  # also the lock of everything below
+        self._lock = threading.RLock()
         self._tidied_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
-        self._db = Database(path)
+        self._db = OutboxFile(path)
         try:
             self._with_reserve(self._adopt)
         except BaseException:
@@ -132,46 +112,35 @@ class Outbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, draft: Draft, kind: Kind | None = None, *, owner: bytes | None = None) -> int:
+    def append(self, draft: Draft, *, owner: bytes | None = None) -> int:
         """Give an event its ``seq``, chain, sign and store it; it is durable when this returns.
 
-        ``kind`` is checked against the draft when given. ``owner`` stands for the subject behind the event: only
-        a keyed digest of it is kept, by which ``erase`` finds the row. Raises StorageError when it cannot be
-        stored: then nothing was changed and no number was used. ValueError when the draft has a field that
-        an event must not have.
+        ``owner`` stands for the subject behind the event: only a keyed digest of it is kept, by which ``erase``
+        finds the row. Raises StorageError when it cannot be stored: then nothing was changed and no number was
+        used. ValueError when the draft has a field that an event must not have.
         """
-        if kind is not None and kind != draft.kind:
-            raise ValueError(f"this draft is a {draft.kind}, not a {kind}")
-        with self._grown:
-            with self._db.transaction(durable=True) as db:
-                seq = self._store(db, draft, owner=self._owner_tag(owner))
-                if self._make_room(db):
-                    self._own_up(db)
-            self._grown.notify_all()
+        with self._lock, self._db.commit(durable=True) as db:
+            seq = self._store(db, draft, owner=self._owner_tag(owner))
+            if self._make_room(db):
+                self._own_up(db)
             return seq
 
     def pending(self, limit: int, *, after: int = 0) -> list[Row]:
         """Return up to ``limit`` rows beyond ``after`` in order of ``seq``; parked rows are left out until due."""
         limit = min(limit, MAX_PENDING)
         now_ns = self._clock.monotonic_ns()
-        columns = "SELECT seq, kind, payload, created, created_ns, run = ?, attempts FROM event"
-        with self._grown, self._db.explained():
-            select = self._db.connection.execute
-            found = select(
-                f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?", (self.boot, after, limit)
-            ).fetchall()
-            found += select(
-                f"{columns} WHERE due_ns > 0 AND due_ns <= ? AND seq > ? ORDER BY due_ns LIMIT ?",
-                (self.boot, now_ns, after, limit),
-            ).fetchall()
+        columns = "SELECT seq, kind, payload, created_ns, run = ?, attempts FROM event"
+        fresh = f"{columns} WHERE due_ns = 0 AND seq > ? ORDER BY seq LIMIT ?"
+        due = f"{columns} WHERE due_ns > 0 AND due_ns <= ? AND seq > ? ORDER BY due_ns LIMIT ?"
+        with self._lock:
+            found = list(self._db.rows(fresh, self.boot, after, limit))
+            found += self._db.rows(due, self.boot, now_ns, after, limit)
         rows = [
-            Row(seq, kind, payload, datetime.fromisoformat(created), created_ns, bool(this_run), attempts)
-            for seq, kind, payload, created, created_ns, this_run, attempts in sorted(found)
+            Row(seq, kind, payload, created_ns, bool(this_run), attempts)
+            for seq, kind, payload, created_ns, this_run, attempts in sorted(found)
         ]
         return rows[:limit]
 
@@ -181,7 +150,7 @@ class Outbox:
         Not fsynced by itself: after a power cut the broker may get an event again, which a verifier sees as
         a duplicate. A full disk does not stop this.
         """
-        with self._grown:
+        with self._lock:
             reported = self._with_reserve(lambda: self._remove_acked(seqs))
             if reported:
                 self._with_reserve(self._own_up_durably)
@@ -190,7 +159,7 @@ class Outbox:
 
     def parked(self, seq: int, reason: str) -> None:
         """Keep a row that the broker refused out of ``pending`` for a while, longer each time, with its reason."""
-        with self._grown:
+        with self._lock:
             self._with_reserve(lambda: self._park(seq, printable(reason)))
 
     def erase(self, *owners: bytes) -> int:
@@ -200,42 +169,36 @@ class Outbox:
         power cut interrupted.
         """
         tags = {self._owner_tag(owner) for owner in owners}
-        with self._grown:
+        with self._lock:
             removed = self._with_reserve(lambda: self._erase(tags))
             self._db.tidy()
-            self._grown.notify_all()
             return removed
-
-    def wait(self, after: int, timeout_s: float) -> bool:
-        """Block until an event beyond ``after`` was appended, at most ``timeout_s``; false when there was none."""
-        with self._grown:
-            return self._grown.wait_for(lambda: self._head().seq > after, timeout_s)
 
     def head(self) -> Head:
         """Return the newest event's place in the chain; health carries it, so that a cut tail is noticed."""
-        with self._grown:
+        with self._lock:
             return self._head()
 
     def depth(self) -> int:
-        """Count the waiting events."""
-        with self._grown, self._db.explained():
-            return int(self._db.connection.execute("SELECT count(*) FROM event").fetchone()[0])
+        with self._lock:
+            ((count,),) = self._db.rows("SELECT count(*) FROM event")
+            return int(count)
 
     def parked_reasons(self) -> dict[str, int]:
         """Count the parked rows by reason."""
-        with self._grown, self._db.explained():
-            query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
-            return dict(self._db.connection.execute(query).fetchall())
+        query = "SELECT reason, count(*) FROM event WHERE due_ns > 0 GROUP BY reason"
+        with self._lock:
+            return dict(self._db.rows(query))
 
     def close(self) -> None:
         """Let go of the file; everything appended stays in it."""
-        with self._grown:
+        with self._lock:
             self._db.close()
 
     def _adopt(self) -> None:
         """Make sure that the file is this unit's, and let every parked row be tried again after a restart."""
-        with self._db.transaction(durable=True) as db:
-            db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, FIRST_PREV))
+        with self._db.commit(durable=True) as db:
+            db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, event.FIRST_PREV))
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
                 raise StorageError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
@@ -243,17 +206,17 @@ class Outbox:
             self._own_up(db)
 
     def _head(self) -> Head:
-        with self._db.explained():
-            return Head(*self._db.connection.execute("SELECT seq, digest FROM head").fetchone())
+        (head,) = self._db.rows("SELECT seq, digest FROM head")
+        return Head(*head)
 
     def _store(
-        self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: LossReason | None = None
+        self, db: sqlite3.Connection, draft: Draft, *, owner: bytes | None = None, loss: event.LossReason | None = None
     ) -> int:
         head = self._head()
         seq = head.seq + 1
         members = assemble(draft, source=self._source, boot=self.boot, seq=seq, prev=head.digest)
-        signed = canonical(members)
-        members["sig"] = self._signer.sign_detached(signed, typ=SIGNATURE_TYPE)
+        signed = event.canonical(members)
+        members["sig"] = self._signer.sign_detached(signed, typ=event.SIGNATURE_TYPE)
         payload = rfc8785.dumps(members)
         _check(members, payload)
         db.execute(
@@ -272,7 +235,8 @@ class Outbox:
         # Loss events do not count: they are few, and dropping one to make room would cause another.
         counted = (1, len(payload)) if loss is None else (0, 0)
         db.execute(
-            "UPDATE head SET seq = ?, digest = ?, rows = rows + ?, bytes = bytes + ?", (seq, digest(signed), *counted)
+            "UPDATE head SET seq = ?, digest = ?, rows = rows + ?, bytes = bytes + ?",
+            (seq, event.digest(signed), *counted),
         )
         return seq
 
@@ -296,7 +260,7 @@ class Outbox:
                     break
                 yield oldest[0]
 
-    def _lose(self, db: sqlite3.Connection, seq: int, reason: LossReason) -> None:
+    def _lose(self, db: sqlite3.Connection, seq: int, reason: event.LossReason) -> None:
         self._remove(db, seq)
         db.execute(
             "INSERT INTO lost VALUES (?1, ?2, ?2, 1) ON CONFLICT (reason) DO UPDATE SET"
@@ -319,28 +283,27 @@ class Outbox:
         query = (
             "SELECT first, last, count FROM lost WHERE reason = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE loss = ?1)"
         )
-        for reason in get_args(LossReason):
+        for reason in get_args(event.LossReason):
             found = db.execute(query, (reason,)).fetchone()
             if found is None:
                 continue
             first, last, count = found
-            lost = Lost(first=first, last=last, count=count, reason=reason)
+            lost = event.Lost(first=first, last=last, count=count, reason=reason)
             draft = make_loss(lost, now=self._clock.now(), clock=self._clock.state(), time_step_s=self._time_step_s)
             db.execute("DELETE FROM lost WHERE reason = ?", (reason,))
             self._store(db, draft, loss=reason)
 
     def _remove_acked(self, seqs: tuple[int, ...]) -> bool:
-        with self._db.transaction(durable=False) as db:
+        with self._db.commit(durable=False) as db:
             reported = [self._remove(db, seq) for seq in seqs]
         return any(reported)
 
     def _own_up_durably(self) -> None:
-        with self._db.transaction(durable=True) as db:
+        with self._db.commit(durable=True) as db:
             self._own_up(db)
-        self._grown.notify_all()
 
     def _park(self, seq: int, reason: str) -> None:
-        with self._db.transaction(durable=False) as db:
+        with self._db.commit(durable=False) as db:
             found = db.execute("SELECT attempts FROM event WHERE seq = ?", (seq,)).fetchone()
             if found is None:
                 return
@@ -353,7 +316,7 @@ class Outbox:
             )
 
     def _erase(self, tags: set[bytes | None]) -> int:
-        with self._db.transaction(durable=True) as db:
+        with self._db.commit(durable=True) as db:
             owned = db.execute("SELECT seq, owner FROM event WHERE owner IS NOT NULL ORDER BY seq")
             seqs = [seq for seq, owner in owned if owner in tags]
             for seq in seqs:
@@ -376,8 +339,7 @@ class Outbox:
     def _is_tidy_time(self) -> bool:
         now_ns = self._clock.monotonic_ns()
         due = now_ns - self._tidied_ns >= TIDY_EVERY_S * 1e9
-        with self._db.explained():
-            empty = self._db.connection.execute("SELECT 1 FROM event LIMIT 1").fetchone() is None
+        empty = self._db.row("SELECT 1 FROM event LIMIT 1") is None
         if due and empty:
             self._tidied_ns = now_ns
         return due and empty
@@ -385,9 +347,9 @@ class Outbox:
 
 def _check(members: object, payload: bytes) -> None:
     """Refuse to sign away anything but an event: what does not fit the types does not leave."""
-    if len(payload) > MAX_EVENT_BYTES:
-        raise ValueError(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+    if len(payload) > event.MAX_EVENT_BYTES:
+        raise ValueError(f"an event is longer than {event.MAX_EVENT_BYTES} bytes")
     try:
-        msgspec.convert(members, Event)
+        msgspec.convert(members, event.Event)
     except msgspec.ValidationError as error:
         raise ValueError(f"this is not an event: {error}") from error

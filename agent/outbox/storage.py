@@ -14,9 +14,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from agent.errors import StorageError
 from agent.files import SECRET_MODE, fsync_folder
+from agent.sqlite import SqliteFile
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1
@@ -56,31 +58,37 @@ CREATE TABLE lost (
 ) STRICT;
 """
 
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full: free space on it",
-    sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
-    sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
-    sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
-    sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
-    sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
-}
-_DAMAGED = (
-    "it is damaged: move it away for an examiner and give the unit a new event key, because a sequence number"
-    " must never be used twice"
-)
 
-
-class Database:
+class OutboxFile(SqliteFile):
     """An exclusive connection. Not thread-safe: the outbox serialises its calls."""
+
+    SENTENCE = "the outbox {path} cannot be used: {advice}"
+    ADVICE: ClassVar = {
+        sqlite3.SQLITE_FULL: "the disk is full: free space on it",
+        sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
+        sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
+        sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
+    }
+    DAMAGED = (
+        "it is damaged: move it away for an examiner and give the unit a new event key, because a sequence number"
+        " must never be used twice"
+    )
 
     def __init__(self, path: Path) -> None:
         """Open or create; StorageError when it is held, damaged, foreign or cannot be written."""
-        self.path = path
+        super().__init__(path)
         self._reserve = path.with_name(path.name + ".reserve")
-        with self.explained():
+        try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
             fsync_folder(path.parent)  # a new file's name must survive a power cut as its first commit does
+        except OSError as error:
+            raise StorageError(
+                f"the outbox {path} cannot be used ({error.strerror}): make its folder exist and writable"
+            ) from error
+        with self.explained():
             self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
         try:
             with self.explained():
@@ -108,21 +116,15 @@ class Database:
         if found != (APPLICATION_ID, SCHEMA_VERSION):
             raise StorageError(f"{self.path} is not an outbox of this version: give the path of the unit's outbox")
         if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise StorageError(f"the outbox {self.path} cannot be used: {_DAMAGED}")
+            raise sqlite3.DatabaseError  # answered as other damage is
 
     @contextlib.contextmanager
-    def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+    def commit(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         """One transaction; when ``durable`` it is on disk before this returns, else before the next durable one."""
         with self.explained():
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self.connection
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
+        with self.transaction() as connection:
+            yield connection
 
     def tidy(self) -> None:
         """Shrink the file, move the log into it and empty the log, so that removed rows leave no image anywhere."""
@@ -158,20 +160,6 @@ class Database:
         """Empty the log and let go of the file."""
         with self.explained():
             self.connection.close()
-
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn what the disk says into a StorageError that says what to do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            # The low byte is the class of an extended code (sqlite.org/rescode.html).
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-            raise StorageError(f"the outbox {self.path} cannot be used: {_ADVICE.get(code, _DAMAGED)}") from error
-        except OSError as error:
-            raise StorageError(
-                f"the outbox {self.path} cannot be used ({error.strerror}): make its folder exist and writable"
-            ) from error
 
 
 def is_full(error: StorageError) -> bool:

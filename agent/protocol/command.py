@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signed command and its answer, as both ends read them."""
+"""A signed command, as both ends read it; its answer is ``response``'s."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,6 @@ from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-command+jws"
 MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500
-MAX_RESPONSE_BYTES = 16 * 1024  # a gallery status of 100 subjects; also what a small broker lets pass
 VERBS = (
     "health",
     "enrol/begin",
@@ -44,33 +43,3 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     transaction: Transaction
     args: dict[str, Any] = {}
     nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")] | None = None
-
-
-class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The answer; ``transaction`` is None when no signature vouched for one."""
-
-    status: Literal["ok", "error"]
-    transaction: str | None
-    error: str | None = None
-    message: str | None = None
-    nonce: str | None = None
-    data: dict[str, Any] | None = None
-
-
-def encode_response(
-    transaction: str | None, data: dict[str, Any] | None, failure: tuple[str, str] | None, nonce: str | None = None
-) -> bytes:
-    """Write an answer: ``data``, or why there is none as (code, sentence)."""
-    if failure is None:
-        try:
-            answer = msgspec.json.encode(Response(status="ok", transaction=transaction, data=data))
-        except (TypeError, ValueError):
-            failure = ("fault", "the answer cannot be encoded: report this")
-        else:
-            if len(answer) <= MAX_RESPONSE_BYTES:
-                return answer
-            failure = ("too_large", f"done, but the answer is longer than {MAX_RESPONSE_BYTES} bytes")
-    error, message = failure
-    return msgspec.json.encode(
-        Response(status="error", transaction=transaction, error=error, message=message, nonce=nonce)
-    )

@@ -103,7 +103,7 @@ def open_epoch_keys(
         raise VerificationError("not_for_us", "the epoch keys were not sealed to this unit: issue them again") from None
     try:
         payload = site_key.verify(token, typ=EPOCH_KEYS_TYPE)
-        issued = msgspec.convert(strict_json.loads(payload, limit=MAX_SEALED_BYTES), IssuedKeys)
+        issued = strict_json.decode(payload, IssuedKeys, MAX_SEALED_BYTES)
     except ValueError:
         raise VerificationError("malformed", "the epoch keys are not readable: issue them again") from None
     if (issued.site, issued.unit) != (site, unit) or any(key.site != site for key in issued.keys):

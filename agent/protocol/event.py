@@ -18,19 +18,7 @@ import msgspec
 import rfc8785
 
 from agent.clock import ClockState
-from agent.protocol.names import (
-    Boot,
-    Digest,
-    Epoch,
-    EventId,
-    Name,
-    Sequence,
-    Signature,
-    Source,
-    Subject,
-    Time,
-    parse_time,
-)
+from agent.protocol import names
 
 Kind = Literal["match", "presence", "unit"]
 Condition = Literal["camera_lost", "camera_back", "tamper", "clock_step", "storage_low", "loss", "started", "stopping"]
@@ -52,17 +40,17 @@ FIRST_PREV = "sha256:" + "0" * 64  # what the first event of a unit's life says 
 class _Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="event_type"):
     """What every event says about its place in the unit's life."""
 
-    boot: Boot  # random per run of the agent
-    seq: Sequence  # rises by one per event over the unit's life
-    prev: Digest  # SHA-256 of the bytes under the signature of event seq-1
+    boot: names.Boot  # random per run of the agent
+    seq: names.Sequence  # rises by one per event over the unit's life
+    prev: names.Digest  # SHA-256 of the bytes under the signature of event seq-1
     clock: ClockState  # whether ``time`` can be believed
 
 
 class _AboutSubject(_Data, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    subject: Subject
-    audience: Name
-    epoch: Epoch
-    zone: Name
+    subject: names.Subject
+    audience: names.Name
+    epoch: names.Epoch
+    zone: names.Name
 
 
 class MatchData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
@@ -70,8 +58,8 @@ class MatchData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=
 
     method: Literal["face", "token"]
     liveness: Literal["not_checked", "passed"]
-    policy: Digest
-    model: Digest
+    policy: names.Digest
+    model: names.Digest
 
 
 class PresenceData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
@@ -83,9 +71,9 @@ class PresenceData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_on
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Events that were removed unacknowledged: ``count`` of those from ``first`` to ``last``."""
 
-    first: Sequence
-    last: Sequence
-    count: Sequence
+    first: names.Sequence
+    last: names.Sequence
+    count: names.Sequence
     reason: LossReason
 
 
@@ -104,12 +92,12 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     specversion: Literal["1.0"]
     type: Literal["io.postern.match.v1", "io.postern.presence.v1", "io.postern.unit.v1"]
-    source: Source
-    id: EventId
-    time: Time
+    source: names.Source
+    id: names.EventId
+    time: names.Time
     datacontenttype: Literal["application/json"]
     data: Data
-    sig: Signature
+    sig: names.Signature
 
     @property
     def kind(self) -> Kind:
@@ -119,7 +107,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def moment(self) -> datetime:
         """The event's time, aware, UTC; ValueError when there is no such day."""
-        return parse_time(self.time)
+        return names.parse_time(self.time)
 
 
 def canonical(members: Mapping[str, Any]) -> bytes:

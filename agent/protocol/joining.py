@@ -23,7 +23,7 @@ Base64url = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 byt
 
 
 class UnitRequest(Record, frozen=True):
-    """What a unit asks: signed by its new event key, with a proof that it holds the enrolment token."""
+    """What a unit asks: signed by its new event key, with a proof that it holds the token."""
 
     version: Literal[1]
     site: Name

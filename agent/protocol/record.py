@@ -23,13 +23,12 @@ R = TypeVar("R", bound=Record)
 
 
 def encode(record: Record) -> bytes:
-    """Write a record as JSON."""
     return msgspec.json.encode(record)
 
 
 def decode(content: bytes, kind: type[R]) -> R:
     """Read a record; ValueError, without any text of ``content``, when it is none."""
-    return msgspec.convert(strict_json.loads(content, limit=MAX_RECORD_BYTES), kind)
+    return strict_json.decode(content, kind, MAX_RECORD_BYTES)
 
 
 def save(path: Path, record: Record) -> None:

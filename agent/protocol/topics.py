@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.errors import printable
 from agent.protocol.event import KINDS
 from agent.protocol.names import TOPIC_ROOT, check_name
@@ -16,37 +14,17 @@ def _check_kind(kind: str) -> str:
     return kind
 
 
-@dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of one unit of one site."""
+    """The topics of one unit of one site. ``requests`` is a filter; verbs may hold one '/', as in ``enrol/begin``."""
 
-    site: str
-    unit: str
-
-    def __post_init__(self) -> None:
-        check_name("site", self.site)
-        check_name("unit", self.unit)
-
-    @property
-    def base(self) -> str:
-        return f"{TOPIC_ROOT}/{self.site}/{self.unit}"
-
-    @property
-    def availability(self) -> str:
-        return f"{self.base}/availability"
-
-    @property
-    def info(self) -> str:
-        return f"{self.base}/info"
-
-    @property
-    def health(self) -> str:
-        return f"{self.base}/health"
-
-    @property
-    def requests(self) -> str:
-        """The filter of all requests; verbs may hold one '/', as in ``enrol/begin``."""
-        return f"{self.base}/request/#"
+    def __init__(self, site: str, unit: str) -> None:
+        self.site = check_name("site", site)
+        self.unit = check_name("unit", unit)
+        self.base = f"{TOPIC_ROOT}/{site}/{unit}"
+        self.availability = f"{self.base}/availability"
+        self.info = f"{self.base}/info"
+        self.health = f"{self.base}/health"
+        self.requests = f"{self.base}/request/#"
 
     def event(self, kind: str) -> str:
         return f"{self.base}/event/{_check_kind(kind)}"

@@ -105,7 +105,7 @@ class TrustedUnits:
         """
         payload = site_key.verify(token.decode("ascii", errors="replace").strip(), typ=TRUST_TYPE)
         try:
-            content = msgspec.convert(strict_json.loads(payload, limit=MAX_TOKEN_BYTES), TrustList)
+            content = strict_json.decode(payload, TrustList, MAX_TOKEN_BYTES)
             trusted = cls(content)
         except (ValueError, KeyStoreError):
             raise VerificationError("malformed", "the site's list of units is not readable: fetch it again") from None
@@ -114,7 +114,6 @@ class TrustedUnits:
         return trusted
 
     def find(self, kid: str) -> TrustedKey | None:
-        """Look a key up by its thumbprint."""
         return self._keys.get(kid)
 
     def expired_at(self, now: datetime) -> bool:

@@ -52,17 +52,14 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
 
 
 def unit_acl(site: str, unit: str) -> str:
-    """Write the entry of one unit."""
     return _entry(site, unit, _UNIT)
 
 
 def client_acl(site: str, name: str, role: Role) -> str:
-    """Write the entry of one program."""
     return _entry(site, name, _ROLES[role])
 
 
 def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]]) -> str:
-    """Write the whole file."""
     entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role) for name, role in clients]
     head = f"# Access list of site {site}, written by the site kit: changes made by hand are overwritten.\n\n"
     return head + "\n".join(entries)

@@ -42,7 +42,6 @@ class Authority:
 
     @classmethod
     def create(cls, site: str, now: datetime) -> Authority:
-        """Make a new root."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} postern authority")])
         certificate = (
@@ -63,7 +62,6 @@ class Authority:
         return loaded
 
     def save(self, key: Path, certificate: Path, passphrase: bytes | None) -> None:
-        """Write both files."""
         save_private_key(self._key, key, passphrase)
         write_atomic(certificate, pem(self.certificate), mode=PUBLIC_MODE)
 
@@ -129,7 +127,6 @@ class Authority:
 
 
 def record_of(certificate: x509.Certificate, now: datetime) -> CertificateRecord:
-    """Note what was just issued."""
     return CertificateRecord(
         serial=f"{certificate.serial_number:x}", expires_at=round_down(now + timedelta(days=LEAF_DAYS), 1)
     )
@@ -180,12 +177,10 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def pem(certificate: x509.Certificate) -> bytes:
-    """Write a certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> str:
-    """Write a public key as PEM."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
@@ -201,7 +196,6 @@ def read_public_pem(text: str) -> ec.EllipticCurvePublicKey:
 
 
 def common_names(name: x509.Name) -> list[str]:
-    """List the CNs in a distinguished name."""
     return [str(attribute.value) for attribute in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,7 @@ RENEWED_DAYS = 30  # a list that is older is written anew at the next act
 MAX_NAMED = 8  # names that the log gives of an act that was interrupted; one act changes one name
 
 
-class Office:
+class SiteFolder:
     """What every act of the site kit works with; one process at a time."""
 
     def __init__(
@@ -52,8 +52,7 @@ class Office:
         self._log = AuditLog(files.audit, clock=clock, random=random)
 
     @cached_property
-    def site(self) -> str:
-        """The site's name."""
+    def name(self) -> str:
         return load(self.files.record, SiteRecord).site
 
     @cached_property
@@ -81,11 +80,9 @@ class Office:
         return self._clock.now()
 
     def stamp(self) -> str:
-        """Spell this moment."""
         return round_down(self.now(), 1)
 
     def log(self, step: str, **facts: str | int) -> None:
-        """Write an act down."""
         self._log.append(_KINDS.get(step, "keys_renewed"), {"step": step, **facts})
 
     def close(self) -> None:
@@ -149,7 +146,7 @@ class Office:
         if not writes:
             return
         if load(self.files.record, SiteRecord).trust_serial == 0:
-            step, facts = "site_created", {"site": self.site}
+            step, facts = "site_created", {"site": self.name}
         elif names:
             facts["names"] = " ".join(names[:MAX_NAMED])
         self.log(step, **facts)
@@ -225,23 +222,20 @@ def opened(
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
     random: Callable[[int], bytes] = os.urandom,
-) -> Iterator[Office]:
+) -> Iterator[SiteFolder]:
     """Open a site's folder; RefusedError when it is none."""
-    office = Office(check_site(folder), clock=clock, passphrase=passphrase, random=random)
-    try:
-        yield office
-    finally:
-        office.close()
+    with closing(SiteFolder(check_site(folder), clock=clock, passphrase=passphrase, random=random)) as site:
+        yield site
 
 
 @contextmanager
-def changing(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> Iterator[Office]:
+def changing(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> Iterator[SiteFolder]:
     """Open a site's folder and its keys for one act, after completing one that was interrupted.
 
     RefusedError when the folder is none, KeyStoreError for a missing or wrong passphrase; nothing has changed then.
     """
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
-        office.open_keys()
-        office.files.make_folders()
-        office.complete()
-        yield office
+    with opened(folder, clock=clock, passphrase=passphrase) as site:
+        site.open_keys()
+        site.files.make_folders()
+        site.complete()
+        yield site

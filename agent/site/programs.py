@@ -29,17 +29,17 @@ def issue_client(
     RefusedError when a unit has this name.
     """
     check_name("program", name)
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        files = office.files
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        files = site.files
         if files.unit(name).exists():
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
-        known = office.client(name).certificates if files.program(name).exists() else ()
+        known = site.client(name).certificates if files.program(name).exists() else ()
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = office.authority.issue_client(name, key.public_key(), office.now())
-        issued = office.kept((*known, record_of(certificate, office.now())))
+        certificate = site.authority.issue_client(name, key.public_key(), site.now())
+        issued = site.kept((*known, record_of(certificate, site.now())))
         record = ClientRecord(version=1, name=name, role=role, revoked=False, certificates=issued)
         # On record before it is in a file: there is no certificate that cannot be revoked.
-        office.put(record, "client_issued", name=name, role=role)
+        site.put(record, "client_issued", name=name, role=role)
         target = files.client(name)
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
@@ -51,12 +51,10 @@ def issue_client(
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
     """Shut a program out: certificates on the revocation list, no access. May be repeated."""
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        record = office.client(name)
-        certificates = office.revoked(record.certificates)
-        office.put(
-            msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name
-        )
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        record = site.client(name)
+        certificates = site.revoked(record.certificates)
+        site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
 
 
 def issue_broker(
@@ -67,12 +65,12 @@ def issue_broker(
     The same call renews them.
     """
     names = list(hostnames)
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = office.authority.issue_broker(names, key.public_key(), office.now())
-        target = office.files.broker
+        certificate = site.authority.issue_broker(names, key.public_key(), site.now())
+        target = site.files.broker
         save_private_key(key, target / "broker.key")
         write_atomic(target / "broker.crt", pem(certificate), mode=PUBLIC_MODE)
-        write_atomic(target / "ca.crt", pem(office.authority.certificate), mode=PUBLIC_MODE)
-        office.log("broker_issued", names=" ".join(names), serial=record_of(certificate, office.now()).serial)
+        write_atomic(target / "ca.crt", pem(site.authority.certificate), mode=PUBLIC_MODE)
+        site.log("broker_issued", names=" ".join(names), serial=record_of(certificate, site.now()).serial)
         return target

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -80,7 +79,6 @@ class Published:
 
 
 def certificates(units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -> tuple[CertificateRecord, ...]:
-    """List all certificates on record."""
     of_units = (certificate for unit in units for certificate in unit.certificates)
     of_clients = (certificate for client in clients for certificate in client.certificates)
     return (*of_units, *of_clients)
@@ -112,8 +110,7 @@ def _read_revoked(crl: Path, root: Path) -> frozenset[int] | None:
 def _read_trusted(trust: Path, site_key: PublicKey) -> Mapping[str, tuple[UnitKeyEntry, ...]] | None:
     try:
         token = read_bounded(trust, MAX_TOKEN_BYTES).decode("ascii").strip()
-        payload = strict_json.loads(site_key.verify(token, typ=TRUST_TYPE), limit=MAX_TOKEN_BYTES)
-        return msgspec.convert(payload, TrustList).units
+        return strict_json.decode(site_key.verify(token, typ=TRUST_TYPE), TrustList, MAX_TOKEN_BYTES).units
     except (KeyStoreError, VerificationError, ValueError):
         return None
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in a site's folder, and what travels between the site and a unit that is being enrolled."""
+"""What lies in a site's folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,7 +65,7 @@ class ClientRecord(Record, frozen=True):
 
 
 class TokenRecord(Record, frozen=True):
-    """An enrolment token: its digest, from which the token cannot be found.
+    """The token by which a unit joins: its digest, from which the token cannot be found.
 
     ``used`` is the digest of the request it was used for, which may be answered once more if the answer was lost.
     """
@@ -84,79 +83,28 @@ class TokenFile(Record, frozen=True):
     tokens: tuple[TokenRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class SiteFiles:
     """Where everything of a site lies."""
 
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "site.json"
-
-    @property
-    def ca_key(self) -> Path:
-        return self.folder / "ca.key"
-
-    @property
-    def ca_crt(self) -> Path:
-        return self.folder / "ca.crt"
-
-    @property
-    def crl(self) -> Path:
-        return self.broker / "ca.crl"
-
-    @property
-    def site_key(self) -> Path:
-        return self.folder / "site.key"
-
-    @property
-    def next_site_key(self) -> Path:
-        return self.folder / "site.key.next"
-
-    @property
-    def site_jwk(self) -> Path:
-        return self.folder / "site.jwk"
-
-    @property
-    def master_key(self) -> Path:
-        return self.folder / "master.key"
-
-    @property
-    def tokens(self) -> Path:
-        return self.folder / "tokens.json"
-
-    @property
-    def trust(self) -> Path:
-        return self.folder / "trust.jws"
-
-    @property
-    def acl(self) -> Path:
-        return self.broker / "acl"
-
-    @property
-    def audit(self) -> Path:
-        return self.folder / "audit.log"
-
-    @property
-    def explanation(self) -> Path:
-        return self.folder / "README.txt"
-
-    @property
-    def units(self) -> Path:
-        return self.folder / "units"
-
-    @property
-    def programs(self) -> Path:
-        return self.folder / "programs"
-
-    @property
-    def clients(self) -> Path:
-        return self.folder / "clients"
-
-    @property
-    def broker(self) -> Path:
-        return self.folder / "broker"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = folder / "site.json"
+        self.ca_key = folder / "ca.key"
+        self.ca_crt = folder / "ca.crt"
+        self.site_key = folder / "site.key"
+        self.next_site_key = folder / "site.key.next"
+        self.site_jwk = folder / "site.jwk"
+        self.master_key = folder / "master.key"
+        self.tokens = folder / "tokens.json"
+        self.trust = folder / "trust.jws"
+        self.audit = folder / "audit.log"
+        self.explanation = folder / "README.txt"
+        self.units = folder / "units"
+        self.programs = folder / "programs"
+        self.clients = folder / "clients"
+        self.broker = folder / "broker"
+        self.crl = self.broker / "ca.crl"
+        self.acl = self.broker / "acl"
 
     def unit(self, unit: str) -> Path:
         return self.units / f"{unit}.json"

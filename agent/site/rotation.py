@@ -34,25 +34,25 @@ def begin_site_key_change(
 
     May be repeated until ``finish_site_key_change``, for instance with another unit's policy; the key stays the same.
     """
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        path = office.files.next_site_key
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        path = site.files.next_site_key
         if path.exists():
             new = SigningKey.load(path, passphrase)
         else:
             new = SigningKey.generate()
             new.save(path, passphrase)
-        office.log("site_key_change_begun", kid=new.kid, policy=policy.digest)
-        token = propose(office.signer, new, site=office.site, now=office.now())
+        site.log("site_key_change_begun", kid=new.kid, policy=policy.digest)
+        token = propose(site.signer, new, site=site.name, now=site.now())
         return json.dumps({"site_key": token, "policy": sign_policy(policy, new)}).encode()
 
 
 def rotate_epoch_keys(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> int:
     """Have all epoch keys that are issued from now on belong to a new generation; its number."""
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        record = load(office.files.record, SiteRecord)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        record = load(site.files.record, SiteRecord)
         record = msgspec.structs.replace(record, generation=record.generation + 1)
-        save(office.files.record, record)
-        office.log("epoch_keys_replaced", generation=record.generation)
+        save(site.files.record, record)
+        site.log("epoch_keys_replaced", generation=record.generation)
         return record.generation
 
 
@@ -61,15 +61,15 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
 
     The list of units is signed anew. May be repeated after a power cut. RefusedError when no change was begun.
     """
-    with opened(folder, clock=clock, passphrase=passphrase) as office:
-        files = office.files
+    with opened(folder, clock=clock, passphrase=passphrase) as site:
+        files = site.files
         begun = files.next_site_key.exists()
         if begun:
             SigningKey.load(files.next_site_key, passphrase)  # a wrong passphrase must not cost the old key
-            _ = office.authority, office.master
+            _ = site.authority, site.master
             overwrite(files.site_key)
             replace(files.next_site_key, files.site_key)
-        if not begun and load_public_key(files.site_jwk).kid == office.signer.kid:
+        if not begun and load_public_key(files.site_jwk).kid == site.signer.kid:
             raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
-        office.complete("site_key_changed", kid=office.signer.kid)
-        return office.signer.kid
+        site.complete("site_key_changed", kid=site.signer.kid)
+        return site.signer.kid

@@ -21,28 +21,16 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_bounded
-from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, decode_base64url, encode_base64url, load_public_key
+from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
 from agent.match.policy import Policy, sign_policy
+from agent.protocol import joining
 from agent.protocol.epoch_keys import derive_epoch_key, seal_epoch_keys
-from agent.protocol.joining import (
-    ANSWER_TYPE,
-    REQUEST_TYPE,
-    TOKEN_BYTES,
-    UnitAnswer,
-    UnitRequest,
-    is_proof,
-    prove,
-    spell_token,
-    token_key,
-    unverified,
-)
 from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.protocol.record import encode, load, save
-from agent.protocol.trust import MAX_KEYS_PER_UNIT, TrustedUnits, UnitKeyEntry
+from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import pem, public_pem, read_csr, read_public_pem, record_of
-from agent.site.folder import SYSTEM_CLOCK, Office, changing, opened
+from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
 from agent.strict_json import MAX_SAFE_INTEGER
 
@@ -56,22 +44,22 @@ DEFAULT_AUDIENCES = ("access",)
 def new_token(
     folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, random: Callable[[int], bytes] = os.urandom
 ) -> str:
-    """Make a one-time enrolment token for a unit; it is shown once, here only its digest is kept.
+    """Make the one-time token by which a unit joins; it is shown once, here only its digest is kept.
 
     An earlier unused token of the same unit becomes worthless.
     """
     check_name("unit", unit)
-    token = spell_token(random(TOKEN_BYTES))
-    with opened(folder, clock=clock, random=random) as office:
-        others = [record for record in _open_tokens(office) if record.unit != unit]
+    token = joining.spell_token(random(joining.TOKEN_BYTES))
+    with opened(folder, clock=clock, random=random) as site:
+        others = [record for record in _open_tokens(site) if record.unit != unit]
         waiting = [record for record in others if record.used is None]
         used = [record for record in others if record.used is not None]
         if len(waiting) >= MAX_TOKENS:
             raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
-        expires_at = round_down(office.now() + timedelta(days=TOKEN_DAYS), 1)
-        fresh = TokenRecord(unit=unit, digest=encode_base64url(token_key(token)), expires_at=expires_at)
-        save(office.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
-        office.log("token_issued", unit=unit)
+        expires_at = round_down(site.now() + timedelta(days=TOKEN_DAYS), 1)
+        fresh = TokenRecord(unit=unit, digest=encode_base64url(joining.token_key(token)), expires_at=expires_at)
+        save(site.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
+        site.log("token_issued", unit=unit)
     return token
 
 
@@ -94,30 +82,30 @@ def add_unit(
     without a valid token, RefusedError when the name is taken.
     """
     token = request.decode("ascii", errors="replace").strip()
-    asked = unverified(token, UnitRequest)
+    asked = joining.unverified(token, joining.UnitRequest)
     key = PublicKey.from_jwk(asked.jwk)
-    key.verify(token, typ=REQUEST_TYPE)
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        if asked.site != office.site:
+    key.verify(token, typ=joining.REQUEST_TYPE)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        if asked.site != site.name:
             raise VerificationError("wrong_site", "the request is for another site: make a new one at the unit")
-        if office.files.program(asked.unit).exists():
+        if site.files.program(asked.unit).exists():
             raise RefusedError(
                 "a program has this name already, and the broker tells them apart by name: choose another"
             )
-        known = office.unit(asked.unit) if office.files.unit(asked.unit).exists() else None
+        known = site.unit(asked.unit) if site.files.unit(asked.unit).exists() else None
         entry = UnitKeyEntry(jwk=key.jwk(), status="active")
         joined = UnitRecord(
             version=1,
             unit=asked.unit,
             revoked=False,
             audiences=_checked_audiences(audiences),
-            keys=(*_replaced_keys(office, known, last_seq), entry)[-MAX_KEYS_PER_UNIT:],
+            keys=(*_replaced_keys(site, known, last_seq), entry)[-MAX_KEYS_PER_UNIT:],
             seal_jwk=PublicKey.from_jwk(asked.seal_jwk).jwk(),
             tls_key=public_pem(read_csr(asked.csr.encode(), asked.unit)),
-            certificates=office.revoked(known.certificates) if known else (),
+            certificates=site.revoked(known.certificates) if known else (),
         )
         answered = known if known is not None and _is_answered(known, joined) else None
-        proof_key = _check_token(office, asked, token, again=answered is not None)
+        proof_key = _check_token(site, asked, token, again=answered is not None)
         if answered is not None:
             step = "unit_answered_again"
             joined = msgspec.structs.replace(joined, keys=answered.keys, certificates=answered.certificates)
@@ -127,22 +115,22 @@ def add_unit(
             step = "unit_replaced"
         else:
             raise RefusedError("the site has a unit of this name: revoke it first, or say that its keys are replaced")
-        joined, answer = _certified(office, joined)
-        signed = _signed(office, msgspec.structs.replace(answer, proof=prove(proof_key, answer)))
-        office.put(joined, step, unit=asked.unit, kid=key.kid)
-        _use_up(office, asked.unit, token)
+        joined, answer = _certified(site, joined)
+        signed = _signed(site, msgspec.structs.replace(answer, proof=joining.prove(proof_key, answer)))
+        site.put(joined, step, unit=asked.unit, kid=key.kid)
+        _use_up(site, asked.unit, token)
         return signed
 
 
 def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bytes:
     """Give a unit a new certificate for its present keys, and its epoch keys; the unit takes it by ``install``."""
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        record = office.unit(unit)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: enrol it anew with a token")
-        record, answer = _certified(office, record)
-        signed = _signed(office, answer)
-        office.put(record, "unit_renewed", unit=unit)
+        record, answer = _certified(site, record)
+        signed = _signed(site, answer)
+        site.put(record, "unit_renewed", unit=unit)
         return signed
 
 
@@ -155,12 +143,12 @@ def issue_epoch_keys(
     passphrase: bytes | None = None,
 ) -> bytes:
     """Seal the keys of this epoch and the ``ahead`` next ones to a unit; memory stick or broker may carry them."""
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        record = office.unit(unit)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: it gets no more keys")
-        sealed = _sealed_epoch_keys(office, record, ahead)
-        office.log("epoch_keys_issued", unit=unit, ahead=ahead)
+        sealed = _sealed_epoch_keys(site, record, ahead)
+        site.log("epoch_keys_issued", unit=unit, ahead=ahead)
         return sealed.encode()
 
 
@@ -181,13 +169,13 @@ def epoch_key(
     check_name("audience", audience)
     if not is_epoch(epoch):
         raise RefusedError("an epoch is an ISO week that exists, such as 2026-W47: take it from the event")
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
         if generation is None:
-            generation = office.generation
-        if not 0 <= generation <= office.generation:
-            raise RefusedError(f"the site has issued epoch keys of the generations 0 to {office.generation}")
-        office.log("epoch_key_taken_out", audience=audience, epoch=epoch, generation=generation)
-        return derive_epoch_key(office.master, site=office.site, audience=audience, epoch=epoch, generation=generation)
+            generation = site.generation
+        if not 0 <= generation <= site.generation:
+            raise RefusedError(f"the site has issued epoch keys of the generations 0 to {site.generation}")
+        site.log("epoch_key_taken_out", audience=audience, epoch=epoch, generation=generation)
+        return derive_epoch_key(site.master, site=site.name, audience=audience, epoch=epoch, generation=generation)
 
 
 def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
@@ -196,27 +184,21 @@ def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     The broker must get ``broker/ca.crl`` and ``broker/acl``, subscribers ``trust.jws``. The epoch keys that the unit
     has stay in a thief's hands until their epochs are over. May be repeated.
     """
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        record = office.unit(unit)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        record = site.unit(unit)
         keys = tuple(msgspec.structs.replace(key, status="revoked") for key in record.keys)
         revoked = msgspec.structs.replace(
-            record, revoked=True, keys=keys, certificates=office.revoked(record.certificates)
+            record, revoked=True, keys=keys, certificates=site.revoked(record.certificates)
         )
-        office.put(revoked, "unit_revoked", unit=unit)
+        site.put(revoked, "unit_revoked", unit=unit)
 
 
 def issue_policy(folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> str:
     """Sign a matching policy for the units; which one stands in the log."""
-    with changing(folder, clock=clock, passphrase=passphrase) as office:
-        token = sign_policy(policy, office.signer)
-        office.log("policy_signed", digest=policy.digest, model=policy.model)
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        token = sign_policy(policy, site.signer)
+        site.log("policy_signed", digest=policy.digest, model=policy.model)
         return token
-
-
-def trust(folder: Path) -> TrustedUnits:
-    """Read the site's signed list of units, as a subscriber does."""
-    files = SiteFiles(folder)
-    return TrustedUnits.from_signed(read_bounded(files.trust, MAX_TOKEN_BYTES), load_public_key(files.site_jwk))
 
 
 def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKey:
@@ -224,63 +206,63 @@ def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKe
     return SigningKey.load(SiteFiles(folder).site_key, passphrase)
 
 
-def _certified(office: Office, record: UnitRecord) -> tuple[UnitRecord, UnitAnswer]:
+def _certified(site: SiteFolder, record: UnitRecord) -> tuple[UnitRecord, joining.UnitAnswer]:
     """Certify a unit: its record with the certificate, and what the unit has to know. Nothing is written."""
-    certificate = office.authority.issue_client(record.unit, read_public_pem(record.tls_key), office.now())
-    issued = office.kept((*record.certificates, record_of(certificate, office.now())))
-    answer = UnitAnswer(
+    certificate = site.authority.issue_client(record.unit, read_public_pem(record.tls_key), site.now())
+    issued = site.kept((*record.certificates, record_of(certificate, site.now())))
+    answer = joining.UnitAnswer(
         version=1,
-        site=office.site,
+        site=site.name,
         unit=record.unit,
         tls_crt=pem(certificate).decode(),
-        ca_crt=pem(office.authority.certificate).decode(),
-        site_jwk=office.signer.public_jwk(),
-        epoch_keys=_sealed_epoch_keys(office, record, EPOCHS_AHEAD),
+        ca_crt=pem(site.authority.certificate).decode(),
+        site_jwk=site.signer.public_jwk(),
+        epoch_keys=_sealed_epoch_keys(site, record, EPOCHS_AHEAD),
     )
     return msgspec.structs.replace(record, certificates=issued), answer
 
 
-def _signed(office: Office, answer: UnitAnswer) -> bytes:
-    return office.signer.sign(encode(answer), typ=ANSWER_TYPE).encode()
+def _signed(site: SiteFolder, answer: joining.UnitAnswer) -> bytes:
+    return site.signer.sign(encode(answer), typ=joining.ANSWER_TYPE).encode()
 
 
-def _sealed_epoch_keys(office: Office, record: UnitRecord, ahead: int) -> str:
+def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, ahead: int) -> str:
     return seal_epoch_keys(
-        site=office.site,
+        site=site.name,
         unit=record.unit,
         seal_jwk=record.seal_jwk,
         audiences=record.audiences,
-        now=office.now(),
+        now=site.now(),
         ahead=ahead,
-        generation=office.generation,
-        master=office.master,
-        signer=office.signer,
+        generation=site.generation,
+        master=site.master,
+        signer=site.signer,
     )
 
 
-def _open_tokens(office: Office) -> tuple[TokenRecord, ...]:
-    tokens = load(office.files.tokens, TokenFile, secret=True).tokens
-    return tuple(record for record in tokens if parse_time(record.expires_at) > office.now())
+def _open_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
+    tokens = load(site.files.tokens, TokenFile, secret=True).tokens
+    return tuple(record for record in tokens if parse_time(record.expires_at) > site.now())
 
 
-def _check_token(office: Office, asked: UnitRequest, token: str, *, again: bool) -> bytes:
-    """Find the key of the proofs: an enrolment token that is unused, or was used for this very request."""
-    for record in _open_tokens(office):
+def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, again: bool) -> bytes:
+    """Find the key of the proofs: a token that is unused, or was used for this very request."""
+    for record in _open_tokens(site):
         key = decode_base64url(record.digest)
         fits = record.used is None or (again and record.used == _digest(token))
-        if fits and record.unit == asked.unit and is_proof(key, asked):
+        if fits and record.unit == asked.unit and joining.is_proof(key, asked):
             return key
     raise VerificationError(
         "bad_token", "no token that is still valid was used for this request: make a new token, then a new request"
     )
 
 
-def _use_up(office: Office, unit: str, token: str) -> None:
+def _use_up(site: SiteFolder, unit: str, token: str) -> None:
     tokens = (
         msgspec.structs.replace(record, used=_digest(token)) if record.unit == unit else record
-        for record in _open_tokens(office)
+        for record in _open_tokens(site)
     )
-    save(office.files.tokens, TokenFile(version=1, tokens=tuple(tokens)))
+    save(site.files.tokens, TokenFile(version=1, tokens=tuple(tokens)))
 
 
 def _digest(token: str) -> str:
@@ -300,12 +282,12 @@ def _checked_audiences(audiences: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _replaced_keys(office: Office, known: UnitRecord | None, last_seq: int | None) -> tuple[UnitKeyEntry, ...]:
+def _replaced_keys(site: SiteFolder, known: UnitRecord | None, last_seq: int | None) -> tuple[UnitKeyEntry, ...]:
     if last_seq is not None and not 1 <= last_seq <= MAX_SAFE_INTEGER:
         raise RefusedError("the number of an event is at least 1: take it from the subscriber or the unit")
     if known is None:
         return ()
-    until = round_down(office.now() + timedelta(days=REPLACED_KEY_DAYS), 1)
+    until = round_down(site.now() + timedelta(days=REPLACED_KEY_DAYS), 1)
     return tuple(
         key if key.status == "revoked" or key.until else msgspec.structs.replace(key, until=until, last_seq=last_seq)
         for key in known.keys

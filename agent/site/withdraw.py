@@ -15,16 +15,16 @@ from typing import Any
 
 import msgspec
 
-from agent.errors import BrokerError, RefusedError, VerificationError
+from agent.errors import PosternError, RefusedError, VerificationError, printable
 from agent.files import read_bounded
 from agent.keys import MAX_TOKEN_BYTES, load_public_key, read_header
-from agent.protocol.command import Response
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
+from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
 from agent.subject import SubjectId, subject_digest
 
 NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held the subject
-Ask = Callable[[str, str, Mapping[str, Any]], Response]  # unit, verb, arguments; raises BrokerError
+Ask = Callable[[str, str, Mapping[str, Any]], Response]  # unit, verb, arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,23 @@ def whom_to_ask(
 
 
 def withdraw(subject: SubjectId, units: Sequence[str], *, trusted: TrustedUnits, ask: Ask) -> Iterator[Answer]:
-    """Ask each unit in turn; a receipt is handed on only if that unit's own key signed it for this subject."""
+    """Ask each unit in turn; a receipt is handed on only if that unit's own key signed it for this subject.
+
+    Whatever goes wrong with one unit is that unit's, to be asked again; the next one is asked all the same.
+    """
     for unit in units:
         try:
             response = ask(unit, "subject/revoke", {"subject": subject.hex()})
             if response.status == "ok":
-                yield Answer(unit, check_receipt(response.data, unit, subject, trusted))
+                answer = Answer(unit, check_receipt(response.data, unit, subject, trusted))
             else:
-                message = response.message or response.error or ""
-                yield Answer(unit, None, message, again=response.error not in NOT_HELD)
-        except (BrokerError, VerificationError) as error:
-            yield Answer(unit, None, str(error), again=True)
+                message = printable(response.message or response.error or "")
+                answer = Answer(unit, None, message, again=response.error not in NOT_HELD)
+        except PosternError as error:
+            answer = Answer(unit, None, str(error), again=True)
+        except Exception as error:  # noqa: BLE001  # a person waits for the units after this one
+            answer = Answer(unit, None, f"the exchange failed ({type(error).__name__}): report this", again=True)
+        yield answer
 
 
 def check_receipt(data: object, unit: str, subject: SubjectId, trusted: TrustedUnits) -> ErasureReceipt:

@@ -28,12 +28,14 @@ import msgspec
 from agent.errors import StorageError, VerificationError
 from agent.protocol.event import Lost
 from agent.protocol.names import Boot, Digest, Sequence, Source
+from agent.strict_json import StrictJsonError, decode
 
 KNOWN_EVENTS = (
     64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one
 )
 MISSING_RANGES = 64  # gaps kept per chain; the oldest is given up first, and what comes late from it is refused
 ADMISSIONS = 16  # losses kept per chain that a unit owned up to while more was missing; each waits for late events
+MAX_STATE_BYTES = 64 * 1024 * 1024  # of a JSON file: 4096 chains, each with its 64 digests and 64 gaps
 MAX_CHAINS = 4096  # as many units as a trust list holds
 MAX_JUMP = 50_000  # numbers that an outbox holds: what lies between two events that come one after the other ...
 JUMP_PER_S = 1  # ... and one a second for the time between them, in which this subscriber may have been away
@@ -58,7 +60,6 @@ class Gap:
 
     @property
     def count(self) -> int:
-        """How many."""
         return self.last - self.first + 1
 
 
@@ -207,7 +208,6 @@ class Chain:
         return tuple(sorted(self._missing))
 
     def record(self, source: str, kid: str) -> ChainRecord:
-        """Write it down."""
         return ChainRecord(
             source,
             kid,
@@ -304,6 +304,6 @@ class Chains:
 def read_chains(content: bytes) -> tuple[ChainRecord, ...]:
     """Read what ``export`` wrote, also a release before; StorageError when it is damaged."""
     try:
-        return msgspec.json.decode(content, type=ChainFile).chains
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decode(content, ChainFile, MAX_STATE_BYTES).chains
+    except StrictJsonError:
         raise StorageError(DAMAGED) from None

@@ -22,13 +22,13 @@ from agent.errors import KeyStoreError, StorageError
 from agent.files import SECRET_MODE, fsync_folder, read_bounded, replace
 from agent.process_lock import ProcessLock
 from agent.protocol.trust_file import TrustFile
-from agent.subscribe.chain import DAMAGED, ChainRecord, read_chains
+from agent.strict_json import StrictJsonError, decode
+from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
 from agent.subscribe.heads import HeadRecord
 from agent.subscribe.verify import VerifiedEvent
 
 __all__ = ["Kept", "StateFile", "TrustFile"]  # a subscriber's two files
 
-MAX_STATE_BYTES = 64 * 1024 * 1024  # of a JSON file: 4096 chains, each with its 64 digests and 64 gaps
 APPLICATION_ID = 0x506F7375  # "Posu"
 SCHEMA_VERSION = 1
 MAGIC = b"SQLite format 3\0"
@@ -224,8 +224,8 @@ def _encode(event: VerifiedEvent) -> bytes:
 
 def _decode(content: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decode(content, kind, MAX_STATE_BYTES)
+    except StrictJsonError:
         raise StorageError(DAMAGED) from None
 
 

@@ -15,21 +15,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import read_bounded, read_secret
+from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret
 from agent.protocol.event import Event, MatchData, PresenceData
 from agent.protocol.pseudonym import EpochKey, Resolver
+from agent.strict_json import decode
 from agent.subject import SUBJECT_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 MAX_SUBJECTS_BYTES = 4 * 1024 * 1024  # a list of 100 000 ids, one a line, has 3.3 MB
-
-# Why an event is not resolved.
-REASONS = ("no_subject", "wrong_site", "wrong_audience", "no_key", "sealed", "bad_seal", "unknown_subject")
 
 
 class Keys:
@@ -56,9 +52,10 @@ class Keys:
         self._consumer = consumer
 
     def resolve(self, event: Event) -> bytes:
-        """Subject id behind a verified event; VerificationError, with one of ``REASONS``, when these keys must not say.
+        """Subject id behind a verified event; VerificationError when these keys must not say.
 
-        That an event is genuine is the verifier's business: resolve none that it refused.
+        Its reasons: ``no_subject``, ``wrong_site``, ``wrong_audience``, ``no_key``, ``sealed``, ``bad_seal``,
+        ``unknown_subject``. That an event is genuine is the verifier's business: resolve none that it refused.
         """
         data = event.data
         if not isinstance(data, MatchData | PresenceData):
@@ -106,9 +103,9 @@ def read_epoch_key(path: Path) -> EpochKey:
     if content and not any(content):  # what overwriting leaves
         raise KeyStoreError(f"{path} was destroyed: what happened in its week stays pseudonymous")
     try:
-        key = msgspec.json.decode(content, type=EpochKey)
+        key = decode(content, EpochKey, MAX_SECRET_BYTES)
         key.secret()
-    except msgspec.MsgspecError:
+    except ValueError:
         raise KeyStoreError(f"{path} is no epoch key: take it out at the site again") from None
     return key
 

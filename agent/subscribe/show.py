@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from agent.errors import printable
 from agent.protocol.event import MatchData, PresenceData
+from agent.strict_json import dumps
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import VerifiedEvent
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 HEADER = f"{'time':20}  {'unit':16}  {'what':16}  {'who':14}  {'where':12}  remarks"
 SHOWN_GAPS = 8  # ranges in one line
+MAX_LINE = 100_000  # characters; the longest event as JSON has about 5 000
 SHOWN_SUBJECT = 11  # characters: enough to tell the people of a site apart on a screen
 
 
 def as_json(outcome: VerifiedEvent | Refusal) -> str:
     """One line of JSON: ``accepted`` with the event, or ``refused`` with the reason."""
     if isinstance(outcome, Refusal):
-        return json.dumps({"outcome": "refused", "reason": outcome.reason, "topic": outcome.topic})
+        return dumps({"outcome": "refused", "reason": outcome.reason, "topic": outcome.topic})
     gap = None if outcome.gap is None else [outcome.gap.first, outcome.gap.last]
     facts: dict[str, Any] = {
         "outcome": "accepted",
@@ -39,13 +41,12 @@ def as_json(outcome: VerifiedEvent | Refusal) -> str:
         "gap": gap,
         "event": msgspec.to_builtins(outcome.event),
     }
-    return json.dumps(facts)
+    return dumps(facts)
 
 
 def as_columns(outcome: VerifiedEvent | Refusal) -> str:
-    """One line for people."""
     if isinstance(outcome, Refusal):
-        return f"{'REFUSED':20}  {outcome.topic:48}  {outcome.reason}: {outcome.message}"
+        return f"{'REFUSED':20}  {printable(outcome.topic):48}  {outcome.reason}: {printable(outcome.message)}"
     data = outcome.event.data
     who, where = "", ""
     if isinstance(data, MatchData | PresenceData):
@@ -107,7 +108,6 @@ class Screen:
             self._write(HEADER, "bold")
 
     def show(self, outcome: VerifiedEvent | Refusal) -> None:
-        """Write one outcome at once."""
         if self._json:
             self._write(as_json(outcome))
         elif isinstance(outcome, Refusal):
@@ -118,6 +118,7 @@ class Screen:
             self._write(as_columns(outcome), "dim" if outcome.backlog else "green")
 
     def _write(self, line: str, style: str | None = None) -> None:
+        line = printable(line, MAX_LINE)
         if self._console is not None:
             self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         else:

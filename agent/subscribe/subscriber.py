@@ -8,10 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
-from agent.backoff import full_jitter
+from agent.backoff import Bounds, full_jitter
 from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
@@ -24,7 +23,7 @@ from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, VerifiedEvent, 
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
-RECONNECT_S = (1.0, 60.0)  # shortest and longest wait between two attempts
+RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 BATCH = 128  # messages for one commit: four times what the broker sends unanswered
 QUARANTINE = (
     "QUARANTINE of {where} ({reason}): two devices may speak under one key. Look at the unit; then revoke it at the"
@@ -35,7 +34,7 @@ DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a dur
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that was not believed; ``reason`` is one of ``agent.subscribe.verify.REASONS``, or ``retained``."""
+    """A message that was not believed; ``reason`` is one that ``agent.subscribe.verify`` lists, or ``retained``."""
 
     reason: str
     topic: str
@@ -104,9 +103,7 @@ class Subscriber:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._handed = max(self._handed, self._in_hand)
@@ -153,7 +150,7 @@ class Subscriber:
                     self._connection = None
                 self._unanswered = []  # they come again
                 failures += 1
-                self._wait(failures)
+                self._stopping.wait(full_jitter(failures, RECONNECT_S, self._random))
                 continue
             failures = 0
             self._refresh_trust()
@@ -254,7 +251,3 @@ class Subscriber:
     def _close_state(self) -> None:
         if self._state is not None:
             self._state.close()
-
-    def _wait(self, failures: int) -> None:
-        shortest_s, longest_s = RECONNECT_S
-        self._stopping.wait(full_jitter(failures, shortest_s=shortest_s, longest_s=longest_s, random=self._random))

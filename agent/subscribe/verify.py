@@ -52,28 +52,6 @@ FRESH_WINDOW_S = 60  # the unit's own live window and the expiry of its live mes
 CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event be fresh
 MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
 
-REASONS = (
-    "too_large",
-    "malformed",
-    "unsigned",
-    "wrong_type",
-    "unsecured",
-    "wrong_algorithm",
-    "unknown_unit",
-    "wrong_key",
-    "wrong_unit",
-    "wrong_topic",
-    "bad_signature",
-    "expired",
-    "revoked",
-    "quarantined",
-    "replayed",
-    "duplicate",
-    "fork",
-    "overtaken",
-    "jump",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvent:
@@ -86,7 +64,6 @@ class VerifiedEvent:
     """
 
     event: Event
-    site: str
     unit: str
     kind: Kind
     backlog: bool
@@ -132,7 +109,7 @@ class Verifier:
         """Check one message and remember its event.
 
         ``backlog`` says whether an old event is expected, as when stored events are audited; by default the topic
-        says it. Raises VerificationError with one of ``REASONS``, and nothing else, whatever the bytes are;
+        says it. Raises VerificationError with one of the reasons above, and nothing else, whatever the bytes are;
         a refused event changes no state.
         """
         members = _parse(payload)
@@ -167,7 +144,6 @@ class Verifier:
         self._chains.keep(event.source, header.kid, chain)
         return VerifiedEvent(
             event=event,
-            site=self._trust.site,
             unit=trusted.unit,
             kind=event.kind,
             backlog=backlog,

@@ -7,16 +7,13 @@ No picture is shown or stored, and no embedder is loaded: nothing here can recog
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
 
 from agent.camera.base import Camera, Frame
 from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.detect.detector import load_detector
-from agent.detect.face import Face
-from agent.detect.gate import ButtonGate, Gate, Refusal, ZoneGate
+from agent.detect.detector import Detector, load_detector
+from agent.detect.gate import ButtonGate, FaceLimits, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
 from agent.unit.assemble import make_gate
@@ -26,20 +23,6 @@ DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no 
 MAX_SECONDS = 3600  # aiming is done by then; a forgotten terminal must not hold the camera
 
 
-class Detects(Protocol):
-    """The part of a detector that aiming uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the configuration asks of a face."""
-
-    min_face_px: int
-    max_turn_degrees: float
-
-
 def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
     """Open the camera and describe what it sees, twice a second, for ``seconds`` or until it ends."""
     detector = load_detector(config.models.manifest, config.models.detector, config.models.threads)
@@ -47,10 +30,10 @@ def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
         yield from look(camera, detector, config, clock, seconds=seconds)
 
 
-def look(camera: Camera, detector: Detects, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
+def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
     """Describe what ``camera`` sees, one line per half second of its own time."""
     gate, tracker = make_gate(config), Tracker()
-    limits = Limits(config.activation.min_face_px, config.activation.max_turn_degrees)
+    limits = FaceLimits(config.activation.min_face_px, config.activation.max_turn_degrees)
     began_ns = told_ns = spent_ns = 0
     told_count = 1
     for count, frame in enumerate(camera.frames(), start=1):
@@ -68,7 +51,8 @@ def look(camera: Camera, detector: Detects, config: Config, clock: Clock, *, sec
             elif now_ns - told_ns >= PERIOD_NS:
                 frames = count - told_count
                 rate, detection = frames * 1e9 / (now_ns - told_ns), spent_ns / frames / 1e6
-                people = _people(gate, tracks, frame, limits) or "nobody in view"
+                words = (_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
+                people = "; ".join(words) or "nobody in view"
                 yield f"{rate:5.1f} frames/s  detection {detection:.0f} ms{_light(frame)}  {people}"
                 told_ns, told_count, spent_ns = now_ns, count, 0
             if now_ns - began_ns >= min(seconds, MAX_SECONDS) * 1e9:
@@ -80,10 +64,6 @@ def _light(frame: Frame) -> str:
     return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
 
 
-def _people(gate: Gate, tracks: list[Track], frame: Frame, limits: Limits) -> str:
-    return "; ".join(_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
-
-
 def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Refusal | None:
     width, height = frame.main.width, frame.main.height
     if isinstance(gate, ZoneGate):
@@ -93,7 +73,7 @@ def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Ref
     return None
 
 
-def _words(track: Track, refusal: Refusal | None, limits: Limits) -> str:
+def _words(track: Track, refusal: Refusal | None, limits: FaceLimits) -> str:
     size = min(track.face.width, track.face.height)
     turn = head_pose(track.face.landmarks).turn
     reasons: dict[Refusal | None, str] = {

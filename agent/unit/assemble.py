@@ -23,23 +23,27 @@ from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_secret, write_atomic
+from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
+from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Outbox
-from agent.protocol.command import encode_response
 from agent.protocol.receipt import RECEIPT_TYPE
 from agent.strict_json import loads
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.enrolment import LiveEnrolment, Registrar
+from agent.unit.expected import expected
 from agent.unit.forget import Forgetting
+from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.site_key import complete
 from agent.unit.verbs import Parts, make_handlers
+from agent.uplink.answers import Answers
 from agent.uplink.commands import CommandCounter, Commands, Handler
 from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
@@ -52,7 +56,6 @@ if TYPE_CHECKING:
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
     from agent.outbox.epoch_keys import EpochKeys
-    from agent.protocol.names import NoticeId
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
@@ -71,7 +74,7 @@ class Models:
 
 
 class EnrolsBy(Protocol):
-    """The part of the models by which people are enrolled."""
+    """The part of the models by which people are enrolled; rigs that show no frame bring their own."""
 
     @property
     def embedder(self) -> Embeds: ...
@@ -99,6 +102,12 @@ class CommandSide:
 def load_key(config: Config) -> UnitKey:
     """The unit's signing key; KeyStoreError says how to get one."""
     return UnitKey.load(config.keys.folder / "unit.key")
+
+
+def credentials_of(config: Config) -> Credentials:
+    """The TLS files of this unit: as configured, else those of the key folder."""
+    tls, files = config.broker.tls, UnitFiles(config.keys.folder)
+    return Credentials(tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key)
 
 
 def load_site_key(config: Config) -> PublicKey:
@@ -150,13 +159,10 @@ def open_gallery(
     return GalleryStore(
         config.gallery.path,
         keyring=FileKeyring(config.keys.folder / "kek", random=random),
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         clock=clock,
         sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
         retention=Retention(config.gallery.retention_days),
-        notice=_notice(config),
         random=random,
         look_only=look_only,
     )
@@ -222,21 +228,24 @@ def make_registrar(
         embedder=models.embedder,
         model=policy.model,
         policy=policy,
-        site=config.unit.site,
-        unit=config.unit.id,
-        purpose=config.purpose,
+        terms=_terms(config),
         notice_version=config.notice.version,
-        notice=_notice(config),
         clock=clock,
         random=random,
     )
 
 
-def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock) -> LiveEnrolment:
-    """Enrolments by command at the running unit; what they report goes out by ``mailbox``."""
+def make_answers(config: Config, key: UnitKey) -> Answers:
+    """Who signs what the unit says to commands."""
+    return Answers(config.unit.site, config.unit.id, key)
+
+
+def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock, answers: Answers) -> LiveEnrolment:
+    """Enrolments by command at the running unit; what they report goes out by ``mailbox``, signed."""
 
     def tell(name: str, data: dict[str, Any] | None, end: tuple[str, str] | None) -> None:
-        mailbox.report("enrol/begin", encode_response(name, data, end))
+        if (report := answers.report(name, data, end)) is not None:
+            mailbox.report(*report)
 
     return LiveEnrolment(registrar, clock=clock, tell=tell)
 
@@ -252,6 +261,7 @@ def command_side(
     paused: threading.Event,
     health: Callable[[], bytes],
     log: Callable[[Kind, Mapping[str, Fact]], object],
+    answers: Answers,
     clock: Clock,
     random: Callable[[int], bytes],
 ) -> CommandSide:
@@ -261,6 +271,7 @@ def command_side(
         unit=config.unit.id,
         key=load_site_key(config),
         counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+        answers=answers,
         clock=clock,
         random=random,
         on_outcome=CommandLog(log, clock=clock),
@@ -295,9 +306,10 @@ def command_side(
     return CommandSide(commands, handlers)
 
 
-def _notice(config: Config) -> NoticeId | None:
-    """The notice that consents must name; None while the configuration does not say all that stands in it."""
-    return notice_id(config) if config.notice.operator and config.notice.alternative else None
+def _terms(config: Config) -> Terms:
+    """What consents must name at this unit; no notice while the configuration does not say all that stands in it."""
+    notice = notice_id(config) if config.notice.operator and config.notice.alternative else None
+    return Terms(config.unit.site, config.unit.id, config.purpose, notice)
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:
@@ -313,7 +325,14 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
 
 
 def make_info(
-    config: Config, key: UnitKey, models: Models, *, camera: CameraInfo | None, enrolled: int, verbs: tuple[str, ...]
+    config: Config,
+    key: UnitKey,
+    models: Models,
+    policy: Policy,
+    *,
+    camera: CameraInfo | None,
+    enrolled: int,
+    verbs: tuple[str, ...],
 ) -> bytes:
     """Write the ``info`` document; ``camera`` is None until one was reached."""
     engine, second = models.detector.engine, models.detector.landmarker
@@ -334,6 +353,7 @@ def make_info(
             public_key=msgspec.convert(key.public_jwk(), PublicJwk),
             kid=key.kid,
             enrolled=enrolled,
+            expected=expected(policy, enrolled),
             activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
             liveness="not_checked",
             capabilities=verbs,

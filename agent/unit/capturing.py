@@ -5,9 +5,12 @@ The session takes frames, says at each one what to do better, and keeps 3 to 5 e
 through it and are gone with their frame. There is no other way in: nothing here or elsewhere takes a
 picture file, so a gallery cannot be filled from a collection of photographs.
 
-Each frame has to pass, in this order: one face only (the consent is one person's), near, frontal, well
-lit, sharp, some time after the capture before, not the same still picture, and the same face as in the
-captures before. The session ends by itself after ``SESSION_NS``; what it holds is then overwritten.
+Each frame has to pass, in this order: one face only (the consent is one person's), near, frontal, some time after the
+capture before, well lit, sharp, clear (its mirror image embeds alike, as of the crops of a visit), not the same still
+picture, the same face as in the captures before, and another view than those: turned, nearer or farther, or with
+another expression, because captures that are all alike average out nothing. Who cannot do that is not kept out: after
+``PATIENCE_NS`` a view that is alike will do. The session ends by itself after ``SESSION_NS``; what it holds is then
+overwritten.
 """
 
 from __future__ import annotations
@@ -15,24 +18,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from agent.camera.base import Camera, Frame
 from agent.detect.face import Face
-from agent.detect.pose import head_pose
+from agent.detect.pose import Pose, head_pose
 from agent.embed.align import align
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError
-from agent.gallery.consent import ConsentRecord, check
+from agent.gallery.consent import ConsentRecord, Terms, check
 from agent.gallery.references import References
 from agent.gallery.template import MAX_CAPTURES, MIN_CAPTURES, Vector, mean_reference
 from agent.match.compare import compare
 from agent.match.policy import Policy
-from agent.protocol.names import NoticeId
+from agent.match.probe import Seen, both_ways
 from agent.subject import SubjectId
 
+if TYPE_CHECKING:
+    from agent.detect.detector import Detector
+
+PATIENCE_NS = 1_200_000_000  # from the last capture: half a second of advice, after the spacing; five take 5 s then
 SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, so no session stays open unattended
 
 # ITU-R BT.601 luma; the crop is what the eye and the embedder see.
@@ -47,6 +54,8 @@ Refusal = Literal[
     "bright",
     "blurred",
     "wait",  # good, but too soon after the capture before
+    "unclear",  # the mirror image embeds elsewhere: something covers or shades a part of the face
+    "alike",  # good, but too much like a capture before
     "still",  # the same picture again: a person moves a little
     "another_face",  # not who stood there before; the captures so far were dropped
     "timed_out",
@@ -61,6 +70,8 @@ ADVICE: dict[Refusal, str] = {
     "bright": "there is too much light on the face",
     "blurred": "hold still",
     "wait": "stay for a moment",
+    "unclear": "your face is not clear to see: turn to the light, take off what covers it",
+    "alike": "change something: turn your head a little, come nearer or step back, smile",
     "still": "move your head a little",
     "another_face": "another face appeared: start again, alone",
     "timed_out": "the session is over: start a new one",
@@ -82,6 +93,12 @@ class Quality:
     min_sharpness: float = 0.008
     spacing_ns: int = 700_000_000  # captures of one second are one capture
     max_likeness: float = 0.995  # comparison score of two captures; above it is the same picture twice
+    # Another view than a capture before, by any of these: degrees turned or bowed (what a head does that looks a little
+    # aside; the measured pose of one that is still varies by a degree), share by which the face is larger or smaller
+    # (a few centimetres), comparison score below (crops of one still second lie above it, another expression below).
+    other_turn_degrees: float = 3.0
+    other_size: float = 0.05
+    other_likeness: float = 0.97
 
     def __post_init__(self) -> None:
         if not MIN_CAPTURES <= self.captures <= MAX_CAPTURES:
@@ -107,12 +124,18 @@ class Progress:
         return "" if self.refusal is None else ADVICE[self.refusal]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a capture was taken: the head's pose, and the smaller side of the face's box in pixels."""
+
+    pose: Pose
+    size: float
+
+
 class Embeds(Protocol):
     """The part of an embedder that enrolment uses."""
 
-    def embed(self, crop: Crop) -> Embedding:
-        """Embedding of an aligned crop."""
-        ...
+    def embed(self, crop: Crop) -> Embedding: ...
 
 
 class EnrolmentSession:
@@ -130,16 +153,13 @@ class EnrolmentSession:
         *,
         references: References,
         policy: Policy,
-        site: str,
-        unit: str,
-        purpose: str,
+        terms: Terms,
         now: datetime,
-        notice: NoticeId | None = None,
         subject: SubjectId | None = None,
         quality: Quality | None = None,
         align: Callable[[Frame, Face], Crop] = align,
     ) -> None:
-        check(consent, now=now, site=site, unit=unit, purpose=purpose, notice=notice)
+        check(consent, terms, now=now)
         self._embedder = embedder
         self._align = align
         self._references = references
@@ -147,12 +167,12 @@ class EnrolmentSession:
         self._subject = subject
         self._quality = quality or Quality()
         self._captures: list[Embedding] = []
+        self._views: list[View] = []
         self._began_ns: int | None = None
         self._last_ns = 0
 
     @property
     def wanted(self) -> int:
-        """How many captures the session takes."""
         return self._quality.captures
 
     def offer(self, frame: Frame, faces: Sequence[Face]) -> Progress:
@@ -172,20 +192,21 @@ class EnrolmentSession:
         except CaptureRefusedError:
             self.cancel()
             raise
-        captures, self._captures = self._captures, []
+        captures, self._captures, self._views = self._captures, [], []
         return [capture.vector for capture in captures]
 
     def cancel(self) -> None:
         """End the session and overwrite what it holds."""
         for capture in self._captures:
             capture.wipe()
-        self._captures = []
+        self._captures, self._views = [], []
 
     def _check_new(self, mean: Embedding) -> None:
         found = compare(mean, self._references)
         if found is None or found.subject == self._subject:
             return
-        if found.score >= self._policy.threshold(len(self._references.subjects)).value:
+        threshold = self._policy.threshold(len(self._references.subjects), len(self._captures))
+        if found.score >= threshold.value:
             raise CaptureRefusedError(
                 "this person is enrolled already: erase or renew that reference instead", reason="already_enrolled"
             )
@@ -207,7 +228,9 @@ class EnrolmentSession:
         refusal = self._unfit_crop(crop)
         if refusal is not None:
             return refusal
-        return self._keep(self._embedder.embed(crop), frame.timestamp_ns)
+        face = faces[0]
+        view = View(head_pose(face.landmarks), min(face.width, face.height))
+        return self._keep(both_ways(self._embedder.embed, crop), view, frame.timestamp_ns)
 
     def _unfit_view(self, faces: Sequence[Face]) -> Refusal | None:
         if not faces:
@@ -227,18 +250,39 @@ class EnrolmentSession:
             return "bright"
         return "blurred" if sharpness(luma) < self._quality.min_sharpness else None
 
-    def _keep(self, embedding: Embedding, timestamp_ns: int) -> Refusal | None:
-        likeness = [float(embedding.vector @ earlier.vector) for earlier in self._captures]
-        if likeness and max(likeness) > self._quality.max_likeness:
-            embedding.wipe()
-            return "still"
-        if likeness and not min(likeness) >= self._policy.threshold(1).value:
-            embedding.wipe()
-            self.cancel()
-            return "another_face"
-        self._captures.append(embedding)
+    def _keep(self, seen: Seen, view: View, timestamp_ns: int) -> Refusal | None:
+        refusal = self._unlike(seen, view, timestamp_ns)
+        if refusal is not None:
+            seen.embedding.wipe()
+            if refusal == "another_face":
+                self.cancel()
+            return refusal
+        self._captures.append(seen.embedding)
+        self._views.append(view)
         self._last_ns = timestamp_ns
         return None
+
+    def _unlike(self, seen: Seen, view: View, timestamp_ns: int) -> Refusal | None:
+        """Whether the capture is of the same face as those before, and of another view of it."""
+        if not seen.mirror >= self._policy.probe.mirror:
+            return "unclear"
+        likeness = [float(seen.embedding.vector @ earlier.vector) for earlier in self._captures]
+        if likeness and max(likeness) > self._quality.max_likeness:
+            return "still"
+        if likeness and not min(likeness) >= self._policy.same_face:
+            return "another_face"
+        patient = timestamp_ns - self._last_ns < PATIENCE_NS
+        if patient and any(self._alike(view, *one) for one in zip(self._views, likeness, strict=True)):
+            return "alike"
+        return None
+
+    def _alike(self, view: View, earlier: View, likeness: float) -> bool:
+        quality = self._quality
+        turn = max(abs(view.pose.yaw - earlier.pose.yaw), abs(view.pose.pitch - earlier.pose.pitch))
+        growth = max(view.size, earlier.size) / min(view.size, earlier.size)
+        return (
+            turn < quality.other_turn_degrees and growth < 1 + quality.other_size and likeness >= quality.other_likeness
+        )
 
 
 def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
@@ -248,18 +292,13 @@ def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     return float(laplacian.var()) / contrast if contrast > 1.0 else 0.0
 
 
-class Detects(Protocol):
-    """The part of a detector that enrolment uses."""
-
-    def detect(self, frame: Frame) -> list[Face]: ...
-
-
 def capture(
-    camera: Camera, detector: Detects, session: EnrolmentSession, *, tell: Callable[[str], None]
+    camera: Camera, detector: Detector, session: EnrolmentSession, *, tell: Callable[[str], None]
 ) -> list[Vector]:
     """Offer frames to ``session`` until it has what it needs; ``tell`` gets each new advice for the person once.
 
-    Raises CaptureRefusedError when the time is over or the camera ends before that.
+    When the time is over or the camera ends before that, what was captured will do if a reference can be made of it;
+    otherwise CaptureRefusedError.
     """
     told = ""
     progress = None
@@ -274,6 +313,8 @@ def capture(
             return session.finish()
         if progress.refusal == "timed_out":
             break
+    if progress is not None and progress.captured >= MIN_CAPTURES:
+        return session.finish()
     captured = f"{progress.captured} of {progress.wanted}" if progress else "no"
     session.cancel()
     raise CaptureRefusedError(f"{captured} captures were taken, nothing was stored: start again, follow the advice")

@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,12 @@ from agent.config.schema import Config
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
-from agent.match.policy import Policy
-from agent.mqtt.credentials import Credentials, Identity, load_identity
+from agent.match.policy import MILLION, Policy
+from agent.mqtt.credentials import Identity, load_identity
 from agent.mqtt.refusals import explain_tls
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.pseudonym import epochs_from
-from agent.unit.assemble import load_key, load_models, load_policy, load_site_key, open_gallery
+from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key, open_gallery
 from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
@@ -44,10 +44,6 @@ class Finding:
     state: Literal["ok", "advice", "fault"]
     text: str
 
-    def members(self) -> dict[str, str]:
-        """Give the finding as JSON members."""
-        return asdict(self)
-
 
 Found = Iterator[tuple[Literal["ok", "advice", "fault"], str]]
 
@@ -61,9 +57,8 @@ def examine(name: str, config: Config, clock: Clock) -> Iterator[Finding]:
         yield Finding(name, "fault", str(error))
 
 
-def check_folders(config: Config, clock: Clock) -> Found:
+def check_folders(config: Config, _: Clock) -> Found:
     """Places that are written must be writable, and by nobody else."""
-    del clock
     folders = {config.gallery.path.parent, config.outbox.path.parent, config.audit.path.parent, config.keys.folder}
     for folder in sorted(folders):
         if not folder.is_dir():
@@ -76,9 +71,8 @@ def check_folders(config: Config, clock: Clock) -> Found:
             yield "ok", f"{folder} is private and writable"
 
 
-def check_disk(config: Config, clock: Clock) -> Found:
+def check_disk(config: Config, _: Clock) -> Found:
     """Events wait on the disk while the broker is away."""
-    del clock
     free = read_disk_free(config.outbox.path.parent)
     text = f"{free / 2**20:.0f} MiB are free beside {config.outbox.path}"
     if free < LOW_DISK_BYTES:
@@ -94,10 +88,8 @@ def check_keys(config: Config, clock: Clock) -> Found:
     held = EpochKeys.load(config.keys.folder / "epoch-keys.json").epochs(config.events.audience)
     now, *coming = epochs_from(clock.now())
     if now not in held:
-        yield (
-            "fault",
-            f"no epoch key for audience '{config.events.audience}' in {now}: issue keys at the site, install them",
-        )
+        audience = config.events.audience
+        yield "fault", f"no epoch key for audience '{audience}' in {now}: issue keys at the site, install them"
     elif missing := [epoch for epoch in coming if epoch not in held]:
         yield "advice", f"no epoch key for {', '.join(missing)} yet: install the next ones before {now} is over"
     else:
@@ -115,9 +107,8 @@ def check_certificate(config: Config, clock: Clock) -> Found:
         yield "ok", text
 
 
-def check_clock(config: Config, clock: Clock) -> Found:
+def check_clock(_: Config, clock: Clock) -> Found:
     """Order never depends on the clock, but certificates, epochs and consents do."""
-    del config
     if clock.state() == "synced":
         yield "ok", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, synchronised"
     else:
@@ -125,16 +116,12 @@ def check_clock(config: Config, clock: Clock) -> Found:
         yield "advice", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, {text}"
 
 
-def check_memory(config: Config, clock: Clock) -> Found:
+def check_memory(_config: Config, _clock: Clock) -> Found:
     """See that references, which are in memory, reach no disk."""
-    del config, clock
     swaps = [line.split()[0] for line in _lines("/proc/swaps")[1:]]
     plain = [swap for swap in swaps if not Path(swap).name.startswith("zram")]
     if plain:
-        yield (
-            "advice",
-            f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may",
-        )
+        yield "advice", f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may"
     else:
         yield "ok", "no swap on a disk"
     handler = "".join(_lines("/proc/sys/kernel/core_pattern"))
@@ -145,9 +132,8 @@ def check_memory(config: Config, clock: Clock) -> Found:
         yield "advice", "a crash would write memory to disk: install deploy/sysctl.conf, or run under the service"
 
 
-def check_models(config: Config, clock: Clock) -> Found:
+def check_models(config: Config, _: Clock) -> Found:
     """Digests, outputs, and the golden answer of this machine; then the policy for this embedder."""
-    del clock
     models = load_models(config)
     width, height = models.detector.input_size
     yield "ok", f"detector {config.models.detector}, {width}x{height}, answers as listed"
@@ -157,9 +143,17 @@ def check_models(config: Config, clock: Clock) -> Found:
 
 
 def tell_policy(policy: Policy, size: int) -> Found:
-    """What a policy promises, and whether it was measured for a gallery of ``size`` references."""
-    promise = f"FPIR at most {policy.target_fpir:g} with up to {policy.measured_references} people"
-    yield "ok", f"policy {policy.digest[:19]}…, {promise}"
+    """What a policy promises for a gallery of ``size`` references, and which part of it was measured."""
+    promise = f"FPIR at most {policy.target_fpir:g} an attempt with up to {policy.covered_references} people"
+    yield (
+        "ok",
+        f"policy {policy.digest[:19]}…, {promise}, measured up to {policy.measured_references}, then extrapolated",
+    )
+    if (misses := policy.misses(size)) is not None:
+        low, high = misses.low_ppm / MILLION, misses.high_ppm / MILLION
+        by = "measured" if policy.threshold(misses.gallery, policy.probe.first).state == "measured" else "extrapolated"
+        missed = f"{misses.fnir_ppm / MILLION:.2%} are missed at first look (FNIR, 95 %: {low:.2%} to {high:.2%})"
+        yield "ok", f"of people who are enrolled {missed}, in a gallery of {misses.gallery} at {by} thresholds"
     if (problem := shortfall(policy, size)) is not None:
         yield "advice", problem
 
@@ -239,8 +233,7 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
 
 
 def _identity(config: Config, clock: Clock) -> Identity:
-    files = config.tls_files()
-    return load_identity(Credentials(files.ca, files.certificate, files.key), clock, common_name=config.unit.id)
+    return load_identity(credentials_of(config), clock, common_name=config.unit.id)
 
 
 def _closed_by_peer(session: ssl.SSLSocket) -> bool:

@@ -22,11 +22,10 @@ from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.records import Crop
 from agent.errors import CaptureRefusedError, PosternError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord, check_notice
+from agent.gallery.consent import ConsentRecord, Terms, check_notice
 from agent.gallery.store import GalleryStore
 from agent.gallery.template import MIN_CAPTURES, Vector
 from agent.match.policy import Policy
-from agent.protocol.names import NoticeId
 from agent.subject import SUBJECT_BYTES, SubjectId
 from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
 
@@ -42,11 +41,8 @@ class Registrar:
     embedder: Embeds
     model: str
     policy: Policy
-    site: str
-    unit: str
-    purpose: str
+    terms: Terms
     notice_version: str
-    notice: NoticeId | None
     clock: Clock
     random: Callable[[int], bytes]
     align: Callable[[Frame, Face], Crop] = align
@@ -60,11 +56,8 @@ class Registrar:
             consent,
             references=self.gallery.references(self.model),
             policy=self.policy,
-            site=self.site,
-            unit=self.unit,
-            purpose=self.purpose,
+            terms=self.terms,
             now=self.clock.now(),
-            notice=self.notice,
             align=self.align,
             subject=subject,
         )

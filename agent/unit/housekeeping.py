@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from agent.clock import Clock
 from agent.errors import PosternError
@@ -49,7 +50,8 @@ class Housekeeping:
 
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""
-        for duty in (self._watch_clock, self._watch_disk, self._duties.retry, self._sweep):
+        sweep = partial(self._duties.sweep, self._clock.now())  # at each look: who may go is announced no longer
+        for duty in (self._watch_clock, self._watch_disk, self._duties.retry, sweep):
             try:
                 duty()
             except PosternError as error:
@@ -76,7 +78,3 @@ class Housekeeping:
             self._duties.unit_event("storage_low")
         elif self._storage_low and free > STORAGE_BACK_BYTES:
             self._storage_low = False
-
-    def _sweep(self) -> None:
-        """At each look: whose consent has ended is announced for a second more at most."""
-        self._duties.sweep(self._clock.now())

@@ -20,27 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.clock import Clock, ClockState
 from agent.errors import KeyStoreError, VerificationError
 from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_secret, replace, write_atomic
-from agent.keys import (
-    PublicKey,
-    UnitKey,
-    decode_base64url,
-    encode_base64url,
-    load_private_key,
-    load_public_key,
-)
+from agent.keys import PublicKey, UnitKey, decode_base64url, encode_base64url, load_private_key, load_public_key
 from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol import joining
 from agent.protocol.epoch_keys import open_epoch_keys
-from agent.protocol.joining import (
-    ANSWER_TYPE,
-    REQUEST_TYPE,
-    Base64url,
-    UnitAnswer,
-    UnitRequest,
-    is_proof,
-    prove,
-    token_key,
-    unverified,
-)
 from agent.protocol.names import Name, check_name
 from agent.protocol.record import Record, encode, load, save
 from agent.site.authority import check_issued, make_csr, public_pem
@@ -52,7 +35,7 @@ class PendingRequest(Record, frozen=True):
 
     site: Name
     unit: Name
-    token_key: Base64url
+    token_key: joining.Base64url
 
 
 def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
@@ -63,14 +46,14 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
     """
     check_name("site", site)
     check_name("unit", unit)
-    key = token_key(token)
+    key = joining.token_key(token)
     waiting = UnitFiles(keys).waiting
     make_private_folder(waiting.folder)
     event_key, tls_key, seal_key = UnitKey.generate(), UnitKey.generate(), UnitKey.generate()
     for made, path in ((event_key, waiting.event_key), (tls_key, waiting.tls_key), (seal_key, waiting.seal_key)):
         made.save(path)
     csr = make_csr(unit, load_private_key(waiting.tls_key))
-    request = UnitRequest(
+    request = joining.UnitRequest(
         version=1,
         site=site,
         unit=unit,
@@ -79,8 +62,8 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
         csr=csr.decode(),
     )
     save(waiting.pending, PendingRequest(site=site, unit=unit, token_key=encode_base64url(key)))
-    request = msgspec.structs.replace(request, proof=prove(key, request))
-    return event_key.sign(encode(request), typ=REQUEST_TYPE).encode()
+    request = msgspec.structs.replace(request, proof=joining.prove(key, request))
+    return event_key.sign(encode(request), typ=joining.REQUEST_TYPE).encode()
 
 
 def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
@@ -153,11 +136,11 @@ def _read_pending(path: Path) -> PendingRequest | None:
     return load(path, PendingRequest, secret=True)
 
 
-def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> UnitAnswer:
+def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> joining.UnitAnswer:
     """Read an answer: by the site's key where it is known, by the token where it is not, else by both."""
-    content = unverified(token, UnitAnswer)
+    content = joining.unverified(token, joining.UnitAnswer)
     known = load_public_key(files.site_jwk) if files.site_jwk.exists() else PublicKey.from_jwk(content.site_jwk)
-    known.verify(token, typ=ANSWER_TYPE)
+    known.verify(token, typ=joining.ANSWER_TYPE)
     if content.site_jwk != known.jwk():
         raise VerificationError("wrong_key", "the answer names another site's key: ask this unit's own site")
     if pending is None:
@@ -166,12 +149,12 @@ def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> U
         return content
     if (content.site, content.unit) != (pending.site, pending.unit):
         raise VerificationError("wrong_unit", "the answer is for another unit: fetch the one for this unit")
-    if not is_proof(decode_base64url(pending.token_key), content):
+    if not joining.is_proof(decode_base64url(pending.token_key), content):
         raise VerificationError("bad_proof", "the answer was not made with this unit's enrolment token: start again")
     return content
 
 
-def _check_certificate(content: UnitAnswer, tls_key: Path) -> None:
+def _check_certificate(content: joining.UnitAnswer, tls_key: Path) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(content.tls_crt.encode())
         root = x509.load_pem_x509_certificate(content.ca_crt.encode())

@@ -3,48 +3,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
 class UnitFiles:
-    """Where the keys of a unit lie. ``waiting`` holds the new ones until the site has answered."""
-
-    folder: Path
-
-    @property
-    def event_key(self) -> Path:
-        return self.folder / "unit.key"
-
-    @property
-    def tls_key(self) -> Path:
-        return self.folder / "tls.key"
-
-    @property
-    def seal_key(self) -> Path:
-        return self.folder / "seal.key"
-
-    @property
-    def tls_crt(self) -> Path:
-        return self.folder / "tls.crt"
-
-    @property
-    def ca_crt(self) -> Path:
-        return self.folder / "ca.crt"
-
-    @property
-    def site_jwk(self) -> Path:
-        return self.folder / "site.jwk"
-
-    @property
-    def epoch_keys(self) -> Path:
-        return self.folder / "epoch-keys.json"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.event_key = folder / "unit.key"
+        self.tls_key = folder / "tls.key"
+        self.seal_key = folder / "seal.key"
+        self.tls_crt = folder / "tls.crt"
+        self.ca_crt = folder / "ca.crt"
+        self.site_jwk = folder / "site.jwk"
+        self.epoch_keys = folder / "epoch-keys.json"
+        self.pending = folder / "pending.json"
+        self.site_change = folder / "site-change.json"
 
     @property
     def waiting(self) -> UnitFiles:
+        """Where the new ones lie until the site has answered."""
         return UnitFiles(self.folder / "waiting")
-
-    @property
-    def pending(self) -> Path:
-        return self.folder / "pending.json"

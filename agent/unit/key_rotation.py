@@ -8,6 +8,7 @@ after a power cut. No answer holds a key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,27 +37,20 @@ class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str | None = None  # the policy in force, signed by that key
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRotation:
     """Renews the keys of one running unit; ``on_site_key`` is told by which key commands are signed from now on."""
 
-    def __init__(
-        self,
-        *,
-        keys: Path,
-        policy: Path,
-        site: str,
-        unit: str,
-        audience: str,
-        epoch_keys: EpochKeys,
-        gallery: GalleryStore,
-        audit: AuditLog,
-        clock: Clock,
-        on_site_key: Callable[[PublicKey], None],
-    ) -> None:
-        self._files, self._policy = UnitFiles(keys), policy
-        self._site, self._unit, self._audience = site, unit, audience
-        self._epoch_keys, self._gallery, self._audit = epoch_keys, gallery, audit
-        self._clock, self._on_site_key = clock, on_site_key
+    keys: Path
+    policy: Path
+    site: str
+    unit: str
+    audience: str
+    epoch_keys: EpochKeys
+    gallery: GalleryStore
+    audit: AuditLog
+    clock: Clock
+    on_site_key: Callable[[PublicKey], None]
 
     def rotate(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """Do what ``args`` (see ``NewKeys``) ask; what was renewed.
@@ -70,27 +64,28 @@ class KeyRotation:
         elif wanted.site_key is not None and wanted.policy is not None:
             done = self._change_site_key(wanted.site_key, wanted.policy)
         else:
-            self._gallery.renew()
-            done = {"rotated": "references", "count": len(self._gallery)}
-        self._audit.append("keys_renewed", {"what": done["rotated"]})
+            self.gallery.renew()
+            done = {"rotated": "references", "count": len(self.gallery)}
+        self.audit.append("keys_renewed", {"what": done["rotated"]})
         return done
 
     def _renew_epoch_keys(self, sealed: str) -> dict[str, Any]:
+        files = UnitFiles(self.keys)
         issued = open_epoch_keys(
             sealed.strip(),
-            seal_key=self._files.seal_key,
-            site_key=load_public_key(self._files.site_jwk),
-            site=self._site,
-            unit=self._unit,
-            now=self._clock.now(),
-            clock=self._clock.state(),
+            seal_key=files.seal_key,
+            site_key=load_public_key(files.site_jwk),
+            site=self.site,
+            unit=self.unit,
+            now=self.clock.now(),
+            clock=self.clock.state(),
         )
-        self._epoch_keys.add(issued)
-        return {"rotated": "epoch_keys", "epochs": list(self._epoch_keys.epochs(self._audience))}
+        self.epoch_keys.add(issued)
+        return {"rotated": "epoch_keys", "epochs": list(self.epoch_keys.epochs(self.audience))}
 
     def _change_site_key(self, token: str, policy: str) -> dict[str, Any]:
-        new = change_site_key(self._files.folder, self._policy, token=token, policy_token=policy, site=self._site)
-        self._on_site_key(new)
+        new = change_site_key(self.keys, self.policy, token=token, policy_token=policy, site=self.site)
+        self.on_site_key(new)
         return {"rotated": "site_key", "kid": new.kid}
 
 

@@ -25,7 +25,6 @@ class Notifier:
         self._last_ns: int | None = None
 
     def alive(self) -> None:
-        """Give a sign of life, if one is due."""
         now_ns = self._clock.monotonic_ns()
         if self._last_ns is None:
             self._send("READY=1\nWATCHDOG=1")
@@ -36,7 +35,6 @@ class Notifier:
         self._last_ns = now_ns
 
     def stopping(self) -> None:
-        """Say that the end is wanted."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from agent.clock import Clock
 from agent.errors import KeyStoreError, PosternError, StorageError
@@ -37,50 +38,49 @@ class Identity:
     seal: Callable[[str, str], str] | None = None  # (pseudonym, epoch) to sealed subject
 
 
+@dataclass(eq=False)
 class Recorder:
-    """Makes drafts and appends them; thread-safe."""
+    """Makes drafts and appends them; thread-safe.
 
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        outbox: Outbox,
-        epoch_keys: EpochKeys,
-        clock: Clock,
-        presence: bool,
-        matched: Callable[[SubjectId], None],
-        appended: Callable[[], None],
-        on_problem: Callable[[PosternError], None],
-    ) -> None:
-        """``matched`` notes the use of a reference, ``appended`` wakes the uplink, ``on_problem`` logs."""
-        self._identity, self._outbox, self._epoch_keys, self._clock = identity, outbox, epoch_keys, clock
-        self._presence, self._matched, self._appended, self._on_problem = presence, matched, appended, on_problem
+    ``matched`` notes the use of a reference, ``appended`` wakes the uplink, ``on_problem`` logs.
+    """
+
+    identity: Identity
+    _: KW_ONLY
+    outbox: Outbox
+    epoch_keys: EpochKeys
+    clock: Clock
+    presence: bool
+    matched: Callable[[SubjectId], None]
+    appended: Callable[[], None]
+    on_problem: Callable[[PosternError], None]
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Draft, SubjectId | None]] = deque(maxlen=MAX_WAITING)
 
     def outcome(self, outcome: Match | PresenceChange) -> None:
         """Queue a match, or a presence change if the unit publishes those; never raises PosternError."""
-        if isinstance(outcome, PresenceChange) and not self._presence:
+        if isinstance(outcome, PresenceChange) and not self.presence:
             return
         try:
             draft = self._draft(outcome)
         except KeyStoreError as error:  # without an epoch key there is no name that may be published
-            self._on_problem(error)
+            self.on_problem(error)
             return
         self._append(draft, outcome.subject)
         if isinstance(outcome, Match):
             try:
-                self._matched(outcome.subject)
+                self.matched(outcome.subject)
             except StorageError as error:
-                self._on_problem(error)
+                self.on_problem(error)
 
     def unit(self, condition: Condition) -> None:
         """Queue a statement about the unit itself; never raises PosternError."""
-        now, clock = self._clock.now(), self._clock.state()
-        self._append(make_unit(condition, now=now, clock=clock, time_step_s=self._identity.time_step_s), None)
+        now, clock = self.clock.now(), self.clock.state()
+        self._append(make_unit(condition, now=now, clock=clock, time_step_s=self.identity.time_step_s), None)
 
     def retry(self) -> None:
-        """Try again what the disk refused."""
         with self._lock:
             self._flush()
 
@@ -92,7 +92,7 @@ class Recorder:
     def _append(self, draft: Draft, owner: SubjectId | None) -> None:
         with self._lock:
             if len(self._waiting) == MAX_WAITING:
-                self._on_problem(StorageError("the disk stays full: events are being lost; make room on it now"))
+                self.on_problem(StorageError("the disk stays full: events are being lost; make room on it now"))
             self._waiting.append((draft, owner))
             self._flush()
 
@@ -100,36 +100,19 @@ class Recorder:
         while self._waiting:
             draft, owner = self._waiting[0]
             try:
-                self._outbox.append(draft, owner=None if owner is None else owner_of(owner))
+                self.outbox.append(draft, owner=None if owner is None else owner_of(owner))
             except StorageError as error:
-                self._on_problem(error)
+                self.on_problem(error)
                 return
             self._waiting.popleft()
-            self._appended()
+            self.appended()
 
     def _draft(self, outcome: Match | PresenceChange) -> Draft:
-        identity, now, clock = self._identity, self._clock.now(), self._clock.state()
-        name, epoch = self._epoch_keys.pseudonym(outcome.subject, identity.audience, now, clock=clock)
+        identity, now, clock = self.identity, self.clock.now(), self.clock.state()
+        name, epoch = self.epoch_keys.pseudonym(outcome.subject, identity.audience, now, clock=clock)
         subject = name if identity.seal is None else identity.seal(name, epoch)
+        about: dict[str, Any] = {"subject": subject, "audience": identity.audience, "epoch": epoch}
+        about |= {"now": now, "clock": clock, "time_step_s": identity.time_step_s}
         if isinstance(outcome, Match):
-            return make_match(
-                outcome,
-                subject=subject,
-                audience=identity.audience,
-                epoch=epoch,
-                policy=identity.policy,
-                model=identity.model,
-                now=now,
-                clock=clock,
-                time_step_s=identity.time_step_s,
-            )
-        return make_presence(
-            state=outcome.state,
-            subject=subject,
-            audience=identity.audience,
-            epoch=epoch,
-            zone=outcome.zone,
-            now=now,
-            clock=clock,
-            time_step_s=identity.time_step_s,
-        )
+            return make_match(outcome, policy=identity.policy, model=identity.model, **about)
+        return make_presence(state=outcome.state, zone=outcome.zone, **about)

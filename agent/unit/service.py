@@ -24,38 +24,23 @@ from agent import pipeline
 from agent.audit.chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
-from agent.detect.track import Tracker
+from agent.detect.track import MAX_MISSED_NS, Tracker
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import CameraLostError, PosternError
 from agent.gallery.records import Erased
 from agent.gallery.references import References
 from agent.keys import UnitKey
-from agent.match.decide import Voter
+from agent.match.decide import Decider
 from agent.match.measured_range import MeasuredRange
 from agent.match.presence import Presence
 from agent.mqtt.connection import BrokerSettings
-from agent.mqtt.credentials import Credentials, load_identity
+from agent.mqtt.credentials import load_identity
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
 from agent.subject import SubjectId
 from agent.timing import StageTimes
-from agent.unit.assemble import (
-    CommandSide,
-    Models,
-    board,
-    command_side,
-    load_key,
-    load_models,
-    load_policy,
-    make_enrolment,
-    make_gate,
-    make_info,
-    make_registrar,
-    make_seal,
-    open_stores,
-    source_of,
-)
+from agent.unit import assemble
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.log import Problems
@@ -120,23 +105,25 @@ class Service:
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = threading.Event()
         self._frames = 0
-        key = load_key(config)
-        models = load_models(config)
-        policy = load_policy(config, models.embedder.model)
+        key = assemble.load_key(config)
+        models = assemble.load_models(config)
+        policy = assemble.load_policy(config, models.embedder.model)
         self._model, self._range = models.embedder.model, MeasuredRange(policy)
+        self._policy = policy
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
         self._facts |= {"model": self._model, "kid": key.kid}
-        self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
+        self._stores = stores = stack.enter_context(assemble.open_stores(config, key, clock, random=world.random))
         self._forgetting = Forgetting(
             stores.gallery, stores.outbox, stores.audit, on_erased=self._on_erased, on_problem=self._problem
         )
         self._forgetting.settle()
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
         self._mailbox = Mailbox()
-        self._voter, self._presence = Voter(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
+        self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
-        registrar = make_registrar(config, models, policy, stores, clock=clock, random=world.random)
-        self._enrolment = make_enrolment(registrar, self._mailbox, clock)
+        registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
+        answers = assemble.make_answers(config, key)
+        self._enrolment = assemble.make_enrolment(registrar, self._mailbox, clock, answers)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
@@ -145,17 +132,17 @@ class Service:
             camera=self._camera,
             detector=models.detector,
             tracker=Tracker(),
-            gate=make_gate(config),
+            gate=assemble.make_gate(config),
             embedder=models.embedder,
             references=self._references,
-            voter=self._voter,
+            decider=self._decider,
             presence=self._presence,
             record=self._recorder.outcome,
             enrol=self._enrolment.offer,
             times=self.times,
         )
         health = self._make_health(key)
-        side = command_side(
+        side = assemble.command_side(
             config,
             stores,
             self._forgetting,
@@ -165,6 +152,7 @@ class Service:
             paused=self._paused,
             health=health.build,
             log=self._log,
+            answers=answers,
             clock=clock,
             random=world.random,
         )
@@ -188,8 +176,16 @@ class Service:
             self._enrolment.expire()
             return keep_going()
 
+        framed_ns = self._clock.monotonic_ns()
+
+        def waiting() -> bool:
+            if self._clock.monotonic_ns() - framed_ns > MAX_MISSED_NS:  # no track lives on, and none is told to die
+                self._decider.forget_all()
+            return idle()
+
         def after_frame() -> bool:
-            self._frames += 1
+            nonlocal framed_ns
+            self._frames, framed_ns = self._frames + 1, self._clock.monotonic_ns()
             return idle()
 
         log_start(self._stores.audit, self._facts)
@@ -199,9 +195,10 @@ class Service:
             try:
                 with self._camera:
                     self._mailbox.info_changed()  # now it can say which camera
-                    self._camera.while_waiting = idle
+                    self._camera.while_waiting = waiting
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
+                self._decider.forget_all()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
@@ -215,8 +212,6 @@ class Service:
         for name, one in self.times.summaries().items():
             log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 
-    # -- parts ---------------------------------------------------------------------------------------
-
     def _make_recorder(self, policy: str) -> Recorder:
         config = self._config
         return Recorder(
@@ -225,7 +220,7 @@ class Service:
                 policy=policy,
                 model=self._model,
                 time_step_s=config.events.time_resolution_s,
-                seal=make_seal(config),
+                seal=assemble.make_seal(config),
             ),
             outbox=self._stores.outbox,
             epoch_keys=self._epoch_keys,
@@ -238,7 +233,7 @@ class Service:
 
     def _make_health(self, key: UnitKey) -> HealthReporter:
         return HealthReporter(
-            source=source_of(self._config),
+            source=assemble.source_of(self._config),
             boot=self._stores.outbox.boot,
             signer=key,
             clock=self._clock,
@@ -251,17 +246,16 @@ class Service:
             epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
         )
 
-    def _make_uplink(self, side: CommandSide, health: HealthReporter, info: Callable[[], bytes]) -> Uplink:
+    def _make_uplink(self, side: assemble.CommandSide, health: HealthReporter, info: Callable[[], bytes]) -> Uplink:
         config = self._config
-        tls = config.tls_files()
-        credentials = Credentials(tls.ca, tls.certificate, tls.key)
+        credentials = assemble.credentials_of(config)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
         discovery = None
         if config.broker.home_assistant:
             discovery = make_discovery(
                 Topics(config.unit.site, config.unit.id),
                 name=config.unit.name,
-                model=board(),
+                model=assemble.board(),
                 version=agent.__version__,
                 presence=config.events.presence,
                 health_interval_s=config.broker.health_interval_s,
@@ -291,14 +285,20 @@ class Service:
             connect=self._world.connect,
         )
 
-    def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
+    def _info(self, key: UnitKey, models: assemble.Models, verbs: tuple[str, ...]) -> bytes:
         try:
             camera = self._camera.info()
         except CameraLostError:
             camera = None
-        return make_info(self._config, key, models, camera=camera, enrolled=len(self._stores.gallery), verbs=verbs)
-
-    # -- what happens --------------------------------------------------------------------------------
+        return assemble.make_info(
+            self._config,
+            key,
+            models,
+            self._policy,
+            camera=camera,
+            enrolled=len(self._stores.gallery),
+            verbs=verbs,
+        )
 
     def _references(self) -> References:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
@@ -315,7 +315,7 @@ class Service:
         """Make the pipeline forget who was erased; runs on its thread, between frames."""
         while not self._erased.empty():
             subject = self._erased.get_nowait()
-            self._voter.forget_subject(subject)
+            self._decider.forget_subject(subject)
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued

@@ -35,20 +35,16 @@ class PendingChange(Record, frozen=True):
 
 def put_in_force(keys: Path, policy: Path, *, site_key: PublicKey, policy_token: str) -> None:
     """Make ``site_key`` the key of this unit's site and ``policy_token`` its policy: both, or after a cut neither."""
-    save(_pending(keys), PendingChange(site_jwk=site_key.jwk(), policy=policy_token))
+    save(UnitFiles(keys).site_change, PendingChange(site_jwk=site_key.jwk(), policy=policy_token))
     complete(keys, policy)
 
 
 def complete(keys: Path, policy: Path) -> None:
     """Finish a change that was accepted; to be called before either file is read. May be repeated."""
-    pending = _pending(keys)
+    pending = UnitFiles(keys).site_change
     if not pending.exists():
         return
     change = load(pending, PendingChange)
     write_atomic(policy, change.policy.encode(), mode=PUBLIC_MODE)
     write_atomic(UnitFiles(keys).site_jwk, json.dumps(change.site_jwk).encode(), mode=PUBLIC_MODE)
     remove(pending)  # not overwritten first: a cut in between would leave a file that stops the unit
-
-
-def _pending(keys: Path) -> Path:
-    return keys / "site-change.json"

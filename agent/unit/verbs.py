@@ -19,11 +19,13 @@ from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
 from agent.protocol.command import Command
 from agent.protocol.receipt import ErasureReceipt
+from agent.protocol.response import MAX_RESPONSE_BYTES
+from agent.strict_json import decode
 from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.uplink.commands import Handler
 
-MAX_LISTED = 64  # subjects in one answer: what fits into MAX_RESPONSE_BYTES
+MAX_LISTED = 64  # subjects in one answer: what fits into an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     """Verb to handler, for ``Commands``."""
 
     def health(_: Command) -> Mapping[str, Any]:
-        document: dict[str, Any] = msgspec.json.decode(parts.health())
+        document: dict[str, Any] = decode(parts.health(), dict, MAX_RESPONSE_BYTES)
         return document
 
     def gallery_status(_: Command) -> Mapping[str, Any]:
@@ -88,7 +90,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         "recognition/pause": pause,
         "recognition/resume": resume,
         "outbox/status": outbox_status,
-        "config/get": lambda _: dict(parts.facts),
+        "config/get": lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()},
         "selftest": lambda _: parts.self_test(),
     }
 
@@ -100,19 +102,33 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
             raise ConsentError(
                 "nobody is enrolled without a consent: send the person's record", reason="consent_missing"
             )
-        consent = parse_consent(msgspec.json.encode(args.pop("consent")))
+        consent = parse_consent(_encoded(args.pop("consent")))
         subject = parse_subject(args.pop("subject")) if "subject" in args else None
         if args:
             raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
         return enrolment.begin(command.transaction, consent, subject)
 
-    def enrol_commit(command: Command) -> Mapping[str, Any]:
-        return enrolment.commit(_enrolment(command))
+    return {
+        "enrol/begin": enrol_begin,
+        "enrol/commit": lambda command: enrolment.commit(_enrolment(command)),
+        "enrol/abort": lambda command: enrolment.abort(_enrolment(command)),
+    }
 
-    def enrol_abort(command: Command) -> Mapping[str, Any]:
-        return enrolment.abort(_enrolment(command))
 
-    return {"enrol/begin": enrol_begin, "enrol/commit": enrol_commit, "enrol/abort": enrol_abort}
+def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes
+    """Spell numbers with a fraction as text: no answer holds one, so that none can be a score."""
+    if isinstance(value, dict):
+        return {name: _without_fractions(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_fractions(inner) for inner in value]
+    return str(value) if isinstance(value, float) else value
+
+
+def _encoded(consent: object) -> bytes:
+    try:
+        return msgspec.json.encode(consent)
+    except ValueError:  # a text that is no Unicode
+        return b""
 
 
 def _enrolment(command: Command) -> str:

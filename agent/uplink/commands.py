@@ -5,6 +5,9 @@ A command is a compact JWS by the site's command key over a ``Command``. It name
 cannot be sent elsewhere; its ``cmd_seq`` rises and is on disk before anything happens, so it cannot be sent
 twice; it expires soon. While the clock is not known to be right, expiry means nothing, and the unit asks for
 a fresh signature over a nonce of its own instead. The broker's ACL is only the outer fence.
+
+Four bounds, each of its own, keep a flood from the processor and from those who command by right: on signatures
+checked, on refusals of what is unsigned, on refusals of what is signed, and on commands that are done.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agent import strict_json
 from agent.clock import Clock
 from agent.errors import PosternError, RefusedError, RetryError, StorageError, VerificationError
 from agent.files import write_atomic
-from agent.keys import PublicKey
-from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command, encode_response
-from agent.strict_json import MAX_SAFE_INTEGER
+from agent.keys import ALGORITHM, Header, PublicKey, read_header
+from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command
+from agent.protocol.response import command_digest
+from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+from agent.uplink.answers import Answers
 
 MAX_VALIDITY_S = 300  # a captured command is worthless after five minutes even if it never arrived
 MAX_SKEW_S = 30  # two clocks that are both "synced" agree better than this
@@ -32,7 +36,13 @@ NONCE_LIFE_S = 60  # an operator's tool answers a challenge at once
 MAX_NONCES = 4  # operators at once
 RECENT = 32  # commands remembered as taken: what tells a repeated one from one that others overtook
 COUNTER_BYTES = 1024  # of their numbers on disk
-BURST, PER_SECOND = 20, 5  # commands looked at: a flood must not eat the processor; beyond it there is silence
+BURST, PER_SECOND = 20, 5  # commands done, and refusals of each sort: beyond it there is silence
+# Signatures checked, each half a millisecond on a small board. What does not even claim the site's key needs no check.
+CHECKS_BURST, CHECKS_PER_SECOND = 1000, 250
+LAST_NUMBER = 253_402_300_799_999  # the last millisecond of the year 9999: what no clock passes
+NUMBERS_AHEAD = 1000  # above the highest one taken, whatever the time: two operators at once
+STOPPING = ("subject/revoke",)  # done also when the number cannot be stored: again, it does what was done
+LASTING = ("enrol/begin",)  # verbs that are reported on after their answer
 
 
 Handler = Callable[[Command], Mapping[str, Any]]
@@ -68,8 +78,8 @@ class CommandCounter:
         except OSError as error:
             raise StorageError(f"cannot read {path} ({error.strerror}): make it readable to the service") from error
         try:
-            self._taken = msgspec.convert(strict_json.loads(content, limit=COUNTER_BYTES), _Taken)
-        except (ValueError, msgspec.ValidationError):
+            self._taken = decode(content, _Taken, COUNTER_BYTES)
+        except StrictJsonError:
             raise StorageError(
                 f"{path} is damaged: restore it, or write a cmd_seq above all that were ever used"
             ) from None
@@ -84,11 +94,22 @@ class CommandCounter:
         recent = self._taken.recent
         return bool(recent) and recent[0] < cmd_seq < self.last and cmd_seq not in recent
 
-    def advance(self, cmd_seq: int) -> None:
-        """Make ``cmd_seq`` durable; StorageError when that fails, and then nothing changed."""
+    def remembers(self, cmd_seq: int) -> bool:
+        """Whether ``cmd_seq`` is known to have been acted on."""
+        return cmd_seq == self.last or cmd_seq in self._taken.recent
+
+    def advance(self, cmd_seq: int, *, whatever_the_disk_says: bool = False) -> None:
+        """Make ``cmd_seq`` durable; StorageError when that fails, and then nothing changed.
+
+        With ``whatever_the_disk_says`` it then counts until the next start, and no error is raised.
+        """
         before = self._taken.recent or (self.last,)  # nothing is known of what is below
         taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:])
-        write_atomic(self._path, msgspec.json.encode(taken))
+        try:
+            write_atomic(self._path, msgspec.json.encode(taken))
+        except StorageError:
+            if not whatever_the_disk_says:
+                raise
         self._taken = taken
 
 
@@ -113,11 +134,13 @@ class _Nonces:
 class _Bucket:
     """A token bucket over the monotonic clock."""
 
-    def __init__(self) -> None:
-        self._tokens, self._last_ns = float(BURST), 0
+    def __init__(self, burst: int = BURST, per_second: int = PER_SECOND) -> None:
+        self._burst, self._per_second = burst, per_second
+        self._tokens, self._last_ns = float(burst), 0
 
     def take(self, now_ns: int) -> bool:
-        self._tokens = min(BURST, self._tokens + max(now_ns - self._last_ns, 0) * PER_SECOND / 1e9)
+        gained = max(now_ns - self._last_ns, 0) * self._per_second / 1e9
+        self._tokens = min(self._burst, self._tokens + gained)
         self._last_ns = now_ns
         if self._tokens < 1:
             return False
@@ -125,27 +148,36 @@ class _Bucket:
         return True
 
 
-class Commands:
-    """Verifies and dispatches; owns no behaviour of any verb."""
+class _FloodError(Exception):
+    """One of the bounds is reached: no answer is due."""
 
-    def __init__(
-        self,
-        *,
-        site: str,
-        unit: str,
-        key: PublicKey,
-        counter: CommandCounter,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        on_outcome: Callable[[Outcome], None],
-    ) -> None:
-        """Take commands by ``key``; until ``bind`` none is available."""
-        self._site, self._unit, self._key = site, unit, key
-        self._counter, self._clock = counter, clock
+
+class _NumberError(VerificationError):
+    """The number is refused; ``next_seq`` is one that would not be, where this one is not known to have been taken."""
+
+    def __init__(self, reason: str, message: str, next_seq: int | None = None) -> None:
+        super().__init__(reason, message)
+        self.next_seq = next_seq
+
+
+@dataclass(kw_only=True, eq=False)
+class Commands:
+    """Verifies and dispatches; owns no behaviour of any verb. Takes commands by ``key``; none until ``bind``."""
+
+    site: str
+    unit: str
+    key: PublicKey
+    counter: CommandCounter
+    answers: Answers
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_outcome: Callable[[Outcome], None]
+
+    def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
-        self._on_outcome = on_outcome
-        self._nonces = _Nonces(random)
-        self._bucket = _Bucket()
+        self._nonces = _Nonces(self.random)
+        self._checks = _Bucket(CHECKS_BURST, CHECKS_PER_SECOND)
+        self._unsigned, self._refused, self._done = _Bucket(), _Bucket(), _Bucket()
 
     def bind(self, handlers: Mapping[str, Handler]) -> None:
         """Offer verbs; a handler turns the command into the answer's ``data``, or raises PosternError."""
@@ -156,36 +188,58 @@ class Commands:
 
     def obey(self, key: PublicKey) -> None:
         """Take commands by ``key`` from now on, and by no other; for the handler of a change of key."""
-        self._key = key
+        self.key = key
 
     def handle(self, verb: str, payload: bytes) -> bytes | None:
-        """Answer one request; never raises. None when no answer is due (unknown verb, flood)."""
-        if verb not in VERBS or not self._bucket.take(self._clock.monotonic_ns()):
+        """Answer one request, signed; never raises. None when no answer is due (unknown verb, flood)."""
+        if verb not in VERBS:
             return None
+        try:
+            return self._handle(verb, payload, self.clock.monotonic_ns())
+        except _FloodError:
+            return None
+
+    def _handle(self, verb: str, payload: bytes, now_ns: int) -> bytes:
         command: Command | None = None
         data: dict[str, Any] | None = None
         failure: tuple[str, str] | None = None
+        next_seq: int | None = None
+        bound: _Bucket | None = self._unsigned  # what an answer is still to be taken from
         try:
-            command = self._authenticate(payload)
-            data = self._act(command, verb)
+            command = self._authenticate(payload, now_ns)
+            bound = self._refused
+            handler = self._check(command, verb)
+            bound = None
+            _take(self._done, now_ns)
+            data = self._act(command, handler, command_digest(payload))
+        except _FloodError:
+            raise
         except PosternError as error:
             failure = (_code(error), str(error))
+            next_seq = error.next_seq if isinstance(error, _NumberError) else None
         except Exception as error:  # noqa: BLE001  # a fault in one verb must not end the session with the broker
             failure = ("fault", f"the unit failed ({type(error).__name__}): look at its log")
-        self._on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
-        nonce = self._nonces.issue(self._clock.monotonic_ns()) if failure and failure[0] == "challenge" else None
-        return encode_response(command.transaction if command else None, data, failure, nonce)
+        challenged = failure is not None and failure[0] == "challenge"  # nobody but the site's key gets as far
+        if bound is not None:
+            _take(self._done if challenged else bound, now_ns)
+        self.on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
+        nonce = self._nonces.issue(now_ns) if challenged else None
+        transaction = command.transaction if command else None
+        digest = command_digest(payload)
+        return self.answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
 
-    def _act(self, command: Command, verb: str) -> dict[str, Any]:
-        """Check, make the number durable, then do it: a crash in between loses the command, never doubles it."""
-        self._check(command, verb)
-        handler = self._handlers.get(verb)
-        if handler is None:
-            raise VerificationError("not_available", "this unit does not offer this verb")
-        self._counter.advance(command.cmd_seq)
-        return dict(handler(command))
+    def _act(self, command: Command, handler: Handler, digest: str) -> dict[str, Any]:
+        """Make the number durable, then do it: a crash in between loses the command, never doubles it.
 
-    def _authenticate(self, payload: bytes) -> Command:
+        A full disk keeps nobody matched: who withdrew is forgotten in memory first, and on disk once that is possible.
+        """
+        self.counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
+        if command.verb not in LASTING:
+            return dict(handler(command))
+        with self.answers.under_way(command.verb, digest, command.transaction):
+            return dict(handler(command))
+
+    def _authenticate(self, payload: bytes, now_ns: int) -> Command:
         """Signature first: nothing of the content is read before it."""
         if len(payload) > MAX_COMMAND_BYTES:
             raise VerificationError("too_large", f"a command has at most {MAX_COMMAND_BYTES} bytes")
@@ -193,40 +247,72 @@ class Commands:
             token = payload.decode("ascii")
         except UnicodeDecodeError:
             raise VerificationError("malformed", "a command is a compact JWS in ASCII") from None
-        content = self._key.verify(token, typ=SIGNATURE_TYPE)
+        if read_header(token) == Header(ALGORITHM, self.key.kid, SIGNATURE_TYPE):
+            _take(self._checks, now_ns)
+        content = self.key.verify(token, typ=SIGNATURE_TYPE)
         try:
-            return msgspec.convert(strict_json.loads(content, limit=MAX_COMMAND_BYTES), Command)
-        except (ValueError, msgspec.ValidationError):
+            return decode(content, Command, MAX_COMMAND_BYTES)
+        except StrictJsonError:
             raise VerificationError("malformed", "the signed content is not a command") from None
 
-    def _check(self, command: Command, verb: str) -> None:
-        """Refuse what is for somebody else, was there before, or is too old."""
-        if command.site != self._site:
+    def _check(self, command: Command, verb: str) -> Handler:
+        """Refuse what is for somebody else, was there before, is too old or not offered; who does it otherwise."""
+        if command.site != self.site:
             raise VerificationError("wrong_site", "the command is for another site")
-        if command.unit != self._unit:
+        if command.unit != self.unit:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")
-        if self._counter.overtaken(command.cmd_seq):
-            raise VerificationError("out_of_order", "commands with higher numbers were taken before: sign it again")
-        if command.cmd_seq <= self._counter.last:
-            raise VerificationError("replayed", f"cmd_seq must be above {self._counter.last}")
+        self._check_number(command.cmd_seq)
         if command.nonce is not None:
-            if not self._nonces.use(command.nonce, self._clock.monotonic_ns()):
+            if not self._nonces.use(command.nonce, self.clock.monotonic_ns()):
                 raise VerificationError("bad_nonce", "the nonce is not one of this unit's, or was used, or is too old")
-        elif self._clock.state() == "unsynced":
+        elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
         else:
             self._check_age(command)
+        handler = self._handlers.get(verb)
+        if handler is None:
+            raise VerificationError("not_available", "this unit does not offer this verb")
+        return handler
+
+    def _check_number(self, cmd_seq: int) -> None:
+        """Numbers rise, and run ahead of the time no further than two clocks differ: one operator locks nobody out.
+
+        Where they did (the unit did not know the time), the refusal names the next, and that one is taken.
+        """
+        last = self.counter.last
+        next_seq = None if self.counter.remembers(cmd_seq) or last >= LAST_NUMBER else last + 1
+        if self.counter.overtaken(cmd_seq):
+            raise _NumberError(
+                "out_of_order",
+                f"commands with higher numbers were taken before: sign it again with {last + 1}",
+                next_seq,
+            )
+        if cmd_seq <= last:
+            raise _NumberError("replayed", f"cmd_seq must be above {last}", next_seq)
+        highest = LAST_NUMBER
+        if self.clock.state() == "synced":
+            now_ms = int(self.clock.now().timestamp() * 1000)
+            highest = min(highest, max(now_ms + MAX_SKEW_S * 1000, last + NUMBERS_AHEAD))
+        if cmd_seq > highest:
+            raise _NumberError(
+                "number_ahead", f"cmd_seq must be from {last + 1} to {highest}: compare the clocks", next_seq
+            )
 
     def _check_age(self, command: Command) -> None:
-        now = int(self._clock.now().timestamp())
+        now = int(self.clock.now().timestamp())
         if not 0 <= command.expires_at - command.issued_at <= MAX_VALIDITY_S:
             raise VerificationError("too_long_valid", f"a command is valid for at most {MAX_VALIDITY_S} seconds")
         if now > command.expires_at:
             raise VerificationError("expired", "the command is expired: sign it again")
         if now < command.issued_at - MAX_SKEW_S:
             raise VerificationError("not_yet_valid", "the command is from the future: compare the clocks")
+
+
+def _take(bucket: _Bucket, now_ns: int) -> None:
+    if not bucket.take(now_ns):
+        raise _FloodError
 
 
 def _code(error: PosternError) -> str:

@@ -59,74 +59,30 @@ def _components(topics: Topics, identity: str, *, presence: bool, expire_s: int)
     def entity(key: str, platform: str, name: str, **facts: object) -> dict[str, Any]:
         return {"platform": platform, "unique_id": f"{identity}_{key}", "name": name, **facts}
 
-    def diagnostic(key: str, name: str, template: str, **facts: object) -> dict[str, Any]:
-        return entity(
-            key,
-            "sensor",
-            name,
-            state_topic=topics.health,
-            value_template="{{ " + template + " }}",
-            entity_category="diagnostic",
-            expire_after=expire_s,
-            **facts,
-        )
+    def event(kind: str, name: str, types: list[str], template: str, icon: str) -> dict[str, Any]:
+        topic = topics.event(kind)
+        return entity(kind, "event", name, state_topic=topic, event_types=types, value_template=template, icon=icon)
 
-    measured = {"state_class": "measurement"}
+    def diagnostic(key: str, name: str, template: str, **facts: object) -> dict[str, Any]:
+        told = {"state_topic": topics.health, "value_template": "{{ " + template + " }}"}
+        return entity(key, "sensor", name, **told, entity_category="diagnostic", expire_after=expire_s, **facts)
+
+    def number(key: str, name: str, template: str, unit: str | None = None, kind: str | None = None) -> dict[str, Any]:
+        facts = {"device_class": kind, "unit_of_measurement": unit, "state_class": "measurement"}
+        return diagnostic(key, name, template, **{fact: text for fact, text in facts.items() if text is not None})
+
+    def word(key: str, name: str, options: list[str], icon: str) -> dict[str, Any]:
+        return diagnostic(key, name, f"value_json.{key}", device_class="enum", options=options, icon=icon)
+
     components = {
-        "match": entity(
-            "match",
-            "event",
-            "Match",
-            state_topic=topics.event("match"),
-            event_types=["match"],
-            value_template=_MATCH,
-            icon="mdi:account-check",
-        ),
-        "fps": diagnostic(
-            "fps", "Frame rate", "(value_json.fps_milli / 1000) | round(1)", unit_of_measurement="fps", **measured
-        ),
-        "queue": diagnostic("queue", "Events waiting", "value_json.queue_depth", **measured),
-        "temperature": diagnostic(
-            "temperature",
-            "Temperature",
-            "value_json.temperature_c",
-            device_class="temperature",
-            unit_of_measurement="°C",
-            **measured,
-        ),
-        "disk": diagnostic(
-            "disk",
-            "Free storage",
-            "value_json.disk_free_bytes",
-            device_class="data_size",
-            unit_of_measurement="B",
-            **measured,
-        ),
-        "clock": diagnostic(
-            "clock",
-            "Clock",
-            "value_json.clock",
-            device_class="enum",
-            options=["synced", "unsynced"],
-            icon="mdi:clock-check",
-        ),
-        "recognition": diagnostic(
-            "recognition",
-            "Recognition",
-            "value_json.recognition",
-            device_class="enum",
-            options=["running", "paused"],
-            icon="mdi:face-recognition",
-        ),
+        "match": event("match", "Match", ["match"], _MATCH, "mdi:account-check"),
+        "fps": number("fps", "Frame rate", "(value_json.fps_milli / 1000) | round(1)", "fps"),
+        "queue": number("queue", "Events waiting", "value_json.queue_depth"),
+        "temperature": number("temperature", "Temperature", "value_json.temperature_c", "°C", "temperature"),
+        "disk": number("disk", "Free storage", "value_json.disk_free_bytes", "B", "data_size"),
+        "clock": word("clock", "Clock", ["synced", "unsynced"], "mdi:clock-check"),
+        "recognition": word("recognition", "Recognition", ["running", "paused"], "mdi:face-recognition"),
     }
     if presence:
-        components["presence"] = entity(
-            "presence",
-            "event",
-            "Presence",
-            state_topic=topics.event("presence"),
-            event_types=["arrived", "left"],
-            value_template=_PRESENCE,
-            icon="mdi:door",
-        )
+        components["presence"] = event("presence", "Presence", ["arrived", "left"], _PRESENCE, "mdi:door")
     return components

@@ -12,15 +12,15 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agent.backoff import full_jitter
+from agent.backoff import Bounds, full_jitter
 from agent.mqtt import refusals
 from agent.outbox.queue import Row
 
 IN_FLIGHT = 16  # rows unacknowledged at once: a full round trip is hidden, a loss resends little
 POISON_STRIKES = 3  # a row alone in flight at this many hang-ups is the cause
 SUSPECT_STRIKES = 2  # from here on a row travels alone, so that the innocent are not blamed
-LEAF_HOLD_S = (5.0, 900.0)  # shortest and longest pause of a leaf that the broker's ACL refuses
-PAUSE_S = (1.0, 60.0)  # the same for everything, when the broker is short of something
+LEAF_HOLD_S = Bounds(5.0, 10.0, 900.0)  # pauses of a leaf that the broker's ACL refuses
+PAUSE_S = Bounds(1.0, 2.0, 60.0)  # the same for everything, when the broker is short of something
 MAX_STRIKES = 1024  # rows with strikes remembered; far above what a few windows can hold
 
 
@@ -120,7 +120,6 @@ class Drain:
         return hold is not None and now_ns < hold.until_ns
 
     def accepted(self, seq: int) -> None:
-        """Note that the broker took the row."""
         send = self._flight.pop(seq, None)
         self._strikes.pop(seq, None)
         self._pause = _Hold()
@@ -146,7 +145,7 @@ class Drain:
             return self._park(send, reason)
         if now_ns >= self._pause.until_ns:  # the rest of a window that was refused together is one refusal
             failures = self._pause.failures + 1
-            self._pause = _Hold(now_ns + self._jitter(failures, PAUSE_S), failures)
+            self._pause = _Hold(now_ns + self._pause_ns(failures, PAUSE_S), failures)
         return None
 
     def too_large(self, send: Send) -> Parked:
@@ -186,7 +185,7 @@ class Drain:
         hold = self._leaves.setdefault(leaf, _Hold())
         if now_ns >= hold.until_ns:
             hold.failures += 1
-            hold.until_ns = now_ns + self._jitter(hold.failures, LEAF_HOLD_S)
+            hold.until_ns = now_ns + self._pause_ns(hold.failures, LEAF_HOLD_S)
 
     def _park(self, send: Send, reason: str) -> Parked:
         self._strikes.pop(send.seq, None)
@@ -198,5 +197,5 @@ class Drain:
         self._strikes[seq] = self._strikes.get(seq, 0) + 1
         return self._strikes[seq]
 
-    def _jitter(self, failures: int, bounds: tuple[float, float]) -> int:
-        return round(full_jitter(failures, shortest_s=bounds[0], longest_s=bounds[1], random=self._random) * 1e9)
+    def _pause_ns(self, failures: int, bounds: Bounds) -> int:
+        return round(full_jitter(failures, bounds, self._random) * 1e9)

@@ -17,6 +17,7 @@ from agent.protocol.names import Digest, Source
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
 ModelTask = Literal["detector", "landmarks", "embedder", "pad"]
+Ppm = Annotated[int, Meta(ge=0, le=1_000_000)]
 PublicJwk = dict[Literal["kty", "crv", "x", "y"], str]  # an EC key, RFC 7518 sec. 6.2
 
 
@@ -26,6 +27,23 @@ class CameraFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Text
     width: Annotated[int, Meta(ge=1)]
     height: Annotated[int, Meta(ge=1)]
+
+
+class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the policy says of decisions in a gallery of this size, in parts per million; whole numbers only.
+
+    ``fpir_ppm`` is for one attempt of somebody who is not enrolled, at a threshold that was measured, extrapolated, or
+    is only the strictest of a table that does not reach so far. ``fnir_ppm`` (95 %: from ``fnir_low_ppm`` on)
+    is of somebody who is enrolled, measured in a gallery of ``gallery`` people; these four are None where nothing was
+    measured for so many.
+    """
+
+    fpir_ppm: Ppm
+    threshold: Literal["measured", "extrapolated", "beyond"]
+    gallery: Annotated[int, Meta(ge=1)] | None
+    fnir_ppm: Ppm | None
+    fnir_low_ppm: Ppm | None
+    fnir_high_ppm: Ppm | None
 
 
 class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +62,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     public_key: PublicJwk
     kid: Text
     enrolled: Annotated[int, Meta(ge=0)]
+    expected: Expected
     activation: Literal["zone", "button", "token"]
     liveness: Literal["not_checked", "checked"]
     capabilities: tuple[Text, ...]  # verbs that this unit answers

@@ -59,6 +59,5 @@ class Mailbox:
         self._reports.clear()
 
     def close(self) -> None:
-        """Wake nobody any more."""
         if self._writer is not None:
             self._writer.close()

@@ -11,10 +11,10 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from agent.backoff import full_jitter, uniform
+from agent.backoff import Bounds, full_jitter, uniform
 from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
 from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
@@ -29,6 +29,7 @@ from agent.uplink.mailbox import Mailbox
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
+RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
@@ -53,50 +54,42 @@ class UplinkNotice:
 
 @dataclass(frozen=True, slots=True)
 class UplinkSettings:
-    """See DESIGN, section 5; times in seconds."""
+    """Times in seconds."""
 
     broker: BrokerSettings
     site: str
     unit: str
     live_window_s: int = 60
     health_interval_s: int = 60
-    reconnect_shortest_s: float = 1.0
-    reconnect_longest_s: float = 60.0
+    reconnect_s: Bounds = RECONNECT_S
 
 
+@dataclass(eq=False)
 class Uplink:
-    """See the module. All public methods may be called from any thread."""
+    """See the module. All public methods may be called from any thread.
 
-    def __init__(
-        self,
-        settings: UplinkSettings,
-        *,
-        outbox: Outbox,
-        mailbox: Mailbox,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        info: Callable[[], bytes],
-        on_request: Callable[[str, bytes], bytes | None],
-        on_notice: Callable[[UplinkNotice], None],
-        health: Callable[[], bytes] | None = None,
-        discovery: Discovery | None = None,
-        connect: Connect = Connection,
-    ) -> None:
-        """Connect nothing yet. All callables given here run on the uplink's thread and must return soon."""
-        self._settings = settings
-        self._topics = Topics(settings.site, settings.unit)
-        self._outbox = outbox
-        self._mailbox, self._wakes = mailbox, mailbox.open()
-        self._clock = clock
-        self._random = random
-        self._info = info
-        self._health = health
-        self._discovery = discovery
-        self._connect = connect
-        self._on_request = on_request
-        self._on_notice = on_notice
+    All callables given here run on the uplink's thread and must return soon.
+    """
+
+    settings: UplinkSettings
+    _: KW_ONLY
+    outbox: Outbox
+    mailbox: Mailbox
+    clock: Clock
+    random: Callable[[int], bytes]
+    info: Callable[[], bytes]
+    on_request: Callable[[str, bytes], bytes | None]
+    on_notice: Callable[[UplinkNotice], None]
+    health: Callable[[], bytes] | None = None
+    discovery: Discovery | None = None
+    connect: Connect = Connection
+
+    def __post_init__(self) -> None:
+        """Connect nothing yet."""
+        self._topics = Topics(self.settings.site, self.settings.unit)
+        self._wakes = self.mailbox.open()
         self._last_notice: UplinkNotice | None = None
-        self._drain = Drain(live_window_s=settings.live_window_s, random=random)
+        self._drain = Drain(live_window_s=self.settings.live_window_s, random=self.random)
         self._rows: dict[int, int] = {}  # packet id -> seq
         self._others: dict[int, str] = {}  # packet id -> topic, for messages that are not rows
         self._failures = 0
@@ -121,7 +114,7 @@ class Uplink:
         itself: it then touches nothing any more.
         """
         self._stopping.set()
-        self._mailbox.wake()
+        self.mailbox.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -129,8 +122,6 @@ class Uplink:
         deque(self._turns, maxlen=0)  # of whoever took the turns: flush and say goodbye
         self._close_mailbox()
         return True
-
-    # -- the thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -141,7 +132,7 @@ class Uplink:
             self._close_mailbox()
 
     def _close_mailbox(self) -> None:
-        self._mailbox.close()
+        self.mailbox.close()
         self._wakes.close()
 
     def _all_turns(self) -> Iterator[float]:
@@ -167,11 +158,11 @@ class Uplink:
             yield from self._wait_to_reconnect(blame)
 
     def _new_connection(self) -> Link:
-        return self._connect(
-            self._settings.broker,
-            client_id=self._settings.unit,
-            common_name=self._settings.unit,
-            clock=self._clock,
+        return self.connect(
+            self.settings.broker,
+            client_id=self.settings.unit,
+            common_name=self.settings.unit,
+            clock=self.clock,
             will=Will(self._topics.availability, OFFLINE),
         )
 
@@ -183,13 +174,13 @@ class Uplink:
         self._subscribe(connection)
         if connection.receive_maximum is not None:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
-        self._notify("connected", f"connected to the broker {self._settings.broker.host}:{self._settings.broker.port}")
-        began_ns = self._clock.monotonic_ns()
+        self._notify("connected", f"connected to the broker {self.settings.broker.host}:{self.settings.broker.port}")
+        began_ns = self.clock.monotonic_ns()
         self._send(connection, self._topics.availability, ONLINE, retain=True)
         self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
-        self._mailbox.drop_reports()
+        self.mailbox.drop_reports()
         while not self._stopping.is_set():
-            now_ns = self._clock.monotonic_ns()
+            now_ns = self.clock.monotonic_ns()
             if now_ns - began_ns > STABLE_S * 1e9:
                 self._failures = 0
             self._publish_due(connection, now_ns)
@@ -201,8 +192,8 @@ class Uplink:
 
     def _subscribe(self, connection: Link) -> None:
         filters = [self._topics.requests]
-        if self._discovery is not None:
-            filters.append(self._discovery.birth_topic)
+        if self.discovery is not None:
+            filters.append(self.discovery.birth_topic)
         for topic in filters:
             try:
                 connection.subscribe(topic)
@@ -210,22 +201,22 @@ class Uplink:
                 self._notify("refused", str(error))
 
     def _publish_due(self, connection: Link, now_ns: int) -> None:
-        if self._mailbox.take_info_changed():
+        if self.mailbox.take_info_changed():
             self._due["info"] = now_ns
         for name in [name for name, at_ns in self._due.items() if at_ns <= now_ns]:
             del self._due[name]
-            if name == "info" and (document := self._make(name, self._info)):
+            if name == "info" and (document := self._make(name, self.info)):
                 self._send(connection, self._topics.info, document, retain=True)
-            elif name == "discovery" and self._discovery is not None:
-                self._send(connection, self._discovery.topic, self._discovery.payload, retain=True)
-            elif name == "health" and self._health is not None:
-                interval_s = self._settings.health_interval_s
-                if document := self._make(name, self._health):
+            elif name == "discovery" and self.discovery is not None:
+                self._send(connection, self.discovery.topic, self.discovery.payload, retain=True)
+            elif name == "health" and self.health is not None:
+                interval_s = self.settings.health_interval_s
+                if document := self._make(name, self.health):
                     self._send(connection, self._topics.health, document, expiry_s=2 * interval_s)
                 self._due["health"] = now_ns + interval_s * 1_000_000_000
 
     def _publish_reports(self, connection: Link) -> None:
-        while len(self._others) < OTHERS_IN_FLIGHT and (left := self._mailbox.take_report()) is not None:
+        while len(self._others) < OTHERS_IN_FLIGHT and (left := self.mailbox.take_report()) is not None:
             verb, payload = left
             self._send(connection, self._topics.response(verb), payload, expiry_s=RESPONSE_EXPIRY_S)
 
@@ -246,7 +237,7 @@ class Uplink:
             self._rescan_ns = now_ns + RESCAN_S * 1_000_000_000
         after = self._scanned
         for _ in range(MAX_PAGES):
-            rows = self._outbox.pending(PAGE_ROWS, after=after)
+            rows = self.outbox.pending(PAGE_ROWS, after=after)
             for send in self._drain.select(rows, now_ns):
                 self._publish_row(connection, send)
             if len(rows) < PAGE_ROWS or not self._drain.room(now_ns):
@@ -268,10 +259,10 @@ class Uplink:
         with contextlib.suppress(BlockingIOError):
             while len(self._wakes.recv(WAKES_READ)) == WAKES_READ:
                 pass
-        now_ns = self._clock.monotonic_ns()
+        now_ns = self.clock.monotonic_ns()
         taken = [self._rows.pop(ack.mid) for ack in polled.acks if ack.accepted and ack.mid in self._rows]
         if taken:
-            self._outbox.acked(*taken)
+            self.outbox.acked(*taken)
         for seq in taken:
             self._drain.accepted(seq)
         for ack in polled.acks:
@@ -297,12 +288,12 @@ class Uplink:
     def _received(self, connection: Link, message: Incoming, now_ns: int) -> None:
         if message.retained:  # neither a command nor a birth may be a memory
             return
-        if self._discovery is not None and message.topic == self._discovery.birth_topic:
+        if self.discovery is not None and message.topic == self.discovery.birth_topic:
             if message.payload == ONLINE:
-                self._due["discovery"] = now_ns + round(uniform(self._random) * BIRTH_SPREAD_S * 1e9)
+                self._due["discovery"] = now_ns + round(uniform(self.random) * BIRTH_SPREAD_S * 1e9)
             return
         verb = self._topics.verb(message.topic)
-        answer = self._on_request(verb, message.payload) if verb is not None else None
+        answer = self.on_request(verb, message.payload) if verb is not None else None
         if verb is not None and answer is not None:
             self._send(connection, self._topics.response(verb), answer, expiry_s=RESPONSE_EXPIRY_S)
 
@@ -313,7 +304,7 @@ class Uplink:
 
     def _park(self, parked: Parked) -> None:
         if parked.row is not None:
-            self._outbox.parked(parked.row, parked.reason)
+            self.outbox.parked(parked.row, parked.reason)
         advice = {
             "not_authorised": "allow the topic in the broker's ACL",
             "packet_too_large": "raise max_packet_size in the broker's settings",
@@ -322,23 +313,23 @@ class Uplink:
 
     def _farewell(self, connection: Link) -> None:
         """Deliver what is left, say offline, close; all within the bounds of a clean stop."""
-        end_ns = self._clock.monotonic_ns() + round(FLUSH_S * 1e9)
-        while (now_ns := self._clock.monotonic_ns()) < end_ns:
+        end_ns = self.clock.monotonic_ns() + round(FLUSH_S * 1e9)
+        while (now_ns := self.clock.monotonic_ns()) < end_ns:
             self._fill(connection, now_ns)
             if not self._drain.flying:
                 break
             self._exchange(connection, 0.1)
         self._others.clear()
         self._send(connection, self._topics.availability, OFFLINE, retain=True)
-        end_ns = self._clock.monotonic_ns() + round(FAREWELL_S * 1e9)
-        while self._others and self._clock.monotonic_ns() < end_ns:
+        end_ns = self.clock.monotonic_ns() + round(FAREWELL_S * 1e9)
+        while self._others and self.clock.monotonic_ns() < end_ns:
             self._exchange(connection, 0.1)
         connection.close()
 
     def _forget_flight(self, reason: int) -> None:
         self._rows.clear()
         self._others.clear()
-        for parked in self._drain.disconnected(reason, self._clock.monotonic_ns()):
+        for parked in self._drain.disconnected(reason, self.clock.monotonic_ns()):
             with contextlib.suppress(StorageError):  # reported by the next look at the outbox
                 self._park(parked)
 
@@ -346,14 +337,9 @@ class Uplink:
         self._failures += 1
         if reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
             self._failures = max(self._failures, 5)
-        wait_s = full_jitter(
-            self._failures,
-            shortest_s=self._settings.reconnect_shortest_s,
-            longest_s=self._settings.reconnect_longest_s,
-            random=self._random,
-        )
-        end_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
-        while not self._stopping.is_set() and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
+        wait_s = full_jitter(self._failures, self.settings.reconnect_s, self.random)
+        end_ns = self.clock.monotonic_ns() + round(wait_s * 1e9)
+        while not self._stopping.is_set() and (left_ns := end_ns - self.clock.monotonic_ns()) > 0:
             yield min(left_ns / 1e9, TICK_S)
 
     def _patience_s(self, now_ns: int) -> float:
@@ -365,7 +351,7 @@ class Uplink:
         if notice != self._last_notice:  # a broker that is away for a day is one notice
             self._last_notice = notice
             with contextlib.suppress(Exception):  # a notice that cannot be told must not stop events
-                self._on_notice(notice)
+                self.on_notice(notice)
 
 
 def _fault(what: str, error: Exception) -> str:

@@ -15,15 +15,16 @@ import msgspec
 import pytest
 
 from agent.clock import ClockState
-from agent.keys import SigningKey, encode_base64url
+from agent.keys import SigningKey, UnitKey, encode_base64url
 from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS
 from agent.uplink.commands import CommandCounter, Commands, Outcome
+from tests.simulators.answering import answers, outcome_of
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]  # seconds on a machine that is not busy
 
-KEY = SigningKey.generate()
+KEY, UNIT_KEY = SigningKey.generate(), UnitKey.generate()
 THIEF = SigningKey.generate()
 
 
@@ -45,6 +46,7 @@ class Attacked:
             unit=name,
             key=KEY.public,
             counter=self.counter,
+            answers=answers(UNIT_KEY, name),
             clock=self.clock,
             random=lambda n: b"\x07" * n,
             on_outcome=self.outcomes.append,
@@ -78,8 +80,7 @@ class Attacked:
         self.attacker.pump(lambda: self.attacker.messages, 60)
         (message,) = self.attacker.messages
         assert message.topic == f"{self.base}/response/{verb}"
-        answer: dict[str, Any] = json.loads(message.payload)
-        return answer
+        return outcome_of(message.payload, UNIT_KEY)
 
     def stop(self) -> None:
         self.attacker.connection.close()

@@ -31,6 +31,7 @@ from agent.gallery.records import TOMBSTONE_DAYS
 from agent.subject import SubjectId
 from agent.unit.assemble import make_registrar
 from agent.unit.forget import Forgetting, owner_of
+from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
 from tests.simulators.signing_unit import match_draft
 from tests.simulators.unit_life import NoCamera, agreed, opened, write_unit
@@ -242,7 +243,7 @@ def test_no_order_of_commands_enrols_without_consent_or_keeps_what_must_go(work:
         if number % SEARCH_EVERY == 0:
             driver.search()
     driver.search()
-    driver.stores.audit.verify()
+    audited(driver.stores.audit)
     driver.stack.close()
     assert set(driver.played) == {command.__name__ for command in weights}
     assert len(driver.gone) > COMMANDS // 20, "people came and went"

@@ -28,6 +28,7 @@ from agent.keys import UnitKey
 from agent.subject import SubjectId, subject_digest
 from agent.unit.by_hand import erase
 from agent.unit.forget import Forgetting
+from tests.simulators.auditor import audited
 from tests.simulators.power import crashes, record
 from tests.simulators.unit_life import enrol, opened, write_unit
 
@@ -109,7 +110,7 @@ def test_one_of_fifty_who_withdraws_is_found_nowhere(folder: Path, capfd: pytest
     with opened(config, clock) as stores:
         assert len(stores.gallery) == 49
         assert stores.outbox.depth() == 50  # 49 matches, and what the unit says about the gap
-        assert stores.audit.verify().erased == 2
+        assert audited(stores.audit).erased == 2
 
 
 @pytest.mark.timeout(900 if EXHAUSTIVE else 300)
@@ -145,7 +146,7 @@ def test_killed_or_without_power_at_any_moment_of_an_erasure_the_next_start_comp
             assert not found(wanted, everything(living)), where
         with opened(config, SimulatedClock()) as stores:
             Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
-            assert stores.audit.verify().loose == 0, where
+            assert audited(stores.audit).loose == 0, where
             if stores.gallery.held(subject) is not None:  # the wish had not reached the disk: ask again
                 undone += 1
                 continue
@@ -165,7 +166,7 @@ def test_an_erasure_that_was_cut_between_gallery_and_outbox_sends_no_event_any_m
         Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
         kinds = [row.kind for row in stores.outbox.pending(10)]
         assert kinds == ["match", "match", "unit"]
-        assert (stores.audit.verify().personal, stores.audit.verify().erased) == (4, 2)
+        assert (audited(stores.audit).personal, audited(stores.audit).erased) == (4, 2)
 
 
 def test_an_event_queued_under_an_earlier_event_key_is_erased_with_its_subject(folder: Path) -> None:

@@ -21,8 +21,9 @@ from joserfc.jwk import OctKey, RSAKey
 from agent.errors import VerificationError
 from agent.keys import UnitKey, encode_base64url
 from agent.protocol.event import MAX_EVENT_BYTES, SIGNATURE_TYPE, canonical
-from agent.subscribe.verify import REASONS, Verifier
+from agent.subscribe.verify import Verifier
 from tests.simulators.signing_unit import (
+    REASONS,
     START,
     SigningUnit,
     match_draft,

@@ -6,6 +6,9 @@ and one with people who act but are not enrolled. Clock and chance are the same 
 write and every line has to be, to the byte. POSTERN_FRAMES is how many frames each has (default 200; the long form
 10000).
 
+Of people who act and match nobody there is a probe in memory for seconds. That it is overwritten is shown here for the
+unit's end, and by ``unit/test_pipeline.py`` and ``unit/test_match_probe.py`` for everything else.
+
 What this cannot show, because clock and temperature are simulated: a unit that works harder gets warmer, which
 ``temperature_c`` of the health messages tells in whole degrees; one that cannot keep up with its camera while it looks
 at faces drops frames, which ``fps_milli`` tells; and its answer to a command may come some milliseconds later.
@@ -24,6 +27,7 @@ import pytest
 import yaml
 
 from agent.config.load import load_config
+from tests.simulators import quiet_unit
 from tests.simulators.power import Step, record
 from tests.simulators.quiet_unit import Premises, faces_in
 
@@ -104,6 +108,7 @@ def test_people_without_an_act_are_detected_and_never_embedded(premises: Premise
     assert faces_in(load_config(premises.config), scene, every=4) > 40, "there was somebody to see"
     assert passed_by.report["frames"] == FRAMES
     assert passed_by.report["embeddings"] == 0
+    assert passed_by.report["probes_held"] == [0, 0]
 
 
 def test_network_disk_and_log_are_the_same_whether_or_not_people_pass_by(alone: Played, passed_by: Played) -> None:
@@ -117,7 +122,17 @@ def test_network_disk_and_log_are_the_same_whether_or_not_people_pass_by(alone: 
 def test_people_who_act_and_are_not_enrolled_leave_no_trace_either(premises: Premises, alone: Played) -> None:
     acted = play(premises, "acting", ACTING)
     assert acted.report["embeddings"] > 0, "they were compared, so the count counts"
+    assert acted.report["probes_held"] == [1, 0], "in memory while they stood there"
     check_same(alone, acted)
+
+
+def test_a_probe_that_is_being_gathered_is_overwritten_when_the_unit_stops(premises: Premises) -> None:
+    premises.restore()
+    scene = write_scene(premises.unit.parent / "stopped.yaml", ACTING)
+    two_crops_in = FPS * ACTING[0]["appears"] + 9  # frames: 0.6 s of dwell, then a crop every second one
+    report = quiet_unit.play(load_config(premises.config), scene, two_crops_in)
+    assert 0 < report["embeddings"] < 3
+    assert report["probes_held"] == [1, 0]
 
 
 def check_same(one: Played, other: Played) -> None:

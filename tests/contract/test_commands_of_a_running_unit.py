@@ -28,7 +28,8 @@ from agent.keys import SigningKey, load_public_key
 from agent.match.policy import parse_policy
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
-from agent.protocol.command import Response
+from agent.protocol.response import Response
+from agent.protocol.trust import TrustedUnits
 from agent.site import rotation, units
 from agent.site.operator import Operator
 from agent.subscribe.files import TrustFile
@@ -57,7 +58,8 @@ SCENE = {
     "people": [{"who": PERSON, "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
 }
 
-NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": 100, "measured": True, "subjects": []}
+MEASURED_TO = parse_policy(POLICY.read_bytes()).measured_references
+NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": MEASURED_TO, "measured": True, "subjects": []}
 
 
 class RunningUnit:
@@ -114,7 +116,9 @@ class RunningUnit:
         """Ask as the site's operator does."""
         time.sleep(COMMANDS_AN_ASK / PER_SECOND)  # faster, and the unit falls silent as under a flood
         site_key = key or units.load_site_key(self.site.site.folder)
-        operator = Operator(self.settings(name), site=SITE, key=site_key, clock=SystemClock())
+        files = self.site.site
+        trusted = TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))
+        operator = Operator(self.settings(name), site=SITE, key=site_key, trusted=trusted, clock=SystemClock())
         return operator.ask(UNIT, verb, args, timeout_s=timeout_s, **options)
 
     def consent(self, **changes: Any) -> dict[str, Any]:

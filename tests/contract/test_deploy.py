@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from agent import errors
-from agent.config.load import parse_config
+from tests.simulators.config import parse_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = (DEPLOY / "postern.service").read_text()

@@ -29,6 +29,7 @@ ASKED_FOR = {
     "stranger",
     "twins",
     "lookalike",
+    "lookalikes-blended",
     "siblings",
     "low-light",
     "backlight",

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.backoff import Bounds
 from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.keys import UnitKey
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.outbox.queue import Outbox
+from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.operator import Operator
@@ -54,9 +56,7 @@ class Installed:
         self.outbox = Outbox(folder / "outbox.db", signer=key, source="/postern/hq/door-1", clock=self.clock)
         self.mailbox = Mailbox()
         self.uplink = Uplink(
-            UplinkSettings(
-                self.settings(self.keys), "hq", "door-1", reconnect_shortest_s=0.05, reconnect_longest_s=0.2
-            ),
+            UplinkSettings(self.settings(self.keys), "hq", "door-1", reconnect_s=Bounds(0.05, 0.1, 0.2)),
             outbox=self.outbox,
             mailbox=self.mailbox,
             clock=self.clock,
@@ -126,9 +126,14 @@ def test_revoked_unit_is_shut_out_by_the_broker(installed: Installed) -> None:
 
 def test_command_of_the_sites_operator_reaches_the_unit_and_another_program_sends_none(installed: Installed) -> None:
     key = units.load_site_key(installed.folder)
-    operator = Operator(installed.settings(installed.programs["office"]), site="hq", key=key, clock=installed.clock)
+    trusted = TrustedUnits.from_signed(installed.files.trust.read_bytes(), key.public)
+    operator = Operator(
+        installed.settings(installed.programs["office"]), site="hq", key=key, trusted=trusted, clock=installed.clock
+    )
     with pytest.raises(BrokerError, match="does not answer"):  # this unit hears and stays silent
         operator.ask("door-1", "selftest", timeout_s=0.5)
-    guard = Operator(installed.settings(installed.programs["guard"]), site="hq", key=key, clock=installed.clock)
+    guard = Operator(
+        installed.settings(installed.programs["guard"]), site="hq", key=key, trusted=trusted, clock=installed.clock
+    )
     with pytest.raises(BrokerError, match="role of an operator"):
         guard.ask("door-1", "selftest", timeout_s=5)

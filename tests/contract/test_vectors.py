@@ -16,19 +16,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from agent.clock import SimulatedClock
 from agent.errors import ConfigError, KeyStoreError, VerificationError
-from agent.keys import DETERMINISTIC, PublicKey, SigningKey, decode_base64url
+from agent.keys import DETERMINISTIC, PublicKey, SigningKey, UnitKey, decode_base64url
 from agent.protocol.event import EVENT_TYPES
 from agent.protocol.pseudonym import EpochKey, Resolver, epoch_of, pseudonym, spell
+from agent.protocol.response import Asked, command_digest, read_response
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustedUnits
 from agent.protocol.trust_file import TrustFile
-from agent.site.operator import read_response
 from agent.site.withdraw import check_receipt
-from agent.subscribe import verify
 from agent.subscribe.verify import VerifiedEvent, Verifier
 from agent.uplink import commands
 from agent.uplink.commands import CommandCounter, Commands
 from tests.simulators import node
+from tests.simulators.answering import ENVELOPE, answers, signed_content
+from tests.simulators.signing_unit import REASONS
 from tools.lib.vectors.program import SUBJECTS, main, render
 from tools.lib.vectors.signing import Key, ecdsa, multiply
 
@@ -51,6 +52,11 @@ def payload(message: Case) -> bytes:
     if "payload" in message:
         return message["payload"].encode()
     return decode_base64url(message["payload_base64url"])
+
+
+def unit_key(jwk: dict[str, str]) -> UnitKey:
+    """The private key that a vector file shows."""
+    return UnitKey(ec.derive_private_key(int.from_bytes(decode_base64url(jwk["d"]), "big"), ec.SECP256R1()))
 
 
 def told(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def reasons(node: object, name: str = "refused") -> Iterator[str]:
 
 def test_every_reason_to_refuse_an_event_has_its_hostile_case() -> None:
     found = Counter([*reasons(FILES["events"]["cases"]), *reasons(FILES["chains"]["cases"])])
-    assert set(found) == set(verify.REASONS)
+    assert set(found) == REASONS
     for reason in ("unsigned", "unsecured", "wrong_algorithm", "wrong_type", "wrong_key", "bad_signature", "fork"):
         assert found[reason] >= 3, reason
     assert min(found.values()) >= 2, found
@@ -128,7 +134,7 @@ def test_every_other_reason_has_its_hostile_case() -> None:
     assert set(reasons(FILES["trust"]["cases"])) == signature | {"wrong_key", "replayed", "wrong_site"}
     assert set(reasons(FILES["receipts"]["cases"])) == signature | {"wrong_subject", "unknown_key"}
     told = signature | {"wrong_key", "too_large", "wrong_site", "wrong_unit", "wrong_verb", "out_of_order", "replayed"}
-    told |= {"bad_nonce", "challenge", "too_long_valid", "expired", "not_yet_valid", "not_available"}
+    told |= {"bad_nonce", "challenge", "number_ahead", "too_long_valid", "expired", "not_yet_valid", "not_available"}
     assert set(reasons(FILES["commands"]["cases"], "error")) == told
     answered = [step["expect"]["answer"] for case in FILES["commands"]["cases"] for step in case["requests"]]
     assert None in answered
@@ -255,11 +261,13 @@ def test_product_answers_each_command_as_the_vector_says(case: Case, tmp_path: P
     file = FILES["commands"]
     clock = SimulatedClock(datetime.fromtimestamp(case["requests"][0]["at"], UTC), case["clock"])
     nonces = iter(case["nonces"])
+    key = unit_key(file["keys"]["door-3"])
     done: list[str] = []
     unit = Commands(
         site=file["site"],
         unit=file["unit"],
         key=PublicKey.from_jwk(file["site_key"]),
+        answers=answers(key, file["unit"], file["site"]),
         counter=CommandCounter(tmp_path / "command.json"),
         clock=clock,
         random=lambda count: bytes.fromhex(next(nonces)[: 2 * count]),
@@ -271,11 +279,13 @@ def test_product_answers_each_command_as_the_vector_says(case: Case, tmp_path: P
         clock.advance(request["at"] - int(clock.now().timestamp()))
         verb = Topics(file["site"], file["unit"]).verb(request["topic"])
         assert verb is not None
-        raw = unit.handle(verb, payload(request))
-        answer = None if raw is None else json.loads(raw)
+        sent = payload(request)
+        raw = unit.handle(verb, sent)
+        answer = None if raw is None else signed_content(raw, key)
         if answer is not None:
+            place = [answer.pop(name) for name in ENVELOPE]
+            assert place == [file["site"], file["unit"], verb, command_digest(sent), 1]
             answer = {name: value for name, value in answer.items() if name not in ("data", "message")}
-            answer.setdefault("transaction", None)
         assert {"answer": answer} == request["expect"], number
         if answer is not None and answer["status"] == "ok":
             expected_done.append(answer["transaction"])
@@ -284,15 +294,17 @@ def test_product_answers_each_command_as_the_vector_says(case: Case, tmp_path: P
 
 @cases("answers")
 def test_operators_tool_takes_the_answers_that_the_vector_says(case: Case) -> None:
-    answer = read_response(payload(case))
-    if answer is None:
-        outcome: dict[str, Any] = {"left": "unreadable"}
-    elif answer.transaction not in (FILES["answers"]["transaction"], None):
-        outcome = {"left": "another"}
+    file = FILES["answers"]
+    trusted = TrustedUnits.from_signed(file["trust"].encode(), PublicKey.from_jwk(file["site_key"]))
+    sent = file["asked"]
+    asked = Asked(sent["site"], sent["unit"], sent["verb"], sent["transaction"], command_digest(sent["token"].encode()))
+    try:
+        answer = read_response(payload(case), asked, trusted, above=case["above"])
+    except VerificationError as error:
+        outcome: dict[str, Any] = {"left": error.reason}
     else:
-        outcome = {
-            "taken": {name: getattr(answer, name) for name in ("status", "transaction", "error", "nonce", "data")}
-        }
+        facts = ("status", "transaction", "error", "nonce", "next_seq", "data", "number")
+        outcome = {"taken": {name: getattr(answer, name) for name in facts}}
     assert outcome == case["expect"]
 
 

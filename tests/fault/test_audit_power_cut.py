@@ -7,9 +7,10 @@ import os
 import secrets
 from pathlib import Path
 
-from agent.audit.chain import Head, read_entries
+from agent.audit.chain import AuditHead, read_entries
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
+from tests.simulators.auditor import audited
 from tests.simulators.power import crashes, record
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
@@ -44,10 +45,10 @@ def test_power_cut_at_any_write_keeps_the_chain(work: Path) -> None:
     for crash in crashes(steps, seed=2, every=1 if EXHAUSTIVE else 3, torn=4 if EXHAUSTIVE else 1):
         where = f"step {crash.step}, {crash.kind}"
         crash.restore(crashed)
-        head, parts, forgotten = Head(0, ""), [], set()
+        head, parts, forgotten = AuditHead(0, ""), [], set()
         for event, *values in (text.split(" ") for text in crash.marks):
             if event == "head":
-                head = Head(int(values[0]), values[1])
+                head = AuditHead(int(values[0]), values[1])
                 parts.append(values[2])
             elif event == "begin":
                 forgotten.discard(values[0])
@@ -57,14 +58,14 @@ def test_power_cut_at_any_write_keeps_the_chain(work: Path) -> None:
                 forgotten.add(values[0])
         on_disk = b"".join(file.read_bytes() for file in crashed.rglob("*") if file.is_file())
         log = AuditLog(crashed / "audit.jsonl", clock=SimulatedClock(), random=secrets.token_bytes, max_file_bytes=2500)
-        report = log.verify(head if head.seq else None)
+        report = audited(log, head if head.seq else None)
         entries = list(read_entries(crashed / "audit.jsonl"))
         assert head.seq <= report.head.seq <= head.seq + 2, where  # one that was under way, and one about healing
         assert {e.kind for e in entries} <= {"enrolled", "log_healed"}, where
         assert report.personal >= len(parts), where
         assert not [s for s in forgotten if s.encode() in on_disk], where
         assert log.append("started").seq == report.head.seq + 1, where
-        log.verify()
+        audited(log)
         log.close()
         tried += 1
     assert tried > 60

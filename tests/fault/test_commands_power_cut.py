@@ -23,6 +23,7 @@ from agent.subject import subject_digest
 from agent.unit.key_files import UnitFiles
 from agent.unit.site_key import complete
 from agent.uplink.commands import CommandCounter
+from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, open_store
 from tests.simulators.power import Crash, crashes, record
 from tests.simulators.signing_unit import START
@@ -38,6 +39,7 @@ from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.unit.enrolment import Registrar
 from agent.files import write_atomic
+from agent.gallery.consent import Terms
 from agent.unit.key_rotation import KeyRotation
 from agent.match.policy import sign_policy
 from agent.outbox.epoch_keys import EpochKeys
@@ -61,8 +63,8 @@ gallery = open_store(living, clock)
 audit = AuditLog(living / "audit.log", clock=clock, random=secrets.token_bytes)
 epoch_keys = EpochKeys.load(keys / "epoch-keys.json")
 registrar = Registrar(
-    gallery=gallery, audit=audit, embedder=None, model=MODEL, policy=policy(), site=SITE, unit=UNIT,
-    purpose=PURPOSE, notice_version="2026-1", notice=None, clock=clock, random=secrets.token_bytes,
+    gallery=gallery, audit=audit, embedder=None, model=MODEL, policy=policy(),
+    terms=Terms(SITE, UNIT, PURPOSE), notice_version="2026-1", clock=clock, random=secrets.token_bytes,
 )
 rotate = KeyRotation(
     keys=keys, policy=keys / "policy.jws", site=SITE, unit=UNIT, audience="access", epoch_keys=epoch_keys,
@@ -146,7 +148,7 @@ def _check_people(promised: list[list[str]], folder: Path, where: str) -> None:
         assert set(gallery.references(MODEL).subjects) == subjects, where
         audit = AuditLog(folder / "audit.log", clock=clock, random=secrets.token_bytes)
         audit.forget_others(gallery.subjects())  # as each start does
-        audit.verify()
+        audited(audit)
         audit.close()
         known = {path.stem for path in (folder / "audit.log.personal").glob("*.jsonl")}
         expected = {subject_digest(subject).removeprefix("sha256:")[:32] for subject in subjects}

@@ -24,6 +24,7 @@ from agent.site.records import SiteFiles
 from agent.unit.joining import install
 from tests.simulators.power import Crash, crashes, record
 from tests.simulators.signing_unit import START
+from tests.simulators.site_office import listed_units
 
 EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 
@@ -131,7 +132,7 @@ def state(files: SiteFiles) -> dict[str, str]:
 
 def check(files: SiteFiles, crash: Crash, where: str) -> None:
     """Records, revocation list, list of units, access list and log say the same, and nothing promised is undone."""
-    now, trusted = state(files), units.trust(files.folder)
+    now, trusted = state(files), listed_units(files.folder)
     promised = dict(mark.split(" ") for mark in crash.marks if mark.endswith((" in", " out")))
     for name, how in promised.items():
         assert now[name] in (how, "out"), where

@@ -102,7 +102,7 @@ class ScriptedCamera:
         self.closed = True
 
     def info(self) -> CameraInfo:
-        return CameraInfo("scripted", 64, 48, 32, 24, 1 / self._period_s, live=True)
+        return CameraInfo("scripted", 64, 48, 1 / self._period_s, live=True)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self._frames):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.clock import Clock, SimulatedClock
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
@@ -77,9 +77,7 @@ def open_store(
     return GalleryStore(
         folder / "gallery.db",
         keyring=FileKeyring(folder / "kek", random=random),
-        site=SITE,
-        unit=unit,
-        purpose=PURPOSE,
+        terms=Terms(SITE, unit, PURPOSE),
         clock=clock,
         sign=sign,
         retention=Retention(unused_days),

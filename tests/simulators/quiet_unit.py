@@ -170,7 +170,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     clock, link, lines = SimulatedClock(START), WrittenDown(), Lines()
     logging.getLogger("postern").addHandler(lines)
     turns: list[Callable[[], None]] = []
-    seen, ticked_ns = 0, clock.monotonic_ns()
+    seen, ticked_ns, held = 0, clock.monotonic_ns(), [0]
 
     @contextmanager
     def between_frames(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
@@ -181,6 +181,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     def keep_going() -> bool:
         nonlocal seen, ticked_ns
         seen += 1
+        held.append(len(service._decider._probes))
         turns[0]()
         if clock.monotonic_ns() - ticked_ns >= TICK_S * 1e9:
             ticked_ns = clock.monotonic_ns()
@@ -206,7 +207,13 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
         service.run(keep_going)
         embeddings = service.times.summaries()
     embedded = embeddings["embed"].count if "embed" in embeddings else 0
-    return {"frames": seen, "embeddings": embedded, "network": link.messages, "log": lines.lines}
+    return {
+        "frames": seen,
+        "embeddings": embedded,
+        "probes_held": [max(held), len(service._decider._probes)],  # at most at once, and after the end
+        "network": link.messages,
+        "log": lines.lines,
+    }
 
 
 def faces_in(config: Config, scene: Path, *, every: int) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,12 @@ from agent.outbox.queue import Outbox, Row
 from agent.protocol.event import SIGNATURE_TYPE, canonical
 from agent.protocol.names import round_down
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.subscribe import verify
 from agent.subscribe.chain import QUARANTINING
-from agent.subscribe.verify import REASONS, Verifier
+from agent.subscribe.verify import Verifier
 
+# Why an event may be refused, as the verifier's description numbers it.
+REASONS = frozenset(re.findall(r"``([a-z_]+)``", (verify.__doc__ or "").partition("What acceptance means")[0]))
 START = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 DIGEST = "sha256:" + "5a" * 32
 
@@ -111,5 +115,5 @@ def refused(verifier: Verifier, topic: str, payload: bytes, **options: Any) -> s
         verifier.check(topic, payload, options.pop("now", START), **options)
     if refusal.value.reason not in QUARANTINING:
         assert verifier.export() == before
-    assert refusal.value.reason in REASONS
+    assert refusal.value.reason in REASONS, "a reason that is promised"
     return refusal.value.reason

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.clock import SimulatedClock
-from agent.keys import UnitKey
+from agent.keys import UnitKey, load_public_key
+from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.records import SiteFiles
@@ -39,3 +40,9 @@ class SiteOffice:
 
     def event_key(self, unit: str) -> UnitKey:
         return UnitKey.load(self.keys(unit).event_key)
+
+
+def listed_units(folder: Path) -> TrustedUnits:
+    """The site's signed list of units, read as a subscriber does."""
+    files = SiteFiles(folder)
+    return TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))

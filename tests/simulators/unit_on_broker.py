@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agent.backoff import Bounds
 from agent.clock import ClockState, SystemClock
 from agent.mqtt.connection import BrokerSettings
 from agent.uplink.mailbox import Mailbox
@@ -48,8 +49,7 @@ class UnitOnBroker:
             replace(broker, connect_timeout_s=2.0),
             site="hq",
             unit=name,
-            reconnect_shortest_s=0.05,
-            reconnect_longest_s=0.2,
+            reconnect_s=Bounds(0.05, 0.1, 0.2),
         )
         self._options = options
         self.uplink = self._make()

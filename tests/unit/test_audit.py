@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.audit.chain import NO_ENTRY, Head, read_entries, verify_log
+from agent.audit.chain import NO_ENTRY, AuditHead, read_entries, verify_log
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.errors import StorageError, VerificationError
 from agent.subject import SubjectId, subject_digest
+from tests.simulators.auditor import audited
 
 ANNA, BO = SubjectId(b"\xaa" * 16), SubjectId(b"\xbb" * 16)
 
@@ -38,25 +39,25 @@ def fill(path: Path, n: int = 8) -> list[bytes]:
 
 def test_entries_chain_and_the_head_is_the_last_one(path) -> None:
     log = open_log(path)
-    assert log.head() == Head(0, NO_ENTRY)
+    assert log.head() == AuditHead(0, NO_ENTRY)
     heads = [
         log.append("started", {"version": "1.0"}),
         log.append("consent_given", subject=ANNA),
         log.append("stopped"),
     ]
     assert [h.seq for h in heads] == [1, 2, 3]
-    report = log.verify(heads[1])
+    report = audited(log, heads[1])
     assert (report.first, report.head, report.personal, report.erased, report.loose) == (1, heads[2], 1, 0, 0)
     assert [e.kind for e in read_entries(path)] == ["started", "consent_given", "stopped"]
     log.close()
     again = open_log(path)
     assert again.head() == heads[2]
     assert again.append("started").seq == 4
-    assert again.verify().head.seq == 4
+    assert audited(again).head.seq == 4
 
 
 def test_an_empty_log_verifies(path) -> None:
-    assert open_log(path).verify().head == Head(0, NO_ENTRY)
+    assert audited(open_log(path)).head == AuditHead(0, NO_ENTRY)
 
 
 def test_a_changed_entry_is_found(path) -> None:
@@ -119,7 +120,7 @@ def test_forgetting_a_person_leaves_no_byte_of_them_and_the_chain_holds(path) ->
     head = log.head()
     log.forget(ANNA)
     log.forget(ANNA)
-    report = log.verify(head)
+    report = audited(log, head)
     assert (report.personal, report.erased, report.loose) == (1, 2, 0)
     everything = b"".join(p.read_bytes() for p in path.parent.rglob("*") if p.is_file())
     assert ANNA.hex().encode() not in everything
@@ -133,7 +134,7 @@ def test_a_power_cut_between_erasure_and_forgetting_is_made_good_by_the_tombston
     log.append("enrolled", subject=BO)
     for digest in (subject_digest(ANNA), subject_digest(SubjectId(bytes(16)))):
         log.forget_digest(digest)
-    assert (log.verify().personal, log.verify().erased) == (1, 1)
+    assert (audited(log).personal, audited(log).erased) == (1, 1)
 
 
 def test_a_changed_personal_part_is_counted_as_loose(path) -> None:
@@ -155,7 +156,7 @@ def test_a_torn_end_is_healed_and_told(path, torn) -> None:
     entries = list(read_entries(path))
     assert entries[-1].kind == "log_healed"
     assert entries[-1].facts == {"bytes_dropped": len(torn)}
-    assert log.verify(head).head.seq == 5
+    assert audited(log, head).head.seq == 5
 
 
 def test_damage_in_the_middle_is_not_healed_away(path) -> None:
@@ -173,7 +174,7 @@ def test_a_torn_personal_part_does_not_spoil_the_next_one(path) -> None:
     with log._personal_file(subject_digest(ANNA)).open("ab") as file:
         file.write(b'{"salt":"12')
     log.append("enrolled", subject=ANNA)
-    report = log.verify()
+    report = audited(log)
     assert (report.personal, report.loose) == (2, 0)
 
 
@@ -184,7 +185,7 @@ def test_the_log_is_bounded_and_still_verifies_after_the_oldest_file_went(path) 
     files = [p for p in path.parent.iterdir() if p.is_file() and "lock" not in p.name]
     assert len(files) == 3
     assert sum(p.stat().st_size for p in files) <= 6000
-    report = log.verify(log.head())
+    report = audited(log, log.head())
     assert report.head.seq == 100
     assert 1 < report.first < 100
     log.close()
@@ -241,7 +242,7 @@ def test_no_history_breaks_the_chain(tmp_path, history) -> None:
                 with path.open("ab") as file:
                     file.write(b'{"at"')
             log = open_log(path)
-        report = log.verify(before)
+        report = audited(log, before)
         assert report.head.seq == before.seq + (step in ("append", "anna", "bo", "torn"))
         assert (report.personal, report.loose) == (sum(there.values()), 0)
     log.close()

@@ -54,7 +54,7 @@ def test_info_is_known_once_open(clip: Path) -> None:
         source.info()
     with source:
         info = source.info()
-    assert (info.source, info.width, info.height, info.lores_width, info.lores_height) == ("file", 320, 180, 160, 120)
+    assert (info.source, info.width, info.height) == ("file", 320, 180)
     assert info.frames_per_second == pytest.approx(25)
     assert not info.live
 

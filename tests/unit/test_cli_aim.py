@@ -14,17 +14,18 @@ import yaml
 
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.clock import SimulatedClock
-from agent.config.load import parse_config
 from agent.config.schema import Config
 from agent.detect.face import Face
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import CaptureRefusedError
+from agent.gallery.consent import Terms
 from agent.gallery.references import References
-from agent.match.policy import Policy, TailPoint, Votes
 from agent.unit.aim import look
 from agent.unit.capturing import EnrolmentSession, capture
+from tests.simulators.config import parse_config
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
+from tests.unit.test_match_policy import policy
 
 WIDTH, HEIGHT, RATE = 1280, 720, 20
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
@@ -46,7 +47,7 @@ class Room:
     ) -> None: ...
 
     def info(self) -> CameraInfo:
-        return CameraInfo("room", WIDTH, HEIGHT, 32, 18, RATE, live=False)
+        return CameraInfo("room", WIDTH, HEIGHT, RATE, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self._count):
@@ -122,17 +123,13 @@ class Person:
 
 def session() -> EnrolmentSession:
     now = SimulatedClock().now()
-    tail = (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5))
-    policy = Policy(1, MODEL, 1e-3, 10**6, tail, 0.05, Votes(3, 5, 2000))
     noise = np.random.default_rng(1).integers(0, 255, (CROP_SIZE, CROP_SIZE, 3)).astype(np.uint8)
     return EnrolmentSession(
         Person(),
         consent(now),
         references=References((), np.zeros((0, EMBEDDING_DIM), np.float32), MODEL),
-        policy=policy,
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
+        policy=policy(model=MODEL),
+        terms=Terms(SITE, UNIT, PURPOSE),
         now=now,
         align=lambda *_: noise,
     )

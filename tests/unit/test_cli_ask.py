@@ -13,9 +13,11 @@ import pytest
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import RefusedError
-from agent.keys import SigningKey
+from agent.keys import SigningKey, UnitKey
 from agent.uplink.commands import CommandCounter, Commands
+from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker
+from tests.simulators.desk import site_list, write_trust
 from tests.simulators.pki import Authority
 from tests.simulators.unit_on_broker import UnitOnBroker
 
@@ -39,12 +41,15 @@ def words(tmp_path: Path) -> Iterator[list[str]]:
         shutil.copy(source, keys / name)
     site_key = SigningKey.generate()
     site_key.save(tmp_path / "site.key")
+    unit_key = UnitKey.generate()
+    write_trust(keys, site_key, site_list({"door-1": unit_key, "door-9": UnitKey.generate()}))
     handlers = {"outbox/status": lambda command: {"depth": 0, "asked": dict(command.args)}, "subject/revoke": refuse}
     commands = Commands(
         site="hq",
         unit="door-1",
         key=site_key.public,
         counter=CommandCounter(tmp_path / "commands.json"),
+        answers=answers(unit_key),
         clock=SystemClock(),
         random=lambda n: b"\x07" * n,
         on_outcome=lambda _: None,

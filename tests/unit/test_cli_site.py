@@ -16,12 +16,16 @@ from agent.cli import main
 from agent.clock import SystemClock
 from agent.config.load import load_config
 from agent.errors import VerificationError
-from agent.match.policy import Policy, TailPoint, Votes, verify_policy
+from agent.match.policy import verify_policy
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.site import units
 from agent.site.records import SiteFiles
+from agent.unit.assemble import credentials_of
+from tests.simulators.site_office import listed_units
+from tests.unit.test_match_policy import policy as policy_of
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
+
 MODEL = "sha256:" + "ab" * 32
 
 
@@ -69,10 +73,10 @@ def test_a_unit_gets_its_keys(installer: Installer) -> None:
     assert installer.out.startswith("door-3 has its keys")
     assert installer("site", "trust").split() == ["door-3", "trusted", "access"]
     config = load_config(installer.config)
-    assert config.tls_files().certificate.exists()
+    assert credentials_of(config).certificate.exists()
     assert installer("doctor", "keys", "certificate").count("ok") == 4
     shown = json.loads(installer("unit", "show"))
-    trusted = units.trust(installer.site_folder).find(shown["kid"])
+    trusted = listed_units(installer.site_folder).find(shown["kid"])
     assert trusted is not None
     assert trusted.unit == "door-3"
 
@@ -126,10 +130,18 @@ def test_broker_and_programs_get_their_files(installer: Installer) -> None:
 
 
 def test_a_policy_is_signed_for_its_model(installer: Installer) -> None:
-    policy = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 2000))
+    policy = policy_of(model=MODEL)
     installer.file("policy.json").write_bytes(msgspec.json.encode(policy))
     token = installer("site", "policy", installer.file("policy.json"))
-    assert verify_policy(token, units.load_site_key(installer.site_folder).public, model=MODEL) == policy
+    key = units.load_site_key(installer.site_folder).public
+    assert verify_policy(token, key, model=MODEL) == policy
+    stricter = installer("site", "policy", installer.file("policy.json"), "--target-fpir", "0.0001")
+    assert verify_policy(stricter, key, model=MODEL) == policy_of(model=MODEL, target_fpir=1e-4)
+    with pytest.raises(SystemExit):
+        installer("site", "policy", installer.file("policy.json"), "--target-fpir", "0.05")
+    installer.file("policy.json").write_text('{"version":1}')
+    installer("site", "policy", installer.file("policy.json"), status=2)
+    assert "version 1" in installer.err
     installer.file("policy.json").write_text("{}")
     installer("site", "policy", installer.file("policy.json"), status=2)
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config.camera import RtspCamera
-from agent.config.load import json_schema, load_config, parse_config
+from agent.config.load import json_schema, load_config
 from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.strict_yaml import MAX_CONFIG_BYTES, MAX_DEPTH
+from agent.unit.assemble import credentials_of
+from tests.simulators.config import parse_config
 
 VALID = """\
 profile: demo
@@ -59,11 +61,11 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     assert config.keys.folder == tmp_path / "secrets"
     assert config.gallery.path == tmp_path / "../gallery.db"
     assert config.camera.path == tmp_path / "recordings/a.mp4"
-    assert config.tls_files().certificate == tmp_path / "secrets/tls.crt"
+    assert credentials_of(config).certificate == tmp_path / "secrets/tls.crt"
 
 
 def test_tls_files_can_lie_elsewhere() -> None:
-    files = parse(VALID + "  tls: {ca: /etc/ssl/site.pem}\n").tls_files()
+    files = credentials_of(parse(VALID + "  tls: {ca: /etc/ssl/site.pem}\n"))
     assert files.ca == Path("/etc/ssl/site.pem")
     assert files.key == Path("/var/lib/postern/keys/tls.key")
 

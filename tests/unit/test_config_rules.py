@@ -11,10 +11,11 @@ import msgspec
 import pytest
 import yaml
 
-from agent.config.load import json_schema, parse_config
+from agent.config.load import json_schema
 from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.unit.assemble import make_gate
+from tests.simulators.config import parse_config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/config.example.yaml").read_text()

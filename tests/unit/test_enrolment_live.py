@@ -21,11 +21,12 @@ from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.store import GalleryStore
 from agent.subject import SubjectId
 from agent.unit.capturing import SESSION_NS
 from agent.unit.enrolment import REPORT_NS, LiveEnrolment, Registrar
+from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
 from tests.simulators.heads import face
 from tests.unit.test_gallery_enrol import picture
@@ -41,7 +42,7 @@ class Unit:
 
     def __init__(self, folder: Path, log: type[AuditLog] = AuditLog) -> None:
         self.clock = SimulatedClock()
-        self.rng = np.random.default_rng(3)
+        self.rng = np.random.default_rng(5)
         self.gallery: GalleryStore = open_store(folder, self.clock)
         self.log_path = folder / "audit.log"
         self.audit = log(self.log_path, clock=self.clock, random=secrets.token_bytes)
@@ -54,18 +55,17 @@ class Unit:
             embedder=self,
             model=MODEL,
             policy=policy(),
-            site=SITE,
-            unit=UNIT,
-            purpose=PURPOSE,
+            terms=Terms(SITE, UNIT, PURPOSE),
             notice_version="2026-1",
-            notice=None,
             clock=self.clock,
             random=secrets.token_bytes,
         )
         self.live = LiveEnrolment(self.registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
 
     def embed(self, crop: Crop) -> Embedding:
-        self.given.append(Embedding(self.vectors.pop(0).copy(), MODEL))
+        mirrored = len(self.given) % 2 == 1
+        self.given.append(Embedding(self._shown if mirrored else self.vectors.pop(0).copy(), MODEL))
+        self._shown = self.given[-1].vector.copy()
         return self.given[-1]
 
     def show(self, *faces: Any, seconds: float = 1.0) -> None:
@@ -146,7 +146,7 @@ def test_no_frame_is_looked_at_without_a_session_or_after_its_captures(unit: Uni
     unit.begin()
     unit.stand(5)
     unit.show(GOOD)
-    assert len(unit.given) == 5
+    assert len(unit.given) == 10, "each of the five captures and its mirror image"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_consent_that_expires_during_the_session_makes_no_reference(unit: Unit) 
     assert unit.gallery.subjects() == ()
     assert unit.told[-1][2] is not None
     assert unit.told[-1][2][0] == "not_kept"
-    assert unit.audit.verify().personal == 0
+    assert audited(unit.audit).personal == 0
 
 
 def test_one_session_at_a_time(unit: Unit) -> None:
@@ -302,7 +302,7 @@ def test_a_refused_return_of_an_erased_person_leaves_nothing(unit: Unit, old_id:
         assert reason(refusal) == ("subject_erased" if old_id else "consent_withdrawn")
     assert unit.audit.head() == before, "no consent stands in the log for nobody"
     assert subject.hex().encode() not in everything_in(unit)
-    assert unit.audit.verify().personal == 0
+    assert audited(unit.audit).personal == 0
 
 
 @pytest.mark.parametrize("when", ["before begin", "before commit"])

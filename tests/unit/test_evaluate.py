@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,6 @@ def test_table_says_the_same_as_json(people: Path, capsys: pytest.CaptureFixture
     assert "pictures," not in captured.out
 
 
-def test_identification_is_open_set(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = evaluate(capsys, "identification", "--images", people, "--enrol", 5, *MODELS)
-    assert (report["enrolled"], report["mated_searches"], report["non_mated_searches"]) == (5, 5, 12)
-    assert report["rank_1_miss_rate"] == 0
-    assert 0 <= report["fnir_at_fpir"]["0.01"] <= 1
-
-
 def test_detection_counts_faces_and_false_faces(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,20 +100,104 @@ def test_detection_counts_faces_and_false_faces(
     assert (report["empty_images"], report["false_faces_per_image"]) == (4, 0.25)
 
 
+def shard(path: Path, pictures: list[Image.Image], **rows: Any) -> None:
+    """Write pictures as a shard: JPEG files end to end."""
+    files = []
+    for picture in pictures:
+        out = io.BytesIO()
+        picture.save(out, "JPEG", quality=95)
+        files.append(np.frombuffer(out.getvalue(), np.uint8))
+    np.savez(path, jpeg=np.concatenate(files), start=np.cumsum([0, *map(len, files)]), **rows)
+
+
+def test_detection_counts_who_is_missed_by_group_and_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frontal = [[70, 40], [90, 40], [80, 50], [72, 58], [88, 58]]
+    profile = [[70, 40], [90, 40], [95, 50], [72, 58], [88, 58]]
+    labels = {
+        "label": np.array([b"north"] * 6 + [b"south"] * 6),
+        "box": np.tile(np.float32([64, 32, 96, 64]), (12, 1)),
+        "landmarks": np.float32([profile if k % 6 == 5 else frontal for k in range(12)]),
+    }
+    labels["landmarks"][11] = np.nan
+    shard(tmp_path / "faces-000.npz", [person(k, 0, face=False) for k in range(12)], **labels)
+    shard(tmp_path / "faces-001.npz", [person(k, 0, face=k not in (0, 5)) for k in range(12)], **labels)
+    shard(
+        tmp_path / "negatives-x-000.npz",
+        [person(k, 1, face=k == 5) for k in range(7)],
+        source=np.array([f"s{k}".encode() for k in range(7)]),
+        kind=np.array([b"door"] * 6 + [b"statue"]),
+    )
+    out = tmp_path / "found.npz"
+    arguments = ["--shards", tmp_path, "--last", 1, "--empty", tmp_path, "--held-out", "--out", out, *MODELS[:4]]
+    report = evaluate(capsys, "detection", *arguments)
+    turns = report["shards"]["by_turn"]
+    assert {name: (row["pictures"], round(row["nobody_found"] * row["pictures"])) for name, row in turns.items()} == {
+        "all": (12, 2),
+        "near-frontal": (10, 1),
+        "profile": (1, 1),
+        "unknown": (1, 0),
+    }
+    assert report["shards"]["near_frontal_by_group"]["north"] == {"pictures": 5, "nobody_found": 0.2}
+    assert report["shards"]["worst_group_of_the_near_frontal"] == 0.2
+    assert (report["empty_images"], report["false_faces_per_image"]) == (2, 0.5)  # the first and the sixth
+    with np.load(out) as rows:
+        assert rows["names"].tolist()[:2] == ["faces-001/0", "faces-001/1"]
+        assert rows["found"].tolist() == [0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1]
+        assert rows["boxes"].shape == (14, 4)
+        assert np.isnan(rows["scores"]).tolist() == (rows["found"] == 0).tolist()
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Path:
+    """Enough people for a policy, with six pictures each."""
+    for identity in range(44):
+        folder = tmp_path / "crowd" / f"person{identity}"
+        folder.mkdir(parents=True)
+        for take in range(6):
+            person(identity, take).save(folder / f"{take}.png")
+    return tmp_path / "crowd"
+
+
 def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(
-    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = SigningKey.generate()
     site.save(tmp_path / "site.key")
-    plain, signed = tmp_path / "policy.json", tmp_path / "policy.jws"
-    common = ["calibrate", "--images", people, "--smallest-fmr", 0.02, *MODELS]
-    report = evaluate(capsys, *common, "--out", plain)
-    evaluate(capsys, *common, "--out", signed, "--site-key", tmp_path / "site.key")
+    plain, signed, vectors = tmp_path / "policy.json", tmp_path / "policy.jws", tmp_path / "vectors.npz"
+    common = ["--images", crowd, "--vectors", vectors, "--refuse", 0, *MODELS]
+    report = evaluate(capsys, "calibrate", *common, "--out", plain)
+    evaluate(capsys, "calibrate", *common, "--out", signed, "--site-key", tmp_path / "site.key")
     policy = parse_policy(plain.read_bytes())
-    assert policy.impostor_pairs == report["impostor_pairs"] == 448
+    assert (report["people"], policy.decision(3).impostors.pairs) == (44, 44 * 43 // 2)
+    assert set(report["decisions"]) == {"1/1", "1/3", "3/1", "3/3", "5/3"}
     assert verify_policy(signed.read_text(), site.public, model=policy.model) == policy
     with pytest.raises(PolicyError):
         verify_policy(plain.read_text(), site.public, model=policy.model)
+
+    found = evaluate(capsys, "identification", "--policy", plain, "--target-fpir", 0.01, *common)
+    assert (found["mated_people"], found["non_mated_people"], found["target_fpir"]) == (44, 44, 0.01)
+    assert set(found["galleries"]) == {"1", "10"}, "no larger gallery than there are people"
+    for gallery in found["galleries"].values():
+        for rate, low, high in (gallery["fnir"], gallery["fpir"]):
+            assert 0 <= low <= rate <= high <= 1
+    other = [word if word != "toy-embedder" else "toy-detector" for word in map(str, common)]
+    assert main(["identification", "--policy", str(plain), *other]) != 0
+    (crowd / "person0" / "0.png").unlink()
+    assert main(["identification", "--policy", str(plain), *map(str, common)]) == 2
+    assert "other pictures or models" in capsys.readouterr().err
+
+
+def test_verification_writes_names_and_vectors_with_nan_where_nobody_was_found(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, file = write_pairs(people, without=2), tmp_path / "out.npz"
+    evaluate(capsys, "verification", "--images", people, "--pairs", pairs, "--vectors", file, *MODELS)
+    with np.load(file) as written:
+        names, vectors = written["names"], written["vectors"]
+    assert vectors.shape == (len(names), 128)
+    lost = {str(name) for name, vector in zip(names, vectors, strict=True) if np.isnan(vector).all()}
+    assert lost == {"person0/1.png", "person0/2.png"}
+    assert np.allclose(np.linalg.norm(vectors[~np.isnan(vectors).any(1)], axis=1), 1, atol=1e-5)
 
 
 def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +219,8 @@ def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureF
     [
         (["detection", "--images", "{people}", "--models", "absent.yaml"], "cannot read the model manifest"),
         (["detection", "--images", "{people}", "--models", str(MANIFEST)], "no model 'detector-320x240'"),
-        (["identification", "--images", "{people}", "--enrol", "99", *MODELS], "must be 1 to 8"),
+        (["identification", "--images", "{people}", *MODELS], "measured for another model"),
+        (["calibrate", "--images", "{people}", "--out", "{people}/p.json", *MODELS], "too few pictures"),
         (["detection", "--images", "{people}/none", *MODELS[:4]], "no pictures below"),
         (["detection", "--images", "{people}", "--detector", "absent.onnx"], "there is no file absent.onnx"),
     ],

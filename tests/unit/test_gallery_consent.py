@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import msgspec
@@ -9,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ConfigError, ConsentError
-from agent.gallery.consent import MAX_CONSENT_DAYS, check, parse_consent
+from agent.gallery.consent import MAX_CONSENT_DAYS, Terms, check, parse_consent
 from agent.gallery.retention import Deadline, Retention, due
 from tests.simulators.gallery_life import EVIDENCE, PURPOSE, SITE, UNIT, consent
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-HERE = {"now": NOW, "site": SITE, "unit": UNIT, "purpose": PURPOSE}
+HERE = Terms(SITE, UNIT, PURPOSE)
 
 
 def test_a_complete_consent_holds_and_survives_json() -> None:
     record = consent(NOW)
-    check(record, **HERE)
+    check(record, HERE, now=NOW)
     assert parse_consent(msgspec.json.encode(record)) == record
 
 
@@ -39,20 +40,20 @@ def test_a_complete_consent_holds_and_survives_json() -> None:
 )
 def test_a_consent_that_does_not_hold_here_and_now_is_refused(changes, words) -> None:
     with pytest.raises(ConsentError, match=words):
-        check(consent(NOW, **changes), **HERE)
+        check(consent(NOW, **changes), HERE, now=NOW)
 
 
 def test_a_guardian_may_agree_for_a_child() -> None:
-    check(consent(NOW, age_class="under_14", guardian_evidence_digest=EVIDENCE), **HERE)
+    check(consent(NOW, age_class="under_14", guardian_evidence_digest=EVIDENCE), HERE, now=NOW)
 
 
 def test_a_unit_whose_clock_was_never_set_refuses() -> None:
     with pytest.raises(ConsentError, match="clock"):
-        check(consent(NOW), **{**HERE, "now": datetime(1970, 1, 1, tzinfo=UTC)})
+        check(consent(NOW), HERE, now=datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def test_line_breaks_in_the_purpose_do_not_make_another_purpose() -> None:
-    check(consent(NOW), **{**HERE, "purpose": PURPOSE.replace(" ", "\n  ")})
+    check(consent(NOW), replace(HERE, purpose=PURPOSE.replace(" ", "\n  ")), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_only_a_consent_in_force_of_somebody_who_may_give_it_passes(given_at, ex
         guardian_evidence_digest=EVIDENCE if guardian else None,
     )
     try:
-        check(record, **{**HERE, "now": now})
+        check(record, HERE, now=now)
     except ConsentError:
         return
     assert given_at <= now + timedelta(minutes=5)

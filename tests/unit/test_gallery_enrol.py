@@ -15,6 +15,7 @@ from agent.clock import SimulatedClock
 from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError
+from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.gallery.template import mean_reference
 from agent.subject import SubjectId
@@ -47,12 +48,15 @@ class Studio:
     crop: Crop = field(default_factory=picture)
     vectors: list[np.ndarray] = field(default_factory=list)
     given: list[Embedding] = field(default_factory=list)
+    mirrored: bool = False
 
     def align(self, frame: Frame, shown: Face) -> Crop:
         return self.crop
 
     def embed(self, crop: Crop) -> Embedding:
-        self.given.append(Embedding(self.vectors.pop(0).copy(), MODEL))
+        """The next vector, for a crop and again for its mirror image, which comes after it."""
+        self.given.append(Embedding(self.vectors.pop(0).copy() if not self.mirrored else self.again, MODEL))
+        self.again, self.mirrored = self.given[-1].vector.copy(), not self.mirrored
         return self.given[-1]
 
     def session(self, references: References = NOBODY, **changes: object) -> EnrolmentSession:
@@ -61,9 +65,7 @@ class Studio:
             "align": self.align,
             "references": references,
             "policy": policy(),
-            "site": SITE,
-            "unit": UNIT,
-            "purpose": PURPOSE,
+            "terms": Terms(SITE, UNIT, PURPOSE),
             "now": now,
         }
         return EnrolmentSession(self, changes.pop("consent", consent(now)), **{**arguments, **changes})
@@ -127,6 +129,47 @@ def test_captures_are_taken_over_time_and_not_from_one_still(person) -> None:
     assert session.offer(frame(2 * SECOND), [GOOD]).captured == 2
 
 
+def looks(session: EnrolmentSession, *faces: Face) -> list[str | None]:
+    return [session.offer(frame(number * SECOND), [shown]).refusal for number, shown in enumerate(faces)]
+
+
+def test_captures_differ_in_pose_distance_or_expression(person) -> None:
+    one, alike = person[0], unit_towards(person[0], person[1], 0.985)
+    shown = {
+        "turned": face(300, 300, 200, yaw=10),
+        "bowed": face(300, 300, 200, pitch=10),
+        "nearer": face(300, 300, 220),
+    }
+    for other in shown.values():
+        assert looks(Studio(vectors=[one, alike]).session(), GOOD, other) == [None, None]
+    assert looks(Studio(vectors=[one, alike]).session(), GOOD, GOOD) == [None, "alike"]
+    assert looks(Studio(vectors=person[:2]).session(), GOOD, GOOD) == [None, None], "another expression"
+    assert ADVICE["alike"]
+
+
+def test_who_cannot_change_anything_is_enrolled_all_the_same_after_a_while(person) -> None:
+    vectors = [unit_towards(person[0], other, 0.985) for other in person[1:]]
+    session = Studio(vectors=[vectors[0], *[v for v in vectors[1:] for _ in range(2)]]).session()
+    assert looks(session, *[GOOD] * 5) == [None, "alike", None, "alike", None]
+
+
+def test_a_capture_whose_mirror_image_embeds_elsewhere_is_refused_with_advice(person) -> None:
+    class HalfCovered(Studio):
+        def embed(self, crop: Crop) -> Embedding:
+            seen = super().embed(crop)
+            return seen if self.mirrored else Embedding(unit_vector(np.random.default_rng(7)), MODEL)
+
+    progress = HalfCovered(vectors=list(person)).session().offer(frame(0), [GOOD])
+    assert (progress.captured, progress.refusal) == (0, "unclear")
+    assert progress.advice
+
+
+def unit_towards(one: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
+    """A unit vector with that cosine to ``one``, towards ``other``."""
+    rest = other - (one @ other) * one
+    return np.asarray(cosine * one + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest), np.float32)
+
+
 def test_another_face_in_between_drops_what_was_captured(person) -> None:
     stranger = unit_vector(np.random.default_rng(99))
     studio = Studio(vectors=[person[0], person[1], stranger, person[2]])
@@ -188,7 +231,7 @@ def test_no_session_begins_without_a_consent_that_holds() -> None:
     with pytest.raises(ConsentError):
         Studio().session(consent=consent(now, units=("door-9",)))
     with pytest.raises(ConsentError):
-        Studio().session(purpose="count how many hours each of them spends inside")
+        Studio().session(terms=Terms(SITE, UNIT, "count how many hours each of them spends inside"))
 
 
 @pytest.mark.parametrize("captures_wanted", [2, 6])

@@ -26,7 +26,7 @@ from agent.unit.key_rotation import KeyRotation, change_site_key
 from agent.unit.site_key import complete
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.signing_unit import START
-from tests.simulators.site_office import SiteOffice
+from tests.simulators.site_office import SiteOffice, listed_units
 from tests.unit.test_match_policy import policy
 
 UNIT = "door-3"
@@ -132,7 +132,7 @@ def test_new_command_key_is_obeyed_and_the_policy_is_signed_by_it(unit: Rotating
     assert rotation.finish_site_key_change(unit.office.site, **unit.office.options) == new.kid
     assert units.load_site_key(unit.office.site).kid == new.kid
     assert not unit.office.files.next_site_key.exists()
-    assert units.trust(unit.office.site).units() == (UNIT,), "the list of units is signed by the new key"
+    assert listed_units(unit.office.site).units() == (UNIT,), "the list of units is signed by the new key"
     install(unit.keys.folder, units.renew_unit(unit.office.site, UNIT, **unit.office.options), clock=unit.clock)
 
 

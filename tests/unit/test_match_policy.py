@@ -9,26 +9,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey
+from msgspec.structs import replace
 
 from agent.errors import PolicyError
 from agent.keys import SigningKey, encode_base64url
-from agent.match.policy import POLICY_TYPE, Policy, TailPoint, Votes, parse_policy, sign_policy, verify_policy
+from agent.match.policy import (
+    POLICY_TYPE,
+    TARGETS,
+    Decision,
+    Misses,
+    Policy,
+    Probing,
+    parse_policy,
+    sign_policy,
+    verify_policy,
+)
+from agent.match.tail import Tail, TailPoint
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL
 
-TAIL = (TailPoint(1e-2, 0.22), TailPoint(1e-3, 0.29), TailPoint(1e-4, 0.35), TailPoint(1e-6, 0.45))
+POINTS = tuple(
+    TailPoint(fmr, threshold, threshold - 0.01, threshold + 0.02)
+    for fmr, threshold in ((1e-2, 0.22), (1e-3, 0.29), (1e-4, 0.35), (1e-6, 0.45))
+)
+TAIL = Tail(people=900, pairs=400_000, method="exponential", measured_to=1e-5, points=POINTS)
+PROBING = Probing(first=3, most=3, spacing_ms=100, mirror=0.8, agreement=0.3)
+MISSES = tuple(Misses(target, size, 100 * size, 0, 1000 * size) for target in TARGETS for size in (1, 10, 100))
+SINGLE = Decision(probes=1, captures=1, impostors=TAIL, people=50, misses=())
+DECISION = Decision(probes=3, captures=3, impostors=TAIL, people=50, misses=MISSES)
 
 
 def policy(**changes: object) -> Policy:
     fields = {
-        "version": 1,
+        "version": 2,
         "model": MODEL,
         "target_fpir": 1e-3,
-        "impostor_pairs": 4_000_000,
-        "impostor_tail": TAIL,
         "margin": 0.05,
-        "votes": Votes(3, 5, 1500),
+        "probe": PROBING,
+        "captures": 3,
+        "decisions": (SINGLE, DECISION),
     }
     return Policy(**{**fields, **changes})
+
+
+def tail(**changes: object) -> Tail:
+    return replace(TAIL, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -36,47 +60,108 @@ def site() -> SigningKey:
     return SigningKey.generate()
 
 
+def value(size: int, **changes: object) -> float:
+    return policy(**changes).threshold(size, 3).value
+
+
 def test_measured_points_are_met_exactly_and_between_them_the_line_is_log_linear() -> None:
-    assert policy().threshold(1).value == 0.29
-    assert policy().threshold(10).value == 0.35
-    assert policy().threshold(1000).value == pytest.approx(0.45)
-    assert policy().threshold(100).value == pytest.approx(0.40)  # 1e-5: half way from 1e-4 to 1e-6
-    assert policy().threshold(0) == policy().threshold(1)
+    assert value(1) == 0.29
+    assert value(10) == 0.35
+    assert value(1000) == pytest.approx(0.45)
+    assert value(100) == pytest.approx(0.40)  # 1e-5: half way from 1e-4 to 1e-6
+    assert value(0) == value(1)
+    assert policy().same_face == 0.29
 
 
-def test_nothing_is_made_up_beyond_what_was_measured() -> None:
-    beyond = policy().threshold(1001)
-    assert (beyond.value, beyond.measured) == (0.45, False)
-    assert beyond.fpir == pytest.approx(1001e-6), "it says which rate can be relied on"
-    lax = policy(target_fpir=0.05).threshold(2)
-    assert (lax.value, lax.measured) == (0.22, True)
+def test_each_part_of_the_table_says_whether_it_was_measured() -> None:
+    assert policy().threshold(10, 3).state == policy().threshold(100, 3).state == "measured"
+    assert policy().threshold(101, 3).state == policy().threshold(1000, 3).state == "extrapolated"
+    beyond = policy().threshold(1001, 3)
+    assert (beyond.value, beyond.state) == (0.45, "beyond")
+    assert beyond.rate == pytest.approx(1001e-6), "it says which rate can be relied on"
+    assert (policy().measured_references, policy().covered_references) == (100, 1000)
+
+
+def test_the_site_chooses_the_target_and_the_gallery_follows() -> None:
+    assert [value(10, target_fpir=target) for target in TARGETS] == pytest.approx([0.29, 0.35, 0.4])
+    assert policy(target_fpir=1e-4).covered_references == 100
+    with pytest.raises(ValueError, match="one of"):
+        policy(target_fpir=0.002)
+
+
+def test_each_look_of_an_attempt_has_its_share_of_the_target() -> None:
+    twice = policy(probe=replace(PROBING, most=5))
+    assert twice.probe.looks == 2
+    assert twice.threshold(5, 3).value == pytest.approx(0.35), "1e-3 in a gallery of five, by two looks: 1e-4"
+    assert twice.threshold(5, 3).rate == pytest.approx(1e-3)
+    assert twice.covered_references == 500
+
+
+def test_the_table_is_that_of_so_many_probes_or_the_next_fewer() -> None:
+    five = replace(DECISION, probes=5, impostors=tail(points=(POINTS[0], replace(POINTS[1], threshold=0.3))))
+    both = policy(decisions=(SINGLE, five, DECISION))
+    assert [both.threshold(1, probes).value for probes in (1, 3, 4, 5, 9)] == [0.29, 0.29, 0.29, 0.3, 0.3]
+    other = replace(five, captures=5)
+    assert policy(decisions=(SINGLE, DECISION, other)).threshold(1, 5).value == 0.29, "another kind of reference"
+
+
+def test_misses_are_those_of_the_next_larger_gallery_that_was_measured() -> None:
+    assert [policy().misses(size).gallery for size in (0, 1, 2, 10, 11, 100)] == [1, 1, 10, 10, 100, 100]
+    assert policy().misses(101) is None
+    assert policy(target_fpir=1e-4).misses(5).target == 1e-4
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_larger_gallery_is_never_judged_more_laxly(a, b) -> None:
     few, many = sorted((a, b))
-    assert policy().threshold(few).value <= policy().threshold(many).value
-    assert TAIL[0].threshold <= policy().threshold(a).value <= TAIL[-1].threshold
+    assert value(few) <= value(many)
+    assert POINTS[0].threshold <= value(a) <= POINTS[-1].threshold
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"impostor_tail": TAIL[::-1]},
-        {"impostor_tail": (TAIL[0], TAIL[0])},
-        {"impostor_tail": (TailPoint(1e-2, 0.3), TailPoint(1e-3, 0.2))},
-        {"impostor_pairs": 2_000_000},  # fewer than three times one in a million
-        {"votes": Votes(6, 5, 1500)},
+        {"points": POINTS[::-1]},
+        {"points": (POINTS[0], POINTS[0])},
+        {"points": (POINTS[0], replace(POINTS[1], threshold=0.2, low=0.2))},
+        {"points": (POINTS[0], replace(POINTS[1], low=0.3))},
+        {"pairs": 200_000},  # fewer than three times one in ten thousand
     ],
 )
 def test_a_table_that_cannot_be_true_is_refused(changes) -> None:
-    with pytest.raises(ValueError, match=r"impostor|votes"):
-        policy(**changes)
+    with pytest.raises(ValueError, match="tail"):
+        tail(**changes)
     content = json.loads(policy().canonical())
-    content.update({name: msgspec.to_builtins(value) for name, value in changes.items()})
+    content["decisions"][1]["impostors"].update({k: msgspec.to_builtins(v) for k, v in changes.items()})
     with pytest.raises(PolicyError):
         parse_policy(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decisions": (DECISION,)},
+        {"probe": replace(PROBING, first=4)},
+        {"probe": replace(PROBING, first=2)},
+        {"captures": 5},
+        {"target_fpir": 0.05},
+    ],
+)
+def test_rules_that_do_not_fit_the_measurement_are_refused(changes) -> None:
+    with pytest.raises(ValueError, match=r"probe|target|decisions"):
+        policy(**changes)
+
+
+def test_a_policy_of_the_first_version_is_refused_and_says_what_to_do(site) -> None:
+    old = b'{"version":1,"model":"%s","target_fpir":0.001,"votes":{}}' % MODEL.encode()
+    for read in (
+        lambda: parse_policy(old),
+        lambda: verify_policy(site.sign(old, typ=POLICY_TYPE), site.public, model=MODEL),
+    ):
+        with pytest.raises(PolicyError, match="postern site policy") as refusal:
+            read()
+        assert "\n" not in str(refusal.value)
 
 
 @settings(max_examples=150, deadline=None)
@@ -88,9 +173,7 @@ def test_any_bytes_are_a_policy_or_a_refusal(content) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.sampled_from(
-        ["model", "target_fpir", "impostor_pairs", "impostor_tail", "margin", "votes", "version", "surprise"]
-    ),
+    st.sampled_from(["model", "target_fpir", "probe", "captures", "decisions", "margin", "version", "surprise"]),
     st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3) | st.floats(allow_nan=False),
 )
 def test_a_wrong_field_is_refused_in_words_or_read_as_a_valid_one(name, value) -> None:

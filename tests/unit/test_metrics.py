@@ -72,25 +72,6 @@ def test_random_scores_are_right_half_of_the_time() -> None:
     assert accuracy.mean == pytest.approx(0.5, abs=0.04)
 
 
-def test_searches_distinguish_wrong_subject_stranger_and_failure() -> None:
-    gallery = np.eye(3, 4)
-    probes = np.array(
-        [
-            [1, 0, 0, 0],  # right
-            [0.6, 0.8, 0, 0],  # enrolled as 0, nearer to 1
-            [math.nan] * 4,  # enrolled, no face found
-            [0, 0, 0.9, 0.1],  # not enrolled, near to 2
-            [0, 0, 0.1, 0.9],  # not enrolled
-        ]
-    )
-    found = metrics.search(probes, np.array([0, 0, 2, -1, -1]), gallery)
-    assert found.correct.tolist() == [True, False, False]
-    assert found.non_mated.tolist() == [0.9, 0.1]
-    assert metrics.fnir_at_fpir(found, 0.0)[0] == pytest.approx(2 / 3)
-    assert metrics.fnir_at_fpir(found, 1.0)[0] == pytest.approx(2 / 3)
-    assert metrics.fnir_at_fpir(found, 0.5)[1] == pytest.approx(0.1)
-
-
 @settings(max_examples=150, deadline=None)
 @given(SCORES, SCORES)
 def test_equal_error_rate_is_a_rate(mated: np.ndarray, non_mated: np.ndarray) -> None:

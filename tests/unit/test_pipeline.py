@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,25 +19,17 @@ from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
 from agent.embed.records import Crop, Embedding
 from agent.gallery.references import References
-from agent.match.decide import Voter
-from agent.match.policy import Policy, TailPoint, Votes
+from agent.match.decide import Decider
 from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
 from agent.subject import SubjectId
 from agent.timing import StageTimes
+from tests.unit.test_match_policy import policy
 
 MODEL = "sha256:" + "0" * 64
 WIDTH, HEIGHT = 640, 480
 FRAME_NS = 100_000_000
-POLICY = Policy(
-    version=1,
-    model=MODEL,
-    target_fpir=0.001,
-    impostor_pairs=1_000_000,
-    impostor_tail=(TailPoint(fmr=0.01, threshold=0.3), TailPoint(fmr=1e-5, threshold=0.6)),
-    margin=0.05,
-    votes=Votes(needed=3, of=5, within_ms=1500),
-)
+POLICY = policy(model=MODEL)
 ALICE = SubjectId(b"a" * 16)
 ALICE_VECTOR = np.eye(128, dtype=np.float32)[0]
 
@@ -61,7 +54,7 @@ class ScriptedCamera:
         return None
 
     def info(self) -> CameraInfo:
-        return CameraInfo("scripted", WIDTH, HEIGHT, 320, 240, 10.0, live=False)
+        return CameraInfo("scripted", WIDTH, HEIGHT, 10.0, live=False)
 
     def frames(self) -> Iterator[Frame]:
         for number in range(self.count):
@@ -113,7 +106,7 @@ def make_stages(
         gate=ZoneGate(zone="door", polygon=door, limits=FaceLimits(80, 25.0)),
         embedder=CountingEmbedder(vector),  # type: ignore[arg-type]
         references=lambda: References((ALICE,) if enrolled else (), matrix, MODEL),
-        voter=Voter(POLICY),
+        decider=Decider(POLICY),
         presence=Presence(),
         record=recorded.append,
         enrol=lambda frame, faces: None,
@@ -158,15 +151,91 @@ def test_empty_gallery_embeds_nobody() -> None:
     assert recorded == []
 
 
-def test_stranger_who_acts_leaves_nothing_behind() -> None:
-    camera, embedder, recorded = play([[face(320, 240)]] * 30, vector=np.eye(128, dtype=np.float32)[1])
+def overwritten(embedder: CountingEmbedder) -> bool:
+    return not any(made.any() for made in (*embedder.crops, *(one.vector for one in embedder.embeddings)))
+
+
+NOBODYS_VECTOR = np.eye(128, dtype=np.float32)[1]
+
+
+def test_stranger_who_acts_leaves_nothing_behind_but_the_sum_of_a_living_track() -> None:
+    camera, embedder, recorded = play([[face(320, 240)]] * 30, vector=NOBODYS_VECTOR)
     assert embedder.crops, "the stranger was compared"
     assert recorded == []
-    assert not any(crop.any() for crop in embedder.crops)
-    assert not any(embedding.vector.any() for embedding in embedder.embeddings)
+    assert overwritten(embedder)
     for frame in camera.made:
         with pytest.raises(ValueError, match="released"):
             _ = frame.main
+
+
+class Watched:
+    """Plays frames one by one, and holds on to the sums that the decider keeps."""
+
+    def __init__(self, count: int, vector: np.ndarray = NOBODYS_VECTOR) -> None:
+        self.faces = [[face(320, 240)] for _ in range(count)]
+        self.stages = make_stages(self.faces, [], count=count, vector=vector)
+        self.references = self.stages.references()
+        self.stages = replace(self.stages, references=lambda: self.references)
+        self._frames = self.stages.camera.frames()
+        self.sums: list[np.ndarray] = []
+
+    def frames(self, count: int) -> None:
+        for _ in range(count):
+            with next(self._frames) as frame:
+                pipeline.process(self.stages, frame)
+            self.sums += [probe.total for probe in self.stages.decider._probes._held.values() if probe.crops]
+
+    def until_held(self) -> None:
+        for _ in range(20):
+            self.frames(1)
+            if len(self.stages.decider._probes):
+                return
+        raise AssertionError("no probe came to be")
+
+    def gone(self) -> bool:
+        return len(self.stages.decider._probes) == 0 and bool(self.sums) and not any(one.any() for one in self.sums)
+
+
+def test_the_probe_of_somebody_who_leaves_is_overwritten_when_the_track_dies() -> None:
+    watched = Watched(60)
+    watched.until_held()
+    for number in range(20, 60):
+        watched.faces[number] = []
+    for number in range(20):
+        watched.faces[number] = watched.faces[number] if number < len(watched.stages.camera.made) else []
+    watched.frames(10)
+    assert watched.gone()
+
+
+def test_the_probe_is_overwritten_when_recognition_pauses_or_an_enrolment_begins() -> None:
+    watched = Watched(60)
+    watched.until_held()
+    watched.references = References((), np.zeros((0, 128), np.float32), MODEL)  # what the service gives in both cases
+    watched.frames(1)
+    assert watched.gone()
+
+
+def test_the_probe_is_overwritten_when_somebody_is_erased() -> None:
+    watched = Watched(60)
+    watched.until_held()
+    watched.stages.decider.forget_subject(ALICE)
+    assert watched.gone()
+
+
+def test_the_probe_of_somebody_who_matched_nobody_is_overwritten_after_the_last_comparison() -> None:
+    watched = Watched(60)
+    watched.until_held()
+    watched.frames(6)
+    assert watched.gone()
+
+
+def test_an_embedder_runs_twice_for_each_of_few_crops_of_a_visit() -> None:
+    _, embedder, recorded = play([[face(320, 240)]] * 60)
+    assert len(recorded) == 2
+    seconds_after_the_match = 4
+    assert len(embedder.embeddings) <= 2 * (POLICY.probe.first + seconds_after_the_match + 1)
+    _, embedder, _ = play([[face(320, 240)]] * 60, vector=NOBODYS_VECTOR)
+    assert len(embedder.embeddings) <= 2 * 3 * POLICY.probe.most, "three attempts in six seconds"
 
 
 def test_frame_is_released_when_a_stage_fails() -> None:

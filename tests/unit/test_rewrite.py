@@ -44,11 +44,11 @@ def test_a_stem_over_pixels_side_by_side_gives_the_same_sums(
 
 
 def test_the_stems_of_this_projects_networks_take_the_fast_shape() -> None:
-    detector = side_by_side(np.ones((4, 4, 3, 32)), stride=4, pad=0, width=320)
+    detector = side_by_side(np.ones((4, 4, 3, 16)), stride=4, pad=0, width=320)
     embedder = side_by_side(np.ones((3, 3, 3, 32)), stride=2, pad=1, width=112)
     assert detector is not None
     assert embedder is not None
-    assert (detector.kernel.shape, detector.left, detector.right) == ((4, 1, 12, 32), 0, 0)
+    assert (detector.kernel.shape, detector.left, detector.right) == ((4, 1, 12, 16), 0, 0)
     assert (embedder.kernel.shape, embedder.left, embedder.right) == ((3, 2, 6, 32), 1, 0)
 
 

@@ -17,8 +17,9 @@ from agent.camera.scene.camera import SceneCamera
 from agent.camera.scene.motion import eased, placements
 from agent.camera.scene.pose import frontal
 from agent.camera.scene.render import SceneRenderer
-from agent.camera.scene.script import SceneScript, enrolment_script
+from agent.camera.scene.script import SceneScript
 from agent.clock import SimulatedClock
+from tools.lib.enrolment_scene import enrolment_script
 
 PLAIN = {"kind": "plain", "colour": "#808080"}
 
@@ -57,7 +58,7 @@ def test_the_same_script_gives_the_same_bytes() -> None:
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
         "import hashlib; from agent.camera.scene.render import SceneRenderer;"
-        "from agent.camera.scene.script import enrolment_script as e;"
+        "from tools.lib.enrolment_scene import enrolment_script as e;"
         "print(hashlib.sha256(SceneRenderer(e('person-02', size=(96, 64))).frame(9).tobytes()).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

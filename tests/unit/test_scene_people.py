@@ -43,6 +43,15 @@ def test_every_picture_decodes_to_a_head_before_nothing() -> None:
             assert np.all(rgba[:60, -8:, 3] < 30)
 
 
+def test_a_blend_lies_between_two_people_and_keeps_the_outline() -> None:
+    people = load_people()
+    one, other = (np.asarray(people.picture(who, 1)).astype(int) for who in ("person-07", "person-14"))
+    blend = np.asarray(people.blended("person-07", "person-14", 0.5, 1)).astype(int)
+    assert np.all(blend >= np.minimum(one, other) - 1)
+    assert np.all(blend <= np.maximum(one, other) + 1)
+    assert np.abs(blend - (one + other) / 2).max() <= 1
+
+
 def test_people_are_recorded_as_unlike_each_other_and_like_themselves() -> None:
     measured = load_people().measured
     assert measured["between_first_max"] < 0.35

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.camera.scene.people import PERSON_IDS
-from agent.camera.scene.script import MAX_SCRIPT_BYTES, SceneScript, enrolment_script, load_script, parse_script
+from agent.camera.scene.script import MAX_SCRIPT_BYTES, SceneScript, load_script, parse_script
 from agent.errors import ConfigError
+from tools.lib.enrolment_scene import enrolment_script
 
 SCENES = sorted((Path(__file__).parents[2] / "tools" / "scenes").glob("*.yaml"))
 FILE = Path("scene.yaml")
@@ -128,3 +129,12 @@ _tree = st.recursive(
 @settings(max_examples=80, deadline=None)
 def test_any_tree_of_known_keys_is_accepted_or_refused_in_one_sentence(tree: dict[str, object]) -> None:
     assert_accepted_or_refused(msgspec.yaml.encode(tree))
+
+
+def test_a_blend_with_nobody_is_refused_by_name() -> None:
+    blended = GOOD + b"    blend: {who: person-99}\n"
+    with pytest.raises(ConfigError, match="no demo person of that name"):
+        parse_script(blended, FILE)
+    script = parse_script(blended.replace(b"person-99", b"person-02"), FILE)
+    assert script.people[0].blend is not None
+    assert script.people[0].blend.share == 0.5

@@ -21,7 +21,7 @@ from agent.site.folder import changing
 from agent.site.published import unfinished
 from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES
 from tests.simulators.signing_unit import START
-from tests.simulators.site_office import SiteOffice
+from tests.simulators.site_office import SiteOffice, listed_units
 from tests.unit.test_match_policy import policy
 
 PASSPHRASE = b"correct horse"
@@ -121,7 +121,7 @@ def test_files_that_do_not_follow_from_the_records_are_told_and_completed_by_the
     assert steps(office)[-1] == "act_completed"
     assert path.read_bytes() == after or spoil != "acl"
     assert serial(office.keys("door-3").tls_crt) in revoked_serials(office)
-    assert units.trust(office.site).units_in_service() == ()
+    assert listed_units(office.site).units_in_service() == ()
 
 
 def test_an_act_that_changes_no_public_file_rewrites_none(office: SiteOffice) -> None:
@@ -141,7 +141,7 @@ def test_a_change_of_the_sites_key_that_was_cut_off_is_ended_by_repeating_it(off
         units.revoke_unit(office.site, "door-3", **office.options)
     rotation.finish_site_key_change(office.site, **office.options)
     assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
-    assert units.trust(office.site).units() == ("door-3",)
+    assert listed_units(office.site).units() == ("door-3",)
 
 
 def test_any_act_ends_a_change_of_the_sites_key_whose_old_key_is_gone(office: SiteOffice) -> None:
@@ -178,7 +178,7 @@ def test_replacing_a_units_keys_revokes_its_old_certificate_and_no_other(office:
     new = serial(office.enrol("door-3", replace=True).tls_crt)
     assert revoked_serials(office) == {old}
     assert new != old
-    late = units.trust(office.site).find(old_kid)
+    late = listed_units(office.site).find(old_kid)
     assert late is not None
     assert late.counts_at(START + timedelta(days=29))
 

@@ -15,13 +15,13 @@ from cryptography import x509
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import UnitKey, load_public_key
 from agent.outbox.epoch_keys import EpochKeys
-from agent.protocol.joining import UnitRequest, prove, token_key
+from agent.protocol.joining import REQUEST_TYPE, UnitRequest, prove, token_key
 from agent.protocol.pseudonym import Resolver
 from agent.protocol.record import encode
 from agent.site import programs, units
 from agent.unit.joining import install, new_unit_request
 from tests.simulators.signing_unit import START
-from tests.simulators.site_office import SiteOffice
+from tests.simulators.site_office import SiteOffice, listed_units
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_unit_joins_with_token_request_and_answer(office: SiteOffice) -> None:
     certificate = x509.load_pem_x509_certificate(keys.tls_crt.read_bytes())
     assert certificate.subject.rfc4514_string() == "CN=door-3"
     assert load_public_key(keys.site_jwk).kid == units.load_site_key(office.site).kid
-    listed = units.trust(office.site).find(office.event_key("door-3").kid)
+    listed = listed_units(office.site).find(office.event_key("door-3").kid)
     assert listed is not None
     assert (listed.unit, listed.counts_at(START)) == ("door-3", True)
     name, epoch = EpochKeys.load(keys.epoch_keys).pseudonym(b"subject", "access", START)
@@ -110,7 +110,7 @@ def test_a_key_that_another_unit_has_is_refused_and_the_list_stays_readable(offi
     content = msgspec.structs.replace(content, proof=prove(token_key(token), content))
     before = office.files.trust.read_bytes()
     with pytest.raises(RefusedError, match="another unit has this key"):
-        units.add_unit(office.site, stolen.sign(encode(content), typ=units.REQUEST_TYPE).encode(), **office.options)
+        units.add_unit(office.site, stolen.sign(encode(content), typ=REQUEST_TYPE).encode(), **office.options)
     assert office.files.trust.read_bytes() == before
     assert [unit.unit for unit in office.files.all_units()] == ["door-3"]
 
@@ -158,10 +158,10 @@ def test_stranger_cannot_put_own_keys_into_a_request(office: SiteOffice, tmp_pat
     thief = UnitKey.generate()
     forged = {**content, "jwk": thief.public_jwk()}
     with pytest.raises(VerificationError) as refusal:
-        units.add_unit(office.site, thief.sign(json.dumps(forged).encode(), typ=units.REQUEST_TYPE).encode())
+        units.add_unit(office.site, thief.sign(json.dumps(forged).encode(), typ=REQUEST_TYPE).encode())
     assert refusal.value.reason == "bad_token"
     with pytest.raises(VerificationError) as refusal:  # the unit's key named, the thief's used
-        units.add_unit(office.site, thief.sign(json.dumps(content).encode(), typ=units.REQUEST_TYPE).encode())
+        units.add_unit(office.site, thief.sign(json.dumps(content).encode(), typ=REQUEST_TYPE).encode())
     assert refusal.value.reason == "wrong_key"
 
 
@@ -228,7 +228,7 @@ def test_interrupted_installation_is_completed_by_repeating_it(office: SiteOffic
     keys.waiting.event_key.rename(keys.event_key)  # a power cut after the first of the moves
     install(keys.folder, answer, clock=office.clock)
     assert not keys.waiting.folder.exists()
-    assert units.trust(office.site).find(office.event_key("door-3").kid) is not None
+    assert listed_units(office.site).find(office.event_key("door-3").kid) is not None
 
 
 def test_taken_name_is_refused(office: SiteOffice) -> None:
@@ -252,7 +252,7 @@ def test_replaced_keys_leave_the_unit_working_until_installed_and_old_events_val
     install(office.keys("door-3").folder, answer, clock=office.clock)
     new = office.event_key("door-3")
     assert new.kid != old.kid
-    trusted = units.trust(office.site)
+    trusted = listed_units(office.site)
     replaced, active = trusted.find(old.kid), trusted.find(new.kid)
     assert replaced is not None
     assert active is not None

@@ -23,7 +23,7 @@ from agent.site.records import SiteFiles
 from agent.unit.joining import install, install_epoch_keys
 from agent.unit.key_files import UnitFiles
 from tests.simulators.signing_unit import START
-from tests.simulators.site_office import SiteOffice
+from tests.simulators.site_office import SiteOffice, listed_units
 
 SECRETS = ("ca.key", "site.key", "master.key", "tokens.json")
 
@@ -50,7 +50,7 @@ def test_new_site_has_its_keys_for_its_owner_alone(office: SiteOffice) -> None:
     for name in SECRETS:
         assert mode(office.site / name) == 0o600, name
     assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
-    assert units.trust(office.site).units() == ()
+    assert listed_units(office.site).units() == ()
     assert "master.key" in office.files.explanation.read_text()
 
 
@@ -141,10 +141,10 @@ def test_no_bytes_raise_anything_but_a_refusal(enrolled: SiteOffice, content: by
 def test_revoked_unit_is_out_everywhere(office: SiteOffice) -> None:
     office.enrol("door-3")
     office.enrol("door-4")
-    before = units.trust(office.site)
+    before = listed_units(office.site)
     kid = office.event_key("door-3").kid
     units.revoke_unit(office.site, "door-3", **office.options)
-    after = units.trust(office.site)
+    after = listed_units(office.site)
     listed = after.find(kid)
     assert listed is not None
     assert not listed.counts_at(START)
@@ -172,7 +172,7 @@ def test_revoked_unit_may_join_again_with_new_keys(office: SiteOffice) -> None:
     old = office.event_key("door-3").kid
     units.revoke_unit(office.site, "door-3", **office.options)
     office.enrol("door-3")
-    trusted = units.trust(office.site)
+    trusted = listed_units(office.site)
     entries = [trusted.find(kid) for kid in (old, office.event_key("door-3").kid)]
     assert [entry is not None and entry.counts_at(START) for entry in entries] == [False, True]
 

@@ -14,6 +14,7 @@ from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.unit.start_log import CHANGES, digest_of, log_start
+from tests.simulators.auditor import audited
 
 FACTS = {"version": "1.0", "config": "sha256:c", "policy": "sha256:p", "model": "sha256:m", "kid": "k"}
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
@@ -41,7 +42,7 @@ def test_each_change_has_its_own_entry_with_before_and_after(path: Path, name: s
         log_start(log, FACTS)
         log.append("command_done", {"verb": '"kind":"started"'})  # no start, whatever it says
         log_start(log, {**FACTS, name: "other"})
-        log.verify()
+        audited(log)
     (entry,) = [entry for entry in read_entries(path) if entry.kind == CHANGES[name]]
     assert entry.facts == {"before": FACTS[name], "after": "other"}
 

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.clock import ClockState, SimulatedClock
 from agent.errors import BrokerError, CaptureRefusedError, StorageError
-from agent.keys import SigningKey
-from agent.protocol.command import MAX_COMMAND_BYTES, MAX_RESPONSE_BYTES, SIGNATURE_TYPE, VERBS, Command
+from agent.keys import SigningKey, UnitKey
+from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command
+from agent.protocol.response import MAX_RESPONSE_BYTES
 from agent.uplink.commands import (
     BURST,
     MAX_NONCES,
@@ -28,8 +29,9 @@ from agent.uplink.commands import (
     Commands,
     Outcome,
 )
+from tests.simulators.answering import answers, outcome_of
 
-SITE_KEY = SigningKey.generate()
+SITE_KEY, UNIT_KEY = SigningKey.generate(), UnitKey.generate()
 
 
 class Station:
@@ -52,6 +54,7 @@ class Station:
             unit="door-1",
             key=SITE_KEY.public,
             counter=CommandCounter(self.file),
+            answers=answers(UNIT_KEY),
             clock=self.clock,
             random=_counting(),
             on_outcome=self.outcomes.append,
@@ -81,8 +84,7 @@ class Station:
         self.clock.advance(1)  # so that the flood limit stays out of the way
         answer = self.unit.handle(verb, payload)
         assert answer is not None
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        return outcome_of(answer, UNIT_KEY)
 
 
 def sign(command: Any, *, key: SigningKey = SITE_KEY, typ: str = SIGNATURE_TYPE) -> bytes:

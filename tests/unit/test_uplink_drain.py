@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -29,7 +28,7 @@ def make(**options: int) -> Drain:
 
 
 def row(seq: int, kind: Kind = "match", *, at_ns: int = 0, this_run: bool = True, attempts: int = 0) -> Row:
-    return Row(seq, kind, b"{}", datetime(2026, 1, 1, tzinfo=UTC), at_ns, this_run, attempts)
+    return Row(seq, kind, b"{}", at_ns, this_run, attempts)
 
 
 def seqs(sends: list[Send]) -> list[int]:
@@ -167,7 +166,7 @@ def test_row_that_was_parked_before_travels_alone() -> None:
 
 @given(failures=st.integers(1, 10_000), luck=st.binary(min_size=4, max_size=4))
 def test_reconnect_wait_stays_in_its_bounds(failures: int, luck: bytes) -> None:
-    assert 1 <= full_jitter(failures, shortest_s=1, longest_s=60, random=lambda _: luck) <= 60
+    assert 1 <= full_jitter(failures, PAUSE_S, lambda _: luck) <= 60
 
 
 class Broker:

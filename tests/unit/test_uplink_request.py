@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.errors import BrokerError
-from agent.keys import SigningKey
+from agent.errors import BrokerError, VerificationError
+from agent.keys import SigningKey, UnitKey
 from agent.protocol.command import VERBS
-from agent.site.operator import Operator, read_response
+from agent.protocol.response import Asked, read_response
+from agent.site.operator import Operator
 from agent.uplink.commands import CommandCounter, Commands, Outcome
+from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker
+from tests.simulators.desk import trusting
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
 pytestmark = pytest.mark.broker
 
-KEY = SigningKey.generate()
+KEY, UNIT_KEY = SigningKey.generate(), UnitKey.generate()
+TRUSTED = trusting({"door-1": UNIT_KEY})
+ASKED = Asked("hq", "door-1", "selftest", "t-1", "sha256:" + "0" * 64)
 
 
 class Commanded(UnitOnBroker):
@@ -31,6 +36,7 @@ class Commanded(UnitOnBroker):
             unit="door-1",
             key=KEY.public,
             counter=CommandCounter(folder / "commands.json"),
+            answers=answers(UNIT_KEY),
             clock=clock,
             random=lambda n: b"\x07" * n,
             on_outcome=self.outcomes.append,
@@ -40,7 +46,9 @@ class Commanded(UnitOnBroker):
 
 
 def operator(broker: RealBroker, key: SigningKey = KEY, name: str = "operator") -> Operator:
-    return Operator(broker.settings(broker.authority.issue(name)), site="hq", key=key, clock=SystemClock())
+    return Operator(
+        broker.settings(broker.authority.issue(name)), site="hq", key=key, trusted=TRUSTED, clock=SystemClock()
+    )
 
 
 @pytest.mark.parametrize("verb", ["selftest", "enrol/begin"])
@@ -83,4 +91,5 @@ def test_program_without_the_role_is_said_so(broker: RealBroker) -> None:
     [b"", b"junk", b"[]", b'{"status":"maybe","transaction":null}', b'{"status":"ok"}', b"x" * 20_000, b"\xff"],
 )
 def test_what_is_no_answer_is_passed_over(payload: bytes) -> None:
-    assert read_response(payload) is None
+    with pytest.raises(VerificationError, match=r"no answer|at most"):
+        read_response(payload, ASKED, TRUSTED)

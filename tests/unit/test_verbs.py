@@ -13,18 +13,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agent.audit.chain import read_entries
 from agent.errors import RefusedError
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
-from agent.unit.assemble import command_side, make_enrolment, make_registrar
+from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar
 from agent.unit.forget import Forgetting
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
 from tests.simulators.site_office import SiteOffice
 from tests.simulators.unit_life import NoCamera, agreed, enrol, opened, write_unit
-from tests.unit.test_match_policy import policy
+from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
 
 ENROLLED = ("consent_given", "enrolled")
 
@@ -32,7 +33,7 @@ ENROLLED = ("consent_given", "enrolled")
 class Unit:
     """A unit's stores with one subject and one event about them, and its command side as the product assembles it."""
 
-    def __init__(self, folder: Path, stack: ExitStack, target_fpir: float = 1e-3) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, **rules: object) -> None:
         office = SiteOffice(folder)
         self.clock = clock = office.clock
         keys = office.enrol("door-1")
@@ -42,9 +43,10 @@ class Unit:
         self.subject = enrol(self.stores, config, clock, np.random.default_rng(1))
         self.consent = agreed(config, clock)
         self.paused = threading.Event()
-        measured = policy(model=MODEL, target_fpir=target_fpir)
+        measured = policy(model=MODEL, **rules)
         registrar = make_registrar(config, NoCamera(), measured, self.stores, clock=clock, random=secrets.token_bytes)
-        self.enrolment = make_enrolment(registrar, Mailbox(), clock)
+        answers = make_answers(config, load_key(config))
+        self.enrolment = make_enrolment(registrar, Mailbox(), clock, answers)
         self.side = command_side(
             config,
             self.stores,
@@ -55,6 +57,7 @@ class Unit:
             paused=self.paused,
             health=lambda: b'{"fps_milli":1}',
             log=self.stores.audit.append,
+            answers=answers,
             clock=clock,
             random=secrets.token_bytes,
         )
@@ -106,13 +109,14 @@ def test_subject_that_is_none_is_refused_and_nothing_changes(unit: Unit, subject
 
 def test_status_tells_ids_and_no_biometric_value(unit: Unit) -> None:
     answer = unit.do("gallery/status", {})
-    counts = {"enrolled": 1, "damaged": 0, "measured_to": 1000, "measured": True}
+    counts = {"enrolled": 1, "damaged": 0, "measured_to": 100, "measured": True}
     assert answer == {**counts, "subjects": [unit.subject.hex()]}
 
 
 def test_status_says_when_the_gallery_is_larger_than_the_policy_was_measured_for(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        assert Unit(tmp_path, stack, target_fpir=1e-7).do("gallery/status", {})["measured"] is False
+        barely = replace(DECISION, impostors=tail(measured_to=5e-3))
+        assert Unit(tmp_path, stack, decisions=(SINGLE, barely)).do("gallery/status", {})["measured"] is False
 
 
 def test_recognition_pauses_and_resumes(unit: Unit) -> None:
@@ -125,6 +129,7 @@ def test_recognition_pauses_and_resumes(unit: Unit) -> None:
 def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
     assert unit.do("outbox/status", {})["depth"] == 1
     assert unit.do("config/get", {})["events"]["audience"] == "access"
+    assert unit.do("config/get", {})["activation"]["polygon"][0] == ["0.25", "0.2"], "no fraction in any answer"
     assert unit.do("selftest", {}) == {"models": "ok"}
     assert unit.do("health", {}) == {"fps_milli": 1}
 

@@ -20,13 +20,14 @@ from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, RefusedError
 from agent.gallery.store import GalleryStore
 from agent.keys import SigningKey, UnitKey
-from agent.protocol.command import Response
 from agent.protocol.receipt import ErasureReceipt
+from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.programs import issue_client
 from agent.site.withdraw import Answer, read_list, whom_to_ask, withdraw
 from agent.subject import SubjectId, parse_subject, subject_digest
 from agent.uplink.commands import CommandCounter, Commands
+from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.pki import Authority
@@ -187,6 +188,7 @@ def test_the_command_gathers_receipts_over_a_real_broker(
         unit="door-1",
         key=site_key.public,
         counter=CommandCounter(tmp_path / "commands.json"),
+        answers=answers(site.keys["door-1"]),
         clock=SystemClock(),
         random=secrets.token_bytes,
         on_outcome=lambda _: None,

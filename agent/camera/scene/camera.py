@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -39,14 +38,12 @@ class SceneCamera:
         self._renderer = SceneRenderer(self._script)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._renderer = None
 
     def info(self) -> CameraInfo:
         width, height = self._script.size
-        return CameraInfo("scene", width, height, *self._lores_size, self._script.frames_per_second, live=False)
+        return CameraInfo("scene", width, height, self._script.frames_per_second, live=False)
 
     def frames(self) -> Iterator[Frame]:
         """All frames of the scene, once or for ever; frame n is due n frame times after the first."""

@@ -28,6 +28,7 @@ from agent.camera.scene.pose import (
     frontal,
     shade,
 )
+from agent.camera.scene.script import Blend
 
 MESH_CELLS: Final = 16  # per side at most: a cell is 12 stored pixels, about the width of the depth model's nose
 MESH_CELL_PIXELS: Final = 6  # of the frame at least: far heads get by with fewer cells
@@ -59,9 +60,11 @@ class Sprite:
 class Figure:
     """One person of a scene; prepared once, then drawn for any moment."""
 
-    def __init__(self, people: People, who: str, picture: int) -> None:
+    def __init__(self, people: People, who: str, picture: int, blend: Blend | None = None) -> None:
         person = people.people[who]
-        self._base = people.picture(who, picture)
+        self._base = (
+            people.picture(who, picture) if blend is None else people.blended(who, blend.who, blend.share, picture)
+        )
         self._face = people.box[3] - people.box[1]
         # The face's middle, seen from the template's middle, in stored pixels.
         self._middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)

@@ -18,7 +18,6 @@ class Placement:
     """One person at one moment: pixels of the main picture, degrees, pixels per frame."""
 
     index: int
-    person: Person
     x: float
     y: float
     face: float
@@ -47,12 +46,11 @@ def placements(script: SceneScript, time: float) -> list[Placement]:
             (blur,) = eased([(key.at, (key.radius,)) for key in person.blur], time, (0.0,))
             covers = tuple(cover for cover in person.covers if cover.start <= time < cover.end)
             speed = (x - before_x, y - before_y)
-            present.append(Placement(index, person, x, y, face, yaw, pitch, roll, gain, side, blur, covers, speed))
+            present.append(Placement(index, x, y, face, yaw, pitch, roll, gain, side, blur, covers, speed))
     return present
 
 
 def scene_gain(script: SceneScript, time: float) -> float:
-    """Light on the whole scene."""
     return eased([(key.at, (key.gain,)) for key in script.light], time, (1.0,))[0]
 
 

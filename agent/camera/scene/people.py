@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Final
 
@@ -30,19 +29,16 @@ class DemoPerson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cloth: _Colour
 
 
-class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    box: tuple[float, float, float, float]
-    measured: dict[str, float]
-    people: dict[str, DemoPerson]
-
-
-@dataclass(frozen=True, slots=True)
-class People:
+class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All demo people; ``box`` is x0, y0, x1, y1 of the face in a picture, in its pixels."""
 
     box: tuple[float, float, float, float]
     measured: dict[str, float]
     people: dict[str, DemoPerson]
+
+    def blended(self, who: str, other: str, share: float, number: int) -> Image.Image:
+        """A face between two people's: ``share`` of ``other``; eyes and mouths lie on each other in all pictures."""
+        return Image.blend(self.picture(who, number), self.picture(other, number), share)
 
     def picture(self, who: str, number: int) -> Image.Image:
         """Picture ``number`` (from 1; a person with fewer wraps around) as RGBA, PICTURE_SIDE on each side."""
@@ -58,7 +54,6 @@ def load_people() -> People:
     """Read the index; raises ConfigError if the installation lacks the demo people."""
     try:
         content = resources.files("agent.camera").joinpath(_FOLDER, "people.yaml").read_bytes()
-        index = msgspec.yaml.decode(content, type=_Index)
+        return msgspec.yaml.decode(content, type=People)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError("the demo people are missing or damaged; install the package again") from error
-    return People(index.box, index.measured, index.people)

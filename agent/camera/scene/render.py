@@ -34,7 +34,7 @@ class SceneRenderer:
         self._script = script
         self._width, self._height = script.size
         pack = people or load_people()
-        self._figures = [Figure(pack, person.who, person.picture) for person in script.people]
+        self._figures = [Figure(pack, person.who, person.picture, person.blend) for person in script.people]
         self._background = background(script.background, self._width, self._height)
         self._noise = self._noise_bank()
         self._lit: tuple[float, Rgb] | None = None

@@ -83,12 +83,20 @@ class Cover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     end: Seconds = MAX_DURATION
 
 
+class Blend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A face that is nobody's: the person's picture and another one's, laid over each other."""
+
+    who: Annotated[str, Meta(description="the other demo person")]
+    share: Annotated[float, Meta(gt=0, lt=1, description="of the other person, 0 to 1")] = 0.5
+
+
 class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One demo person in the scene; listed later means nearer to the camera."""
 
     who: Annotated[str, Meta(description="a demo person: person-01 and so on")]
     path: Annotated[tuple[PathKey, ...], Meta(min_length=1, max_length=MAX_KEYS)]
     picture: Annotated[int, Meta(ge=1, le=4, description="which of the person's pictures, 1 is frontal")] = 1
+    blend: Blend | None = None
     appears: Seconds = 0.0
     leaves: Seconds = MAX_DURATION
     pose: Annotated[tuple[PoseKey, ...], Meta(max_length=MAX_KEYS)] = ()
@@ -98,7 +106,7 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sway: Annotated[float, Meta(ge=0, le=0.2, description="idle movement as a share of the face height")] = 0.01
 
     def __post_init__(self) -> None:
-        if self.who not in PERSON_IDS:
+        if self.who not in PERSON_IDS or (self.blend is not None and self.blend.who not in PERSON_IDS):
             raise ValueError(f"there is no demo person of that name; known: {PERSON_IDS[0]} to {PERSON_IDS[-1]}")
         for keys in (self.path, self.pose, self.light, self.blur):
             _ascending(keys)
@@ -165,32 +173,6 @@ def parse_script(content: bytes, path: Path) -> SceneScript:
         return msgspec.convert(document.data, SceneScript)
     except msgspec.ValidationError as error:
         raise _refusal(document, str(error)) from error
-
-
-def enrolment_script(
-    person: str, *, size: tuple[int, int] = (1280, 720), frames_per_second: float = 10.0, duration: float = 5.0
-) -> SceneScript:
-    """``person`` stands before the camera as enrolment asks: near, frontal, moving a little."""
-    width, height = size
-    middle = {"x": width / 2, "y": height * 0.42, "face": height * 0.3}
-    turns = ((0.0, 0, 0), (1.2, 6, 0), (2.4, -6, 2), (3.6, 0, -5), (4.8, 0, 0))
-    scene = {
-        "size": size,
-        "frames_per_second": frames_per_second,
-        "duration": duration,
-        "background": {"kind": "room", "variant": 3},
-        "people": [
-            {
-                "who": person,
-                "path": [{"at": 0, **middle}],
-                "pose": [{"at": duration * at / 5, "yaw": yaw, "pitch": pitch} for at, yaw, pitch in turns],
-            }
-        ],
-    }
-    try:
-        return msgspec.convert(scene, SceneScript)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"no enrolment scene can be made for '{person}': {error}") from error
 
 
 def _ascending(keys: tuple[_Key, ...]) -> None:

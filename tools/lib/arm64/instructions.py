@@ -5,7 +5,7 @@
     python -m tools.lib.arm64.instructions count FILE.mp4 --processor NAME
 
 A clip of H.264 goes through the pipeline of the product, file to decision; the face in it is admitted, embedded and
-compared with 100 references, of which none is its own, so every vote is taken: the dearest kind of frame.
+compared with 100 references, of which none is its own, so every look fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from agent.embed.embedder import load_embedder
 from agent.gallery.references import References
 from agent.inference.engine import Engine, load_engine
 from agent.inference.manifest import load_manifest
-from agent.match.decide import Voter
+from agent.match.decide import Decider
 from agent.match.policy import parse_policy
 from agent.match.presence import Presence
 from agent.subject import SubjectId
@@ -97,7 +97,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         embedder=embedder,
         enrol=lambda _frame, _faces: None,
         references=lambda: references,
-        voter=Voter(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
+        decider=Decider(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
         presence=Presence(),
         record=lambda outcome: sys.exit(f"a reference that is nobody's matched: {outcome}"),
         times=stages,

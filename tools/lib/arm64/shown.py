@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from agent.camera.scene.render import SceneRenderer
-from agent.camera.scene.script import enrolment_script
 from tools.lib.arm64.installed import PERSON
+from tools.lib.enrolment_scene import enrolment_script
 
 PICTURES = 5  # the virtual camera shows them in turns; the person looks straight ahead in all of them
 QUALITY = 95

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "tools" / "scenes" / "demo.yaml"
 SCENE_TO_VIDEO = ROOT / "tools" / "lib" / "scene_to_video.py"
 FRAMES_PER_SECOND = 15
-VISIT_S = 1.6  # one person at the door: long enough for the dwell time and the votes
+VISIT_S = 1.6  # one person at the door: long enough for the dwell time and three crops
 TURN_S = 0.1
 # A subject seen again within ten seconds is the same visit and makes no second event: eight take longer.
 VISITORS = 8

@@ -194,7 +194,7 @@ def service_section(runs: list[Run], peers: list[PeerRun], realtime: Run, delays
         Bar("p95 from frame to PUBACK at most 60 ms", "frame to PUBACK, p95", "<=", MAX_DELAY_P95_MS),
     ]
     section.notes.append("peers: decode, YuNet at 320x240 and MobileFaceNet in ONNX Runtime, without broker and store")
-    section.notes.append("frame to PUBACK: of the frame whose vote decided, from the camera's time of it; wall time")
+    section.notes.append("frame to PUBACK: of the frame whose crop decided, from the camera's time of it; wall time")
     return section
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from agent.camera.scene.script import enrolment_script
 from agent.site.records import SiteFiles
+from tools.lib.enrolment_scene import enrolment_script
 
 ROOT = Path(__file__).parents[3]
 SITE, UNIT, PROGRAM, ZONE = "demo", "door-1", "auditor-1", "door"

@@ -1,30 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well faces and landmarks are found, how often something else is taken for one, and how long it takes."""
+"""How well faces and landmarks are found, how often something else is taken for one, and how long it takes.
+
+Faces that are not found are counted by group and by turn of the head where the pictures come from labelled shards.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from agent.camera.base import Frame
 from agent.detect.face import LEFT_EYE, RIGHT_EYE, Face
-from tools.lib.evaluate import metrics, pictures
+from tools.lib.evaluate import found, metrics, pictures, shards
 from tools.lib.evaluate.peers import FindsFaces, YuNet
 from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
 
 SHIFT = (3, 2)  # pixels: less than a cell of any stride, so the network sees the picture in another phase
 SAME_FACE = 0.4  # intersection over union from which two boxes are of one face
+HELD_OUT = 5  # every so manieth picture without a face is none that training uses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, required=True, help="pictures with faces")
-    parser.add_argument("--empty", type=Path, help="pictures without a face: everything found there is false")
+    parser.add_argument("--images", type=Path, help="pictures with faces")
+    parser.add_argument("--shards", type=Path, help="labelled pictures with faces, in faces-*.npz")
+    parser.add_argument("--last", type=int, help="only the last so many of these shards")
+    parser.add_argument(
+        "--empty",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="pictures without a face, or shards of them: everything found there is false",
+    )
+    parser.add_argument(
+        "--held-out", action="store_true", help="of --empty only every fifth, which training leaves out"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write names, found, boxes, scores")
     parser.add_argument(
         "--peer", type=existing_file, metavar="YUNET.onnx", help="compare faces and landmarks with this peer's"
     )
@@ -34,34 +51,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     finder = Finder(args)
+    report: dict[str, Any] = {}
+    rows: list[found.Row] = []
+    if args.images:
+        rows += with_faces(args, finder, report)
+    if args.shards:
+        paths = sorted(args.shards.glob("faces-*.npz"))[-args.last if args.last else 0 :]
+        labelled = [
+            found.row(face.name, finder.look(Image.fromarray(face.rgb))[1], turn=found.turn_of(face), group=face.group)
+            for face in shards.faces(list(progress(paths)))
+        ]
+        report["shards"] = found.by_subject(labelled)
+        rows += labelled
+    false: list[found.Row] = []
+    for folder in args.empty:
+        false += [
+            found.row(name, finder.look(picture)[1])
+            for index, (name, picture) in enumerate(empty_pictures(folder, args.limit))
+            if index % HELD_OUT == 0 or not args.held_out
+        ]
+    if false:
+        report |= found.false_faces(false)
+    if args.out:
+        found.write(args.out, rows + false)
+    return report | {"cpu_milliseconds": finder.times.summary(), "models": finder.names}
+
+
+def empty_pictures(folder: Path, limit: int | None) -> Iterator[tuple[str, Image.Image]]:
+    if any(folder.glob("negatives-*.npz")):
+        yield from ((name, Image.fromarray(rgb)) for name, rgb in shards.empty(folder))
+    else:
+        yield from ((path.name, pictures.upright(path)) for path in progress(pictures.find(folder, limit)))
+
+
+def with_faces(args: argparse.Namespace, finder: Finder, report: dict[str, Any]) -> list[found.Row]:
+    """Search a folder of pictures and compare with the peer; fills ``report``."""
     peer = YuNet(args.peer) if args.peer else None
-    paths = pictures.find(args.images, args.limit)
-    counts, comparison, ours, its = [], Comparison(), Comparison(), Comparison()
-    for path in progress(paths):
+    comparison, ours, its = Comparison(), Comparison(), Comparison()
+    rows = []
+    for path in progress(pictures.find(args.images, args.limit)):
         frame, faces = finder.faces(path)
-        counts.append(len(faces))
+        rows.append(found.row(path.name, faces))
         if peer is not None:
             with finder.times.measure("peer detect"):
                 theirs = peer.detect(frame)
             comparison.add(faces, theirs)
             ours.add(moved_back(finder.detector, frame), faces)
             its.add(moved_back(peer, frame), theirs)
-    report: dict[str, Any] = {
-        "images": len(paths),
-        "share_with_a_face": float(np.mean(np.array(counts) > 0)),
-        "faces_per_image": float(np.mean(counts)),
+    counts = np.array([row.found for row in rows])
+    report |= {
+        "images": len(rows),
+        "nobody_found": int((counts == 0).sum()),
+        "share_with_a_face": float((counts > 0).mean()),
+        "faces_per_image": float(counts.mean()),
     }
-    if args.empty:
-        false = [len(finder.faces(path)[1]) for path in progress(pictures.find(args.empty, args.limit))]
-        report["empty_images"] = len(false)
-        report["false_faces_per_image"] = float(np.mean(false))
-        report["share_with_a_false_face"] = float(np.mean(np.array(false) > 0))
     if peer is not None:
         report["peer"] = comparison.summary() | {
             "own_landmark_error_after_a_shift": ours.summary().get("landmark_error"),
             "peer_landmark_error_after_a_shift": its.summary().get("landmark_error"),
         }
-    return report | {"cpu_milliseconds": finder.times.summary(), "models": finder.names}
+    return rows
 
 
 def moved_back(detector: FindsFaces, frame: Frame) -> list[Face]:

@@ -102,38 +102,6 @@ def best_threshold(scores: Scores, same: NDArray[np.bool_]) -> float:
     return float((low + high) / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Searches:
-    """Open-set searches: the best score of each, and whether it belongs to the right reference.
-
-    ``mated`` and ``correct`` (n,) are of probes whose subject is enrolled, ``non_mated`` (m,) of the others.
-    """
-
-    mated: Scores
-    correct: NDArray[np.bool_]
-    non_mated: Scores
-
-
-def search(probes: Scores, owners: NDArray[np.integer], gallery: Scores) -> Searches:
-    """Compare probes (n, d) with a gallery (g, d) of unit rows; ``owners`` (n,) is a row of the gallery or -1.
-
-    A probe row of NaN is a failure to detect.
-    """
-    failed = np.asarray(np.isnan(probes).any(1))
-    scores = np.where(failed[:, None], 0, probes) @ gallery.T
-    best = scores.argmax(1)
-    top = np.where(failed, -math.inf, scores.max(1))
-    enrolled = owners >= 0
-    return Searches(top[enrolled], (best == owners)[enrolled] & ~failed[enrolled], top[~enrolled])
-
-
-def fnir_at_fpir(searches: Searches, fpir: float) -> tuple[float, float]:
-    """Return the share of mated searches that do not yield the right subject, and the threshold, at ``fpir``."""
-    threshold = threshold_at(searches.non_mated, fpir)
-    hits = searches.correct & matches(searches.mated, threshold)
-    return float(1 - np.mean(hits)), threshold
-
-
 def quantiles(scores: Scores, shares: tuple[float, ...] = (0.5, 0.95)) -> list[float]:
     """Return quantiles, or an empty list of nothing."""
     return [float(v) for v in np.quantile(scores, shares)] if len(scores) else []

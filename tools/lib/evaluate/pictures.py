@@ -26,9 +26,13 @@ def find(folder: Path, limit: int | None = None) -> list[Path]:
 
 def load(path: Path, lores_size: tuple[int, int]) -> Frame:
     """Decode a whole picture to a frame whose lores has the size (w, h) that the detector takes."""
+    return as_frame(upright(path), lores_size)
+
+
+def upright(path: Path) -> Image.Image:
+    """Decode a whole picture to RGB, turned as it was taken."""
     with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    return as_frame(upright, lores_size)
+        return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def as_frame(picture: Image.Image, lores_size: tuple[int, int]) -> Frame:

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from agent.camera.base import Frame
 from agent.detect.detector import load_detector
@@ -20,7 +21,9 @@ from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.embedder import Embedder
 from agent.embed.records import EMBEDDING_DIM
+from agent.errors import RefusedError
 from agent.inference.engine import Engine, load_engine
+from agent.match.probe import both_ways
 from tools.lib.evaluate import metrics, pictures
 from tools.lib.evaluate.peers import Embeds, FindsFaces, OnnxEmbedder, YuNet
 
@@ -102,6 +105,26 @@ class Finder:
         with self.times.measure("detect"):
             return frame, self.detector.detect(frame, exact=self.exact)
 
+    def look(self, picture: Image.Image) -> tuple[Frame, list[Face]]:
+        """Find the faces of a picture in memory."""
+        frame = pictures.as_frame(picture, self.detector.input_size)
+        with self.times.measure("detect"):
+            return frame, self.detector.detect(frame, exact=self.exact)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Vectors of pictures (n, 128), and their cosine to the mirror images' (n,); NaN: no face."""
+
+    vectors: NDArray[np.float32]
+    mirror: NDArray[np.float32]
+
+    def admitted(self, limit: float) -> NDArray[np.float32]:
+        """The vectors, NaN also where the mirror image agrees by less than ``limit``."""
+        admitted = self.vectors.copy()
+        admitted[~(self.mirror >= limit)] = np.nan
+        return admitted
+
 
 class Recogniser(Finder):
     """Detector, alignment and embedder, of the product or of peers."""
@@ -131,6 +154,31 @@ class Recogniser(Finder):
             crop = align(frame, face)
         with self.times.measure("embed"):
             return self.embedder.embed(crop).vector
+
+    def both_ways(self, paths: Sequence[Path], cache: Path | None = None) -> Views:
+        """Embed the subject of each picture, and ask the mirror image whether it agrees, as a unit does with a crop.
+
+        ``cache`` keeps the result: it is read if it is there, and refused if it is of other pictures or models.
+        """
+        names = np.array([str(path) for path in paths])
+        models = np.array([f"{role} {name}" for role, name in sorted(self.names.items())])
+        if cache is not None and cache.exists():
+            with np.load(cache) as held:
+                if not (np.array_equal(held["names"], names) and np.array_equal(held["models"], models)):
+                    raise RefusedError(f"{cache} holds vectors of other pictures or models: name another file")
+                return Views(held["vectors"], held["mirror"])
+        views = Views(np.full((len(paths), EMBEDDING_DIM), np.nan, np.float32), np.full(len(paths), np.nan, np.float32))
+        for index, path in enumerate(progress(paths)):
+            frame, faces = self.faces(path)
+            if faces:
+                with self.times.measure("align"):
+                    crop = align(frame, self.detector.locate(frame, subject(frame, faces)))
+                with self.times.measure("embed"):
+                    seen = both_ways(self.embedder.embed, crop)
+                views.vectors[index], views.mirror[index] = seen.embedding.vector, seen.mirror
+        if cache is not None:
+            np.savez(cache, names=names, models=models, vectors=views.vectors, mirror=views.mirror)
+        return views
 
     def embeddings(self, paths: Sequence[Path]) -> NDArray[np.float32]:
         """Embed the subject of each picture: (n, 128), a row of NaN where no face is found."""

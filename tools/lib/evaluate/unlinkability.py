@@ -116,7 +116,7 @@ def _alignment(pairs: list[tuple[Rows, Rows]], by_site: tuple[Rows, Rows]) -> di
 def _inversion(here: Rows, there: Rows, policy: Policy, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Turn templates back with the right key, and with a guessed one; try them with the other site's captures."""
     people = len(here)
-    threshold = policy.threshold(people).value
+    threshold = policy.threshold(people, policy.probe.first).value
     secret, subjects = rng.bytes(32), [SubjectId(rng.bytes(16)) for _ in range(people)]
     stolen = np.stack([rotate(row, secret, subject) for row, subject in zip(here, subjects, strict=True)])
     report = {}

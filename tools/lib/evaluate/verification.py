@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only the first so many pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle into ten folds")
     parser.add_argument("--repeats", type=int, default=0, metavar="N", help="measure N times more, trembling a little")
+    parser.add_argument("--vectors", type=Path, metavar="FILE.npz", help="write names and vectors (NaN: nobody found)")
     add_model_arguments(parser)
 
 
@@ -40,7 +41,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = sorted({*pairs[0], *pairs[1]})
     recogniser = Recogniser(args)
     paths = [args.images / name for name in names]
-    report = figures(recogniser.embeddings(paths), names, pairs, args.seed)
+    vectors = recogniser.embeddings(paths)
+    if args.vectors:
+        np.savez(args.vectors, names=np.array(names), vectors=vectors)
+    report = figures(vectors, names, pairs, args.seed)
     if args.repeats:
         again = []
         for repeat in range(args.repeats):

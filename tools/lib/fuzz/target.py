@@ -22,16 +22,16 @@ from agent.config.load import load_config
 from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.gallery.consent import ConsentRecord
-from agent.keys import UnitKey
-from agent.match.policy import Policy, TailPoint, Votes, sign_policy
+from agent.match.policy import parse_policy, sign_policy
 from agent.notices.notice import notice_id
 from agent.outbox.draft import make_unit
 from agent.outbox.epoch_keys import EpochKeys
-from agent.protocol.command import Response
+from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.records import SiteFiles
-from agent.unit.assemble import command_side, make_enrolment, make_registrar, open_stores
+from agent.strict_json import decode
+from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, open_stores
 from agent.unit.forget import Forgetting
 from agent.unit.joining import install, new_unit_request
 from agent.unit.key_files import UnitFiles
@@ -43,7 +43,7 @@ SITE, UNIT = "hq", "door-1"
 PURPOSE = "To open a door for people who asked for it, while its commands are attacked."
 MODEL = "sha256:" + "1" * 64
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
-POLICY = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 1500))
+POLICY = msgspec.structs.replace(parse_policy((ROOT / "models" / "policy.json").read_bytes()), model=MODEL)
 STEP_S = 0.25  # between payloads: the limit on floods stays out of the way
 
 
@@ -78,7 +78,8 @@ class Target:
         self.site_key = units.load_site_key(self.site.folder)
         self.config = load_config(_write_config(folder, self.unit.folder))
         self.config.match.policy.write_text(sign_policy(POLICY, self.site_key))
-        self.stores = stack.enter_context(open_stores(self.config, UnitKey.load(self.unit.event_key), clock))
+        self.event_key = load_key(self.config)
+        self.stores = stack.enter_context(open_stores(self.config, self.event_key, clock))
         self.gallery, self.outbox = self.stores.gallery, self.stores.outbox
         self.outbox.append(make_unit("started", now=clock.now(), clock="synced"))
         self.epoch_keys = EpochKeys.load(self.unit.epoch_keys)
@@ -86,7 +87,8 @@ class Target:
         registrar = make_registrar(
             self.config, NoCamera(), POLICY, self.stores, clock=clock, random=secrets.token_bytes
         )
-        self.enrolment = make_enrolment(registrar, Mailbox(), clock)
+        answers = make_answers(self.config, self.event_key)
+        self.enrolment = make_enrolment(registrar, Mailbox(), clock, answers)
         self.outcomes: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.commands = command_side(
@@ -99,6 +101,7 @@ class Target:
             paused=self.paused,
             health=lambda: b'{"fps_milli":1}',
             log=self.stores.audit.append,
+            answers=answers,
             clock=clock,
             random=secrets.token_bytes,
         ).commands
@@ -156,7 +159,8 @@ class Target:
         self.clock.advance(STEP_S)
         answer = self.commands.handle(verb, payload)
         if answer is not None:
-            told = msgspec.json.decode(answer, type=Response)
+            content = self.event_key.public.verify(answer.decode(), typ=RESPONSE_TYPE)
+            told = decode(content, SignedResponse, len(content))
             self.outcomes[told.error or "done"] += 1
             if told.error is None:
                 self.done[verb] += 1

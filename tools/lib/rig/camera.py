@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame, RgbPicture
@@ -46,14 +45,12 @@ class UnpluggableCamera:
         self._check()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def info(self) -> CameraInfo:
         width, height = self._view.script.size
-        return CameraInfo("scene", width, height, *self._lores_size, self._view.script.frames_per_second, live=True)
+        return CameraInfo("scene", width, height, self._view.script.frames_per_second, live=True)
 
     def frames(self) -> Iterator[Frame]:
         """Frames of the scene, each at its time; after the script's end its last one stands still."""

@@ -9,10 +9,9 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from agent.camera.scene.camera import SceneCamera
-from agent.camera.scene.script import enrolment_script
 from agent.clock import SimulatedClock
 from agent.embed.records import EMBEDDING_DIM
-from agent.gallery.consent import ConsentRecord
+from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.references import References
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
@@ -20,6 +19,7 @@ from agent.protocol.names import NoticeId
 from agent.unit.assemble import Models
 from agent.unit.capturing import EnrolmentSession, capture
 from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
+from tools.lib.enrolment_scene import enrolment_script
 
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts
 CONSENT_LASTS = timedelta(days=30)  # where nobody says otherwise
@@ -58,9 +58,7 @@ def captures(who: str, models: Models, references: References | None = None) -> 
         consent(clock.now(), signed=who),
         references=references or References((), np.zeros((0, EMBEDDING_DIM), np.float32), model),
         policy=policy(),
-        site=SITE,
-        unit=UNIT,
-        purpose=PURPOSE,
+        terms=Terms(SITE, UNIT, PURPOSE),
         now=clock.now(),
         align=models.align,
     )

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import yaml
 
@@ -36,7 +37,7 @@ from agent.detect.face import Face
 from agent.embed.records import Crop, Embedding
 from agent.errors import VerificationError
 from agent.keys import UnitKey
-from agent.match.policy import Policy, TailPoint, Votes
+from agent.match.policy import parse_policy
 from agent.notices.notice import notice_id
 from agent.outbox.draft import Draft
 from agent.outbox.queue import MAX_PENDING
@@ -50,7 +51,7 @@ from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
 from tools.lib.rig.enrolment import DIGEST, consent
 
 MODEL = "sha256:" + "5a" * 32
-POLICY = Policy(1, MODEL, 1e-3, 10**6, (TailPoint(1e-2, 0.3), TailPoint(1e-4, 0.5)), 0.05, Votes(3, 5, 1500))
+POLICY = msgspec.structs.replace(parse_policy((ROOT / "models" / "policy.json").read_bytes()), model=MODEL)
 MAX_HELD = 6  # references of a worker's gallery: it erases as often as it enrols
 MAX_PATIENCE = 30  # lines that a worker may say before it is killed
 LAST_BREATH_S = 0.004  # within which the kill comes: anywhere in the next step

@@ -28,7 +28,7 @@ import yaml
 
 from agent.config.load import load_config
 from agent.gallery.template import Vector
-from agent.keys import SigningKey
+from agent.keys import SigningKey, load_public_key
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
 from agent.notices.notice import notice_id
@@ -36,6 +36,7 @@ from agent.outbox.epoch_keys import save
 from agent.outbox.queue import Head
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver, epochs_from
+from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.operator import Operator
 from agent.site.programs import issue_client
@@ -323,7 +324,9 @@ class _Play:
         credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
         broker = BrokerSettings("127.0.0.1", credentials, port=self._broker.port)
         clock = OffsetClock(self._premises.control / CLOCK)
-        operator = Operator(broker, site=SITE, key=SigningKey.load(self._site.site.site_key), clock=clock)
+        files = self._site.site
+        trusted = TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))
+        operator = Operator(broker, site=SITE, key=SigningKey.load(files.site_key), trusted=trusted, clock=clock)
         operator.ask(UNIT, "subject/revoke", {"subject": subject.hex()}, timeout_s=LAST_EVENTS_S)
 
     # -- afterwards ----------------------------------------------------------------------------------

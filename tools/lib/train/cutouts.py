@@ -7,7 +7,6 @@ than asking a detector about the degraded picture.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -24,16 +23,22 @@ _PIXELS = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)[::-1]
 _OUTLINE = np.stack(
     [np.cos(np.linspace(0, 2 * np.pi, 16, endpoint=False)), np.sin(np.linspace(0, 2 * np.pi, 16, endpoint=False))], 1
 )
-FACE_AREA = 19_400  # typical box of a portrait, square pixels
+BOX_SIZE = 93.0  # template pixels of a typical face box
+EDGE = 36  # pixels over which the border of a tight photo may fade
 
 
 class Portrait(NamedTuple):
-    """RGB uint8 (224,224,3), head matte uint8 (224,224), box x, y, w, h and landmarks (5,2), float32 pixels."""
+    """RGB uint8 (224,224,3), head matte uint8 (224,224) or None, box x, y, w, h and landmarks (5,2), float32 pixels.
+
+    ``known``: the landmarks are the teacher's, not typical ones; ``tight``: the picture's border cuts the head.
+    """
 
     image: np.ndarray
-    matte: np.ndarray
+    matte: np.ndarray | None
     box: np.ndarray
     landmarks: np.ndarray
+    known: bool = True
+    tight: bool = False
 
 
 class Cutout(NamedTuple):
@@ -63,30 +68,30 @@ def head_matte(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cv2.resize(cv2.GaussianBlur(head, (0, 0), 1.0), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
 
-def load_portraits(folder: Path, meta: Path, cache: Path) -> list[Portrait]:
-    """All portraits that ``align_faces`` found a face in; the mattes are computed once into ``cache`` (.npy)."""
-    listing = np.load(meta)
-    images = [cv2.imread(str(folder / name))[..., ::-1] for name in listing["names"]]
-    faces = listing["faces"].astype(np.float32)
-    if not cache.exists():
-        np.save(cache, np.stack([head_matte(i, f[:4]) for i, f in zip(images, faces, strict=True)]))
-    mattes = np.load(cache)
-    return [Portrait(i, m, f[:4], f[4:14].reshape(5, 2)) for i, m, f in zip(images, mattes, faces, strict=True)]
-
-
-def _to_template(landmarks: np.ndarray) -> np.ndarray:
-    return cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)[0].astype(np.float32)
+def _to_template(portrait: Portrait) -> np.ndarray:
+    """Similarity from the portrait to the template, by landmarks, or by the box where they say nothing."""
+    x, y, w, h = portrait.box
+    matrix = cv2.estimateAffinePartial2D(portrait.landmarks, TEMPLATE, method=cv2.LMEDS)[0] if portrait.known else None
+    usual = BOX_SIZE / float(np.sqrt(w * h))
+    if matrix is None or not 0.6 < float(np.hypot(*matrix[0, :2])) / usual < 1.6:  # a profile: the points are in a line
+        matrix = np.array([[usual, 0, 56 - usual * (x + w / 2)], [0, usual, 62 - usual * (y + h / 2)]])
+    return matrix.astype(np.float32)
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def _pose_map(matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where each node of the posed portrait comes from, float32 (112,112,2): head pose and elastic shape."""
+def _pose_map(matrix: np.ndarray, rng: np.random.Generator, *, mild: bool) -> np.ndarray | None:
+    """Where each node of the posed portrait comes from, float32 (112,112,2): head pose and elastic shape.
+
+    ``mild`` for photos of people in poses of their own; None where all stays in its place.
+    """
     x, y = _NODES
-    if rng.random() < 0.8:
-        spread = (34, 15) if rng.random() < 0.6 else (12, 7)
+    if mild and rng.random() < 0.6:
+        return None
+    if rng.random() < (0.35 if mild else 0.8):
+        spread = (34, 15) if rng.random() < 0.6 and not mild else (12, 7)
         yaw, pitch = np.clip(rng.normal(0, 1, 2) * spread, [-62, -34], [62, 36]) * np.pi / 180
         tx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
         ty = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
@@ -102,7 +107,7 @@ def _pose_map(matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out = np.stack([x, y], -1).astype(np.float32)
     if rng.random() < 0.7:
         nodes = int(rng.integers(4, 8))
-        coarse = rng.normal(0, 5.0 * rng.random(), (nodes, nodes, 2)).astype(np.float32)
+        coarse = rng.normal(0, (2.5 if mild else 5.0) * rng.random(), (nodes, nodes, 2)).astype(np.float32)
         out += cv2.resize(coarse, out.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return out
 
@@ -110,7 +115,8 @@ def _pose_map(matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _forward(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Where portrait points land in the posed portrait: nearest of every second node, then two Newton steps."""
     coarse = pose[::2, ::2]
-    distance = ((coarse.reshape(1, -1, 2) - points[:, None]) ** 2).sum(-1)
+    flat, at = coarse.reshape(-1, 2), points.astype(np.float32)
+    distance = (flat**2).sum(1) - 2 * at @ flat.T  # and what does not depend on the node
     found = np.stack(np.divmod(distance.argmin(1), coarse.shape[1]), 1)[:, ::-1] * 2.0  # column, row
     for _ in range(2):
         column, row = np.rint(found).astype(int).clip(1, np.array(pose.shape[1::-1]) - 2).T
@@ -172,7 +178,7 @@ def _cover(image: np.ndarray, matrix: np.ndarray, rng: np.random.Generator) -> n
 def _hand(image: np.ndarray, portrait: Portrait, rng: np.random.Generator) -> None:
     """Draw a skin-coloured blob with fingers over part of the face, in place."""
     x, y, w, h = portrait.box
-    skin = image[int(y + 0.35 * h), int(np.clip(x + 0.25 * w, 0, SIDE - 1))] * rng.uniform(0.7, 1.15)
+    skin = image[tuple(int(np.clip(v, 0, SIDE - 1)) for v in (y + 0.35 * h, x + 0.25 * w))] * rng.uniform(0.7, 1.15)
     at = np.array([x + w * rng.choice([0.0, 0.15, 0.85, 1.0]), y + h * rng.uniform(0.35, 1.1)])
     angle = rng.uniform(0, np.pi)
     for finger in range(int(rng.integers(2, 5))):
@@ -184,7 +190,7 @@ def _hand(image: np.ndarray, portrait: Portrait, rng: np.random.Generator) -> No
 
 def dress(portrait: Portrait, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Occlusion and light on the upright portrait: float32 RGB and the similarity to the template."""
-    matrix = _to_template(portrait.landmarks)
+    matrix = _to_template(portrait)
     image = portrait.image.astype(np.float32)
     draw = rng.random()
     if draw < 0.3:
@@ -194,6 +200,10 @@ def dress(portrait: Portrait, rng: np.random.Generator) -> tuple[np.ndarray, np.
         _hand(image, portrait, rng)
     if rng.random() < 0.5:
         image = _shade(image, matrix, rng)
+    if rng.random() < 0.08:  # one side in the dark
+        across = (_PIXELS[0] - portrait.box[0]) / portrait.box[2] - rng.uniform(0.3, 0.7)
+        side = 1 / (1 + np.exp(across * rng.choice([-1, 1]) * rng.uniform(4, 30)))
+        image = image * (1 - rng.uniform(0.4, 0.85) * side)[..., None].astype(np.float32)
     image = image * np.exp(rng.normal(0, 0.08, 3) + rng.normal(0, 0.2)).astype(np.float32)
     if rng.random() < 0.15:
         image += 0.7 * (image - cv2.GaussianBlur(image, (0, 0), 2.0))
@@ -204,19 +214,39 @@ def alpha_of(portrait: Portrait, kind: str, rng: np.random.Generator) -> np.ndar
     """Float32 (224,224) in [0, 1]: the head, a soft ellipse, a rectangle, or the whole portrait."""
     x, y, w, h = portrait.box
     if kind == "whole":
-        return np.ones((SIDE, SIDE), np.float32)
-    if kind == "head":
-        alpha = portrait.matte.astype(np.float32) / 255
-        alpha[-12:] *= np.linspace(1, 0, 12, dtype=np.float32)[:, None]
+        alpha = np.ones((SIDE, SIDE), np.float32)
+        if portrait.tight and rng.random() < 0.55:
+            for _ in range(4):
+                _fade(alpha, int(rng.integers(2, EDGE)))
+                alpha = np.ascontiguousarray(np.rot90(alpha))
+        return alpha
+    if kind == "head" and portrait.matte is not None:
+        alpha = (portrait.matte / 255).astype(np.float32)
+        _fade(alpha, 12)
+        if portrait.tight:
+            for turns in (1, 2, 3):
+                _fade(np.rot90(alpha, turns), int(rng.integers(4, 20)))
         return alpha
     alpha = np.zeros((SIDE, SIDE), np.float32)
-    if kind == "ellipse":
+    if kind in ("ellipse", "head"):
         axes = (int(w * rng.uniform(0.52, 0.75)), int(h * rng.uniform(0.52, 0.68)))
         cv2.ellipse(alpha, (int(x + w / 2), int(y + h / 2)), axes, 0, 0, 360, 1.0, -1)
         return cv2.GaussianBlur(alpha, (0, 0), rng.uniform(1, 8))
     margin = rng.uniform(0.04, 0.5, 4) * [w, h, w, h]
     alpha[max(0, int(y - margin[1])) : int(y + h + margin[3]), max(0, int(x - margin[0])) : int(x + w + margin[2])] = 1
     return cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.5, 4)) if rng.random() < 0.5 else alpha
+
+
+def _fade(alpha: np.ndarray, rows: int) -> None:
+    """Let the lowest ``rows`` run out, in place."""
+    alpha[-rows:] *= np.linspace(1, 0, rows, dtype=np.float32)[:, None]
+
+
+def suited(kind: str, portrait: Portrait, rng: np.random.Generator) -> str:
+    """Return the way to paste ``portrait`` when ``kind`` was asked for: what a tight photo lacks cannot be cut out."""
+    if portrait.tight and (portrait.matte is None or rng.random() < 0.4):
+        return str(rng.choice(["whole", "ellipse", "rectangle"], p=[0.55, 0.35, 0.10]))
+    return kind
 
 
 def place(
@@ -232,11 +262,11 @@ def place(
     ``frame`` is the scene's width and height; None when nothing of the patch is inside it.
     """
     image, matrix = dress(portrait, rng)
-    pose = _pose_map(matrix, rng)
+    pose = _pose_map(matrix, rng, mild=portrait.tight)
     x, y, w, h = portrait.box
     middle = np.array([x + w / 2, y + h / 2])
     scale = size / np.sqrt(w * h)
-    roll = np.clip(rng.normal(0, 9) if rng.random() < 0.7 else rng.normal(0, 20), -38, 38) * np.pi / 180
+    roll = np.clip(rng.normal(0, 9) if rng.random() < 0.7 else rng.normal(0, 20), -40, 40) * np.pi / 180
     # cameras squeeze 16:9 into 4:3 for the small stream: sqrt(3/4) = 0.87
     aspect = rng.uniform(0.85, 1.0) if rng.random() < 0.25 else np.exp(rng.normal(0, 0.05))
     linear = scale * np.array(
@@ -244,7 +274,7 @@ def place(
     )
     placed = np.concatenate([linear, (np.array(at) - linear @ middle)[:, None]], 1)
     points = np.concatenate([portrait.landmarks, middle + _OUTLINE * [w / 2, h / 2]])
-    moved = _apply(placed, _forward(pose, points))
+    moved = _apply(placed, points if pose is None else _forward(pose, points))
     low, high = moved[5:].min(0), moved[5:].max(0)
     corners = _apply(placed, np.array([[0, 0], [SIDE, 0], [0, SIDE], [SIDE, SIDE]], np.float64))
     left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 2, 0)
@@ -254,15 +284,19 @@ def place(
     back = cv2.invertAffineTransform(placed)
     to_node = back.copy()
     to_node[:, 2] += back[:, :2] @ [left, top]
-    to_node /= _STEP
     where = (int(right - left), int(bottom - top))
-    border = (-1e4, -1e4)
-    sample = cv2.warpAffine(pose, to_node, where, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=border)
     shrink = 1 if scale > 0.6 else 2 if scale > 0.3 else 4 if scale > 0.15 else 8
     rgba = np.dstack([image, alpha_of(portrait, kind, rng) * 255]).clip(0, 255).astype(np.uint8)
     if shrink > 1:
         rgba = cv2.resize(rgba, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    if pose is None:
+        direct = to_node / shrink
+        direct[:, 2] += 0.5 / shrink - 0.5
+        patch = cv2.warpAffine(rgba, direct, where, flags=flags, borderMode=cv2.BORDER_CONSTANT).astype(np.float32)
+    else:
+        sample = cv2.warpAffine(pose, to_node / _STEP, where, flags=flags, borderValue=(-1e4, -1e4))
         sample = (sample + 0.5) / shrink - 0.5
-    patch = cv2.remap(rgba, sample, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT).astype(np.float32)
+        patch = cv2.remap(rgba, sample, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT).astype(np.float32)
     box = np.array([*low, *(high - low)], np.float32)
     return Cutout(patch[..., :3], patch[..., 3] / 255, (int(left), int(top)), box, moved[:5].astype(np.float32))

@@ -5,7 +5,8 @@ tools/train detector RUN POOL [POOL ...] --steps 8000
 
 Pools may hold different picture sizes; the first gives most batches. Shard 0 of the first pool is never trained
 on: it sets the int8 ranges and gives the held-out loss. Stopping and starting again resumes from RUN/last.pt; a
-changed ``--steps`` stretches the schedule.
+changed ``--steps`` stretches the schedule. A new run goes on where the shipped weights are with
+``--init models/train/detector.pt``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CROP = 192  # pixels: two of three batches are square crops around faces, which 
 CROPS_PER_FRAME = 1.5  # crops in a batch of crops for each frame in a batch of frames
 CROP_FACE = 120.0  # pixels: larger faces are learnt from whole frames
 SEEN = 0.55  # share of a face that a crop must keep for it to count, as in scenes
-OTHER_POOLS = 9  # every so many steps a batch comes from the other pools
+OTHER_POOLS = 9  # every so many steps a batch of whole frames comes from the other pools
 # Score, box, landmarks (small numbers: shares of the face), range. Landmarks only have to tell how a head is turned:
 # the landmark network places them.
 WEIGHTS = torch.tensor([1.0, 1.0, 8.0, 0.05])
@@ -41,14 +42,15 @@ class Scenes:
     """Random batches from one pool's memory-mapped shards, taking up shards as they are finished."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        self.folder, self._next = folder, first
+        self.folder, self._taken = folder, {folder / f"image-{k:04d}.npy" for k in range(first)}
         self.shards: list[tuple[np.ndarray, np.ndarray]] = []
         self.refresh()
 
     def refresh(self) -> None:
-        while (path := self.folder / f"image-{self._next:04d}.npy").exists():
-            self.shards.append((np.load(path, mmap_mode="r"), np.load(self.folder / f"faces-{self._next:04d}.npy")))
-            self._next += 1
+        for path in sorted(set(self.folder.glob("image-*.npy")) - self._taken):
+            self._taken.add(path)
+            faces = np.load(path.with_name(path.name.replace("image", "faces")))
+            self.shards.append((np.load(path, mmap_mode="r"), faces))
 
     def batch(self, size: int, rng: np.random.Generator, *, crops: bool) -> tuple[np.ndarray, np.ndarray]:
         images, faces = [], []
@@ -134,6 +136,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("pools", type=Path, nargs="+")
     add_options(parser, steps=8000, batch=32)
+    parser.add_argument("--every", type=int, default=OTHER_POOLS, help="steps from one batch of the others to the next")
     args = parser.parse_args()
     begin(args)
     net = DetectorNet().to(memory_format=torch.channels_last)
@@ -141,8 +144,9 @@ def main() -> None:
 
     def turn(now: Turn) -> tuple[Tensor, Tensor]:
         others = [p for p in pools[1:] if p.shards]
-        far, crops = bool(others) and now.step % OTHER_POOLS == 0, now.step % 3 != 0
-        source = others[(now.step // OTHER_POOLS) % len(others)] if far else pools[0]
+        far = bool(others) and now.step % args.every == 0
+        crops = now.step % 3 != 0 and not far
+        source = others[(now.step // args.every) % len(others)] if far else pools[0]
         count = args.batch * CROPS_PER_FRAME if crops else args.batch / 4 if far else args.batch
         images, faces = source.batch(max(1, int(count)), now.rng, crops=crops)
         with mixed():

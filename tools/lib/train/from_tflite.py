@@ -18,11 +18,12 @@ import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor, nn
 
+from tools.lib.train import landmarks as second
+from tools.lib.train.checkpoints import save
 from tools.lib.train.detector import Scenes
 from tools.lib.train.detector_net import DetectorNet
 from tools.lib.train.embedder import Pool, Student, to_input
-from tools.lib.train.loop import save
-from tools.lib.train.net import EmbedderNet, Residual
+from tools.lib.train.net import EmbedderNet, Sum
 
 BATCHES = 8  # of 128 pictures, for the statistics of the norms
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -30,7 +31,7 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 def convolutions(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
     """Convolutions of a net with their norms, in the order in which the exporter writes them."""
-    if isinstance(module, Residual):
+    if isinstance(module, Sum):
         for part in (module.shortcut, module.first, module.second):
             if part is not None:
                 yield from convolutions(part)
@@ -138,15 +139,25 @@ def detector(model: Path, pool: Path) -> nn.Module:
     return net
 
 
+def landmarks(model: Path, pool: Path) -> nn.Module:
+    net, rng, patches = second.LandmarkNet(), np.random.default_rng(1), second.Pool(pool)
+    load(net, model)
+    restore_norms(net, [to_input(patches.batch(192, rng)[0]) for _ in range(BATCHES)])
+    return net
+
+
+NETWORKS = {"embedder": embedder, "detector": detector, "landmarks": landmarks}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--network", choices=["embedder", "detector"], default="embedder")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="embedder")
     args = parser.parse_args()
     torch.manual_seed(1)  # the adaptors of an embedder start at random
-    net = (embedder if args.network == "embedder" else detector)(args.model, args.pool)
+    net = NETWORKS[args.network](args.model, args.pool)
     save(args.out, {"average": net.state_dict()})
 
 

@@ -4,7 +4,8 @@
 tools/train landmarks RUN POOL --steps 6000
 tools/train export-landmarks RUN/last.pt POOL models/landmarks.tflite
 
-Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt.
+Shard 0 of the pool is never trained on. Stopping and starting again resumes from RUN/last.pt; a new run goes on where
+the shipped weights are with ``--init models/train/landmarks.pt``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SWAP = [2, 3, 0, 1, 4, 5, 8, 9, 6, 7]  # landmark coordinates after a flip
 # Landmark errors in eye distances (about 0.29 of a patch); beyond BEND a larger error pulls no harder.
 EYES, BEND = 0.29, 0.05
 WEIGHT = 12.0  # of the landmarks against the score
+UNSEEN, LEAST = 0.3, 0.003  # how wrong the network is taken to be about a patch that it has not seen, and at least
 LIMIT = 0.6  # shares of the patch: what lies farther out only stretches the int8 scale
 LOGIT = 9.0  # likewise for the score
 
@@ -56,26 +58,34 @@ class LandmarkNet(nn.Module):
 
 
 class Pool:
-    """All shards but the first in memory; batches of half faces, half others."""
+    """All shards but the first in memory; batches of two thirds faces, and others, half of these hard ones."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._next = folder, 1
+        self.folder, self._taken = folder, {folder / "patch-0000.npy"}
         self.patches, self.labels = np.empty((0, 64, 64, 3), np.uint8), np.empty((0, 12), np.float32)
+        self._wrong = np.empty(0, np.float32)  # how wrong the network was about a patch when it last saw it
         self.refresh()
 
     def refresh(self) -> None:
         """Take up shards that were finished since the last look."""
-        fresh = []
-        while (self.folder / f"patch-{self._next:04d}.npy").exists():
-            fresh.append(load(self.folder, self._next))
-            self._next += 1
-        if fresh:
+        paths = sorted(set(self.folder.glob("patch-*.npy")) - self._taken)
+        self._taken |= set(paths)
+        if paths:
+            fresh = [load(self.folder, int(path.stem.rpartition("-")[2])) for path in paths]
             self.patches = np.concatenate([self.patches, *[p for p, _ in fresh]])
             self.labels = np.concatenate([self.labels, *[rows for _, rows in fresh]])
+            unseen = np.full(len(self.labels) - len(self._wrong), UNSEEN, np.float32)
+            self._wrong = np.concatenate([self._wrong, unseen])
             self._faces, self._others = (np.flatnonzero(self.labels[:, 0] == kind) for kind in (1, 0))
 
     def batch(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.concatenate([rng.choice(self._faces, size - size // 3), rng.choice(self._others, size // 3)])
+        count = size // 6
+        reach = np.cumsum(self._wrong[self._others], dtype=np.float64)
+        hard = self._others[
+            np.searchsorted(reach, rng.uniform(0, reach[-1], count), side="right").clip(0, len(reach) - 1)
+        ]
+        faces, others = rng.choice(self._faces, size - 2 * count), rng.choice(self._others, count)
+        self._drawn = rows = np.concatenate([faces, others, hard])
         patches, labels = self.patches[rows], self.labels[rows].copy()
         flipped = rng.random(size) < 0.5
         patches[flipped] = patches[flipped, :, ::-1]
@@ -83,6 +93,11 @@ class Pool:
         marks[:, ::2] *= -1
         labels[flipped, 2:] = marks[:, SWAP]
         return patches, labels
+
+    def judge(self, logit: np.ndarray) -> None:
+        """Note how wrong the network was about the last batch."""
+        score = 1 / (1 + np.exp(-logit))
+        self._wrong[self._drawn] = LEAST + np.abs(self.labels[self._drawn, 0] - score)
 
 
 def load(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +151,7 @@ def main() -> None:
         patches, labels = pool.batch(args.batch, now.rng)
         with mixed():
             out = net(tint(patches, now.noise))
+        pool.judge(out.detach()[:, 0].float().flatten().numpy())
         terms = loss_terms(out.float().flatten(1), torch.from_numpy(labels))
         return terms, terms[0] + WEIGHT * terms[1] + terms[2]
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tools.lib.train.checkpoints import begin_from, keep, save
 from tools.lib.train.precision import described
 
 CLIP = 5.0  # of the gradient's norm
@@ -41,7 +42,8 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int, batch: int) -> N
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--init", type=Path, help="start from these averaged weights (tools/train from-tflite)")
+    parser.add_argument("--init", type=Path, help="start from these weights (models/train/, tools/train from-tflite)")
+    parser.add_argument("--keep", type=Path, help="write the averaged weights here too, as float16")
 
 
 def begin(args: argparse.Namespace) -> None:
@@ -67,7 +69,7 @@ def train(
     the run is saved, every ``every`` steps and at the end.
     """
     if args.init:
-        net.load_state_dict(torch.load(args.init, weights_only=True)["average"])
+        begin_from(args.init, net)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
     )
@@ -103,6 +105,8 @@ def train(
             )
             state = {"net": net.state_dict(), "average": average.module.state_dict()}
             save(last, {**state, "optimiser": optimiser.state_dict(), "step": step})
+            if args.keep:
+                keep(args.keep, average.module)
             began, told = time.monotonic(), []
 
 
@@ -113,10 +117,3 @@ def learning_rate(peak: float, progress: float) -> float:
 
 def spell(terms: Tensor) -> str:
     return " ".join(f"{float(value):.4f}" for value in terms)
-
-
-def save(path: Path, state: dict[str, object]) -> None:
-    """Write ``state`` whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two networks this project trains: plain 3x3 and 1x1 convolutions, ReLU6, batch norm that folds away.
+"""The parts of the networks this project trains, and the embedder: convolutions, ReLU6, batch norm that folds away.
 
-Plain convolutions train fast on a CPU, keep the int8 units of Arm and x86 busy, and quantise well;
+Plain convolutions train fast on a CPU, keep the int8 units of Arm and x86 busy, and quantise well. Depthwise 3x3 ones
+with 1x1 ones after them are the cheaper mixture where processors lack dot products (``detector_net``).
 ReLU6 bounds every activation, so no outlier can stretch an int8 scale.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 EMBEDDING_DIM = 128
@@ -36,19 +38,59 @@ class ConvNorm(nn.Sequential):
         super().__init__(*layers)
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016), ReLU6 after the sum."""
+class Sum(nn.Module):
+    """Two convolutions in a row and a shortcut around them (None: the input itself), ReLU6 after the sum."""
 
-    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
+    def __init__(self, first: ConvNorm, second: ConvNorm, shortcut: ConvNorm | None = None) -> None:
         super().__init__()
-        self.first = ConvNorm(cin, cout, 3, stride)
-        self.second = ConvNorm(cout, cout, 3, act=False)
-        self.shortcut = None if stride == 1 and cin == cout else ConvNorm(cin, cout, 1, stride, act=False)
+        self.first, self.second, self.shortcut = first, second, shortcut
         self.act = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         skip = x if self.shortcut is None else self.shortcut(x)
         return self.act(self.second(self.first(x)) + skip)
+
+
+class Residual(Sum):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016): (n, cin, h, w) to (n, cout, h / stride, w / stride)."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
+        super().__init__(
+            ConvNorm(cin, cout, 3, stride),
+            ConvNorm(cout, cout, 3, act=False),
+            None if stride == 1 and cin == cout else ConvNorm(cin, cout, 1, stride, act=False),
+        )
+
+
+class Separable(Sum):
+    """Depthwise 3x3, then 1x1 (MobileNets, Howard et al. 2017), with a shortcut: (n, width, h, w) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(ConvNorm(width, width, 3, groups=width), ConvNorm(width, width, 1, act=False))
+
+
+class Float32Conv(nn.Conv2d):
+    """A convolution that computes in float32 also under autocast; its output has the type of its input.
+
+    For depthwise layers with a stride: PyTorch 2.13 has no fast backward pass for them in bfloat16 on x86-64, and
+    trains one of 48 channels at 24x24 eight times slower than in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class Halving(nn.Sequential):
+    """Depthwise 3x3 of stride 2, then 1x1 to the new width: (n, cin, h, w) to (n, cout, h / 2, w / 2), ReLU6 both."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__(
+            Float32Conv(cin, cin, 3, 2, 1, groups=cin, bias=False),
+            nn.BatchNorm2d(cin),
+            nn.ReLU6(inplace=True),
+            ConvNorm(cin, cout, 1),
+        )
 
 
 class EmbedderNet(nn.Module):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compose labelled scenes for the detector: people who do not exist, in places where no face is.
+"""Compose labelled scenes for the detector: people of photos and people who do not exist, where no face is.
 
-tools/train align-faces PORTRAITS portraits.npy     (writes portraits.meta.npz, YuNet's labels)
-tools/train scenes PORTRAITS portraits.meta.npz BACKGROUNDS POOL --shards 0 14
+tools/train scenes POOL --faces FOLDER:WEIGHT [FOLDER:WEIGHT ...] --backgrounds FOLDER [FOLDER ...]
+
+The folders of faces are prepared by ``tools.lib.train.naturals``; backgrounds are folders of pictures or of shards.
 
 Shard k is a function of the seed and k alone. Every tenth portrait and every fifth background are kept for
 measuring; ``--held-out`` composes from those only. Shards: image-k.npy uint8 RGB (n, h, w, 3) and faces-k.npy
@@ -18,7 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tools.lib.train.cutouts import SIDE, Cutout, Portrait, alpha_of, load_portraits, place
+from agent.camera.base import LORES_BORDER
+from tools.lib.train.cutouts import SIDE, Cutout, alpha_of, dress, place, suited
+from tools.lib.train.naturals import Portraits, load_backgrounds, load_portraits
 
 MAX_FACES = 24
 ROW = 15
@@ -26,7 +29,8 @@ SMALLEST = 13.0  # pixels: smaller faces are neither face nor background
 VISIBLE = 0.55  # share of a face that must be seen for it to count
 GONE = 0.12  # share below which nothing of a face is left to see
 FLATTEST = 6.0  # grey levels of deviation in a face's middle: darker or more blurred faces do not count
-HELD_PORTRAIT, HELD_BACKGROUND = 10, 5
+PHOTOS = 0.26  # share of scenes that are photos as they are
+BORDERS = (LORES_BORDER, LORES_BORDER, 0, 255)  # tones around a picture that does not fill the frame
 
 
 class Painter:
@@ -100,48 +104,107 @@ class Painter:
 class Composer:
     """Scenes from portraits and backgrounds, all chance from one generator."""
 
-    def __init__(self, portraits: list[Portrait], backgrounds: list[np.ndarray], size: tuple[int, int]) -> None:
+    def __init__(
+        self, portraits: Portraits, backgrounds: list[np.ndarray], size: tuple[int, int], photos: float = PHOTOS
+    ) -> None:
         self.portraits, self.backgrounds, self.size = portraits, backgrounds, size
+        composed, plain = np.array([34, 26, 8, 6, 0, 0]), np.array([0, 0, 0, 0, 16, 10])
+        self._shares = composed / composed.sum() * (1 - photos) + plain / plain.sum() * photos
 
     def scene(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        width, height = self.size
-        painter = Painter(self.background(self.size, rng))
-        kind = rng.choice(4, p=[0.46, 0.36, 0.10, 0.08])
-        if kind == 0:  # several people
-            for _ in range(int(rng.integers(0, 3))):
-                self.decoy(painter, rng)
-            largest = (0.17 if rng.random() < 0.45 else 0.45) * height
-            for size in sorted(np.exp(rng.uniform(np.log(11), np.log(largest), int(rng.integers(2, 13))))):
-                self.person(painter, float(size), rng)
-        elif kind == 1:  # a portrait, as a visitor or a document shows it
-            if rng.random() < 0.3:
-                self.decoy(painter, rng)
-            if rng.random() < 0.25:
-                for size in np.exp(rng.uniform(np.log(12), np.log(0.2 * height), 2)):
-                    self.person(painter, float(size), rng)
-            self.sitter(painter, rng)
-        elif kind == 2:  # nobody
-            for _ in range(int(rng.integers(0, 5))):
-                self.decoy(painter, rng)
-        else:  # too close or leaving the picture
-            size = height * rng.uniform(0.4, 1.0)
-            side = rng.uniform(0, 1, 2) * [width, height]
-            axis = int(rng.integers(2))
-            side[axis] = rng.choice([0, self.size[axis]]) + rng.normal(0, 0.25) * size
-            self.put(painter, (float(side[0]), float(side[1])), size, "whole" if rng.random() < 0.4 else "head", rng)
-        image = camera(painter.image, rng)
+        kinds = [self.crowd, self.portrait, self.nobody, self.leaving, self.photo, self.place]
+        kind = int(rng.choice(len(kinds), p=self._shares))
+        if composed := kind < kinds.index(self.photo):
+            painter = Painter(self.background(self.size, rng))
+        else:
+            painter = Painter(self.frame(rng) if kinds[kind] == self.photo else self.whole(rng))
+        kinds[kind](painter, rng)
+        image = painter.image.clip(0, 255).astype(np.uint8)
+        if composed or rng.random() < 0.5:  # the others are photos already
+            image = camera(painter.image, rng)
         return image, painter.labels(image)
 
-    def pick(self, rng: np.random.Generator) -> Portrait:
-        return self.portraits[int(rng.integers(len(self.portraits)))]
+    def crowd(self, painter: Painter, rng: np.random.Generator) -> None:
+        """Several people."""
+        for _ in range(int(rng.integers(0, 3))):
+            self.decoy(painter, rng)
+        largest = (0.17 if rng.random() < 0.45 else 0.45) * self.size[1]
+        for size in sorted(np.exp(rng.uniform(np.log(11), np.log(largest), int(rng.integers(2, 13))))):
+            self.person(painter, float(size), rng)
 
-    def put(self, painter: Painter, at: tuple[float, float], size: float, kind: str, rng: np.random.Generator) -> None:
-        if kind == "head" and rng.random() < 0.85:
+    def portrait(self, painter: Painter, rng: np.random.Generator) -> None:
+        """One person, as a visitor or a document shows it."""
+        if rng.random() < 0.3:
+            self.decoy(painter, rng)
+        if rng.random() < 0.25:
+            for size in np.exp(rng.uniform(np.log(12), np.log(0.2 * self.size[1]), 2)):
+                self.person(painter, float(size), rng)
+        self.sitter(painter, rng)
+
+    def nobody(self, painter: Painter, rng: np.random.Generator) -> None:
+        for _ in range(int(rng.integers(0, 5))):
+            self.decoy(painter, rng)
+
+    def leaving(self, painter: Painter, rng: np.random.Generator) -> None:
+        """One person too close or leaving the picture."""
+        width, height = self.size
+        size = height * rng.uniform(0.4, 1.0)
+        at = rng.uniform(0, 1, 2) * [width, height]
+        axis = int(rng.integers(2))
+        at[axis] = rng.choice([0, self.size[axis]]) + rng.normal(0, 0.25) * size
+        self.put(painter, (float(at[0]), float(at[1])), size, "whole" if rng.random() < 0.4 else "head", rng)
+
+    def photo(self, painter: Painter, rng: np.random.Generator) -> None:
+        """A photo as it is, in a frame of another shape."""
+        painter.add(self.framed(rng))
+
+    def place(self, painter: Painter, rng: np.random.Generator) -> None:
+        """A place as it is: nothing is added."""
+
+    def frame(self, rng: np.random.Generator) -> np.ndarray:
+        """Return an empty frame of the tone that surrounds pictures."""
+        return np.full((self.size[1], self.size[0], 3), rng.choice(BORDERS), np.float32)
+
+    def framed(self, rng: np.random.Generator) -> Cutout:
+        """One photo with a face, as it is or dressed, at the top left of the frame, in its middle or anywhere."""
+        portrait = self.portraits.pick(rng)
+        image = dress(portrait, rng)[0] if rng.random() < 0.5 else portrait.image.astype(np.float32)
+        side = self.size[1] if rng.random() < 0.4 else int(self.size[1] * np.exp(rng.uniform(np.log(0.25), 0)))
+        room = np.array(self.size) - side
+        corner = room * rng.choice([0.0, 0.5, rng.random()], 2)
+        x, y = (int(v) for v in corner)
+        how = cv2.INTER_AREA if side < SIDE else cv2.INTER_LINEAR
+        patch = cv2.resize(image.clip(0, 255), (side, side), interpolation=how)
+        scale, alpha = side / SIDE, np.ones((side, side), np.float32)
+        box = (portrait.box * scale + [x, y, 0, 0]).astype(np.float32)
+        return Cutout(patch, alpha, (x, y), box, (portrait.landmarks * scale + [x, y]).astype(np.float32))
+
+    def whole(self, rng: np.random.Generator) -> np.ndarray:
+        """Return a place as a photo shows it, whole, or a part of it at its own size."""
+        source = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+        source = source[:, ::-1] if rng.random() < 0.5 else source
+        (height, width), (w, h) = source.shape[:2], self.size
+        factor = min(w / width, h / height) * (1.0 if rng.random() < 0.6 else float(np.exp(rng.uniform(-0.7, 0.7))))
+        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        size = max(8, round(width * factor)), max(8, round(height * factor))
+        image = cv2.resize(np.ascontiguousarray(source), size, interpolation=how)
+        left, top = (int(rng.integers(max(0, have - want) + 1)) for have, want in zip(size, self.size, strict=True))
+        part = image[top : top + h, left : left + w]
+        out = self.frame(rng)
+        out[: part.shape[0], : part.shape[1]] = part
+        return out
+
+    def put(self, painter: Painter, at: tuple[float, float], size: float, kind: str, rng: np.random.Generator) -> bool:
+        """Paste a face; whether its landmarks can be known."""
+        portrait = self.portraits.pick(rng)
+        kind = suited(kind, portrait, rng)
+        if kind in ("head", "ellipse") and rng.random() < (0.85 if kind == "head" else 0.5):
             self.body(painter, at, size, rng)
-        cut = place(self.pick(rng), self.size, at, size, kind, rng)
+        cut = place(portrait, self.size, at, size, kind, rng)
         if cut is not None and rng.random() < 0.12:  # backlit, or in the shade
             cut = cut._replace(image=cut.image * np.float32(rng.uniform(0.25, 0.7)))
         painter.add(cut)
+        return portrait.known
 
     def person(self, painter: Painter, size: float, rng: np.random.Generator) -> None:
         width, height = self.size
@@ -216,11 +279,12 @@ class Composer:
 
     def decoy(self, painter: Painter, rng: np.random.Generator) -> None:
         """Paste what has the edges or the skin of a face, but no face."""
-        portrait = self.pick(rng)
+        portrait = self.portraits.pick(rng)
         size = float(np.exp(rng.uniform(np.log(14), np.log(0.6 * self.size[1]))))
-        alpha = alpha_of(portrait, str(rng.choice(["head", "ellipse", "rectangle"])), rng)
+        alpha = alpha_of(portrait, str(rng.choice(["head", "ellipse", "rectangle", "whole"])), rng)
         content = self.crop((SIDE, SIDE), rng)
-        x, y, w, h = portrait.box.astype(int)
+        low = np.maximum(portrait.box[:2], 0).astype(int)
+        (x, y), (w, h) = low, np.maximum(np.minimum(portrait.box[:2] + portrait.box[2:], SIDE).astype(int) - low, 12)
         kind = int(rng.integers(4))
         if kind == 1:  # skin with folds
             skin = portrait.image[y + h // 3, x + w // 4].astype(np.float32)
@@ -269,8 +333,9 @@ def camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = image * np.exp(rng.normal(0, 0.06, 3) + rng.normal(-1.3 if night else 0, 0.25)).astype(np.float32)
     table = (255 * np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.22))).astype(np.uint8)
     out = cv2.LUT(np.clip(image + np.float32(rng.normal(0, 6)), 0, 255).astype(np.uint8), table)
-    if rng.random() < 0.1:
-        out = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if rng.random() < 0.13:  # grey, as by day, or of one channel more than of the others, as infra-red light is seen
+        mix = rng.dirichlet([0.5, 0.5, 0.5]) if rng.random() < 0.6 else np.array([0.3, 0.59, 0.11])
+        out = cv2.cvtColor(cv2.transform(out, mix[None].astype(np.float32)), cv2.COLOR_GRAY2RGB)
     draw = rng.random()
     if draw < 0.15:
         part = rng.uniform(0.35, 0.9)
@@ -299,25 +364,24 @@ def camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("portraits", type=Path)
-    parser.add_argument("meta", type=Path)
-    parser.add_argument("backgrounds", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--faces", required=True, nargs="+", metavar="FOLDER:WEIGHT", help="prepared portraits")
+    parser.add_argument("--backgrounds", required=True, type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--shards", type=int, nargs=2, default=(0, 14), help="first and last + 1")
     parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240), help="width and height")
+    parser.add_argument("--photos", type=float, default=PHOTOS, help="share of photos as they are")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--held-out", action="store_true")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    portraits = load_portraits(args.portraits, args.meta, args.meta.with_suffix(".mattes.npy"))
-    keep = [(i % HELD_PORTRAIT == 0) == args.held_out for i in range(len(portraits))]
-    portraits = [p for p, k in zip(portraits, keep, strict=True) if k]
-    names = [
-        p for i, p in enumerate(sorted(args.backgrounds.glob("*.jpg"))) if (i % HELD_BACKGROUND == 0) == args.held_out
-    ]
-    composer = Composer(portraits, [cv2.imread(str(n))[..., ::-1] for n in names], tuple(args.size))
+    composer = Composer(
+        load_portraits(args.faces, held_out=args.held_out),
+        load_backgrounds(args.backgrounds, held_out=args.held_out),
+        tuple(args.size),
+        args.photos,
+    )
     for shard in range(*args.shards):
         began = time.monotonic()
         rng = np.random.default_rng([args.seed, shard, int(args.held_out), *args.size])

@@ -19,7 +19,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from tools.lib.train.detector_net import STRIDES
-from tools.lib.train.scenes import HELD_BACKGROUND
+from tools.lib.train.naturals import HELD_BACKGROUND
 from tools.lib.train.teacher import DetectionTeacher
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)

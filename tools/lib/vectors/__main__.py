@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as ``python -m tools.lib.vectors``."""
+"""Write the test vectors of tests/vectors, or check that they are current: ``tools/vectors``."""
 
 import sys
 
 from tools.lib.vectors.program import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

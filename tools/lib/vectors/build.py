@@ -20,7 +20,9 @@ TIME = "2026-11-22T09:41:03Z"
 BOOT = "0123456789abcdef"
 FIRST_PREV = "sha256:" + "0" * 64
 DIGEST = "sha256:" + "5a" * 32
-EVENT, TRUST, COMMAND, RECEIPT = (f"postern-{what}+jws" for what in ("event", "trust", "command", "receipt"))
+EVENT, TRUST, COMMAND, RESPONSE, RECEIPT = (
+    f"postern-{what}+jws" for what in ("event", "trust", "command", "response", "receipt")
+)
 
 SITE_KEY = Key("site hq")
 OTHER_SITE_KEY = Key("site annex")

@@ -197,15 +197,37 @@ def _numbers() -> Iterator[Members]:
         "numbers-skip",
         "they rise, and need not be dense",
         _ask(command(5), _ok("t-5")),
-        _ask(command(2**53 - 1), _ok(f"t-{2**53 - 1}")),
-        _ask(command(6), _no("out_of_order", "t-6")),
+        _ask(command(9000), _ok("t-9000")),
+        _ask(command(6), _no("out_of_order", "t-6", next_seq=9001)),
+    )
+    latest = (AT + 30) * 1000
+    yield _case(
+        "number-ahead",
+        "no further than 30 s ahead of the unit's clock, in milliseconds; a refused one uses nothing up",
+        _ask(command(latest + 1, transaction="t"), _no("number_ahead", "t", next_seq=1)),
+        _ask(command(2**53 - 1, transaction="t"), _no("number_ahead", "t", next_seq=1)),
+        _ask(command(latest, transaction="t"), _ok("t")),
+        _ask(command(latest + 1001, transaction="t"), _no("number_ahead", "t", next_seq=latest + 1)),
+        _ask(command(latest + 1000, transaction="t"), _ok("t")),
+    )
+    year = (AT + 365 * 86_400) * 1000
+    yield _case(
+        "number-ahead-without-the-time",
+        "a unit without the time takes it, and its refusals name the next for everybody else",
+        _ask(command(253_402_300_800_000, transaction="t"), _no("number_ahead", "t", next_seq=1)),
+        _ask(command(year, transaction="t"), _no("challenge", "t", nonce=NONCES[0])),
+        _ask(command(year, transaction="t", nonce=NONCES[0]), _ok("t")),
+        _ask(command(AT * 1000, transaction="t"), _no("out_of_order", "t", next_seq=year + 1)),
+        _ask(command(year + 1, transaction="t"), _no("challenge", "t", nonce=NONCES[1])),
+        _ask(command(year + 1, transaction="t", nonce=NONCES[1]), _ok("t")),
+        clock="unsynced",
     )
     yield _case(
         "overtaken",
         "later ones came first: told from a replay, while the unit remembers both ends",
         _ask(command(3), _ok("t-3")),
         _ask(command(9), _ok("t-9")),
-        _ask(command(5), _no("out_of_order", "t-5")),
+        _ask(command(5), _no("out_of_order", "t-5", next_seq=10)),
         _ask(command(3), _no("replayed", "t-3")),
         _ask(command(9), _no("replayed", "t-9")),
     )
@@ -220,9 +242,9 @@ def _numbers() -> Iterator[Members]:
         "memory-is-bounded",
         "the last 32 numbers are remembered, here 20 to 330: what is below is replayed",
         *memory,
-        _ask(command(15), _no("replayed", "t-15"), at=AT + 40),
+        _ask(command(15), _no("replayed", "t-15", next_seq=331), at=AT + 40),
         _ask(command(20), _no("replayed", "t-20"), at=AT + 41),
-        _ask(command(25), _no("out_of_order", "t-25"), at=AT + 42),
+        _ask(command(25), _no("out_of_order", "t-25", next_seq=331), at=AT + 42),
     )
 
 
@@ -322,15 +344,37 @@ def _nonces() -> Iterator[Members]:
 
 
 def _floods() -> Iterator[Members]:
+    forged = sign(rfc8785.dumps(command()), OTHER_SITE_KEY, kid=SITE_KEY.kid)
     junk = [_ask(b"x", _no("malformed")) for _ in range(20)]
     yield _case(
         "flood",
-        "20 at once and then 5 a second are looked at, wrong ones too; the rest gets silence",
+        "20 at once and then 5 a second that nobody signed are answered, the rest gets silence; what is signed is done",
         *junk,
-        _ask(command(), None),
-        _ask(command(), _ok("t-1"), at=AT + 1),
-        *[_ask(b"x", _no("malformed"), at=AT + 1) for _ in range(4)],
+        _ask(b"x", None),
+        _ask(sign(command(), OTHER_SITE_KEY), None),
+        _ask(forged, None),
+        _ask(command(), _ok("t-1")),
+        *[_ask(b"x", _no("malformed"), at=AT + 1) for _ in range(5)],
         _ask(b"x", None, at=AT + 1),
+        _ask(command(2), _ok("t-2"), at=AT + 1),
+    )
+    yield _case(
+        "flood-of-replays",
+        "whoever recorded a command silences nobody with it",
+        _ask(command(), _ok("t-1")),
+        *[_ask(command(), _no("replayed", "t-1")) for _ in range(20)],
+        _ask(command(), None),
+        _ask(b"x", _no("malformed")),
+        _ask(command(2), _ok("t-2")),
+    )
+    yield _case(
+        "flood-of-commands",
+        "20 at once and then 5 a second are done; a refused one takes nothing from them, nor its own number",
+        _ask(command(unit="door-4"), _no("wrong_unit", "t-1")),
+        *[_ask(command(number), _ok(f"t-{number}")) for number in range(1, 21)],
+        _ask(command(21), None),
+        *[_ask(command(number), _ok(f"t-{number}"), at=AT + 1) for number in range(21, 26)],
+        _ask(command(26), None, at=AT + 1),
     )
     yield _case(
         "unknown-verbs-cost-nothing",

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An SQLite file of the unit: transactions that hold or leave nothing, and errors that say what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from agent.errors import StorageError
+
+
+class SqliteFile:
+    """One connection to ``path``. Every method raises StorageError, and then nothing was changed.
+
+    A subclass says what an error means for its file: ``SENTENCE`` with its advice, by SQLite's primary result code
+    (sqlite.org/rescode.html); what is not in there is damage.
+    """
+
+    SENTENCE: ClassVar[str]
+    ADVICE: ClassVar[Mapping[int, str]]
+    DAMAGED: ClassVar[str]
+
+    connection: sqlite3.Connection
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, query: str, *parameters: object) -> Iterator[tuple[Any, ...]]:
+        """Answer a query row by row; do not write before the last one was read."""
+        with self.explained():
+            yield from self.connection.execute(query, parameters)
+
+    def row(self, query: str, *parameters: object) -> tuple[Any, ...] | None:
+        """First row of the answer to a query, if any."""
+        with self.explained():
+            found: tuple[Any, ...] | None = self.connection.execute(query, parameters).fetchone()
+            return found
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit at the end of the block, or roll back and raise."""
+        with self.explained():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an error of SQLite into one that says what to do."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake in this program, not a fact about the disk
+        except sqlite3.Error as error:
+            # The low byte is the class of an extended code.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            advice = self.ADVICE.get(code, self.DAMAGED)
+            raise StorageError(self.SENTENCE.format(path=self.path, advice=advice)) from error
