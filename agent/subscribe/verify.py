@@ -21,7 +21,7 @@ An event is accepted when all of this holds, in this order; each refusal has its
     quarantined until a person decides: ``fork``, ``overtaken``, ``jump``
 
 No time refuses an event: a clock that is wrong must not lose one, and it is the chain that lets each number pass only
-once. Whether the event is of this moment is told, as ``fresh`` and ``age_s``.
+once. Whether the event is of this moment, and how old it is, is told.
 
 What acceptance means: this unit's key said so, in this order, nothing was altered, and nothing before it
 was taken away unnoticed. What it does not mean: that a living person stood there, or that the camera is
