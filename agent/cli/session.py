@@ -19,16 +19,16 @@ from agent.site.withdraw import read_list
 MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
 
 
-def add_broker(parser: argparse.ArgumentParser) -> None:
+def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Let the command take broker, site and the program's own files."""
-    parser.add_argument("--broker", required=True, metavar="HOST", help="by the name or address in its certificate")
+    parser.add_argument("--broker", required=required, metavar="HOST", help="by the name or address in its certificate")
     parser.add_argument("--port", type=port, default=8883)
     parser.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
-    parser.add_argument("--site", required=True)
+    parser.add_argument("--site", required=required)
     parser.add_argument(
         "--keys",
         type=Path,
-        required=True,
+        required=required,
         metavar="FOLDER",
         help="the program's files as 'postern site add-program' made them",
     )

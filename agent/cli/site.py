@@ -53,6 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the site has this unit, and its keys are replaced: the old certificate is revoked at once, the old event"
         f" key still counts for {units.REPLACED_KEY_DAYS} days, for events that wait",
     )
+    add.add_argument(
+        "--last-seq", type=int, metavar="N", help="with --replace: number of the last event that the old key signed"
+    )
     renew = act("renew-unit", _renew_unit, "a new certificate and epoch keys for a unit's present keys")
     renew.add_argument("unit")
     issue = act("issue-keys", _issue_keys, "seal the coming epoch keys to a unit")
@@ -116,6 +119,7 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         read_bounded(arguments.request),
         audiences=arguments.audience or units.DEFAULT_AUDIENCES,
         replace=arguments.replace,
+        last_seq=arguments.last_seq,
         passphrase=passphrase,
     )
     write_output(arguments.output, answer)

@@ -7,12 +7,13 @@ resends after a reconnect, and a message that makes the broker hang up would the
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -74,6 +75,7 @@ class Incoming:
     topic: str
     payload: bytes
     retained: bool
+    mid: int = 0  # what ``acknowledge`` answers; 0 at QoS 0
 
 
 @dataclass(slots=True)
@@ -94,8 +96,11 @@ class Connection:
         will: Will | None = None,
         common_name: str | None = None,
         session_expiry_s: int = SESSION_EXPIRY_S,
+        manual_ack: bool = False,
     ) -> None:
+        """``manual_ack``: what comes is acknowledged by ``acknowledge`` alone, else as soon as it was read."""
         self._settings = settings
+        self._manual_ack = manual_ack
         self._clock = clock
         self._common_name = common_name
         self._session_expiry_s = session_expiry_s
@@ -187,6 +192,12 @@ class Connection:
         self._acks, self._messages = [], []
         return polled
 
+    def acknowledge(self, messages: Iterable[Incoming]) -> None:
+        """Tell the broker that these were taken and need not come again; on a lost connection they will."""
+        for message in messages:
+            if message.mid and self._lost is None:
+                self._guard(functools.partial(self._client.ack, message.mid, 1))
+
     def close(self, *, keep_session: bool = False) -> None:
         """Say goodbye, so that the broker drops the will and, unless it is to be kept, the session; then close."""
         if self._lost is None and self._client.socket() is not None:
@@ -219,6 +230,7 @@ class Connection:
             client_id=client_id,
             protocol=paho.MQTTv5 if self.v5 else paho.MQTTv311,
             clean_session=None if self.v5 else True,
+            manual_ack=self._manual_ack,
             reconnect_on_failure=False,  # also forbids its silent downgrade to MQTT 3.1
         )
         client.connect_timeout = self._settings.connect_timeout_s
@@ -333,7 +345,8 @@ class Connection:
         self._granted[mid] = tuple(reason.value for reason in reasons)
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain))
+        mid = message.mid if message.qos else 0
+        self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, mid))
 
     def _on_log(self, _client: object, _userdata: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:

@@ -30,6 +30,7 @@ EVENT_TYPES: Mapping[str, str] = {
     "unit": "io.postern.unit.v1",
 }
 KINDS: tuple[Kind, ...] = ("match", "presence", "unit")
+_KIND_OF: Mapping[str, Kind] = {EVENT_TYPES[kind]: kind for kind in KINDS}
 SIGNATURE_TYPE = "postern-event+jws"
 CONTENT_TYPE = "application/cloudevents+json"  # CloudEvents MQTT binding sec. 3.2
 MAX_EVENT_BYTES = 4096  # an event has about 1 000 bytes; nothing that fits here holds a picture
@@ -101,7 +102,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def kind(self) -> Kind:
         """The topic leaf."""
-        return next(kind for kind in KINDS if EVENT_TYPES[kind] == self.type)
+        return _KIND_OF[self.type]
 
     @property
     def moment(self) -> datetime:

@@ -45,3 +45,9 @@ def event_filters(site: str) -> tuple[str, str]:
     """Return what a subscriber listens to: live events and backlog of every unit of the site."""
     check_name("site", site)
     return f"{TOPIC_ROOT}/{site}/+/event/+", f"{TOPIC_ROOT}/{site}/+/backlog/+"
+
+
+def health_filter(site: str) -> str:
+    """Return the health of every unit of the site."""
+    check_name("site", site)
+    return f"{TOPIC_ROOT}/{site}/+/health"

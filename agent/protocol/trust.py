@@ -3,6 +3,9 @@
 
 The list is one compact JWS by the site's key. Its ``serial`` rises with every change, so that an older
 list, from before a revocation, can be refused.
+
+Version 2 ends (``expires_at``) and may bind a replaced key to its last number (``last_seq``). A reader that knows
+version 1 alone refuses it as unreadable: upgrade the subscribers before the site. Version 1 is still read.
 """
 
 from __future__ import annotations
@@ -18,27 +21,32 @@ import rfc8785
 from agent import strict_json
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
-from agent.protocol.names import Name, Time, parse_time
+from agent.protocol.names import Name, Sequence, Time, parse_time
 
 TRUST_TYPE = "postern-trust+jws"
 MAX_KEYS_PER_UNIT = 16  # one a year, and some repairs
 
 
 class UnitKeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """One event key of a unit. ``until`` bounds a key that was replaced: rows signed by it may still wait."""
+    """One event key of a unit. ``until`` bounds a key that was replaced: rows signed by it may still wait.
+
+    ``last_seq``, where the site knows it: the number of the last event that the unit itself signed with that key.
+    """
 
     jwk: dict[str, str]
     status: Literal["active", "revoked"]
     until: Time | None = None
+    last_seq: Sequence | None = None
 
 
-class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the site signs."""
+class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What the site signs. ``expires_at`` stands in version 2, and there alone; so does ``last_seq``."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     site: Name
     serial: Annotated[int, msgspec.Meta(ge=1, le=strict_json.MAX_SAFE_INTEGER)]
     issued_at: Time
+    expires_at: Time | None = None
     units: dict[Name, Annotated[tuple[UnitKeyEntry, ...], msgspec.Meta(max_length=MAX_KEYS_PER_UNIT)]]
 
     def sign(self, key: SigningKey) -> str:
@@ -57,10 +65,16 @@ class TrustedKey:
     key: PublicKey
     revoked: bool
     until: datetime | None
+    last_seq: int | None = None
 
     def counts_at(self, now: datetime) -> bool:
         """Whether a signature by this key is to be believed now."""
         return not self.revoked and (self.until is None or now <= self.until)
+
+    def may_say(self, seq: int, *, backlog: bool) -> bool:
+        """Whether an event of this number may come on this leaf: a replaced key only empties its outbox."""
+        replaced = self.until is not None or self.last_seq is not None
+        return (backlog or not replaced) and (self.last_seq is None or seq <= self.last_seq)
 
 
 class TrustedUnits:
@@ -68,8 +82,14 @@ class TrustedUnits:
 
     def __init__(self, content: TrustList) -> None:
         """Take a list whose signature was checked; KeyStoreError when a key in it is unusable or stands twice."""
+        entries = [entry for unit in content.units.values() for entry in unit]
+        if (content.version == 1) != (content.expires_at is None) or (
+            content.version == 1 and any(entry.last_seq is not None for entry in entries)
+        ):
+            raise KeyStoreError("the site's list of units is not of its version: write the list again")
         self.site = content.site
         self.serial = content.serial
+        self.expires = None if content.expires_at is None else parse_time(content.expires_at)
         self._keys: dict[str, TrustedKey] = {}
         for entry in _entries(content):
             if entry.key.kid in self._keys:
@@ -96,6 +116,10 @@ class TrustedUnits:
     def find(self, kid: str) -> TrustedKey | None:
         return self._keys.get(kid)
 
+    def expired_at(self, now: datetime) -> bool:
+        """Whether the list has ended; one of version 1 never does."""
+        return self.expires is not None and now > self.expires
+
     def units(self) -> tuple[str, ...]:
         """Name all units, in order."""
         return tuple(sorted({entry.unit for entry in self._keys.values()}))
@@ -109,4 +133,5 @@ def _entries(content: TrustList) -> Iterator[TrustedKey]:
     for unit, entries in content.units.items():
         for entry in entries:
             until = None if entry.until is None else parse_time(entry.until)
-            yield TrustedKey(unit, PublicKey.from_jwk(entry.jwk), entry.status == "revoked", until)
+            revoked = entry.status == "revoked"
+            yield TrustedKey(unit, PublicKey.from_jwk(entry.jwk), revoked, until, entry.last_seq)

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +22,9 @@ import msgspec
 from agent.audit.chain import Kind
 from agent.audit.log import AuditLog
 from agent.clock import Clock, SystemClock
-from agent.errors import KeyStoreError, RefusedError
+from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.files import PUBLIC_MODE, SECRET_MODE, read_bounded, write_atomic
-from agent.keys import SigningKey, load_public_key
+from agent.keys import MAX_TOKEN_BYTES, SigningKey, load_public_key
 from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.record import encode, load, save
 from agent.protocol.trust import TrustedUnits, TrustList
@@ -34,6 +34,8 @@ from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord
 
 SYSTEM_CLOCK: Clock = SystemClock()
 _KINDS: dict[str, Kind] = {"policy_signed": "policy_changed"}  # of acts that are about no key
+LIST_DAYS = 400  # the list of units ends later than any certificate, with which a new list is carried anyway
+RENEWED_DAYS = 30  # a list that is older is written anew at the next act
 MAX_NAMED = 8  # names that the log gives of an act that was interrupted; one act changes one name
 
 
@@ -162,13 +164,14 @@ class SiteFolder:
         if wanted.revoked != found.revoked:
             listed = self.authority.revocation_list(certificates(units, clients), self.now())
             writes.append((self.files.crl, listed, PUBLIC_MODE))
-        if wanted.trusted != found.trusted:
+        if wanted.trusted != found.trusted or self._list_is_old():
             record = msgspec.structs.replace(record, trust_serial=record.trust_serial + 1)
             trusted = TrustList(
-                version=1,
+                version=2,
                 site=record.site,
                 serial=record.trust_serial,
                 issued_at=self.stamp(),
+                expires_at=round_down(self.now() + timedelta(days=LIST_DAYS), 1),
                 units={unit.unit: unit.keys for unit in units},
             )
             _check_readable(trusted)
@@ -178,6 +181,15 @@ class SiteFolder:
         if wanted.acl is not None and wanted.acl != found.acl:
             writes.append((self.files.acl, wanted.acl.encode(), PUBLIC_MODE))
         return writes, wanted.differing(found)
+
+    def _list_is_old(self) -> bool:
+        """Whether the list of units has no end yet, or one that is nearer than a new one's by a month."""
+        try:
+            token = read_bounded(self.files.trust, MAX_TOKEN_BYTES)
+            expires = TrustedUnits.from_signed(token, self.signer.public).expires
+        except (KeyStoreError, VerificationError):
+            return True
+        return expires is None or expires < self.now() + timedelta(days=LIST_DAYS - RENEWED_DAYS)
 
 
 _Write = tuple[Path, bytes, int]  # where, what, and with which permissions

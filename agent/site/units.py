@@ -32,6 +32,7 @@ from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import pem, public_pem, read_csr, read_public_pem, record_of
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
+from agent.strict_json import MAX_SAFE_INTEGER
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
 MAX_TOKENS = 200  # units that are being installed at once; with the used ones the file stays below 64 KiB
@@ -68,13 +69,15 @@ def add_unit(
     *,
     audiences: Iterable[str] = DEFAULT_AUDIENCES,
     replace: bool = False,
+    last_seq: int | None = None,
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
 ) -> bytes:
     """Check a unit's request and answer it with certificate, authority, site key and epoch keys.
 
     ``replace`` gives a known unit new keys: its old certificate is revoked at once, its old event key counts for 30
-    more days, because events signed by it may still wait. An answer that was lost is given again, with a new
+    more days, as backlog alone, because events signed by it may still wait; ``last_seq``, when it is known, is the
+    number of the last event that the unit itself signed with it. An answer that was lost is given again, with a new
     certificate, to the same request. Raises VerificationError when the request is forged, for another site or
     without a valid token, RefusedError when the name is taken.
     """
@@ -96,7 +99,7 @@ def add_unit(
             unit=asked.unit,
             revoked=False,
             audiences=_checked_audiences(audiences),
-            keys=(*_replaced_keys(site, known), entry)[-MAX_KEYS_PER_UNIT:],
+            keys=(*_replaced_keys(site, known, last_seq), entry)[-MAX_KEYS_PER_UNIT:],
             seal_jwk=PublicKey.from_jwk(asked.seal_jwk).jwk(),
             tls_key=public_pem(read_csr(asked.csr.encode(), asked.unit)),
             certificates=site.revoked(known.certificates) if known else (),
@@ -279,10 +282,13 @@ def _checked_audiences(audiences: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _replaced_keys(site: SiteFolder, known: UnitRecord | None) -> tuple[UnitKeyEntry, ...]:
+def _replaced_keys(site: SiteFolder, known: UnitRecord | None, last_seq: int | None) -> tuple[UnitKeyEntry, ...]:
+    if last_seq is not None and not 1 <= last_seq <= MAX_SAFE_INTEGER:
+        raise RefusedError("the number of an event is at least 1: take it from the subscriber or the unit")
     if known is None:
         return ()
     until = round_down(site.now() + timedelta(days=REPLACED_KEY_DAYS), 1)
     return tuple(
-        key if key.status == "revoked" or key.until else msgspec.structs.replace(key, until=until) for key in known.keys
+        key if key.status == "revoked" or key.until else msgspec.structs.replace(key, until=until, last_seq=last_seq)
+        for key in known.keys
     )

@@ -7,29 +7,46 @@ The rules, for an event whose signature holds:
 * a jump: accepted; the numbers between are remembered as missing and reported as a gap;
 * a missing number that comes late, as a parked row does: accepted once;
 * a number seen before: ``duplicate`` when it is the same event, ``fork`` when it is another one;
-* any other lower number: ``replayed``.
+* any other lower number: ``replayed``;
+* a lower number that was signed after a higher one was here, or that comes fresh from another run of the unit than
+  the higher one: ``overtaken``, for two units count under one key;
+* a jump further than an outbox and the time since could hold: ``jump``.
+
+After a fork, an overtaken event or such a jump the key is quarantined: whatever it signs is refused until a person
+has looked at the unit and lets it speak again, which starts its chain anew.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
 from agent.errors import StorageError, VerificationError
 from agent.protocol.event import Lost
-from agent.protocol.names import Digest, Sequence, Source
+from agent.protocol.names import Boot, Digest, Sequence, Source
 from agent.strict_json import StrictJsonError, decode
-from agent.subscribe.files import MAX_STATE_BYTES
 
 KNOWN_EVENTS = (
     64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one
 )
 MISSING_RANGES = 64  # gaps kept per chain; the oldest is given up first, and what comes late from it is refused
 ADMISSIONS = 16  # losses kept per chain that a unit owned up to while more was missing; each waits for late events
+MAX_STATE_BYTES = 64 * 1024 * 1024  # of a JSON file: 4096 chains, each with its 64 digests and 64 gaps
 MAX_CHAINS = 4096  # as many units as a trust list holds
+MAX_JUMP = 50_000  # numbers that an outbox holds: what lies between two events that come one after the other ...
+JUMP_PER_S = 1  # ... and one a second for the time between them, in which this subscriber may have been away
+OVERTAKEN_S = 10  # a synchronised clock is stepped back by less
+Contradiction = Literal["fork", "overtaken", "jump"]
+QUARANTINING: tuple[str, ...] = get_args(Contradiction)
+
+DAMAGED = (
+    "the subscriber's memory of the units is damaged: restore it, or delete it and accept that events from before now"
+    " could be taken once more"
+)
 
 Thumbprint = Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
 
@@ -44,6 +61,27 @@ class Gap:
     @property
     def count(self) -> int:
         return self.last - self.first + 1
+
+
+class Entry(NamedTuple):
+    """What a chain has to know of an event.
+
+    ``signed`` and ``now``: its time and the subscriber's, whole seconds since 1970; ``signed`` is None when the unit
+    did not know the time.
+    """
+
+    seq: int
+    prev: str
+    digest: str
+    boot: str
+    signed: int | None
+    now: int
+    fresh: bool
+
+    @property
+    def here(self) -> int:
+        """When it was signed at the latest."""
+        return self.now if self.signed is None else min(self.signed, self.now)
 
 
 class Placement(NamedTuple):
@@ -71,6 +109,9 @@ class ChainRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: Annotated[tuple[tuple[Sequence, Sequence], ...], msgspec.Meta(max_length=MISSING_RANGES)]
     admitted: Annotated[tuple[tuple[Sequence, Sequence, Sequence], ...], msgspec.Meta(max_length=ADMISSIONS)]
     expected: Annotated[tuple[tuple[Sequence, Digest], ...], msgspec.Meta(max_length=2 * MISSING_RANGES)]
+    here: int | None = None  # when event ``last`` was signed at the latest
+    boot: Boot | None = None  # the run that said it
+    quarantined: Contradiction | None = None
 
 
 class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +124,7 @@ class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chain:
     """One unit's chain under one key."""
 
-    __slots__ = ("_admitted", "_expected", "_known", "_last", "_missing")
+    __slots__ = ("_admitted", "_boot", "_expected", "_here", "_known", "_last", "_missing", "quarantined")
 
     def __init__(self, record: ChainRecord | None = None) -> None:
         self._last = record.last if record else 0
@@ -91,35 +132,61 @@ class Chain:
         self._expected = dict(record.expected) if record else {}  # digests that missing events must have
         self._missing = [Gap(*pair) for pair in record.missing] if record else []
         self._admitted = [Admission(*entry) for entry in record.admitted] if record else []
+        self._here = record.here if record else None
+        self._boot = record.boot if record else None
+        self.quarantined = record.quarantined if record else None
 
-    def place(self, seq: int, prev: str, digest: str) -> Placement:
-        """Say where an event stands, changing nothing; VerificationError ``duplicate``, ``fork`` or ``replayed``."""
-        if digest != self._known.get(seq, digest) or digest != self._expected.get(seq, digest):
-            raise VerificationError("fork", "the unit signed two different events with one number: revoke its key")
+    @property
+    def last(self) -> int:
+        """The highest number accepted; 0 before the first."""
+        return self._last
+
+    def contradicts(self, seq: int, digest: str) -> bool:
+        """Whether event ``seq`` is known, and is another one."""
+        return digest != self._known.get(seq, digest) or digest != self._expected.get(seq, digest)
+
+    def place(self, entry: Entry) -> Placement:
+        """Say where an event stands, changing nothing; VerificationError with the reason why it stands nowhere."""
+        seq = entry.seq
+        if self.contradicts(seq, entry.digest):
+            raise VerificationError("fork", "the unit signed two different events with one number")
+        if seq in self._known:
+            raise VerificationError("duplicate", "this event was accepted before")
+        if seq < self._last and seq not in self._expected and self._overtaken(entry):
+            raise VerificationError("overtaken", f"the unit signed number {seq} after {self._last}: two count on")
         late = self._is_missing(seq)
         if seq <= self._last and not late:
-            if seq in self._known:
-                raise VerificationError("duplicate", "this event was accepted before")
             raise VerificationError("replayed", "this event is older than what was accepted before")
-        if self._known.get(seq - 1, prev) != prev:
-            raise VerificationError("fork", "the event follows another history than the one known: revoke its key")
+        if self._known.get(seq - 1, entry.prev) != entry.prev:
+            raise VerificationError("fork", "the event follows another history than the one known")
         # A subscriber that starts in the middle of a unit's life misses nothing that it was ever sent.
-        jump = self._last and seq > self._last + 1
-        return Placement(Gap(self._last + 1, seq - 1) if jump else None, late)
+        jump = seq - self._last - 1 if self._last else 0
+        if jump > MAX_JUMP + JUMP_PER_S * max(entry.here - (entry.here if self._here is None else self._here), 0):
+            raise VerificationError("jump", f"the unit skips {jump} numbers: more than it can have said")
+        return Placement(Gap(self._last + 1, seq - 1) if jump > 0 else None, late)
 
-    def accept(self, seq: int, prev: str, digest: str) -> None:
-        """Take an event that ``place`` let pass."""
-        gap, late = self.place(seq, prev, digest)
-        if late:
+    def accept(self, entry: Entry) -> Placement:
+        """Take an event, or raise what ``place`` does and change nothing."""
+        placement = self.place(entry)
+        seq = entry.seq
+        if placement.late:
             self._strike(seq, seq)
-        if gap:
-            self._missing = [*self._missing, gap][-MISSING_RANGES:]
-        self._last = max(self._last, seq)
-        self._known[seq] = digest
-        for old in sorted(self._known)[:-KNOWN_EVENTS]:
-            del self._known[old]
-        self._expected[seq - 1] = prev
+        if placement.gap:
+            self._missing = [*self._missing, placement.gap][-MISSING_RANGES:]
+        if seq > self._last:
+            self._last, self._here, self._boot = seq, entry.here, entry.boot
+        self._known[seq] = entry.digest
+        if len(self._known) > KNOWN_EVENTS:
+            del self._known[min(self._known)]
+        self._expected[seq - 1] = entry.prev
         self._settle()
+        return placement
+
+    def _overtaken(self, entry: Entry) -> bool:
+        """Whether this lower number was signed when a higher one was already here."""
+        if entry.fresh and self._boot is not None and entry.boot != self._boot:
+            return True  # a unit sends what is left of an earlier run as backlog
+        return entry.signed is not None and self._here is not None and entry.signed > self._here + OVERTAKEN_S
 
     def explain(self, lost: Lost) -> None:
         """Strike out what a loss event owns up to, as soon as no more is missing there than it says.
@@ -149,6 +216,9 @@ class Chain:
             tuple((gap.first, gap.last) for gap in self._missing),
             tuple(self._admitted),
             tuple(self._expected.items()),
+            self._here,
+            self._boot,
+            self.quarantined,
         )
 
     def _settle(self) -> None:
@@ -180,19 +250,11 @@ class Chain:
 class Chains:
     """The chains of all units, bounded; the least recently used is forgotten first."""
 
-    def __init__(self, content: bytes | None = None) -> None:
-        """Start empty or from ``export``; StorageError when that is damaged."""
+    def __init__(self, content: bytes | Iterable[ChainRecord] | None = None) -> None:
+        """Start empty, from ``export`` or from records; StorageError when what was exported is damaged."""
         self._chains: OrderedDict[tuple[str, str], Chain] = OrderedDict()
-        if content is None:
-            return
-        try:
-            records = decode(content, ChainFile, MAX_STATE_BYTES).chains
-        except StrictJsonError:
-            raise StorageError(
-                "the subscriber's memory of the units is damaged: restore it, or delete it and accept that events"
-                " from before now could be replayed once"
-            ) from None
-        for record in records:
+        self._changed: set[tuple[str, str]] = set()
+        for record in read_chains(content) if isinstance(content, bytes) else content or ():
             self._chains[record.source, record.kid] = Chain(record)
 
     def find(self, source: str, kid: str) -> Chain:
@@ -203,14 +265,45 @@ class Chains:
         """Store a chain as the most recently used."""
         self._chains[source, kid] = chain
         self._chains.move_to_end((source, kid))
+        self._changed.add((source, kid))
         while len(self._chains) > MAX_CHAINS:
-            self._chains.popitem(last=False)
+            # A quarantine is never forgotten; of those there are as many as keys that the site ever listed.
+            oldest = next((key for key, one in self._chains.items() if not one.quarantined), None)
+            if oldest is None:
+                break
+            del self._chains[oldest]
+
+    def take_changed(self) -> list[ChainRecord]:
+        """Write down the chains that changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return [self._chains[key].record(*key) for key in changed if key in self._chains]
+
+    def quarantined(self) -> dict[tuple[str, str], str]:
+        """The quarantined keys: source and key id, with the reason."""
+        return {key: chain.quarantined for key, chain in self._chains.items() if chain.quarantined}
 
     def missing(self, source: str) -> tuple[Gap, ...]:
         """List what is missing of a unit under any of its keys."""
         return tuple(gap for (held, _), chain in self._chains.items() if held == source for gap in chain.missing())
 
+    def all_missing(self) -> dict[str, tuple[Gap, ...]]:
+        """List what is missing, by unit; units of which nothing is are left out."""
+        found: dict[str, tuple[Gap, ...]] = {}
+        for (source, _), chain in sorted(self._chains.items()):
+            if gaps := chain.missing():
+                unit = source.rpartition("/")[2]
+                found[unit] = (*found.get(unit, ()), *gaps)
+        return found
+
     def export(self) -> bytes:
         """Write everything down for the next start."""
         records = tuple(chain.record(source, kid) for (source, kid), chain in self._chains.items())
         return msgspec.json.encode(ChainFile(1, records))
+
+
+def read_chains(content: bytes) -> tuple[ChainRecord, ...]:
+    """Read what ``export`` wrote, also a release before; StorageError when it is damaged."""
+    try:
+        return decode(content, ChainFile, MAX_STATE_BYTES).chains
+    except StrictJsonError:
+        raise StorageError(DAMAGED) from None

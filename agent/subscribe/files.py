@@ -1,66 +1,234 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscriber's two files: whom the site trusts, and what was seen so far."""
+"""A subscriber's memory: one SQLite file with chains, health, and events that may not have been handed over.
+
+What a batch of messages changed is one transaction, on disk before any of its events is handed over: write-ahead
+log, ``synchronous=FULL``. One process writes; others may look at what is missing. The JSON file of releases before
+is read once, and a database takes its place.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from agent.errors import KeyStoreError, StorageError, VerificationError
-from agent.files import read_bounded, write_atomic
-from agent.keys import MAX_TOKEN_BYTES, PublicKey
-from agent.protocol.trust import TrustedUnits
+import msgspec
 
-MAX_STATE_BYTES = 64 * 1024 * 1024  # the memory of 4096 chains, each with its 64 digests and 64 gaps
+from agent.errors import KeyStoreError, StorageError
+from agent.files import SECRET_MODE, fsync_folder, read_bounded, replace
+from agent.process_lock import ProcessLock
+from agent.protocol.trust_file import TrustFile
+from agent.strict_json import StrictJsonError, decode
+from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
+from agent.subscribe.heads import HeadRecord
+from agent.subscribe.verify import VerifiedEvent
+
+__all__ = ["Kept", "StateFile", "TrustFile"]  # a subscriber's two files
+
+APPLICATION_ID = 0x506F7375  # "Posu"
+SCHEMA_VERSION = 1
+MAGIC = b"SQLite format 3\0"
+
+_SCHEMA = """
+CREATE TABLE chain (
+    number INTEGER PRIMARY KEY, source TEXT NOT NULL, kid TEXT NOT NULL, record BLOB NOT NULL, UNIQUE (source, kid)
+) STRICT;
+CREATE TABLE head (unit TEXT PRIMARY KEY, record BLOB NOT NULL) STRICT;
+CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, facts BLOB NOT NULL, perhaps INTEGER NOT NULL) STRICT;
+"""
+_CHAIN = "INSERT OR REPLACE INTO chain (source, kid, record) VALUES (?, ?, ?)"  # the newest number: used last
+
+T = TypeVar("T")
 
 
-class TrustFile:
-    """The site's signed list of units, read again whenever the file changes: a revocation counts at once."""
+class Kept(NamedTuple):
+    """What a subscriber goes on with; ``events`` were taken, and perhaps not handed over."""
 
-    def __init__(self, path: Path, site_key: PublicKey) -> None:
-        self._path = path
-        self._site_key = site_key
-        self._stamp: tuple[int, int] | None = None
-        self._serial = 0
-
-    def load(self) -> TrustedUnits:
-        """Read and verify; KeyStoreError when it cannot be read, VerificationError when it is not the site's."""
-        stamp = self._stat()
-        trusted = TrustedUnits.from_signed(
-            read_bounded(self._path, MAX_TOKEN_BYTES), self._site_key, minimum_serial=self._serial
-        )
-        self._stamp, self._serial = stamp, trusted.serial
-        return trusted
-
-    def load_if_changed(self) -> TrustedUnits | None:
-        """Return the newer list, or None when there is nothing new or what is there is not yet usable."""
-        try:
-            return self.load() if self._stat() != self._stamp else None
-        except (KeyStoreError, VerificationError):
-            return None  # half copied, older or foreign: the list in use stays
-
-    def _stat(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+    chains: tuple[ChainRecord, ...] = ()
+    heads: tuple[HeadRecord, ...] = ()
+    events: tuple[tuple[int, VerifiedEvent], ...] = ()
 
 
 class StateFile:
-    """What a verifier remembers, so that a restart does not make old events new."""
+    """See the module. ``load`` opens it for this process, ``close`` lets go of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock: ProcessLock | None = None
+        self._connection: sqlite3.Connection | None = None
 
-    def load(self) -> bytes | None:
-        """Return the last state, None at the first start; StorageError when it cannot be read."""
-        if not self._path.exists():
-            return None
+    def load(self) -> Kept:
+        """Open or create it, and read everything; StorageError when it is in use, damaged or cannot be written."""
+        self.close()
+        self._lock = ProcessLock(self._path)
         try:
-            return read_bounded(self._path, MAX_STATE_BYTES)
+            with self._explained():
+                self._move_over()
+                self._connection = self._open(self._path)
+                return self._read(self._connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def look(self) -> Kept:
+        """Read it without writing, also while a subscriber runs; nothing when there is none yet."""
+        if not self._path.exists():
+            return Kept()
+        with self._explained():
+            if not self._is_database():
+                return Kept(chains=self._old_chains())
+            with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
+                return self._read(looking)
+
+    def commit(
+        self,
+        *,
+        chains: Iterable[ChainRecord] = (),
+        heads: Iterable[HeadRecord] = (),
+        events: Iterable[VerifiedEvent] = (),
+        handed: int = 0,
+    ) -> list[int]:
+        """Write, durably and in one transaction, what a batch changed; the numbers of its events.
+
+        Events up to number ``handed`` are forgotten: they were handed over.
+        """
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM event WHERE number <= ?", (handed,))
+            connection.executemany(_CHAIN, ((one.source, one.kid, msgspec.json.encode(one)) for one in chains))
+            rows = ((one.unit, msgspec.json.encode(one)) for one in heads)
+            connection.executemany("INSERT OR REPLACE INTO head (unit, record) VALUES (?, ?)", rows)
+            insert = "INSERT INTO event (facts, perhaps) VALUES (?, 1)"
+            return [connection.execute(insert, (_encode(event),)).lastrowid or 0 for event in events]
+
+    def settle(self, handed: int, *, sure: bool) -> None:
+        """Forget what was handed over; ``sure``: none of what is left was, so that it is no repeat next time."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM event WHERE number <= ?", (handed,))
+            if sure:
+                connection.execute("UPDATE event SET perhaps = 0")
+
+    def release(self, unit: str) -> bool:
+        """Let a quarantined unit speak again: its quarantined chains start anew. False when there was none."""
+        released = [
+            record for record in self.load().chains if record.quarantined and record.source.endswith(f"/{unit}")
+        ]
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM chain WHERE source = ? AND kid = ?", ((one.source, one.kid) for one in released)
+            )
+        self.close()
+        return bool(released)
+
+    def close(self) -> None:
+        """Let go of it; may be repeated."""
+        with self._explained():
+            if self._connection is not None:
+                self._connection.close()
+        self._connection = None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def _is_database(self) -> bool:
+        with self._path.open("rb") as file:
+            start = file.read(len(MAGIC))
+        return start in (MAGIC, b"")
+
+    def _old_chains(self) -> tuple[ChainRecord, ...]:
+        try:
+            return read_chains(read_bounded(self._path, MAX_STATE_BYTES))
         except KeyStoreError as error:
             raise StorageError(str(error)) from error
 
-    def save(self, state: bytes) -> None:
-        """Replace the state durably; StorageError when the disk does not take it."""
-        write_atomic(self._path, state)
+    def _move_over(self) -> None:
+        """Put a database in the place of a JSON file of a release before, in one step."""
+        if not self._path.exists() or self._is_database():
+            return
+        chains = self._old_chains()
+        new = self._path.with_name(f"{self._path.name}.new")
+        new.unlink(missing_ok=True)
+        connection = self._open(new)
+        connection.executemany(_CHAIN, ((one.source, one.kid, msgspec.json.encode(one)) for one in chains))
+        connection.close()  # the last connection empties the log into the file
+        descriptor = os.open(new, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        replace(new, self._path)
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
+        fsync_folder(path.parent)
+        connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
+            execute = connection.execute
+            execute("PRAGMA journal_mode = WAL")
+            execute("PRAGMA synchronous = FULL")
+            if execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+                connection.executescript(
+                    f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                    f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _read(self, connection: sqlite3.Connection) -> Kept:
+        execute = connection.execute
+        found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
+        if found != (APPLICATION_ID, SCHEMA_VERSION):
+            raise StorageError(f"{self._path} is not the memory of a subscriber of this version: give its own file")
+        events = execute("SELECT number, facts, perhaps FROM event ORDER BY number").fetchall()
+        return Kept(
+            tuple(_decode(row[0], ChainRecord) for row in execute("SELECT record FROM chain ORDER BY number")),
+            tuple(_decode(row[0], HeadRecord) for row in execute("SELECT record FROM head ORDER BY unit")),
+            tuple((number, _repeated(_decode(facts, VerifiedEvent), perhaps)) for number, facts, perhaps in events),
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._connection is None:
+            raise StorageError(f"{self._path} is not open")
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise StorageError(f"{self._path}: {DAMAGED}") from error
+            raise StorageError(f"cannot use {self._path} ({error}): free space, or make its folder writable") from error
+        except OSError as error:
+            raise StorageError(
+                f"cannot use {self._path} ({error.strerror}): make its folder exist and writable"
+            ) from error
+
+
+def _encode(event: VerifiedEvent) -> bytes:
+    return msgspec.json.encode(event)
+
+
+def _decode(content: bytes, kind: type[T]) -> T:
+    try:
+        return decode(content, kind, MAX_STATE_BYTES)
+    except StrictJsonError:
+        raise StorageError(DAMAGED) from None
+
+
+def _repeated(event: VerifiedEvent, perhaps: int) -> VerifiedEvent:
+    """An event of a run before: not of this moment any more, and a repeat unless it surely was not handed over."""
+    return dataclasses.replace(event, fresh=False, repeat=bool(perhaps))

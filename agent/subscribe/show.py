@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from agent.errors import printable
 from agent.protocol.event import MatchData, PresenceData
 from agent.strict_json import dumps
+from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import VerifiedEvent
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HEADER = f"{'time':20}  {'unit':16}  {'what':16}  {'who':14}  {'where':12}  remarks"
+SHOWN_GAPS = 8  # ranges in one line
 MAX_LINE = 100_000  # characters; the longest event as JSON has about 5 000
 SHOWN_SUBJECT = 11  # characters: enough to tell the people of a site apart on a screen
 
@@ -33,6 +36,8 @@ def as_json(outcome: VerifiedEvent | Refusal) -> str:
         "backlog": outcome.backlog,
         "fresh": outcome.fresh,
         "late": outcome.late,
+        "repeat": outcome.repeat,
+        "age_s": outcome.age_s,
         "gap": gap,
         "event": msgspec.to_builtins(outcome.event),
     }
@@ -52,15 +57,44 @@ def as_columns(outcome: VerifiedEvent | Refusal) -> str:
 
 def _remarks(outcome: VerifiedEvent) -> str:
     remarks = []
+    if outcome.repeat:
+        remarks.append("REPEAT: perhaps shown before")
     if outcome.backlog:
         remarks.append("backlog")
-    elif not outcome.fresh:
+    elif outcome.age_s is None:
         remarks.append("clock not synchronised")
+    elif not outcome.fresh:
+        remarks.append(f"NOT FRESH: {abs(outcome.age_s)} s {'ahead' if outcome.age_s < 0 else 'old'}")
     if outcome.late:
         remarks.append("late, fills a gap")
     if outcome.gap is not None:
         remarks.append(f"GAP: {outcome.gap.first} to {outcome.gap.last} missing")
     return ", ".join(remarks)
+
+
+def what_is_missing(
+    missing: Mapping[str, Sequence[Gap]], withheld: Mapping[str, int], quarantined: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """What a person has to look after: what never came of each unit, is withheld, or is quarantined."""
+    for unit, gaps in missing.items():
+        count = sum(gap.count for gap in gaps)
+        yield {"outcome": "missing", "unit": unit, "count": count, "gaps": [[gap.first, gap.last] for gap in gaps]}
+    for unit, count in withheld.items():
+        yield {"outcome": "withheld", "unit": unit, "count": count}
+    for unit, reason in quarantined.items():
+        yield {"outcome": "quarantined", "unit": unit, "reason": reason}
+
+
+def in_words(fact: Mapping[str, Any]) -> str:
+    """One such fact for people."""
+    unit = fact["unit"]
+    if fact["outcome"] == "missing":
+        gaps = [f"{first} to {last}" if first < last else f"{first}" for first, last in fact["gaps"]]
+        more = f" and {len(gaps) - SHOWN_GAPS} more ranges" if len(gaps) > SHOWN_GAPS else ""
+        return f"unit {unit}: {fact['count']} events missing: {', '.join(gaps[:SHOWN_GAPS])}{more}"
+    if fact["outcome"] == "withheld":
+        return f"unit {unit}: {fact['count']} events withheld, as its health says"
+    return f"unit {unit}: QUARANTINED ({fact['reason']})"
 
 
 class Screen:
@@ -78,7 +112,7 @@ class Screen:
             self._write(as_json(outcome))
         elif isinstance(outcome, Refusal):
             self._write(as_columns(outcome), "bold red")
-        elif outcome.gap is not None:
+        elif outcome.gap is not None or outcome.repeat or (not outcome.backlog and not outcome.fresh):
             self._write(as_columns(outcome), "yellow")
         else:
             self._write(as_columns(outcome), "dim" if outcome.backlog else "green")

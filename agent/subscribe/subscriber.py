@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of a subscriber: connect, receive, verify, remember, hand over; reconnect by itself."""
+"""The loop of a subscriber: connect, receive, verify, remember, hand over, acknowledge; reconnect by itself."""
 
 from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -14,13 +15,20 @@ from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity
-from agent.protocol.topics import event_filters
-from agent.subscribe.files import StateFile, TrustFile
-from agent.subscribe.verify import VerifiedEvent, Verifier
+from agent.protocol.topics import event_filters, health_filter
+from agent.subscribe.chain import QUARANTINING
+from agent.subscribe.files import Kept, StateFile, TrustFile
+from agent.subscribe.heads import Heads
+from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
+BATCH = 128  # messages for one commit: four times what the broker sends unanswered
+QUARANTINE = (
+    "QUARANTINE of {where} ({reason}): two devices may speak under one key. Look at the unit; then revoke it at the"
+    " site, or let it speak again with 'postern subscribe --release UNIT'"
+)
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
 
 
@@ -36,8 +44,12 @@ class Refusal:
 class Subscriber:
     """Iterate over it: ``VerifiedEvent`` or ``Refusal``, in the order of arrival. One thread iterates.
 
-    With ``state``, what was accepted is on disk before it is handed over: after a crash an event may have
-    been lost to the consumer, and is reported by nobody, but none is ever handed over twice.
+    With ``state``, what a batch of messages changed is on disk before its first event is handed over, and the broker
+    hears that it was taken after the last one was. After a crash every event is handed over: once, or marked as
+    ``repeat`` when it may have been before. Without it, that holds for lost connections alone.
+
+    What units say of themselves in ``health`` is compared with what came: ``on_notice`` hears how many events were
+    withheld, and ``withheld`` says it.
     """
 
     def __init__(
@@ -50,74 +62,145 @@ class Subscriber:
         state: StateFile | None = None,
         durable: bool = False,
         client_id: str | None = None,
+        fresh_window_s: int = FRESH_WINDOW_S,
+        skew_s: int = CLOCK_SKEW_S,
         random: Callable[[int], bytes] = secrets.token_bytes,
         on_notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Read certificates, trust and state; KeyStoreError, VerificationError or StorageError says what is wrong.
 
         ``durable`` asks the broker to keep events while this subscriber is away; ``client_id`` names its session
-        there, by default as its certificate does; ``on_notice`` hears of lost and found connections.
+        there, by default as its certificate does; ``fresh_window_s`` and ``skew_s`` say what is fresh; ``on_notice``
+        hears of lost and found connections, quarantined keys and withheld events.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
-        self._filters = event_filters(site)
-        trusted = trust.load()
-        if trusted.site != site:
-            raise VerificationError(
-                "wrong_site", f"the list of units is of site {trusted.site}, not {site}: give its own"
-            )
+        self._filters, self._health_filter = event_filters(site), health_filter(site)
+        trusted = trust.load(site=site)
+        if trusted.expired_at(clock.now()):
+            raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         self._trust, self._state, self._durable = trust, state, durable
         self._name = load_identity(broker.credentials, clock).common_name
         self._client_id = client_id or self._name
-        self.verifier = Verifier(trusted, state=state.load() if state else None)
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
         self._stopping = threading.Event()
+        kept = state.load() if state else Kept()
+        self.verifier = Verifier(trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
+        self._heads = Heads(kept.heads)
+        self._waiting: deque[tuple[int, VerifiedEvent | Refusal]] = deque(kept.events)  # with its number, 0: none
+        # Numbers of events: the one that the consumer holds; the last that it is done with; the last so written down.
+        self._in_hand = self._handed = self._settled = 0
+        self._unanswered: list[Incoming] = []
+        self._lasting = trusted.expires is None
+        self._told_at_the_start = False
 
     def __enter__(self) -> Self:
         """Connect; raises BrokerError when the broker cannot be reached or refuses."""
-        self._connection = self._connect()
+        try:
+            self._connection = self._connect()
+        except BaseException:
+            self._close_state()
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close(keep_session=self._durable)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._handed = max(self._handed, self._in_hand)
+            if self._state is not None:
+                self._state.settle(self._handed, sure=kind is None)
+            if self._state is not None or (kind is None and not self._waiting):
+                self._acknowledge()
+        finally:
+            self._close_state()
+            if self._connection is not None:
+                self._connection.close(keep_session=self._durable)
 
     def stop(self) -> None:
         """End the iteration soon; may be called from any thread."""
         self._stopping.set()
 
+    def withheld(self) -> dict[str, int]:
+        """How many events of each unit it signed, says its health, that are neither here nor waiting there."""
+        return self._heads.withheld()
+
     def __iter__(self) -> Iterator[VerifiedEvent | Refusal]:
         failures = 0
+        self._tell_at_the_start()
         while not self._stopping.is_set():
+            while self._waiting:
+                # Whoever asks for the next is done with the one before.
+                self._handed = max(self._handed, self._in_hand)
+                number, outcome = self._waiting.popleft()
+                self._in_hand = max(number, self._in_hand)
+                yield outcome
+                if self._stopping.is_set():
+                    return
+            self._handed = max(self._handed, self._in_hand)
             try:
                 if self._connection is None:
                     self._connection = self._connect()
                     self._on_notice("connected again")
-                messages = self._connection.poll(POLL_S).messages
+                self._acknowledge()
+                self._receive(self._connection)
             except BrokerError as error:
                 self._on_notice(str(error))
                 if self._connection is not None:
                     self._connection.abandon()
                     self._connection = None
+                self._unanswered = []  # they come again
                 failures += 1
                 self._stopping.wait(full_jitter(failures, RECONNECT_S, self._random))
                 continue
             failures = 0
             self._refresh_trust()
-            yield from self._judge(messages)
+            self._take(self._unanswered)
 
-    def _judge(self, messages: list[Incoming]) -> list[VerifiedEvent | Refusal]:
-        outcomes = [self._check(message) for message in messages]
-        if self._state is not None and any(isinstance(outcome, VerifiedEvent) for outcome in outcomes):
-            self._state.save(self.verifier.export())
-        return outcomes
+    def _receive(self, connection: Connection) -> None:
+        """Read a batch: what there is, so that one commit serves it all."""
+        self._unanswered = connection.poll(POLL_S).messages
+        try:
+            while self._unanswered and len(self._unanswered) < BATCH:
+                more = connection.poll(0).messages
+                if not more:
+                    return
+                self._unanswered += more
+        except BrokerError:
+            return  # what came is judged first; the next poll says it again
 
-    def _check(self, message: Incoming) -> VerifiedEvent | Refusal:
+    def _acknowledge(self) -> None:
+        """Answer what was handed over, in the order of arrival."""
+        if self._connection is not None:
+            self._connection.acknowledge(self._unanswered)
+        self._unanswered = []
+
+    def _take(self, messages: list[Incoming]) -> None:
+        """Judge a batch, and write down what it changed."""
+        outcomes = [outcome for message in messages if (outcome := self._check(message)) is not None]
+        events = [outcome for outcome in outcomes if isinstance(outcome, VerifiedEvent)]
+        numbers: Iterator[int] = iter(())
+        if self._state is not None:
+            chains, heads = self.verifier.take_changed(), self._heads.take_changed()
+            if chains or heads or self._handed > self._settled:
+                numbers = iter(self._state.commit(chains=chains, heads=heads, events=events, handed=self._handed))
+                self._settled = self._handed
+        for outcome in outcomes:
+            self._waiting.append((next(numbers, 0) if isinstance(outcome, VerifiedEvent) else 0, outcome))
+
+    def _check(self, message: Incoming) -> VerifiedEvent | Refusal | None:
         if message.retained:
             return Refusal("retained", printable(message.topic), "an event is never retained: somebody replays it")
+        now = self._clock.now()
         try:
-            return self.verifier.check(message.topic, message.payload, self._clock.now())
+            if message.topic.endswith("/health"):
+                unit, report, withheld = self.verifier.check_health(message.topic, message.payload, now)
+                for told in self._heads.note(unit, report, withheld):
+                    self._on_notice(told)
+                return None
+            return self.verifier.check(message.topic, message.payload, now)
         except VerificationError as error:
+            if error.reason in QUARANTINING:
+                self._on_notice(QUARANTINE.format(where=printable(message.topic), reason=f"{error.reason}: {error}"))
             return Refusal(error.reason, printable(message.topic), str(error))
 
     def _connect(self) -> Connection:
@@ -127,6 +210,7 @@ class Subscriber:
             clock=self._clock,
             common_name=self._name,
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
+            manual_ack=True,
         )
         try:
             connection.open()
@@ -134,7 +218,22 @@ class Subscriber:
         except BaseException:
             connection.abandon()
             raise
+        try:
+            connection.subscribe(self._health_filter)
+        except BrokerError as error:
+            self._on_notice(f"{error}; until then nobody here notices events that are withheld")
         return connection
+
+    def _tell_at_the_start(self) -> None:
+        if self._told_at_the_start:
+            return
+        self._told_at_the_start = True
+        if self._lasting:
+            self._on_notice("the site's list of units never ends: have the site write a new one with this release")
+        if self._trust.forgetful is not None:
+            self._on_notice(f"an older list of units would be taken after a restart: {self._trust.forgetful}")
+        for unit, reason in sorted(self.verifier.quarantined().items()):
+            self._on_notice(QUARANTINE.format(where=f"unit {unit}", reason=reason))
 
     def _refresh_trust(self) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -145,3 +244,10 @@ class Subscriber:
         if newer is not None:
             self.verifier.update_trust(newer)
             self._on_notice(f"the site's list of units was read again (serial {newer.serial})")
+        elif self._trust.refusal is not None:
+            self._on_notice(f"the list of units that lies there now is not taken: {self._trust.refusal}")
+            self._trust.refusal = None
+
+    def _close_state(self) -> None:
+        if self._state is not None:
+            self._state.close()

@@ -14,9 +14,14 @@ An event is accepted when all of this holds, in this order; each refusal has its
 8.  the key is the one of the unit that the event names as its source: ``wrong_key``
 9.  it came on a topic of that unit, ``wrong_unit``, and on the one for this kind, ``wrong_topic``
 10. the signature holds over the canonical bytes (RFC 8785): ``bad_signature``
-11. the key was not revoked, nor replaced too long ago: ``revoked``
-12. its time is not ahead of now, and a live one is not stale: ``future``, ``expired``
-13. it continues the unit's chain: ``replayed``, ``duplicate``, ``fork`` (a gap is reported, not refused)
+11. the list has not ended, ``expired``, and the key was not revoked, nor replaced too long ago; a replaced key comes as
+    backlog alone, and never beyond its last number: ``revoked``
+12. the key is not quarantined: ``quarantined``
+13. it continues the unit's chain: ``replayed``, ``duplicate`` (a gap is reported, not refused), or, and then the key is
+    quarantined until a person decides: ``fork``, ``overtaken``, ``jump``
+
+No time refuses an event: a clock that is wrong must not lose one, and it is the chain that lets each number pass only
+once. Whether the event is of this moment, and how old it is, is told.
 
 What acceptance means: this unit's key said so, in this order, nothing was altered, and nothing before it
 was taken away unnoticed. What it does not mean: that a living person stood there, or that the camera is
@@ -25,8 +30,10 @@ honest; and what was cut off after the last event shows only in the next one, or
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -35,12 +42,15 @@ from agent import strict_json
 from agent.errors import VerificationError, printable
 from agent.keys import Header, check_algorithm, read_header
 from agent.protocol.event import EVENT_TYPES, MAX_EVENT_BYTES, SIGNATURE_TYPE, Event, Kind, UnitData, canonical, digest
+from agent.protocol.health import Health
 from agent.protocol.names import TOPIC_ROOT
 from agent.protocol.trust import TrustedKey, TrustedUnits
-from agent.subscribe.chain import Chains, Gap
+from agent.subscribe.chain import QUARANTINING, Chain, ChainRecord, Chains, Contradiction, Entry, Gap, Placement
+from agent.subscribe.heads import check_health
 
-LIVE_WINDOW_S = 60  # the unit's own live window and the expiry of its live messages
-CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event pass
+FRESH_WINDOW_S = 60  # the unit's own live window and the expiry of its live messages
+CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event be fresh
+MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,9 @@ class VerifiedEvent:
     """An accepted event.
 
     ``fresh``: it came live, and its time was checked against a clock that both sides believe. What opens a
-    door should ask for it. ``gap``: numbers that were skipped right before it. ``late``: it fills an
-    earlier gap. ``digest`` is what its successor names as ``prev``.
+    door must ask for it. ``age_s``: whole seconds from its time to now, negative when it is ahead, a year at most;
+    None when the unit did not know the time. ``gap``: numbers that were skipped right before it. ``late``: it fills
+    an earlier gap. ``digest`` is what its successor names as ``prev``. ``repeat``: it may have been handed over before.
     """
 
     event: Event
@@ -60,6 +71,8 @@ class VerifiedEvent:
     late: bool
     gap: Gap | None
     digest: str
+    age_s: int | None = None
+    repeat: bool = False
 
 
 class Verifier:
@@ -69,20 +82,20 @@ class Verifier:
         self,
         trust: TrustedUnits,
         *,
-        state: bytes | None = None,
-        live_window_s: int = LIVE_WINDOW_S,
-        clock_skew_s: int = CLOCK_SKEW_S,
+        state: bytes | Iterable[ChainRecord] | None = None,
+        fresh_window_s: int = FRESH_WINDOW_S,
+        skew_s: int = CLOCK_SKEW_S,
         time_step_s: int = 1,
     ) -> None:
-        """Start from the site's list and, after a restart, from what ``export`` gave.
+        """Start from the site's list and, after a restart, from what ``export`` or ``take_changed`` gave.
 
-        ``time_step_s`` is the coarsest step that the units round their times down to. Raises StorageError
-        when ``state`` is damaged.
+        ``fresh_window_s`` and ``skew_s`` set how old, and how far ahead, a fresh event may be; ``time_step_s`` is the
+        coarsest step that the units round their times down to. Raises StorageError when ``state`` is damaged.
         """
         self._trust = trust
         self._chains = Chains(state)
-        self._oldest = timedelta(seconds=live_window_s + clock_skew_s + time_step_s)
-        self._skew = timedelta(seconds=clock_skew_s)
+        self._oldest_s = fresh_window_s + skew_s + time_step_s
+        self._skew_s = skew_s
 
     def update_trust(self, trust: TrustedUnits) -> None:
         """Take a newer list; VerificationError (``replayed``) for an older one, ``wrong_site`` for another site's."""
@@ -100,20 +113,32 @@ class Verifier:
         a refused event changes no state.
         """
         members = _parse(payload)
-        event = _read(members)
+        event, said_at = _read(members)
         header = _read_signature_header(event.sig)
         trusted = self._trusted(header, event)
         expected_backlog = self._check_topic(topic, event)
         backlog = expected_backlog if backlog is None else backlog
         signed = canonical(members)
         trusted.key.verify_detached(event.sig, signed, typ=SIGNATURE_TYPE)
-        if not trusted.counts_at(now):
+        if self._trust.expired_at(now):
+            raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
+        if not (trusted.counts_at(now) and trusted.may_say(event.data.seq, backlog=backlog)):
             raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
-        fresh = self._check_time(event, now, backlog=backlog)
+        moment = said_at if event.data.clock == "synced" else None
+        age = None if moment is None else (now - moment).total_seconds()
+        fresh = not backlog and age is not None and -self._skew_s <= age <= self._oldest_s
         own_digest = digest(signed)
+        entry = Entry(
+            seq=event.data.seq,
+            prev=event.data.prev,
+            digest=own_digest,
+            boot=event.data.boot,
+            signed=None if moment is None else math.floor(moment.timestamp()),
+            now=math.floor(now.timestamp()),
+            fresh=fresh,
+        )
         chain = self._chains.find(event.source, header.kid)
-        place = chain.place(event.data.seq, event.data.prev, own_digest)
-        chain.accept(event.data.seq, event.data.prev, own_digest)
+        place = self._placed(chain, entry, event.source, header.kid)
         if isinstance(event.data, UnitData) and event.data.lost is not None:
             chain.explain(event.data.lost)
         self._chains.keep(event.source, header.kid, chain)
@@ -126,6 +151,7 @@ class Verifier:
             late=place.late,
             gap=place.gap,
             digest=own_digest,
+            age_s=None if age is None else max(-MAX_AGE_S, min(math.floor(age), MAX_AGE_S)),
         )
 
     def missing(self, unit: str) -> tuple[Gap, ...]:
@@ -136,6 +162,33 @@ class Verifier:
         """Write the chains down, so that a restarted subscriber goes on where it stopped."""
         return self._chains.export()
 
+    def take_changed(self) -> list[ChainRecord]:
+        """Write down the chains that changed since the last call."""
+        return self._chains.take_changed()
+
+    def all_missing(self) -> dict[str, tuple[Gap, ...]]:
+        """What ``missing`` says, for each unit of which something is."""
+        return self._chains.all_missing()
+
+    def quarantined(self) -> dict[str, str]:
+        """Units of which a key is quarantined, with the reason."""
+        return {source.rpartition("/")[2]: reason for (source, _), reason in self._chains.quarantined().items()}
+
+    def check_health(self, topic: str, payload: bytes, now: datetime) -> tuple[str, Health, int | None]:
+        """Check a health document: the unit, the document, and how many of its events are withheld.
+
+        None where nothing was heard of that key yet. Raises VerificationError; a head that contradicts the chain
+        (``fork``) quarantines the key.
+        """
+        unit, kid, report = check_health(topic, payload, self._trust, now)
+        chain = self._chains.find(report.source, kid)
+        if chain.contradicts(report.head.seq, report.head.digest) and not chain.quarantined:
+            self._quarantine(chain, report.source, kid, "fork")
+            raise VerificationError("fork", "the unit's health speaks of another event with a number that is known")
+        if not chain.last or chain.quarantined:
+            return unit, report, None
+        return unit, report, max(report.head.seq - chain.last - report.queue_depth, 0)
+
     def _trusted(self, header: Header, event: Event) -> TrustedKey:
         trusted = self._trust.find(header.kid)
         if trusted is None:
@@ -145,25 +198,29 @@ class Verifier:
         return trusted
 
     def _check_topic(self, topic: str, event: Event) -> bool:
-        base = event.source.removeprefix("/")
-        if topic == f"{base}/event/{event.kind}":
+        base, kind = event.source.removeprefix("/"), event.kind
+        if topic == f"{base}/event/{kind}":
             return False
-        if topic == f"{base}/backlog/{event.kind}":
+        if topic == f"{base}/backlog/{kind}":
             return True
-        if topic.split("/")[3:] in (["event", event.kind], ["backlog", event.kind]):
+        if topic.split("/")[3:] in (["event", kind], ["backlog", kind]):
             raise VerificationError("wrong_unit", f"an event of {event.source} came on another unit's topic")
         raise VerificationError("wrong_topic", f"an event of {event.source} came on another of its topics")
 
-    def _check_time(self, event: Event, now: datetime, *, backlog: bool) -> bool:
-        """Whether the event is known to be of this moment."""
-        if event.data.clock != "synced":
-            return False  # its order is certain, its time is not: nothing to compare
-        age = now - event.moment
-        if age < -self._skew:
-            raise VerificationError("future", "the event's time is ahead of now: check both clocks")
-        if not backlog and age > self._oldest:
-            raise VerificationError("expired", "a live event came too late to act on")
-        return not backlog
+    def _placed(self, chain: Chain, entry: Entry, source: str, kid: str) -> Placement:
+        """Take the event into its chain; what shows a second unit quarantines the key."""
+        if chain.quarantined:
+            raise VerificationError("quarantined", f"the key is quarantined ({chain.quarantined}) until you release it")
+        try:
+            return chain.accept(entry)
+        except VerificationError as error:
+            if error.reason in QUARANTINING:
+                self._quarantine(chain, source, kid, error.reason)
+            raise
+
+    def _quarantine(self, chain: Chain, source: str, kid: str, reason: str) -> None:
+        chain.quarantined = msgspec.convert(reason, Contradiction)
+        self._chains.keep(source, kid, chain)
 
 
 def _parse(payload: bytes) -> dict[str, Any]:
@@ -178,23 +235,25 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return members
 
 
-def _read(members: dict[str, Any]) -> Event:
+def _read(members: dict[str, Any]) -> tuple[Event, datetime]:
     if members.get("sig") in (None, ""):
         raise VerificationError("unsigned", "the event has no signature")
     data = members.get("data")
     kind = data.get("event_type") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or members.get("type") != EVENT_TYPES.get(kind):
+    if not isinstance(kind, str) or kind not in EVENT_TYPES or members.get("type") != EVENT_TYPES[kind]:
         raise VerificationError("wrong_type", "the event is of an unknown kind, or its data is of another kind")
     try:
         event = msgspec.convert(members, Event)
-        _ = event.moment
+        moment = event.moment
     except ValueError as error:
         raise VerificationError("malformed", f"a field of the event is wrong: {printable(str(error))}") from None
     if event.id != f"{event.data.boot}-{event.data.seq}":
         raise VerificationError("malformed", "the event's id is not its boot and number")
     if isinstance(event.data, UnitData) and (event.data.condition == "loss") != (event.data.lost is not None):
         raise VerificationError("malformed", "a loss event must say what was lost, and no other may")
-    return event
+    if isinstance(event.data, UnitData) and (lost := event.data.lost) and lost.count > lost.last - lost.first + 1:
+        raise VerificationError("malformed", "a loss event says that more was lost than it names numbers")
+    return event, moment
 
 
 def _read_signature_header(signature: str) -> Header:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The health document: how the unit does, where its event chain ends, signed by the unit.
+"""Making the health document: how the unit does, where its event chain ends, signed by the unit.
 
-The heads in it bound how long a cut tail of the event chain or of the audit log can go unnoticed. Nothing in
-it counts or times what was done for a person before the camera: how long detection took would tell that faces were
-looked at.
+Nothing in it counts or times what was done for a person before the camera: how long detection took would tell that
+faces were looked at.
 """
 
 from __future__ import annotations
@@ -12,51 +11,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import rfc8785
-from msgspec import Meta
 
-from agent.audit.chain import HEAD_PATTERN
-from agent.clock import Clock, ClockState
+from agent.clock import Clock
 from agent.keys import SigningKey
 from agent.outbox.queue import Outbox
-from agent.protocol.names import Boot, Digest, Signature, Source, Time
+from agent.protocol.health import SIGNATURE_TYPE, EventHead, Health
 from agent.strict_json import MAX_SAFE_INTEGER
 
-SIGNATURE_TYPE = "postern-health+jws"
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
-
-Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
-
-
-class EventHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The end of the event chain: number and digest of the last signed event."""
-
-    seq: Count
-    digest: Digest
-
-
-class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """One report. ``boot`` with ``uptime_s`` orders reports; ``time`` is only a label."""
-
-    type: Literal["io.postern.health.v1"]
-    source: Source
-    boot: Boot
-    uptime_s: Count
-    time: Time
-    clock: ClockState
-    recognition: Literal["running", "paused"]
-    fps_milli: Count  # frames per 1000 seconds: no floats on the wire
-    queue_depth: Count
-    temperature_c: Annotated[int, Meta(ge=-100, le=200)] | None
-    disk_free_bytes: Count
-    head: EventHead
-    # Head of the audit log's hash chain, as ``postern audit verify --head`` takes it.
-    audit: Annotated[str, Meta(pattern=HEAD_PATTERN)] | None = None
-    epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
-    sig: Signature | None = None
 
 
 @dataclass(kw_only=True, eq=False)

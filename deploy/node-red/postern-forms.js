@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an event, a list of units and a signature's header look like, and how their bytes are read: one reading or none.
 'use strict';
+const crypto = require('node:crypto');
+const canonicalize = require('canonicalize'); // RFC 8785
 
 /** Thrown for whatever is not believed; `reason` is a stable code of the contract. */
 class Refusal extends Error { constructor(reason) { super(reason); this.reason = reason; } }
@@ -23,7 +25,8 @@ const place = { event_type: ANY, boot: '[0-9a-f]{16}', seq: isNumber, prev: DIGE
 const person = { subject: 'p1_[0-9a-f]{32}|s1_[\\w-]{86}', audience: NAME, epoch: '\\d{4}-W\\d\\d', zone: NAME };
 const how = { method: 'face|token', liveness: 'not_checked|passed', policy: DIGEST, model: DIGEST };
 const condition = 'camera_lost|camera_back|tamper|clock_step|storage_low|loss|started|stopping';
-const lost = shape({ first: isNumber, last: isNumber, count: isNumber, reason: 'full|erased' });
+const isLoss = shape({ first: isNumber, last: isNumber, count: isNumber, reason: 'full|erased' });
+const lost = (value) => isLoss(value) && value.count <= value.last - value.first + 1;
 const KINDS = new Map([
   ['match', shape({ ...place, ...person, ...how })],
   ['presence', shape({ ...place, ...person, state: 'arrived|left' })],
@@ -32,12 +35,26 @@ const KINDS = new Map([
 const isEvent = shape({ specversion: '1\\.0', type: ANY, source: `/postern/${NAME}/${NAME}`, id: ANY, time: TIME,
   datacontenttype: 'application/json', data: isObject, sig: '[\\w-]{1,512}\\.\\.[\\w-]{86}' });
 const isHeader = shape({ alg: ANY, kid: ANY, typ: ANY });
-const isKey = shape({ jwk: isTexts, status: 'active|revoked' }, { until: TIME });
-const isUnits = (units) => isObject(units) && Object.entries(units).every(([unit, keys]) => fits(NAME, unit)
-  && Array.isArray(keys) && keys.length <= 16 && keys.every(isKey));
-const isOne = (value) => value === 1;
-const isList = shape({ version: isOne, site: NAME, serial: isNumber, issued_at: TIME, units: isUnits });
+const isKey = (bound) => shape({ jwk: isTexts, status: 'active|revoked' }, { until: TIME, last_seq: bound });
+const isUnits = (bound) => (units) => isObject(units) && Object.entries(units).every(([unit, keys]) => fits(NAME, unit)
+  && Array.isArray(keys) && keys.length <= 16 && keys.every(isKey(bound)));
+const isOf = (version, bound, more, optional) => shape({ version: (value) => value === version, site: NAME,
+  serial: isNumber, issued_at: TIME, units: isUnits(bound), ...more }, optional);
+const never = () => false, isFirst = isOf(1, never, {}, { expires_at: never });
+const isSecond = isOf(2, isNumber, { expires_at: TIME }), isList = (value) => isFirst(value) || isSecond(value);
 
+/** Bytes of base64url without padding in its one spelling; undefined for anything else. */
+const decode = (text) => [Buffer.from(text, 'base64url')].find((bytes) => bytes.toString('base64url') === text);
+const sha256 = (bytes) => crypto.createHash('sha256').update(bytes).digest();
+/** The P-256 key of a public JWK, and its RFC 7638 thumbprint. */
+function readKey({ kty, crv, x, y }) {
+  const isCoordinate = (part) => typeof part === 'string' && decode(part)?.length === 32;
+  ensure(kty === 'EC' && crv === 'P-256' && isCoordinate(x) && isCoordinate(y));
+  try { // createPublicKey refuses what is no point of the curve
+    const key = crypto.createPublicKey({ key: { kty, crv, x, y }, format: 'jwk' });
+    return { key, kid: sha256(canonicalize({ kty, crv, x, y })).toString('base64url') };
+  } catch { return refuse('malformed'); }
+}
 /** Milliseconds since 1970; refuses a moment that does not exist. */
 function moment(text) {
   const time = new Date(text);
@@ -59,5 +76,5 @@ function parse(bytes, limit) {
     return ensure(!/\d[.e]/i.test(bare) && members(value) === bare.split(':').length - 1) && value;
   } catch { return refuse('malformed'); }
 }
-
-module.exports = { Refusal, ensure, refuse, isObject, isTexts, isEvent, isHeader, isList, KINDS, moment, parse };
+Object.assign(exports, { Refusal, ensure, refuse, isObject, isTexts, isEvent, isHeader, isList, KINDS });
+Object.assign(exports, { decode, sha256, moment, parse, readKey });

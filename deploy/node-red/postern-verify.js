@@ -3,16 +3,13 @@
 'use strict';
 const crypto = require('node:crypto');
 const canonicalize = require('canonicalize'); // RFC 8785
-const forms = require('./postern-forms.js');
-const { Refusal, ensure, refuse, isObject, isEvent, isHeader, isList, KINDS, moment, parse } = forms;
+const { Refusal, ensure, refuse, isObject, isEvent, isHeader, isList, KINDS, decode, sha256, moment, parse,
+  readKey } = require('./postern-forms.js');
 
 const [MAX_EVENT, MAX_HEADER, MAX_LIST] = [4096, 512, 2 ** 20]; // bytes
-const [LIVE_S, SKEW_S] = [60, 10]; // how long an event is live, and how far apart two clocks may be
-const [KNOWN, RANGES, LOSSES] = [64, 64, 16]; // what is remembered of a chain
+const [FRESH_S, SKEW_S, YEAR_S] = [60, 10, 366 * 86400]; // age of a fresh event; two clocks apart; an age that is told
+const [KNOWN, RANGES, LOSSES, JUMP] = [64, 64, 16, 50000]; // what is remembered of a chain; numbers that may be skipped
 
-/** Bytes of base64url without padding in its one spelling; undefined for anything else. */
-const decode = (text) => [Buffer.from(text, 'base64url')].find((bytes) => bytes.toString('base64url') === text);
-const sha256 = (bytes) => crypto.createHash('sha256').update(bytes).digest();
 /** Header of a JWS from its first part. */
 const readHeader = (segment) => [parse(ensure(decode(segment)), MAX_HEADER)].find(isHeader) ?? refuse('malformed');
 function checkHeader({ alg, typ }, purpose) {
@@ -24,30 +21,27 @@ function checkSignature(key, segment, payload, signature) {
   const signed = Buffer.from(`${segment}.${payload.toString('base64url')}`), rs = decode(signature);
   ensure(rs?.length === 64 && crypto.verify('sha256', signed, { key, dsaEncoding: 'ieee-p1363' }, rs), 'bad_signature');
 }
-/** The P-256 key of a public JWK, and its RFC 7638 thumbprint. */
-function readKey({ kty, crv, x, y }) {
-  const isCoordinate = (part) => typeof part === 'string' && decode(part)?.length === 32;
-  ensure(kty === 'EC' && crv === 'P-256' && isCoordinate(x) && isCoordinate(y));
-  try { // createPublicKey refuses what is no point of the curve
-    const key = crypto.createPublicKey({ key: { kty, crv, x, y }, format: 'jwk' });
-    return { key, kid: sha256(canonicalize({ kty, crv, x, y })).toString('base64url') };
-  } catch { return refuse('malformed'); }
-}
 
 /** What is remembered of one unit under one key: digests by number, missing ranges, admitted losses. */
 class Chain {
   last = 0; known = new Map(); expected = new Map(); missing = []; admitted = [];
   isMissing(seq) { return this.missing.some(([first, last]) => first <= seq && seq <= last); }
-  /** Takes an event, or refuses it and changes nothing; says what was skipped before it and whether it came late. */
-  take({ seq, prev, lost: loss }, digest) {
+  /** Takes an event, or refuses it; says what was skipped before it and whether it came late. Times are in seconds. */
+  take({ seq, prev, boot, lost: loss }, digest, signed, now, fresh) {
+    ensure(!this.quarantined, 'quarantined');
     const other = (digests, at, value) => digests.has(at) && digests.get(at) !== value;
-    ensure(!other(this.known, seq, digest) && !other(this.expected, seq, digest), 'fork');
+    const hold = (held, reason) => held || refuse(this.quarantined = reason), here = Math.min(signed ?? now, now);
+    hold(!other(this.known, seq, digest) && !other(this.expected, seq, digest), 'fork');
+    ensure(!this.known.has(seq), 'duplicate');
     const late = this.isMissing(seq), gap = this.last && seq > this.last + 1 ? [this.last + 1, seq - 1] : null;
-    ensure(late || seq > this.last, this.known.has(seq) ? 'duplicate' : 'replayed');
-    ensure(!other(this.known, seq - 1, prev), 'fork');
+    const afterwards = (fresh && this.boot && boot !== this.boot) || signed > this.here + SKEW_S;
+    hold(seq > this.last || this.expected.has(seq) || !afterwards, 'overtaken');
+    ensure(late || seq > this.last, 'replayed');
+    hold(!other(this.known, seq - 1, prev), 'fork');
+    hold(!gap || seq - gap[0] <= JUMP + Math.max(0, here - (this.here ?? here)), 'jump');
     if (late) this.strike(seq, seq);
     if (gap) this.missing = [...this.missing, gap].slice(-RANGES);
-    this.last = Math.max(this.last, seq);
+    if (seq > this.last) Object.assign(this, { last: seq, here, boot });
     if (this.known.set(seq, digest).size > KNOWN) this.known.delete(Math.min(...this.known.keys()));
     this.expected.set(seq - 1, prev);
     this.settle();
@@ -76,14 +70,14 @@ class Chain {
   }
 }
 
-/** Checks events of one site; every refusal is a Refusal, and changes nothing. */
+/** Checks events of one site; every refusal is a Refusal, and changes nothing but that a second unit is quarantined. */
 class Verifier {
   /**
    * From the site's public JWK (site.jwk) and its signed list of units (trust.jws).
-   * `timeStep`: seconds that units round their times down to; `state`: what `export` gave before a restart.
+   * `timeStep`: seconds that units round times down to; `fresh`, `skew`: age and lead when fresh; `state`: an `export`.
    */
-  constructor(siteKey, list, { timeStep = 1, state = '[]' } = {}) {
-    Object.assign(this, { siteKey: readKey(siteKey), oldest: (LIVE_S + SKEW_S + timeStep) * 1000, serial: 0 });
+  constructor(siteKey, list, { timeStep = 1, fresh = FRESH_S, skew = SKEW_S, state = '[]' } = {}) {
+    Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew, serial: 0 });
     this.trust(list);
     this.chains = new Map(JSON.parse(state).map(([name, known, expected, rest]) => [name,
       Object.assign(new Chain(), rest, { known: new Map(known), expected: new Map(expected) })]));
@@ -101,14 +95,16 @@ class Verifier {
     checkHeader(header, 'trust');
     ensure(header.kid === this.siteKey.kid, 'wrong_key');
     checkSignature(this.siteKey.key, segment, payload, signature || refuse('unsigned'));
-    const { site, serial, units } = [parse(payload, MAX_LIST)].find(isList) ?? refuse('malformed');
-    for (const [unit, entries] of Object.entries(units)) for (const { jwk, status, until = null } of entries) {
-      const { key, kid } = readKey(jwk);
-      ensure(!keys.has(kid) && keys.set(kid, { unit, key, status, until, end: until ? moment(until) : Infinity }));
+    const { site, serial, expires_at: end, units } = [parse(payload, MAX_LIST)].find(isList) ?? refuse('malformed');
+    for (const [unit, entries] of Object.entries(units)) for (const { jwk, ...one } of entries) {
+      const { key, kid } = readKey(jwk), { status, until = null, last_seq = null } = one;
+      const end = until ? moment(until) : Infinity;
+      ensure(!keys.has(kid) && keys.set(kid, { unit, key, status, until, last_seq, end }));
     }
-    ensure(serial >= this.serial, 'replayed');
+    const ends = end ? moment(end) : Infinity;
     ensure(site === (this.site ?? site), 'wrong_site');
-    Object.assign(this, { site, serial, keys });
+    ensure(serial >= this.serial, 'replayed');
+    Object.assign(this, { site, serial, expires_at: end ?? null, ends, keys });
   }
   /** Checks and remembers one message: its topic, its payload (a Buffer) and the Date now; returns its facts. */
   check(topic, payload, now = new Date()) {
@@ -121,20 +117,23 @@ class Verifier {
     ensure((data.condition === 'loss') === Boolean(data.lost));
     const time = moment(event.time), [segment, , signature] = sig.split('.'), header = readHeader(segment);
     checkHeader(header, 'event');
-    const { unit, key, status, end } = this.keys.get(header.kid) ?? refuse('unknown_unit');
+    const { unit, key, status, until, last_seq, end } = this.keys.get(header.kid) ?? refuse('unknown_unit');
     ensure(event.source === `/postern/${this.site}/${unit}`, 'wrong_key');
     const leaves = [`event/${kind}`, `backlog/${kind}`], backlog = leaf === leaves[1];
     ensure(leaves.includes(leaf), 'wrong_topic');
     ensure(`/${topic}` === `${event.source}/${leaf}`, 'wrong_unit');
     const signed = Buffer.from(canonicalize(unsigned)), digest = `sha256:${sha256(signed).toString('hex')}`;
     checkSignature(key, segment, signed, signature);
-    ensure(status === 'active' && +now <= end, 'revoked');
-    const synced = data.clock === 'synced', age = now - time, name = `${event.source} ${header.kid}`;
-    ensure(!synced || age >= -SKEW_S * 1000, 'future');
-    ensure(!synced || backlog || age <= this.oldest, 'expired');
-    const chain = this.chains.get(name) ?? new Chain(), { late, gap } = chain.take(data, digest);
+    ensure(+now <= this.ends, 'expired');
+    const maySay = (backlog || !(until || last_seq)) && data.seq <= (last_seq ?? data.seq);
+    ensure(status === 'active' && +now <= end && maySay, 'revoked');
+    const age = data.clock === 'synced' ? (now - time) / 1000 : null, at = Math.floor(now / 1000);
+    const fresh = age !== null && !backlog && age >= -this.skew && age <= this.oldest;
+    const name = `${event.source} ${header.kid}`, chain = this.chains.get(name) ?? new Chain();
+    const { late, gap } = chain.take(data, digest, age === null ? null : time / 1000, at, fresh);
     this.chains.set(name, chain);
-    return { unit, kind, seq: data.seq, backlog, fresh: synced && !backlog, late, gap, digest, event };
+    const age_s = age === null ? null : Math.max(-YEAR_S, Math.min(Math.floor(age), YEAR_S));
+    return { unit, kind, seq: data.seq, backlog, fresh, age_s, late, gap, digest, event };
   }
   /** Numbers of a unit that never came and that it did not own up to, as [first, last] pairs. */
   missing(unit) {

@@ -44,15 +44,19 @@ def test_revoked_unit_is_refused(unit: SigningUnit) -> None:
 def test_replaced_key_counts_until_its_last_day(unit: SigningUnit) -> None:
     verifier = Verifier(TrustedUnits(trust_list(unit, until="2026-11-23T00:00:00Z")))
     first, second = unit.say(), unit.say()
-    verifier.check(unit.topic(first), first.payload, START)
+    assert refused(verifier, unit.topic(first), first.payload) == "revoked", "a replaced key speaks live no more"
+    verifier.check(unit.topic(first, "backlog"), first.payload, START)
     topic = unit.topic(second, "backlog")
     assert refused(verifier, topic, second.payload, now=START + timedelta(days=1)) == "revoked"
 
 
-def test_live_event_that_was_held_back_is_expired(unit: SigningUnit, verifier: Verifier) -> None:
-    row = unit.say()
-    assert refused(verifier, unit.topic(row), row.payload, now=START + timedelta(seconds=72)) == "expired"
-    assert verifier.check(unit.topic(row), row.payload, START + timedelta(seconds=71)).fresh
+def test_live_event_that_was_held_back_is_taken_and_never_fresh(unit: SigningUnit, verifier: Verifier) -> None:
+    first, second = unit.say(), unit.say()
+    assert verifier.check(unit.topic(first), first.payload, START + timedelta(seconds=71)).fresh
+    held = verifier.check(unit.topic(second), second.payload, START + timedelta(seconds=72))
+    assert (held.fresh, held.age_s) == (False, 72)
+    again = refused(verifier, unit.topic(second), second.payload, now=START + timedelta(seconds=72))
+    assert again == "duplicate", "what stops a replay is its number"
 
 
 def test_old_event_is_welcome_as_backlog_and_is_not_fresh(unit: SigningUnit, verifier: Verifier) -> None:
@@ -65,16 +69,18 @@ def test_old_event_is_welcome_as_backlog_and_is_not_fresh(unit: SigningUnit, ver
     ).fresh  # an audit of stored events
 
 
-def test_backlog_event_sent_as_live_is_refused(unit: SigningUnit, verifier: Verifier) -> None:
+def test_backlog_event_sent_as_live_is_not_fresh(unit: SigningUnit, verifier: Verifier) -> None:
     row = unit.say()
-    assert refused(verifier, unit.topic(row), row.payload, now=START + timedelta(hours=1)) == "expired"
+    assert not verifier.check(unit.topic(row), row.payload, START + timedelta(hours=1)).fresh
 
 
 @pytest.mark.parametrize("leaf", ["event", "backlog"])
-def test_event_from_the_future_is_refused(unit: SigningUnit, verifier: Verifier, leaf: str) -> None:
-    row = unit.say()
-    assert refused(verifier, unit.topic(row, leaf), row.payload, now=START - timedelta(seconds=11)) == "future"
-    verifier.check(unit.topic(row, leaf), row.payload, START - timedelta(seconds=10))
+def test_event_from_the_future_is_taken_and_never_fresh(unit: SigningUnit, verifier: Verifier, leaf: str) -> None:
+    first, second = unit.say(), unit.say()
+    ahead = verifier.check(unit.topic(first, leaf), first.payload, START - timedelta(seconds=11))
+    assert (ahead.fresh, ahead.age_s) == (False, -11)
+    within = verifier.check(unit.topic(second, leaf), second.payload, START - timedelta(seconds=10))
+    assert within.fresh == (leaf == "event")
 
 
 def test_unit_without_the_time_is_heard_but_never_fresh(unit: SigningUnit, verifier: Verifier) -> None:
@@ -144,8 +150,13 @@ def test_event_that_continues_another_history_is_a_fork(unit: SigningUnit, verif
     first, second = unit.say(), unit.say()
     verifier.check(unit.topic(first), first.payload, START)
     assert refused(verifier, unit.topic(second), signed_as(unit, second.payload, prev=DIGEST)) == "fork"
+    assert refused(verifier, unit.topic(second), second.payload) == "quarantined"
+
+
+def test_event_that_names_no_predecessor_is_a_fork(unit: SigningUnit, verifier: Verifier) -> None:
+    first, second = unit.say(), unit.say()
+    verifier.check(unit.topic(first), first.payload, START)
     assert refused(verifier, unit.topic(second), signed_as(unit, second.payload, prev=FIRST_PREV)) == "fork"
-    verifier.check(unit.topic(second), second.payload, START)
 
 
 def test_forged_filler_of_a_gap_is_a_fork(unit: SigningUnit, verifier: Verifier) -> None:

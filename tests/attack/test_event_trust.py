@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import VerificationError
+from agent.errors import KeyStoreError, VerificationError
+from agent.files import write_atomic
 from agent.keys import UnitKey
-from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust import TrustedUnits, TrustList
+from agent.protocol.trust_file import TrustFile
 from agent.subscribe.verify import Verifier
-from tests.simulators.signing_unit import (
-    SigningUnit,
-    trust_list,
-)
+from tests.simulators.signing_unit import START, SigningUnit, refused, trust_list
 
 SITE = UnitKey.generate()
 
@@ -62,3 +66,75 @@ def test_signed_nonsense_is_refused(content: bytes) -> None:
 def test_no_bytes_raise_anything_but_a_refusal(content: bytes) -> None:
     with pytest.raises(VerificationError):
         TrustedUnits.from_signed(content, SITE.public)
+
+
+def rewrite(path: Path, content: TrustList) -> None:
+    write_atomic(path, content.sign(SITE).encode())
+
+
+def refusal_of(load: Callable[[], object]) -> str:
+    with pytest.raises(VerificationError) as refusal:
+        load()
+    return refusal.value.reason
+
+
+def test_list_from_before_a_revocation_is_refused_after_a_restart_too(unit: SigningUnit, tmp_path: Path) -> None:
+    path = tmp_path / "trust.jws"
+    rewrite(path, trust_list(unit, serial=5))
+    TrustFile(path, SITE.public).load(site="hq")
+    rewrite(path, trust_list(unit, serial=4))
+    assert refusal_of(lambda: TrustFile(path, SITE.public).load(site="hq")) == "replayed"
+    rewrite(path, trust_list(unit, serial=5))
+    assert TrustFile(path, SITE.public).load(site="hq").serial == 5
+
+
+def test_list_of_another_site_raises_no_serial(unit: SigningUnit, tmp_path: Path) -> None:
+    path, annex = tmp_path / "trust.jws", msgspec.structs.replace(trust_list(unit, serial=90), site="annex")
+    rewrite(path, trust_list(unit, serial=5))
+    trust = TrustFile(path, SITE.public)
+    trust.load(site="hq")
+    rewrite(path, annex)
+    assert trust.load_if_changed() is None
+    assert trust.refusal is not None
+    assert "of site annex, not hq" in trust.refusal
+    assert refusal_of(lambda: TrustFile(path, SITE.public).load(site="hq")) == "wrong_site"
+    rewrite(path, trust_list(unit, serial=6))
+    newer = trust.load_if_changed()
+    assert newer is not None
+    assert newer.serial == 6
+
+
+def test_damaged_memory_of_the_serial_is_not_forgotten_silently(unit: SigningUnit, tmp_path: Path) -> None:
+    path = tmp_path / "trust.jws"
+    rewrite(path, trust_list(unit, serial=5))
+    (tmp_path / "trust.jws.seen").write_text("{}")
+    with pytest.raises(KeyStoreError, match="is damaged"):
+        TrustFile(path, SITE.public).load()
+
+
+def second_version(unit: SigningUnit, expires_at: str, **changes: Any) -> TrustList:
+    return msgspec.structs.replace(trust_list(unit, **changes), version=2, expires_at=expires_at)
+
+
+def test_list_that_has_ended_says_nothing_about_anybody(unit: SigningUnit) -> None:
+    verifier, row = Verifier(TrustedUnits(second_version(unit, "2026-11-22T00:00:00Z"))), unit.say()
+    assert refused(verifier, unit.topic(row), row.payload) == "expired"
+    verifier.update_trust(TrustedUnits(second_version(unit, "2027-11-22T00:00:00Z", serial=2)))
+    assert verifier.check(unit.topic(row), row.payload, START).fresh
+
+
+def test_replaced_key_is_bound_by_its_last_number(unit: SigningUnit) -> None:
+    bound = second_version(unit, "2027-11-22T00:00:00Z", until="2026-12-22T00:00:00Z", last_seq=2)
+    verifier, rows = Verifier(TrustedUnits(bound)), [unit.say() for _ in range(3)]
+    for row in rows[:2]:
+        assert refused(verifier, unit.topic(row), row.payload) == "revoked", "live, it spoke for 30 days before"
+        assert verifier.check(unit.topic(row, "backlog"), row.payload, START).backlog
+    assert refused(verifier, unit.topic(rows[2], "backlog"), rows[2].payload) == "revoked"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 2}, {"expires_at": "2027-01-01T00:00:00Z"}, {"version": 2, "expires_at": None}]
+)
+def test_list_that_is_not_of_its_version_is_refused(unit: SigningUnit, changes: dict[str, Any]) -> None:
+    token = msgspec.structs.replace(trust_list(unit), **changes).sign(SITE).encode()
+    assert refusal_of(lambda: TrustedUnits.from_signed(token, SITE.public)) == "malformed"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.protocol.event import MAX_EVENT_BYTES, Event, canonical
+from agent.protocol.health import Health
 from agent.protocol.schema import event_schema, trust_schema
-from agent.uplink.health import Health
 from agent.uplink.info import Info
 from tests.simulators.signing_unit import SigningUnit
 

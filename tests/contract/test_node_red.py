@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.simulators import node
-from tools.lib.vectors.build import DIGEST, SITE_KEY, event, payload, sign_list, topic, unit_list
+from tools.lib.vectors.build import DIGEST, SITE_KEY, digest, event, payload, sign_list, topic, unit_list
 from tools.lib.vectors.event_signatures import forged
 
 SITE_FILES = {"site.jwk": json.dumps(SITE_KEY.jwk), "trust.jws": sign_list(unit_list()) + "\n"}
@@ -123,7 +123,7 @@ def test_flow_passes_fresh_verified_matches_alone_and_says_why_not(flow: Flow) -
         sent(fresh),
         sent(payload(later)),
         sent(forged(event(seq=5, time=now()))),
-        sent(payload(event(seq=5, time="2026-01-01T00:00:00Z"))),
+        sent(payload(event(seq=5, prev=digest(later), time="2026-01-01T00:00:00Z"))),
         sent(fresh, retain=True),
         sent(payload(event(seq=3, clock="unsynced"))),
         sent(b"no json"),
@@ -131,10 +131,12 @@ def test_flow_passes_fresh_verified_matches_alone_and_says_why_not(flow: Flow) -
     data = event()["data"]
     match = {"topic": "door-3", "payload": {name: data[name] for name in ("subject", "zone", "liveness")}}
     refused = [{"topic": topic(), "payload": {"refused": reason}} for reason in (
-        "duplicate", "bad_signature", "expired", "retained", "fork", "malformed")]  # fmt: skip
+        "duplicate", "bad_signature", "retained", "fork", "malformed")]  # fmt: skip
     gap = {"topic": "door-3", "payload": {"missing": [2, 3]}}
     assert flow.run(*messages)["out"] == [
-        [match, None], [None, refused[0]], [match, gap], *[[None, one] for one in refused[1:]],
+        [match, None], [None, refused[0]], [match, gap], [None, refused[1]],
+        [None, None],  # held back: taken, and nothing acts on it
+        *[[None, one] for one in refused[2:]],
     ]  # fmt: skip
 
 

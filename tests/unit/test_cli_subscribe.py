@@ -16,9 +16,10 @@ import pytest
 
 from agent.files import write_atomic
 from agent.keys import SigningKey
+from agent.subscribe.files import StateFile
 from tests.simulators.broker import PATIENCE_S, RealBroker
 from tests.simulators.pki import Authority
-from tests.simulators.signing_unit import trust_list
+from tests.simulators.signing_unit import START, SigningUnit, refused, trust_list, verifier_of
 from tests.simulators.unit_on_broker import UnitOnBroker
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,46 @@ def test_a_signal_ends_it_clean(site: Site) -> None:
         _, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent", "subscribe", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+
+
+def test_what_is_missing_and_quarantined_is_said_on_demand_and_a_person_releases(tmp_path: Path) -> None:
+    unit, state = SigningUnit(tmp_path / "o.db"), StateFile(tmp_path / "seen.db")
+    verifier, rows = verifier_of(unit), [unit.say() for _ in range(5)]
+    for row in (rows[0], rows[4]):
+        verifier.check(unit.topic(row), row.payload, START)
+    forged = json.loads(rows[4].payload)
+    forged["data"]["zone"] = "vault"
+    assert refused(verifier, unit.topic(rows[4]), unit.sign(forged)) == "fork"
+    state.load()
+    state.commit(chains=verifier.take_changed())
+    memory = ["--state", str(tmp_path / "seen.db")]
+    done = run("--missing", *memory)  # also while a subscriber runs
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"outcome": "missing", "unit": "door-3", "count": 3, "gaps": [[2, 4]]},
+        {"outcome": "quarantined", "unit": "door-3", "reason": "fork"},
+    ]
+    busy = run("--release", "door-3", *memory)
+    assert "in use" in busy.stderr
+    state.close()
+    assert "may speak again" in run("--release", "door-3", *memory).stderr
+    again = run("--release", "door-3", *memory)
+    assert (again.returncode != 0, again.stdout) == (True, "")
+    assert "no key of unit door-3 is quarantined" in again.stderr
+    assert run("--missing", *memory).stdout == ""
+    unit.outbox.close()
+
+
+@pytest.mark.parametrize("words", [["--missing"], ["--release", "door-3"], ["--json"]])
+def test_what_was_not_said_is_asked_for(words: list[str]) -> None:
+    done = run(*words)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "--state" in done.stderr or "--broker" in done.stderr
 
 
 def test_a_broker_that_is_not_there_is_one_line_and_try_again_later(tmp_path: Path) -> None:

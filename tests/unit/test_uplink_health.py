@@ -18,7 +18,8 @@ from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import PublicKey, UnitKey
-from agent.uplink.health import SIGNATURE_TYPE, HealthReporter, read_disk_free, read_temperature
+from agent.protocol.health import SIGNATURE_TYPE
+from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
 from agent.uplink.info import CameraFacts, Expected, Info, encode_info
 from tests.simulators.signing_unit import SigningUnit
 

@@ -18,7 +18,7 @@ from agent.clock import SimulatedClock
 from agent.errors import BrokerError, KeyStoreError, StorageError, VerificationError
 from agent.files import write_atomic
 from agent.keys import SigningKey
-from agent.subscribe.files import StateFile, TrustFile
+from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.show import Screen, as_columns, as_json
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent
@@ -214,7 +214,7 @@ def test_older_list_is_not_taken_back(tmp_path: Path) -> None:
 
 
 def test_state_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    assert StateFile(tmp_path / "none").load() is None
+    assert StateFile(tmp_path / "none").load() == Kept()
     with pytest.raises(StorageError):
         StateFile(tmp_path).load()
 
@@ -270,4 +270,4 @@ def test_screen_writes_columns_to_a_terminal_and_json_elsewhere(
 def test_subscriber_needs_no_numpy_and_no_model() -> None:
     script = "import sys, agent.subscribe.subscriber, agent.subscribe.show; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numpy", "PIL", "av", "ai_edge_litert", "sqlite3"} & set(loaded)
+    assert not {"numpy", "PIL", "av", "ai_edge_litert"} & set(loaded)

@@ -36,8 +36,8 @@ function hear(verifier, message) {
 
 /** For each subject: what a case gives, as [expected, actual] pairs. */
 const SUBJECTS = {
-  events({ site_key, trust }, { time_step_s: timeStep, ...message }) {
-    return [[message.expect, hear(new Verifier(site_key, trust, { timeStep }), message)]];
+  events({ site_key, trust }, { time_step_s: timeStep, trust: own = trust, ...message }) {
+    return [[message.expect, hear(new Verifier(site_key, own, { timeStep }), message)]];
   },
   chains({ site_key, trust }, { messages, missing }) {
     return [false, true].flatMap((restarts) => { // a restart before each message must change nothing
@@ -54,8 +54,9 @@ const SUBJECTS = {
     return lists.map(({ list, expect }) => [expect, told(() => {
       if (verifier) verifier.trust(list);
       else verifier = new Verifier(site_key, list);
-      const keys = [...verifier.keys].map(([kid, { unit, status, until }]) => [kid, { unit, status, until }]);
-      return { site: verifier.site, serial: verifier.serial, keys: Object.fromEntries(keys) };
+      const { site, serial, expires_at } = verifier;
+      const keys = [...verifier.keys].map(([kid, { key, end, ...facts }]) => [kid, facts]);
+      return { site, serial, expires_at, keys: Object.fromEntries(keys) };
     })]);
   },
   receipts({ site_key, trust }, { asked, receipt, expect }) {

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import rfc8785
@@ -39,6 +41,8 @@ ALL_KEYS = {
     "stranger": STRANGER,
 }
 UNTIL = "2026-11-22T12:00:00Z"  # how long the replaced key of door-3 counts
+
+YEAR_S = 366 * 24 * 3600  # an age is told up to this, either way
 
 Members = dict[str, Any]
 
@@ -182,8 +186,17 @@ def accepted(
 
 
 def message(content: bytes, expect: Members, *, where: str | None = None, now: str = NOW) -> Members:
-    """One message as it arrives, and what must be said to it."""
+    """One message as it arrives, and what must be said to it; how old an accepted event is follows from ``now``."""
+    if "accepted" in expect:
+        expect = {"accepted": {**expect["accepted"], "age_s": _age(json.loads(content), now)}}
     return {"topic": topic() if where is None else where, "now": now, **written(content), "expect": expect}
+
+
+def _age(members: Members, now: str) -> int | None:
+    if members["data"]["clock"] != "synced":
+        return None
+    age = datetime.fromisoformat(now) - datetime.fromisoformat(members["time"])
+    return max(-YEAR_S, min(age // timedelta(seconds=1), YEAR_S))
 
 
 def case(

@@ -130,6 +130,7 @@ def _kinds() -> Iterator[Members]:
         "type-missing": without(event(), "type"),
         "event-type-unknown": event(data={"event_type": "spoof"}),
         "event-type-inherited": event(data={"event_type": "constructor"}),
+        "event-type-unknown-and-no-type": without(event(data={"event_type": "spoof"}), "type"),
         "event-type-no-text": event(data={"event_type": ["match"]}),
         "event-type-missing": event(data={}) | {"data": without(unit["data"], "event_type")},
         "data-missing": without(event(), "data"),
@@ -204,6 +205,8 @@ def _members() -> Iterator[Members]:
         "lost-extra": {"condition": "loss", "lost": {**LOST, "who": "p1_"}},
         "lost-reason": {"condition": "loss", "lost": {**LOST, "reason": "unknown"}},
         "lost-count-zero": {"condition": "loss", "lost": {**LOST, "count": 0}},
+        "lost-backwards": {"condition": "loss", "lost": {**LOST, "first": 4, "last": 1, "count": 1}},
+        "lost-count-above-range": {"condition": "loss", "lost": {**LOST, "first": 1, "last": 4, "count": 5}},
         "lost-no-object": {"condition": "loss", "lost": [1, 4, 3, "full"]},
         "subject-in-a-unit": {"subject": "p1_" + "0" * 32},
     }

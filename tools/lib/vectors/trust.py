@@ -31,7 +31,7 @@ Y_OFF_THE_CURVE = base64url(octets(1))
 
 def trust() -> Members:
     """Content of ``trust.json``."""
-    cases = [*_read(), *_sequences(), *_signatures(), *_contents(), *_keys()]
+    cases = [*_read(), *_sequences(), *_versions(), *_signatures(), *_contents(), *_keys()]
     return file("trust", cases, keys=shown_keys(), site_key=SITE_KEY.jwk)
 
 
@@ -42,11 +42,17 @@ def _step(token: str, expect: Members) -> Members:
 def taken(content: Members) -> Members:
     """The list is in use, and these are its keys."""
     keys = {
-        thumbprint(one["jwk"]): {"unit": unit, "status": one["status"], "until": one.get("until")}
+        thumbprint(one["jwk"]): {
+            "unit": unit,
+            "status": one["status"],
+            "until": one.get("until"),
+            "last_seq": one.get("last_seq"),
+        }
         for unit, entries in content["units"].items()
         for one in entries
     }
-    return {"accepted": {"site": content["site"], "serial": content["serial"], "keys": keys}}
+    ends = content.get("expires_at")
+    return {"accepted": {"site": content["site"], "serial": content["serial"], "expires_at": ends, "keys": keys}}
 
 
 def _small(**changes: object) -> Members:
@@ -107,16 +113,46 @@ def _sequences() -> Iterator[Members]:
     yield {
         "name": "of-another-site",
         "comment": "signed by the same key, for another site: the list in use stays",
-        "lists": [_step(sign_list(listed), taken(listed)), _step(sign_list(annex), refused("wrong_site"))],
+        "lists": [
+            _step(sign_list(listed), taken(listed)),
+            _step(sign_list(annex), refused("wrong_site")),
+            _step(sign_list(listed), taken(listed)),
+        ],
     }
     early = _small(site="annex", serial=1)
-    yield {"name": "older-and-of-another-site", "comment": "the serial is looked at first", "lists": [
-        _step(sign_list(listed), taken(listed)), _step(sign_list(early), refused("replayed")),
+    comment = "the site is looked at first: serials of two sites say nothing about each other"
+    yield {"name": "older-and-of-another-site", "comment": comment, "lists": [
+        _step(sign_list(listed), taken(listed)), _step(sign_list(early), refused("wrong_site")),
     ]}  # fmt: skip
     yield {"name": "forged-in-between", "comment": "a refused list changes nothing, not even the serial", "lists": [
         _step(sign_list(old), taken(old)), _step(sign_list(new, OTHER_SITE_KEY), refused("wrong_key")),
         _step(sign_list(listed), taken(listed)),
     ]}  # fmt: skip
+
+
+def _versions() -> Iterator[Members]:
+    second = {"version": 2, "expires_at": "2027-12-24T00:00:00Z"}
+    listed = _small(**second)
+    yield _one("version-2", "a list that ends", sign_list(listed), taken(listed))
+    bound = {"door-3": [entry(DOOR_3, until="2026-12-22T00:00:00Z", last_seq=41), entry(DOOR_4)]}
+    listed = _small(**second, units=bound)
+    yield _one("version-2-last-seq", "a replaced key and its last number", sign_list(listed), taken(listed))
+    listed = _small(**second, units={"door-3": [entry(DOOR_3, last_seq=None)]})
+    yield _one("version-2-last-seq-null", "as if absent", sign_list(listed), taken(listed))
+    old, new = _small(serial=3), _small(serial=4, **second)
+    yield {"name": "version-2-after-1", "comment": "a site that was upgraded", "lists": [
+        _step(sign_list(old), taken(old)), _step(sign_list(new), taken(new)),
+    ]}  # fmt: skip
+    for name, content in {
+        "version-2-without-end": _small(version=2),
+        "version-2-null-end": _small(version=2, expires_at=None),
+        "version-2-on-no-day": _small(version=2, expires_at="2026-02-30T00:00:00Z"),
+        "version-2-last-seq-zero": _small(**second, units={"door-3": [entry(DOOR_3, last_seq=0)]}),
+        "version-1-with-end": _small(expires_at="2027-12-24T00:00:00Z"),
+        "version-1-last-seq": _small(units={"door-3": [entry(DOOR_3, last_seq=41)]}),
+        "version-3": _small(version=3, expires_at="2027-12-24T00:00:00Z"),
+    }.items():
+        yield _one(name, "not of its version", sign_list(content), refused("malformed"))
 
 
 def _signatures() -> Iterator[Members]:

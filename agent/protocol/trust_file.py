@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site's list of units as a file that is carried here: read, verified, and never one older than one seen before.
+
+Beside it, in ``NAME.seen``, stands the highest serial that was ever read from it, so that a restart forgets no
+revocation. The site is compared first: serials of two sites say nothing about each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.errors import KeyStoreError, StorageError, VerificationError
+from agent.files import read_bounded
+from agent.keys import MAX_TOKEN_BYTES, PublicKey
+from agent.protocol.names import Name, Sequence
+from agent.protocol.record import Record, load, save
+from agent.protocol.trust import TrustedUnits
+
+
+class SeenList(Record, frozen=True):
+    """The newest list that was read."""
+
+    site: Name
+    serial: Sequence
+
+
+class TrustFile:
+    """The site's signed list of units, read again whenever the file changes: a revocation counts at once."""
+
+    def __init__(self, path: Path, site_key: PublicKey) -> None:
+        self._path = path
+        self._seen_path = path.with_name(f"{path.name}.seen")
+        self._site_key = site_key
+        self._stamp: tuple[int, int] | None = None
+        self._refused: tuple[int, int] | None = None
+        self._seen: SeenList | None = None
+        self.refusal: str | None = None  # why the last file that changed was not taken
+        self.forgetful: str | None = None  # why the serial cannot be kept over a restart
+
+    def load(self, *, site: str | None = None) -> TrustedUnits:
+        """Read and verify the list of ``site``, by default of the site it was of before.
+
+        KeyStoreError when it cannot be read, VerificationError when it is not the site's (``wrong_site``), or older
+        than one that was read before (``replayed``).
+        """
+        stamp = self._stat()
+        trusted = TrustedUnits.from_signed(read_bounded(self._path, MAX_TOKEN_BYTES), self._site_key)
+        seen = self._remembered()
+        wanted = site or (seen.site if seen else trusted.site)
+        if trusted.site != wanted:
+            raise VerificationError(
+                "wrong_site", f"the list of units is of site {trusted.site}, not {wanted}: give its own"
+            )
+        if seen is not None and seen.site == trusted.site and trusted.serial < seen.serial:
+            raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")
+        if seen is None or (seen.site, seen.serial) != (trusted.site, trusted.serial):
+            self._seen = SeenList(site=trusted.site, serial=trusted.serial)
+            self._keep(self._seen)
+        self._stamp = stamp
+        return trusted
+
+    def load_if_changed(self) -> TrustedUnits | None:
+        """Return the newer list, or None when there is nothing new or what is there is not yet usable.
+
+        Half copied, older or foreign: the list in use stays, and ``refusal`` says why.
+        """
+        stamp = self._stat()
+        if stamp in (self._stamp, self._refused):
+            return None
+        try:
+            self.refusal, self._refused = None, None
+            return self.load()
+        except (KeyStoreError, VerificationError) as error:
+            self.refusal, self._refused = str(error), stamp
+            return None
+
+    def _remembered(self) -> SeenList | None:
+        if self._seen is None and self._seen_path.exists():
+            self._seen = load(self._seen_path, SeenList)
+        return self._seen
+
+    def _keep(self, seen: SeenList) -> None:
+        try:
+            save(self._seen_path, seen)
+            self.forgetful = None
+        except StorageError as error:
+            self.forgetful = str(error)
+
+    def _stat(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What units say of themselves in ``health``: where their chains end, so that a withheld tail is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from agent.errors import VerificationError
+from agent.keys import read_header
+from agent.protocol.health import MAX_HEALTH_BYTES, Health, read_health, verify_health
+from agent.protocol.names import TOPIC_ROOT, Boot, Name, Time
+from agent.protocol.trust import TrustedUnits
+from agent.strict_json import MAX_SAFE_INTEGER
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)]
+AuditCount = Annotated[int, msgspec.Meta(ge=0, lt=10**16)]
+
+
+class HeadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of a unit's health: its newest report, where the audit log ended, and what was told."""
+
+    unit: Name
+    boot: Boot
+    uptime_s: Count
+    time: Time
+    audit: AuditCount
+    withheld: Count
+
+
+def check_health(topic: str, payload: bytes, trust: TrustedUnits, now: datetime) -> tuple[str, str, Health]:
+    """Verify a document: the unit, the id of its key, and what it says; VerificationError when it is not the unit's."""
+    parts = topic.split("/")
+    if len(parts) != 4 or parts[:2] != [TOPIC_ROOT, trust.site] or parts[3] != "health":
+        raise VerificationError("wrong_topic", "this is not the topic of a unit's health")
+    if len(payload) > MAX_HEALTH_BYTES:
+        raise VerificationError("too_large", f"a health document is never longer than {MAX_HEALTH_BYTES} bytes")
+    _, claimed = read_health(payload)
+    if claimed.sig is None:
+        raise VerificationError("unsigned", "the health document has no signature")
+    trusted = trust.find(read_header(claimed.sig).kid)
+    if trusted is None:
+        raise VerificationError("unknown_unit", "the site does not list the key of this health document")
+    if trusted.unit != parts[2]:
+        raise VerificationError("wrong_unit", f"the health of unit {trusted.unit} came on another unit's topic")
+    report = verify_health(payload, trusted.key, source=f"/{TOPIC_ROOT}/{trust.site}/{trusted.unit}")
+    if trust.expired_at(now):
+        raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
+    if not trusted.counts_at(now) or trusted.until is not None:
+        raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
+    return trusted.unit, trusted.key.kid, report
+
+
+class Heads:
+    """The newest health of each unit, and what is to be told about it: once for each change."""
+
+    def __init__(self, records: Iterable[HeadRecord] = ()) -> None:
+        self._heads = {record.unit: record for record in records}
+        self._changed: set[str] = set()
+
+    def note(self, unit: str, report: Health, withheld: int | None) -> list[str]:
+        """Remember a verified report; sentences to tell. One that came late or again says nothing."""
+        before = self._heads.get(unit)
+        if before is not None and not _is_newer(report, before):
+            return []
+        audit = before.audit if before is not None else 0
+        told: list[str] = []
+        if report.audit is not None:
+            audit = int(report.audit.partition(":")[0])
+            if before is not None and audit < before.audit:
+                told.append(
+                    f"the audit log of unit {unit} went back from entry {before.audit} to {audit}:"
+                    " entries were taken away, or an older card was put in"
+                )
+        known = before.withheld if before is not None else 0
+        withheld = known if withheld is None else withheld
+        if withheld > 0 and withheld != known:
+            told.append(
+                f"{withheld} events of unit {unit} were withheld: it signed number {report.head.seq},"
+                " and what is not here does not wait there either"
+            )
+        elif withheld == 0 and known > 0:
+            told.append(f"the events of unit {unit} that were withheld have come, or the unit owned up to their loss")
+        self._heads[unit] = HeadRecord(unit, report.boot, report.uptime_s, report.time, audit, withheld)
+        self._changed.add(unit)
+        return told
+
+    def withheld(self) -> dict[str, int]:
+        """How many events each unit signed that are neither here nor waiting there, where there are any."""
+        return {unit: record.withheld for unit, record in sorted(self._heads.items()) if record.withheld}
+
+    def take_changed(self) -> list[HeadRecord]:
+        """Write down what changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return [self._heads[unit] for unit in changed]
+
+
+def _is_newer(report: Health, before: HeadRecord) -> bool:
+    if report.boot == before.boot:
+        return report.uptime_s > before.uptime_s
+    return report.time > before.time
