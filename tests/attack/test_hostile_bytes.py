@@ -7,7 +7,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,11 @@ def signed(content: bytes, typ: str) -> str:
     return KEY.sign(content, typ=typ)
 
 
+def subscribers_state(folder: Path, content: bytes) -> object:
+    with closing(StateFile(stored(folder, content))) as state:
+        return Chains(state.load().chains)
+
+
 Reader = Callable[[Path, bytes], object]
 READERS: dict[str, Reader] = {
     "list of units": lambda folder, content: TrustedUnits.from_signed(content, KEY.public),
@@ -113,7 +118,7 @@ READERS: dict[str, Reader] = {
     "epoch key file": lambda folder, content: read_epoch_key(stored(folder, content)),
     "epoch-keys.json": lambda folder, content: EpochKeys.load(stored(folder, content)),
     "subjects": lambda folder, content: read_subjects(stored(folder, content)),
-    "subscriber's state": lambda folder, content: Chains(StateFile(stored(folder, content)).load()),
+    "subscriber's state": subscribers_state,
     "change of the site's key": lambda folder, content: unit_cli._site_key_change(stored(folder, content)),
     "audit line": lambda folder, content: parse_entry(content, 1),
     "audit log": audit_log,

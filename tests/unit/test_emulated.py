@@ -82,7 +82,8 @@ def test_a_clip_costs_each_stage_and_nobody_is_matched(tmp_path: Path) -> None:
     clip = instructions.door_clip(tmp_path)
     spent = instructions.frames(Ticks(), clip)
     assert {"camera", "detect", "track", "align", "embed", "compare", "whole"} == set(spent)
-    assert len(spent["camera"]) == len(spent["whole"]) == len(spent["detect"]) > len(spent["embed"]) > 3
+    assert len(spent["camera"]) == len(spent["whole"]) == len(spent["detect"]) > len(spent["embed"])
+    assert len(spent["embed"]) >= 3, "an attempt that fails takes five crops, of which two warm up"
     assert set(spent["embed"]) == {1}
     assert min(spent["whole"]) > 3
 
