@@ -18,6 +18,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ from agent.subject import SubjectId, subject_digest
 
 MAX_FILE_BYTES = 1024 * 1024  # then a new file begins: about 2 500 entries
 MAX_FILES = 64  # 160 000 entries, three years at 140 a day; the oldest file is then removed whole
+CLOSED = -1  # no descriptor
 SALT_BYTES = 32  # without it, a short personal part could be guessed from its digest
 
 
@@ -108,7 +110,9 @@ class AuditLog:
             line = rfc8785.dumps(msgspec.to_builtins(entry))
             if len(line) > chain.MAX_ENTRY_BYTES or kind not in chain.KINDS or len(entry.facts) > chain.MAX_FACTS:
                 raise ValueError("this entry is too long or of an unknown kind")
-            if os.fstat(self._descriptor).st_size + len(line) > self._max_file_bytes:
+            if self._descriptor == CLOSED:  # its number may be another file's by now
+                raise StorageError("the audit log was closed: nothing more is written to it")
+            if self._size() + len(line) > self._max_file_bytes:
                 self._rotate()
             _append_line(self._descriptor, line, self._path)
             self._head = chain.AuditHead(entry.seq, chain.digest_of(line))
@@ -142,6 +146,7 @@ class AuditLog:
         """Let another process write."""
         with self._lock:
             os.close(self._descriptor)
+            self._descriptor = CLOSED
             self._process_lock.release()
 
     def _open(self) -> int:
@@ -152,16 +157,26 @@ class AuditLog:
             raise StorageError(f"cannot open {self._path} ({error.strerror}): make its folder writable") from error
         return descriptor
 
+    def _size(self) -> int:
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path} ({error.strerror}): check its disk") from error
+
     def _rotate(self) -> None:
         oldest = next(chain.lines(self._path), None)
         if oldest is None:
             return
         first = chain.parse_entry(oldest, 1).seq
-        os.close(self._descriptor)
-        self._path.rename(chain.rotated(self._path, first))
-        self._descriptor = self._open()
-        for old in chain.rotated_files(self._path)[: -self._max_files + 1 or None]:
-            old.unlink()
+        try:
+            self._path.rename(chain.rotated(self._path, first))
+        except OSError as error:
+            raise StorageError(f"cannot begin a new {self._path} ({error.strerror}): free space on its disk") from error
+        before, self._descriptor = self._descriptor, self._open()
+        os.close(before)
+        with suppress(OSError):  # the oldest ones go at the next change of files
+            for old in chain.rotated_files(self._path)[: -self._max_files + 1 or None]:
+                old.unlink()
 
     def _personal_file(self, digest: str) -> Path:
         return self._personal / f"{digest.removeprefix('sha256:')[:32]}.jsonl"
@@ -194,7 +209,7 @@ def _checked_fact(value: chain.Fact) -> chain.Fact:
 def _append_line(descriptor: int, line: bytes, path: Path) -> None:
     """Write a line and its end at once and durably, or leave the file as it was."""
     content = line + b"\n"
-    size = os.fstat(descriptor).st_size
+    size = os.lseek(descriptor, 0, os.SEEK_END)
     try:
         written = os.write(descriptor, content)
         if written == len(content):
@@ -202,7 +217,8 @@ def _append_line(descriptor: int, line: bytes, path: Path) -> None:
             return
         os.ftruncate(descriptor, size)
     except OSError as error:
-        os.ftruncate(descriptor, size)
+        with suppress(OSError):  # where even this fails, the next start cuts the torn line
+            os.ftruncate(descriptor, size)
         raise StorageError(f"cannot write {path} ({error.strerror}): free space on its disk") from error
     raise StorageError(f"cannot write {path} (no space left): free space on its disk")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
             module.configure(sub)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends nothing
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     try:

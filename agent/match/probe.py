@@ -163,7 +163,9 @@ class Probes:
             probe = self._begin(track_id, seen, now_ns, rest_ns=0 if probe is None else probe.rest_ns)
         same = not (is_used(probe, seen, self.rules) and contradicts(probe, seen, self.rules))
         if not same:
-            probe = self._begin(track_id, seen, now_ns, rest_ns=0)
+            before, probe = probe, self._begin(track_id, seen, now_ns, rest_ns=0)
+            if not before.settled:  # an attempt that never agrees with itself ends as any other
+                probe = replace(probe, tries=before.tries, rest_ns=before.rest_ns)
         self._held[track_id] = gathered(probe, seen, self.rules, now_ns)
         seen.embedding.wipe()
         return same

@@ -29,6 +29,7 @@ VERBS = (
 )
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 
 
 class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -42,4 +43,4 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     expires_at: Seconds
     transaction: Transaction
     args: dict[str, Any] = {}
-    nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")] | None = None
+    nonce: Nonce | None = None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from typing import Annotated, Literal
@@ -64,7 +63,7 @@ def token_key(token: str) -> bytes:
     text = "".join(token.split()).replace("-", "").upper()
     try:
         secret = base64.b32decode(text + "=" * (-len(text) % 8))
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; letters that are not ASCII are another
         secret = b""
     if len(secret) != TOKEN_BYTES:
         raise RefusedError("this is not an enrolment token: copy all of its letters as the site showed them")

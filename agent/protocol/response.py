@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from agent.errors import VerificationError
 from agent.keys import SigningKey, check_algorithm, read_header
+from agent.protocol.command import Nonce
 from agent.protocol.names import Digest, Name, Sequence
 from agent.protocol.trust import TrustedKey, TrustedUnits
 from agent.strict_json import StrictJsonError, decode, loads
@@ -34,7 +35,7 @@ class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     transaction: str | None
     error: str | None = None
     message: str | None = None
-    nonce: str | None = None
+    nonce: Nonce | None = None
     next_seq: Sequence | None = None
     data: dict[str, Any] | None = None
 

@@ -39,6 +39,7 @@ MAX_STATE_BYTES = 64 * 1024 * 1024  # of a JSON file: 4096 chains, each with its
 MAX_CHAINS = 4096  # as many units as a trust list holds
 MAX_JUMP = 50_000  # numbers that an outbox holds: what lies between two events that come one after the other ...
 JUMP_PER_S = 1  # ... and one a second for the time between them, in which this subscriber may have been away
+CLOCKS_S = 300  # the unit's clock may be ahead of the subscriber's by so much
 OVERTAKEN_S = 10  # a synchronised clock is stepped back by less
 Contradiction = Literal["fork", "overtaken", "jump"]
 QUARANTINING: tuple[str, ...] = get_args(Contradiction)
@@ -81,7 +82,7 @@ class Entry(NamedTuple):
     @property
     def here(self) -> int:
         """When it was signed at the latest."""
-        return self.now if self.signed is None else min(self.signed, self.now)
+        return self.now if self.signed is None else min(self.signed, self.now + CLOCKS_S)
 
 
 class Placement(NamedTuple):
@@ -184,9 +185,11 @@ class Chain:
 
     def _overtaken(self, entry: Entry) -> bool:
         """Whether this lower number was signed when a higher one was already here."""
-        if entry.fresh and self._boot is not None and entry.boot != self._boot:
-            return True  # a unit sends what is left of an earlier run as backlog
-        return entry.signed is not None and self._here is not None and entry.signed > self._here + OVERTAKEN_S
+        if entry.signed is None or self._here is None:
+            return False
+        # Of an earlier run comes, live and late, what was signed before this run began: a broker may reorder topics.
+        another = entry.fresh and self._boot is not None and entry.boot != self._boot
+        return entry.signed >= self._here if another else entry.signed > self._here + OVERTAKEN_S
 
     def explain(self, lost: Lost) -> None:
         """Strike out what a loss event owns up to, as soon as no more is missing there than it says.

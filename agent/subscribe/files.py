@@ -60,6 +60,7 @@ class StateFile:
         self._path = path
         self._lock: ProcessLock | None = None
         self._connection: sqlite3.Connection | None = None
+        self._kept = 0  # the last event of a run before: whether that was handed over, nobody knows any more
 
     def load(self) -> Kept:
         """Open or create it, and read everything; StorageError when it is in use, damaged or cannot be written."""
@@ -69,7 +70,9 @@ class StateFile:
             with self._explained():
                 self._move_over()
                 self._connection = self._open(self._path)
-                return self._read(self._connection)
+                kept = self._read(self._connection)
+                self._kept = kept.events[-1][0] if kept.events else 0
+                return kept
         except BaseException:
             self.close()
             raise
@@ -109,7 +112,7 @@ class StateFile:
         with self._transaction() as connection:
             connection.execute("DELETE FROM event WHERE number <= ?", (handed,))
             if sure:
-                connection.execute("UPDATE event SET perhaps = 0")
+                connection.execute("UPDATE event SET perhaps = 0 WHERE number > ?", (self._kept,))
 
     def release(self, unit: str) -> bool:
         """Let a quarantined unit speak again: its quarantined chains start anew. False when there was none."""

@@ -142,7 +142,7 @@ class Subscriber:
                     self._connection = self._connect()
                     self._on_notice("connected again")
                 self._acknowledge()
-                self._receive(self._connection)
+                received = self._receive(self._connection)
             except BrokerError as error:
                 self._on_notice(str(error))
                 if self._connection is not None:
@@ -154,19 +154,19 @@ class Subscriber:
                 continue
             failures = 0
             self._refresh_trust()
-            self._take(self._unanswered)
+            self.verifier.check_list(self._clock.now())  # else all would be refused, acknowledged and lost
+            self._take(received)
+            self._unanswered = received  # not before: whatever ends this, what is not written down comes again
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> list[Incoming]:
         """Read a batch: what there is, so that one commit serves it all."""
-        self._unanswered = connection.poll(POLL_S).messages
+        received = connection.poll(POLL_S).messages
         try:
-            while self._unanswered and len(self._unanswered) < BATCH:
-                more = connection.poll(0).messages
-                if not more:
-                    return
-                self._unanswered += more
+            while received and len(received) < BATCH and (more := connection.poll(0).messages):
+                received += more
         except BrokerError:
-            return  # what came is judged first; the next poll says it again
+            pass  # what came is judged first; the next poll says it again
+        return received
 
     def _acknowledge(self) -> None:
         """Answer what was handed over, in the order of arrival."""
@@ -241,7 +241,9 @@ class Subscriber:
             return
         self._trust_checked_ns = now_ns
         newer = self._trust.load_if_changed()
-        if newer is not None:
+        if newer is not None and newer.expired_at(self._clock.now()):
+            self._on_notice("the list of units that was laid down has ended already: the one in use stays")
+        elif newer is not None:
             self.verifier.update_trust(newer)
             self._on_notice(f"the site's list of units was read again (serial {newer.serial})")
         elif self._trust.refusal is not None:

@@ -105,6 +105,11 @@ class Verifier:
             raise VerificationError("replayed", "this list of units is older than the one in use: fetch it again")
         self._trust = trust
 
+    def check_list(self, now: datetime) -> None:
+        """Raise VerificationError (``expired``) when the site's list of units has ended."""
+        if self._trust.expired_at(now):
+            raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
+
     def check(self, topic: str, payload: bytes, now: datetime, *, backlog: bool | None = None) -> VerifiedEvent:
         """Check one message and remember its event.
 
@@ -120,8 +125,7 @@ class Verifier:
         backlog = expected_backlog if backlog is None else backlog
         signed = canonical(members)
         trusted.key.verify_detached(event.sig, signed, typ=SIGNATURE_TYPE)
-        if self._trust.expired_at(now):
-            raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
+        self.check_list(now)
         if not (trusted.counts_at(now) and trusted.may_say(event.data.seq, backlog=backlog)):
             raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
         moment = said_at if event.data.clock == "synced" else None

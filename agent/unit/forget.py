@@ -8,6 +8,7 @@ tombstones are the record of whom: a power cut in between leaves only work that 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -47,6 +48,8 @@ class Forgetting:
     ) -> None:
         self._gallery, self._outbox, self._audit = gallery, outbox, audit
         self._on_erased, self._on_problem = on_erased, on_problem
+        self._lock = threading.RLock()  # commands and the sweep run on two threads
+        self._owed: list[Erased] = []  # erased from the gallery, not yet from outbox and log: a full disk kept it
 
     def settle(self) -> None:
         """Complete what was cut off: outbox and log forget everybody whom the gallery has erased. May be repeated.
@@ -83,19 +86,23 @@ class Forgetting:
         self._outbox.erase(owner_of(subject))
 
     def _pass_on(self) -> None:
-        """Make all others forget whom the gallery has erased since the last call."""
-        erased = self._gallery.take_erased()
-        if not erased:  # as at nearly every look: the disk is left alone
-            return
-        for one in erased:
-            self._on_erased(one)
-            try:
-                self._note(one.receipt)
-            except PosternError as error:
-                self._on_problem(error)
-        self._outbox.erase(*(owner_of(one.subject) for one in erased))
-        for one in erased:
-            self._audit.forget(one.subject)
+        """Make all others forget whom the gallery has erased; what a full disk refuses is owed until the next call."""
+        problems: list[PosternError] = []
+        with self._lock:
+            for one in self._gallery.take_erased():
+                self._owed.append(one)
+                self._on_erased(one)
+                try:
+                    self._note(one.receipt)
+                except PosternError as error:
+                    problems.append(error)
+            if self._owed:  # hardly ever: the disk is left alone
+                self._outbox.erase(*(owner_of(one.subject) for one in self._owed))
+                while self._owed:
+                    self._audit.forget(self._owed[0].subject)
+                    self._owed.pop(0)
+        for problem in problems:
+            self._on_problem(problem)
 
     def _note(self, receipt: ErasureReceipt) -> None:
         """Write down that a consent was withdrawn, if it was, and that somebody was erased; not who."""

@@ -51,7 +51,7 @@ class Housekeeping:
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""
         sweep = partial(self._duties.sweep, self._clock.now())  # at each look: who may go is announced no longer
-        for duty in (self._watch_clock, self._watch_disk, self._duties.retry, sweep):
+        for duty in (sweep, self._watch_clock, self._watch_disk, self._duties.retry):
             try:
                 duty()
             except PosternError as error:

@@ -7,7 +7,7 @@ const { Refusal, ensure, refuse, isObject, isEvent, isHeader, isList, KINDS, dec
   readKey } = require('./postern-forms.js');
 
 const [MAX_EVENT, MAX_HEADER, MAX_LIST] = [4096, 512, 2 ** 20]; // bytes
-const [FRESH_S, SKEW_S, YEAR_S] = [60, 10, 366 * 86400]; // age of a fresh event; two clocks apart; an age that is told
+const [FRESH_S, SKEW_S, CLOCKS_S, YEAR_S] = [60, 10, 300, 366 * 86400]; // fresh; two clocks apart; set apart; an age
 const [KNOWN, RANGES, LOSSES, JUMP] = [64, 64, 16, 50000]; // what is remembered of a chain; numbers that may be skipped
 
 /** Header of a JWS from its first part. */
@@ -30,11 +30,11 @@ class Chain {
   take({ seq, prev, boot, lost: loss }, digest, signed, now, fresh) {
     ensure(!this.quarantined, 'quarantined');
     const other = (digests, at, value) => digests.has(at) && digests.get(at) !== value;
-    const hold = (held, reason) => held || refuse(this.quarantined = reason), here = Math.min(signed ?? now, now);
+    const hold = (held, reason) => held || refuse(this.quarantined = reason), here = Math.min(signed ?? now, now + CLOCKS_S * (signed !== null));
     hold(!other(this.known, seq, digest) && !other(this.expected, seq, digest), 'fork');
     ensure(!this.known.has(seq), 'duplicate');
     const late = this.isMissing(seq), gap = this.last && seq > this.last + 1 ? [this.last + 1, seq - 1] : null;
-    const afterwards = (fresh && this.boot && boot !== this.boot) || signed > this.here + SKEW_S;
+    const afterwards = signed >= (fresh && this.boot && boot !== this.boot ? this.here : this.here + SKEW_S + 1);
     hold(seq > this.last || this.expected.has(seq) || !afterwards, 'overtaken');
     ensure(late || seq > this.last, 'replayed');
     hold(!other(this.known, seq - 1, prev), 'fork');
