@@ -15,7 +15,16 @@ from agent.protocol.trust import TrustedUnits
 from agent.subscribe.chain import MAX_JUMP
 from agent.subscribe.files import StateFile
 from agent.subscribe.verify import VerifiedEvent, Verifier
-from tests.simulators.signing_unit import DIGEST, START, SigningUnit, refused, trust_list, verifier_of
+from tests.simulators.signing_unit import (
+    DIGEST,
+    START,
+    SigningUnit,
+    presence_draft,
+    refused,
+    trust_list,
+    unit_draft,
+    verifier_of,
+)
 
 OTHER_BOOT = "fedcba9876543210"
 
@@ -85,6 +94,29 @@ def test_subscriber_that_was_away_for_months_quarantines_nobody(unit: SigningUni
     verified = verifier.check(topic, later, START + timedelta(days=90))
     assert verified.gap is not None
     assert verified.fresh
+
+
+def test_clocks_that_differ_by_seconds_make_no_copy(unit: SigningUnit, verifier: Verifier) -> None:
+    behind = START - timedelta(seconds=20)
+    rows = [unit.say() for _ in range(3)]
+    held = [unit.say(presence_draft(unit.clock)) for _ in range(2)]  # by the broker's rules, say
+    rows.append(unit.say())
+    for row in rows:
+        verifier.check(unit.topic(row), row.payload, behind)
+    for row in held:
+        assert verifier.check(unit.topic(row, "backlog"), row.payload, behind + timedelta(seconds=60)).late
+
+
+def test_events_of_two_runs_in_the_order_of_their_topics_make_no_copy(unit: SigningUnit, verifier: Verifier) -> None:
+    rows = [unit.say() for _ in range(4)]
+    unit.restart()
+    unit.clock.advance(2)
+    restarted = unit.say(unit_draft(unit.clock))
+    now = START + timedelta(seconds=3)
+    for row in (rows[0], rows[1], restarted):
+        verifier.check(unit.topic(row), row.payload, now)
+    for row in rows[2:]:
+        assert verifier.check(unit.topic(row), row.payload, now).late
 
 
 def test_restarted_unit_with_a_backlog_is_no_copy(unit: SigningUnit, verifier: Verifier) -> None:

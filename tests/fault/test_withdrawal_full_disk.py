@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.audit.chain import personal_folder
 from agent.clock import SimulatedClock
+from agent.errors import PosternError, StorageError
 from agent.keys import SigningKey, UnitKey
 from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.subject import parse_subject
+from agent.unit.forget import Forgetting
 from agent.uplink.commands import CommandCounter, Commands
 from tests.fault.test_gallery_full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.answering import answers, outcome_of
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
+from tests.simulators.unit_life import enrol, opened, write_unit
 
 SITE_KEY, UNIT_KEY = SigningKey.generate(), UnitKey.generate()
 
@@ -73,3 +78,22 @@ def test_withdrawal_by_command_on_a_full_disk_stops_the_matching_at_once(tmp_pat
         answer = commands.handle("subject/revoke", command("subject/revoke", 3, clock, subject=subject.hex()))
         assert answer is not None
         assert outcome_of(answer, UNIT_KEY)["status"] == "ok", "and whoever asks again gets the receipt"
+
+
+@pytest.mark.parametrize("limit", [*LIMITS, *range(16_384, 131_072, 16_384)])
+def test_what_a_full_disk_kept_of_an_erasure_is_done_when_there_is_space(tmp_path: Path, limit: int) -> None:
+    clock, rng = SimulatedClock(), np.random.default_rng(1)
+    config = write_unit(tmp_path / "config.yaml", tmp_path / "unit")
+    problems: list[PosternError] = []
+    with opened(config, clock) as stores:
+        subject = enrol(stores, config, clock, rng)
+        for _ in range(3):
+            enrol(stores, config, clock, rng)
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, on_problem=problems.append)
+        with no_file_grows_beyond(limit), contextlib.suppress(StorageError):
+            forgetting.erase(subject)
+        forgetting.sweep(clock.now())
+        assert subject not in stores.gallery
+        assert [row.seq for row in stores.outbox.pending(10) if row.kind == "match"] == [2, 3, 4]
+        kept = personal_folder(config.audit.path).glob("*.jsonl")
+        assert len(list(kept)) == 3, "nobody's but the three who stay"

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.errors import StorageError
 from agent.files import write_atomic
 from agent.subscribe.files import StateFile
 from agent.subscribe.subscriber import Refusal, Subscriber
@@ -69,6 +71,34 @@ def test_consumer_that_stops_in_good_order_sees_no_repeat(site: Site) -> None:
         seen += take(events, 4)
     found = [(o.event.data.seq, o.repeat) for o in seen if isinstance(o, VerifiedEvent)]
     assert found == [(seq, False) for seq in range(1, 7)]
+
+
+def test_database_that_another_program_holds_costs_no_event(site: Site) -> None:
+    state = StateFile(site.folder / "seen.db")
+    with site.subscriber(state=state, durable=True) as events:
+        site.unit.start()
+        site.unit.say(2)
+        take(events, 2)
+    other = sqlite3.connect(site.folder / "seen.db", isolation_level=None)
+    subscriber = site.subscriber(state=state, durable=True)
+
+    def consume() -> None:
+        with subscriber as events:
+            site.unit.say(3)
+            wait_until(lambda: site.unit.outbox.depth() == 0)
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                take(events, 3)
+            finally:
+                other.execute("ROLLBACK")
+
+    with pytest.raises(StorageError):
+        consume()
+    other.close()
+    with site.subscriber(state=StateFile(site.folder / "seen.db"), durable=True) as events:
+        outcomes = [o for o in take(events, 3) if isinstance(o, VerifiedEvent)]
+    assert [o.event.data.seq for o in outcomes] == [3, 4, 5]
+    assert all(o.gap is None for o in outcomes)
 
 
 def test_without_a_memory_what_was_not_handed_over_comes_again(site: Site) -> None:
