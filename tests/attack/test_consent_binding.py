@@ -34,8 +34,9 @@ from agent.unit.forget import Forgetting, owner_of
 from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
 from tests.simulators.signing_unit import match_draft
-from tests.simulators.unit_life import NoCamera, agreed, opened, write_unit
+from tests.simulators.unit_life import agreed, opened, write_unit
 from tests.unit.test_match_policy import policy
+from tools.lib.no_camera import NoCamera
 
 COMMANDS = int(os.environ.get("POSTERN_COMMANDS", "400"))
 MOST = 12  # people held at once: more only make each command slower

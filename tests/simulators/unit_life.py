@@ -15,12 +15,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from agent.camera.base import Frame
 from agent.clock import Clock, SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
-from agent.detect.face import Face
-from agent.embed.records import Crop, Embedding
 from agent.gallery.consent import ConsentRecord
 from agent.keys import UnitKey
 from agent.notices.notice import notice_id
@@ -33,20 +30,6 @@ from tests.simulators.power import mark
 from tests.simulators.signing_unit import match_draft
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
-
-
-class NoCamera:
-    """Stands for the models: no frame is shown to an enrolment here."""
-
-    @property
-    def embedder(self) -> NoCamera:
-        return self
-
-    def embed(self, crop: Crop) -> Embedding:
-        raise AssertionError
-
-    def align(self, frame: Frame, face: Face) -> Crop:
-        raise AssertionError
 
 
 def write_unit(config: Path, folder: Path, name: str = "door-3") -> Config:

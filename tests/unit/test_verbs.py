@@ -24,8 +24,9 @@ from agent.unit.forget import Forgetting
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
 from tests.simulators.site_office import SiteOffice
-from tests.simulators.unit_life import NoCamera, agreed, enrol, opened, write_unit
+from tests.simulators.unit_life import agreed, enrol, opened, write_unit
 from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
+from tools.lib.no_camera import NoCamera
 
 ENROLLED = ("consent_given", "enrolled")
 

@@ -16,11 +16,8 @@ import msgspec
 import numpy as np
 import yaml
 
-from agent.camera.base import Frame
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
-from agent.detect.face import Face
-from agent.embed.records import Crop, Embedding
 from agent.gallery.consent import ConsentRecord
 from agent.match.policy import parse_policy, sign_policy
 from agent.notices.notice import notice_id
@@ -37,6 +34,7 @@ from agent.unit.joining import install, new_unit_request
 from agent.unit.key_files import UnitFiles
 from agent.uplink.commands import CommandCounter
 from agent.uplink.mailbox import Mailbox
+from tools.lib.no_camera import NoCamera
 
 ROOT = Path(__file__).parents[3]
 SITE, UNIT = "hq", "door-1"
@@ -45,20 +43,6 @@ MODEL = "sha256:" + "1" * 64
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 POLICY = msgspec.structs.replace(parse_policy((ROOT / "models" / "policy.json").read_bytes()), model=MODEL)
 STEP_S = 0.25  # between payloads: the limit on floods stays out of the way
-
-
-class NoCamera:
-    """Stands for the models: no frame is shown to an enrolment here."""
-
-    @property
-    def embedder(self) -> NoCamera:
-        return self
-
-    def embed(self, crop: Crop) -> Embedding:
-        raise AssertionError(crop)
-
-    def align(self, frame: Frame, face: Face) -> Crop:
-        raise AssertionError((frame, face))
 
 
 class Target:

@@ -29,12 +29,9 @@ import msgspec
 import numpy as np
 import yaml
 
-from agent.camera.base import Frame
 from agent.clock import SystemClock
 from agent.config.load import load_config
 from agent.config.schema import Config
-from agent.detect.face import Face
-from agent.embed.records import Crop, Embedding
 from agent.errors import VerificationError
 from agent.keys import UnitKey
 from agent.match.policy import parse_policy
@@ -48,6 +45,7 @@ from agent.subscribe.verify import Verifier
 from agent.unit.assemble import Stores, load_key, make_registrar, open_stores
 from agent.unit.forget import Forgetting, owner_of
 from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
+from tools.lib.no_camera import NoCamera
 from tools.lib.rig.enrolment import DIGEST, consent
 
 MODEL = "sha256:" + "5a" * 32
@@ -73,20 +71,6 @@ def write_config(folder: Path) -> Config:
 def opened(config: Config) -> AbstractContextManager[Stores]:
     """The worker's stores, opened as the service opens them."""
     return open_stores(config, load_key(config), SystemClock())
-
-
-class NoCamera:
-    """Stands for the models: the captures are made up here."""
-
-    @property
-    def embedder(self) -> NoCamera:
-        return self
-
-    def embed(self, crop: Crop) -> Embedding:
-        raise AssertionError(crop)
-
-    def align(self, frame: Frame, face: Face) -> Crop:
-        raise AssertionError((frame, face))
 
 
 class Worker:
