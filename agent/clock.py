@@ -18,8 +18,14 @@ ClockState = Literal["synced", "unsynced"]
 # adjtimex(2) answers this while no time service (chrony, ntpd, timesyncd) vouches for the clock.
 TIME_ERROR = 5
 TIMEX_BYTES = 512  # ``struct timex`` has 208 on 64-bit Linux; all zero asks and changes nothing
-# systemd-timesyncd touches this file at each synchronisation (systemd-timesyncd.service(8)).
+# systemd-timesyncd touches this file at each synchronisation (systemd-timesyncd.service(8)), every 34 minutes or more
+# often. A mark from the future says that the clock was set back since.
 TIMESYNC_MARK = Path("/run/systemd/timesync/synchronized")
+SYNC_LASTS_S = (
+    86_400.0  # then a crystal that is off by 100 ppm is wrong by 9 seconds; the kernel's own limit is 9 hours
+)
+MARK_AHEAD_S = 60.0  # of a mark that was just made, on a clock that is being slewed
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4)
 
 
 class Clock(Protocol):
@@ -34,6 +40,9 @@ class Clock(Protocol):
     def state(self) -> ClockState:
         """Whether the wall clock is known to be right."""
 
+    def boot(self) -> str:
+        """Name of the machine's present run, in which ``monotonic_ns`` can be compared; empty where it has none."""
+
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
 
@@ -41,8 +50,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, mark: Path = TIMESYNC_MARK) -> None:
         self._libc = ctypes.CDLL(None)
+        self._mark = mark
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
@@ -51,10 +61,23 @@ class SystemClock:
         return datetime.now(UTC)
 
     def state(self) -> ClockState:
-        return "synced" if TIMESYNC_MARK.exists() or self._kernel_is_synced() else "unsynced"
+        return "synced" if self._mark_holds() or self._kernel_is_synced() else "unsynced"
+
+    def boot(self) -> str:
+        try:
+            return BOOT_ID.read_text("ascii").strip()
+        except (OSError, ValueError):
+            return ""
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def _mark_holds(self) -> bool:
+        try:
+            age_s = time.time() - self._mark.stat().st_mtime
+        except OSError:
+            return False
+        return -MARK_AHEAD_S <= age_s <= SYNC_LASTS_S
 
     def _kernel_is_synced(self) -> bool:
         answer: int = self._libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
@@ -77,6 +100,9 @@ class SimulatedClock:
 
     def state(self) -> ClockState:
         return self._state
+
+    def boot(self) -> str:
+        return "simulated"
 
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)

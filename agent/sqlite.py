@@ -39,6 +39,21 @@ class SqliteFile:
             found: tuple[Any, ...] | None = self.connection.execute(query, parameters).fetchone()
             return found
 
+    def generation(self) -> int:
+        """Number that the file carries in common with the unit's others (``agent.unit.generation``); 0: none yet."""
+        if self.row("SELECT 1 FROM sqlite_schema WHERE name='generation'") is None:
+            return 0
+        found = self.row("SELECT number FROM generation")
+        return 0 if found is None else int(found[0])
+
+    def stamp(self, connection: sqlite3.Connection, number: int) -> None:
+        """Carry ``number``; inside a transaction. A table of its own, so that an older program still opens the file."""
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS generation (id INTEGER PRIMARY KEY CHECK (id = 0), number INTEGER NOT NULL)"
+            " STRICT"
+        )
+        connection.execute("INSERT OR REPLACE INTO generation VALUES (0, ?)", (number,))
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit at the end of the block, or roll back and raise."""

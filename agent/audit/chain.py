@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -37,6 +38,8 @@ Kind = Literal[
     "tamper",
     "updated",
     "log_healed",
+    "generation",
+    "confirmed",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -143,6 +146,17 @@ def last_entry(path: Path, kind: Kind) -> Entry | None:
             if entry.kind == kind:
                 return entry
     return None
+
+
+def entries_of(path: Path, kind: Kind) -> Iterator[Entry]:
+    """Entries of a kind, oldest first; what is not readable is left out: ``verify_log`` finds it."""
+    wanted = b'"kind":"%s"' % kind.encode()
+    for number, line in enumerate(_log_lines(path), start=1):
+        if wanted in line:
+            with suppress(VerificationError):
+                entry = parse_entry(line, number)
+                if entry.kind == kind:
+                    yield entry
 
 
 def parse_entry(line: bytes, number: int) -> Entry:

@@ -123,6 +123,12 @@ class AuditLog:
         with self._lock:
             return chain.last_entry(self._path, kind)
 
+    def erased(self) -> dict[str, str]:
+        """Digest of everybody who was erased, as far as the log still says so, and the reason."""
+        with self._lock:
+            facts = (entry.facts for entry in chain.entries_of(self._path, "erased"))
+            return {str(one["subject"]): str(one.get("reason")) for one in facts if "subject" in one}
+
     def forget(self, subject: SubjectId) -> None:
         """Destroy the personal parts of all entries about ``subject``."""
         self.forget_digest(subject_digest(subject))

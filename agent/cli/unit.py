@@ -16,6 +16,7 @@ from agent.errors import RefusedError
 from agent.files import MAX_SECRET_BYTES, read_bounded
 from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
+from agent.unit.by_hand import confirm
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_rotation import change_site_key
 
@@ -31,7 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for step in (install, keys, site_key):
         step.add_argument("file", type=Path, metavar="FILE", help="what the site sent")
     show = steps.add_parser("show", help="the public half of this unit's signing key, and its thumbprint")
-    for step in (request, install, keys, site_key, show):
+    confirming = steps.add_parser("confirm", help="say what the unit asks the site; the service must be stopped")
+    confirming.add_argument(
+        "what", choices=["time", "files"], help="the clock is right; or files that were put back may count"
+    )
+    confirming.add_argument("--reason", metavar="TEXT", help="why, for the audit log; with 'files'")
+    for step in (request, install, keys, site_key, show, confirming):
         add_config(step)
 
 
@@ -56,6 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
             keys, config.match.policy, token=new.site_key, policy_token=new.policy, site=config.unit.site
         )
         say(f"commands are signed by {changed.kid} from now on: restart the service if it runs")
+    elif arguments.step == "confirm":
+        confirm(config, clock, arguments.what, arguments.reason)
+        at = f"{clock.now():%Y-%m-%d %H:%M:%S} UTC is the time" if arguments.what == "time" else "its files count again"
+        say(f"confirmed: {at}")
     else:
         key = load_key(config)
         say(dumps({**key.public_jwk(), "kid": key.kid}))

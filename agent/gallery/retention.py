@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Literal
 
 from agent.errors import ConfigError
@@ -13,10 +13,6 @@ from agent.gallery.consent import MAX_CONSENT_DAYS
 DueReason = Literal["expired", "unused"]
 
 DEFAULT_DAYS = 365
-# A clock that is not known to be right may hide a reference at once, but destroys it only when it has said
-# the same for a day: a power cut that resets the clock must not wipe a gallery, and a site that never
-# synchronises must still forget.
-UNSYNCED_GRACE = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 """The gallery: who may be recognised here, kept so that it can be forgotten.
 
 A reference comes to exist by ``enrol`` alone, which checks the consent again; one consent makes one
-person's reference, and none any more once that is gone. It ends by ``erase`` on
-withdrawal, and by ``sweep`` when its consent expires or it lies unused. Ending means: it stops matching at
-once in every matrix that was handed out, its row and key are overwritten, the key over all keys is
-replaced (see ``keyring``), and a signed receipt says so. The wish to erase is made durable first, so a
-power cut at any point leaves an erasure that the next start completes.
+person's reference, and none any more once that is gone. It ends by ``erase`` on withdrawal, and by
+``sweep`` when its consent expires or it lies unused (``ageing`` says by which time). Ending means: it
+stops matching at once in every matrix that was handed out, its row and key are overwritten, the key over
+all keys is replaced (see ``keyring``), and a signed receipt says so. The wish to erase is made durable
+first, so a power cut at any point leaves an erasure that the next start completes.
 
 At rest a reference is what ``template`` describes. In memory it is one row of a float32 matrix. No
 picture and no score ever passes through here. Methods may be called from several threads.
@@ -15,6 +15,7 @@ picture and no score ever passes through here. Methods may be called from severa
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import threading
 import weakref
 from collections import deque
@@ -24,14 +25,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, cast
 
-from agent.clock import Clock
 from agent.errors import ConsentError, RefusedError, StorageError
+from agent.gallery.ageing import Ageing
 from agent.gallery.consent import ConsentRecord, Terms, check
 from agent.gallery.database import GalleryFile
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord, Erased, Held, held
 from agent.gallery.references import References
-from agent.gallery.retention import UNSYNCED_GRACE, Deadline, Retention, due
+from agent.gallery.retention import Deadline, Retention, due
 from agent.gallery.template import Vector, mean_reference
 from agent.gallery.vault import Entry, Vault
 from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt, Sign, issue_receipt
@@ -39,6 +40,7 @@ from agent.subject import SUBJECT_BYTES, SubjectId, subject_digest
 
 # References; from 100 000 people on, China's order 19 art. 15 asks the operator to register. 51 MB of memory.
 MAX_SUBJECTS = 100_000
+ERASED_AT = "%Y-%m-%dT%H:%M:%SZ"  # of a tombstone and its receipt, UTC
 
 
 class GalleryStore:
@@ -56,14 +58,14 @@ class GalleryStore:
         *,
         keyring: FileKeyring,
         terms: Terms,
-        clock: Clock,
+        ageing: Ageing,
         sign: Sign,
         retention: Retention | None = None,
         random: Callable[[int], bytes] = secrets.token_bytes,
         look_only: bool = False,
     ) -> None:
         self._terms = terms
-        self._clock = clock
+        self._ageing = ageing
         self._sign = sign
         self._retention = retention or Retention()
         self._random = random
@@ -79,7 +81,7 @@ class GalleryStore:
             self._vault = Vault(self._database, keyring=keyring, site=terms.site, unit=terms.unit, random=random)
             self._load()
             if not look_only:
-                self.sweep(clock.now())
+                self.sweep(ageing.latest())
         except BaseException:
             self._database.close()
             raise
@@ -118,7 +120,7 @@ class GalleryStore:
         """
         with self._lock:
             self.admit(consent, subject)
-            now = self._clock.now().astimezone(UTC)
+            now = self._ageing.latest()
             reference = mean_reference(vectors)
             subject = SubjectId(self._random(SUBJECT_BYTES)) if subject is None else subject
             entry = Entry(model, Deadline(consent.expires_at.astimezone(UTC), now.date()))
@@ -127,7 +129,7 @@ class GalleryStore:
             try:
                 # What is replaced is destroyed as thoroughly as what is erased.
                 with self._vault.new_kek() if replaced else self._database.transaction() as connection:
-                    self._vault.forget_spent(connection, now)
+                    self._forget_old(connection)
                     self._vault.put(connection, subject, entry, reference, record)
             except StorageError:
                 self._load()  # a disk may fail just after it has taken everything
@@ -140,8 +142,10 @@ class GalleryStore:
     def admit(self, consent: ConsentRecord, subject: SubjectId | None = None) -> None:
         """Refuse what ``enrol`` would refuse now, whatever the captures; raises ConsentError and RefusedError."""
         with self._lock:
-            now = self._clock.now().astimezone(UTC)
-            check(consent, self._terms, now=now)
+            check(
+                consent, self._terms, now=self._ageing.wall()
+            )  # a clock in the past admits no consent that begins later
+            check(consent, self._terms, now=self._ageing.latest())
             if subject is not None and len(subject) != SUBJECT_BYTES:
                 raise RefusedError(f"a subject id has {SUBJECT_BYTES} bytes: copy it whole", reason="bad_subject")
             if subject is not None and (subject in self._doomed or self._tombstone(subject) is not None):
@@ -187,7 +191,7 @@ class GalleryStore:
         """Note that the reference was used today. Writes once per subject and day: more would log movements."""
         with self._lock:
             entry = self._entries.get(subject)
-            today = self._clock.now().astimezone(UTC).date()
+            today = self._ageing.latest().date()
             if entry is None or today <= entry.deadline.last_used_on:
                 return
             entry.deadline = Deadline(entry.deadline.expires_at, today)
@@ -218,19 +222,19 @@ class GalleryStore:
     def sweep(self, now: datetime) -> tuple[ErasureReceipt, ...]:
         """Erase what is past its time, and what an earlier erasure could not finish; call it each second.
 
-        While the clock is unsynced a reference that seems past its time is withheld from matching, and destroyed once
-        the clock has said so for ``UNSYNCED_GRACE``.
+        What is past its time at ``now`` matches nobody from here on. It is destroyed once the settled time says so too:
+        a clock that jumps destroys nothing.
         """
         with self._lock:
-            synced = self._clock.state() == "synced"
+            settled = self._ageing.settled()
+            now = max(now, self._ageing.latest())
             past: dict[SubjectId, ErasureReason] = {}
             for subject, entry in self._entries.items():
-                reason = due(entry.deadline, now=now, retention=self._retention)
-                if reason is None:
-                    if entry.overdue_since is not None:
-                        self._set_overdue(subject, entry, None)
-                elif synced or self._long_overdue(subject, entry, now):
+                reason = None if settled is None else due(entry.deadline, now=settled, retention=self._retention)
+                if reason is not None:
                     past[subject] = reason
+                else:
+                    self._withhold(subject, entry, now)
             self._doom(past)
             return self._carry_out()
 
@@ -250,6 +254,16 @@ class GalleryStore:
         """Everybody that is held: after a power cut, what others know of anybody else has still to be forgotten."""
         with self._lock:
             return tuple(self._entries)
+
+    def generation(self) -> int:
+        """Number in common with the unit's other files; 0 before its first."""
+        with self._lock:
+            return self._database.generation()
+
+    def stamp(self, number: int) -> None:
+        """Carry ``number`` from now on, durably. Raises StorageError."""
+        with self._lock, self._database.transaction() as connection:
+            self._database.stamp(connection, number)
 
     def renew(self) -> None:
         """Give every template a new rotation and new keys, without the people; what leaked before fits no longer."""
@@ -277,12 +291,10 @@ class GalleryStore:
         marks = [(reason, subject) for subject, reason in self._doomed.items()]
         with self._database.transaction() as connection:
             connection.executemany("UPDATE subjects SET doomed=? WHERE subject=?", marks)
-        now = self._clock.now().astimezone(UTC)
-        erased_at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        forgotten = (now - timedelta(days=TOMBSTONE_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = self._ageing.latest()
+        erased_at = now.strftime(ERASED_AT)
         with self._vault.new_kek() as connection:
-            connection.execute("DELETE FROM tombstones WHERE erased_at < ?", (forgotten,))
-            self._vault.forget_spent(connection, now)
+            self._forget_old(connection)
             for subject, reason in self._doomed.items():
                 self._vault.erase(connection, subject, reason, now)
                 connection.execute(
@@ -328,11 +340,22 @@ class GalleryStore:
                 alive[[row for row, subject in enumerate(subjects) if subject in excluded]] = 0
         self._latest = None
 
-    def _long_overdue(self, subject: SubjectId, entry: Entry, now: datetime) -> bool:
-        """Withhold a reference that an unsynced clock calls overdue; whether it has done so for the whole grace."""
-        if entry.overdue_since is None or entry.overdue_since > now:
-            self._set_overdue(subject, entry, now)
-        return entry.overdue_since is not None and now - entry.overdue_since >= UNSYNCED_GRACE
+    def _forget_old(self, connection: sqlite3.Connection) -> None:
+        """Drop tombstones and spent consents whose time is over: only the settled time takes away what protects."""
+        settled = self._ageing.settled()
+        if settled is None:
+            return
+        connection.execute(
+            "DELETE FROM tombstones WHERE erased_at < ?",
+            ((settled - timedelta(days=TOMBSTONE_DAYS)).strftime(ERASED_AT),),
+        )
+        self._vault.forget_spent(connection, settled)
+
+    def _withhold(self, subject: SubjectId, entry: Entry, now: datetime) -> None:
+        """Keep a reference that is past its time by the wall clock from matching, for as long as it is."""
+        is_due = due(entry.deadline, now=now, retention=self._retention) is not None
+        if is_due != (entry.overdue_since is not None):
+            self._set_overdue(subject, entry, now if is_due else None)
 
     def _set_overdue(self, subject: SubjectId, entry: Entry, since: datetime | None) -> None:
         entry.overdue_since = since

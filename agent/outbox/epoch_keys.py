@@ -11,7 +11,6 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from agent.clock import ClockState
 from agent.errors import KeyStoreError
 from agent.files import MAX_SECRET_BYTES, overwrite, read_secret, replace, write_atomic
 from agent.keys import encode_base64url
@@ -32,9 +31,9 @@ class EpochKeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EpochKeys:
     """A unit's epoch keys in memory and on disk; thread-safe.
 
-    Past keys are destroyed on disk (overwritten, then replaced) and in memory as soon as a clock that is
-    known to be right says that their epoch is over. On flash, and in a garbage-collected process, this is
-    the best that a program can do, not a proof.
+    Past keys are destroyed on disk (overwritten, then replaced) and in memory as soon as the settled time says that
+    their epoch is over (``agent.gallery.ageing``): a clock that jumps destroys none. On flash, and in a
+    garbage-collected process, this is the best that a program can do, not a proof.
     """
 
     def __init__(self, keys: Iterable[EpochKey], path: Path | None = None) -> None:
@@ -61,17 +60,15 @@ class EpochKeys:
             ahead += 1
         return ahead
 
-    def pseudonym(
-        self, subject: bytes, audience: str, now: datetime, *, clock: ClockState = "synced"
-    ) -> tuple[str, str]:
+    def pseudonym(self, subject: bytes, audience: str, now: datetime, *, settled: datetime | None) -> tuple[str, str]:
         """Return the pseudonym of ``subject`` for ``audience`` now, and its epoch.
 
-        An ``unsynced`` clock never destroys a key: it may be wrong by years. Raises KeyStoreError when there
-        is no key for the current epoch.
+        Keys of epochs that are over at ``settled`` are destroyed, none while that is None. Raises KeyStoreError when
+        there is no key for the current epoch.
         """
         epoch = epoch_of(now)
-        if clock == "synced":
-            self.destroy_before(epoch)
+        if settled is not None:
+            self.destroy_before(min(epoch, epoch_of(settled)))
         with self._lock:
             if (audience, epoch) not in self._held:
                 self._take_from_disk()  # another process may have installed new ones

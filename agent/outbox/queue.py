@@ -7,8 +7,8 @@ is bounded; when it is full the oldest presence goes first, then what the unit s
 matches last. What was removed unacknowledged is owned up to in a signed ``loss`` event: at most one per
 reason waits at a time, further losses are added up until it is acknowledged.
 
-A sequence number is never used twice as long as the file is not put back to an older state. No program
-can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
+A sequence number is never used twice as long as not all files of the unit are put back to an older state. No
+program can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
 """
 
 from __future__ import annotations
@@ -81,11 +81,13 @@ class Outbox:
         max_bytes: int = MAX_BYTES,
         time_step_s: int = 1,
         owner_key: bytes | None = None,
+        known: Head | None = None,
     ) -> None:
         """Open or create the queue of the unit ``source`` (``/postern/<site>/<unit>``).
 
         ``owner_key`` marks whose events wait. It must outlive ``signer``, of which it is derived unless given:
-        rows that were queued before the unit got a new event key have to be found by ``erase`` too.
+        rows that were queued before the unit got a new event key have to be found by ``erase`` too. ``known`` is a head
+        that the chain is known to have had: a file from before it was put back, and goes on behind it.
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
         """
@@ -99,6 +101,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._time_step_s = time_step_s
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
+        self._known = known or Head(0, event.FIRST_PREV)
         self._lock = threading.RLock()
         self._tidied_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
@@ -179,6 +182,16 @@ class Outbox:
         with self._lock:
             return self._head()
 
+    def generation(self) -> int:
+        """Number in common with the unit's other files; 0 before its first."""
+        with self._lock:
+            return self._db.generation()
+
+    def stamp(self, number: int) -> None:
+        """Carry ``number`` from now on, durably. Raises StorageError."""
+        with self._lock:
+            self._with_reserve(lambda: self._stamp(number))
+
     def depth(self) -> int:
         with self._lock:
             ((count,),) = self._db.rows("SELECT count(*) FROM event")
@@ -202,8 +215,13 @@ class Outbox:
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
                 raise StorageError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
+            db.execute("UPDATE head SET seq = ?1, digest = ?2 WHERE seq < ?1", self._known)
             db.execute("UPDATE event SET due_ns = 0 WHERE due_ns > 0")
             self._own_up(db)
+
+    def _stamp(self, number: int) -> None:
+        with self._db.commit(durable=True) as db:
+            self._db.stamp(db, number)
 
     def _head(self) -> Head:
         (head,) = self._db.rows("SELECT seq, digest FROM head")

@@ -26,6 +26,7 @@ VERBS = (
     "key/rotate",
     "outbox/status",
     "selftest",
+    "unit/confirm",
 )
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,35 +13,30 @@ import msgspec
 
 from agent import __version__
 from agent.audit.chain import Fact, Kind
-from agent.audit.log import AuditLog
 from agent.config.load import CONFIG_SCHEMA_ID
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
-from agent.files import read_bounded, read_secret, write_atomic
-from agent.gallery.consent import Terms
-from agent.gallery.keyring import FileKeyring
-from agent.gallery.retention import Retention
-from agent.gallery.store import GalleryStore
+from agent.files import read_bounded
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
-from agent.notices.notice import notice_id
-from agent.outbox.queue import OWNER_LABEL, Outbox
-from agent.protocol.receipt import RECEIPT_TYPE
 from agent.strict_json import loads
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
+from agent.unit.confirm import Confirming
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.expected import expected
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
+from agent.unit.pause import Pause
 from agent.unit.site_key import complete
+from agent.unit.stores import Stores, source_of, terms_of
 from agent.unit.verbs import Parts, make_handlers
 from agent.uplink.answers import Answers
-from agent.uplink.commands import CommandCounter, Commands, Handler
+from agent.uplink.commands import Commands, Handler
 from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
 
@@ -80,15 +72,6 @@ class EnrolsBy(Protocol):
     def embedder(self) -> Embeds: ...
 
     def align(self, frame: Frame, face: Face) -> Crop: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What a unit keeps."""
-
-    gallery: GalleryStore
-    outbox: Outbox
-    audit: AuditLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,59 +130,6 @@ def load_policy(config: Config, model: str) -> Policy:
     return verify_policy(token, site_key, model=model)
 
 
-def open_gallery(
-    config: Config,
-    key: UnitKey,
-    clock: Clock,
-    *,
-    random: Callable[[int], bytes] = secrets.token_bytes,
-    look_only: bool = False,
-) -> GalleryStore:
-    """The references of this unit, erasing nobody if ``look_only``; raises StorageError or KeyStoreError."""
-    return GalleryStore(
-        config.gallery.path,
-        keyring=FileKeyring(config.keys.folder / "kek", random=random),
-        terms=_terms(config),
-        clock=clock,
-        sign=lambda payload: key.sign_detached(payload, typ=RECEIPT_TYPE),
-        retention=Retention(config.gallery.retention_days),
-        random=random,
-        look_only=look_only,
-    )
-
-
-def open_outbox(
-    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
-) -> Outbox:
-    """The durable queue of this unit; raises StorageError or KeyStoreError."""
-    owner_key = config.keys.folder / "owner.key"
-    if not owner_key.exists():  # once: the event key may be replaced while events wait that must stay erasable
-        write_atomic(owner_key, key.derive(OWNER_LABEL))
-    return Outbox(
-        config.outbox.path,
-        signer=key,
-        owner_key=read_secret(owner_key),
-        source=source_of(config),
-        clock=clock,
-        random=random,
-        max_rows=config.outbox.max_rows,
-        time_step_s=config.events.time_resolution_s,
-    )
-
-
-@contextmanager
-def open_stores(
-    config: Config, key: UnitKey, clock: Clock, *, random: Callable[[int], bytes] = secrets.token_bytes
-) -> Iterator[Stores]:
-    """All that the unit keeps, for one process at a time; raises StorageError or KeyStoreError."""
-    with (
-        closing(AuditLog(config.audit.path, clock=clock, random=random)) as audit,
-        open_gallery(config, key, clock, random=random) as gallery,
-        open_outbox(config, key, clock, random=random) as outbox,
-    ):
-        yield Stores(gallery, outbox, audit)
-
-
 def make_gate(config: Config) -> Gate:
     """Who may be embedded at this unit."""
     activation = config.activation
@@ -228,10 +158,11 @@ def make_registrar(
         embedder=models.embedder,
         model=policy.model,
         policy=policy,
-        terms=_terms(config),
+        terms=terms_of(config),
         notice_version=config.notice.version,
         clock=clock,
         random=random,
+        doubt=lambda: stores.generation.doubt,
     )
 
 
@@ -258,7 +189,7 @@ def command_side(
     policy: Policy,
     epoch_keys: EpochKeys,
     enrolment: LiveEnrolment,
-    paused: threading.Event,
+    paused: Pause,
     health: Callable[[], bytes],
     log: Callable[[Kind, Mapping[str, Fact]], object],
     answers: Answers,
@@ -270,11 +201,12 @@ def command_side(
         site=config.unit.site,
         unit=config.unit.id,
         key=load_site_key(config),
-        counter=CommandCounter(config.outbox.path.with_name("commands.json")),
+        counter=stores.counter,
         answers=answers,
         clock=clock,
         random=random,
-        on_outcome=CommandLog(log, clock=clock),
+        on_outcome=CommandLog(log, clock=clock, taken=stores.generation.advance),
+        doubted=stores.generation.doubted,
     )
     rotation = KeyRotation(
         keys=config.keys.folder,
@@ -300,16 +232,11 @@ def command_side(
             paused=paused,
             enrolment=enrolment,
             rotate=rotation.rotate,
+            confirm=Confirming(stores.ageing, stores.generation, stores.audit, clock).command,
         )
     )
     commands.bind(handlers)
     return CommandSide(commands, handlers)
-
-
-def _terms(config: Config) -> Terms:
-    """What consents must name at this unit; no notice while the configuration does not say all that stands in it."""
-    notice = notice_id(config) if config.notice.operator and config.notice.alternative else None
-    return Terms(config.unit.site, config.unit.id, config.purpose, notice)
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:
@@ -359,11 +286,6 @@ def make_info(
             capabilities=verbs,
         )
     )
-
-
-def source_of(config: Config) -> str:
-    """The CloudEvents source of this unit."""
-    return f"/postern/{config.unit.site}/{config.unit.id}"
 
 
 def public_facts(config: Config) -> Mapping[str, Any]:

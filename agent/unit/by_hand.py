@@ -14,9 +14,11 @@ from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
 from agent.subject import SubjectId
-from agent.unit.assemble import load_key, load_models, load_policy, make_registrar, open_gallery, open_stores
+from agent.unit.assemble import load_key, load_models, load_policy, make_registrar
 from agent.unit.capturing import capture
+from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
+from agent.unit.stores import open_gallery, open_stores
 
 
 def enrol(
@@ -27,7 +29,7 @@ def enrol(
     models = load_models(config)
     policy = load_policy(config, models.embedder.model)
     with open_stores(config, load_key(config), clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
+        Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
         registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)
         session = registrar.open(consent, subject)
         with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
@@ -44,7 +46,7 @@ def erase(
     """
     with open_stores(config, load_key(config), clock, random=random) as stores:
         forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
-        forgetting.settle()
+        forgetting.settle(doubted=stores.generation.doubted())
         return list(forgetting.erase_all()) if subjects is None else [forgetting.erase(one) for one in subjects]
 
 
@@ -62,3 +64,14 @@ def held(config: Config, subject: SubjectId) -> Held:
     if found is None:
         raise RefusedError("nothing is held about this subject at this unit: check the id")
     return found
+
+
+def confirm(config: Config, clock: Clock, what: str, reason: str | None) -> None:
+    """Say what the site says by ``unit/confirm``. Raises RefusedError, StorageError and KeyStoreError."""
+    with open_stores(config, load_key(config), clock) as stores:
+        Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
+        confirming = Confirming(stores.ageing, stores.generation, stores.audit, clock)
+        if what == "time":
+            confirming.time(clock.now())
+        else:
+            confirming.files(reason or "")

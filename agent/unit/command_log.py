@@ -8,19 +8,30 @@ log's history out within hours, and wear the flash; so they share an entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from agent.audit.chain import Fact, Kind
 from agent.clock import Clock
+from agent.errors import StorageError
 from agent.uplink.commands import Outcome
 
 UNSIGNED_S = 600  # between entries about unsigned commands: the log then holds three years of an endless attack
 
 
 class CommandLog:
-    """Called with each outcome; ``append`` writes an entry and may not raise."""
+    """Called with each outcome; ``append`` writes an entry and may not raise.
 
-    def __init__(self, append: Callable[[Kind, Mapping[str, Fact]], object], *, clock: Clock) -> None:
-        self._append, self._clock = append, clock
+    ``taken`` is called after each command whose number was used: the files of the unit then get a new one.
+    """
+
+    def __init__(
+        self,
+        append: Callable[[Kind, Mapping[str, Fact]], object],
+        *,
+        clock: Clock,
+        taken: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._append, self._clock, self._taken = append, clock, taken
         self._unsigned = 0
         self._told_ns: int | None = None
 
@@ -35,6 +46,9 @@ class CommandLog:
         else:
             facts["count"] = count
         self._append("command_refused" if outcome.error else "command_done", facts)
+        if outcome.cmd_seq is not None:
+            with suppress(StorageError):  # a full disk is told by what needs it; the next command tries again
+                self._taken()
 
     def _count(self) -> int | None:
         """Number of unsigned commands since the last entry about them; None when it is too early for another."""

@@ -18,6 +18,7 @@ from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
+from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
@@ -25,7 +26,11 @@ from agent.mqtt.credentials import Identity, load_identity
 from agent.mqtt.refusals import explain_tls
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.pseudonym import epochs_from
-from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key, open_gallery
+from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
+from agent.unit.confirm import tell_ageing
+from agent.unit.generation import read_known
+from agent.unit.key_files import KeptFiles
+from agent.unit.stores import open_gallery
 from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
@@ -114,6 +119,26 @@ def check_clock(_: Config, clock: Clock) -> Found:
     else:
         text = "not known to be right: let systemd-timesyncd reach a time server; until then events say 'unsynced'"
         yield "advice", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, {text}"
+
+
+def check_state(config: Config, clock: Clock) -> Found:
+    """What the unit has to be told: whether its clock is right, and whether files that were put back may count."""
+    files = KeptFiles(config.outbox.path)
+    known = read_known(files.generation)
+    if known is not None and known.doubt is not None:
+        yield "fault", known.doubt
+    else:
+        yield "ok", "no file was put back to an older state" if known else "nothing was kept yet"
+    if read_kept(files.time) is None:
+        yield "ok", "a new unit: nothing is destroyed for its age before a day of running"
+        return
+    ageing = Ageing(clock, files.time, look_only=True)
+    if ageing.asks():
+        yield "advice", tell_ageing(ageing)
+    elif ageing.settled() is None:
+        yield "ok", "nothing is destroyed for its age before a day of running with the right time"
+    else:
+        yield "ok", "the clock agrees with what this unit knows"
 
 
 def check_memory(_config: Config, _clock: Clock) -> Found:
@@ -223,6 +248,7 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "disk": check_disk,
     "memory": check_memory,
     "clock": check_clock,
+    "state": check_state,
     "keys": check_keys,
     "certificate": check_certificate,
     "models": check_models,

@@ -46,9 +46,12 @@ class Registrar:
     clock: Clock
     random: Callable[[int], bytes]
     align: Callable[[Frame, Face], Crop] = align
+    doubt: Callable[[], str | None] = lambda: None  # why nobody may be enrolled now: files were put back
 
     def open(self, consent: ConsentRecord, subject: SubjectId | None) -> EnrolmentSession:
         """Begin a session; raises what ``GalleryStore.admit`` raises when ``consent`` does not hold here and now."""
+        if (doubt := self.doubt()) is not None:
+            raise RefusedError(doubt, reason="files_in_doubt")
         check_notice(consent, self.notice_version)
         self.gallery.admit(consent, subject)
         return EnrolmentSession(

@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import cast
 
 from agent.audit.log import AuditLog
 from agent.errors import PosternError
 from agent.gallery.records import Erased
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
-from agent.protocol.receipt import ErasureReceipt
+from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt
 from agent.subject import SubjectId, subject_digest
 
 
@@ -33,7 +34,8 @@ def _raise(error: PosternError) -> None:
 class Forgetting:
     """Erases in gallery, outbox and audit log of one unit. Thread-safe as far as those three are.
 
-    ``on_erased`` gets each person once, before the outbox forgets them; ``on_problem`` gets what kept the note from
+    ``on_erased`` gets each person once, before the outbox forgets them; ``on_done`` is called once all have forgotten
+    them, and may raise PosternError; ``on_problem`` gets what kept the note from
     being written, which stops nothing else (by default it is raised).
     """
 
@@ -44,19 +46,27 @@ class Forgetting:
         audit: AuditLog,
         *,
         on_erased: Callable[[Erased], None] = lambda _: None,
+        on_done: Callable[[], None] = lambda: None,
         on_problem: Callable[[PosternError], None] = _raise,
     ) -> None:
         self._gallery, self._outbox, self._audit = gallery, outbox, audit
-        self._on_erased, self._on_problem = on_erased, on_problem
+        self._on_erased, self._on_done, self._on_problem = on_erased, on_done, on_problem
         self._lock = threading.RLock()  # commands and the sweep run on two threads
         self._owed: list[Erased] = []  # erased from the gallery, not yet from outbox and log: a full disk kept it
 
-    def settle(self) -> None:
+    def settle(self, *, doubted: bool = False) -> None:
         """Complete what was cut off: outbox and log forget everybody whom the gallery has erased. May be repeated.
 
-        The log also forgets whom the gallery never came to hold, because an enrolment was cut short. Raises
-        StorageError, and then what is left is done the next time.
+        Where files are ``doubted`` to be the newest, the gallery forgets everybody whom the log says was erased: a
+        backup from before that erasure may have been put back. The log also forgets whom the gallery never came to
+        hold, because an enrolment was cut short. Raises StorageError, and then what is left is done the next time.
         """
+        if doubted:
+            erased = self._audit.erased()
+            for subject in self._gallery.subjects():
+                if (digest := subject_digest(subject)) in erased:
+                    reason = erased[digest]  # one that nobody of us wrote is no reason to keep anything
+                    self._gallery.erase(subject, reason=cast("ErasureReason", reason if reason in REASONS else "wiped"))
         tombstones = self._gallery.tombstones()
         self._outbox.erase(*(digest.encode() for digest in tombstones))
         for digest in tombstones:
@@ -101,6 +111,10 @@ class Forgetting:
                 while self._owed:
                     self._audit.forget(self._owed[0].subject)
                     self._owed.pop(0)
+                try:
+                    self._on_done()
+                except PosternError as error:
+                    problems.append(error)
         for problem in problems:
             self._on_problem(problem)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the keys of a unit lie."""
+"""Where the keys of a unit lie, and what else it keeps beside its outbox."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ class UnitFiles:
     def waiting(self) -> UnitFiles:
         """Where the new ones lie until the site has answered."""
         return UnitFiles(self.folder / "waiting")
+
+
+class KeptFiles:
+    """Small files beside the outbox at ``outbox``."""
+
+    def __init__(self, outbox: Path) -> None:
+        self.commands = outbox.with_name("commands.json")
+        self.time = outbox.with_name("time.json")
+        self.generation = outbox.with_name("generation.json")
+        self.pause = outbox.with_name("paused")

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
 from typing import Any
 
 from agent.clock import Clock
@@ -42,7 +43,8 @@ class Identity:
 class Recorder:
     """Makes drafts and appends them; thread-safe.
 
-    ``matched`` notes the use of a reference, ``appended`` wakes the uplink, ``on_problem`` logs.
+    By ``settled`` past keys are destroyed; ``matched`` notes the use of a reference, ``appended`` wakes the uplink,
+    ``on_problem`` logs.
     """
 
     identity: Identity
@@ -50,6 +52,7 @@ class Recorder:
     outbox: Outbox
     epoch_keys: EpochKeys
     clock: Clock
+    settled: Callable[[], datetime | None]
     presence: bool
     matched: Callable[[SubjectId], None]
     appended: Callable[[], None]
@@ -109,7 +112,7 @@ class Recorder:
 
     def _draft(self, outcome: Match | PresenceChange) -> Draft:
         identity, now, clock = self.identity, self.clock.now(), self.clock.state()
-        name, epoch = self.epoch_keys.pseudonym(outcome.subject, identity.audience, now, clock=clock)
+        name, epoch = self.epoch_keys.pseudonym(outcome.subject, identity.audience, now, settled=self.settled())
         subject = name if identity.seal is None else identity.seal(name, epoch)
         about: dict[str, Any] = {"subject": subject, "audience": identity.audience, "epoch": epoch}
         about |= {"now": now, "clock": clock, "time_step_s": identity.time_step_s}

@@ -41,12 +41,16 @@ from agent.protocol.topics import Topics
 from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit import assemble
+from agent.unit.confirm import Confirming, tell_ageing
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
+from agent.unit.key_files import KeptFiles
 from agent.unit.log import Problems
+from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
 from agent.unit.reload import Reload
 from agent.unit.start_log import digest_of, log_start
+from agent.unit.stores import open_stores, source_of
 from agent.unit.world import World
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter
@@ -103,7 +107,7 @@ class Service:
         self._clock = clock = world.clock
         self._problem = Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
-        self._paused = threading.Event()
+        self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
         key = assemble.load_key(config)
         models = assemble.load_models(config)
@@ -112,11 +116,17 @@ class Service:
         self._policy = policy
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
         self._facts |= {"model": self._model, "kid": key.kid}
-        self._stores = stores = stack.enter_context(assemble.open_stores(config, key, clock, random=world.random))
+        self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
+        self._confirming = Confirming(stores.ageing, stores.generation, stores.audit, clock)
         self._forgetting = Forgetting(
-            stores.gallery, stores.outbox, stores.audit, on_erased=self._on_erased, on_problem=self._problem
+            stores.gallery,
+            stores.outbox,
+            stores.audit,
+            on_erased=self._on_erased,
+            on_done=stores.generation.advance,
+            on_problem=self._problem,
         )
-        self._forgetting.settle()
+        self._forgetting.settle(doubted=stores.generation.doubted())
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
         self._mailbox = Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
@@ -190,6 +200,7 @@ class Service:
 
         log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
+        self._tell_asked()
         began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping):
             try:
@@ -205,6 +216,15 @@ class Service:
                 self._log("stopped")
         if self._config.profile == "demo":
             self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+
+    def _tell_asked(self) -> None:
+        """Say at each start what the site has to say before the unit does all of its work."""
+        if (doubt := self._stores.generation.doubt) is not None:
+            log.error("%s", doubt)
+            self._on_condition("tamper")
+        if self._stores.ageing.asks():
+            log.warning("%s", tell_ageing(self._stores.ageing))
+            self._on_condition("clock_step")
 
     def _tell_times(self, elapsed_s: float) -> None:
         """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
@@ -225,6 +245,7 @@ class Service:
             outbox=self._stores.outbox,
             epoch_keys=self._epoch_keys,
             clock=self._clock,
+            settled=self._stores.ageing.settled,
             presence=config.events.presence,
             matched=self._stores.gallery.matched,
             appended=self._mailbox.wake,
@@ -233,7 +254,7 @@ class Service:
 
     def _make_health(self, key: UnitKey) -> HealthReporter:
         return HealthReporter(
-            source=assemble.source_of(self._config),
+            source=source_of(self._config),
             boot=self._stores.outbox.boot,
             signer=key,
             clock=self._clock,
@@ -243,6 +264,7 @@ class Service:
             temperature=self._world.temperature,
             disk_free=partial(self._world.disk_free, self._config.outbox.path.parent),
             audit_head=lambda: str(self._stores.audit.head()),
+            asks=self._confirming.asks,
             epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
         )
 
@@ -309,7 +331,7 @@ class Service:
         return references
 
     def _recognises_nobody(self) -> bool:
-        return self._paused.is_set() or self._enrolment.capturing
+        return self._paused.is_set() or self._enrolment.capturing or self._stores.generation.doubted()
 
     def _take_erasures(self) -> None:
         """Make the pipeline forget who was erased; runs on its thread, between frames."""

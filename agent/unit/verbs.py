@@ -6,7 +6,6 @@ Handlers run on the uplink's thread. What concerns the pipeline it reads between
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from agent.protocol.response import MAX_RESPONSE_BYTES
 from agent.strict_json import decode
 from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
+from agent.unit.pause import Pause
 from agent.uplink.commands import Handler
 
 MAX_LISTED = 64  # subjects in one answer: what fits into an answer
@@ -39,9 +39,10 @@ class Parts:
     facts: Mapping[str, Any]  # what ``config/get`` tells: settings without addresses, paths and keys
     self_test: Callable[[], Mapping[str, Any]]
     erase: Callable[[SubjectId], ErasureReceipt]  # everywhere, see ``unit.forget``
-    paused: threading.Event
+    paused: Pause
     enrolment: LiveEnrolment
     rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
+    confirm: Handler  # what only the site can say, see ``unit.confirm``
 
 
 def make_handlers(parts: Parts) -> dict[str, Handler]:
@@ -92,6 +93,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         "outbox/status": outbox_status,
         "config/get": lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()},
         "selftest": lambda _: parts.self_test(),
+        "unit/confirm": parts.confirm,
     }
 
 

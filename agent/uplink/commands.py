@@ -12,6 +12,7 @@ checked, on refusals of what is unsigned, on refusals of what is signed, and on 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class _Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cmd_seq: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
     recent: Annotated[tuple[int, ...], Meta(max_length=RECENT)] = ()
+    generation: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0
 
 
 class CommandCounter:
@@ -70,6 +72,7 @@ class CommandCounter:
     def __init__(self, path: Path) -> None:
         """Read the file; a missing one is a new unit. StorageError when it is damaged."""
         self._path = path
+        self._lock = threading.Lock()  # commands and what numbers the unit's files run on two threads
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -103,14 +106,26 @@ class CommandCounter:
 
         With ``whatever_the_disk_says`` it then counts until the next start, and no error is raised.
         """
-        before = self._taken.recent or (self.last,)  # nothing is known of what is below
-        taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:])
-        try:
+        with self._lock:
+            before = self._taken.recent or (self.last,)  # nothing is known of what is below
+            taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:], self._taken.generation)
+            try:
+                write_atomic(self._path, msgspec.json.encode(taken))
+            except StorageError:
+                if not whatever_the_disk_says:
+                    raise
+            self._taken = taken
+
+    def generation(self) -> int:
+        """Number in common with the unit's other files; 0 before its first."""
+        return self._taken.generation
+
+    def stamp(self, number: int) -> None:
+        """Carry ``number`` from now on, durably. Raises StorageError."""
+        with self._lock:
+            taken = msgspec.structs.replace(self._taken, generation=number)
             write_atomic(self._path, msgspec.json.encode(taken))
-        except StorageError:
-            if not whatever_the_disk_says:
-                raise
-        self._taken = taken
+            self._taken = taken
 
 
 class _Nonces:
@@ -172,6 +187,7 @@ class Commands:
     clock: Clock
     random: Callable[[int], bytes]
     on_outcome: Callable[[Outcome], None]
+    doubted: Callable[[], bool] = lambda: False  # whether the counter may have been put back: then a nonce is needed
 
     def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
@@ -269,6 +285,8 @@ class Commands:
                 raise VerificationError("bad_nonce", "the nonce is not one of this unit's, or was used, or is too old")
         elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
+        elif self.doubted():
+            raise VerificationError("challenge", "files of the unit were put back: sign again with this nonce")
         else:
             self._check_age(command)
         handler = self._handlers.get(verb)

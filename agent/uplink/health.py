@@ -19,7 +19,7 @@ import rfc8785
 from agent.clock import Clock
 from agent.keys import SigningKey
 from agent.outbox.queue import Outbox
-from agent.protocol.health import SIGNATURE_TYPE, EventHead, Health
+from agent.protocol.health import SIGNATURE_TYPE, Ask, EventHead, Health
 from agent.strict_json import MAX_SAFE_INTEGER
 
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
@@ -43,6 +43,7 @@ class HealthReporter:
     disk_free: Callable[[], int]
     audit_head: Callable[[], str] | None = None
     epochs: Callable[[], int] | None = None
+    asks: Callable[[], tuple[Ask, ...]] = tuple
 
     def __post_init__(self) -> None:
         self._began_ns = self._last_ns = self.clock.monotonic_ns()
@@ -70,6 +71,7 @@ class HealthReporter:
             head=EventHead(seq, digest),
             audit=self.audit_head() if self.audit_head is not None else None,
             epochs=self.epochs() if self.epochs is not None else None,
+            asks=self.asks(),
         )
         members: dict[str, Any] = msgspec.to_builtins(report)
         signature = self.signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)

@@ -81,6 +81,8 @@ class Driver:
         self.stores = self.stack.enter_context(opened(self.config, self.clock))
         self.forgetting = Forgetting(self.stores.gallery, self.stores.outbox, self.stores.audit)
         self.forgetting.settle()
+        self.stores.ageing.confirm(self.clock.now())  # the site says so: a start after months does not destroy at once
+        self.forgetting.sweep(self.clock.now())
         self.registrar = make_registrar(
             self.config, NoCamera(), policy(model=MODEL), self.stores, clock=self.clock, random=secrets.token_bytes
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.clock import Clock, SimulatedClock
+from agent.gallery.ageing import Ageing
 from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
@@ -78,7 +79,7 @@ def open_store(
         folder / "gallery.db",
         keyring=FileKeyring(folder / "kek", random=random),
         terms=Terms(SITE, unit, PURPOSE),
-        clock=clock,
+        ageing=Ageing(clock, folder / "time.json"),
         sign=sign,
         retention=Retention(unused_days),
         random=random,

@@ -22,9 +22,10 @@ from agent.gallery.consent import ConsentRecord
 from agent.keys import UnitKey
 from agent.notices.notice import notice_id
 from agent.subject import SubjectId
-from agent.unit.assemble import Stores, load_key, open_stores
+from agent.unit.assemble import load_key
 from agent.unit.by_hand import erase
 from agent.unit.forget import owner_of
+from agent.unit.stores import Stores, open_stores
 from tests.simulators.gallery_life import MODEL, captures, consent
 from tests.simulators.power import mark
 from tests.simulators.signing_unit import match_draft

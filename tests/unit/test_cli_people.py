@@ -20,7 +20,7 @@ from agent.gallery.consent import ConsentRecord
 from agent.keys import UnitKey
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
 from agent.subject import SubjectId
-from agent.unit.assemble import open_gallery, open_outbox
+from agent.unit.stores import open_gallery, open_outbox
 from tests.simulators import unit_life
 from tests.simulators.gallery_life import MODEL, captures
 

@@ -45,7 +45,7 @@ def test_length_prefix_keeps_subjects_apart() -> None:
 def test_same_person_differs_between_epochs_and_audiences() -> None:
     keys = EpochKeys(issue("access") + issue("canteen"))
     names = {
-        keys.pseudonym(SUBJECT, audience, NOW + timedelta(weeks=week), clock="unsynced")[0]
+        keys.pseudonym(SUBJECT, audience, NOW + timedelta(weeks=week), settled=None)[0]
         for audience in ("access", "canteen")
         for week in range(3)
     }
@@ -74,15 +74,17 @@ def test_past_key_is_gone_from_disk_and_memory_when_its_epoch_is_over(tmp_path: 
     os.link(path, twin)  # the old file's own blocks
     keys = EpochKeys.load(path)
     old = keys._held["access", "2026-W47"].secret
-    assert keys.pseudonym(SUBJECT, "access", NOW)[1] == "2026-W47"
-    assert keys.pseudonym(SUBJECT, "access", NOW + timedelta(weeks=1))[1] == "2026-W48"
+    assert keys.pseudonym(SUBJECT, "access", NOW, settled=NOW)[1] == "2026-W47"
+    assert (
+        keys.pseudonym(SUBJECT, "access", NOW + timedelta(weeks=1), settled=NOW + timedelta(weeks=1))[1] == "2026-W48"
+    )
     assert keys.epochs("access") == ("2026-W48", "2026-W49")
     assert old == bytes(32)
     assert issued[0].key.encode() not in path.read_bytes()
     assert not any(twin.read_bytes())
     assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-keys.json", "twin"]
     with pytest.raises(KeyStoreError, match="2026-W47"):
-        EpochKeys.load(path).pseudonym(SUBJECT, "access", NOW)
+        EpochKeys.load(path).pseudonym(SUBJECT, "access", NOW, settled=NOW)
 
 
 def test_clock_that_was_never_set_destroys_nothing(tmp_path: Path) -> None:
@@ -90,15 +92,15 @@ def test_clock_that_was_never_set_destroys_nothing(tmp_path: Path) -> None:
     save(path, issue())
     keys = EpochKeys.load(path)
     with pytest.raises(KeyStoreError, match="check the clock"):
-        keys.pseudonym(SUBJECT, "access", NOW + timedelta(days=3650), clock="unsynced")
-    assert keys.pseudonym(SUBJECT, "access", NOW)[1] == "2026-W47"
+        keys.pseudonym(SUBJECT, "access", NOW + timedelta(days=3650), settled=None)
+    assert keys.pseudonym(SUBJECT, "access", NOW, settled=NOW)[1] == "2026-W47"
 
 
 def test_outage_longer_than_the_issued_epochs_leaves_no_key_and_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "epoch-keys.json"
     save(path, issue())
     with pytest.raises(KeyStoreError, match="issue epoch keys"):
-        EpochKeys.load(path).pseudonym(SUBJECT, "access", NOW + timedelta(weeks=5))
+        EpochKeys.load(path).pseudonym(SUBJECT, "access", NOW + timedelta(weeks=5), settled=NOW + timedelta(weeks=5))
     assert b'"keys":[]' in path.read_bytes()
 
 
@@ -106,10 +108,13 @@ def test_keys_installed_while_the_agent_runs_are_used_and_survive_its_next_week(
     path = tmp_path / "epoch-keys.json"
     save(path, issue())
     running = EpochKeys.load(path)
-    running.pseudonym(SUBJECT, "access", NOW)
+    running.pseudonym(SUBJECT, "access", NOW, settled=NOW)
     EpochKeys.load(path).add(issue(now=NOW + timedelta(weeks=2)))  # another process: weeks 49 to 51
     for week in (1, 2, 3, 4):
-        assert running.pseudonym(SUBJECT, "access", NOW + timedelta(weeks=week))[1] == f"2026-W{47 + week}"
+        assert (
+            running.pseudonym(SUBJECT, "access", NOW + timedelta(weeks=week), settled=NOW + timedelta(weeks=week))[1]
+            == f"2026-W{47 + week}"
+        )
     assert EpochKeys.load(path).epochs("access") == ("2026-W51",)
 
 
@@ -119,9 +124,9 @@ def test_keys_for_a_week_that_had_none_are_found_on_disk(tmp_path: Path) -> None
     running = EpochKeys.load(path)
     later = NOW + timedelta(weeks=3)
     with pytest.raises(KeyStoreError):
-        running.pseudonym(SUBJECT, "access", later)
+        running.pseudonym(SUBJECT, "access", later, settled=later)
     EpochKeys.load(path).add(issue(now=later))
-    running.pseudonym(SUBJECT, "access", later)
+    running.pseudonym(SUBJECT, "access", later, settled=later)
 
 
 def test_interrupted_destruction_is_finished_at_the_next_start(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_missing_open_or_damaged_key_file_is_refused(tmp_path: Path) -> None:
 def test_key_holder_resolves_its_own_epoch_and_refuses_others() -> None:
     issued = issue()
     subjects = [os.urandom(16) for _ in range(5)]
-    name, epoch = EpochKeys(issued).pseudonym(subjects[3], "access", NOW)
+    name, epoch = EpochKeys(issued).pseudonym(subjects[3], "access", NOW, settled=NOW)
     resolver = Resolver(issued[0], subjects)
     assert resolver.resolve(name, audience="access", epoch=epoch) == subjects[3]
     assert resolver.resolve("p1_" + "00" * 16, audience="access", epoch=epoch) is None

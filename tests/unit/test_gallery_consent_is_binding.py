@@ -22,6 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import ConsentError, RefusedError
+from agent.gallery.ageing import WINDOW_S
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
 from agent.match.compare import compare
@@ -53,6 +54,8 @@ class GalleryLife(RuleBasedStateMachine):
         self.clock = SimulatedClock()
         self.rng = np.random.default_rng(0)
         self.store = open_store(self.folder, self.clock, unused_days=UNUSED_DAYS)
+        self.clock.advance(WINDOW_S)  # a unit that has run for a while: it knows the time
+        self.store.sweep(self.clock.now())
         self.expires: dict[bytes, object] = {}  # the model: when each consent ends,
         self.used: dict[bytes, object] = {}  # when each was used last,
         self.model: dict[bytes, str] = {}  # which model made its template,
@@ -191,7 +194,12 @@ class GalleryLife(RuleBasedStateMachine):
         if hasattr(self, "store"):
             on_disk = b"".join(path.read_bytes() for path in self.folder.iterdir())
             assert not [s for s in self.gone if s in on_disk]
-            assert sorted(path.name for path in self.folder.iterdir()) == ["gallery.db", "gallery.db.lock", "kek"]
+            assert sorted(path.name for path in self.folder.iterdir()) == [
+                "gallery.db",
+                "gallery.db.lock",
+                "kek",
+                "time.json",
+            ]
 
     def _note(self, subject: bytes, record: ConsentRecord, model: str, face: np.ndarray) -> None:
         former = self.papers.get(subject)

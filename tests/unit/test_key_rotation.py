@@ -88,17 +88,17 @@ def test_sealed_epoch_keys_carry_a_running_unit_over_the_weeks(unit: Rotating) -
     sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     answer = unit.rotation.rotate({"epoch_keys": sealed})
     assert answer == {"rotated": "epoch_keys", "epochs": [f"2026-W{n}" for n in (47, 48, 49, 50, 51)]}
-    unit.epoch_keys.pseudonym(unit.subject, "access", unit.clock.now())
+    unit.epoch_keys.pseudonym(unit.subject, "access", unit.clock.now(), settled=None)
     assert EpochKeys.load(unit.keys.epoch_keys).epochs("access") == ("2026-W49", "2026-W50", "2026-W51")
     assert [entry.facts for entry in read_entries(unit.log)] == [{"what": "epoch_keys"}]
 
 
 def test_epoch_keys_that_a_thief_has_are_replaced_before_their_week_is_over(unit: Rotating) -> None:
-    before, epoch = unit.epoch_keys.pseudonym(unit.subject, "access", START)
+    before, epoch = unit.epoch_keys.pseudonym(unit.subject, "access", START, settled=None)
     assert rotation.rotate_epoch_keys(unit.office.site, **unit.office.options) == 1
     sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     unit.rotation.rotate({"epoch_keys": sealed})
-    after, _ = unit.epoch_keys.pseudonym(unit.subject, "access", START)
+    after, _ = unit.epoch_keys.pseudonym(unit.subject, "access", START, settled=None)
     assert after != before
     keys = [units.epoch_key(unit.office.site, "access", epoch, generation=n, **unit.office.options) for n in (0, 1)]
     held = unit.keys.epoch_keys.read_text()

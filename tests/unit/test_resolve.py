@@ -178,8 +178,9 @@ def test_no_byte_of_a_past_weeks_key_is_left_on_the_units_disk(tmp_path: Path) -
     issued = [key(epoch=epoch) for epoch in (EPOCH, LATER, "2026-W49")]
     save(folder / "epoch-keys.json", issued)
     running = EpochKeys.load(folder / "epoch-keys.json")
-    name = running.pseudonym(ANNA, "access", START)[0]
-    running.pseudonym(ANNA, "access", START + timedelta(weeks=1))
+    name = running.pseudonym(ANNA, "access", START, settled=START)[0]
+    later = START + timedelta(weeks=1)
+    running.pseudonym(ANNA, "access", later, settled=later)
     on_disk = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     for spelling in (issued[0].key.encode(), bytes(issued[0].secret()), issued[0].secret().hex().encode()):
         assert spelling not in on_disk

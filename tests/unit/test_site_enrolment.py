@@ -42,7 +42,7 @@ def test_unit_joins_with_token_request_and_answer(office: SiteOffice) -> None:
     listed = listed_units(office.site).find(office.event_key("door-3").kid)
     assert listed is not None
     assert (listed.unit, listed.counts_at(START)) == ("door-3", True)
-    name, epoch = EpochKeys.load(keys.epoch_keys).pseudonym(b"subject", "access", START)
+    name, epoch = EpochKeys.load(keys.epoch_keys).pseudonym(b"subject", "access", START, settled=None)
     key = units.epoch_key(office.site, "access", epoch, **office.options)
     assert Resolver(key, [b"subject"]).resolve(name, audience="access", epoch=epoch) == b"subject"
 
@@ -270,7 +270,7 @@ def test_certificate_is_renewed_without_a_token(office: SiteOffice) -> None:
     )
     assert keys.tls_crt.read_bytes() != before
     assert keys.event_key.read_bytes() == key
-    assert EpochKeys.load(keys.epoch_keys).pseudonym(b"s", "access", office.clock.now())
+    assert EpochKeys.load(keys.epoch_keys).pseudonym(b"s", "access", office.clock.now(), settled=None)
 
 
 def test_renewal_signed_by_another_site_is_refused(office: SiteOffice, tmp_path: Path) -> None:

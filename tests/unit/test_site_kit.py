@@ -84,7 +84,7 @@ def test_issued_epoch_keys_carry_a_unit_over_the_weeks(office: SiteOffice) -> No
     office.clock.advance(86_400 * 14)
     sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
     held = install_epoch_keys(keys.folder, sealed, site="hq", unit="door-3", now=office.clock.now(), clock="synced")
-    held.pseudonym(b"s", "access", office.clock.now())
+    held.pseudonym(b"s", "access", office.clock.now(), settled=None)
     assert EpochKeys.load(keys.epoch_keys).epochs("access") == ("2026-W49", "2026-W50", "2026-W51")
 
 
@@ -93,7 +93,7 @@ def test_same_site_gives_all_units_the_same_pseudonym_and_another_site_another(
 ) -> None:
     other = SiteOffice(tmp_path / "elsewhere")
     names = {
-        EpochKeys.load(made.enrol(unit).epoch_keys).pseudonym(b"s", "access", START)[0]
+        EpochKeys.load(made.enrol(unit).epoch_keys).pseudonym(b"s", "access", START, settled=None)[0]
         for made, unit in ((office, "door-3"), (office, "door-4"), (other, "door-3"))
     }
     assert len(names) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import threading
 from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -28,10 +27,12 @@ from agent.site import units
 from agent.site.creation import create_site
 from agent.site.records import SiteFiles
 from agent.strict_json import decode
-from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, open_stores
+from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar
 from agent.unit.forget import Forgetting
 from agent.unit.joining import install, new_unit_request
-from agent.unit.key_files import UnitFiles
+from agent.unit.key_files import KeptFiles, UnitFiles
+from agent.unit.pause import Pause
+from agent.unit.stores import open_stores
 from agent.uplink.commands import CommandCounter
 from agent.uplink.mailbox import Mailbox
 from tools.lib.no_camera import NoCamera
@@ -67,7 +68,7 @@ class Target:
         self.gallery, self.outbox = self.stores.gallery, self.stores.outbox
         self.outbox.append(make_unit("started", now=clock.now(), clock="synced"))
         self.epoch_keys = EpochKeys.load(self.unit.epoch_keys)
-        self.paused = threading.Event()
+        self.paused = Pause(KeptFiles(self.config.outbox.path).pause)
         registrar = make_registrar(
             self.config, NoCamera(), POLICY, self.stores, clock=clock, random=secrets.token_bytes
         )

@@ -42,8 +42,9 @@ from agent.protocol.names import round_down
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.subject import SubjectId
 from agent.subscribe.verify import Verifier
-from agent.unit.assemble import Stores, load_key, make_registrar, open_stores
+from agent.unit.assemble import load_key, make_registrar
 from agent.unit.forget import Forgetting, owner_of
+from agent.unit.stores import Stores, open_stores
 from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
 from tools.lib.no_camera import NoCamera
 from tools.lib.rig.enrolment import DIGEST, consent

@@ -42,7 +42,8 @@ from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import VerifiedEvent
-from agent.unit.assemble import load_key, load_models, open_gallery
+from agent.unit.assemble import load_key, load_models
+from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig import faults

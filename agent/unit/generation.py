@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One number across all that a unit keeps, by which a file that was put back to an older state is noticed.
+
+Gallery, command counter, outbox and audit log carry the number; a file beside them says which it is. It rises when they
+are opened and closed, after each signed command and each erasure. A gallery from a backup would match somebody who was
+erased since, a counter would take a command twice, an outbox would sign its numbers twice: so where the numbers differ
+nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind the last number
+that any of the files knows of, until the site has looked at the unit and says so.
+
+The number rises in an order that a power cut may end anywhere: the file names the coming number before the first of
+the four carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
+subscriber (``agent.subscribe.chain``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from agent.audit.chain import Fact
+from agent.audit.log import AuditLog
+from agent.files import PUBLIC_MODE, write_atomic
+from agent.outbox.queue import Head
+from agent.protocol.event import FIRST_PREV
+from agent.protocol.names import Digest
+from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+
+MAX_FILE_BYTES = 2048
+MAX_REASON = 200  # characters of what a person gives as the reason
+
+Number = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file. ``coming`` is a number that some may carry already, ``doubt`` the sentence while the site is asked."""
+
+    number: Number = 0
+    coming: Number | None = None
+    event_seq: Number = 0
+    event_digest: Digest = FIRST_PREV
+    cmd_seq: Number = 0
+    doubt: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class Numbered(Protocol):
+    """What carries the number: 0 before its first."""
+
+    def generation(self) -> int: ...
+
+    def stamp(self, number: int) -> None:
+        """Carry ``number`` from now on, durably; StorageError."""
+
+
+class Counts(Numbered, Protocol):
+    """The command counter."""
+
+    @property
+    def last(self) -> int: ...
+
+    def advance(self, cmd_seq: int) -> None: ...
+
+
+class Queues(Numbered, Protocol):
+    """The outbox."""
+
+    def head(self) -> Head: ...
+
+
+def read_known(path: Path, audit: AuditLog | None = None) -> Known | None:
+    """What the file at ``path`` knows, with what ``audit`` knows beyond it; None when it is missing or damaged."""
+    try:
+        known = decode(path.read_bytes(), Known, MAX_FILE_BYTES)
+    except (OSError, StrictJsonError):
+        known = None
+    entry = None if audit is None else audit.last("generation")
+    if entry is None:
+        return known
+    try:
+        told = msgspec.convert(entry.facts, Known)
+    except msgspec.ValidationError:  # not of this version
+        return known
+    known = known or Known()
+    newer = told if told.event_seq > known.event_seq else known
+    return msgspec.structs.replace(
+        known,
+        event_seq=newer.event_seq,
+        event_digest=newer.event_digest,
+        cmd_seq=max(told.cmd_seq, known.cmd_seq),
+    )
+
+
+class Generation:
+    """See the module. Made once all four are open; thread-safe."""
+
+    def __init__(self, path: Path, *, gallery: Numbered, audit: AuditLog, counter: Counts, outbox: Queues) -> None:
+        """Compare; where all agree, the number rises. Raises StorageError."""
+        self._path, self._audit, self._counter, self._outbox = path, audit, counter, outbox
+        self._stamped: Mapping[str, Numbered] = {"gallery": gallery, "command counter": counter, "outbox": outbox}
+        self._lock = threading.Lock()
+        entry = audit.last("generation")
+        carried = {name: one.generation() for name, one in self._stamped.items()}
+        carried["audit log"] = 0 if entry is None else _number(entry.facts.get("number"))
+        known = read_known(path) if path.exists() or any(carried.values()) else Known()
+        self._known = known or Known(number=max(carried.values()))
+        doubt = self._known.doubt or _doubt(carried, known)
+        if doubt is None:
+            self.advance()
+            return
+        last = read_known(path, audit) or self._known
+        if counter.last < last.cmd_seq:
+            counter.advance(last.cmd_seq)
+        self._become(
+            msgspec.structs.replace(self._known, number=max(self._known.number, *carried.values()), doubt=doubt)
+        )
+
+    @property
+    def doubt(self) -> str | None:
+        """Which files were put back, and what to do; None when all is well."""
+        return self._known.doubt
+
+    def doubted(self) -> bool:
+        """Whether the site has to say something before anybody is matched."""
+        return self._known.doubt is not None
+
+    def advance(self) -> None:
+        """Let the number rise; while the site is asked it stays. After a StorageError the next call completes it."""
+        with self._lock:
+            if self._known.doubt is None:
+                self._advance()
+
+    def accept(self, reason: str) -> None:
+        """Go on with the files as they are, because a person says so. Raises StorageError."""
+        with self._lock:
+            self._audit.append("confirmed", {"what": "files", "reason": reason[:MAX_REASON]})
+            self._known = msgspec.structs.replace(self._known, doubt=None, coming=None)
+            self._advance()
+
+    def _advance(self) -> None:
+        coming = self._known.coming or self._known.number + 1
+        self._become(msgspec.structs.replace(self._known, coming=coming))
+        for one in self._stamped.values():
+            one.stamp(coming)
+        head = self._outbox.head()
+        done = Known(coming, None, head.seq, head.digest, self._counter.last)
+        facts: dict[str, Fact] = {
+            "number": coming,
+            "event_seq": head.seq,
+            "event_digest": head.digest,
+            "cmd_seq": done.cmd_seq,
+        }
+        self._audit.append("generation", facts)
+        self._become(done)
+
+    def _become(self, known: Known) -> None:
+        write_atomic(self._path, msgspec.json.encode(known), mode=PUBLIC_MODE)
+        self._known = known
+
+
+def _doubt(carried: Mapping[str, int], known: Known | None) -> str | None:
+    """A sentence when a file carries another number than it should."""
+    if known is None:
+        older = ["file of their common number"]
+    else:
+        older = [name for name, number in carried.items() if number not in (known.number, known.coming)]
+    if not older:
+        return None
+    return (
+        f"the unit's {', '.join(older)} {'was' if len(older) == 1 else 'were'} put back or replaced: nobody is matched"
+        " until the site has looked at the unit and says so (postern ask UNIT unit/confirm what=files reason=…, or here"
+        " postern unit confirm files)"
+    )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clock that lies: whatever it says, and however often, nothing is destroyed that was not due by honest time.
+
+Each duty that destroys for age is tried with each jump from 11 seconds to 20 years, forward and back, synchronised and
+not, while the unit runs and across a restart. Honest time is the simulated clock without its jumps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.clock import SYNC_LASTS_S, ClockState, SimulatedClock, SystemClock
+from agent.errors import ConsentError
+from agent.gallery.consent import ConsentRecord
+from agent.outbox.epoch_keys import EpochKeys, save
+from agent.protocol.pseudonym import EpochKey, epoch_of
+from agent.unit.confirm import Confirming
+from tests.simulators.gallery_life import MODEL, captures, consent, open_store
+
+DAY = 86_400.0
+JUMPS = (11, 60, 3600, DAY, 8 * DAY, 31 * DAY, 100 * DAY, 366 * DAY, 1096 * DAY, 7305 * DAY)
+WAYS = [sign * jump for jump in JUMPS for sign in (1, -1)]
+STATES: tuple[ClockState, ...] = ("synced", "unsynced")
+EVERY = pytest.mark.parametrize("state", STATES)
+MANY = 400 if os.environ.get("POSTERN_EXHAUSTIVE") == "1" else 40
+
+
+class Unit:
+    """A gallery and epoch keys of a unit that has run for a day: it knows the time. ``honest`` has no jumps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rng = folder, np.random.default_rng(5)
+        self.clock, self.honest = SimulatedClock(), SimulatedClock()
+        self.stack = ExitStack()
+        self._open()
+        self.run(DAY + 1)
+        self.people: dict[bytes, ConsentRecord] = {}
+        for days in (0.5, 3, 40, 400):
+            record = consent(self.honest.now(), days=days)
+            self.people[self.store.enrol(captures(self.rng), consent=record, model=MODEL)] = record
+        self.withdrawn = consent(self.honest.now(), days=500)
+        self.gone = self.store.enrol(captures(self.rng), consent=self.withdrawn, model=MODEL)
+        self.store.erase(self.gone)
+        secret = EpochKey("hq", "access", "2026-W01", "A" * 43)
+        weeks = [epoch_of(self.honest.now() + timedelta(weeks=n)) for n in range(3)]
+        self.keys_file = folder / "epoch-keys.json"
+        save(self.keys_file, [EpochKey("hq", "access", week, secret.key) for week in weeks])
+        self.keys = EpochKeys.load(self.keys_file)
+
+    def _open(self) -> None:
+        self.store = self.stack.enter_context(open_store(self.folder, self.clock))
+
+    def run(self, seconds: float, looks: int = 5) -> None:
+        """Let the unit run: it looks at all that may be due."""
+        for _ in range(looks):
+            self.clock.advance(seconds / looks)
+            self.honest.advance(seconds / looks)
+            self.store.sweep(self.clock.now())
+
+    def jump(self, seconds: float, state: ClockState) -> None:
+        self.clock.step_wall(seconds, state)
+
+    def restart(self, *, off: float = 0.0) -> None:
+        """Power off and on: the monotonic clock begins anew, the wall clock goes on as it was."""
+        self.stack.close()
+        before = self.clock
+        self.honest.advance(off)
+        self.clock = SimulatedClock(before.now() + timedelta(seconds=off), before.state())
+        self._open()
+        self.store.sweep(self.clock.now())
+
+    def use(self) -> None:
+        """Announce somebody: this is when epoch keys are destroyed. Without a key for the week nobody is."""
+        settled = self.store._ageing.settled()
+        held = set(self.keys.epochs("access"))
+        try:
+            self.keys.pseudonym(b"subject", "access", self.clock.now(), settled=settled)
+        except Exception:  # noqa: BLE001 - the wrong week has no key
+            assert held
+        for week in held - set(self.keys.epochs("access")):
+            assert week < epoch_of(self.honest.now()), "a key was destroyed before its week was over"
+
+    def check(self) -> None:
+        """By honest time nobody was lost, and what protects the withdrawn is there."""
+        there = set(self.store.subjects())
+        lost = {subject for subject, record in self.people.items() if subject not in there}
+        early = [self.people[subject] for subject in lost if self.people[subject].expires_at > self.honest.now()]
+        assert not early, "somebody was erased whose time was not over"
+        assert len(self.store.tombstones()) >= 1 + len(lost)
+        self.use()
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+@pytest.fixture
+def unit(work: Path) -> Iterator[Unit]:
+    made = Unit(work)
+    yield made
+    made.close()
+
+
+@EVERY
+@pytest.mark.parametrize("jump", WAYS)
+def test_a_jump_destroys_nothing_that_was_not_due(unit: Unit, jump: float, state: ClockState) -> None:
+    unit.jump(jump, state)
+    unit.run(3600)
+    unit.check()
+    unit.jump(-jump, "synced")
+    unit.run(3600)
+    unit.check()
+
+
+@EVERY
+@pytest.mark.parametrize("jump", WAYS)
+def test_nor_does_one_across_a_restart(unit: Unit, jump: float, state: ClockState) -> None:
+    unit.jump(jump, state)
+    unit.restart()
+    unit.check()
+    unit.run(3600)
+    unit.check()
+    unit.restart(off=DAY / 2)
+    unit.check()
+    unit.jump(-jump, "synced")
+    unit.restart()
+    unit.run(DAY / 4)
+    unit.check()
+
+
+@EVERY
+@pytest.mark.parametrize("jump", WAYS)
+def test_a_withdrawn_consent_stays_withdrawn_whatever_time_it_is(unit: Unit, jump: float, state: ClockState) -> None:
+    """A false time used to erase the tombstone with the next erasure; put right, the consent enrolled again."""
+    unit.jump(jump, state)
+    unit.run(60)
+    other = next(iter(unit.people))
+    unit.store.erase(other)
+    unit.jump(-jump, "synced")
+    unit.run(60)
+    assert unit.store.erase(unit.gone).reason == "withdrawn"
+    for subject in (None, unit.gone):
+        with pytest.raises(ConsentError):
+            unit.store.enrol(captures(unit.rng), consent=unit.withdrawn, model=MODEL, subject=subject)
+
+
+@EVERY
+@pytest.mark.parametrize("jump", [-jump for jump in JUMPS])
+def test_whoever_is_erased_while_the_clock_is_behind_does_not_return(
+    unit: Unit, jump: float, state: ClockState
+) -> None:
+    unit.jump(jump, state)
+    person, record = list(unit.people.items())[-1]
+    unit.store.erase(person)
+    unit.jump(-jump, "synced")
+    unit.run(60)
+    unit.store.erase(next(iter(unit.people)))  # an erasure drops what is old
+    assert unit.store.erase(person).reason == "withdrawn"
+    with pytest.raises(ConsentError):
+        unit.store.enrol(captures(unit.rng), consent=record, model=MODEL)
+
+
+@settings(max_examples=MANY, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from(WAYS), st.floats(11, 7305 * DAY), st.floats(-7305 * DAY, -11)),
+            st.sampled_from(STATES),
+            st.floats(1, DAY / 8),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_nor_do_many_jumps_in_any_order(steps: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    unit = Unit(tmp_path_factory.mktemp("unit"))
+    try:
+        for jump, state, ran_s, restarts in steps:
+            unit.jump(max(jump, -(unit.clock.now().timestamp() - DAY)), state)
+            if restarts:
+                unit.restart()
+            unit.run(ran_s)
+            unit.check()
+    finally:
+        unit.close()
+
+
+def test_what_is_due_by_honest_time_goes_although_the_clock_jumped_back(unit: Unit) -> None:
+    unit.jump(-366 * DAY, "unsynced")
+    unit.run(4 * DAY)
+    assert len(unit.store.subjects()) == 2, "a unit that does not know the time goes by its running time"
+
+
+def test_what_seems_past_its_time_matches_nobody_meanwhile(unit: Unit) -> None:
+    unit.jump(60 * DAY, "synced")
+    unit.store.sweep(unit.clock.now())
+    assert len(unit.store.references(MODEL).subjects) == 1
+    assert len(unit.store.subjects()) == 4
+
+
+def test_a_unit_that_was_off_over_night_catches_up_by_itself(unit: Unit) -> None:
+    for _ in range(8):
+        unit.restart(off=DAY / 2)
+        unit.run(DAY / 2)
+        unit.check()
+    assert len(unit.store.subjects()) == 2, "those of half a day and of three days are gone"
+
+
+def test_a_long_lead_waits_for_the_site_or_for_a_month(unit: Unit) -> None:
+    unit.restart(off=100 * DAY)
+    unit.run(10 * DAY, looks=100)
+    assert len(unit.store.subjects()) == 4 - 2, "ten days of running are sure"
+    assert unit.store._ageing.asks()
+    unit.run(21 * DAY, looks=100)
+    assert len(unit.store.subjects()) == 1
+    assert not unit.store._ageing.asks()
+
+
+def test_the_site_says_that_the_time_is_right(unit: Unit) -> None:
+    unit.restart(off=100 * DAY)
+    assert unit.store._ageing.asks()
+    Confirming(unit.store._ageing, None, Silent(), unit.clock).time(unit.clock.now())  # type: ignore[arg-type]
+    unit.store.sweep(unit.clock.now())
+    assert len(unit.store.subjects()) == 1
+
+
+class Silent:
+    def append(self, *_: object) -> None:
+        return None
+
+
+def test_a_mark_of_time_that_is_old_or_from_the_future_means_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "synchronized"
+    clock = SystemClock(mark=mark)
+    clock._kernel_is_synced = lambda: False  # type: ignore[method-assign]
+    assert clock.state() == "unsynced"
+    now = clock.now().timestamp()
+    for age_s, state in (
+        (1, "synced"),
+        (SYNC_LASTS_S - 60, "synced"),
+        (SYNC_LASTS_S + 60, "unsynced"),
+        (400 * DAY, "unsynced"),
+        (-3600, "unsynced"),
+    ):
+        mark.touch()
+        os.utime(mark, (now - age_s, now - age_s))
+        assert clock.state() == state, age_s
