@@ -163,12 +163,10 @@ class Generation:
 
 def _doubt(carried: Mapping[str, int], known: Known | None) -> str | None:
     """A sentence when a file carries another number than it should."""
-    if known is None:
-        older = ["file of their common number"]
-    else:
-        older = [name for name, number in carried.items() if number not in (known.number, known.coming)]
-    if not older:
+    if known is not None and set(carried.values()) <= {known.number, known.coming}:
         return None
+    marks = {**carried, "file of their common number": 0 if known is None else known.coming or known.number}
+    older = [name for name, number in marks.items() if number != max(marks.values())]
     return (
         f"the unit's {', '.join(older)} {'was' if len(older) == 1 else 'were'} put back or replaced: nobody is matched"
         " until the site has looked at the unit and says so (postern ask UNIT unit/confirm what=files reason=…, or here"

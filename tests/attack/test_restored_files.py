@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files put back from a backup: nobody is matched beside a log that says "erased", nothing is done or signed twice.
+
+Until the site says so, the unit matches and enrols nobody, and tells of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from agent.audit.chain import read_entries
+from agent.clock import SimulatedClock
+from agent.config.load import load_config
+from agent.config.schema import Config
+from agent.errors import RefusedError, StorageError
+from agent.outbox.draft import make_unit
+from agent.protocol.event import Event
+from agent.protocol.health import read_health
+from agent.strict_json import decode
+from agent.unit.confirm import Confirming
+from agent.unit.doctor import examine
+from agent.unit.forget import Forgetting
+from agent.unit.service import Service
+from agent.unit.stores import Stores
+from tests.simulators.dark_unit import assembled, conditions, references
+from tests.simulators.gallery_life import MODEL
+from tests.simulators.power import crashes, record
+from tests.simulators.quiet_unit import Premises
+from tests.simulators.signing_unit import START
+from tests.simulators.unit_life import agreed, enrol, opened, write_unit
+
+EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
+FILES = {
+    "gallery": ("gallery.db", "kek"),
+    "command counter": ("commands.json",),
+    "outbox": ("outbox.db",),
+    "audit log": ("audit.log",),
+    "file of their common number": ("generation.json",),
+}
+
+
+class Unit:
+    """A unit with three people, and a backup from before the first of them was erased and a command was taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.backup = folder / "unit", folder / "backup"
+        self.clock, self.rng = SimulatedClock(), np.random.default_rng(1)
+        self.config: Config = write_unit(folder / "config.yaml", self.folder)
+        with self.open() as stores:
+            self.people = [enrol(stores, self.config, self.clock, self.rng) for _ in range(3)]
+            stores.counter.advance(10)
+        shutil.copytree(self.folder, self.backup)
+        with self.open() as stores:
+            Forgetting(stores.gallery, stores.outbox, stores.audit).erase(self.people[0])
+            stores.counter.advance(20)
+            stores.outbox.append(make_unit("camera_lost", now=self.clock.now(), clock="synced"))
+            self.head = stores.outbox.head()
+
+    def open(self) -> AbstractContextManager[Stores]:
+        return opened(self.config, self.clock)
+
+    def put_back(self, *names: str) -> None:
+        for name in names:
+            for file in FILES[name]:
+                shutil.copy(self.backup / file, self.folder / file)
+
+    def confirming(self, stores: Stores) -> Confirming:
+        return Confirming(stores.ageing, stores.generation, stores.audit, self.clock)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Unit:
+    return Unit(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_file_put_back_is_noticed_until_the_site_says_so(unit: Unit, name: str) -> None:
+    unit.put_back(name)
+    for _ in range(2):
+        with unit.open() as stores:
+            assert stores.generation.doubted(), "also after a restart"
+            assert name in str(stores.generation.doubt)
+            assert unit.confirming(stores).asks() == ("files",)
+    (finding,) = [one for one in examine("state", unit.config, unit.clock) if one.state == "fault"]
+    assert name in finding.text
+    with unit.open() as stores:
+        with pytest.raises(RefusedError, match="reason"):
+            unit.confirming(stores).files(" ")
+        unit.confirming(stores).files("the card was exchanged")
+        assert not stores.generation.doubted()
+        with pytest.raises(RefusedError, match="nothing to confirm"):
+            unit.confirming(stores).files("again")
+    with unit.open() as stores:
+        assert not stores.generation.doubted()
+    told = [entry.facts for entry in read_entries(unit.config.audit.path) if entry.kind == "confirmed"]
+    assert told == [{"what": "files", "reason": "the card was exchanged"}]
+
+
+@pytest.mark.parametrize("together", [("gallery", "command counter"), ("gallery", "outbox", "command counter")])
+def test_so_are_several_of_them(unit: Unit, together: tuple[str, ...]) -> None:
+    unit.put_back(*together)
+    with unit.open() as stores:
+        assert all(name in str(stores.generation.doubt) for name in together)
+
+
+def test_whoever_the_log_says_was_erased_is_erased_again(unit: Unit) -> None:
+    unit.put_back("gallery")
+    with unit.open() as stores:
+        assert unit.people[0] in stores.gallery, "the backup holds them"
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        forgetting.settle(doubted=stores.generation.doubted())
+        assert stores.gallery.subjects() == tuple(unit.people[1:])
+        assert unit.people[0] not in stores.gallery.references(MODEL).subjects
+        assert forgetting.erase(unit.people[0]).reason == "withdrawn"
+
+
+def test_a_counter_put_back_takes_no_number_twice(unit: Unit) -> None:
+    unit.put_back("command counter")
+    with unit.open() as stores:
+        assert stores.counter.last >= 20
+
+
+@pytest.mark.parametrize("together", [("outbox",), ("outbox", "file of their common number")])
+def test_an_outbox_put_back_signs_no_number_twice(unit: Unit, together: tuple[str, ...]) -> None:
+    unit.put_back(*together)
+    with unit.open() as stores:
+        assert stores.outbox.head() == unit.head
+        stores.outbox.append(make_unit("started", now=unit.clock.now(), clock="synced"))
+        last = decode(stores.outbox.pending(1000)[-1].payload, dict, 4096)
+    event = msgspec.convert(last, Event)
+    assert (event.data.seq, event.data.prev) == (unit.head.seq + 1, unit.head.digest)
+
+
+@pytest.mark.timeout(900 if EXHAUSTIVE else 300)
+def test_a_power_cut_is_not_taken_for_a_restored_file(work: Path) -> None:
+    living, file = work / "living", work / "config.yaml"
+    config = write_unit(file, living)
+    keys = {path.name: path.read_bytes() for path in living.iterdir()}
+    steps = record(["-m", "tests.simulators.unit_life", str(file), "1"], living, work)
+    tried = 0
+    for crash in crashes(steps, seed=3, every=1 if EXHAUSTIVE else 4, torn=2 if EXHAUSTIVE else 1):
+        crash.restore(living)
+        for name, content in keys.items():
+            (living / name).write_bytes(content)
+            (living / name).chmod(0o600)
+        with opened(config, SimulatedClock()) as stores:
+            assert stores.generation.doubt is None, crash
+        tried += 1
+    assert tried > 50
+
+
+def test_nor_is_a_disk_that_fills_up(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unit.open() as stores:
+
+        def full(_: int) -> None:
+            raise StorageError("the disk is full")
+
+        for at in (stores.gallery, stores.counter, stores.outbox):
+            with monkeypatch.context() as patch:
+                patch.setattr(at, "stamp", full)
+                with pytest.raises(StorageError):
+                    stores.generation.advance()
+    with unit.open() as stores:
+        assert stores.generation.doubt is None
+
+
+# -- the assembled unit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_the_running_unit_matches_and_enrols_nobody_and_tells_of_it(tmp_path: Path) -> None:
+    premises, clock = Premises(tmp_path), SimulatedClock(START)
+    config = load_config(premises.config)
+    with assembled(config, clock) as service:
+        assert references(service) == 1
+    for file in FILES["gallery"]:  # the premises' copy is from before the first start
+        where = config.gallery.path.parent if file.endswith(".db") else config.keys.folder
+        shutil.copy(tmp_path / "copy" / where.relative_to(premises.unit) / file, where / file)
+    with assembled(config, clock) as service:
+        assert references(service) == 0
+        service.run(lambda: True)
+        assert "tamper" in conditions(service)
+        _, health = read_health(_health(service))
+        assert (health.recognition, health.asks) == ("paused", ("files",))
+        with pytest.raises(RefusedError, match="put back"):
+            service._enrolment.begin("t", agreed(config, clock))
+        service._confirming.files("restored after a disk failed")
+        assert references(service) == 1
+        _, health = read_health(_health(service))
+        assert (health.recognition, health.asks) == ("running", ())
+    with assembled(config, clock) as service:
+        assert references(service) == 1
+
+
+def _health(service: Service) -> bytes:
+    assert service._uplink.health is not None
+    return service._uplink.health()
