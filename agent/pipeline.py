@@ -3,7 +3,7 @@
 
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
-While an enrolment takes captures it looks at each frame, and ``references`` is empty: nobody is recognised.
+While an enrolment takes captures it looks at each frame, and nobody is recognised in it: a frame serves one purpose.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
 (``agent.match.probe``): of somebody who matches nobody for at most ten seconds, and until the track dies, recognition
@@ -47,7 +47,7 @@ STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")
 class Stages:
     """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
 
-    ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way.
+    ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it.
     """
 
     camera: Camera
@@ -59,7 +59,7 @@ class Stages:
     decider: Decider
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
-    enrol: Callable[[Frame, Sequence[Face]], None]
+    enrol: Callable[[Frame, Sequence[Face]], bool]
     times: StageTimes
 
 
@@ -77,7 +77,7 @@ def process(stages: Stages, frame: Frame) -> None:
     times, now_ns = stages.times, frame.timestamp_ns
     with times.measure("detect"):
         faces = stages.detector.detect(frame, exact=False)
-    stages.enrol(frame, faces)
+    taken = stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)
@@ -85,10 +85,11 @@ def process(stages: Stages, frame: Frame) -> None:
             tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
         )
     references = stages.references()
-    if not references.subjects:  # nobody to recognise, or recognition pauses
+    recognises = bool(references.subjects) and not taken
+    if not recognises:  # nobody to recognise, recognition pauses, or the frame was an enrolment's
         stages.decider.forget_all()
     for track in admitted:
-        if references.subjects and stages.decider.wants(track.id, now_ns):
+        if recognises and stages.decider.wants(track.id, now_ns):
             stages.decider.take(track.id, _see(stages, frame, track), now_ns)
     candidates = stages.decider.compare(partial(_compare, stages, references), now_ns)
     decision = stages.decider.update(

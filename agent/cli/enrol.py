@@ -22,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--subject", type=parse_subject, help="renew this subject's reference (32 hexadecimal digits) instead"
     )
+    parser.add_argument(
+        "--replace",
+        type=parse_subject,
+        metavar="SUBJECT",
+        help="the same subject once more: its reference is of another model, and you see who stands there",
+    )
     add_config(parser)
 
 
@@ -29,6 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
     config = read_unit_config(arguments)
     consent = parse_consent(read_bounded(arguments.consent, MAX_CONSENT_BYTES))
-    subject = enrol(config, consent, arguments.subject, tell=say)
+    subject = enrol(config, consent, arguments.subject, replace=arguments.replace, tell=say)
     say(f"enrolled: {subject.hex()}")
     return 0

@@ -73,6 +73,7 @@ class GalleryStore:
         self._entries: dict[SubjectId, Entry] = {}
         self._doomed: dict[SubjectId, ErasureReason] = {}
         self._erased: deque[Erased] = deque(maxlen=MAX_SUBJECTS)
+        self._withheld: deque[SubjectId] = deque(maxlen=MAX_SUBJECTS)
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
@@ -93,8 +94,8 @@ class GalleryStore:
         self.close()
 
     def __len__(self) -> int:
-        """How many references are held, also those that may not match now."""
-        return len(self._entries)
+        """How many references are held, also those that may not match now; not what a power cut left to be erased."""
+        return sum(subject not in self._doomed for subject in self._entries)
 
     def __contains__(self, subject: object) -> bool:
         return subject in self._entries
@@ -245,10 +246,28 @@ class GalleryStore:
             self._erased.clear()
             return erased
 
+    def take_withheld(self) -> tuple[SubjectId, ...]:
+        """Hand out, once, whose time is over since the last call: nobody is to announce them any more."""
+        with self._lock:
+            withheld = tuple(self._withheld)
+            self._withheld.clear()
+            return withheld
+
     def tombstones(self) -> tuple[str, ...]:
         """Digests of all subjects erased here, to complete after a power cut what others had still to forget."""
         with self._lock:
             return tuple(digest for (digest,) in self._database.rows("SELECT subject FROM tombstones"))
+
+    def model_of(self, subject: SubjectId) -> str | None:
+        """Model that made the reference of ``subject``; None when there is none."""
+        with self._lock:
+            entry = self._entries.get(subject)
+            return None if entry is None or subject in self._doomed else entry.model
+
+    def stands_under(self, consent: ConsentRecord) -> bool:
+        """Whether somebody's reference was made under ``consent``."""
+        with self._lock:
+            return self._vault.holder(consent) is not None
 
     def subjects(self) -> tuple[SubjectId, ...]:
         """Everybody that is held: after a power cut, what others know of anybody else has still to be forgotten."""
@@ -359,6 +378,8 @@ class GalleryStore:
 
     def _set_overdue(self, subject: SubjectId, entry: Entry, since: datetime | None) -> None:
         entry.overdue_since = since
+        if since is not None:
+            self._withheld.append(subject)
         self._exclude({subject})
         text = None if since is None else since.isoformat()
         with self._database.transaction() as connection:

@@ -25,6 +25,7 @@ MAX_HEALTH_BYTES = 8192  # a document has about 900 bytes
 # ``time``: the clock went so far ahead that nothing is destroyed for its age; ``files``: some were put back, and nobody
 # is matched.
 Ask = Literal["time", "files"]
+Asked = Annotated[str, Meta(pattern=r"^(time|files)$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 AuditHead = Annotated[str, Meta(pattern=r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)")]  # as the audit log spells its head
 
@@ -53,7 +54,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     head: EventHead
     audit: AuditHead | None = None  # head of the audit log's hash chain, as ``postern audit verify --head`` takes it
     epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
-    asks: Annotated[tuple[Ask, ...], Meta(max_length=2)] = ()  # what the site has to say with ``unit/confirm``
+    asks: Annotated[tuple[Asked, ...], Meta(max_length=2)] = ()  # what the site has to say with ``unit/confirm``
     sig: Signature | None = None
 
 

@@ -22,19 +22,28 @@ from agent.unit.stores import open_gallery, open_stores
 
 
 def enrol(
-    config: Config, consent: ConsentRecord, subject: SubjectId | None, *, tell: Callable[[str], None]
+    config: Config,
+    consent: ConsentRecord,
+    subject: SubjectId | None,
+    *,
+    replace: SubjectId | None = None,
+    tell: Callable[[str], None],
 ) -> SubjectId:
-    """Enrol the person before the camera; ``tell`` gets advice for them. Raises what ``Registrar`` raises."""
+    """Enrol the person before the camera; ``tell`` gets advice for them. Raises what ``Registrar`` raises.
+
+    ``replace`` names the ``subject`` once more where its reference is of another model.
+    """
     clock = SystemClock()
     models = load_models(config)
     policy = load_policy(config, models.embedder.model)
     with open_stores(config, load_key(config), clock) as stores:
         Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
         registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)
+        registrar.check_word(consent, subject, replace)
         session = registrar.open(consent, subject)
         with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
             vectors = capture(camera, models.detector, session, tell=tell)
-        return registrar.keep(vectors, consent, subject)
+        return registrar.keep(vectors, consent, subject, replace=replace)
 
 
 def erase(

@@ -28,6 +28,7 @@ from agent.gallery.template import MIN_CAPTURES, Vector
 from agent.match.policy import Policy
 from agent.subject import SUBJECT_BYTES, SubjectId
 from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
+from agent.unit.replacing import check_captures, check_word
 
 REPORT_NS = 500_000_000  # between reports of one count: as fast as a person reacts to advice
 
@@ -65,19 +66,35 @@ class Registrar:
             subject=subject,
         )
 
-    def keep(self, vectors: Sequence[Vector], consent: ConsentRecord, subject: SubjectId | None) -> SubjectId:
+    def check_word(self, consent: ConsentRecord, subject: SubjectId | None, replace: SubjectId | None) -> None:
+        """Refuse to replace a reference of another model without a new consent and the ``replace`` of an operator."""
+        check_word(self.gallery, self.model, consent, subject, replace=replace)
+
+    def keep(
+        self,
+        vectors: Sequence[Vector],
+        consent: ConsentRecord,
+        subject: SubjectId | None,
+        *,
+        replace: SubjectId | None = None,
+    ) -> SubjectId:
         """Store the reference, overwrite ``vectors``, and return the subject's id.
+
+        A reference of ``subject`` is replaced by captures that match it alone; one of another model where ``replace``
+        names the subject once more (``agent.unit.replacing``).
 
         The gallery is asked first, so that what it refuses leaves no entry. Then the consent stands in the log before
         the reference exists: where the log cannot be written, nobody is enrolled. Whoever the gallery does not hold in
         the end, because the disk failed or an erasure came between, has no personal part; one that a power cut leaves
-        is destroyed by the next start. Raises what ``GalleryStore.enrol`` raises, and nothing is kept then.
+        is destroyed by the next start. Raises what ``GalleryStore.enrol`` and ``replacing`` raise: nothing is kept.
         """
         chosen = subject or SubjectId(self.random(SUBJECT_BYTES))
         personal = {"evidence": consent.evidence_digest, "expires_at": consent.expires_at.isoformat()}
         facts = {"notice_version": consent.notice_version}
         try:
             self.gallery.admit(consent, subject)
+            self.check_word(consent, subject, replace)
+            check_captures(self.gallery, self.policy, vectors, subject)
             self.audit.append("consent_given", facts, subject=chosen, personal=personal)
             self.gallery.enrol(vectors, consent=consent, model=self.model, subject=chosen)
             with suppress(StorageError):  # the reference stands, and the log says under which consent
@@ -148,25 +165,30 @@ class LiveEnrolment:
                 "seconds": SESSION_NS // 10**9,
             }
 
-    def offer(self, frame: Frame, faces: Sequence[Face]) -> None:
-        """Let the session, if one takes captures, look at ``frame``; runs on the thread that owns the embedder."""
+    def offer(self, frame: Frame, faces: Sequence[Face]) -> bool:
+        """Let the session, if one takes captures, look at ``frame``; whether it did, for a frame serves one purpose.
+
+        Runs on the thread that owns the embedder.
+        """
         if not self.capturing:
-            return
+            return False
         with self._lock:
             held = self._open
             if held is None or held.complete:
-                return
+                return False
             progress = held.session.offer(frame, faces)
             held.captured, held.complete = progress.captured, progress.complete
             if progress.refusal == "timed_out":
                 self._end("timed_out", ADVICE["timed_out"])
             else:
                 self._report(held, progress)
+        return True
 
-    def commit(self, name: str) -> Mapping[str, Any]:
+    def commit(self, name: str, *, replace: SubjectId | None = None) -> Mapping[str, Any]:
         """Make the reference; its subject.
 
-        Raises RefusedError: ``no_enrolment``, ``too_few_captures`` (the session goes on), ``already_enrolled``, and
+        ``replace`` names the subject once more where its reference is of another model. Raises RefusedError:
+        ``no_enrolment``, ``too_few_captures``, ``replace_unconfirmed`` (the session goes on), ``already_enrolled``, and
         what ``Registrar.keep`` raises (the session is over, nothing was kept).
         """
         self.expire()
@@ -177,6 +199,7 @@ class LiveEnrolment:
                     f"{held.captured} captures were taken, {MIN_CAPTURES} are needed: follow the advice",
                     reason="too_few_captures",
                 )
+            self._registrar.check_word(held.consent, held.subject, replace)
             try:
                 vectors = held.session.finish()
             except CaptureRefusedError as error:
@@ -184,7 +207,7 @@ class LiveEnrolment:
                 raise
             self._open = None
         try:
-            subject = self._registrar.keep(vectors, held.consent, held.subject)
+            subject = self._registrar.keep(vectors, held.consent, held.subject, replace=replace)
         except PosternError as error:
             self._tell(name, None, ("not_kept", str(error)))
             raise
@@ -203,6 +226,12 @@ class LiveEnrolment:
         with self._lock:
             if self._open is not None:
                 self._end(reason, sentence)
+
+    def forget_subject(self, subject: SubjectId) -> None:
+        """End a session that was to renew the reference of somebody who is erased."""
+        with self._lock:
+            if self._open is not None and self._open.subject == subject:
+                self._end("subject_erased", "the person was erased meanwhile; nothing was stored")
 
     def expire(self) -> None:
         """End a session whose time is over; to be called now and then, also while no frame comes."""

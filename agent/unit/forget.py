@@ -34,7 +34,8 @@ def _raise(error: PosternError) -> None:
 class Forgetting:
     """Erases in gallery, outbox and audit log of one unit. Thread-safe as far as those three are.
 
-    ``on_erased`` gets each person once, before the outbox forgets them; ``on_done`` is called once all have forgotten
+    ``on_withheld`` gets whose time is over by the wall clock while the settled time does not say so yet; ``on_erased``
+    gets each person once, before the outbox forgets them; ``on_done`` is called once all have forgotten
     them, and may raise PosternError; ``on_problem`` gets what kept the note from
     being written, which stops nothing else (by default it is raised).
     """
@@ -46,10 +47,12 @@ class Forgetting:
         audit: AuditLog,
         *,
         on_erased: Callable[[Erased], None] = lambda _: None,
+        on_withheld: Callable[[SubjectId], None] = lambda _: None,
         on_done: Callable[[], None] = lambda: None,
         on_problem: Callable[[PosternError], None] = _raise,
     ) -> None:
         self._gallery, self._outbox, self._audit = gallery, outbox, audit
+        self._on_withheld = on_withheld
         self._on_erased, self._on_done, self._on_problem = on_erased, on_done, on_problem
         self._lock = threading.RLock()  # commands and the sweep run on two threads
         self._owed: list[Erased] = []  # erased from the gallery, not yet from outbox and log: a full disk kept it
@@ -98,6 +101,8 @@ class Forgetting:
     def _pass_on(self) -> None:
         """Make all others forget whom the gallery has erased; what a full disk refuses is owed until the next call."""
         problems: list[PosternError] = []
+        for subject in self._gallery.take_withheld():
+            self._on_withheld(subject)
         with self._lock:
             for one in self._gallery.take_erased():
                 self._owed.append(one)

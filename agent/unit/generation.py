@@ -167,6 +167,7 @@ def _doubt(carried: Mapping[str, int], known: Known | None) -> str | None:
         return None
     marks = {**carried, "file of their common number": 0 if known is None else known.coming or known.number}
     older = [name for name, number in marks.items() if number != max(marks.values())]
+    older = older or ["file of their common number"]
     return (
         f"the unit's {', '.join(older)} {'was' if len(older) == 1 else 'were'} put back or replaced: nobody is matched"
         " until the site has looked at the unit and says so (postern ask UNIT unit/confirm what=files reason=…, or here"

@@ -107,6 +107,7 @@ class Service:
         self._clock = clock = world.clock
         self._problem = Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
+        self._withheld: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
         key = assemble.load_key(config)
@@ -122,6 +123,7 @@ class Service:
             stores.gallery,
             stores.outbox,
             stores.audit,
+            on_withheld=self._withheld.put,
             on_erased=self._on_erased,
             on_done=stores.generation.advance,
             on_problem=self._problem,
@@ -334,7 +336,11 @@ class Service:
         return self._paused.is_set() or self._enrolment.capturing or self._stores.generation.doubted()
 
     def _take_erasures(self) -> None:
-        """Make the pipeline forget who was erased; runs on its thread, between frames."""
+        """Make the pipeline forget who was erased or whose time is over; runs on its thread, between frames."""
+        while not self._withheld.empty():
+            subject = self._withheld.get_nowait()
+            self._decider.forget_subject(subject)
+            self._presence.forget_subject(subject)
         while not self._erased.empty():
             subject = self._erased.get_nowait()
             self._decider.forget_subject(subject)
@@ -347,6 +353,7 @@ class Service:
 
     def _on_erased(self, erased: Erased) -> None:
         self._erased.put(erased.subject)
+        self._enrolment.forget_subject(erased.subject)
         log.info("a reference was erased (%s)", erased.receipt.reason)
 
     def _on_condition(self, condition: Condition) -> None:

@@ -110,10 +110,15 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
             raise RefusedError("an enrolment takes consent and subject alone", reason="bad_args")
         return enrolment.begin(command.transaction, consent, subject)
 
+    def enrol_commit(command: Command) -> Mapping[str, Any]:
+        args = dict(command.args)
+        replace = parse_subject(args.pop("replace")) if "replace" in args else None
+        return enrolment.commit(_enrolment(args), replace=replace)
+
     return {
         "enrol/begin": enrol_begin,
-        "enrol/commit": lambda command: enrolment.commit(_enrolment(command)),
-        "enrol/abort": lambda command: enrolment.abort(_enrolment(command)),
+        "enrol/commit": enrol_commit,
+        "enrol/abort": lambda command: enrolment.abort(_enrolment(command.args)),
     }
 
 
@@ -133,9 +138,9 @@ def _encoded(consent: object) -> bytes:
         return b""
 
 
-def _enrolment(command: Command) -> str:
+def _enrolment(args: Mapping[str, Any]) -> str:
     """Which enrolment is meant: the transaction of the command that began it."""
-    match command.args:
+    match args:
         case {"enrolment": str(name), **rest} if not rest:
             return name
     raise RefusedError("name the enrolment by the transaction of its begin, and nothing else", reason="bad_args")

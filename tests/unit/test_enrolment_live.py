@@ -68,11 +68,11 @@ class Unit:
         self._shown = self.given[-1].vector.copy()
         return self.given[-1]
 
-    def show(self, *faces: Any, seconds: float = 1.0) -> None:
-        """Let time pass and offer one frame."""
+    def show(self, *faces: Any, seconds: float = 1.0) -> bool:
+        """Let time pass and offer one frame; whether the enrolment took it."""
         self.clock.advance(seconds)
         lores = np.zeros((240, 320, 3), np.uint8)
-        self.live.offer(Frame(0, self.clock.monotonic_ns(), lores, RgbPicture(TEXTURE)), list(faces))
+        return self.live.offer(Frame(0, self.clock.monotonic_ns(), lores, RgbPicture(TEXTURE)), list(faces))
 
     def begin(self, name: str = "e1", **changes: Any) -> Any:
         return self.live.begin(name, consent(self.clock.now(), **changes))
@@ -341,7 +341,7 @@ def test_an_erasure_during_the_commit_leaves_no_personal_part(tmp_path: Path, at
     subject = enrolled(unit, consent(unit.clock.now()))
     unit.audit.at = at
     with pytest.raises(ConsentError) if at == "consent_given" else nullcontext():
-        unit.registrar.keep(captures(unit.rng), consent(unit.clock.now()), subject)
+        unit.registrar.keep(captures(unit.rng, PERSON), consent(unit.clock.now()), subject)
     assert subject not in unit.gallery
     assert subject.hex().encode() not in everything_in(unit)
     unit.audit.close()

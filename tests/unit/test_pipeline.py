@@ -109,7 +109,7 @@ def make_stages(
         decider=Decider(POLICY),
         presence=Presence(),
         record=recorded.append,
-        enrol=lambda frame, faces: None,
+        enrol=lambda frame, faces: False,
         times=StageTimes(pipeline.STAGES),
     )
 

@@ -84,7 +84,7 @@ def test_issued_epoch_keys_carry_a_unit_over_the_weeks(office: SiteOffice) -> No
     office.clock.advance(86_400 * 14)
     sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
     held = install_epoch_keys(keys.folder, sealed, site="hq", unit="door-3", now=office.clock.now(), clock="synced")
-    held.pseudonym(b"s", "access", office.clock.now(), settled=None)
+    held.pseudonym(b"s", "access", office.clock.now(), settled=office.clock.now())
     assert EpochKeys.load(keys.epoch_keys).epochs("access") == ("2026-W49", "2026-W50", "2026-W51")
 
 

@@ -95,7 +95,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(80, 25.0)),
         embedder=embedder,
-        enrol=lambda _frame, _faces: None,
+        enrol=lambda _frame, _faces: False,
         references=lambda: references,
         decider=Decider(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
         presence=Presence(),

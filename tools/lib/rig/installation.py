@@ -20,6 +20,7 @@ from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.files import make_private_folder, write_atomic
+from agent.gallery.ageing import Ageing
 from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey, save_private_key
 from agent.match.policy import sign_policy
@@ -30,6 +31,7 @@ from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.authority import Authority, pem
 from agent.unit.assemble import Models, load_key, load_models
+from agent.unit.key_files import KeptFiles
 from agent.unit.stores import open_gallery
 from tools.lib.demo.site import ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig.enrolment import captures, consent, policy
@@ -100,6 +102,7 @@ class Installation:
         models = load_models(config)
         record = consent(self._start, expires_at, signed=who, notice=notice_id(config))
         vectors = _captures(who, models)
+        Ageing(clock, KeptFiles(config.outbox.path).time).confirm(clock.now())  # as an installer does
         with open_gallery(config, load_key(config), clock, random=self.random) as gallery:
             subject = gallery.enrol([vector.copy() for vector in vectors], consent=record, model=models.embedder.model)
         return subject.hex()

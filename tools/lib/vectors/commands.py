@@ -38,6 +38,7 @@ VERBS = (
     "key/rotate",
     "outbox/status",
     "selftest",
+    "unit/confirm",
 )
 NOT_OFFERED = "key/rotate"
 NONCES = [f"{number:02x}" * 16 for number in range(1, 7)]
