@@ -12,7 +12,7 @@ from agent.cli.options import add_config, read_config
 from agent.clock import SystemClock
 from agent.errors import printable
 from agent.unit.notify import Notifier
-from agent.unit.service import run_unit
+from agent.unit.running import run_unit
 from agent.unit.world import World
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).

@@ -127,6 +127,12 @@ def save(path: Path, keys: Iterable[EpochKey]) -> None:
     _finish(path)
 
 
+def check_readable(path: Path) -> None:
+    """Raise KeyStoreError where ``EpochKeys.load`` would; nothing is written, so the running unit may hold the file."""
+    if not _fresh(path).exists():
+        _read(path)
+
+
 def _read(path: Path) -> tuple[EpochKey, ...]:
     try:
         return decode(read_secret(path), EpochKeyFile, MAX_SECRET_BYTES).keys

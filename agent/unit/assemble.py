@@ -240,13 +240,16 @@ def command_side(
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:
-    """How subjects are sealed to the consumer, or None when events carry pseudonyms."""
+    """How subjects are sealed to the consumer, or None when events carry pseudonyms; raises KeyStoreError."""
     path = config.events.consumer_key
     if path is None:
         return None
     from agent.protocol.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
 
-    consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    try:
+        consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+    except ValueError as error:
+        raise KeyStoreError(f"{path} is no public key: export it again at the consumer") from error
     site, audience = config.unit.site, config.events.audience
     return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
 

@@ -38,15 +38,15 @@ class Housekeeping:
         self._offset_s = self._offset()
         self._storage_low = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float = 1.0) -> None:
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        if self.thread.is_alive():
+            self.thread.join(timeout_s)
 
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGHUP, as ``systemctl reload postern`` sends it: the configuration is read again without a new process.
 
-The new file is first read and its keys, models and policy are tried while the unit still runs on the old one. What
+The new file is first read, and all that a start needs of it is tried, while the unit still runs on the old one. What
 does not work is logged and changes nothing. What works ends the run as a stop does, events ``stopping`` and ``started``
-included, and begins the next one: a unit never runs on half of one file and half of another.
+included, and begins the next one: a unit never runs on half of one file and half of another. Where that cannot begin
+all the same, the old one begins again.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 
+from agent.clock import Clock
 from agent.config.schema import Config
-from agent.errors import PosternError
-from agent.unit.assemble import load_key, load_models, load_policy
+from agent.errors import PosternError, StorageError
+from agent.mqtt.credentials import load_identity
+from agent.outbox.epoch_keys import check_readable
+from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, make_gate, make_seal
+from agent.unit.key_files import UnitFiles
 
 log = logging.getLogger("postern")
 
@@ -22,9 +28,9 @@ log = logging.getLogger("postern")
 class Reload:
     """``asked`` is set by the signal's handler; ``is_due`` and ``take`` belong to the pipeline's thread."""
 
-    def __init__(self, reread: Callable[[], Config] | None) -> None:
+    def __init__(self, reread: Callable[[], Config] | None, clock: Clock) -> None:
         self.asked = threading.Event()
-        self._reread = reread
+        self._reread, self._clock = reread, clock
         self._config: Config | None = None
 
     def is_due(self) -> bool:
@@ -33,8 +39,7 @@ class Reload:
             self.asked.clear()
             try:
                 config = self._reread()
-                load_key(config)
-                load_policy(config, load_models(config).embedder.model)
+                check(config, self._clock)
             except PosternError as error:
                 log.warning("the new configuration is not taken, the old one stays: %s", error)
             else:
@@ -46,3 +51,16 @@ class Reload:
         """Hand the new configuration over, once; None when there is none."""
         config, self._config = self._config, None
         return config
+
+
+def check(config: Config, clock: Clock) -> None:
+    """Try all that a start reads and that the running unit does not hold; raises PosternError."""
+    load_key(config)
+    load_policy(config, load_models(config).embedder.model)
+    check_readable(UnitFiles(config.keys.folder).epoch_keys)
+    load_identity(credentials_of(config), clock, common_name=config.unit.id)
+    make_seal(config)
+    make_gate(config)
+    for folder in {path.parent for path in (config.gallery.path, config.outbox.path, config.audit.path)}:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{folder} is no folder that this service can write: create it, or correct its owner")

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one unit: assemble the parts, start the threads, drive the pipeline, stop clean.
+"""One run of a unit: assemble the parts, start the threads, drive the pipeline, stop clean.
 
 Threads: this one runs the pipeline; the uplink, housekeeping and, for live cameras, the capture hand-off
-have their own. SIGTERM and SIGINT ask the pipeline to end after the frame in hand: the event ``stopping``
-is queued, the uplink flushes, and everything is closed within two seconds. What was not delivered stays in
-the outbox. SIGHUP asks for the configuration to be read again (``agent.unit.reload``).
+have their own. At the end, after the frame in hand, the event ``stopping`` is queued, the uplink flushes, and
+everything is closed within two seconds. What was not delivered stays in the outbox.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -26,7 +23,7 @@ from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
 from agent.detect.track import MAX_MISSED_NS, Tracker
 from agent.embed.records import EMBEDDING_DIM
-from agent.errors import CameraLostError, PosternError
+from agent.errors import CameraLostError, PosternError, RetryError
 from agent.gallery.records import Erased
 from agent.gallery.references import References
 from agent.keys import UnitKey
@@ -48,7 +45,6 @@ from agent.unit.key_files import KeptFiles
 from agent.unit.log import Problems
 from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
-from agent.unit.reload import Reload
 from agent.unit.start_log import digest_of, log_start
 from agent.unit.stores import open_stores, source_of
 from agent.unit.world import World
@@ -60,42 +56,6 @@ from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 log = logging.getLogger("postern")
 
 AUDITED: Mapping[Condition, Kind] = {"clock_step": "clock_step", "storage_low": "storage_error", "tamper": "tamper"}
-
-
-def run_unit(
-    config: Config,
-    *,
-    world: World | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-    reread: Callable[[], Config] | None = None,
-) -> int:
-    """Run until the camera ends or a signal comes; the exit status. Raises PosternError when it cannot start.
-
-    ``on_frame`` is called once a frame and about twice a second while no frame comes: a watchdog hangs on it.
-    ``reread`` gives the configuration anew on SIGHUP.
-    """
-    world = world or World()
-    stopping, reload = threading.Event(), Reload(reread)
-    with ExitStack() as signals:
-        for number, event in (
-            (signal.SIGTERM, stopping),
-            (signal.SIGINT, stopping),
-            (signal.SIGHUP, reload.asked),
-        ):
-            previous = signal.signal(number, lambda *_, event=event: event.set())
-            signals.callback(signal.signal, number, previous)
-
-        def keep_going() -> bool:
-            on_frame()
-            return not stopping.is_set() and not reload.is_due()
-
-        while True:
-            with ExitStack() as stack:
-                Service(config, world, stack).run(keep_going)
-            following = reload.take()
-            if following is None:
-                return 0
-            config = following
 
 
 class Service:
@@ -218,6 +178,12 @@ class Service:
                 self._log("stopped")
         if self._config.profile == "demo":
             self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+
+    def check_ended(self) -> None:
+        """Raise RetryError while a thread of this run is left: beside it no other may begin, only a new process."""
+        left = [part.name for part in (self._uplink.thread, self._housekeeping.thread) if part.is_alive()]
+        if left:
+            raise RetryError(f"{' and '.join(left)} did not end in time: the unit ends, and has to be started anew")
 
     def _tell_asked(self) -> None:
         """Say at each start what the site has to say before the unit does all of its work."""

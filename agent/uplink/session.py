@@ -98,10 +98,10 @@ class Uplink:
         self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
         self._stopping = threading.Event()
         self._turns = self._all_turns()
-        self._thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def turn(self) -> None:
         """What the thread does between two waits, for a rig that owns the clock and calls this instead of ``start``."""
@@ -115,9 +115,9 @@ class Uplink:
         """
         self._stopping.set()
         self.mailbox.wake()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        if self.thread.is_alive():
+            self.thread.join(timeout_s)
+        if self.thread.is_alive():
             return False
         deque(self._turns, maxlen=0)  # of whoever took the turns: flush and say goodbye
         self._close_mailbox()

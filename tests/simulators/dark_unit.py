@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 
-from agent.camera.base import CameraInfo, Frame
+from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.camera.source import Source
 from agent.clock import SimulatedClock
 from agent.config.schema import Config
@@ -35,6 +36,21 @@ class Dark:
 
     def frames(self) -> Iterator[Frame]:
         return iter(())
+
+
+class OneFrame(Dark):
+    """A camera that sees one grey frame and ends."""
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+
+    def frames(self) -> Iterator[Frame]:
+        grey = np.full((240, 320, 3), 128, np.uint8)
+        yield Frame(0, self._clock.monotonic_ns(), grey, RgbPicture(grey))
+
+
+def one_frame(clock: SimulatedClock) -> Source:
+    return Source(OneFrame(clock))
 
 
 @contextmanager

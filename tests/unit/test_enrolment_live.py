@@ -271,9 +271,11 @@ def test_advice_is_told_twice_a_second_at_most_and_captures_at_once(unit: Unit) 
     assert len(unit.told) == before + 1
 
 
-def enrolled(unit: Unit, given: ConsentRecord, subject: SubjectId | None = None) -> SubjectId:
+def enrolled(
+    unit: Unit, given: ConsentRecord, subject: SubjectId | None = None, person: np.ndarray | None = None
+) -> SubjectId:
     unit.live.begin("enrolled", given, subject)
-    unit.stand(5, unit_vector(np.random.default_rng()))
+    unit.stand(5, unit_vector(np.random.default_rng()) if person is None else person)
     return SubjectId(bytes.fromhex(unit.live.commit("enrolled")["subject"]))
 
 
@@ -338,7 +340,7 @@ def test_an_erasure_during_the_commit_leaves_no_personal_part(tmp_path: Path, at
     unit = Unit(tmp_path, ErasesMeanwhile)
     assert isinstance(unit.audit, ErasesMeanwhile)
     unit.audit.gallery = unit.gallery
-    subject = enrolled(unit, consent(unit.clock.now()))
+    subject = enrolled(unit, consent(unit.clock.now()), person=PERSON)
     unit.audit.at = at
     with pytest.raises(ConsentError) if at == "consent_given" else nullcontext():
         unit.registrar.keep(captures(unit.rng, PERSON), consent(unit.clock.now()), subject)

@@ -71,7 +71,7 @@ class InProcess:
         self._log: list[str] = []
         self._run = Run("in-process", heads=self._heads, log=self._log)
         self._embeddings = 0
-        self._reload = Reload(self._unit.config)
+        self._reload = Reload(self._unit.config, self._clock)
         self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
         self._was_down = False  # the broker, when the unit died
         self._flushing_to: int | None = None  # the last event of the scenario, while another start delivers it

@@ -19,7 +19,7 @@ from agent.config.camera import SceneCamera
 from agent.config.load import load_config
 from agent.errors import PosternError
 from agent.unit.notify import Notifier
-from agent.unit.service import run_unit
+from agent.unit.running import run_unit
 from agent.unit.world import World
 from tools.lib.rig.camera import SceneView, source_of
 from tools.lib.rig.clock import OffsetClock
