@@ -32,7 +32,7 @@ from agent.subject import SubjectId
 from agent.unit.assemble import make_registrar
 from agent.unit.forget import Forgetting, owner_of
 from tests.simulators.auditor import audited
-from tests.simulators.gallery_life import EVIDENCE, MODEL, captures
+from tests.simulators.gallery_life import EVIDENCE, MODEL, captures, unit_vector
 from tests.simulators.signing_unit import match_draft
 from tests.simulators.unit_life import agreed, opened, write_unit
 from tests.unit.test_match_policy import policy
@@ -70,6 +70,7 @@ class Driver:
         self.held: dict[SubjectId, tuple[datetime, datetime]] = {}
         self.names: dict[SubjectId, str] = {}  # pseudonym of the event that waits
         self.papers: dict[SubjectId, ConsentRecord] = {}  # what each agreed to last
+        self.faces: dict[SubjectId, np.ndarray] = {}  # whose reference it is stays theirs
         self.spent: list[tuple[ConsentRecord, datetime]] = []  # what may not be used again, and since when
         self.gone: dict[SubjectId, datetime] = {}
         self.unsearched: set[bytes] = set()
@@ -173,7 +174,9 @@ class Driver:
         ends = now + timedelta(days=self.chance.randint(1, MAX_CONSENT_DAYS))
         record = msgspec.structs.replace(agreed(self.config, self.clock), expires_at=ends)
         self.registrar.open(record, subject).cancel()
-        made = self.registrar.keep(captures(self.rng), record, subject)
+        face = unit_vector(self.rng) if subject is None else self.faces[subject]
+        made = self.registrar.keep(captures(self.rng, face), record, subject)
+        self.faces[made] = face
         if subject is not None:
             self.spent.append((self.papers[subject], now))
         self.held[made], self.papers[made] = (ends, now), record

@@ -179,6 +179,15 @@ def test_a_reason_of_erasure_that_nobody_wrote_still_erases(tmp_path, clock, peo
         assert len(store) == 2
 
 
+def test_what_a_power_cut_left_to_be_erased_is_not_called_damaged_by_a_look(tmp_path, clock, people) -> None:
+    anna, _ = people["anna"]
+    tamper(tmp_path, ("UPDATE subjects SET doomed='withdrawn' WHERE subject=?", (anna,)))
+    with open_store(tmp_path, clock, look_only=True) as store:
+        assert len(store) == len(store.list()) == 2
+        assert not store.damaged
+        assert anna not in store.references(MODEL).subjects
+
+
 @pytest.mark.parametrize("column", ["expires_at", "last_used_on", "overdue_since"])
 @pytest.mark.parametrize("value", ["", "never", "2026-01-05T08:00:00", "9" * 50])
 def test_a_date_that_is_none_is_said_plainly(tmp_path, clock, people, column, value) -> None:

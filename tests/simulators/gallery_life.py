@@ -69,6 +69,7 @@ def open_store(
     unit: str = UNIT,
     unused_days: int = 365,
     random: Callable[[int], bytes] = secrets.token_bytes,
+    look_only: bool = False,
 ) -> GalleryStore:
     """The store of ``unit`` in ``folder``; receipts are signed by ``key``, or by a seal that costs no time."""
 
@@ -83,6 +84,7 @@ def open_store(
         sign=sign,
         retention=Retention(unused_days),
         random=random,
+        look_only=look_only,
     )
 
 

@@ -267,3 +267,20 @@ def test_no_arrangement_of_faces_breaks_the_loop_or_keeps_a_crop(
     _, embedder, recorded = play([[face(*place) for place in frame] for frame in places])
     assert not any(crop.any() for crop in embedder.crops)
     assert all(one.subject == ALICE for one in recorded)
+
+
+def test_a_frame_that_an_enrolment_took_is_used_for_nothing_else() -> None:
+    """Also the one that completes it: whether the enrolment is over is not asked again within the frame."""
+    recorded: list[Match | PresenceChange] = []
+    stages = make_stages([[face(320, 240)]] * 60, recorded, count=60)
+    took: list[bool] = []
+
+    def enrol(*_: object) -> bool:
+        took.append(len(took) < 50)
+        embedded_at.append(len(stages.embedder.crops))  # type: ignore[attr-defined]
+        return took[-1]
+
+    embedded_at: list[int] = []
+    pipeline.run(replace(stages, enrol=enrol), keep_going=lambda: True)
+    assert embedded_at[50] == 0, "nothing was embedded up to and in the last frame of the enrolment"
+    assert stages.embedder.crops, "in those after it there was"  # type: ignore[attr-defined]
