@@ -17,7 +17,6 @@ though the unit tells of it, becomes the settled one.
 
 from __future__ import annotations
 
-import math
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -38,21 +37,21 @@ UNASKED = timedelta(days=7)  # a weekend, a week's holiday; a longer lead asks t
 STEP_S = 10.0  # of a clock that is slewed by 100 ppm for a day; what is further away has jumped
 SAVE_S = 600.0  # between writes of the file: a power cut costs the settled time as much at most
 MAX_FILE_BYTES = 1024
-LAST_YEAR = 9000  # no clock means it, and dates beyond 9999 do not exist
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # no clock means it, and sums with later dates may not exist
 
-Seconds = Annotated[float, Meta(ge=-1e10, le=1e10)]  # three centuries
+Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]  # more than there are years
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. ``low`` and ``high`` bound the lead over the window so far; None before its first look."""
+    """The file. ``low`` and ``high`` bound the lead over the window so far."""
 
     boot: Annotated[str, Meta(max_length=64)]
     monotonic_ms: Annotated[int, Meta(ge=0)]
     settled: Annotated[datetime, Meta(tz=True)]
     established: bool
     ran_s: Annotated[float, Meta(ge=0, le=1e10)]
-    low: Seconds | None
-    high: Seconds | None
+    low: Seconds
+    high: Seconds
 
 
 class Ageing:
@@ -68,15 +67,13 @@ class Ageing:
         self._last_ns = self._saved_ns = clock.monotonic_ns()
         kept = None if path is None else read_kept(path)
         if kept is None:
-            self._settled, self._established, self._ran_s = clock.now().astimezone(UTC), False, 0.0
-            self._begin_window()
-            self.look()
-            self.save()
+            self._settled, self._established, self._ran_s = self.wall(), False, 0.0
+            self._begin_window(0.0)
+            with suppress(StorageError):  # a full disk blocks nothing: it is tried again
+                self.save()
             return
         self._settled, self._established, self._ran_s = kept.settled.astimezone(UTC), kept.established, kept.ran_s
-        self._low, self._high = (
-            (math.inf, -math.inf) if kept.low is None or kept.high is None else (kept.low, kept.high)
-        )
+        self._low, self._high = kept.low, kept.high
         kept_ns = kept.monotonic_ms * 1_000_000
         if kept.boot and kept.boot == clock.boot() and kept_ns <= self._last_ns:  # the machine ran on meanwhile
             self._last_ns = kept_ns
@@ -94,7 +91,7 @@ class Ageing:
 
     def wall(self) -> datetime:
         """The wall clock, whatever it is worth; aware, UTC."""
-        return self._clock.now().astimezone(UTC)
+        return min(self._clock.now().astimezone(UTC), LATEST)
 
     def latest(self) -> datetime:
         """The wall clock, or the settled time where that one is behind: what has ended by now counts no more."""
@@ -115,9 +112,9 @@ class Ageing:
     def confirm(self, at: datetime) -> None:
         """Settle on ``at``, which the site vouches for. Raises StorageError when it cannot be kept."""
         with self._lock:
-            self._settled, self._established = at.astimezone(UTC), True
-            self._begin_window()
+            self._settled, self._established = min(at.astimezone(UTC), LATEST), True
             self._last_ns = self._clock.monotonic_ns()
+            self._begin_window(self._lead_s())
         self.save()
 
     def look(self) -> None:
@@ -126,19 +123,19 @@ class Ageing:
             now_ns = self._clock.monotonic_ns()
             elapsed_s = max(now_ns - self._last_ns, 0) / 1e9
             self._last_ns = now_ns
-            self._settled += timedelta(seconds=elapsed_s)
+            self._settled = min(self._settled + timedelta(seconds=elapsed_s), LATEST)
             self._ran_s += elapsed_s
             lead_s = self._lead_s()
             if not self._established and abs(lead_s) > STEP_S:  # nothing was settled yet: begin at the new time
                 self._settled = self.wall()
-                self._begin_window()
+                self._begin_window(0.0)
                 lead_s = 0.0
             self._low, self._high = min(self._low, lead_s), max(self._high, lead_s)
             if self._is_over():
                 gained_s = max(self._low, 0.0) or min(self._high, 0.0)
                 self._settled += timedelta(seconds=gained_s)
                 self._established = True
-                self._begin_window()
+                self._begin_window(lead_s - gained_s)
             due = (now_ns - self._saved_ns) / 1e9 >= SAVE_S
         if due:
             with suppress(StorageError):  # a full disk: the settled time falls behind at the next start, no more
@@ -150,15 +147,14 @@ class Ageing:
             return
         with self._lock:
             self._saved_ns = self._last_ns
-            is_new = self._low > self._high
             kept = _Kept(
                 boot=self._clock.boot(),
                 monotonic_ms=-(-self._last_ns // 1_000_000),
                 settled=self._settled,
                 established=self._established,
                 ran_s=self._ran_s,
-                low=None if is_new else self._low,
-                high=None if is_new else self._high,
+                low=self._low,
+                high=self._high,
             )
             write_atomic(self._path, msgspec.json.encode(kept))
 
@@ -178,8 +174,8 @@ class Ageing:
         sure = self._low <= UNASKED.total_seconds() and (self._established or self._clock.state() == "synced")
         return self._ran_s >= (WINDOW_S if sure else LONG_WINDOW_S)
 
-    def _begin_window(self) -> None:
-        self._ran_s, self._low, self._high = 0.0, math.inf, -math.inf
+    def _begin_window(self, lead_s: float) -> None:
+        self._ran_s, self._low, self._high = 0.0, lead_s, lead_s
 
 
 def read_kept(path: Path) -> _Kept | None:
@@ -192,4 +188,4 @@ def read_kept(path: Path) -> _Kept | None:
         kept = decode(content, _Kept, MAX_FILE_BYTES, floats=True)
     except StrictJsonError:
         return None
-    return kept if kept.settled.year < LAST_YEAR else None
+    return kept if kept.settled <= LATEST else None

@@ -6,10 +6,13 @@ Until the site says so, the unit matches and enrols nobody, and tells of it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,9 +23,12 @@ from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import RefusedError, StorageError
+from agent.keys import SigningKey, decode_base64url
 from agent.outbox.draft import make_unit
+from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.event import Event
 from agent.protocol.health import read_health
+from agent.site.units import load_site_key
 from agent.strict_json import decode
 from agent.unit.confirm import Confirming
 from agent.unit.doctor import examine
@@ -197,6 +203,87 @@ def test_the_running_unit_matches_and_enrols_nobody_and_tells_of_it(tmp_path: Pa
         assert (health.recognition, health.asks) == ("running", ())
     with assembled(config, clock) as service:
         assert references(service) == 1
+
+
+@pytest.mark.timeout(120)
+def test_a_recorded_command_is_not_done_again_by_a_counter_put_back(tmp_path: Path) -> None:
+    premises, clock = Premises(tmp_path), SimulatedClock(START)
+    config = load_config(premises.config)
+    operator = Operator(load_site_key(premises.site), clock)
+    counter = config.outbox.path.with_name("commands.json")
+    with assembled(config, clock) as service:
+        assert operator.ask(service, "recognition/pause")["status"] == "ok"
+    older = counter.read_bytes()
+    with assembled(config, clock) as service:
+        assert operator.ask(service, "recognition/resume")["status"] == "ok"
+        recorded = operator.sent
+    counter.write_bytes(older)
+    with assembled(config, clock) as service:
+        again = operator.deliver(service, "recognition/resume", recorded)
+        assert again["error"] == "replayed"
+        asked = operator.ask(service, "recognition/pause")
+        assert (asked["error"], asked["transaction"]) == ("challenge", "t-3"), "what a recording cannot answer"
+        assert operator.ask(service, "recognition/pause", nonce=asked["nonce"])["status"] == "ok"
+        asked = operator.ask(service, "unit/confirm")
+        told = operator.ask(service, "unit/confirm", {"what": "files", "reason": "a test"}, nonce=asked["nonce"])
+        assert told["data"] == {"confirmed": "files"}
+        assert operator.ask(service, "recognition/resume")["status"] == "ok"
+        assert references(service) == 1
+
+
+@pytest.mark.timeout(120)
+def test_the_sites_word_about_the_time_is_that_of_the_operators_clock(tmp_path: Path) -> None:
+    premises, clock = Premises(tmp_path), SimulatedClock(START)
+    config = load_config(premises.config)
+    with assembled(config, clock) as service:
+        service._stores.ageing.confirm(clock.now())
+    later = SimulatedClock(START + timedelta(days=200))
+    operator = Operator(load_site_key(premises.site), later)
+    later.step_wall(0, "unsynced")
+    with assembled(config, later) as service:
+        ageing = service._stores.ageing
+        later.step_wall(0, "synced")
+        service.run(lambda: True)
+        assert "clock_step" in conditions(service)
+        assert read_health(_health(service))[1].asks == ("time",)
+        for args in ({}, {"what": "time", "reason": "x"}, {"what": "all"}, {"what": "files", "reason": "x"}):
+            assert operator.ask(service, "unit/confirm", args)["error"] in ("bad_args", "not_asked")
+        assert operator.ask(service, "unit/confirm", {"what": "time"})["data"] == {"confirmed": "time"}
+        assert ageing.settled() is not None
+        assert later.now() - timedelta(seconds=10) <= ageing.latest() <= later.now()
+        assert read_health(_health(service))[1].asks == ()
+
+
+class Operator:
+    """Signs commands by the site's key, and brings them without a broker between."""
+
+    def __init__(self, key: SigningKey, clock: SimulatedClock) -> None:
+        self.key, self.clock, self.number, self.sent = key, clock, 0, b""
+
+    def ask(
+        self, service: Service, verb: str, args: dict[str, str] | None = None, nonce: str | None = None
+    ) -> dict[str, Any]:
+        self.number += 1
+        now = int(self.clock.now().timestamp())
+        command = Command(
+            site="hq",
+            unit="door-1",
+            verb=verb,
+            cmd_seq=now * 1000 + self.number,
+            issued_at=now,
+            expires_at=now + 60,
+            transaction=f"t-{self.number}",
+            args=args or {},
+            nonce=nonce,
+        )
+        self.sent = self.key.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
+        return self.deliver(service, verb, self.sent)
+
+    def deliver(self, service: Service, verb: str, request: bytes) -> dict[str, Any]:
+        answer = service._uplink.on_request(verb, request)
+        assert answer is not None
+        content: dict[str, Any] = json.loads(decode_base64url(answer.split(b".")[1].decode()))
+        return content
 
 
 def _health(service: Service) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,22 @@ def test_nor_do_many_jumps_in_any_order(steps: list[Any], tmp_path_factory: pyte
             unit.check()
     finally:
         unit.close()
+
+
+@pytest.mark.parametrize("year", [3000, 9000, 9999])
+def test_a_clock_at_the_end_of_all_dates_makes_nothing_begin_anew(unit: Unit, year: int) -> None:
+    jump = (datetime(year, 12, 30, tzinfo=UTC) - unit.clock.now()).total_seconds()
+    unit.jump(jump, "synced")
+    unit.run(3600)
+    for _ in range(2):
+        unit.restart()
+        unit.check()
+    unit.store.erase(next(iter(unit.people)))
+    unit.jump(-jump, "synced")
+    unit.restart()
+    unit.run(DAY / 4)
+    assert len(unit.store.subjects()) == 3
+    assert unit.store._ageing.settled() is not None
 
 
 def test_what_is_due_by_honest_time_goes_although_the_clock_jumped_back(unit: Unit) -> None:

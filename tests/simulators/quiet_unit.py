@@ -57,6 +57,7 @@ class Premises:
         clock = SimulatedClock(START)
         office = SiteOffice(folder, clock=clock)
         office.enrol("door-1")
+        self.site = office.site
         self.unit, self._copy, self.config = folder / "unit", folder / "copy", folder / "config.yaml"
         self.unit.mkdir()
         shutil.move(office.keys("door-1").folder, self.unit / "keys")
