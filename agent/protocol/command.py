@@ -28,6 +28,7 @@ VERBS = (
     "selftest",
     "unit/confirm",
 )
+READING = ("health", "gallery/status", "config/get", "outbox/status", "selftest")  # verbs that change nothing
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from agent.audit.chain import Fact, Kind
 from agent.clock import Clock
 from agent.errors import StorageError
+from agent.protocol.command import READING
 from agent.uplink.commands import Outcome
 
 UNSIGNED_S = 600  # between entries about unsigned commands: the log then holds three years of an endless attack
@@ -21,7 +22,7 @@ UNSIGNED_S = 600  # between entries about unsigned commands: the log then holds 
 class CommandLog:
     """Called with each outcome; ``append`` writes an entry and may not raise.
 
-    ``taken`` is called after each command whose number was used: the files of the unit then get a new one.
+    ``taken`` is called after each signed command that may have changed something: the unit's files get a new number.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class CommandLog:
         else:
             facts["count"] = count
         self._append("command_refused" if outcome.error else "command_done", facts)
-        if outcome.cmd_seq is not None:
+        if outcome.cmd_seq is not None and outcome.verb not in READING:
             with suppress(StorageError):  # a full disk is told by what needs it; the next command tries again
                 self._taken()
 
