@@ -2,10 +2,10 @@
 """One number across all that a unit keeps, by which a file that was put back to an older state is noticed.
 
 Gallery, command counter, outbox and audit log carry the number; a file beside them says which it is. It rises when they
-are opened and closed, after each signed command that may change something, and each erasure. A gallery from a backup would match somebody who was
-erased since, a counter would take a command twice, an outbox would sign its numbers twice: so where the numbers differ
-nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind the last number
-that any of the files knows of, until the site has looked at the unit and says so.
+are opened and closed, after each signed command that may change something, and after each erasure. A gallery from a
+backup would match somebody who was erased since, a counter would take a command twice, an outbox would sign its numbers
+twice: so where the numbers differ nobody is matched and enrolled, every command has to answer a challenge, and the
+outbox goes on behind the last number that any of the files knows of, until the site has looked at the unit and says so.
 
 The number rises in an order that a power cut may end anywhere: the file names the coming number before the first of
 the four carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
