@@ -61,7 +61,7 @@ class Forgetting:
         """Complete what was cut off: outbox and log forget everybody whom the gallery has erased. May be repeated.
 
         Where files are ``doubted`` to be the newest, the gallery forgets everybody whom the log says was erased: a
-        backup from before that erasure may have been put back. The log also forgets whom the gallery never came to
+        backup from before that erasure may have been put back. Else the log forgets whom the gallery never came to
         hold, because an enrolment was cut short. Raises StorageError, and then what is left is done the next time.
         """
         if doubted:
@@ -74,7 +74,8 @@ class Forgetting:
         self._outbox.erase(*(digest.encode() for digest in tombstones))
         for digest in tombstones:
             self._audit.forget_digest(digest)
-        self._audit.forget_others(self._gallery.subjects())
+        if not doubted:
+            self._audit.forget_others(self._gallery.subjects())
         self._pass_on()
 
     def erase(self, subject: SubjectId) -> ErasureReceipt:
