@@ -66,5 +66,5 @@ def test_killed_at_any_moment_nothing_promised_is_lost_and_nothing_erased_comes_
             assert set(store.references(MODEL).subjects) == {bytes.fromhex(s) for s in now}
         on_disk = b"".join(p.read_bytes() for p in tmp_path.iterdir())
         assert not [s for s in erased | (asked - now) if bytes.fromhex(s) in on_disk]
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["gallery.db", "gallery.db.lock", "kek"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["gallery.db", "gallery.db.lock", "kek", "time.json"]
         held = now
