@@ -18,6 +18,7 @@ from agent.errors import KeyStoreError, StorageError
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 FOLDER_MODE = 0o700
+REVOKED_BROKERS = "brokers.crl"  # beside ``ca.crt``, wherever that lies: broker certificates not to be believed
 MAX_SECRET_BYTES = 64 * 1024  # a key, a certificate chain or a few hundred epoch keys; more is not ours
 
 _ISSUED = {"unit.key", "tls.key", "tls.crt", "ca.crt", "site.jwk", "trust.jws"}  # what only a site hands out
@@ -74,18 +75,20 @@ def replace(source: Path, target: Path) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create ``folder`` for its owner alone; an existing one is kept as it is."""
+    """Create ``folder``, and those above it that are missing, for their owner alone; existing ones are kept."""
     try:
-        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for each in reversed([folder, *folder.parents]):
+            each.mkdir(mode=FOLDER_MODE, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create the folder {folder} ({error.strerror}): choose a writable place") from error
 
 
 def check_private(path: Path) -> None:
-    """Refuse a secret that others can read.
+    """Refuse a secret that others can read, or that is another user's, who could exchange it.
 
-    Group read access is accepted for root's own group alone: this is how systemd shows a service's
-    credentials (mode 0440 with an access list, systemd.exec(5), LoadCredential=).
+    Files of root count as one's own: root can do anything. Group read access is accepted for root's own group
+    alone: this is how systemd shows a service's credentials (mode 0440 with an access list, systemd.exec(5),
+    LoadCredential=).
     """
     try:
         status = path.stat()
@@ -93,6 +96,8 @@ def check_private(path: Path) -> None:
         raise _unreadable(path, error) from error
     mode = stat.S_IMODE(status.st_mode)
     allowed = 0o740 if status.st_uid == status.st_gid == 0 else 0o700
+    if status.st_uid not in (0, os.geteuid()):
+        raise KeyStoreError(f"{path} belongs to another user: make it the file of whoever runs this (chown)")
     if mode & ~allowed:
         raise KeyStoreError(f"{path} can be read by others (mode {mode:04o}): run 'chmod 600 {path}'")
 
@@ -119,10 +124,18 @@ def read_secret(path: Path) -> bytes:
 
 
 def overwrite(path: Path) -> None:
-    """Fill an existing file with zeros in place, durably; a missing file is fine."""
+    """Fill an existing file with zeros in place, durably; a missing file is fine.
+
+    A link is not followed, and a file of another user is left alone: whoever owns the folder could have put either
+    there to have something else emptied. StorageError for both.
+    """
     try:
-        with path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "wb", closefd=True) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise StorageError(f"{path} is no plain file of this user: look who put it there, then remove it")
+            file.write(bytes(status.st_size))
             file.flush()
             os.fsync(file.fileno())
     except FileNotFoundError:

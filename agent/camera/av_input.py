@@ -23,10 +23,18 @@ PROBE_MICROSECONDS: Final = 500_000
 MAX_REORDER_MICROSECONDS: Final = 200_000  # UDP packets that come later than this are lost: old pictures have no use
 
 
+# Decoders that may run, by FFmpeg's names: what a sender chooses among. Many others have never seen an attacker.
+RTSP_CODECS: Final = "h264,hevc,mjpeg"
+V4L2_CODECS: Final = "h264,mjpeg,rawvideo"
+FILE_CODECS: Final = "h264,hevc,mjpeg,mpeg4,vp8,vp9,av1,libdav1d,ffv1,rawvideo"
+MACROBLOCK: Final = 16  # pixels: coded pictures are multiples of it on both sides
+
+
 @dataclass(frozen=True, slots=True)
 class AvInput:
     """One thing to open. ``name`` is what messages call it; ``address`` may hold a password and is never shown.
 
+    ``codecs`` may decode it, pictures up to ``max_pixels`` (coded) are; both hold while it is probed, too.
     ``timeout_s`` bounds opening and each wait for data, None for local files. ``sensor_clock`` says that the
     stream's own times are those of the monotonic clock.
     """
@@ -38,6 +46,8 @@ class AvInput:
     options: Mapping[str, str]
     timeout_s: float | None
     live: bool
+    codecs: str
+    max_pixels: int
     sensor_clock: bool = False
     loop: bool = False
     realtime: bool = False
@@ -52,6 +62,8 @@ def file_input(settings: FileCamera) -> AvInput:
         address=f"file:{settings.path}",  # with the protocol, no name is taken for a URL
         demuxer=None,
         options=MappingProxyType({"protocol_whitelist": "file"}),
+        codecs=FILE_CODECS,
+        max_pixels=coded_pixels(settings.max_width, settings.max_height),
         timeout_s=None,
         live=False,
         loop=settings.loop,
@@ -86,12 +98,14 @@ def rtsp_input(settings: RtspCamera) -> AvInput:
         ),
         timeout_s=settings.timeout_s,
         live=True,
+        codecs=RTSP_CODECS,
+        max_pixels=coded_pixels(settings.max_width, settings.max_height),
         decoder_threads=settings.decoder_threads,
     )
 
 
 def v4l2_input(settings: V4l2Camera) -> AvInput:
-    """Describe a Video4Linux device; a driver may give another size than asked, frames carry the true one."""
+    """Describe a Video4Linux device; a driver may give a smaller size than asked, frames carry the true one."""
     return AvInput(
         kind="v4l2",
         name=f"the camera {settings.device}",
@@ -106,8 +120,16 @@ def v4l2_input(settings: V4l2Camera) -> AvInput:
         ),
         timeout_s=settings.timeout_s,
         live=True,
+        codecs=V4L2_CODECS,
+        max_pixels=coded_pixels(settings.width, settings.height),
         sensor_clock=True,  # videobuf2 stamps buffers with CLOCK_MONOTONIC
     )
+
+
+def coded_pixels(width: int, height: int) -> int:
+    """How many pixels a picture of at most this size has as it is coded."""
+    across, down = (-(-side // MACROBLOCK) * MACROBLOCK for side in (width, height))
+    return across * down
 
 
 def read_credentials(path: Path) -> tuple[str, str]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar
 
 from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_input import AvInput
+from agent.camera.rtsp_check import looked_at
 from agent.clock import Clock
 from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError
 
 MAX_DAMAGED: Final = 100  # packets or pictures in a row that cannot be used: four seconds at 25 per second
-MAX_PIXELS: Final = 4096 * 4096  # beyond any video camera; bounds what a hostile stream makes the decoder allocate
 DEFAULT_FRAME_RATE: Final = 25.0  # per second, where a stream does not say
 MAX_FRAME_RATE: Final = 240.0  # more is a made-up number in a header
 
@@ -33,6 +34,7 @@ REASONS: Final = {
     "PermissionError": "this program may not open it",
     "IsADirectoryError": "it is a folder",
     "InvalidDataError": "its content is not video that can be decoded",
+    "MemoryError": "it needs more memory than a unit gives to what others send",
 }
 RTSP_REASONS: Final = {
     "PermissionError": "it did not start to play",  # rtspdec.c answers -1 to whatever PLAY brings, and that is EPERM
@@ -109,19 +111,32 @@ class AvStream:
 
     def _open(self) -> Container:
         source = self._source
+        bounds = {"max_pixels": str(source.max_pixels), "codec_whitelist": source.codecs}  # first of all while probing
         timeout = None if source.timeout_s is None else (source.timeout_s, source.timeout_s)
-        container = self._av.open(
-            source.address, mode="r", format=source.demuxer, options=dict(source.options), timeout=timeout
-        )
+        with self._looked_at() as refusal:
+            if refusal is not None:
+                raise self.failure(refusal)
+            container = self._av.open(
+                source.address, mode="r", format=source.demuxer, options={**source.options, **bounds}, timeout=timeout
+            )
         self._video = next(iter(container.streams.video), None)
         context = None if self._video is None else self._video.codec_context
         if context is None:
             container.close()
             raise self.failure("it has no video that can be decoded")
-        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
+        context.options = {**context.options, **bounds}
+        if not 0 <= context.width * context.height <= source.max_pixels:
+            container.close()
+            raise self.failure("its pictures are larger than camera.max_width and camera.max_height")
         context.thread_count = source.decoder_threads
         context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
         return container
+
+    def _looked_at(self) -> AbstractContextManager[str | None]:
+        source = self._source
+        if source.kind != "rtsp" or source.timeout_s is None:
+            return nullcontext()
+        return looked_at(source.address, source.timeout_s, lambda: self._clock.monotonic_ns() / 1e9)
 
     def _first_picture(self) -> VideoFrame:
         for picture in self._pictures:
@@ -151,9 +166,8 @@ class AvStream:
                 raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
             self._check_stall()
 
-    @staticmethod
-    def _sane(picture: VideoFrame) -> bool:
-        return bool(0 < picture.width * picture.height <= MAX_PIXELS)
+    def _sane(self, picture: VideoFrame) -> bool:
+        return bool(0 < picture.width * picture.height <= self._source.max_pixels)
 
     def _check_stall(self) -> None:
         timeout_s = self._source.timeout_s

@@ -29,6 +29,7 @@ COMMANDS = {
     "gallery": "list or erase what is held",
     "rights": "answer a person: what is held about me, withdraw, erase",
     "withdraw": "erase a person at all units of the site, and gather the signed receipts",
+    "retire": "tell at the broker that a revoked unit is gone",
     "notice": "print the notice to hang up before this unit",
     "assessment": "print the impact assessment of this unit, to be completed",
     "consent": "write the record of a consent that was just given",

@@ -12,10 +12,12 @@ from typing import Any
 
 from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.words import say, tell
-from agent.errors import KeyStoreError, RefusedError, printable
+from agent.errors import KeyStoreError, RefusedError, VerificationError, printable
 from agent.files import read_bounded
 from agent.protocol.command import MAX_COMMAND_BYTES, VERBS
 from agent.protocol.response import Response
+from agent.site.records import SiteFiles
+from agent.site.units import take_seal_key
 from agent.strict_json import StrictJsonError, dumps, loads
 
 
@@ -50,10 +52,23 @@ def run(arguments: argparse.Namespace) -> int:
             operator.ask(arguments.unit, "enrol/abort", {"enrolment": begun[0]}, timeout_s=arguments.timeout)
         raise
     if answer.status == "ok":
+        if isinstance(stated := (answer.data or {}).get("seal_key"), str):
+            _keep_seal_key(arguments.site_key.parent, stated)
         say(dumps(answer.data or {}, indent=2))
         return 0
     tell(f"postern: the unit refuses ({printable(answer.error or '')}): {printable(answer.message or '')}")
     return RefusedError.exit_status
+
+
+def _keep_seal_key(folder: Path, token: str) -> None:
+    """Keep what the unit's next epoch keys are to be sealed to where the site's folder is at hand; else tell."""
+    if not SiteFiles(folder).record.exists():
+        tell("carry the answer's seal_key to the site: save it as FILE, 'postern site seal-key FILE' there")
+        return
+    try:
+        take_seal_key(folder, token)
+    except VerificationError as error:
+        tell(f"postern: the site keeps the seal key that it knows: {error}")
 
 
 def _value(text: str) -> dict[str, Any]:

@@ -37,10 +37,14 @@ def read_unit_config(arguments: argparse.Namespace) -> Config:
     could not open any more.
     """
     config = read_config(arguments)
-    folder = config.keys.folder
-    if folder.exists() and (owner := folder.stat().st_uid) != os.geteuid():
-        name = _user(owner)
-        raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
+    for folder in (config.keys.folder, config.keys.folder.parent):
+        if folder.is_symlink():
+            raise RefusedError(f"{folder} is a link: keep the unit's files in a folder of its own")
+        if folder.exists() and (owner := folder.lstat().st_uid) not in (0, os.geteuid()):
+            name = _user(owner)
+            raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
+    if config.keys.folder.exists() and config.keys.folder.lstat().st_uid != os.geteuid():
+        raise RefusedError("the unit's files belong to root: run this as root, or give them to the service (chown)")
     return config
 
 

@@ -8,12 +8,13 @@ import logging
 import os
 import sys
 
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.clock import SystemClock
 from agent.errors import printable
+from agent.unit.memory import forbid_dumps
 from agent.unit.notify import Notifier
 from agent.unit.running import run_unit
-from agent.unit.world import World
+from agent.unit.world import World, in_bounded_threads
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
 MAX_LOG_LINE = 2000  # characters
@@ -26,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal, or until a recorded camera ends."""
-    config = read_config(arguments)
+    config = read_unit_config(arguments)
+    if config.profile == "production":
+        forbid_dumps()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Journal() if "JOURNAL_STREAM" in os.environ else _Line("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -35,7 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"), int(watchdog_us) if watchdog_us.isdecimal() else 0, clock)
     try:
         return run_unit(
-            config, world=World(clock=clock), on_frame=notifier.alive, reread=lambda: read_config(arguments)
+            config,
+            world=World(clock=clock, background=in_bounded_threads),
+            on_frame=notifier.alive,
+            reread=lambda: read_unit_config(arguments),
         )
     finally:
         notifier.stopping()

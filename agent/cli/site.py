@@ -61,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     issue = act("issue-keys", _issue_keys, "seal the coming epoch keys to a unit")
     issue.add_argument("unit")
     issue.add_argument("--ahead", type=int, default=EPOCHS_AHEAD, metavar="N", help="weeks beyond this one (2)")
+    seal = act("seal-key", _seal_key, "keep the key that a unit wants its next epoch keys sealed to")
+    seal.add_argument("file", type=Path, help="what 'postern unit seal-key' wrote")
     policy = act("policy", _policy, "sign a matching policy for the units")
     policy.add_argument("policy", type=Path, help="unsigned policy, JSON")
     policy.add_argument(
@@ -85,6 +87,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     program.add_argument("--role", choices=ROLES, default="auditor", help="auditor: reads all; operator: commands, too")
     broker = act("broker", _broker, "make or renew the broker's certificate")
     broker.add_argument("host", nargs="+", help="names and addresses that clients connect to")
+    act(
+        "revoke-broker",
+        _revoke_broker,
+        "have nobody believe the broker's certificates of until now: its key was stolen",
+    )
     act("revoke", _revoke, "shut out a unit or a program").add_argument("name")
     act("trust", _trust, "show the units that subscribers may believe")
 
@@ -137,6 +144,13 @@ def _renew_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     sealed = units.issue_epoch_keys(arguments.folder, arguments.unit, ahead=arguments.ahead, passphrase=passphrase)
     write_output(arguments.output, sealed)
+    if check_site(arguments.folder).never_taken(arguments.unit):
+        tell("a unit of release 0.1 cannot read these: upgrade the unit first")
+
+
+def _seal_key(arguments: argparse.Namespace, _: bytes | None) -> None:
+    token = read_bounded(arguments.file).decode("ascii", errors="replace").strip()
+    say(f"{units.take_seal_key(arguments.folder, token)}: its next epoch keys are sealed to this key")
 
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -194,6 +208,13 @@ def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> Non
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     folder = programs.issue_broker(arguments.folder, arguments.host, passphrase=passphrase)
     tell(f"move the files of {folder} to the broker")
+
+
+def _revoke_broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    listed = programs.revoke_broker(arguments.folder, passphrase=passphrase)
+    tell("make its new certificate: postern site broker HOST; carry that to the broker and restart it")
+    tell(f"copy {listed} to every program, beside its ca.crt, and send it to every unit, best past the stolen broker:")
+    tell("  'postern unit install-revocations FILE' there, or 'postern ask UNIT key/rotate revoked_brokers=@FILE'")
 
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

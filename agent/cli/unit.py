@@ -18,7 +18,15 @@ from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
+from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import change_site_key
+from agent.unit.revocations import install_revocations
+from agent.unit.seal_key import statement
+
+RETURN_SEAL_KEY = (
+    "the key that opened these keys is destroyed: unless 'postern ask' reaches this unit, carry the next to the site"
+    " ('postern unit seal-key -o FILE' here, 'postern site seal-key FILE' there)"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +37,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     install = steps.add_parser("install", help="check the site's answer and put keys and certificate in force")
     keys = steps.add_parser("install-keys", help="add epoch keys that the site issued to this unit")
     site_key = steps.add_parser("install-site-key", help="take the site's new command key, if the unit was away")
-    for step in (install, keys, site_key):
+    revocations = steps.add_parser(
+        "install-revocations", help="take the site's list of brokers that nobody may believe"
+    )
+    for step in (install, keys, site_key, revocations):
         step.add_argument("file", type=Path, metavar="FILE", help="what the site sent")
+    seal = steps.add_parser("seal-key", help="the key that the site has to seal the next epoch keys to, signed")
+    seal.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     show = steps.add_parser("show", help="the public half of this unit's signing key, and its thumbprint")
     confirming = steps.add_parser("confirm", help="say what the unit asks the site; the service must be stopped")
     confirming.add_argument(
         "what", choices=["time", "files"], help="the clock is right; or files that were put back may count"
     )
     confirming.add_argument("--reason", metavar="TEXT", help="why, for the audit log; with 'files'")
-    for step in (request, install, keys, site_key, show, confirming):
+    for step in (request, install, keys, site_key, revocations, seal, show, confirming):
         add_config(step)
 
 
@@ -51,11 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.step == "install":
         name = install(keys, read_bounded(arguments.file), clock=clock)
         say(f"{name} has its keys: check with 'postern doctor', then start the service")
+        tell(RETURN_SEAL_KEY)
     elif arguments.step == "install-keys":
         held = install_epoch_keys(
             keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
         )
         say(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
+        tell(RETURN_SEAL_KEY)
+    elif arguments.step == "install-revocations":
+        count = install_revocations(keys, read_bounded(arguments.file))
+        say(f"{count} broker certificates are not believed any more, from the next connection on: restart the service")
+    elif arguments.step == "seal-key":
+        check_output(arguments.output)
+        write_output(arguments.output, statement(UnitFiles(keys), site=site, unit=unit).encode())
     elif arguments.step == "install-site-key":
         new = _site_key_change(arguments.file)
         changed = change_site_key(

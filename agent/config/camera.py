@@ -16,6 +16,10 @@ Width = Annotated[int, Meta(ge=64, le=MAX_SIDE, multiple_of=2, description="pixe
 Height = Annotated[int, Meta(ge=64, le=MAX_SIDE, multiple_of=2, description="pixels, even, 64 to 8192")]
 FrameRate = Annotated[float, Meta(ge=1, le=120, description="frames per second, 1 to 120")]
 Seconds = Annotated[float, Meta(ge=1, le=60, description="seconds without a frame after which it is lost, 1 to 60")]
+MostWide = Annotated[
+    int, Meta(ge=64, le=4096, description="pixels: wider pictures are refused, for their memory is the sender's choice")
+]
+MostHigh = Annotated[int, Meta(ge=64, le=4096, description="pixels: higher pictures are refused")]
 Threads = Annotated[int, Meta(ge=1, le=16, description="decoder threads, 1 to 16; one costs the least per frame")]
 
 
@@ -26,6 +30,8 @@ class FileCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     loop: Annotated[bool, Meta(description="start again at its end")] = False
     realtime: Annotated[bool, Meta(description="at the pace of the recording instead of as fast as possible")] = False
     decoder_threads: Threads = 1
+    max_width: MostWide = 1920
+    max_height: MostHigh = 1200
 
 
 class RtspCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="source", tag="rtsp"):
@@ -40,6 +46,8 @@ class RtspCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     ] = None
     timeout_s: Seconds = 5.0
     decoder_threads: Threads = 1
+    max_width: MostWide = 1920
+    max_height: MostHigh = 1200
 
     def __post_init__(self) -> None:
         parts = _split(self.url)

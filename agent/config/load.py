@@ -7,25 +7,39 @@ Nothing else in the agent reads configuration: stages take plain arguments. ``co
 
 from __future__ import annotations
 
+import stat
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent.config.camera import FileCamera, GstreamerCamera, SceneCamera
+from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
+from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import Config, ZoneActivation
+from agent.errors import ConfigError
 from agent.strict_yaml import Document, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
-CAMERA_ELEMENTS = ("libcamerasrc", "nvarguscamerasrc", "nvv4l2camerasrc", "rtspsrc", "v4l2src")  # GStreamer's cameras
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
 
 
 def load_config(file: Path) -> Config:
     """Read ``file``; relative paths in it resolve against its folder. Raises ConfigError."""
-    return checked(read_document(file))
+    config = checked(read_document(file))
+    _check_secrecy(file, config)
+    return config
+
+
+def _check_secrecy(file: Path, config: Config) -> None:
+    """A password in a file that everybody can read is everybody's; ConfigError says where it belongs."""
+    camera = config.camera
+    if isinstance(camera, RtspCamera) and "@" in camera.url and file.stat().st_mode & stat.S_IROTH:
+        raise ConfigError(
+            f"{file} holds the camera's password and can be read by everybody: put it into a file of mode 0600 and name"
+            " that as camera.credentials_file"
+        )
 
 
 def json_schema() -> dict[str, Any]:
@@ -48,8 +62,9 @@ def _provenance(config: Config) -> list[Problem]:
     if config.profile != "production":
         return []
     camera = config.camera
-    if isinstance(camera, GstreamerCamera) and camera.pipeline and camera.pipeline.split()[0] not in CAMERA_ELEMENTS:
-        return [(("camera", "pipeline"), f"in production it must begin with a camera: {', '.join(CAMERA_ELEMENTS)}")]
+    if isinstance(camera, GstreamerCamera) and camera.pipeline:
+        reason = refuse_pipeline(camera.pipeline)
+        return [] if reason is None else [(("camera", "pipeline"), reason)]
     if isinstance(camera, FileCamera | SceneCamera):
         reason = (
             "a recorded or simulated camera shows whatever its file shows, so in production anybody who can write "

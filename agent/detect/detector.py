@@ -21,7 +21,7 @@ from agent.detect.landmarks import Landmarker
 from agent.detect.nms import blend, nms
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_listed
-from agent.inference.manifest import load_manifest
+from agent.inference.manifest import detector_digest, load_manifest
 
 DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
 DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one face more (SCRFD's value)
@@ -96,6 +96,12 @@ class Detector:
             faces.sort(key=lambda face: face.score, reverse=True)
         scale = 1 / (factor * lores_scale(main.width, main.height, width, height))
         return [scaled(face, scale) for face in faces]
+
+    @property
+    def model(self) -> str:
+        """Identity of this detector and of its second look, ``sha256:…``."""
+        second = None if self.landmarker is None else self.landmarker.engine.entry
+        return detector_digest(self.engine.entry, second)
 
     def locate(self, frame: Frame, face: Face) -> Face:
         """Return ``face`` with its landmarks as the main picture shows them, for alignment.

@@ -49,9 +49,9 @@ def held_anybody(path: Path) -> bool:
     return _peek(path, "SELECT EXISTS (SELECT 1 FROM subjects) OR EXISTS (SELECT 1 FROM tombstones)") == (1,)
 
 
-def count_references(path: Path, model: str) -> int:
+def count_references(path: Path, model: str, formerly: str | None) -> int:
     """How many references of ``model`` the gallery at ``path`` holds, likewise; 0 where it cannot be told."""
-    found = _peek(path, "SELECT count(*) FROM subjects WHERE model=?", model)
+    found = _peek(path, "SELECT count(*) FROM subjects WHERE model IN (?, ?)", model, formerly or model)
     return 0 if found is None else int(found[0])
 
 

@@ -161,15 +161,18 @@ class GalleryStore:
                     reason="gallery_full",
                 )
 
-    def references(self, model: str) -> References:
+    def references(self, model: str, formerly: str | None = None) -> References:
         """Matrix of all references of ``model`` that may match now; ask again for each comparison.
 
-        Templates of another model are left out: their subjects have to be enrolled again.
+        Templates of another model are left out: their subjects have to be enrolled again. ``formerly`` is another name
+        of the same model, which the policy that the site signed says.
         """
         with self._lock:
             if self._latest is None or self._latest.model != model:
                 shut = {s for s, entry in self._entries.items() if entry.overdue_since is not None or s in self._doomed}
-                subjects, matrix, self._damaged = self._vault.references(model, size=len(self._entries), without=shut)
+                subjects, matrix, self._damaged = self._vault.references(
+                    model, formerly, size=len(self._entries), without=shut
+                )
                 self._latest = References(subjects, matrix, model)
                 self._issued = [issue for issue in self._issued if issue[0]() is not None]
                 self._issued.append((weakref.ref(matrix), self._latest.subjects))

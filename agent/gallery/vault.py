@@ -173,7 +173,7 @@ class Vault:
         return None if row is None else self._open_record(self._kek(), _Row(*row))
 
     def references(
-        self, model: str, *, size: int, without: AbstractSet[SubjectId]
+        self, model: str, formerly: str | None, *, size: int, without: AbstractSet[SubjectId]
     ) -> tuple[tuple[SubjectId, ...], NDArray[np.float32], frozenset[SubjectId]]:
         """Open the templates of ``model``: subjects, float32 (n, 128) unit rows, and those that did not open.
 
@@ -183,7 +183,7 @@ class Vault:
         matrix = np.zeros((size, EMBEDDING_DIM), np.float32)
         subjects: list[SubjectId] = []
         damaged: set[SubjectId] = set()
-        for row in self._database.rows(f"{_SEALED} AND model=?", model):
+        for row in self._database.rows(f"{_SEALED} AND model IN (?, ?)", model, formerly or model):
             subject = SubjectId(row[0])
             if subject in without:
                 continue

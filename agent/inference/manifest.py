@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import rfc8785
 
 from agent.errors import ModelError, printable
 from agent.inference.heads import check_heads
@@ -33,6 +34,10 @@ Dimension = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Shape = Annotated[tuple[Dimension, ...], msgspec.Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Scale = Annotated[float, msgspec.Meta(ge=0)]
+# What of an entry says how a model is computed and read; the rest describes it or checks the runtime.
+BINDING = (
+    "sha256", "size", "task", "decoder", "input", "outputs", "score_threshold", "landmarks", "embedding_dim",
+)  # fmt: skip
 # Always three numbers: msgspec 0.22 corrupts memory for a union of a constrained float and a constrained tuple.
 PerChannel = tuple[float, float, float]
 ZeroPoint = Annotated[int, msgspec.Meta(ge=-128, le=255)]
@@ -123,8 +128,27 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def digest(self) -> str:
-        """``sha256:…``, the identity that templates and ``info`` carry."""
+        """``sha256:…``, the identity that templates, events and ``info`` carry: weights, and how they are used.
+
+        SHA-256 of the canonical JSON (RFC 8785) of ``BINDING``'s members: with another ``std`` it is another model.
+        """
+        members = msgspec.to_builtins(self, builtin_types=(date,))
+        return digest_of({name: members[name] for name in BINDING})
+
+    @property
+    def weights(self) -> str:
+        """``sha256:…`` of the file alone, which was the identity up to release 0.1."""
         return f"sha256:{self.sha256}"
+
+
+def digest_of(content: object) -> str:
+    """``sha256:…`` over canonical JSON (RFC 8785)."""
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(content)).hexdigest()  # type: ignore[arg-type]
+
+
+def detector_digest(detector: ModelEntry, landmarks: ModelEntry | None) -> str:
+    """Identity of a detector together with the model of its second look; this is what a policy is signed for."""
+    return digest_of({"detector": detector.digest, "landmarks": None if landmarks is None else landmarks.digest})
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -31,6 +31,10 @@ from agent.strict_json import StrictJsonError, decode
 POLICY_TYPE = "postern-policy+jws"
 MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed
 
+OLD_VERSIONS: dict[int | None, str] = {
+    1: "version 1, which was measured on single pictures",
+    2: "version 2, which bound the weights of the embedder and nothing else",
+}
 TARGETS = (1e-2, 1e-3, 1e-4)  # FPIRs per attempt that a site may choose from
 SAME_FACE_FMR = 1e-3  # at which two single captures of an enrolment count as one face's: they are seconds apart
 MILLION = 1_000_000
@@ -78,21 +82,25 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     misses: Annotated[tuple[Misses, ...], Meta(max_length=32)]
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How sure a match must be, for one model.
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How sure a match must be, for one embedder behind one of ``detectors``: whole entries, not weights alone.
+
+    References of ``formerly`` are of the same embedder, named as releases up to 0.1 named it: by its weights.
 
     Among ``decisions`` is that of one capture against one, by which an enrolment tells faces apart. Those with
     ``captures`` captures are the unit's: the fewest that a reference has. Captures of one session are more alike than
     the pictures of different days that were measured: five of them are no more than that.
     """
 
-    version: Literal[2]
+    version: Literal[3]
     model: Digest
+    detectors: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=8)]
     target_fpir: Annotated[float, Meta(gt=0, lt=0.1)]
     margin: Annotated[float, Meta(ge=0, le=1)]
     probe: Probing
     captures: Annotated[int, Meta(ge=1, le=16)]
     decisions: Annotated[tuple[Decision, ...], Meta(min_length=1, max_length=16)]
+    formerly: Digest | None = None
 
     def __post_init__(self) -> None:
         if self.target_fpir not in TARGETS:
@@ -169,9 +177,9 @@ def parse_policy(content: bytes) -> Policy:
     try:
         return decode(content, Policy, MAX_POLICY_BYTES, floats=True)
     except StrictJsonError as error:
-        if _version(content) == 1:
+        if (lacks := OLD_VERSIONS.get(_version(content))) is not None:
             raise PolicyError(
-                "the policy is of version 1, which was measured on single pictures: have the site sign the policy that"
+                f"the policy is of {lacks}: have the site sign the policy that"
                 " comes with this version (postern site policy models/policy.json) and install that"
             ) from error
         raise PolicyError(
@@ -179,11 +187,12 @@ def parse_policy(content: bytes) -> Policy:
         ) from error
 
 
-def _version(content: bytes) -> object:
+def _version(content: bytes) -> int | None:
     try:
-        return decode(content, dict[str, Any], MAX_POLICY_BYTES, floats=True).get("version")
+        found = decode(content, dict[str, Any], MAX_POLICY_BYTES, floats=True).get("version")
     except StrictJsonError:
         return None
+    return found if isinstance(found, int) else None
 
 
 def sign_policy(policy: Policy, key: SigningKey) -> str:
@@ -191,8 +200,10 @@ def sign_policy(policy: Policy, key: SigningKey) -> str:
     return key.sign(policy.canonical(), typ=POLICY_TYPE)
 
 
-def verify_policy(token: str, site_key: PublicKey, *, model: str) -> Policy:
+def verify_policy(token: str, site_key: PublicKey, *, model: str, detector: str | None = None) -> Policy:
     """Return the policy inside ``token`` if the site signed it for the model with digest ``model``.
+
+    With ``detector`` (see ``detector_digest``) also that must be one that it was signed for.
 
     Raises PolicyError otherwise; the message says what to do.
     """
@@ -205,4 +216,9 @@ def verify_policy(token: str, site_key: PublicKey, *, model: str) -> Policy:
     policy = parse_policy(content)
     if policy.model != model:
         raise PolicyError("the policy was measured for another model: install the policy that belongs to this embedder")
+    if detector is not None and detector not in policy.detectors:
+        raise PolicyError(
+            "the policy was signed for other detectors: restore the manifest, or have the site sign the policy that"
+            " belongs to this detector and its landmark model"
+        )
     return policy

@@ -26,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.clock import Clock
 from agent.errors import BrokerError, printable
+from agent.mqtt.bound import MAX_INCOMING_BYTES
 from agent.mqtt.credentials import Context, Credentials, load_identity
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError, explain_connack, explain_tls
 
@@ -33,8 +34,8 @@ KEEPALIVE_S = 30  # a dead link is noticed within one and a half of this; below 
 CONNECT_TIMEOUT_S = 5.0  # per step (TCP, TLS, CONNACK): slow mobile links answer within 2 s
 WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability`` (MQTT 5, 3.1.3.2.2)
 SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
-MAX_INCOMING_BYTES = 32 * 1024  # the broker must not send larger packets (MQTT 5, 3.1.2.11.4); responses have 16 KiB
 RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
+MAX_WAITING = 2 * RECEIVE_MAXIMUM  # messages and acknowledgements that were read and not handed over yet
 _CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message", "on_log")
 PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
 
@@ -108,7 +109,8 @@ class Connection:
         self._messages: list[Incoming] = []
         self._log: deque[str] = deque(maxlen=4)
         self._connack: int | None = None
-        self._granted: dict[int, tuple[int, ...]] = {}
+        self._asked_for: int | None = None  # packet id of the subscription that is waited for
+        self._granted: tuple[int, ...] | None = None
         self._lost: int | None = None
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
         self.max_packet_bytes: int | None = None  # the broker's limits, once connected
@@ -173,10 +175,11 @@ class Connection:
         for topic in filters:
             options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             _, mid = self._client.subscribe(topic, options=options) if self.v5 else self._client.subscribe(topic, qos=1)
+            self._asked_for, self._granted = mid, None
             deadline = time.monotonic() + self._settings.connect_timeout_s
-            while mid is not None and mid not in self._granted and self._lost is None and time.monotonic() < deadline:
+            while mid is not None and self._granted is None and self._lost is None and time.monotonic() < deadline:
                 self._turn(0.1, None)
-            codes = self._granted.pop(mid, (CONNECTION_LOST,)) if mid is not None else (CONNECTION_LOST,)
+            codes, self._asked_for = self._granted or (CONNECTION_LOST,), None
             if any(code >= 0x80 for code in codes):
                 raise BrokerError(f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL")
 
@@ -342,10 +345,15 @@ class Connection:
     def _on_subscribe(
         self, _client: object, _userdata: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        self._granted[mid] = tuple(reason.value for reason in reasons)
+        if mid == self._asked_for:
+            self._granted = tuple(reason.value for reason in reasons)
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         mid = message.mid if message.qos else 0
+        if len(self._messages) >= MAX_WAITING:  # only a broker that keeps to no limit sends so many in one turn
+            self._note_loss(CONNECTION_LOST)
+            self.abandon()
+            return
         self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, mid))
 
     def _on_log(self, _client: object, _userdata: object, level: int, text: str) -> None:

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, printable
-from agent.files import read_bounded, read_secret
+from agent.files import REVOKED_BROKERS, read_bounded, read_secret
+from agent.mqtt.bound import BoundedSocket
 
 # Only forward-secret AEAD suites when the broker cannot do TLS 1.3 (RFC 9325, 4.2).
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -79,14 +80,20 @@ def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | 
 
 def _context(credentials: Credentials) -> Context:
     context = Context(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
+    context.sslsocket_class = BoundedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(TLS12_CIPHERS)  # TLS 1.3 suites are a list of their own and stay on
+    revoked = credentials.ca.with_name(REVOKED_BROKERS)
     try:
         context.load_verify_locations(cafile=credentials.ca)
+        if revoked.exists():
+            context.load_verify_locations(cafile=revoked)
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         context.load_cert_chain(credentials.certificate, credentials.key)
     except (ssl.SSLError, OSError) as error:
         raise KeyStoreError(
-            f"OpenSSL refuses {credentials.certificate} and its key ({printable(str(error))}): issue them again"
+            f"OpenSSL refuses {credentials.certificate}, its key or {REVOKED_BROKERS} ({printable(str(error))}):"
+            " issue them again"
         ) from error
     return context
 

@@ -3,7 +3,9 @@
 
 They may travel by memory stick or through the broker, so neither may be able to read or replace them: a
 JWS by the site inside a JWE (RFC 7516, ECDH-ES with A256GCM) to the unit's ``seal.key``. That key does
-nothing else, because a key that signs should not also decrypt.
+nothing else, because a key that signs should not also decrypt, and it serves once: whoever recorded an issue
+and takes the unit's disk later opens nothing. An issue has a number that rises, so that a unit takes none again even
+while it does not know the time. A site of release 0.1 issues without one: that is taken until a numbered one came.
 """
 
 from __future__ import annotations
@@ -25,21 +27,34 @@ from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
 from agent.protocol.names import Name, Time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
+from agent.protocol.record import Record, decode
 
 EPOCH_KEYS_TYPE = "postern-epoch-keys+jws"
+SEAL_KEY_TYPE = "postern-seal-key+jws"
 MAX_SEALED_BYTES = 32 * 1024  # 16 audiences of three epochs need about 12 000
 _ALGORITHMS = ["ECDH-ES", "A256GCM"]
 _LABEL = b"postern/epoch/v1"
 
 
-class IssuedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the site signs."""
+class IssuedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What the site signs; ``number`` is 0 in version 1, which has none."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     site: Name
     unit: Name
     issued_at: Time
     keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=64)]
+    number: Annotated[int, msgspec.Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0
+
+
+class SealStatement(Record, frozen=True):
+    """What a unit signs about the key of its next issue; ``number`` is that of the last issue it took, 0 before one."""
+
+    version: Literal[1]
+    site: Name
+    unit: Name
+    number: Annotated[int, msgspec.Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
+    jwk: dict[str, str]
 
 
 def derive_epoch_key(master: SigningKey, *, site: str, audience: str, epoch: str, generation: int = 0) -> EpochKey:
@@ -62,6 +77,7 @@ def seal_epoch_keys(
     now: datetime,
     ahead: int,
     generation: int,
+    number: int,
     master: SigningKey,
     signer: SigningKey,
 ) -> str:
@@ -76,7 +92,7 @@ def seal_epoch_keys(
         for audience in audiences
         for epoch in epochs_from(now, ahead)
     )
-    issued = IssuedKeys(version=1, site=site, unit=unit, issued_at=round_down(now, 1), keys=keys)
+    issued = IssuedKeys(version=2, site=site, unit=unit, issued_at=round_down(now, 1), keys=keys, number=number)
     signed = signer.sign(msgspec.json.encode(issued), typ=EPOCH_KEYS_TYPE)
     recipient = ECKey.import_key({**PublicKey.from_jwk(seal_jwk).jwk()})
     header = {"alg": "ECDH-ES", "enc": "A256GCM"}
@@ -84,11 +100,20 @@ def seal_epoch_keys(
 
 
 def open_epoch_keys(
-    sealed: str, *, seal_key: Path, site_key: PublicKey, site: str, unit: str, now: datetime, clock: ClockState
-) -> tuple[EpochKey, ...]:
+    sealed: str,
+    *,
+    seal_key: Path,
+    site_key: PublicKey,
+    site: str,
+    unit: str,
+    above: int,
+    now: datetime,
+    clock: ClockState,
+) -> IssuedKeys:
     """Decrypt and verify what the site issued; keys of past epochs are left out when the clock is known to be right.
 
-    Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``past_epochs``, or as
+    ``above`` is the number of the last issue that the unit took.
+    Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``old_issue``, ``past_epochs``, or as
     ``PublicKey.verify``) and KeyStoreError when ``seal_key`` is missing.
     """
     if len(sealed) > MAX_SEALED_BYTES:
@@ -100,7 +125,12 @@ def open_epoch_keys(
         signed = jwe.decrypt_compact(sealed, ECKey.import_key(private), algorithms=_ALGORITHMS).plaintext
         token = (signed or b"").decode("ascii")
     except (JoseError, ValueError, TypeError, KeyError):
-        raise VerificationError("not_for_us", "the epoch keys were not sealed to this unit: issue them again") from None
+        raise VerificationError(
+            "not_for_us",
+            "the epoch keys were not sealed to the key that this unit has now: give the site the unit's seal key"
+            " ('postern ask UNIT key/rotate seal_key=show', or 'postern unit seal-key' and 'postern site seal-key'),"
+            " then issue them again",
+        ) from None
     try:
         payload = site_key.verify(token, typ=EPOCH_KEYS_TYPE)
         issued = strict_json.decode(payload, IssuedKeys, MAX_SEALED_BYTES)
@@ -108,7 +138,28 @@ def open_epoch_keys(
         raise VerificationError("malformed", "the epoch keys are not readable: issue them again") from None
     if (issued.site, issued.unit) != (site, unit) or any(key.site != site for key in issued.keys):
         raise VerificationError("wrong_unit", "the epoch keys were issued for another unit")
+    if above and issued.number == 0:
+        raise VerificationError("old_issue", "the epoch keys come from an older release of the site: upgrade the site")
+    if above and issued.number <= above:
+        raise VerificationError("old_issue", f"this unit took issue {above}: issue the epoch keys again")
+    if (issued.version == 2) != (issued.number > 0):
+        raise VerificationError("malformed", "the epoch keys have no number: issue them again")
     kept = tuple(key for key in issued.keys if clock == "unsynced" or key.epoch >= epoch_of(now))
     if issued.keys and not kept:
         raise VerificationError("past_epochs", "all issued epoch keys are of past epochs: issue them again")
-    return kept
+    return msgspec.structs.replace(issued, keys=kept)
+
+
+def read_seal_statement(token: str, key: PublicKey, *, site: str, unit: str) -> SealStatement:
+    """Read what the unit that holds ``key`` says about its next seal key.
+
+    Raises VerificationError: ``malformed``, ``wrong_unit``, or as ``PublicKey.verify``; KeyStoreError for a bad key.
+    """
+    try:
+        stated = decode(key.verify(token, typ=SEAL_KEY_TYPE), SealStatement)
+    except ValueError:
+        raise VerificationError("malformed", "the unit's seal key is not readable: copy it again") from None
+    if (stated.site, stated.unit) != (site, unit):
+        raise VerificationError("wrong_unit", "this is the seal key of another unit")
+    PublicKey.from_jwk(stated.jwk)
+    return stated

@@ -13,7 +13,7 @@ import rfc8785
 from msgspec import Meta
 
 from agent.errors import RefusedError, VerificationError
-from agent.keys import decode_base64url, encode_base64url
+from agent.keys import PublicKey, decode_base64url, encode_base64url
 from agent.protocol.names import Name
 from agent.protocol.record import R, Record, decode
 
@@ -43,7 +43,25 @@ class UnitAnswer(Record, frozen=True):
     ca_crt: Pem
     site_jwk: dict[str, str]
     epoch_keys: Annotated[str, Meta(max_length=32 * 1024)]
+    revoked_brokers: Annotated[str, Meta(max_length=16 * 1024)] | None = None  # there is none until one was revoked
     proof: Base64url | None = None
+
+
+def seal_members(first: PublicKey, following: PublicKey) -> dict[str, str]:
+    """Two seal keys as one JWK: that of the answer and, as further members, that of the issue after it.
+
+    RFC 7517 sec. 4: members that are not understood are ignored, as a site of release 0.1 does.
+    """
+    after = following.jwk()
+    return {**first.jwk(), "next_x": after["x"], "next_y": after["y"]}
+
+
+def following_seal_key(seal_jwk: dict[str, str]) -> dict[str, str] | None:
+    """The second key of ``seal_members``; None for a unit of release 0.1. KeyStoreError when it is no P-256 key."""
+    if "next_x" not in seal_jwk:
+        return None
+    members = {"kty": "EC", "crv": "P-256", "x": seal_jwk["next_x"], "y": seal_jwk.get("next_y")}
+    return PublicKey.from_jwk(members).jwk()
 
 
 REQUEST_TYPE = "postern-unit-request+jws"

@@ -7,6 +7,9 @@ from agent.errors import printable
 from agent.protocol.event import KINDS
 from agent.protocol.names import TOPIC_ROOT, check_name
 
+# Home Assistant's. The unit is a level of its own there, because a broker's ACL can only substitute whole levels.
+DISCOVERY_PREFIX = "homeassistant"
+
 
 def _check_kind(kind: str) -> str:
     if kind not in KINDS:
@@ -24,6 +27,7 @@ class Topics:
         self.availability = f"{self.base}/availability"
         self.info = f"{self.base}/info"
         self.health = f"{self.base}/health"
+        self.discovery = f"{DISCOVERY_PREFIX}/device/postern-{site}/{unit}/config"
         self.requests = f"{self.base}/request/#"
 
     def event(self, kind: str) -> str:

@@ -51,16 +51,29 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
 }
 
 
+# Of a unit that was revoked: whoever runs the site says that it is gone, for it cannot say so itself any more.
+_OF_REVOKED = (
+    ("write", "{base}/{unit}/availability"),
+    ("write", "{base}/{unit}/info"),
+    ("write", "homeassistant/device/postern-{site}/{unit}/config"),
+)
+
+
 def unit_acl(site: str, unit: str) -> str:
     return _entry(site, unit, _UNIT)
 
 
-def client_acl(site: str, name: str, role: Role) -> str:
-    return _entry(site, name, _ROLES[role])
+def client_acl(site: str, name: str, role: Role, revoked: Iterable[str] = ()) -> str:
+    lines = list(_ROLES[role])
+    if role == "operator":
+        lines += [(access, topic.replace("{unit}", unit)) for unit in revoked for access, topic in _OF_REVOKED]
+    return _entry(site, name, lines)
 
 
-def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]]) -> str:
-    entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role) for name, role in clients]
+def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]], revoked: Iterable[str] = ()) -> str:
+    """The whole list: ``units`` and ``clients`` may connect, of the ``revoked`` units operators clear what is left."""
+    gone = tuple(revoked)
+    entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role, gone) for name, role in clients]
     head = f"# Access list of site {site}, written by the site kit: changes made by hand are overwritten.\n\n"
     return head + "\n".join(entries)
 

@@ -14,9 +14,12 @@ from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, save_private_key
 from agent.protocol.names import check_name
-from agent.site.authority import pem, record_of
-from agent.site.folder import SYSTEM_CLOCK, changing
-from agent.site.records import ClientRecord, Role
+from agent.protocol.record import load, save
+from agent.site.authority import pem, read_certificate, record_of
+from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
+from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
+
+MAX_LOGGED = 8  # serial numbers in one entry of the log
 
 
 def issue_client(
@@ -44,7 +47,9 @@ def issue_client(
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
         write_atomic(target / "tls.crt", pem(certificate), mode=PUBLIC_MODE)
-        for public in (files.ca_crt, files.site_jwk, files.trust):  # with these, it is all that a subscriber needs
+        for public in (files.ca_crt, files.site_jwk, files.trust, files.brokers_crl):
+            if public == files.brokers_crl and not public.exists():
+                continue  # no broker was revoked; with the others, it is all that a subscriber needs
             write_atomic(target / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
         return target
 
@@ -68,9 +73,36 @@ def issue_broker(
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = site.authority.issue_broker(names, key.public_key(), site.now())
+        issued = site.kept((*_of_brokers(site), record_of(certificate, site.now())))
+        save(site.files.broker_record, BrokerRecord(version=1, certificates=issued))  # before it is in a file
         target = site.files.broker
         save_private_key(key, target / "broker.key")
-        write_atomic(target / "broker.crt", pem(certificate), mode=PUBLIC_MODE)
+        write_atomic(site.files.broker_crt, pem(certificate), mode=PUBLIC_MODE)
         write_atomic(target / "ca.crt", pem(site.authority.certificate), mode=PUBLIC_MODE)
         site.log("broker_issued", names=" ".join(names), serial=record_of(certificate, site.now()).serial)
         return target
+
+
+def revoke_broker(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> Path:
+    """Have nobody believe the broker's certificates of until now, whose key somebody else has; the list of them.
+
+    Units and programs that have the list refuse whoever proves to be the broker by one of them. A new certificate is
+    made by ``issue_broker``. May be repeated. RefusedError when no broker was ever certified.
+    """
+    with changing(folder, clock=clock, passphrase=passphrase) as site:
+        revoked = site.revoked(_of_brokers(site))
+        if not revoked:
+            raise RefusedError("this site has certified no broker: there is nothing to revoke")
+        save(site.files.broker_record, BrokerRecord(version=1, certificates=revoked))
+        site.log("broker_revoked", serials=" ".join(record.serial for record in revoked[-MAX_LOGGED:]))
+        listed = site.authority.revocation_list(revoked, site.now())
+        write_atomic(site.files.brokers_crl, listed, mode=PUBLIC_MODE)
+        return site.files.brokers_crl
+
+
+def _of_brokers(site: SiteFolder) -> tuple[CertificateRecord, ...]:
+    """All of the broker's certificates that have not expired; of a site of release 0.1 the one in its folder."""
+    files = site.files
+    if files.broker_record.exists():
+        return site.kept(load(files.broker_record, BrokerRecord).certificates)
+    return (record_of(read_certificate(files.broker_crt), site.now()),) if files.broker_crt.exists() else ()

@@ -57,6 +57,7 @@ class Published:
                 site,
                 [unit.unit for unit in units if not unit.revoked],
                 [(client.name, client.role) for client in clients if not client.revoked],
+                [unit.unit for unit in units if unit.revoked],
             ),
         )
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent import strict_json
-from agent.files import make_private_folder
+from agent.files import REVOKED_BROKERS, make_private_folder
 from agent.protocol.joining import Base64url, Pem
 from agent.protocol.names import Name, Time
 from agent.protocol.record import Record, load
@@ -49,9 +49,11 @@ class UnitRecord(Record, frozen=True):
     revoked: bool
     audiences: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_AUDIENCES)]
     keys: Annotated[tuple[UnitKeyEntry, ...], Meta(max_length=MAX_KEYS_PER_UNIT)]
-    seal_jwk: dict[str, str]
+    seal_jwk: dict[str, str]  # for the next issue of epoch keys; each key serves once
     tls_key: Pem  # the public half, for the next certificate
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+    issued: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # number of the last issue
+    taken: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # of the one after which ``seal_jwk`` came
 
 
 class ClientRecord(Record, frozen=True):
@@ -61,6 +63,13 @@ class ClientRecord(Record, frozen=True):
     name: Name
     role: Role
     revoked: bool
+    certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+
+
+class BrokerRecord(Record, frozen=True):
+    """``broker.json``: what the broker proves itself with, and did before."""
+
+    version: Literal[1]
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
 
 
@@ -105,6 +114,9 @@ class SiteFiles:
         self.broker = folder / "broker"
         self.crl = self.broker / "ca.crl"
         self.acl = self.broker / "acl"
+        self.broker_crt = self.broker / "broker.crt"
+        self.broker_record = folder / "broker.json"
+        self.brokers_crl = folder / REVOKED_BROKERS
 
     def unit(self, unit: str) -> Path:
         return self.units / f"{unit}.json"
@@ -123,6 +135,11 @@ class SiteFiles:
     def all_clients(self) -> tuple[ClientRecord, ...]:
         """Read all programs, in order of their names."""
         return tuple(load(path, ClientRecord) for path in sorted(self.programs.glob("*.json")))
+
+    def never_taken(self, unit: str) -> bool:
+        """Whether nothing is known of a unit that would tell that it reads numbered issues of epoch keys."""
+        record = load(self.unit(unit), UnitRecord)
+        return record.taken == 0 and record.issued == 1
 
     def make_folders(self) -> None:
         """Make the folders in this one; those that are there are kept."""

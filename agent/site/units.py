@@ -21,10 +21,11 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
+from agent.files import read_bounded
 from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
 from agent.match.policy import Policy, sign_policy
 from agent.protocol import joining
-from agent.protocol.epoch_keys import derive_epoch_key, seal_epoch_keys
+from agent.protocol.epoch_keys import SealStatement, derive_epoch_key, read_seal_statement, seal_epoch_keys
 from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.protocol.record import encode, load, save
@@ -94,13 +95,17 @@ def add_unit(
             )
         known = site.unit(asked.unit) if site.files.unit(asked.unit).exists() else None
         entry = UnitKeyEntry(jwk=key.jwk(), status="active")
+        following = joining.following_seal_key(asked.seal_jwk)
+        if following is None:
+            raise RefusedError("the unit's release is older than the site's: upgrade the unit first, then ask again")
         joined = UnitRecord(
             version=1,
             unit=asked.unit,
             revoked=False,
             audiences=_checked_audiences(audiences),
             keys=(*_replaced_keys(site, known, last_seq), entry)[-MAX_KEYS_PER_UNIT:],
-            seal_jwk=PublicKey.from_jwk(asked.seal_jwk).jwk(),
+            seal_jwk=following,
+            issued=known.issued if known else 0,
             tls_key=public_pem(read_csr(asked.csr.encode(), asked.unit)),
             certificates=site.revoked(known.certificates) if known else (),
         )
@@ -108,14 +113,20 @@ def add_unit(
         proof_key = _check_token(site, asked, token, again=answered is not None)
         if answered is not None:
             step = "unit_answered_again"
-            joined = msgspec.structs.replace(joined, keys=answered.keys, certificates=answered.certificates)
+            joined = msgspec.structs.replace(
+                joined,
+                keys=answered.keys,
+                certificates=answered.certificates,
+                seal_jwk=answered.seal_jwk,
+                taken=answered.taken,
+            )
         elif known is None:
             step = "unit_added"
         elif known.revoked or replace:
             step = "unit_replaced"
         else:
             raise RefusedError("the site has a unit of this name: revoke it first, or say that its keys are replaced")
-        joined, answer = _certified(site, joined)
+        joined, answer = _certified(site, joined, PublicKey.from_jwk(asked.seal_jwk).jwk())
         signed = _signed(site, msgspec.structs.replace(answer, proof=joining.prove(proof_key, answer)))
         site.put(joined, step, unit=asked.unit, kid=key.kid)
         _use_up(site, asked.unit, token)
@@ -128,7 +139,7 @@ def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphra
         record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: enrol it anew with a token")
-        record, answer = _certified(site, record)
+        record, answer = _certified(site, record, record.seal_jwk)
         signed = _signed(site, answer)
         site.put(record, "unit_renewed", unit=unit)
         return signed
@@ -147,9 +158,38 @@ def issue_epoch_keys(
         record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: it gets no more keys")
-        sealed = _sealed_epoch_keys(site, record, ahead)
-        site.log("epoch_keys_issued", unit=unit, ahead=ahead)
+        record = msgspec.structs.replace(record, issued=record.issued + 1)
+        sealed = _sealed_epoch_keys(site, record, record.seal_jwk, ahead)
+        site.put(record, "epoch_keys_issued", unit=unit, ahead=ahead, number=record.issued)
         return sealed.encode()
+
+
+def take_seal_key(folder: Path, token: str, *, clock: Clock = SYSTEM_CLOCK) -> str:
+    """Keep the key that a unit wants its next epoch keys sealed to, as it signed that; the unit's name.
+
+    Needs no private key of the site. Raises VerificationError (``malformed``, ``unknown_unit``, ``revoked``,
+    ``old_issue`` when a newer one is known, or as ``PublicKey.verify``) and KeyStoreError.
+    """
+    claimed = joining.unverified(token, SealStatement)
+    with opened(folder, clock=clock) as site:
+        if not site.files.unit(claimed.unit).exists():
+            raise VerificationError("unknown_unit", "the seal key is of a unit that this site does not have")
+        record = site.unit(claimed.unit)
+        if record.revoked:
+            raise VerificationError("revoked", "the seal key is of a unit that was revoked")
+        signer = PublicKey.from_jwk(record.keys[-1].jwk)
+        stated = read_seal_statement(token, signer, site=site.name, unit=record.unit)
+        if stated.jwk == record.seal_jwk:
+            return record.unit
+        if stated.number <= record.taken:
+            raise VerificationError("old_issue", "the site knows a newer seal key of this unit: ask the unit again")
+        issued = max(record.issued, stated.number)  # a folder from a backup may have forgotten some
+        save(
+            site.files.unit(record.unit),
+            msgspec.structs.replace(record, seal_jwk=stated.jwk, taken=stated.number, issued=issued),
+        )
+        site.log("seal_key_taken", unit=record.unit, number=stated.number)
+        return record.unit
 
 
 def epoch_key(
@@ -206,10 +246,15 @@ def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKe
     return SigningKey.load(SiteFiles(folder).site_key, passphrase)
 
 
-def _certified(site: SiteFolder, record: UnitRecord) -> tuple[UnitRecord, joining.UnitAnswer]:
+def _certified(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str, str]) -> tuple[UnitRecord, joining.UnitAnswer]:
     """Certify a unit: its record with the certificate, and what the unit has to know. Nothing is written."""
     certificate = site.authority.issue_client(record.unit, read_public_pem(record.tls_key), site.now())
-    issued = site.kept((*record.certificates, record_of(certificate, site.now())))
+    record = msgspec.structs.replace(
+        record,
+        issued=record.issued + 1,
+        certificates=site.kept((*record.certificates, record_of(certificate, site.now()))),
+    )
+    revoked = site.files.brokers_crl
     answer = joining.UnitAnswer(
         version=1,
         site=site.name,
@@ -217,24 +262,26 @@ def _certified(site: SiteFolder, record: UnitRecord) -> tuple[UnitRecord, joinin
         tls_crt=pem(certificate).decode(),
         ca_crt=pem(site.authority.certificate).decode(),
         site_jwk=site.signer.public_jwk(),
-        epoch_keys=_sealed_epoch_keys(site, record, EPOCHS_AHEAD),
+        epoch_keys=_sealed_epoch_keys(site, record, seal_jwk, EPOCHS_AHEAD),
+        revoked_brokers=read_bounded(revoked).decode() if revoked.exists() else None,
     )
-    return msgspec.structs.replace(record, certificates=issued), answer
+    return record, answer
 
 
 def _signed(site: SiteFolder, answer: joining.UnitAnswer) -> bytes:
     return site.signer.sign(encode(answer), typ=joining.ANSWER_TYPE).encode()
 
 
-def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, ahead: int) -> str:
+def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str, str], ahead: int) -> str:
     return seal_epoch_keys(
         site=site.name,
         unit=record.unit,
-        seal_jwk=record.seal_jwk,
+        seal_jwk=seal_jwk,
         audiences=record.audiences,
         now=site.now(),
         ahead=ahead,
         generation=site.generation,
+        number=record.issued,
         master=site.master,
         signer=site.signer,
     )
@@ -271,7 +318,7 @@ def _digest(token: str) -> str:
 
 def _is_answered(known: UnitRecord, joined: UnitRecord) -> bool:
     """Whether a unit that counts has these very keys already: its request was answered before."""
-    mine, others = ((unit.keys[-1].jwk, unit.seal_jwk, unit.tls_key) for unit in (known, joined))
+    mine, others = ((unit.keys[-1].jwk, unit.tls_key) for unit in (known, joined))
     return not known.revoked and mine == others
 
 

@@ -121,13 +121,13 @@ def load_models(config: Config) -> Models:
     )
 
 
-def load_policy(config: Config, model: str) -> Policy:
-    """The signed policy for ``model``; raises PolicyError."""
+def load_policy(config: Config, models: Models) -> Policy:
+    """The signed policy for these models; raises PolicyError."""
     path, site_key = config.match.policy, load_site_key(config)
     if not path.exists():
         raise PolicyError(f"{path} does not exist: install the policy that the site signed (postern site policy)")
     token = read_bounded(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
-    return verify_policy(token, site_key, model=model)
+    return verify_policy(token, site_key, model=models.embedder.model, detector=models.detector.model)
 
 
 def make_gate(config: Config) -> Gate:

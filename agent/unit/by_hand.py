@@ -35,7 +35,7 @@ def enrol(
     """
     clock = SystemClock()
     models = load_models(config)
-    policy = load_policy(config, models.embedder.model)
+    policy = load_policy(config, models)
     with open_stores(config, load_key(config), clock) as stores:
         Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
         registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)

@@ -163,8 +163,8 @@ def check_models(config: Config, _: Clock) -> Found:
     width, height = models.detector.input_size
     yield "ok", f"detector {config.models.detector}, {width}x{height}, answers as listed"
     yield "ok", f"embedder {config.models.embedder}, answers as listed"
-    policy = load_policy(config, models.embedder.model)
-    yield from tell_policy(policy, count_references(config.gallery.path, policy.model))
+    policy = load_policy(config, models)
+    yield from tell_policy(policy, count_references(config.gallery.path, policy.model, policy.formerly))
 
 
 def tell_policy(policy: Policy, size: int) -> Found:

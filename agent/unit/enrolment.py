@@ -58,7 +58,7 @@ class Registrar:
         return EnrolmentSession(
             self.embedder,
             consent,
-            references=self.gallery.references(self.model),
+            references=self.gallery.references(self.model, self.policy.formerly),
             policy=self.policy,
             terms=self.terms,
             now=self.clock.now(),

@@ -19,15 +19,35 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock, ClockState
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_secret, replace, write_atomic
-from agent.keys import PublicKey, UnitKey, decode_base64url, encode_base64url, load_private_key, load_public_key
+from agent.files import (
+    FOLDER_MODE,
+    PUBLIC_MODE,
+    destroy,
+    fsync_folder,
+    make_private_folder,
+    read_secret,
+    remove,
+    replace,
+    write_atomic,
+)
+from agent.keys import (
+    PublicKey,
+    SigningKey,
+    UnitKey,
+    decode_base64url,
+    encode_base64url,
+    load_private_key,
+    load_public_key,
+)
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol import joining
-from agent.protocol.epoch_keys import open_epoch_keys
+from agent.protocol.epoch_keys import IssuedKeys, open_epoch_keys
 from agent.protocol.names import Name, check_name
 from agent.protocol.record import Record, encode, load, save
 from agent.site.authority import check_issued, make_csr, public_pem
+from agent.unit import seal_key as seal
 from agent.unit.key_files import UnitFiles
+from agent.unit.revocations import install_revocations
 
 
 class PendingRequest(Record, frozen=True):
@@ -49,8 +69,14 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
     key = joining.token_key(token)
     waiting = UnitFiles(keys).waiting
     make_private_folder(waiting.folder)
-    event_key, tls_key, seal_key = UnitKey.generate(), UnitKey.generate(), UnitKey.generate()
-    for made, path in ((event_key, waiting.event_key), (tls_key, waiting.tls_key), (seal_key, waiting.seal_key)):
+    keys.chmod(FOLDER_MODE)  # one that was made by hand may be open to others
+    event_key, tls_key, seal_key, next_seal_key = (UnitKey.generate() for _ in range(4))
+    for made, path in (
+        (event_key, waiting.event_key),
+        (tls_key, waiting.tls_key),
+        (seal_key, waiting.seal_key),
+        (next_seal_key, waiting.next_seal_key),
+    ):
         made.save(path)
     csr = make_csr(unit, load_private_key(waiting.tls_key))
     request = joining.UnitRequest(
@@ -58,7 +84,7 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
         site=site,
         unit=unit,
         jwk=event_key.public_jwk(),
-        seal_jwk=seal_key.public_jwk(),
+        seal_jwk=joining.seal_members(seal_key.public, next_seal_key.public),
         csr=csr.decode(),
     )
     save(waiting.pending, PendingRequest(site=site, unit=unit, token_key=encode_base64url(key)))
@@ -81,30 +107,27 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
         raise KeyStoreError(f"{keys} waits for no answer: make a request first")
     new = waiting if pending is not None else files
     _check_certificate(content, _existing(new.tls_key, files.tls_key))
-    site_key = PublicKey.from_jwk(content.site_jwk)
-    epoch_keys = open_epoch_keys(
-        content.epoch_keys,
-        seal_key=_existing(new.seal_key, files.seal_key),
-        site_key=site_key,
-        site=content.site,
-        unit=content.unit,
-        now=clock.now(),
-        clock=clock.state(),
-    )
+    seal.settle(files)
+    issued = _open(content, files, new, clock, above=0 if pending is not None else seal.last_issue(files))
     # From here on nothing can be refused any more, and each step may be repeated.
-    _epoch_keys(files).add(epoch_keys)
+    if issued is not None:
+        _epoch_keys(files).add(issued.keys)
+        _go_on(files, waiting if pending is not None else None, issued, content.epoch_keys)
     write_atomic(files.ca_crt, content.ca_crt.encode(), mode=PUBLIC_MODE)
     write_atomic(files.site_jwk, json.dumps(content.site_jwk).encode(), mode=PUBLIC_MODE)
     for source, target in (
-        (waiting.seal_key, files.seal_key),
         (waiting.event_key, files.event_key),
         (waiting.tls_key, files.tls_key),
     ):
         if source.exists():
             replace(source, target)
+    if content.revoked_brokers is not None:
+        root = x509.load_pem_x509_certificate(content.ca_crt.encode())
+        install_revocations(keys, content.revoked_brokers.encode(), root=root)
     write_atomic(files.tls_crt, content.tls_crt.encode(), mode=PUBLIC_MODE)
     if waiting.pending.exists():
-        destroy(waiting.pending)
+        for spent in (waiting.seal_key, waiting.next_seal_key, waiting.pending):
+            destroy(spent)
         waiting.folder.rmdir()
         fsync_folder(keys)
     return content.unit
@@ -115,17 +138,17 @@ def install_epoch_keys(
 ) -> EpochKeys:
     """Add epoch keys that the site issued to this unit to ``epoch-keys.json``; return the keys now held."""
     files = UnitFiles(keys)
-    issued = open_epoch_keys(
+    held = _epoch_keys(files)
+    seal.take_issue(
+        files,
+        held,
         sealed.decode("ascii", errors="replace").strip(),
-        seal_key=files.seal_key,
         site_key=load_public_key(files.site_jwk),
         site=site,
         unit=unit,
         now=now,
         clock=clock,
     )
-    held = _epoch_keys(files)
-    held.add(issued)
     return held
 
 
@@ -165,6 +188,42 @@ def _check_certificate(content: joining.UnitAnswer, tls_key: Path) -> None:
     held = load_private_key(tls_key).public_key()
     if not isinstance(certified, ec.EllipticCurvePublicKey) or public_pem(certified) != public_pem(held):
         raise KeyStoreError("the certificate is for another key than the one that waits here: make a new request")
+
+
+def _open(
+    content: joining.UnitAnswer, files: UnitFiles, new: UnitFiles, clock: Clock, *, above: int
+) -> IssuedKeys | None:
+    """The epoch keys of the answer; None when this very answer was taken before, and the seal key is gone."""
+    if seal.was_taken(files, content.epoch_keys):
+        return None
+    return open_epoch_keys(
+        content.epoch_keys,
+        seal_key=_existing(new.seal_key, files.seal_key),
+        site_key=PublicKey.from_jwk(content.site_jwk),
+        site=content.site,
+        unit=content.unit,
+        above=above,
+        now=clock.now(),
+        clock=clock.state(),
+    )
+
+
+def _go_on(files: UnitFiles, waiting: UnitFiles | None, issued: IssuedKeys, sealed: str) -> None:
+    """Put the next seal key in force: the one that the request named too, of a unit in service a new one."""
+    if issued.number == 0:  # a site of release 0.1 seals to the first key again
+        if waiting is not None:
+            seal.forget(files)
+            if waiting.seal_key.exists():
+                replace(waiting.seal_key, files.seal_key)
+        return
+    if waiting is None:
+        if not files.next_seal_key.exists():
+            SigningKey.generate().save(files.next_seal_key)
+    elif waiting.next_seal_key.exists():
+        remove(files.seal_state)  # of the keys before these; not overwritten first, half of it would stop the unit
+        replace(waiting.next_seal_key, files.next_seal_key)
+    seal.write_state(files, issued, sealed, SigningKey.load(files.next_seal_key))
+    seal.settle(files)
 
 
 def _existing(new: Path, old: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.files import REVOKED_BROKERS
+
 
 class UnitFiles:
     def __init__(self, folder: Path) -> None:
@@ -12,8 +14,11 @@ class UnitFiles:
         self.event_key = folder / "unit.key"
         self.tls_key = folder / "tls.key"
         self.seal_key = folder / "seal.key"
+        self.next_seal_key = folder / "seal.key.next"
+        self.seal_state = folder / "seal.json"
         self.tls_crt = folder / "tls.crt"
         self.ca_crt = folder / "ca.crt"
+        self.revoked_brokers = self.ca_crt.with_name(REVOKED_BROKERS)
         self.site_jwk = folder / "site.jwk"
         self.epoch_keys = folder / "epoch-keys.json"
         self.pending = folder / "pending.json"

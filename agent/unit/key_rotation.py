@@ -22,17 +22,20 @@ from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, load_public_key
 from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, verify_policy
 from agent.outbox.epoch_keys import EpochKeys
-from agent.protocol.epoch_keys import open_epoch_keys
 from agent.protocol.site_key import accept
 from agent.unit.key_files import UnitFiles
+from agent.unit.revocations import install_revocations
+from agent.unit.seal_key import settle, statement, take_issue
 from agent.unit.site_key import complete, put_in_force
 
 
 class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``args`` of ``key/rotate``: ``epoch_keys``, or ``references``, or ``site_key`` together with ``policy``."""
+    """The ``args`` of ``key/rotate``: one of these, but ``site_key`` together with ``policy``."""
 
+    seal_key: Literal["show"] | None = None  # renews nothing: what the next epoch keys are to be sealed to
     epoch_keys: str | None = None  # sealed by the site kit to this unit
     references: Literal["renew"] | None = None  # new rotations, new keys, new key over them
+    revoked_brokers: str | None = None  # the site's list of broker certificates that nobody may believe any more
     site_key: str | None = None  # the site kit's statement about its new command key
     policy: str | None = None  # the policy in force, signed by that key
 
@@ -52,6 +55,9 @@ class KeyRotation:
     clock: Clock
     on_site_key: Callable[[PublicKey], None]
 
+    def __post_init__(self) -> None:
+        settle(UnitFiles(self.keys))  # a seal key that has served is gone from the first start on
+
     def rotate(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """Do what ``args`` (see ``NewKeys``) ask; what was renewed.
 
@@ -59,8 +65,13 @@ class KeyRotation:
         KeyStoreError.
         """
         wanted = _read(args)
+        if wanted.seal_key is not None:
+            return {"seal_key": statement(UnitFiles(self.keys), site=self.site, unit=self.unit)}
         if wanted.epoch_keys is not None:
             done = self._renew_epoch_keys(wanted.epoch_keys)
+        elif wanted.revoked_brokers is not None:
+            count = install_revocations(self.keys, wanted.revoked_brokers.encode())
+            done = {"rotated": "revoked_brokers", "count": count}
         elif wanted.site_key is not None and wanted.policy is not None:
             done = self._change_site_key(wanted.site_key, wanted.policy)
         else:
@@ -71,17 +82,22 @@ class KeyRotation:
 
     def _renew_epoch_keys(self, sealed: str) -> dict[str, Any]:
         files = UnitFiles(self.keys)
-        issued = open_epoch_keys(
+        take_issue(
+            files,
+            self.epoch_keys,
             sealed.strip(),
-            seal_key=files.seal_key,
             site_key=load_public_key(files.site_jwk),
             site=self.site,
             unit=self.unit,
             now=self.clock.now(),
             clock=self.clock.state(),
         )
-        self.epoch_keys.add(issued)
-        return {"rotated": "epoch_keys", "epochs": list(self.epoch_keys.epochs(self.audience))}
+        stated = statement(files, site=self.site, unit=self.unit)
+        return {
+            "rotated": "epoch_keys",
+            "epochs": list(self.epoch_keys.epochs(self.audience)),
+            "seal_key": stated,
+        }
 
     def _change_site_key(self, token: str, policy: str) -> dict[str, Any]:
         new = change_site_key(self.keys, self.policy, token=token, policy_token=policy, site=self.site)
@@ -113,10 +129,10 @@ def _read(args: Mapping[str, Any]) -> NewKeys:
         wanted = msgspec.convert(args, NewKeys)
     except msgspec.ValidationError:
         wanted = NewKeys()
-    kinds = [wanted.epoch_keys, wanted.references, wanted.site_key]
+    kinds = [wanted.epoch_keys, wanted.references, wanted.site_key, wanted.seal_key, wanted.revoked_brokers]
     if sum(kind is not None for kind in kinds) != 1 or (wanted.site_key is None) != (wanted.policy is None):
         raise RefusedError(
-            "give one of: epoch_keys, references=renew, or site_key with policy, as the site kit made them",
+            "give one of epoch_keys, seal_key=show, references=renew, revoked_brokers, or site_key with policy",
             reason="bad_args",
         )
     return wanted

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let go of the code that only start-up ran: libraries' set-up, parsers, key generation.
+"""Let go of what only start-up needed, and bound what others can make the process take.
+
+Memory for what a camera, a stream or a broker sends is bounded where it is read: lengths, pixels, messages that wait.
+FFmpeg's own buffers for headers and fragments have no such bound, so the process gets a limit on its data
+(RLIMIT_DATA) a little above what it has once everything runs. Beyond it an allocation fails, and the camera or the
+connection is lost, where without it the kernel would end the whole service. A child for decoding would cost 30 MiB and
+a copy of each picture; it stays the better fence against a decoder that is taken over, which this is not.
 
 Pages of program text come back from the file by themselves when somebody runs them again, so a unit that runs for
 months need not keep what it ran once. Only mappings of a file that are executable and hold no page of their own are
@@ -10,10 +16,15 @@ from __future__ import annotations
 
 import ctypes
 import re
+import resource
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+FOREIGN_BYTES = 80 * 1024 * 1024  # 1080p H.264 with 16 reference pictures takes 53 MiB; threads begun later, 8 each
+STATUS = Path("/proc/self/status")
 SMAPS = Path("/proc/self/smaps")
+PR_SET_DUMPABLE = 4  # prctl(2), linux/prctl.h
 MADV_DONTNEED = 4  # asm-generic/mman-common.h, the same on x86-64 and aarch64
 
 # proc(5): "start-end perms offset device inode path", then one line per property.
@@ -41,3 +52,27 @@ def release_startup_code() -> None:
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     for start, end in spans:
         advise(start, end - start, MADV_DONTNEED)  # a refusal leaves everything as it is
+
+
+@contextmanager
+def bounded_data(headroom: int = FOREIGN_BYTES) -> Iterator[None]:
+    """Let the process's data (VmData) grow by ``headroom`` bytes at most from now on. Does nothing without /proc."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        (held,) = (int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmData:"))
+    except (OSError, ValueError):
+        yield
+        return
+    wanted = held * 1024 + headroom
+    lower = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *lower]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def forbid_dumps() -> None:
+    """Let nobody but root read this process's memory, by a core dump or a debugger, outside of systemd as well."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

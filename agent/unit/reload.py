@@ -56,7 +56,7 @@ class Reload:
 def check(config: Config, clock: Clock) -> None:
     """Try all that a start reads and that the running unit does not hold; raises PosternError."""
     load_key(config)
-    load_policy(config, load_models(config).embedder.model)
+    load_policy(config, load_models(config))
     check_readable(UnitFiles(config.keys.folder).epoch_keys)
     load_identity(credentials_of(config), clock, common_name=config.unit.id)
     make_seal(config)

@@ -48,7 +48,7 @@ def check_captures(gallery: GalleryStore, policy: Policy, vectors: Sequence[Vect
     """
     if subject is None or gallery.model_of(subject) != policy.model:
         return
-    references = gallery.references(policy.model)
+    references = gallery.references(policy.model, policy.formerly)
     if subject not in references.subjects:
         raise CaptureRefusedError(
             "the reference of this subject is damaged or past its time, so nothing can be compared with it: erase it,"

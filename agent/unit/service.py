@@ -72,7 +72,7 @@ class Service:
         self._frames = 0
         key = assemble.load_key(config)
         models = assemble.load_models(config)
-        policy = assemble.load_policy(config, models.embedder.model)
+        policy = assemble.load_policy(config, models)
         self._model, self._range = models.embedder.model, MeasuredRange(policy)
         self._policy = policy
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
@@ -294,7 +294,7 @@ class Service:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
         if self._recognises_nobody():
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
-        references = self._stores.gallery.references(self._model)
+        references = self._stores.gallery.references(self._model, self._policy.formerly)
         self._range.look(len(references.subjects))
         return references
 

@@ -21,7 +21,7 @@ from agent.config.camera import CameraSettings
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Connect
 from agent.unit.housekeeping import Housekeeping
-from agent.unit.memory import release_startup_code
+from agent.unit.memory import bounded_data, release_startup_code
 from agent.uplink.health import read_disk_free, read_temperature
 from agent.uplink.session import Uplink
 
@@ -54,6 +54,13 @@ def in_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
     finally:
         if not uplink.stop(UPLINK_STOP_S):
             log.warning("the broker did not take everything in time; what is left is sent after the next start")
+
+
+@contextmanager
+def in_bounded_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+    """As ``in_threads``, for a process that is nothing but this unit: what others send takes a bounded memory."""
+    with in_threads(uplink, housekeeping), bounded_data():
+        yield
 
 
 @dataclass(frozen=True, slots=True)

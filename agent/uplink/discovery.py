@@ -12,9 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from agent.protocol.topics import Topics
+from agent.protocol.topics import DISCOVERY_PREFIX, Topics
 
-PREFIX = "homeassistant"  # Home Assistant's default discovery prefix
 SUPPORT_URL = "https://www.home-assistant.io/integrations/mqtt/"
 
 # Home Assistant wants ``event_type`` at the top level and shows what else is there as attributes.
@@ -32,7 +31,7 @@ class Discovery:
 
 
 def make_discovery(
-    topics: Topics, *, name: str, model: str, version: str, presence: bool, health_interval_s: int, prefix: str = PREFIX
+    topics: Topics, *, name: str, model: str, version: str, presence: bool, health_interval_s: int
 ) -> Discovery:
     """Describe a unit; ``name`` is what people call it, ``model`` its board."""
     identity = f"postern_{topics.site}_{topics.unit}"  # names hold no '_': two units never share one
@@ -51,8 +50,7 @@ def make_discovery(
         "components": _components(topics, identity, presence=presence, expire_s=3 * health_interval_s),
     }
     payload = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    # The unit is a level of its own, because a broker's ACL can only substitute whole levels.
-    return Discovery(f"{prefix}/device/postern-{topics.site}/{topics.unit}/config", payload, f"{prefix}/status")
+    return Discovery(topics.discovery, payload, f"{DISCOVERY_PREFIX}/status")
 
 
 def _components(topics: Topics, identity: str, *, presence: bool, expire_s: int) -> dict[str, dict[str, Any]]:

@@ -201,6 +201,6 @@ def test_whoever_holds_the_key_reads_the_gallery_as_the_documentation_says(tmp_p
     thief: Callable[[Path], FileKeyring] = lambda folder: FileKeyring(folder / "kek", random=secrets.token_bytes)  # noqa: E731
     with open_store(tmp_path, clock) as store:
         vault = Vault(store._database, keyring=thief(tmp_path), site="hq", unit=UNIT, random=secrets.token_bytes)
-        subjects, matrix, _ = vault.references(MODEL, size=3, without=frozenset())
+        subjects, matrix, _ = vault.references(MODEL, None, size=3, without=frozenset())
     for subject, face in people.values():
         assert float(matrix[subjects.index(subject)] @ face) > 0.9

@@ -84,6 +84,17 @@ def test_what_the_package_brings_along_is_pinned_by_digest() -> None:
             assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", requirement)) >= files_each
 
 
+@needs_systemd
+def test_the_network_example_fits_the_service(tmp_path: Path) -> None:
+    unit = tmp_path / "postern.service"
+    unit.write_text(SERVICE.replace("/usr/bin/postern", "/bin/true"))
+    drop_in = tmp_path / "postern.service.d"
+    drop_in.mkdir()
+    shutil.copy(DEPLOY / "network.conf.example", drop_in / "network.conf")
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 USER_DATA = DEPLOY / "cloud-init/user-data.example"
 
 

@@ -36,7 +36,7 @@ IO_MODULES = {
     "pickle": (),
     "picamera2": ("camera",),
     "requests": (),
-    "socket": ("mqtt", "uplink.mailbox", "unit.notify", "unit.doctor"),
+    "socket": ("camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.doctor"),
     "sqlite3": ("sqlite", "gallery", "outbox", "subscribe"),
     "ssl": ("mqtt", "unit.doctor"),
     "subprocess": (),
@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "subscribe": ("mqtt.connection", "mqtt.credentials", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
+    "site.retire": ("mqtt.connection", "mqtt.credentials"),
     # The command line has no logic: beside what it calls it knows records that it reads or prints.
     "cli": (
         "unit", "site", "subscribe", "notices", "protocol", "config", "audit.chain", "gallery.consent",

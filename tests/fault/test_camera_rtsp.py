@@ -199,3 +199,13 @@ def test_camera_that_is_not_there_is_lost_at_once() -> None:
     ):
         pass
     assert time.monotonic() - begun < 1
+
+
+def test_password_is_not_sent_in_clear_to_a_camera_that_asks_for_it_so() -> None:
+    with (
+        RtspServer("cam", "right-hunter2", "basic") as server,
+        pytest.raises(CameraLostError, match="wants the password in clear: set the camera to digest") as refused,
+        open_camera(settings(server.url(credentials="cam:right-hunter2@")), lores_size=LORES, clock=SystemClock()),
+    ):
+        pass
+    assert "hunter2" not in str(refused.value)

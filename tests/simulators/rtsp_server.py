@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An RTSP camera on loopback; runs under the distribution's Python: rtsp_server.py PORT [USER PASSWORD].
+"""An RTSP camera on loopback; runs under the distribution's Python: rtsp_server.py PORT [USER PASSWORD [basic]].
 
 Serves /live, which then needs USER and PASSWORD if given. Prints ``ready`` once it listens, exits 3 where an element
 is missing.
@@ -11,8 +11,9 @@ try:
     import gi
 
     gi.require_version("Gst", "1.0")
+    gi.require_version("GstRtsp", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtspServer
+    from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
 except (ImportError, ValueError):
     sys.exit(3)
 
@@ -23,7 +24,7 @@ LIVE = (
 )
 
 
-def main(port: str, user: str = "", password: str = "") -> None:
+def main(port: str, user: str = "", password: str = "", basic: str = "") -> None:
     Gst.init(None)
     if any(Gst.ElementFactory.find(name) is None for name in ("videotestsrc", "x264enc", "rtph264pay")):
         sys.exit(3)
@@ -41,7 +42,9 @@ def main(port: str, user: str = "", password: str = "") -> None:
         token = GstRtspServer.RTSPToken()
         token.set_string("media.factory.role", "user")
         auth = GstRtspServer.RTSPAuth()
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.BASIC if basic else GstRtsp.RTSPAuthMethod.DIGEST)
         auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+        auth.add_digest(user, password, token)
         server.set_auth(auth)
     server.get_mount_points().add_factory("/live", factory)
     if server.attach(None) == 0:

@@ -18,6 +18,7 @@ from tests.simulators.pki import Authority
 
 CONNECT, PUBLISH, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 12, 14
 HANG_UP = b""
+SEND_TIMEOUT_S = 10  # for what a client takes its time to read
 
 
 def connack(reason: int = 0) -> bytes:
@@ -82,7 +83,9 @@ class ScriptedBroker:
                 return
             kind, flags, body = packet
             if kind == CONNECT and self.greeting is not None:
+                session.settimeout(SEND_TIMEOUT_S)
                 session.sendall(self.greeting + self.after_greeting)
+                session.settimeout(0.05)
             elif kind == SUBSCRIBE:
                 session.sendall(bytes([0x90, 4, *body[:2], 0, 1]))
             elif kind == PINGREQ:

@@ -75,7 +75,7 @@ def test_a_tail_of_too_few_people_is_refused_rather_than_made_up() -> None:
     with pytest.raises(ValueError, match="too few"):
         tail(impostors(people(20, 1), 1, 1, 0), 0)
     with pytest.raises(RefusedError, match="too few pictures"):
-        measure(people(60, 2), NONE, model=MODEL, target=1e-3, margin=0.05, probe=PROBE, seed=0)
+        measure(people(60, 2), NONE, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0)
 
 
 def test_nobodys_picture_stands_on_both_sides_of_a_mated_search() -> None:
@@ -105,7 +105,9 @@ def test_an_interval_is_over_people_and_never_empty() -> None:
 
 def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
     fill = unit(np.random.default_rng(3).normal(size=(1000, 128)).astype(np.float32))
-    policy = measure(people(80, 8), fill, model=MODEL, target=1e-3, margin=0.05, probe=PROBE, seed=0)
+    policy = measure(
+        people(80, 8), fill, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
+    )
     assert parse_policy(policy.canonical()) == policy
     assert [(one.probes, one.captures) for one in policy.decisions] == [(1, 1), (1, 3), (3, 1), (3, 3), (5, 3)]
     decision = policy.decision(3)
@@ -115,5 +117,7 @@ def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
     assert policy.covered_references >= 1000
     stricter = replace(policy, target_fpir=1e-4)
     assert stricter.threshold(100, 3).value > policy.threshold(100, 3).value
-    smaller = measure(people(80, 8), NONE, model=MODEL, target=1e-3, margin=0.05, probe=PROBE, seed=0)
+    smaller = measure(
+        people(80, 8), NONE, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
+    )
     assert max(one.gallery for one in smaller.decision(3).misses) == 10, "no gallery larger than there are people"

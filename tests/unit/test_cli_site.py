@@ -103,6 +103,17 @@ def test_an_answer_for_another_unit_is_refused(installer: Installer) -> None:
     assert "make a request first" in installer.err
 
 
+def test_the_key_for_the_next_epoch_keys_is_carried_back_where_there_is_no_network(installer: Installer) -> None:
+    installer.enrol_unit()
+    for _ in range(2):
+        installer("site", "issue-keys", "door-3", "-o", installer.file("sealed"))
+        assert "release 0.1" not in installer.err, "it joined by this release"
+        installer("unit", "install-keys", installer.file("sealed"))
+        assert "postern site seal-key FILE" in installer.err
+        installer("unit", "seal-key", "-o", installer.file("seal"))
+        assert installer("site", "seal-key", installer.file("seal")).startswith("door-3: its next epoch keys")
+
+
 def test_epoch_keys_are_brought_later(installer: Installer) -> None:
     installer.enrol_unit()
     installer("site", "issue-keys", "door-3", "--ahead", "2", "-o", installer.file("sealed"))
@@ -274,8 +285,9 @@ def test_a_request_that_cannot_be_written_leaves_the_keys_that_wait_for_an_answe
 
 
 def test_an_answer_that_was_lost_can_be_asked_for_again(installer: Installer) -> None:
-    installer.enrol_unit()
-    installer.file("answer").unlink()
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    installer("site", "add-unit", installer.file("request"))
     installer("site", "add-unit", installer.file("request"), "-o", installer.file("answer"))
     installer("unit", "install", installer.file("answer"))
 

@@ -87,7 +87,8 @@ def test_sealed_epoch_keys_carry_a_running_unit_over_the_weeks(unit: Rotating) -
     unit.clock.advance(86_400 * 14)
     sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     answer = unit.rotation.rotate({"epoch_keys": sealed})
-    assert answer == {"rotated": "epoch_keys", "epochs": [f"2026-W{n}" for n in (47, 48, 49, 50, 51)]}
+    assert answer["rotated"] == "epoch_keys"
+    assert answer["epochs"] == [f"2026-W{n}" for n in (47, 48, 49, 50, 51)]
     unit.epoch_keys.pseudonym(unit.subject, "access", unit.clock.now(), settled=unit.clock.now())
     assert EpochKeys.load(unit.keys.epoch_keys).epochs("access") == ("2026-W49", "2026-W50", "2026-W51")
     assert [entry.facts for entry in read_entries(unit.log)] == [{"what": "epoch_keys"}]

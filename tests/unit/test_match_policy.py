@@ -27,6 +27,7 @@ from agent.match.policy import (
 from agent.match.tail import Tail, TailPoint
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL
 
+DETECTOR = "sha256:" + "d" * 64
 POINTS = tuple(
     TailPoint(fmr, threshold, threshold - 0.01, threshold + 0.02)
     for fmr, threshold in ((1e-2, 0.22), (1e-3, 0.29), (1e-4, 0.35), (1e-6, 0.45))
@@ -40,8 +41,9 @@ DECISION = Decision(probes=3, captures=3, impostors=TAIL, people=50, misses=MISS
 
 def policy(**changes: object) -> Policy:
     fields = {
-        "version": 2,
+        "version": 3,
         "model": MODEL,
+        "detectors": (DETECTOR,),
         "target_fpir": 1e-3,
         "margin": 0.05,
         "probe": PROBING,

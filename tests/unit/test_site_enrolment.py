@@ -34,7 +34,7 @@ def test_unit_joins_with_token_request_and_answer(office: SiteOffice) -> None:
     for path in (keys.event_key, keys.tls_key, keys.seal_key, keys.epoch_keys):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert sorted(path.name for path in keys.folder.iterdir()) == sorted(
-        ["unit.key", "tls.key", "tls.crt", "ca.crt", "site.jwk", "seal.key", "epoch-keys.json"]
+        ["unit.key", "tls.key", "tls.crt", "ca.crt", "site.jwk", "seal.key", "seal.json", "epoch-keys.json"]
     )
     certificate = x509.load_pem_x509_certificate(keys.tls_crt.read_bytes())
     assert certificate.subject.rfc4514_string() == "CN=door-3"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,13 +28,16 @@ from agent.inference.manifest import (
     Golden,
     GoldenOutput,
     InputSpec,
+    Manifest,
     ModelEntry,
     OutputSpec,
     check_entry,
+    detector_digest,
     load_manifest,
     parse_manifest,
 )
 from agent.inference.runtime import open_runtime
+from agent.match.policy import parse_policy
 
 DEFAULT_MANIFEST = Path(__file__).resolve().parents[2] / "models" / "manifest.yaml"
 DEFAULT_SEED = 1
@@ -222,6 +226,33 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
+def detector_digests(manifest: Manifest) -> tuple[str, ...]:
+    """Identities of all listed detectors, each with the model of its second look, as a policy names them."""
+    return tuple(
+        detector_digest(entry, manifest.entry(entry.landmarks) if entry.landmarks else None)
+        for entry in manifest.entries
+        if entry.task == "detector"
+    )
+
+
+def bind(args: argparse.Namespace) -> None:
+    """Have a policy name the manifest's entries: after a change of how they are named, never of what they compute."""
+    manifest = load_manifest(args.manifest)
+    content = json.loads(args.policy.read_bytes())
+    embedder = manifest.entry(args.embedder)
+    if content["model"] not in {embedder.weights, embedder.digest}:
+        raise ModelError(f"the policy was measured for another model than {embedder.name}: calibrate it again")
+    content |= {
+        "version": 3,
+        "model": embedder.digest,
+        "detectors": detector_digests(manifest),
+        "formerly": embedder.weights,
+    }
+    policy = parse_policy(json.dumps(content).encode())
+    _replace(args.policy, policy.canonical() + b"\n")
+    print(f"{args.policy}: for {embedder.name} {embedder.digest}, {len(policy.detectors)} detectors")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/manifest", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--manifest", type=Path, default=DEFAULT_MANIFEST, help="default: models/manifest.yaml")
@@ -250,6 +281,10 @@ def main() -> int:
     adding.add_argument("--created", type=date.fromisoformat, help="default: today (UTC)")
     adding.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of the golden picture")
     commands.add_parser("check", help="load and self-test every entry as a unit does").set_defaults(run=check)
+    binding = commands.add_parser("bind", help="name the manifest's entries in a policy whose vectors are the same")
+    binding.set_defaults(run=bind)
+    binding.add_argument("policy", type=Path, metavar="POLICY.json", help="unsigned, of version 2 or 3")
+    binding.add_argument("--embedder", default="embedder", help="default: %(default)s")
     args = parser.parse_args()
     try:
         args.run(args)

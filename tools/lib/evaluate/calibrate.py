@@ -31,11 +31,13 @@ import numpy as np
 from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.files import read_secret
+from agent.inference.manifest import load_manifest
 from agent.keys import SigningKey
 from agent.match.policy import MILLION, TARGETS, Decision, Misses, Policy, Probing, sign_policy
 from tools.lib.evaluate import decisions, pictures
 from tools.lib.evaluate.decisions import People
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
+from tools.lib.manifest import detector_digests
 
 KINDS = ((1, 1), (1, 3), (3, 1), (3, 3), (5, 3))  # probes and captures; what else could be measured nobody asks for
 GALLERIES = (1, 10, 100, 500, 1000)
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         people,
         fillers,
         model=embedder.model,
+        detectors=detector_digests(load_manifest(args.models)),
         target=args.target_fpir,
         margin=args.margin,
         probe=Probing(first=first, most=most, spacing_ms=spacing_ms, mirror=limit, agreement=0.0),
@@ -122,6 +125,7 @@ def measure(
     fillers: decisions.Vectors,
     *,
     model: str,
+    detectors: tuple[str, ...],
     target: float,
     margin: float,
     probe: Probing,
@@ -142,8 +146,9 @@ def measure(
             f"too few pictures of different people: at least {2 * CAPTURES} pictures of some dozens are needed"
         )
     policy = Policy(
-        version=2,
+        version=3,
         model=model,
+        detectors=detectors,
         target_fpir=target,
         margin=margin,
         probe=probe,

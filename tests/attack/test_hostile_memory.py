@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a broker, a clip or a stream sends costs the unit a bounded memory: each is tried on a process of its own.
+
+The service is held to 200 MiB resident: what it has (110, tools/bench) and what others can make it take (80).
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from agent.unit.memory import FOREIGN_BYTES
+from tests.simulators.pki import Authority
+from tests.simulators.scripted_broker import ScriptedBroker, connack
+from tools.lib.bench.running import MAX_RESIDENT_MIB
+
+MAX_SERVICE_MIB = 200.0
+MAX_BROKER_MIB = 8.0  # beyond what the process had before the broker spoke; 32 messages of 32 KiB may wait
+ROOT = Path(__file__).parents[2]
+
+LISTEN = """
+import sys
+from pathlib import Path
+from agent.clock import SystemClock
+from agent.errors import BrokerError
+from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
+
+def peak():  # not ru_maxrss, which begins with what the parent had
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+ca, certificate, key, port, protocol = sys.argv[1:]
+files = Credentials(Path(ca), Path(certificate), Path(key))
+settings = BrokerSettings("127.0.0.1", files, port=int(port), protocol=protocol)
+first = Connection(settings, client_id="door-1", clock=SystemClock())
+before = peak()
+try:
+    first.open()
+    for _ in range(4000):
+        first.poll(0.002)
+    told = "still there"
+except BrokerError as error:
+    told = type(error).__name__
+print(told, peak() - before)
+"""
+
+LOOK = """
+import sys
+from pathlib import Path
+from agent.camera.open import open_camera
+from agent.clock import SystemClock
+from agent.config.camera import FileCamera, RtspCamera
+from agent.errors import PosternError
+from agent.unit.memory import FOREIGN_BYTES, bounded_data
+import av
+
+def peak():  # not ru_maxrss, which begins with what the parent had
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+address = sys.argv[1]
+settings = RtspCamera(url=address, timeout_s=3) if address.startswith("rtsp:") else FileCamera(path=Path(address))
+before = peak()
+try:
+    with bounded_data(), open_camera(settings, lores_size=(320, 240), clock=SystemClock()) as camera:
+        for frame in camera.frames():
+            frame.close()
+    told = "played"
+except PosternError as error:
+    told = str(error)
+print(peak() - before, told)
+"""
+
+
+def run(code: str, *arguments: object, timeout_s: float = 60) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=timeout_s,
+    )
+    return done.stdout.strip().split(" ", 1)
+
+
+def publish(size: int, qos: int = 0, mid: int = 1) -> bytes:
+    """A PUBLISH with ``size`` bytes of content, as a broker sends it."""
+    topic = b"\x00\x01t" + (mid.to_bytes(2, "big") if qos else b"") + b"\x00"
+    return bytes([0x30 | qos << 1]) + remaining(len(topic) + size) + topic + bytes(size)
+
+
+def remaining(length: int) -> bytes:
+    digits = b""
+    while True:
+        length, digit = length >> 7, length & 0x7F
+        digits += bytes([digit | (0x80 if length else 0)])
+        if not length:
+            return digits
+
+
+MAXIMUM = 268_435_455  # the longest that MQTT can say
+HUGE = bytes([0x30]) + remaining(MAXIMUM) + b"\x00\x01t\x00" + bytes(96 * 1024 * 1024)
+PACKETS = {
+    "one packet of maximum length": HUGE,
+    "the same before the greeting": HUGE,
+    "messages at a quality that keeps them": b"".join(publish(30_000, 2, mid) for mid in range(1, 3000)),
+    "an acknowledgement of maximum length": bytes([0x90]) + remaining(MAXIMUM) + bytes(96 * 1024 * 1024),
+}
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize("name", PACKETS)
+@pytest.mark.timeout(120)
+def test_packet_of_a_broker_is_bounded_before_it_is_read(tmp_path: Path, name: str, protocol: str) -> None:
+    authority = Authority(tmp_path / "pki")
+    broker = ScriptedBroker(authority)
+    files = authority.issue("door-1")
+    try:
+        if name == "the same before the greeting":
+            broker.greeting = PACKETS[name]
+        else:
+            broker.greeting = connack() if protocol == "5" else b"\x20\x02\x00\x00"
+            broker.after_greeting = PACKETS[name]
+        port = broker.settings(files).port
+        told, grown = run(LISTEN, files.ca, files.certificate, files.key, port, protocol)
+    finally:
+        broker.close()
+    print(f"{name}: {float(grown):.1f} MiB, {told}")
+    assert float(grown) < MAX_BROKER_MIB
+    assert told != "still there"
+
+
+def make_clip(path: Path, size: tuple[int, int], codec: str = "libx264", **options: str) -> Path:
+    """A clip of pictures in which nothing happens: small as a file, large once it is decoded."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = Fraction(1, 25)
+        stream.options = {"preset": "ultrafast", **options} if codec == "libx264" else dict(options)
+        stream.codec_context.thread_count = 1
+        picture = av.VideoFrame(*size, "yuv420p")
+        for plane in picture.planes:
+            plane.update(bytes(plane.buffer_size))
+        for number in range(20):
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.timeout(240)
+def test_clip_that_decodes_to_huge_pictures_is_refused_by_its_size(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "huge.mkv", (4096, 2304), refs="16", x264opts="ref=16:bframes=0", g="100")
+    grown, told = run(LOOK, clip)
+    print(f"{clip.stat().st_size / 1e6:.2f} MB clip: {float(grown):.1f} MiB, {told}")
+    assert clip.stat().st_size < 1.5e6
+    assert "larger than camera.max_width" in told or "cannot be played" in told
+    assert MAX_RESIDENT_MIB + float(grown) < MAX_SERVICE_MIB
+    assert float(grown) < 30
+
+
+@pytest.mark.timeout(120)
+def test_clip_of_the_largest_size_with_the_most_reference_pictures_plays_within_the_bound(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "many.mkv", (1920, 1080), x264opts="ref=16:bframes=0:level=51", g="100")
+    grown, told = run(LOOK, clip)
+    print(f"1080p with 16 references: {float(grown):.1f} MiB, {told}")
+    assert told == "played"
+    assert MAX_RESIDENT_MIB + float(grown) < MAX_SERVICE_MIB
+
+
+class HostileCamera:
+    """Answers the first request with ``head`` and then ``more`` for ever, on plain TCP."""
+
+    def __init__(self, head: bytes, more: bytes) -> None:
+        self.head, self.more = head, more
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.sent = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"rtsp://127.0.0.1:{self.listener.getsockname()[1]}/live"
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            with client:
+                client.settimeout(5)
+                try:
+                    client.recv(4096)
+                    client.sendall(self.head)
+                    while True:
+                        client.sendall(self.more)
+                        self.sent += len(self.more)
+                except OSError:
+                    continue
+
+
+STREAMS = {
+    "endless headers": (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n", b"X-Header: " + b"a" * 500 + b"\r\n" * 1),
+    "one endless header": (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nX-Header: ", b"a" * 65536),
+    "a body of a gigabyte": (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 1073741824\r\n\r\n", b"a" * 65536),
+    "a body of 200 MB": (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 200000000\r\n\r\n", b"a" * 65536),
+    "a description of 60 MB": (
+        b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: 60000000\r\n\r\n",
+        b"a" * 65536,
+    ),
+    "endless interleaved data": (b"", b"$\x00\xff\xff" + b"a" * 65535),
+}
+
+
+@pytest.fixture(params=STREAMS)
+def stream(request: pytest.FixtureRequest) -> Iterator[HostileCamera]:
+    camera = HostileCamera(*STREAMS[request.param])
+    yield camera
+    camera.listener.close()
+
+
+@pytest.mark.timeout(120)
+def test_stream_with_endless_headers_takes_no_memory(stream: HostileCamera) -> None:
+    pytest.importorskip("av")
+    grown, told = run(LOOK, stream.url)
+    print(f"{stream.sent / 1e6:.0f} MB were sent: {float(grown):.1f} MiB, {told}")
+    assert MAX_RESIDENT_MIB + float(grown) < MAX_SERVICE_MIB
+    assert "gives no pictures" in told
+
+
+def test_the_parts_of_the_bound_fit_together() -> None:
+    assert MAX_RESIDENT_MIB + FOREIGN_BYTES / 2**20 <= MAX_SERVICE_MIB
