@@ -46,7 +46,7 @@ def check_captures(gallery: GalleryStore, policy: Policy, vectors: Sequence[Vect
     ``vectors`` are 3 to 5 float32 (128,) unit vectors of ``policy.model``. Raises CaptureRefusedError
     (``another_person``, ``reference_hidden``).
     """
-    if subject is None or gallery.model_of(subject) != policy.model:
+    if subject is None or gallery.model_of(subject) not in (policy.model, policy.formerly):
         return
     references = gallery.references(policy.model, policy.formerly)
     if subject not in references.subjects:
