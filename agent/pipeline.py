@@ -3,6 +3,7 @@
 
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
+A frame in which nothing changed since the last empty one is not looked at (``agent.detect.change``): it has no faces.
 While an enrolment takes captures it looks at each frame, and nobody is recognised in it: a frame serves one purpose.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
@@ -27,6 +28,7 @@ from agent.match.probe import both_ways
 
 if TYPE_CHECKING:
     from agent.camera.base import Camera, Frame
+    from agent.detect.change import ChangeTest
     from agent.detect.detector import Detector
     from agent.detect.face import Face
     from agent.detect.gate import Gate
@@ -40,17 +42,19 @@ if TYPE_CHECKING:
     from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
-STAGES = ("frame", "detect", "track", "align", "embed", "compare", "record")
+STAGES = ("frame", "change", "detect", "track", "align", "embed", "compare", "record")
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
     """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
 
-    ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it.
+    ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it;
+    ``enrolling`` tells whether it is.
     """
 
     camera: Camera
+    change: ChangeTest
     detector: Detector
     tracker: Tracker
     gate: Gate
@@ -60,6 +64,7 @@ class Stages:
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
     enrol: Callable[[Frame, Sequence[Face]], bool]
+    enrolling: Callable[[], bool]
     times: StageTimes
 
 
@@ -75,8 +80,13 @@ def run(stages: Stages, *, keep_going: Callable[[], bool]) -> None:
 def process(stages: Stages, frame: Frame) -> None:
     """One frame through all stages."""
     times, now_ns = stages.times, frame.timestamp_ns
-    with times.measure("detect"):
-        faces = stages.detector.detect(frame, exact=False)
+    busy = stages.tracker.following or stages.gate.waits(now_ns) or stages.enrolling()
+    faces: Sequence[Face] = ()
+    with times.measure("change"):
+        due = stages.change.is_due(frame, busy=busy)
+    if due:
+        with times.measure("detect"):
+            faces = stages.detector.detect(frame, exact=False)
     taken = stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)

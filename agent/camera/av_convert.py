@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from agent.camera.base import Rgb, lores_fit
-from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, letterbox
+from agent.camera.base import Rgb, letterbox, lores_fit
+from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of
 
 # Annotations of PyAV differ between its releases, so its objects go by these names alone.
 PyAv: TypeAlias = Any  # the module
@@ -46,15 +48,18 @@ class AvConverter:
         else:
             self._threads = {"threads": 1}
 
-    def convert(self, picture: VideoFrame) -> tuple[Rgb, YuvPicture]:
-        """Return lores, uint8 (h, w, 3), and main, which keeps ``picture`` alive until it is released."""
+    def convert(self, picture: VideoFrame) -> tuple[Callable[[], Rgb], YuvPicture]:
+        """Return what makes lores, uint8 (h, w, 3), and main; both keep ``picture`` alive."""
         name = picture.format.name
         usable = name in PLANAR or name in {NV12, YUYV}
         if not usable or any(plane.line_size < 0 for plane in picture.planes):
             picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
         colour = _colour(picture)
         main = YuvPicture(*_planes(picture), colour)
-        return letterbox(self._shrink(picture, colour), self._lores_size), main
+        return partial(self._lores, picture, colour), main
+
+    def _lores(self, picture: VideoFrame, colour: YuvColour) -> Rgb:
+        return letterbox(self._shrink(picture, colour), self._lores_size)
 
     def _shrink(self, picture: VideoFrame, colour: YuvColour) -> Rgb:
         """Make the part of lores that shows something.

@@ -13,8 +13,11 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Rgb = NDArray[np.uint8]  # (height, width, 3), RGB
+Luma = NDArray[np.uint8]  # (height, width), brightness
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, edges at whole numbers
 
 LORES_BORDER = 128  # grey level beside the picture in lores: the detector's zero point, so the border is silent
 
@@ -22,8 +25,9 @@ LORES_BORDER = 128  # grey level beside the picture in lores: the detector's zer
 def lores_scale(main_width: int, main_height: int, lores_width: int, lores_height: int) -> float:
     """Lores pixels per main pixel, the one place where the two pictures are related.
 
-    The whole main picture is scaled by this factor in both directions, anchored at the top left, and the
-    rest of lores is ``LORES_BORDER``: lores (x, y) shows main (x / scale, y / scale), edges at whole numbers.
+    The main picture, or a part of it (``Picture.shrunk``), is scaled by this factor in both directions, anchored at the
+    top left, and the rest of lores is ``LORES_BORDER``: lores (x, y) shows (x / scale, y / scale), edges at whole
+    numbers.
     """
     return min(lores_width / main_width, lores_height / main_height)
 
@@ -32,6 +36,17 @@ def lores_fit(main_width: int, main_height: int, lores_width: int, lores_height:
     """Width and height in lores pixels of the part that shows the main picture, at least 1 each."""
     scale = lores_scale(main_width, main_height, lores_width, lores_height)
     return max(1, round(main_width * scale)), max(1, round(main_height * scale))
+
+
+def letterbox(content: Rgb, lores_size: tuple[int, int]) -> Rgb:
+    """``content`` at the top left of a new uint8 (h, w, 3) picture of ``lores_size`` (w, h), see ``lores_scale``."""
+    width, height = lores_size
+    rows, columns = content.shape[:2]
+    lores = np.empty((height, width, 3), np.uint8)
+    lores[:rows, :columns] = content
+    lores[rows:] = LORES_BORDER
+    lores[:rows, columns:] = LORES_BORDER
+    return lores
 
 
 class Picture(Protocol):
@@ -45,6 +60,12 @@ class Picture(Protocol):
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""
+
+    def luma(self, box: Box, step: int) -> Luma:
+        """Copy of the brightness of every ``step``-th row of ``box``, which lies within the picture."""
+
+    def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
+        """Lores of ``lores_size`` (w, h) that shows ``box``, which lies within the picture, as ``lores_scale`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +85,37 @@ class RgbPicture:
     def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         return self.array[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].copy()
 
+    def luma(self, box: Box, step: int) -> Luma:
+        x0, y0, x1, y1 = box
+        return self.array[y0:y1:step, x0:x1, 1].copy()  # green has most of what is seen as brightness
+
+    def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
+        x0, y0, x1, y1 = box
+        inner = lores_fit(x1 - x0, y1 - y0, *lores_size)
+        image = Image.fromarray(np.ascontiguousarray(self.array[y0:y1, x0:x1]))
+        return letterbox(np.asarray(image.resize(inner, Image.Resampling.BOX)), lores_size)
+
 
 class Frame:
     """One exposure: a small RGB picture for detection and the full picture for crops.
 
-    ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time.
+    ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time. ``lores`` may be
+    given as what makes it: most frames are empty, and of those nobody asks for it.
     """
 
     __slots__ = ("_lores", "_main", "_release", "number", "timestamp_ns")
 
     def __init__(
-        self, number: int, timestamp_ns: int, lores: Rgb, main: Picture, release: Callable[[], None] | None = None
+        self,
+        number: int,
+        timestamp_ns: int,
+        lores: Rgb | Callable[[], Rgb],
+        main: Picture,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.number = number
         self.timestamp_ns = timestamp_ns
-        self._lores: Rgb | None = lores
+        self._lores: Rgb | Callable[[], Rgb] | None = lores
         self._main: Picture | None = main
         self._release = release
 
@@ -87,6 +124,8 @@ class Frame:
         """uint8 (h, w, 3) RGB at the detector's input size."""
         if self._lores is None:
             raise ValueError("this frame was released")
+        if callable(self._lores):
+            self._lores = self._lores()
         return self._lores
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import LORES_BORDER, Rgb, lores_fit
+from agent.camera.base import Box, Luma, Rgb, letterbox, lores_fit
 
 Plane = NDArray[np.uint8]  # (height, width), any strides
 Table = NDArray[np.int16]  # (256,), fixed point with FRACTION_BITS
@@ -134,6 +134,19 @@ class YuvPicture:
         rgb = _to_rgb(y[top:y1, left:x1], u[chroma], v[chroma], step_x, step_y, self._colour)
         return rgb if (left, top) == (x0, y0) else rgb[y0 - top :, x0 - left :].copy()
 
+    def luma(self, box: Box, step: int) -> Luma:
+        x0, y0, x1, y1 = box
+        return self.planes[0][y0:y1:step, x0:x1].copy()
+
+    def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
+        y, u, v = self.planes
+        x0, y0, x1, y1 = box
+        step_x, step_y = 1 + (u.shape[1] < y.shape[1]), 1 + (u.shape[0] < y.shape[0])
+        chroma = (slice(y0 // step_y, -(-y1 // step_y)), slice(x0 // step_x, -(-x1 // step_x)))
+        width, height = lores_fit(x1 - x0, y1 - y0, *lores_size)
+        y, u, v = (_resize(plane, width, height) for plane in (y[y0:y1, x0:x1], u[chroma], v[chroma]))
+        return letterbox(_to_rgb(y, u, v, 1, 1, self._colour), lores_size)
+
 
 def _to_rgb(y: Plane, u: Plane, v: Plane, step_x: int, step_y: int, colour: YuvColour) -> Rgb:
     height, width = y.shape
@@ -153,17 +166,6 @@ def _to_rgb(y: Plane, u: Plane, v: Plane, step_x: int, step_y: int, colour: YuvC
         np.clip(sums, 0, 255, out=sums)
         rgb[..., channel] = sums
     return rgb
-
-
-def letterbox(content: Rgb, lores_size: tuple[int, int]) -> Rgb:
-    """``content`` at the top left of a new uint8 (h, w, 3) picture of ``lores_size`` (w, h), see ``lores_scale``."""
-    width, height = lores_size
-    rows, columns = content.shape[:2]
-    lores = np.empty((height, width, 3), np.uint8)
-    lores[:rows, :columns] = content
-    lores[rows:] = LORES_BORDER
-    lores[:rows, columns:] = LORES_BORDER
-    return lores
 
 
 def shrink(picture: YuvPicture, main_size: tuple[int, int], lores_size: tuple[int, int]) -> Rgb:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -187,7 +188,7 @@ class GstreamerSource:
             None if buffer.pts == self._api.Gst.CLOCK_TIME_NONE else self._pipeline.get_base_time() + buffer.pts
         )
         main = self._layout.picture(buffer.extract_dup(0, buffer.get_size()))
-        lores = shrink(main, (self._layout.width, self._layout.height), self.lores_size)
+        lores = partial(shrink, main, (self._layout.width, self._layout.height), self.lores_size)
         return Frame(number, self._times.live(claimed_ns, self.clock.monotonic_ns()), lores, main, main.release)
 
     def _close(self) -> None:

@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, Final, Self, TypeAlias
 
-from agent.camera.base import CameraInfo, Frame, Rgb, lores_fit
+from agent.camera.base import CameraInfo, Frame, lores_fit
 from agent.camera.convert import BT601, BT601_FULL, BT709, Plane, YuvColour, YuvPicture, colour_of, shrink
 from agent.camera.timestamps import Timestamps
 from agent.clock import Clock
@@ -182,23 +183,16 @@ class PicamCamera:
             opening.callback(request.release)
             time_ns = self._times.live(request.get_metadata().get("SensorTimestamp"), self.clock.monotonic_ns())
             main = self._picture(opening, request, self._main)
-            lores = self._lores(opening, request, main)
+            small = main if self._small is self._main else self._picture(opening, request, self._small)
             buffers = opening.pop_all()
 
         def release() -> None:
             main.release()
+            small.release()
             buffers.close()
 
+        lores = partial(shrink, small, (self._main.width, self._main.height), self.lores_size)
         return Frame(number, time_ns, lores, main, release)
-
-    def _lores(self, opening: ExitStack, request: Request, main: YuvPicture) -> Rgb:
-        size = (self._main.width, self._main.height)
-        if self._small is self._main:
-            return shrink(main, size, self.lores_size)
-        small = self._picture(opening, request, self._small)
-        lores = shrink(small, size, self.lores_size)
-        small.release()
-        return lores
 
     def _picture(self, opening: ExitStack, request: Request, stream: _Stream) -> YuvPicture:
         mapped = opening.enter_context(self._api.MappedArray(request, stream.name, write=False))

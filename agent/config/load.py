@@ -51,7 +51,14 @@ def json_schema() -> dict[str, Any]:
 def checked(document: Document) -> Config:
     """Turn what was read into a configuration; ConfigError names every problem with its line."""
     config = convert(document, Config)
-    problems = [*_provenance(config), *_notice(config), *_zone(config), *_subject(config), *_files(config)]
+    problems = [
+        *_provenance(config),
+        *_notice(config),
+        *_zone(config),
+        *_view(config),
+        *_subject(config),
+        *_files(config),
+    ]
     if problems:
         raise refusal(document, problems)
     return config
@@ -95,6 +102,12 @@ def _zone(config: Config) -> list[Problem]:
     area = abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in sides)) / 2
     if area < MIN_ZONE_AREA:
         return [(place, "the zone is too small for a face to be in it; corners are fractions of the picture, 0 to 1")]
+    return []
+
+
+def _view(config: Config) -> list[Problem]:
+    if config.detection.view == "zone" and not isinstance(config.activation, ZoneActivation):
+        return [(("detection", "view"), "a button has no zone to look at: set it to 'picture', or leave it out")]
     return []
 
 

@@ -104,6 +104,19 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     max_turn_degrees: MaxTurn = 25.0
 
 
+class Detection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the detector is shown, and how often it looks."""
+
+    view: Annotated[
+        Literal["picture", "zone"],
+        Meta(description="the whole picture, or the zone with a margin, in which faces have more pixels"),
+    ] = "picture"
+    look: Annotated[
+        Literal["changes", "every_frame"],
+        Meta(description="at frames in which something changed or somebody is there, or at every frame"),
+    ] = "changes"
+
+
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How sure a match must be: the signed policy says, not this file."""
 
@@ -224,6 +237,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation: ZoneActivation | ButtonActivation
     broker: Broker
     models: Models = msgspec.field(default_factory=Models)
+    detection: Detection = msgspec.field(default_factory=Detection)
     match: Matching = msgspec.field(default_factory=Matching)
     gallery: Gallery = msgspec.field(default_factory=Gallery)
     audit: Audit = msgspec.field(default_factory=Audit)

@@ -19,6 +19,7 @@ from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
 from agent.detect.landmarks import Landmarker
 from agent.detect.nms import blend, nms
+from agent.detect.view import ZoneView
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_listed
 from agent.inference.manifest import detector_digest, load_manifest
@@ -35,7 +36,8 @@ class Detector:
     """A detector model with its decoder. Single-threaded, like its engine.
 
     ``frame.lores`` relates to the main picture as ``lores_scale`` says. At the model's input size it is used as it is;
-    any other size is scaled uniformly to the top left of the input, with the same border.
+    any other size is scaled uniformly to the top left of the input, with the same border. With a ``view`` the input is
+    made of that part of the main picture instead.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Detector:
         score_threshold: float | None = None,
         nms_iou: float = DEFAULT_NMS_IOU,
         max_faces: int = DEFAULT_MAX_FACES,
+        view: ZoneView | None = None,
     ) -> None:
         """Raise ModelError when the engine's outputs do not fit its decoder or the settings are out of range."""
         entry = engine.entry
@@ -54,6 +57,7 @@ class Detector:
             raise ModelError(f"model {entry.name}: thresholds must be between 0 and 1, and at least one face allowed")
         self.engine = engine
         self.landmarker = landmarker
+        self.view = view
         self.score_threshold = threshold
         self._nms_iou, self._max_faces = nms_iou, max_faces
         self._decoder = make_decoder(entry, threshold)
@@ -71,8 +75,15 @@ class Detector:
         Unless ``exact``, candidates that the first look is sure of are spared the second, and keep coarse landmarks:
         enough to follow a face and to see how it is turned. ``locate`` places them before it is aligned.
         """
-        main, (height, width) = frame.main, frame.lores.shape[:2]
-        image, factor = self._fit(frame.lores)
+        main = frame.main
+        if self.view is None:
+            box = (0, 0, main.width, main.height)
+            image, factor = self._fit(frame.lores)
+            scale = factor * lores_scale(main.width, main.height, frame.lores.shape[1], frame.lores.shape[0])
+        else:
+            box = self.view.box((main.width, main.height), self.input_size)
+            image = main.shrunk(box, self.input_size)
+            scale = lores_scale(box[2] - box[0], box[3] - box[1], *self.input_size)
         found = sane(self._decoder.decode(self.engine.run(image)))
         if not found.scores.size:
             return []
@@ -94,8 +105,7 @@ class Detector:
                 if (seen := face if face.score >= sure else self.landmarker.look(picture, face)) is not None
             ]
             faces.sort(key=lambda face: face.score, reverse=True)
-        scale = 1 / (factor * lores_scale(main.width, main.height, width, height))
-        return [scaled(face, scale) for face in faces]
+        return [placed(face, 1 / scale, box[:2]) for face in faces]
 
     @property
     def model(self) -> str:
@@ -124,11 +134,11 @@ class Detector:
         return self._canvas, factor
 
 
-def scaled(face: Face, scale: float) -> Face:
-    """Return ``face`` in a picture that is ``scale`` times as large."""
-    x0, y0, x1, y1 = face.box
-    box = (x0 * scale, y0 * scale, x1 * scale, y1 * scale)
-    return Face(box, face.landmarks * np.float32(scale), face.score)
+def placed(face: Face, scale: float, origin: tuple[int, int]) -> Face:
+    """Return ``face`` in a picture that is ``scale`` times as large, whose pixel ``origin`` (x, y) it was seen from."""
+    (x0, y0, x1, y1), (x, y) = face.box, origin
+    box = (x0 * scale + x, y0 * scale + y, x1 * scale + x, y1 * scale + y)
+    return Face(box, face.landmarks * np.float32(scale) + np.array(origin, np.float32), face.score)
 
 
 def sane(found: Candidates) -> Candidates:
@@ -143,10 +153,17 @@ def sane(found: Candidates) -> Candidates:
     return found if good.all() else Candidates(boxes[good], landmarks[good], found.scores[good])
 
 
-def load_detector(manifest: Path, name: str, threads: int = 1, *, score_threshold: float | None = None) -> Detector:
+def load_detector(
+    manifest: Path,
+    name: str,
+    threads: int = 1,
+    *,
+    score_threshold: float | None = None,
+    view: ZoneView | None = None,
+) -> Detector:
     """Load a listed detector and the landmark model it names, verified and self-tested; raises ModelError."""
     models = load_manifest(manifest)
     engine = load_listed(models, name, threads=threads)
     second = engine.entry.landmarks
     landmarker = None if second is None else Landmarker(load_listed(models, second, threads=threads))
-    return Detector(engine, landmarker, score_threshold=score_threshold)
+    return Detector(engine, landmarker, score_threshold=score_threshold, view=view)

@@ -45,6 +45,10 @@ class Gate(Protocol):
         """Name of the place, as it stands in events."""
         ...
 
+    def waits(self, timestamp_ns: int) -> bool:
+        """Whether an act is under way whose person may not have been seen yet: every frame is looked at then."""
+        ...
+
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         """Those of the tracks whose faces may be embedded in this frame, in the same order."""
         ...
@@ -95,6 +99,10 @@ class ZoneGate:
     @property
     def zone(self) -> str:
         return self._zone
+
+    def waits(self, timestamp_ns: int) -> bool:
+        del timestamp_ns  # the act is to be seen: it begins with a change
+        return False
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         self._forget(timestamp_ns)
@@ -157,6 +165,10 @@ class ButtonGate:
         """End the window early, as after a match: the act has had its effect."""
         self._opened_ns = None
 
+    def waits(self, timestamp_ns: int) -> bool:
+        opened = self._opened_ns
+        return opened is not None and opened <= timestamp_ns < opened + self._window_ns
+
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         size = {"frame_width": frame_width, "frame_height": frame_height}
         return [t for t in tracks if self.refusal(t, tracks, **size, timestamp_ns=timestamp_ns) is None]
@@ -165,8 +177,7 @@ class ButtonGate:
         self, track: Track, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int
     ) -> Refusal | None:
         """Why ``track``, one of ``tracks``, is not admitted at this moment, or None if it is; stored nowhere."""
-        opened = self._opened_ns
-        if opened is None or not opened <= timestamp_ns < opened + self._window_ns:
+        if not self.waits(timestamp_ns):
             return "shut"
         x0, y0, x1, y1 = track.face.box
         if not (0 <= (x0 + x1) / 2 <= frame_width and 0 <= (y0 + y1) / 2 <= frame_height):

@@ -59,6 +59,11 @@ class Tracker:
         self._last_ns = 0
 
     @property
+    def following(self) -> bool:
+        """Whether a track lives, seen in the last frame or hidden for some."""
+        return bool(self._alive)
+
+    @property
     def gone(self) -> frozenset[int]:
         """Ids of tracks that died in the last update; their probes must be forgotten before crops are added."""
         return self._gone

@@ -17,6 +17,7 @@ from agent.detect.gate import ButtonGate, FaceLimits, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
 from agent.unit.assemble import make_gate
+from agent.unit.looking import make_view
 
 PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads
 DARK, BRIGHT = 40, 220  # mean of the picture, 0 to 255: outside, faces have no contrast left
@@ -25,7 +26,8 @@ MAX_SECONDS = 3600  # aiming is done by then; a forgotten terminal must not hold
 
 def lines(config: Config, clock: Clock, *, seconds: float) -> Iterator[str]:
     """Open the camera and describe what it sees, twice a second, for ``seconds`` or until it ends."""
-    detector = load_detector(config.models.manifest, config.models.detector, config.models.threads)
+    models = config.models
+    detector = load_detector(models.manifest, models.detector, models.threads, view=make_view(config))
     with open_camera(config.camera, lores_size=detector.input_size, clock=clock) as camera:
         yield from look(camera, detector, config, clock, seconds=seconds)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -31,13 +30,15 @@ from agent.unit.expected import expected
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
+from agent.unit.looking import make_view
 from agent.unit.pause import Pause
 from agent.unit.site_key import complete
 from agent.unit.stores import Stores, source_of, terms_of
 from agent.unit.verbs import Parts, make_handlers
+from agent.unit.world import board
 from agent.uplink.answers import Answers
 from agent.uplink.commands import Commands, Handler
-from agent.uplink.info import CameraFacts, Info, ModelTask, PublicJwk, encode_info
+from agent.uplink.info import CameraFacts, DetectionFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def load_models(config: Config) -> Models:
             f"{models.manifest} does not exist: set models.manifest to the manifest that came with Postern"
         )
     return Models(
-        load_detector(models.manifest, models.detector, models.threads),
+        load_detector(models.manifest, models.detector, models.threads, view=make_view(config)),
         load_embedder(models.manifest, models.embedder, models.threads),
     )
 
@@ -279,6 +280,7 @@ def make_info(
             profile=config.profile,
             camera=None if camera is None else CameraFacts(camera.source, camera.width, camera.height),
             models=digests,
+            detection=DetectionFacts(config.detection.view, config.detection.look),
             config_schema=CONFIG_SCHEMA_ID,
             public_key=msgspec.convert(key.public_jwk(), PublicJwk),
             kid=key.kid,
@@ -312,13 +314,3 @@ def self_test(config: Config) -> Mapping[str, Any]:
     """Load and test the models afresh; on the caller's own interpreters."""
     load_models(config)
     return {"models": "ok"}
-
-
-def board() -> str:
-    """The board's name as its firmware tells it (device tree), else the processor architecture."""
-    import platform  # noqa: PLC0415
-
-    try:
-        return Path("/proc/device-tree/model").read_bytes().rstrip(b"\0").decode(errors="replace")[:128]
-    except OSError:
-        return platform.machine()

@@ -14,9 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from agent.camera.base import CameraInfo
 from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.detect.change import ChangeTest
 from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
 from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
@@ -30,6 +32,7 @@ from agent.unit.assemble import credentials_of, load_key, load_models, load_poli
 from agent.unit.confirm import tell_ageing
 from agent.unit.generation import read_known
 from agent.unit.key_files import KeptFiles
+from agent.unit.looking import make_change_test, resolution
 from agent.unit.stores import open_gallery
 from agent.uplink.health import read_disk_free
 
@@ -38,6 +41,7 @@ LOW_DISK_BYTES = 256 * 1024 * 1024  # four times what the unit itself calls low:
 BROKER_TIMEOUT_S = 5.0  # for TCP and TLS together; a slow mobile link needs about 2 s
 VERDICT_S = 0.7  # TLS 1.3 tells its verdict on our certificate after the handshake (RFC 8446, 4.4.2.4)
 CAMERA_FRAMES = 30  # enough for a steady figure: about a second
+CALM = 0.5  # of the frames: a scene in which more of them changed is not at rest
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
 
 
@@ -222,7 +226,7 @@ def check_broker(config: Config, clock: Clock) -> Found:
 
 def check_camera(config: Config, clock: Clock) -> Found:
     """Real frames, and their rate."""
-    size = load_models(config).detector.input_size
+    size, change = load_models(config).detector.input_size, make_change_test(config, hold_ns=0)
     try:
         with open_camera(config.camera, lores_size=size, clock=clock) as camera:
             info = camera.info()
@@ -230,6 +234,7 @@ def check_camera(config: Config, clock: Clock) -> Found:
             for frame in islice(camera.frames(), CAMERA_FRAMES):
                 with frame:
                     stamps.append(frame.timestamp_ns)
+                    change.is_due(frame, busy=False)
     except CameraLostError as error:
         raise CameraLostError(f"{error} (is the unit running? it holds the camera: systemctl stop postern)") from error
     if len(stamps) < 2:
@@ -241,6 +246,22 @@ def check_camera(config: Config, clock: Clock) -> Found:
         yield "advice", f"{text} instead of {info.frames_per_second:g}: more light, or less resolution"
     else:
         yield "ok", text
+    yield from tell_looking(config, change, info, size)
+
+
+def tell_looking(config: Config, change: ChangeTest, camera: CameraInfo, input_size: tuple[int, int]) -> Found:
+    """How much of an empty scene the detector has to see, and whether it sees the smallest faces there."""
+    seen = f"the detector had to look at {change.looked} of {change.looked + change.skipped} frames"
+    if config.detection.look == "every_frame" or change.looked <= CALM * (change.looked + change.skipped):
+        yield "ok", seen
+    else:
+        what = "if nobody was there, the light flickers or something moves where people act"
+        yield "advice", f"{seen}: {what}; the unit then works all day as if somebody were there"
+    pixels, advice = resolution(config, (camera.width, camera.height), input_size)
+    if advice is None:
+        yield "ok", f"the smallest accepted face has {pixels:.0f} pixels in the detector's input"
+    else:
+        yield "advice", advice
 
 
 CHECKS: dict[str, Callable[[Config, Clock], Found]] = {

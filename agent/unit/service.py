@@ -43,11 +43,12 @@ from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.log import Problems
+from agent.unit.looking import make_change_test
 from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
 from agent.unit.start_log import digest_of, log_start
 from agent.unit.stores import open_stores, source_of
-from agent.unit.world import World
+from agent.unit.world import World, board
 from agent.uplink.discovery import make_discovery
 from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
@@ -102,6 +103,7 @@ class Service:
         )
         self._stages = pipeline.Stages(
             camera=self._camera,
+            change=make_change_test(config),
             detector=models.detector,
             tracker=Tracker(),
             gate=assemble.make_gate(config),
@@ -111,6 +113,7 @@ class Service:
             presence=self._presence,
             record=self._recorder.outcome,
             enrol=self._enrolment.offer,
+            enrolling=lambda: self._enrolment.capturing,
             times=self.times,
         )
         health = self._make_health(key)
@@ -197,6 +200,8 @@ class Service:
     def _tell_times(self, elapsed_s: float) -> None:
         """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
         log.info("%d frames in %.1f s", self._frames, elapsed_s)
+        change = self._stages.change
+        log.info("the detector looked at %d frames, and nothing had changed in %d", change.looked, change.skipped)
         for name, one in self.times.summaries().items():
             log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 
@@ -245,7 +250,7 @@ class Service:
             discovery = make_discovery(
                 Topics(config.unit.site, config.unit.id),
                 name=config.unit.name,
-                model=assemble.board(),
+                model=board(),
                 version=agent.__version__,
                 presence=config.events.presence,
                 health_interval_s=config.broker.health_interval_s,

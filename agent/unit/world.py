@@ -7,6 +7,7 @@ The defaults are the real ones. A rig passes in others, and nothing inside the u
 from __future__ import annotations
 
 import logging
+import platform
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -74,3 +75,11 @@ class World:
     background: Callable[[Uplink, Housekeeping], AbstractContextManager[None]] = in_threads
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
+
+
+def board() -> str:
+    """The board's name as its firmware tells it (device tree), else the processor architecture."""
+    try:
+        return Path("/proc/device-tree/model").read_bytes().rstrip(b"\0").decode(errors="replace")[:128]
+    except OSError:
+        return platform.machine()

@@ -29,6 +29,13 @@ class CameraFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     height: Annotated[int, Meta(ge=1)]
 
 
+class DetectionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the unit was told to look. How often it did look follows from who passed by, and is told to nobody."""
+
+    view: Literal["picture", "zone"]
+    look: Literal["changes", "every_frame"]
+
+
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the policy says of decisions in a gallery of this size, in parts per million; whole numbers only.
 
@@ -58,6 +65,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     profile: Literal["production", "demo"]
     camera: CameraFacts | None  # None while the camera is not there
     models: dict[ModelTask, Digest]
+    detection: DetectionFacts
     config_schema: Text  # id of the JSON Schema of the configuration
     public_key: PublicJwk
     kid: Text

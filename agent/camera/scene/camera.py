@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-from PIL import Image
-
-from agent.camera.base import LORES_BORDER, CameraInfo, Frame, Rgb, RgbPicture, lores_fit
+from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.camera.scene.render import SceneRenderer
 from agent.camera.scene.script import SceneScript, load_script
 from agent.clock import Clock
@@ -56,13 +54,5 @@ class SceneCamera:
             early = due - self._clock.monotonic_ns()
             if early > 0:
                 self._clock.sleep(early / 1e9)
-            main = self._renderer.frame(number % count)
-            yield Frame(number, due, lores_picture(main, *self._lores_size), RgbPicture(main))
-
-
-def lores_picture(main: Rgb, width: int, height: int) -> Rgb:
-    """Scale as ``lores_scale`` says: top left, the rest ``LORES_BORDER``."""
-    inner = lores_fit(main.shape[1], main.shape[0], width, height)
-    lores = np.full((height, width, 3), LORES_BORDER, np.uint8)
-    lores[: inner[1], : inner[0]] = np.asarray(Image.fromarray(main).resize(inner, Image.Resampling.BOX))
-    return lores
+            main = RgbPicture(self._renderer.frame(number % count))
+            yield Frame(number, due, partial(main.shrunk, (0, 0, *self._script.size), self._lores_size), main)

@@ -60,7 +60,9 @@ class Sprite:
 class Figure:
     """One person of a scene; prepared once, then drawn for any moment."""
 
-    def __init__(self, people: People, who: str, picture: int, blend: Blend | None = None) -> None:
+    def __init__(
+        self, people: People, who: str, picture: int, blend: Blend | None = None, coat: str | None = None
+    ) -> None:
         person = people.people[who]
         self._base = (
             people.picture(who, picture) if blend is None else people.blended(who, blend.who, blend.share, picture)
@@ -69,7 +71,7 @@ class Figure:
         # The face's middle, seen from the template's middle, in stored pixels.
         self._middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)
         self._skin = _rgb(person.skin)
-        self._body = body(self._skin, _rgb(person.cloth))
+        self._body = body(self._skin, _rgb(coat or person.cloth))
         self._prepared: tuple[tuple[object, ...], list[Image.Image]] | None = None
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:

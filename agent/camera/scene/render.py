@@ -15,6 +15,7 @@ from PIL import Image
 
 from agent.camera.base import Rgb
 from agent.camera.scene.background import background
+from agent.camera.scene.disturbance import before, behind
 from agent.camera.scene.figure import Exposure, Figure, Sprite
 from agent.camera.scene.motion import Placement, placements, scene_gain
 from agent.camera.scene.people import People, load_people
@@ -34,7 +35,9 @@ class SceneRenderer:
         self._script = script
         self._width, self._height = script.size
         pack = people or load_people()
-        self._figures = [Figure(pack, person.who, person.picture, person.blend) for person in script.people]
+        self._figures = [
+            Figure(pack, person.who, person.picture, person.blend, person.coat) for person in script.people
+        ]
         self._background = background(script.background, self._width, self._height)
         self._noise = self._noise_bank()
         self._lit: tuple[float, Rgb] | None = None
@@ -52,12 +55,17 @@ class SceneRenderer:
         gain = scene_gain(self._script, self.time(number))
         backlight = self._script.backlight
         frame = self._lit_background(round(gain * (1 + _BACK_BRIGHTER * backlight), 3)).copy()
+        behind(frame, self._script.disturbances, self.time(number))
         for placement in self.placements(number):
             light = gain * placement.gain * (1 - _FACE_DARKER * backlight)
             exposure = Exposure(light, _VEIL * backlight * gain, self._script.motion_blur)
             sprites = self._figures[placement.index].draw(placement, exposure, self._script.size)
             for sprite in sprites:
                 self._paste(frame, sprite)
+        if self._script.disturbances:
+            rng = np.random.default_rng((self._script.seed, number, 1))
+            before(frame, self._script.disturbances, self.time(number), rng)
+            np.clip(frame, self._amplitude, 255 - self._amplitude, out=frame)
         if self._noise is not None:
             rng = np.random.default_rng((self._script.seed, number))
             x, y = rng.integers(0, NOISE_SHIFT, 2)

@@ -97,6 +97,7 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     path: Annotated[tuple[PathKey, ...], Meta(min_length=1, max_length=MAX_KEYS)]
     picture: Annotated[int, Meta(ge=1, le=4, description="which of the person's pictures, 1 is frontal")] = 1
     blend: Blend | None = None
+    coat: Annotated[Colour | None, Meta(description="colour of the clothes; default: the person's own")] = None
     appears: Seconds = 0.0
     leaves: Seconds = MAX_DURATION
     pose: Annotated[tuple[PoseKey, ...], Meta(max_length=MAX_KEYS)] = ()
@@ -133,6 +134,36 @@ class Room(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     window: bool = False
 
 
+class Rain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="rain"):
+    """Drops that fall near the camera, others in each frame."""
+
+    drops: Annotated[int, Meta(ge=1, le=1000, description="in view at a time")] = 60
+
+
+class Insect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="insect"):
+    """Something small and dark that flies about."""
+
+    size: Annotated[int, Meta(ge=1, le=64, description="pixels")] = 12
+
+
+class Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="flag"):
+    """A cloth in the wind, behind everybody."""
+
+    box: Annotated[tuple[int, int, int, int], Meta(description="x0, y0, x1, y1 in pixels")]
+    colour: Colour = "#a03028"
+
+
+class Flicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="flicker"):
+    """Lamps that a rolling shutter sees as bands."""
+
+    depth: Annotated[float, Meta(ge=0, le=0.4, description="share of the light, 0 to 0.4")] = 0.1
+    bands: Annotated[float, Meta(ge=0, le=8, description="from top to bottom; 0: the whole picture at once")] = 2.0
+    hertz: Annotated[float, Meta(ge=0, le=60)] = 3.1
+
+
+Disturbance = Rain | Insect | Flag | Flicker
+
+
 class SceneScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole scene. The same script gives the same bytes in every frame."""
 
@@ -146,6 +177,7 @@ class SceneScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     noise: Annotated[float, Meta(ge=0, le=12, description="sensor noise, standard deviation in grey levels")] = 2.0
     motion_blur: Annotated[Share, Meta(description="share of the frame time that the shutter is open")] = 0.25
     people: Annotated[tuple[Person, ...], Meta(max_length=MAX_PEOPLE)] = ()
+    disturbances: Annotated[tuple[Disturbance, ...], Meta(max_length=8)] = ()
 
     def __post_init__(self) -> None:
         _ascending(self.light)

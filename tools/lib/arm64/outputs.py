@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import Frame, RgbPicture, lores_fit
-from agent.camera.convert import letterbox
+from agent.camera.base import Frame, RgbPicture, letterbox, lores_fit
 from agent.camera.scene.render import SceneRenderer
 from agent.camera.scene.script import load_script
 from agent.detect.detector import Detector, load_detector

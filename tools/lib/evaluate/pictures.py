@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
-from agent.camera.base import Frame, RgbPicture, lores_fit
-from agent.camera.convert import letterbox
+from agent.camera.base import Frame, RgbPicture, letterbox, lores_fit
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Self
 
 from agent.camera.base import Camera, CameraInfo, Frame, RgbPicture
-from agent.camera.scene.camera import lores_picture
 from agent.camera.scene.render import SceneRenderer
 from agent.camera.scene.script import SceneScript
 from agent.camera.source import Source
@@ -63,8 +63,8 @@ class UnpluggableCamera:
             if early_ns > 0:
                 clock.sleep(early_ns / 1e9)
             self._check()
-            main = view.renderer.frame(min(number, view.script.frame_count - 1))
-            yield Frame(number, due_ns, lores_picture(main, *self._lores_size), RgbPicture(main))
+            main = RgbPicture(view.renderer.frame(min(number, view.script.frame_count - 1)))
+            yield Frame(number, due_ns, partial(main.shrunk, (0, 0, *view.script.size), self._lores_size), main)
             number += 1
 
     def _check(self) -> None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and how often a unit's detector looks, from its configuration."""
+
+from __future__ import annotations
+
+from agent.config.schema import Config, ZoneActivation
+from agent.detect.change import HOLD_NS, ChangeTest, part_of
+from agent.detect.view import GOOD_INPUT_PX, LEAST_INPUT_PX, WHOLE, ZoneView, smallest_input_px
+
+ALWAYS_NS = 2**62  # after the first frame, 146 years: no frame is skipped
+
+
+def make_view(config: Config) -> ZoneView | None:
+    """What the detector is shown; None is the whole picture."""
+    if config.detection.view == "picture" or not isinstance(config.activation, ZoneActivation):
+        return None
+    return ZoneView(part_of(config.activation.polygon), config.activation.min_face_px)
+
+
+def make_change_test(config: Config, *, hold_ns: int = HOLD_NS) -> ChangeTest:
+    """Which frames the detector must see."""
+    activation = config.activation
+    part = part_of(activation.polygon) if isinstance(activation, ZoneActivation) else WHOLE
+    if config.detection.look == "every_frame":
+        hold_ns = ALWAYS_NS
+    return ChangeTest(part, min_face_px=activation.min_face_px, hold_ns=hold_ns)
+
+
+def resolution(config: Config, size: tuple[int, int], input_size: tuple[int, int]) -> tuple[float, str | None]:
+    """Pixels of the detector's input for the smallest accepted face in pictures of ``size``, and what to do about it.
+
+    The advice is None where the face is resolved well.
+    """
+    view, least = make_view(config), config.activation.min_face_px
+    box = (0, 0, *size) if view is None else view.box(size, input_size)
+    pixels = smallest_input_px(box, input_size, least)
+    if pixels >= GOOD_INPUT_PX:
+        return pixels, None
+    found = "are hardly found" if pixels < LEAST_INPUT_PX else "are often found late"
+    wanted = -(-least * GOOD_INPUT_PX // max(int(pixels), 1))
+    ways = [f"raise activation.min_face_px to {wanted}", "choose a detector with a larger input"]
+    if view is not None:
+        ways.insert(1, "make the zone smaller")
+    elif isinstance(config.activation, ZoneActivation):
+        ways.insert(1, "set detection.view to 'zone'")
+    text = f"faces of {least} px have {pixels:.0f} pixels in the detector's input of {input_size[0]}x{input_size[1]}"
+    return pixels, f"{text} and {found} ({GOOD_INPUT_PX} are good): {', '.join(ways[:-1])}, or {ways[-1]}"
