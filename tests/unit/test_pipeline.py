@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from agent import pipeline
 from agent.camera.base import CameraInfo, Frame, RgbPicture
+from agent.detect.change import ChangeTest
 from agent.detect.face import Face
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
+from agent.detect.view import WHOLE
 from agent.embed.records import Crop, Embedding
 from agent.gallery.references import References
 from agent.match.decide import Decider
@@ -24,6 +26,7 @@ from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
 from agent.subject import SubjectId
 from agent.timing import StageTimes
+from agent.unit.looking import ALWAYS_NS
 from tests.unit.test_match_policy import policy
 
 MODEL = "sha256:" + "0" * 64
@@ -101,6 +104,7 @@ def make_stages(
     door = [(0.3, 0.1), (0.7, 0.1), (0.7, 0.9), (0.3, 0.9)]
     return pipeline.Stages(
         camera=ScriptedCamera(count),
+        change=ChangeTest(WHOLE, min_face_px=80, hold_ns=ALWAYS_NS),  # its pictures do not show what is detected
         detector=ScriptedDetector(faces),  # type: ignore[arg-type]
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=door, limits=FaceLimits(80, 25.0)),
@@ -110,6 +114,7 @@ def make_stages(
         presence=Presence(),
         record=recorded.append,
         enrol=lambda frame, faces: False,
+        enrolling=lambda: False,
         times=StageTimes(pipeline.STAGES),
     )
 

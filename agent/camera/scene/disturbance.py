@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves in a scene and is nobody: rain, an insect, a flag, lamps that flicker. A pure function of time and seed."""
+"""What moves in a scene and is nobody: rain, an insect, a flag, lamps that flicker. Pure functions of time and seed."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instructions of user space per call and per frame: a cost that does not depend on how busy a machine is.
 
-    python -m tools.lib.arm64.instructions clip FILE.mp4                    make the clip
-    python -m tools.lib.arm64.instructions count FILE.mp4 --processor NAME
+    python -m tools.lib.arm64.instructions clips FOLDER                     make the clips
+    python -m tools.lib.arm64.instructions count FOLDER --processor NAME [--peers FOLDER]
 
-A clip of H.264 goes through the pipeline of the product, file to decision; the face in it is admitted, embedded and
-compared with 100 references, of which none is its own, so every look fails.
+Clips of H.264 go through the pipeline of the product, file to decision. ``door``: the face in it is admitted, embedded
+and compared with 100 references, of which none is its own, so every look fails. ``idle``: nobody is there. Peers see the
+same pictures: each network alone, and the usual loop over ``door``.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from agent import pipeline
+from agent.camera.base import RgbPicture
 from agent.camera.open import open_camera
 from agent.clock import SystemClock
 from agent.config.camera import FileCamera
+from agent.detect.change import ChangeTest, part_of
 from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
@@ -43,11 +49,17 @@ from agent.timing import StageTimes
 from tools.lib.arm64 import MANIFEST
 from tools.lib.arm64.counter import CounterError, Instructions
 from tools.lib.arm64.installed import PERSON
-from tools.lib.bench.clip import visits_clip
+from tools.lib.bench.clip import frame_of, idle_clip, visits_clip
+from tools.lib.bench.peers import PeerModels, find_peers, loop, onnx_embedder, opencv_embedder, yunet
 
 CALLS: Final = 3  # the count hardly varies
 WARM_UP: Final = 2  # calls, and frames, before anything counts: buffers are made then
 REFERENCES: Final = 100
+MIN_FACE_PX: Final = 80
+SMALL: Final = (320, 240)
+DOOR_CLIP, IDLE_CLIP = "door.mp4", "idle.mp4"
+FACE_FRAME = 12  # of the door: somebody stands there
+FACE = (slice(254, 366), slice(584, 696))  # about where the face is then
 DOOR = [(0.25, 0.1), (0.75, 0.1), (0.75, 0.9), (0.25, 0.9)]
 
 
@@ -69,19 +81,55 @@ class InstructionStages(StageTimes):
 def models(counter: Instructions) -> dict[str, int]:
     """One run of each model of the manifest, without what is before and after it."""
     names = [entry.name for entry in load_manifest(MANIFEST).entries]
-    return {name: median_of(counter, load_engine(MANIFEST, name)) for name in names}
+    return {name: median_of(counter, run_of(load_engine(MANIFEST, name))) for name in names}
 
 
-def median_of(counter: Instructions, engine: Engine) -> int:
+def run_of(engine: Engine) -> Callable[[], object]:
     spec = engine.entry.input
     image = np.full((spec.height, spec.width, 3), 128, np.uint8)
+    return lambda: engine.run(image)
+
+
+def median_of(counter: Instructions, call: Callable[[], object]) -> int:
     counts = []
     for number in range(WARM_UP + CALLS):
         began = counter.read()
-        engine.run(image)
+        call()
         if number >= WARM_UP:
             counts.append(counter.read() - began)
     return int(statistics.median(counts))
+
+
+def peers(counter: Instructions, models: PeerModels, door: Path) -> dict[str, int]:
+    """One call of each peer, on a picture with a face in it."""
+    picture = frame_of(door, FACE_FRAME)
+    small = np.ascontiguousarray(RgbPicture(picture).shrunk((0, 0, *picture.shape[1::-1]), SMALL)[..., ::-1])
+    crop = picture[FACE].copy()
+    network = yunet(models.yunet, SMALL)
+    calls: dict[str, Callable[[], object]] = {"YuNet 320x240, OpenCV, detect()": lambda: network.detect(small)}
+    calls["YuNet 320x256, ONNX Runtime, network"] = onnx_yunet(models.yunet)
+    runtimes = {"ONNX Runtime": onnx_embedder, "OpenCV": opencv_embedder}
+    for name, make in runtimes.items():
+        calls[f"MobileFaceNet, {name}"] = partial(make(models.mobilefacenet), crop)
+    return {name: median_of(counter, call) for name, call in calls.items()}
+
+
+def onnx_yunet(model: Path) -> Callable[[], object]:
+    """YuNet's network in ONNX Runtime on one thread; its sides are multiples of 32."""
+    import onnxruntime  # noqa: PLC0415 - only with peers
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    planes = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 320)).astype(np.float32)
+    return partial(session.run, None, {session.get_inputs()[0].name: planes})
+
+
+def peers_frames(counter: Instructions, models: PeerModels, door: Path) -> list[int]:
+    """Instructions of each frame of the peers' loop: decode, YuNet at 320x240, MobileFaceNet for every face."""
+    counts = [counter.read()]
+    loop(door, models, SMALL, time.monotonic(), lambda: counts.append(counter.read()))
+    return [after - before for before, after in pairwise(counts)][WARM_UP:]
 
 
 def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
@@ -91,11 +139,13 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
     camera = open_camera(FileCamera(path=clip), lores_size=detector.input_size, clock=SystemClock())
     parts = pipeline.Stages(
         camera=camera,
+        change=ChangeTest(part_of(DOOR), min_face_px=MIN_FACE_PX),
         detector=detector,
         tracker=Tracker(),
-        gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(80, 25.0)),
+        gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(MIN_FACE_PX, 25.0)),
         embedder=embedder,
         enrol=lambda _frame, _faces: False,
+        enrolling=lambda: False,
         references=lambda: references,
         decider=Decider(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
         presence=Presence(),
@@ -121,37 +171,51 @@ def nobody(model: str) -> References:
     return References(tuple(SubjectId(bytes([n]) * 16) for n in range(REFERENCES)), vectors, model)
 
 
-def report(processor: str, counter: Instructions, clip: Path) -> None:
+def report(processor: str, counter: Instructions, clips: Path, rivals: PeerModels | None) -> None:
     print(f"instructions in user space, {platform.machine()} {processor}, millions (median)")
     for name, count in models(counter).items():
         print(f"  {name + ', network alone':<36} {count / 1e6:8.2f}")
-    spent = frames(counter, clip)
+    if rivals is not None:
+        for name, count in peers(counter, rivals, clips / DOOR_CLIP).items():
+            print(f"  {name:<36} {count / 1e6:8.2f}", flush=True)
+        counts = peers_frames(counter, rivals, clips / DOOR_CLIP)
+        print(f"  peers, mean of {len(counts)} frames of {DOOR_CLIP:<10} {statistics.mean(counts) / 1e6:8.2f}")
+    for clip in (DOOR_CLIP, IDLE_CLIP):
+        print(f"{clip}:", flush=True)
+        tell(frames(counter, clips / clip))
+
+
+def tell(spent: dict[str, list[int]]) -> None:
+    """Print what the stages took, and the whole: the median of its frames, and their mean."""
     order = ("camera", *(name for name in pipeline.STAGES if name != "frame"), "whole")
     for name in (name for name in order if spent.get(name)):
         counts = spent[name]
         print(f"  {name:<36} {statistics.median(counts) / 1e6:8.2f}  {len(counts)} times, most {max(counts) / 1e6:.2f}")
     whole, embedded = spent["whole"], len(spent.get("embed", ()))
-    print(f"  mean of {len(whole)} frames, {embedded} embedded{'':<12} {statistics.mean(whole) / 1e6:8.2f}")
+    print(f"  mean of {len(whole)} frames, {embedded} embedded{'':<12} {statistics.mean(whole) / 1e6:8.2f}", flush=True)
 
 
-def door_clip(folder: Path) -> Path:
-    """Make the clip: a demo person, who does not exist, at the door for a second and a half, 720p."""
-    return visits_clip(folder, [PERSON])
+def make_clips(folder: Path) -> None:
+    """A demo person, who does not exist, at the door for a second and a half; and the door alone. 720p."""
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copyfile(visits_clip(Path(work), [PERSON]), folder / DOOR_CLIP)
+        shutil.copyfile(idle_clip(Path(work)), folder / IDLE_CLIP)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("clip", "count"))
-    parser.add_argument("clip", type=Path, metavar="FILE.mp4")
+    parser.add_argument("what", choices=("clips", "count"))
+    parser.add_argument("folder", type=Path, help="of the clips")
+    parser.add_argument("--peers", type=Path, help="folder of the peers' models, as for tools/bench")
     parser.add_argument("--processor", default="", help="its name, to be printed")
     arguments = parser.parse_args()
-    if arguments.what == "clip":
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(door_clip(Path(folder)), arguments.clip)
+    if arguments.what == "clips":
+        make_clips(arguments.folder)
         return 0
+    rivals = find_peers(arguments.peers)
     try:
         with Instructions() as counter:
-            report(arguments.processor, counter, arguments.clip)
+            report(arguments.processor, counter, arguments.folder, rivals)
     except CounterError as error:
         print(f"tools.lib.arm64.instructions: {error}", file=sys.stderr)
         return 1

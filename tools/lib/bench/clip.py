@@ -22,6 +22,7 @@ VISIT_S = 1.6  # one person at the door: long enough for the dwell time and thre
 TURN_S = 0.1
 # A subject seen again within ten seconds is the same visit and makes no second event: eight take longer.
 VISITORS = 8
+IDLE_S = 4.0  # of an empty door: as raw pictures it has 83 MB
 
 
 def demo_clip(folder: Path, seconds: float) -> Path:
@@ -49,6 +50,35 @@ def visits_clip(folder: Path, visitors: Sequence[str]) -> Path:
         "people": people,
     }
     return _made(folder, "visits", script)
+
+
+def idle_clip(folder: Path) -> Path:
+    """A door at which nobody is, with a camera's noise, as network cameras send it."""
+    script = {
+        "size": [1280, 720],
+        "frames_per_second": FRAMES_PER_SECOND,
+        "duration": IDLE_S,
+        "seed": 2,
+        "background": {"kind": "room", "variant": 11},
+    }
+    return _made(folder, "idle", script)
+
+
+def uncompressed(clip: Path) -> Path:
+    """The same pictures as a CSI or USB camera gives them: nothing is left to decode."""
+    import av  # noqa: PLC0415 - the bench extra
+
+    target = clip.with_suffix(".raw.nut")
+    if target.exists():
+        return target
+    partial = target.with_suffix(".partial.nut")
+    with av.open(str(clip)) as source, av.open(str(partial), "w") as container:
+        stream = container.add_stream("rawvideo", rate=FRAMES_PER_SECOND)
+        pictures: Iterator[Any] = source.decode(video=0)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(picture))
+    return partial.replace(target)
 
 
 def frame_count(seconds: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from tools.lib.bench.installed import BY_PIP, DEBIAN
 from tools.lib.bench.networks import PEAK
 from tools.lib.bench.report import NOT_MEASURED, Figure, Section, number
+from tools.lib.bench.running import IDLE_H264, IDLE_RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ BESIDE = (
 ALONE = (
     ("private memory with a file camera", "service", "of it private"),
     ("frame → PUBACK, local broker, p95", "service", "frame to PUBACK, p95"),
-    ("one 15 frames/s camera, share of a core", "service", "real time at 15 frame/s, share of a core"),
+    ("one 15 frames/s camera, people passing all the time", "service", "real time at 15 frame/s, share of a core"),
+    ("the same, empty door, uncompressed pictures (CSI, USB)", "service", IDLE_RAW),
+    ("the same, empty door, H.264 decoded in software", "service", IDLE_H264),
     ("comparison with 1 000 references", "gallery", "compare() with 1000 references"),
     ("comparison with 10 000 references", "gallery", "compare() with 10000 references"),
     ("comparison with 100 000 references", "gallery", "compare() with 100000 references"),

@@ -109,10 +109,16 @@ def _planes(crop: Picture) -> NDArray[np.float32]:
     return np.ascontiguousarray(((crop - MEAN) / STD).transpose(2, 0, 1)[None])
 
 
-def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None, began_s: float) -> dict[str, int | float]:
+def loop(
+    clip: Path,
+    models: PeerModels,
+    size: tuple[int, int] | None,
+    began_s: float,
+    each: Callable[[], object] = lambda: None,
+) -> dict[str, int | float]:
     """Every frame of ``clip`` through the peers; detection at ``size`` (w, h), or at the clip's own.
 
-    ``began_s`` is when the process was started, on the monotonic clock.
+    ``began_s`` is when the process was started, on the monotonic clock; ``each`` is called after every frame.
     """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"  # more threads cost more processor time, not less
     import cv2  # noqa: PLC0415 - likewise
@@ -136,6 +142,7 @@ def loop(clip: Path, models: PeerModels, size: tuple[int, int] | None, began_s: 
             (gallery @ embed(crop[..., ::-1])).argmax()
             faces += 1
         frames += 1
+        each()
         if frames == 1:  # set-up and the first, slower calls are not the peers' pace
             faces, start_cpu_s, start_s = 0, time.process_time(), time.monotonic() - began_s
     return {

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from agent.camera.scene.people import PERSON_IDS
-from tools.lib.bench.clip import VISITORS, demo_clip, frame_count, visits_clip
+from tools.lib.bench.clip import VISITORS, demo_clip, frame_count, idle_clip, uncompressed, visits_clip
 from tools.lib.bench.effort import Effort
 from tools.lib.bench.peers import PeerModels
 from tools.lib.bench.report import Bar, Section
@@ -37,6 +37,9 @@ PEERS: dict[str, tuple[int, int] | None] = {
 }
 LIGHTEST = "peers, YuNet at 320x240"  # the peers' memory and start-up are those of their quickest loop
 PIPELINE_RATIO, MAX_START_S, MAX_DELAY_P95_MS = 4.0, 1.5, 60.0
+IDLE_RAW, IDLE_H264 = "empty door, uncompressed pictures, share of a core", "empty door, H.264, share of a core"
+SETTLE_S = 3.0  # before the share of an empty door is measured
+MAX_IDLE_PERCENT = 1.5  # of a core with 8-bit dot products
 MAX_RESIDENT_MIB, MAX_THREADS, MAX_FILES = 110.0, 6, 20
 
 
@@ -60,9 +63,11 @@ class Bench:
         self._folder, self._broker, self._site = folder, broker, site
         self.enrolled = enrolled
 
-    def config(self, clip: Path, *, detector: str = "detector-320x240", realtime: bool = False) -> Path:
+    def config(
+        self, clip: Path, *, detector: str = "detector-320x240", realtime: bool = False, name: str = "bench"
+    ) -> Path:
         """The unit's configuration with a recorded camera; a realtime one starts again at its end."""
-        path = self._site.unit / "bench.yaml"
+        path = self._site.unit / f"{name}.yaml"
         self._site.write_config(path, port=self._broker.port, protocol=self._broker.protocol, scene=clip)
         content: dict[str, Any] = yaml.safe_load(path.read_text())
         content["camera"] = {"source": "file", "path": str(clip), "realtime": realtime, "loop": realtime}
@@ -162,7 +167,9 @@ def pipeline_section(
     return section, runs, peer_runs
 
 
-def service_section(runs: list[Run], peers: list[PeerRun], realtime: Run, delays: list[dict[str, float]]) -> Section:
+def service_section(
+    runs: list[Run], peers: list[PeerRun], realtime: Run, delays: list[dict[str, float]], idle: dict[str, list[Run]]
+) -> Section:
     """Memory, start-up, threads and files of the service, and how long a decided match takes to its acknowledgement.
 
     ``peers`` are as many runs as ``runs``, or none.
@@ -182,18 +189,24 @@ def service_section(runs: list[Run], peers: list[PeerRun], realtime: Run, delays
     section.single("threads", "", max(run.threads for run in everything))
     section.single("open files", "", max(run.files for run in everything))
     section.single("real time at 15 frame/s, share of a core", "%", 100 * realtime.pace_cpu_s / realtime.pace_s)
+    for name, at_rest in idle.items():
+        section.values(name, "%", [100 * run.pace_cpu_s / run.pace_s for run in at_rest])
     frame, append = ([one[key] for one in delays] for key in ("frame_ms", "append_ms"))
     section.values("frame to PUBACK", "ms", frame)
     section.values("append to PUBACK", "ms", append)
     section.single("frame to PUBACK, p95", "ms", percentile(frame, 0.95) if frame else None)
     section.bars += [
         Bar("at most 110 MiB resident", "resident memory, most seen", "<=", MAX_RESIDENT_MIB),
+        Bar(f"at most {MAX_IDLE_PERCENT:g} % of a core at an empty door", IDLE_RAW, "<=", MAX_IDLE_PERCENT),
         Bar(f"at most {MAX_THREADS} threads", "threads", "<=", MAX_THREADS),
         Bar(f"at most {MAX_FILES} open files", "open files", "<=", MAX_FILES),
         Bar("first frame done 1.5 s after the start", "start to first frame done", "<=", MAX_START_S),
         Bar("p95 from frame to PUBACK at most 60 ms", "frame to PUBACK, p95", "<=", MAX_DELAY_P95_MS),
     ]
     section.notes.append("peers: decode, YuNet at 320x240 and MobileFaceNet in ONNX Runtime, without broker and store")
+    section.notes.append(
+        "empty door: 15 frame/s of 1280x720 in real time; of H.264, decoding every picture is the most"
+    )
     section.notes.append("frame to PUBACK: of the frame whose crop decided, from the camera's time of it; wall time")
     return section
 
@@ -216,7 +229,22 @@ def sections(clips: Path, peers: PeerModels | None, effort: Effort, chosen: list
             realtime, delays = unit.delays(
                 unit.config(visits_clip(clips, unit.enrolled), realtime=True), effort.visits_s
             )
-            yield service_section(runs, peer_runs, realtime, delays)
+            yield service_section(runs, peer_runs, realtime, delays, idle_runs(unit, clips, effort))
+
+
+def idle_runs(unit: Bench, clips: Path, effort: Effort) -> dict[str, list[Run]]:
+    """The service before an empty door, in real time: as a CSI or USB camera shows it, and as a network camera."""
+    clip = idle_clip(clips)
+    doors = {
+        IDLE_RAW: unit.config(uncompressed(clip), realtime=True, name="raw"),
+        IDLE_H264: unit.config(clip, realtime=True),
+    }
+    runs: dict[str, list[Run]] = {name: [] for name in doors}
+    for number in range(effort.passes):
+        for name, config in doors.items():
+            _say(f"pass {number + 1} of {effort.passes}, {name}")
+            runs[name].append(run_service(config, seconds=effort.idle_s, settle_s=SETTLE_S))
+    return runs
 
 
 def run_peers(clip: Path, peers: PeerModels, size: tuple[int, int] | None) -> PeerRun:

@@ -66,8 +66,13 @@ class Seen:
         self.samples += 1
 
 
-def run_service(config: Path, *, seconds: float | None = None, program: tuple[str, ...] = ("-m", "agent")) -> Run:
-    """Run ``postern run`` to the end of its video, or for ``seconds`` after its first frame and then SIGTERM it."""
+def run_service(
+    config: Path, *, seconds: float | None = None, settle_s: float = 0.0, program: tuple[str, ...] = ("-m", "agent")
+) -> Run:
+    """Run ``postern run`` to the end of its video, or for ``seconds`` after its first frame and then SIGTERM it.
+
+    Its pace is measured from ``settle_s`` after its first frame, when it has connected and put away what started it.
+    """
     with tempfile.TemporaryDirectory(prefix="postern-notify-") as folder:
         address = str(Path(folder) / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (config.parent / "run.log").open("w+") as log:
@@ -79,17 +84,20 @@ def run_service(config: Path, *, seconds: float | None = None, program: tuple[st
                 [sys.executable, *program, "run", "-c", str(config)], stderr=log, env=environment
             )
             try:
-                return _observe(process, manager, log.name, began, seconds)
+                return _observe(process, manager, log.name, began, (seconds, settle_s))
             finally:
                 process.kill()
 
 
 def _observe(
-    process: subprocess.Popen[bytes], manager: socket.socket, log: str, began: float, seconds: float | None
+    process: subprocess.Popen[bytes], manager: socket.socket, log: str, began: float, lasts: tuple[float | None, float]
 ) -> Run:
     if not _wait_for(manager, b"READY=1", process):
         raise CommandError(f"the service did not start: {_tail(log)}")
     ready, start_cpu_s = time.monotonic(), _cpu_s(process.pid)
+    seconds, settle_s = lasts
+    time.sleep(settle_s)
+    settled, settled_cpu_s = time.monotonic(), _cpu_s(process.pid)
     with watched(process.pid) as seen:
         if seconds is not None:
             time.sleep(seconds)
@@ -105,8 +113,8 @@ def _observe(
         frames=int(count[1]) - 1,
         start_cpu_s=start_cpu_s,
         start_s=ready - began,
-        pace_cpu_s=cpu_s - start_cpu_s,
-        pace_s=stopped - ready,
+        pace_cpu_s=cpu_s - settled_cpu_s,
+        pace_s=stopped - settled,
         resident_mib=seen.resident_kib / 1024,
         private_mib=seen.private_kib / 1024,
         threads=seen.threads,
