@@ -10,6 +10,7 @@ from agent.cli.options import DEFAULT_CONFIG
 from agent.cli.words import say
 from agent.config.load import load_config
 from agent.config.schema import Config, ZoneActivation
+from agent.unit.looking import foreseen
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("unit", f"{config.unit.name} ({config.unit.site}/{config.unit.id}), {config.profile}"),
         ("purpose", config.purpose.strip()),
         ("camera", str(config.camera.__struct_config__.tag)),
+        ("looks at", foreseen(config)),
         ("embeds", _who(config)),
         ("keeps", f"references of enrolled people, erased {config.gallery.retention_days} days after the last use"),
         ("publishes", _what(config)),

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from agent.config.camera import Picamera2Camera, V4l2Camera
 from agent.config.schema import Config, ZoneActivation
 from agent.detect.change import HOLD_NS, ChangeTest, part_of
 from agent.detect.view import GOOD_INPUT_PX, LEAST_INPUT_PX, WHOLE, ZoneView, smallest_input_px
+from agent.inference.manifest import load_manifest
 
 ALWAYS_NS = 2**62  # after the first frame, 146 years: no frame is skipped
 
@@ -24,6 +26,18 @@ def make_change_test(config: Config, *, hold_ns: int = HOLD_NS) -> ChangeTest:
     if config.detection.look == "every_frame":
         hold_ns = ALWAYS_NS
     return ChangeTest(part, min_face_px=activation.min_face_px, hold_ns=hold_ns)
+
+
+def foreseen(config: Config) -> str:
+    """What the smallest accepted face will be to the detector, as far as the configuration and the manifest tell."""
+    camera, models = config.camera, config.models
+    if not isinstance(camera, V4l2Camera | Picamera2Camera):
+        return "the size of this camera's pictures is not known before it is open: postern doctor tells"
+    if not models.manifest.exists():
+        return f"{models.manifest} is not here, so the detector's input is not known"
+    entry = load_manifest(models.manifest).entry(models.detector)
+    pixels, advice = resolution(config, (camera.width, camera.height), (entry.input.width, entry.input.height))
+    return advice or f"the {config.detection.view}; the smallest accepted face has {pixels:.0f} pixels there"
 
 
 def resolution(config: Config, size: tuple[int, int], input_size: tuple[int, int]) -> tuple[float, str | None]:

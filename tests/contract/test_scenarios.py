@@ -56,6 +56,15 @@ ASKED_FOR = {
     "configuration-reload",
     "killed",
     "power-cut",
+    "stands-still",
+    "walks-slowly",
+    "dark-coat",
+    "slow-light",
+    "rain",
+    "flicker",
+    "insect",
+    "flag",
+    "zone-view",
 }
 
 

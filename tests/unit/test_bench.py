@@ -20,7 +20,7 @@ from tools.lib.bench.markdown import markdown
 from tools.lib.bench.networks import PEAK, peak_section
 from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
 from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.lib.bench.running import PeerRun, service_section
+from tools.lib.bench.running import IDLE_RAW, PeerRun, service_section
 from tools.lib.bench.service import Run, run_service
 from tools.lib.bench.timing import Timing, alternate, percentile, ratio, spread
 from tools.lib.demo.site import CommandError
@@ -125,14 +125,17 @@ def test_the_tables_say_by_which_command_on_which_machine_and_how_busy_it_was() 
 def test_memory_and_start_up_stand_beside_the_peers() -> None:
     ours = Run(100, 0.5, 0.6, 1, 1, 100, 50, 3, 12)
     peers = PeerRun(frames=100, faces=9, start_s=0.9, start_cpu_s=0.8, cpu_s=2, wall_s=2, resident_mib=150)
-    lines = markdown([service_section([ours], [peers], ours, [])], FACTS)
+    lines = markdown([service_section([ours], [peers], ours, [], {IDLE_RAW: [ours]})], FACTS)
     loop = "YuNet at 320x240 + MobileFaceNet"
     (memory,) = (line for line in lines if line.startswith("| resident memory"))
     (start,) = (line for line in lines if line.startswith("| start"))
     assert f"{loop}: 150 MiB | 1.50 | ≤ 110 MiB |" in memory
     assert f"0.60 s | {loop}: 0.90 s | 1.50 | ≤ 1.5 s |" in start
-    (alone,) = (line for line in markdown([service_section([ours], [], ours, [])], FACTS) if "start →" in line)
+    (alone,) = (line for line in markdown([service_section([ours], [], ours, [], {})], FACTS) if "start →" in line)
     assert alone.count(NOT_MEASURED) == 2
+    (idle,) = (line for line in lines if "uncompressed" in line)
+    assert "**100** %" in idle
+    assert "≤ 1.5 %" in idle
 
 
 def test_json_has_median_spread_and_wall_time() -> None:
@@ -154,7 +157,7 @@ def test_each_layer_of_the_peak_runs_and_its_work_is_that_of_its_file(shape: Sha
 
 
 def test_the_peak_is_that_of_the_fastest_layer_and_no_other() -> None:
-    section = peak_section(Effort(rounds=1, round_s=0, passes=0, clip_s=0, visits_s=0, commits=0, events=0))
+    section = peak_section(Effort(rounds=1, round_s=0, passes=0, clip_s=0, visits_s=0, idle_s=0, commits=0, events=0))
     medians = {figure.name: figure.value.median for figure in section.figures if figure.value is not None}
     assert medians[PEAK] == max(medians[str(shape)] for shape in SHAPES)
     share = 100 * medians["embedder, rate"] / medians[PEAK]

@@ -20,7 +20,7 @@ from agent.errors import VerificationError
 from agent.keys import PublicKey, UnitKey
 from agent.protocol.health import SIGNATURE_TYPE
 from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
-from agent.uplink.info import CameraFacts, Expected, Info, encode_info
+from agent.uplink.info import CameraFacts, DetectionFacts, Expected, Info, encode_info
 from tests.simulators.signing_unit import SigningUnit
 
 SOURCE = "/postern/hq/door-3"
@@ -140,6 +140,7 @@ def test_info_holds_no_secret() -> None:
         profile="production",
         camera=CameraFacts("picamera2", 1280, 720),
         models={"detector": "sha256:" + "0" * 64, "embedder": "sha256:" + "1" * 64},
+        detection=DetectionFacts("picture", "changes"),
         config_schema="postern-config-1",
         public_key=key.public_jwk(),  # type: ignore[arg-type]
         kid=key.kid,

@@ -5,8 +5,8 @@
     python -m tools.lib.arm64.instructions count FOLDER --processor NAME [--peers FOLDER]
 
 Clips of H.264 go through the pipeline of the product, file to decision. ``door``: the face in it is admitted, embedded
-and compared with 100 references, of which none is its own, so every look fails. ``idle``: nobody is there. Peers see the
-same pictures: each network alone, and the usual loop over ``door``.
+and compared with 100 references, of which none is its own, so every look fails. ``idle``: nobody is there. Peers see
+the same pictures: each network alone, and the usual loop over ``door``.
 """
 
 from __future__ import annotations
