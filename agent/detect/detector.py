@@ -21,8 +21,8 @@ from agent.detect.landmarks import Landmarker
 from agent.detect.nms import blend, nms
 from agent.detect.view import ZoneView
 from agent.errors import ModelError
-from agent.inference.engine import Engine, load_listed
-from agent.inference.manifest import detector_digest, load_manifest
+from agent.inference.engine import Engine, load_engine
+from agent.inference.manifest import Manifest, detector_digest, load_manifest
 
 DEFAULT_SCORE_THRESHOLD = 0.6  # where the manifest entry states no working point
 DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one face more (SCRFD's value)
@@ -154,7 +154,7 @@ def sane(found: Candidates) -> Candidates:
 
 
 def load_detector(
-    manifest: Path,
+    manifest: Path | Manifest,
     name: str,
     threads: int = 1,
     *,
@@ -162,8 +162,8 @@ def load_detector(
     view: ZoneView | None = None,
 ) -> Detector:
     """Load a listed detector and the landmark model it names, verified and self-tested; raises ModelError."""
-    models = load_manifest(manifest)
-    engine = load_listed(models, name, threads=threads)
+    models = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
+    engine = load_engine(models, name, threads=threads)
     second = engine.entry.landmarks
-    landmarker = None if second is None else Landmarker(load_listed(models, second, threads=threads))
+    landmarker = None if second is None else Landmarker(load_engine(models, second, threads=threads))
     return Detector(engine, landmarker, score_threshold=score_threshold, view=view)

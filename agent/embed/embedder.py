@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from agent.embed.records import CROP_SIZE, EMBEDDING_DIM, Crop, Embedding
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_engine
+from agent.inference.manifest import Manifest
 
 SMALLEST_NORM = 1e-6  # an all-zero answer stays zero and so matches nobody
 
@@ -40,6 +41,6 @@ class Embedder:
         return Embedding(vector, self.engine.digest)
 
 
-def load_embedder(manifest: Path, name: str, threads: int = 1) -> Embedder:
+def load_embedder(manifest: Path | Manifest, name: str, threads: int = 1) -> Embedder:
     """Load a listed embedder, verified and self-tested; raises ModelError."""
     return Embedder(load_engine(manifest, name, threads=threads))

@@ -102,13 +102,12 @@ class Engine:
         return check_golden(self.entry, raw, self.runtime)
 
 
-def load_engine(manifest: Path, name: str, *, threads: int = 1) -> Engine:
-    """Load the model called ``name``, verified and self-tested; raises ModelError."""
-    return load_listed(load_manifest(manifest), name, threads=threads)
+def load_engine(manifest: Path | Manifest, name: str, *, threads: int = 1) -> Engine:
+    """Load the model called ``name``, verified and self-tested; raises ModelError.
 
-
-def load_listed(models: Manifest, name: str, *, threads: int = 1) -> Engine:
-    """Load one of the ``models`` of a manifest that was read already; as ``load_engine``."""
+    ``manifest`` is the file, or what was read from it: reading it takes as long as loading a model.
+    """
+    models = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
     entry = models.entry(name)
     engine = Engine(entry, models.read(entry), threads=threads)
     engine.self_test()

@@ -110,15 +110,17 @@ def load_models(config: Config) -> Models:
     """Both models; raises ModelError."""
     from agent.detect.detector import load_detector  # noqa: PLC0415 - the runtime is needed by few commands
     from agent.embed.embedder import load_embedder  # noqa: PLC0415
+    from agent.inference.manifest import load_manifest  # noqa: PLC0415
 
     models = config.models
     if not models.manifest.exists():
         raise ModelError(
             f"{models.manifest} does not exist: set models.manifest to the manifest that came with Postern"
         )
+    listed = load_manifest(models.manifest)
     return Models(
-        load_detector(models.manifest, models.detector, models.threads, view=make_view(config)),
-        load_embedder(models.manifest, models.embedder, models.threads),
+        load_detector(listed, models.detector, models.threads, view=make_view(config)),
+        load_embedder(listed, models.embedder, models.threads),
     )
 
 

@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "audit": ("protocol.names",),
     "notices": ("config.camera", "config.schema", "protocol.names"),
     "detect": ("camera.base", "inference.engine", "inference.manifest"),
-    "embed": ("camera.base", "detect.face", "inference.engine"),
+    "embed": ("camera.base", "detect.face", "inference.engine", "inference.manifest"),
     "gallery": ("embed.records", "protocol.names", "protocol.receipt"),
     "match": ("detect.track", "embed.records", "gallery.references", "protocol.names"),
     "outbox": ("match.records", "protocol.event", "protocol.names", "protocol.pseudonym"),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tools.lib.bench.arithmetic import has_dot_product, instruction_sets
 from tools.lib.bench.clip import VISIT_S, VISITORS
 from tools.lib.bench.effort import Effort
 from tools.lib.bench.installed import BY_PIP, DEBIAN, closure, size_of
@@ -20,7 +21,7 @@ from tools.lib.bench.markdown import markdown
 from tools.lib.bench.networks import PEAK, peak_section
 from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
 from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.lib.bench.running import IDLE_RAW, PeerRun, service_section
+from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, PeerRun, service_section
 from tools.lib.bench.service import Run, run_service
 from tools.lib.bench.timing import Timing, alternate, percentile, ratio, spread
 from tools.lib.demo.site import CommandError
@@ -30,6 +31,7 @@ FACTS = {
     "command": "tools/bench --markdown",
     "date": "2026-11-24T12:00:00+00:00",
     "processor": "A processor",
+    "instructions": "x86_64: avx2",
     "cores": "2",
     "python": "3.11.7",
     "packages": "numpy 2",
@@ -130,12 +132,12 @@ def test_memory_and_start_up_stand_beside_the_peers() -> None:
     (memory,) = (line for line in lines if line.startswith("| resident memory"))
     (start,) = (line for line in lines if line.startswith("| start"))
     assert f"{loop}: 150 MiB | 1.50 | ≤ 110 MiB |" in memory
-    assert f"0.60 s | {loop}: 0.90 s | 1.50 | ≤ 1.5 s |" in start
+    assert f"**0.60** s | {loop}: 0.90 s | 1.50 | ≤ 0.5 s |" in start
     (alone,) = (line for line in markdown([service_section([ours], [], ours, [], {})], FACTS) if "start →" in line)
     assert alone.count(NOT_MEASURED) == 2
     (idle,) = (line for line in lines if "uncompressed" in line)
     assert "**100** %" in idle
-    assert "≤ 1.5 %" in idle
+    assert f"≤ {MAX_IDLE_PERCENT:g} %" in idle
 
 
 def test_json_has_median_spread_and_wall_time() -> None:
@@ -190,3 +192,18 @@ def test_an_unknown_section_is_refused() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no section colour" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "words", "dot"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", ["avx2", "avx512_vnni", "no matrix unit"], True),
+        ("flags\t\t: fpu avx2 amx_int8\n", ["no 8-bit dot product", "amx_int8"], False),
+        ("Features\t: fp asimd evtstrm\n", ["asimd", "no 8-bit dot product"], False),
+        ("", ["no 8-bit dot product", "no matrix unit"], False),
+    ],
+)
+def test_the_bench_says_which_instructions_decide(cpuinfo: str, words: list[str], *, dot: bool) -> None:
+    said = instruction_sets(cpuinfo)
+    assert all(word in said for word in words)
+    assert has_dot_product(cpuinfo) is dot

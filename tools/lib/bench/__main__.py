@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 import agent
 from agent.errors import PosternError
 from tools.lib.bench import networks, running, stores
+from tools.lib.bench.arithmetic import instruction_sets
 from tools.lib.bench.clip import ROOT, demo_clip, frame_count, frame_of
 from tools.lib.bench.effort import FULL, QUICK, Effort
 from tools.lib.bench.installed import install_section
@@ -94,7 +95,7 @@ def measure(chosen: list[str], peers: PeerModels | None, effort: Effort, out: Pa
     simple: dict[str, Callable[[], Section]] = {
         "detector": lambda: networks.detector_section(_picture(out, effort), peers, effort),
         "embedder": lambda: networks.embedder_section(_picture(out, effort)[FACE].copy(), peers, effort),
-        "int8-peak": lambda: networks.peak_section(effort),
+        "int8-peak": lambda: networks.peak_section(effort, peers),
         "gallery": lambda: stores.gallery_section(effort),
         "outbox": lambda: stores.outbox_section(out, effort),
         "verifier": lambda: stores.verifier_section(out, effort),
@@ -119,6 +120,7 @@ def machine() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "postern": agent.__version__,
         "processor": models[0].partition(": ")[2] if models else platform.machine(),
+        "instructions": instruction_sets(Path("/proc/cpuinfo").read_text()),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),

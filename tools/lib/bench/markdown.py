@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.lib.bench.installed import BY_PIP, DEBIAN
-from tools.lib.bench.networks import PEAK
+from tools.lib.bench.networks import FP32_PEAK, PEAK
 from tools.lib.bench.report import NOT_MEASURED, Figure, Section, number
 from tools.lib.bench.running import IDLE_H264, IDLE_RAW
 
@@ -83,8 +83,13 @@ ALONE = (
     ("outbox, durable commits", "outbox", "durable events, wall time"),
     ("verifier", "verifier", "verified events, processor time"),
     ("int8 peak of one core", "int8-peak", PEAK),
-    ("detector's share of it", "int8-peak", "detector-320x240, share of the fastest layer"),
-    ("embedder's share of it", "int8-peak", "embedder, share of the fastest layer"),
+    ("fp32 peak of one core", "int8-peak", FP32_PEAK),
+    ("arithmetic: detector 320x240", "int8-peak", "detector-320x240, work"),
+    ("arithmetic: YuNet 320x256", "int8-peak", "YuNet, work"),
+    ("arithmetic: embedder", "int8-peak", "embedder, work"),
+    ("arithmetic: MobileFaceNet", "int8-peak", "MobileFaceNet, work"),
+    ("detector's share of the int8 peak", "int8-peak", "detector-320x240, share of the fastest layer"),
+    ("embedder's share of the int8 peak", "int8-peak", "embedder, share of the fastest layer"),
     ("Debian package, installed", "install", DEBIAN),
     ("installed by pip, without numpy", "install", BY_PIP),
     ("with numpy", "install", "installed by pip"),
@@ -112,7 +117,8 @@ def markdown(sections: list[Section], facts: dict[str, Any]) -> list[str]:
 
 
 def _measured_on(facts: dict[str, Any]) -> list[str]:
-    machine = f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}, {facts['packages']}"
+    processor = f"{facts['processor']} ({facts['instructions']}), {facts['cores']} cores"
+    machine = f"{processor}, Python {facts['python']}, {facts['packages']}"
     return [
         f"Printed by `{facts['command']}` on {facts['date'][:10]}: {machine}.",
         f"Load over 1, 5 and 15 minutes: {facts['load_before']} before, {facts['load_after']} after.",

@@ -50,9 +50,9 @@ SHAPES = (
 )
 
 
-def peak_case(shape: Shape) -> Callable[[], object]:
-    """A call that runs the layer once."""
-    interpreter = Interpreter(model_content=layer(shape), num_threads=1)
+def peak_case(shape: Shape, *, floating: bool = False) -> Callable[[], object]:
+    """A call that runs the layer once, in int8 or in fp32."""
+    interpreter = Interpreter(model_content=layer(shape, floating=floating), num_threads=1)
     interpreter.allocate_tensors()
     run: Callable[[], object] = interpreter.invoke
     return run
@@ -82,13 +82,16 @@ _PER_OUTPUT: dict[int, Callable[[np.ndarray], int]] = {
 }
 
 
-def layer(shape: Shape) -> bytes:
-    """A .tflite file of one int8 layer with weights from a fixed seed."""
+def layer(shape: Shape, *, floating: bool = False) -> bytes:
+    """A .tflite file of one layer, int8 or fp32, with weights from a fixed seed."""
     random = np.random.default_rng(1)
     places = [1, shape.side, shape.side] if shape.kernel else [shape.side**2]
     window = [shape.kernel, shape.kernel] if shape.kernel else []
     weights = random.integers(-127, 128, (shape.outputs, *window, shape.inputs), np.int8)
     scales = shape.outputs if shape.kernel else 1  # a convolution's weights are quantised per channel
+    bias = np.zeros(shape.outputs, np.int32)
+    if floating:
+        weights, bias = weights.astype(np.float32), bias.astype(np.float32)
     graph = schema.SubGraphT()
     graph.tensors = [
         _tensor("input", [*places, shape.inputs], schema.TensorType.INT8, [0.05], 0),
@@ -96,6 +99,9 @@ def layer(shape: Shape) -> bytes:
         _tensor("bias", [shape.outputs], schema.TensorType.INT32, [0.05 * 0.01] * scales, 2),
         _tensor("output", [*places, shape.outputs], schema.TensorType.INT8, [0.2], 0),
     ]
+    if floating:
+        for tensor in graph.tensors:
+            tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
     operator, code = schema.OperatorT(), schema.OperatorCodeT()
     operator.opcodeIndex = 0
     operator.inputs, operator.outputs = [0, 1, 2], [3]
@@ -113,7 +119,7 @@ def layer(shape: Shape) -> bytes:
 
     model = schema.ModelT()
     model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
-    model.buffers = [_buffer(None), _buffer(weights), _buffer(np.zeros(shape.outputs, np.int32))]
+    model.buffers = [_buffer(None), _buffer(weights), _buffer(bias)]
     builder = flatbuffers.Builder(weights.nbytes + 8192)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
