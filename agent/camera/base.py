@@ -7,6 +7,7 @@ access raises: this is how every picture is forgotten before the next frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -18,6 +19,7 @@ from PIL import Image
 Rgb = NDArray[np.uint8]  # (height, width, 3), RGB
 Luma = NDArray[np.uint8]  # (height, width), brightness
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, edges at whole numbers
+FineBox = tuple[float, float, float, float]  # the same, with edges anywhere
 
 LORES_BORDER = 128  # grey level beside the picture in lores: the detector's zero point, so the border is silent
 
@@ -49,6 +51,14 @@ def letterbox(content: Rgb, lores_size: tuple[int, int]) -> Rgb:
     return lores
 
 
+def scaled(plane: NDArray[np.uint8], box: FineBox, pixels: int) -> NDArray[np.uint8]:
+    """``box`` of a plane or RGB picture, which lies within it, in ``pixels`` by ``pixels``."""
+    x0, y0 = math.floor(box[0]), math.floor(box[1])
+    image = Image.fromarray(np.ascontiguousarray(plane[y0 : math.ceil(box[3]), x0 : math.ceil(box[2])]))
+    inner = (box[0] - x0, box[1] - y0, min(box[2] - x0, image.width), min(box[3] - y0, image.height))
+    return np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR, inner))
+
+
 class Picture(Protocol):
     """The full-resolution stream of one frame; converts only the part that is asked for."""
 
@@ -63,6 +73,9 @@ class Picture(Protocol):
 
     def luma(self, box: Box, step: int) -> Luma:
         """Copy of the brightness of every ``step``-th row of ``box``, which lies within the picture."""
+
+    def scaled(self, box: FineBox, pixels: int) -> Rgb:
+        """``box``, which lies within the picture, as uint8 (pixels, pixels, 3) RGB; averaged down if larger."""
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
         """Lores of ``lores_size`` (w, h) that shows ``box``, which lies within the picture, as ``lores_scale`` says."""
@@ -88,6 +101,9 @@ class RgbPicture:
     def luma(self, box: Box, step: int) -> Luma:
         x0, y0, x1, y1 = box
         return self.array[y0:y1:step, x0:x1, 1].copy()  # green has most of what is seen as brightness
+
+    def scaled(self, box: FineBox, pixels: int) -> Rgb:
+        return scaled(self.array, box, pixels)
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
         x0, y0, x1, y1 = box

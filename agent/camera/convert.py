@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import Box, Luma, Rgb, letterbox, lores_fit
+from agent.camera.base import Box, FineBox, Luma, Rgb, letterbox, lores_fit, scaled
 
 Plane = NDArray[np.uint8]  # (height, width), any strides
 Table = NDArray[np.int16]  # (256,), fixed point with FRACTION_BITS
@@ -137,6 +137,14 @@ class YuvPicture:
     def luma(self, box: Box, step: int) -> Luma:
         x0, y0, x1, y1 = box
         return self.planes[0][y0:y1:step, x0:x1].copy()
+
+    def scaled(self, box: FineBox, pixels: int) -> Rgb:
+        """As of the RGB picture, with colours converted once they are small: a fifth of the work at a near face."""
+        y, u, v = self.planes
+        across, down = u.shape[1] / y.shape[1], u.shape[0] / y.shape[0]
+        halved = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        small = (scaled(y, box, pixels), scaled(u, halved, pixels), scaled(v, halved, pixels))
+        return _to_rgb(*small, 1, 1, self._colour)
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
         y, u, v = self.planes

@@ -38,6 +38,8 @@ def cut(picture: Picture, centre: NDArray[np.floating], side: float) -> Rgb:
     ``centre`` and ``side`` in pixels of ``picture``, edges at whole numbers. Large squares are averaged down.
     """
     left, top = float(centre[0]) - side / 2, float(centre[1]) - side / 2
+    if left >= 0 and top >= 0 and left + side <= picture.width and top + side <= picture.height:
+        return picture.scaled((left, top, left + side, top + side), PATCH)
     x0, y0 = math.floor(left), math.floor(top)
     extent = max(math.ceil(left + side) - x0, math.ceil(top + side) - y0, 1)
     window = picture.window(x0, y0, x0 + extent, y0 + extent)

@@ -173,6 +173,10 @@ def nobody(model: str) -> References:
 
 def report(processor: str, counter: Instructions, clips: Path, rivals: PeerModels | None) -> None:
     print(f"instructions in user space, {platform.machine()} {processor}, millions (median)")
+    for clip in (DOOR_CLIP, IDLE_CLIP):
+        print(f"{clip}:", flush=True)
+        tell(frames(counter, clips / clip))
+    print("one call:", flush=True)
     for name, count in models(counter).items():
         print(f"  {name + ', network alone':<36} {count / 1e6:8.2f}")
     if rivals is not None:
@@ -180,9 +184,6 @@ def report(processor: str, counter: Instructions, clips: Path, rivals: PeerModel
             print(f"  {name:<36} {count / 1e6:8.2f}", flush=True)
         counts = peers_frames(counter, rivals, clips / DOOR_CLIP)
         print(f"  peers, mean of {len(counts)} frames of {DOOR_CLIP:<10} {statistics.mean(counts) / 1e6:8.2f}")
-    for clip in (DOOR_CLIP, IDLE_CLIP):
-        print(f"{clip}:", flush=True)
-        tell(frames(counter, clips / clip))
 
 
 def tell(spent: dict[str, list[int]]) -> None:
