@@ -15,9 +15,9 @@ Part = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the pict
 
 WHOLE: Part = (0.0, 0.0, 1.0, 1.0)
 MARGIN_FACES = 1.5  # sizes of the smallest face around a zone: who steps into it is followed already
-# Side of a face in pixels of the network's input: what is needed, and what the view is made for where it is free to
-# choose. Of photos shown so small, the shipped detectors find nearly all from the second and most from the first on.
-LEAST_INPUT_PX, GOOD_INPUT_PX = 12, 20
+# Side of a face in pixels of the network's input: what is needed, and what a view is made for. Of 200 photos (LFW) with
+# faces of 8, 12, 16, 20, 24 and 32 pixels detector-320x240 finds 0.16, 0.66, 0.75, 0.87, 0.97 and 0.99 in one frame.
+LEAST_INPUT_PX, GOOD_INPUT_PX = 16, 24
 
 
 def box_of(part: Part, width: int, height: int) -> Box:

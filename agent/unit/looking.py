@@ -43,14 +43,13 @@ def foreseen(config: Config) -> str:
 def resolution(config: Config, size: tuple[int, int], input_size: tuple[int, int]) -> tuple[float, str | None]:
     """Pixels of the detector's input for the smallest accepted face in pictures of ``size``, and what to do about it.
 
-    The advice is None where the face is resolved well.
+    The advice is None where the face is resolved.
     """
     view, least = make_view(config), config.activation.min_face_px
     box = (0, 0, *size) if view is None else view.box(size, input_size)
     pixels = smallest_input_px(box, input_size, least)
-    if pixels >= GOOD_INPUT_PX:
+    if pixels >= LEAST_INPUT_PX:
         return pixels, None
-    found = "are hardly found" if pixels < LEAST_INPUT_PX else "are often found late"
     wanted = -(-least * GOOD_INPUT_PX // max(int(pixels), 1))
     ways = [f"raise activation.min_face_px to {wanted}", "choose a detector with a larger input"]
     if view is not None:
@@ -58,4 +57,5 @@ def resolution(config: Config, size: tuple[int, int], input_size: tuple[int, int
     elif isinstance(config.activation, ZoneActivation):
         ways.insert(1, "set detection.view to 'zone'")
     text = f"faces of {least} px have {pixels:.0f} pixels in the detector's input of {input_size[0]}x{input_size[1]}"
-    return pixels, f"{text} and {found} ({GOOD_INPUT_PX} are good): {', '.join(ways[:-1])}, or {ways[-1]}"
+    few = f"too few to be found at once ({LEAST_INPUT_PX} are needed, {GOOD_INPUT_PX} are good)"
+    return pixels, f"{text}, {few}: {', '.join(ways[:-1])}, or {ways[-1]}"

@@ -79,13 +79,16 @@ def test_what_is_absent_or_of_another_shape_is_a_difference() -> None:
 
 def test_a_clip_costs_each_stage_and_nobody_is_matched(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    clip = instructions.door_clip(tmp_path)
-    spent = instructions.frames(Ticks(), clip)
-    assert {"camera", "detect", "track", "align", "embed", "compare", "whole"} == set(spent)
+    instructions.make_clips(tmp_path)
+    spent = instructions.frames(Ticks(), tmp_path / instructions.DOOR_CLIP)
+    assert {"camera", "change", "detect", "track", "align", "embed", "compare", "whole"} == set(spent)
     assert len(spent["camera"]) == len(spent["whole"]) == len(spent["detect"]) > len(spent["embed"])
     assert len(spent["embed"]) >= 3, "an attempt that fails takes five crops, of which two warm up"
     assert set(spent["embed"]) == {1}
     assert min(spent["whole"]) > 3
+    idle = instructions.frames(Ticks(), tmp_path / instructions.IDLE_CLIP)
+    assert len(idle["detect"]) < len(idle["change"]) / 3
+    assert "embed" not in idle
 
 
 def test_a_processor_either_counts_or_says_that_it_does_not() -> None:
