@@ -54,7 +54,8 @@ def letterbox(content: Rgb, lores_size: tuple[int, int]) -> Rgb:
 def scaled(plane: NDArray[np.uint8], box: FineBox, pixels: int) -> NDArray[np.uint8]:
     """``box`` of a plane or RGB picture, which lies within it, in ``pixels`` by ``pixels``."""
     x0, y0 = math.floor(box[0]), math.floor(box[1])
-    image = Image.fromarray(np.ascontiguousarray(plane[y0 : math.ceil(box[3]), x0 : math.ceil(box[2])]))
+    extent = max(math.ceil(box[2]) - x0, math.ceil(box[3]) - y0)
+    image = Image.fromarray(np.ascontiguousarray(plane[y0 : y0 + extent, x0 : x0 + extent]))
     inner = (box[0] - x0, box[1] - y0, min(box[2] - x0, image.width), min(box[3] - y0, image.height))
     return np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR, inner))
 

@@ -145,13 +145,13 @@ def test_what_changed_in_one_place_is_looked_at_and_for_some_time_after() -> Non
 
 def test_changes_that_are_each_too_small_add_up() -> None:
     change = ChangeTest(WHOLE, min_face_px=80)
-    for number in range(21):
+    for number in range(26):
         change.is_due(still(number, WALL), busy=False)
-    due = []
+    due = []  # before the next look that comes anyway, with frame 35
     for n in range(9):
         creeping = WALL.copy()
         creeping[100:140, 300:340] += n  # a grey level a frame
-        due.append(change.is_due(still(21 + n, creeping), busy=False))
+        due.append(change.is_due(still(26 + n, creeping), busy=False))
     assert any(due[2:6])
 
 

@@ -63,4 +63,4 @@ def _macs(node: dict[str, Any]) -> int:
     inputs = [next(iter(one.values())) for one in node["input_type_shape"]]
     outputs = [next(iter(one.values())) for one in node["output_type_shape"]]
     summed = math.prod(inputs[1][1:]) if node["op_name"] == "Conv" else inputs[0][-1]
-    return math.prod(outputs[0]) * int(summed)
+    return int(math.prod(outputs[0]) * summed)

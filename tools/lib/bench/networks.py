@@ -150,8 +150,8 @@ def peak_section(effort: Effort, peers: PeerModels | None = None) -> Section:
         shares = [100 * a / b for a, b in zip(rates[name], rates[best], strict=True)]
         section.values(f"{name}, share of the fastest layer", "%", shares)
     files = {} if peers is None else {"YuNet": peers.yunet, "MobileFaceNet": peers.mobilefacenet}
-    for name, shape in PEER_WORK.items():
-        section.single(f"{name}, work", "MMAC", onnx_macs(files[name], shape) / 1e6 if name in files else None)
+    for name, size in PEER_WORK.items():
+        section.single(f"{name}, work", "MMAC", onnx_macs(files[name], size) / 1e6 if name in files else None)
     section.notes.append(f"the fastest layer: {best}; all in LiteRT on one thread")
     section.notes.append("multiply-accumulates of convolutions and matrix products, counted in the model files")
     return section
