@@ -175,6 +175,7 @@ class Service:
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
                 self._decider.forget_all()
+                self._stages.change.forget()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
