@@ -9,7 +9,9 @@ A face that the gate does not admit has no embedding, ever, and an empty gallery
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
 (``agent.match.probe``): of somebody who matches nobody for at most ten seconds, and until the track dies, recognition
 pauses, an enrolment begins, somebody is erased or the unit stops. It is overwritten then; nothing counts it, logs it or
-stores it. Only a ``Match``, or its subject's coming and going, reaches ``record``.
+stores it. Where liveness is required (``agent.door.liveness``) a face that was named has to pass a challenge first, for
+which the angles of its head are looked at in each frame. Only a ``Match``, or its subject's coming and going, reaches
+``record``.
 
 An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match, five an attempt that
 fails, then one a second while a matched person stays and none while a hopeless one rests.
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from agent.detect.pose import head_pose
 from agent.embed.align import align
 from agent.match.compare import compare
 from agent.match.probe import both_ways
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from agent.detect.face import Face
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
+    from agent.door.liveness import Angles, LivenessCheck
     from agent.embed.embedder import Embedder
     from agent.embed.records import Embedding
     from agent.gallery.references import References
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
-STAGES = ("frame", "change", "detect", "track", "align", "embed", "compare", "record")
+STAGES = ("frame", "change", "detect", "track", "align", "embed", "compare", "liveness", "record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Stages:
     embedder: Embedder
     references: Callable[[], References]
     decider: Decider
+    liveness: LivenessCheck
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
     enrol: Callable[[Frame, Sequence[Face]], bool]
@@ -91,6 +96,7 @@ def process(stages: Stages, frame: Frame) -> None:
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)
+        stages.liveness.forget(stages.tracker.gone)
         admitted = stages.gate.admit(
             tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
         )
@@ -98,13 +104,20 @@ def process(stages: Stages, frame: Frame) -> None:
     recognises = bool(references.subjects) and not taken
     if not recognises:  # nobody to recognise, recognition pauses, or the frame was an enrolment's
         stages.decider.forget_all()
+        stages.liveness.forget_all()
     for track in admitted:
-        if recognises and stages.decider.wants(track.id, now_ns):
-            stages.decider.take(track.id, _see(stages, frame, track), now_ns)
+        wanted = recognises and stages.decider.wants(track.id, now_ns)
+        if wanted and not stages.decider.take(track.id, _see(stages, frame, track), now_ns):
+            stages.liveness.forget([track.id])
     candidates = stages.decider.compare(partial(_compare, stages, references), now_ns)
     decision = stages.decider.update(
-        candidates, gallery_size=len(references.subjects), zone=stages.gate.zone, timestamp_ns=now_ns
+        candidates,
+        gallery_size=len(references.subjects),
+        zone=stages.gate.zone,
+        timestamp_ns=now_ns,
+        vouch=stages.liveness.vouch,
     )
+    stages.liveness.look(decision.named, _angles(stages, frame, tracks), now_ns)
     changes = stages.presence.update(decision.seen, now_ns)
     outcomes: tuple[Match | PresenceChange, ...] = (*decision.matches, *changes)
     if outcomes:
@@ -121,6 +134,17 @@ def _see(stages: Stages, frame: Frame, track: Track) -> Seen:
         seen = both_ways(stages.embedder.embed, crop)
     crop.fill(0)
     return seen
+
+
+def _angles(stages: Stages, frame: Frame, tracks: Sequence[Track]) -> Angles | None:
+    """How the head is held whose liveness is being checked; None when it, or its second look, was not seen."""
+    watched = next((track for track in tracks if track.id == stages.liveness.watched), None)
+    if watched is None:
+        return None
+    with stages.times.measure("liveness"):
+        face = stages.detector.locate(frame, watched.face)
+        pose = head_pose(face.landmarks)
+    return None if face is watched.face else (pose.yaw, pose.pitch)
 
 
 def _compare(stages: Stages, references: References, probe: Embedding) -> Candidate | None:

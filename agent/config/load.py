@@ -17,12 +17,13 @@ import msgspec
 from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
 from agent.config.pipeline import refuse_pipeline
-from agent.config.schema import Config, ZoneActivation
+from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
 from agent.strict_yaml import Document, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
+MIN_CHALLENGE_WINDOW_S = 30  # three turns and four pauses, with the longest times that each may take
 
 
 def load_config(file: Path) -> Config:
@@ -58,6 +59,7 @@ def checked(document: Document) -> Config:
         *_view(config),
         *_subject(config),
         *_files(config),
+        *_liveness(config),
     ]
     if problems:
         raise refusal(document, problems)
@@ -129,6 +131,19 @@ def _subject(config: Config) -> list[Problem]:
     if config.events.subject == "pseudonym" and config.events.consumer_key is not None:
         return [(("events", "consumer_key"), "nothing is sealed to this key unless 'subject' is 'sealed'")]
     return []
+
+
+def _liveness(config: Config) -> list[Problem]:
+    """A challenge has to end before the window that it needs does."""
+    act = config.activation
+    if (
+        config.liveness == "not_checked"
+        or not isinstance(act, ButtonActivation)
+        or act.window_s >= MIN_CHALLENGE_WINDOW_S
+    ):
+        return []
+    reason = f"liveness: require takes its time: set {MIN_CHALLENGE_WINDOW_S} seconds or more"
+    return [(("activation", "window_s"), reason)]
 
 
 def _files(config: Config) -> list[Problem]:

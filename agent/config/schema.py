@@ -236,6 +236,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     camera: CameraSettings
     activation: ZoneActivation | ButtonActivation
     broker: Broker
+    liveness: Annotated[
+        Literal["not_checked", "require"],
+        Meta(description="not_checked, or require: nobody is announced before turning their head as the door asks"),
+    ] = "not_checked"
     models: Models = msgspec.field(default_factory=Models)
     detection: Detection = msgspec.field(default_factory=Detection)
     match: Matching = msgspec.field(default_factory=Matching)

@@ -10,6 +10,7 @@ A single crop is never a match. What has to come together:
    equal scores neither does.
 3. A track that names one person and then another is neither: its probe and its claim are dropped.
 4. The subject was not matched a moment ago: while somebody stays in view, that is the same visit.
+5. Liveness vouches for the track (``Vouch``); until it does the claim stands, and announces nobody.
 
 Votes over single crops are gone: at FMR 1e-4 against one capture, two votes in three miss 0.110 of people, the mean of
 the same three 0.042 (102 people of LFW with four pictures), and a swapped face is found by contradiction rather than by
@@ -26,19 +27,26 @@ from dataclasses import dataclass, replace
 from agent.embed.records import Embedding
 from agent.match.policy import Policy
 from agent.match.probe import RECHECK_NS, Probes, Seen
-from agent.match.records import Candidate, Match
+from agent.match.records import Candidate, Liveness, Match
 from agent.subject import SubjectId
 
 VISIT_NS = 10_000_000_000  # after so long out of view a new match is a new visit, 10 s
 STANDING_NS = 3 * RECHECK_NS  # a claim that was not confirmed for so long is void: two rechecks were missed
 
 
+Vouch = Callable[[int, SubjectId], Liveness]  # of a track that names a subject; ``failed`` may not be announced
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``matches`` become events; ``seen`` are all subjects confirmed in this frame, also those matched before."""
+    """``matches`` become events; ``seen`` are all subjects confirmed in this frame, also those matched before.
+
+    ``named`` says whom which track was compared as in this frame, whether liveness vouches for it or not.
+    """
 
     matches: tuple[Match, ...]
     seen: tuple[Match, ...]
+    named: Mapping[int, SubjectId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,11 @@ class Claim:
     score: float
     timestamp_ns: int
     held: bool = True
+
+
+def unchecked(track_id: int, subject: SubjectId) -> Liveness:  # noqa: ARG001 - the same for everybody
+    """Vouch for everybody where liveness is not checked."""
+    return "not_checked"
 
 
 class Decider:
@@ -85,10 +98,12 @@ class Decider:
         """Whether another crop of this track could change anything now."""
         return self._probes.wants(track_id, timestamp_ns)
 
-    def take(self, track_id: int, seen: Seen, timestamp_ns: int) -> None:
-        """Add a crop to its track's probe; one that contradicts it ends what the track was."""
-        if not self._probes.add(track_id, seen, timestamp_ns):
+    def take(self, track_id: int, seen: Seen, timestamp_ns: int) -> bool:
+        """Add a crop to its track's probe; False when it contradicts it, which ends what the track was."""
+        same = self._probes.add(track_id, seen, timestamp_ns)
+        if not same:
             self._drop(track_id)
+        return same
 
     def compare(
         self, compare: Callable[[Embedding], Candidate | None], timestamp_ns: int
@@ -101,7 +116,13 @@ class Decider:
         return candidates
 
     def update(
-        self, candidates: Mapping[int, Candidate | None], *, gallery_size: int, zone: str, timestamp_ns: int
+        self,
+        candidates: Mapping[int, Candidate | None],
+        *,
+        gallery_size: int,
+        zone: str,
+        timestamp_ns: int,
+        vouch: Vouch = unchecked,
     ) -> Decision:
         """Decide about the tracks that were compared in this frame: ``candidates`` as ``compare`` gave them.
 
@@ -110,17 +131,21 @@ class Decider:
         self._claims = {i: c for i, c in self._claims.items() if 0 <= timestamp_ns - c.timestamp_ns < STANDING_NS}
         for track_id, candidate in candidates.items():
             self._name(track_id, self._passed(track_id, candidate, gallery_size), timestamp_ns)
-        confirmed: dict[SubjectId, bool] = {}
+        named: dict[int, SubjectId] = {}
+        confirmed: dict[SubjectId, tuple[Liveness, bool]] = {}
         for track_id in candidates:
             claim = self._claims.get(track_id)
-            if claim is not None and self._is_best(track_id, claim):
-                confirmed[claim.subject] = self._is_new_visit(claim.subject, timestamp_ns)
+            if claim is None or not self._is_best(track_id, claim):
+                continue
+            named[track_id] = claim.subject
+            if (word := vouch(track_id, claim.subject)) != "failed":
+                confirmed[claim.subject] = (word, self._is_new_visit(claim.subject, timestamp_ns))
         self._yield_claims()
         self._probes.settle([i for i, claim in self._claims.items() if claim.held], timestamp_ns)
         self._named = {i: s for i, s in self._named.items() if self._probes.crops(i)}
         self._visits = {s: at for s, at in self._visits.items() if 0 <= timestamp_ns - at < self._visit_ns}
-        seen = tuple(Match(subject=s, zone=zone, timestamp_ns=timestamp_ns) for s in confirmed)
-        return Decision(matches=tuple(m for m in seen if confirmed[m.subject]), seen=seen)
+        seen = tuple(Match(s, zone, timestamp_ns, liveness=word) for s, (word, _) in confirmed.items())
+        return Decision(matches=tuple(m for m in seen if confirmed[m.subject][1]), seen=seen, named=named)
 
     def _passed(self, track_id: int, candidate: Candidate | None, gallery_size: int) -> Candidate | None:
         """The candidate if it keeps rule 1."""

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.subject import SubjectId
+
+Liveness = Literal["passed", "failed", "not_checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +27,4 @@ class Match:
     subject: SubjectId
     zone: str
     timestamp_ns: int
+    liveness: Liveness = "not_checked"

@@ -55,7 +55,7 @@ Purpose: {purpose}
 |---|---|---|---|
 | somebody is taken for somebody else | threshold for this gallery's size from a signed policy, the mean of several crops that agree, a margin | {doors} | <name> |
 | some groups fail more often | the model card states measured rates | <measured here, with whom> | <name> |
-| a photograph is shown | events say `liveness: not_checked` | a good print can pass: <second factor?> | <name> |
+| a photograph is shown | {shown} | {presented}: <second factor?> | <name> |
 | the picture is replaced on its way | {injection} | <physical access to camera and cable> | <name> |
 | the unit is stolen | encryption at rest; keys per person; revocation at the site | on a board without a locked key: whoever has the card has the gallery | <name> |
 | movements are followed | {linkability} | times and doors of one person within an epoch | <name> |
@@ -112,6 +112,16 @@ def make_assessment(config: Config) -> str:
         step=events.time_resolution_s,
         presence="; also when a person left" if events.presence else "",
         alternative=config.notice.alternative,
+        shown=(
+            "the person has to turn the head as asked, in an order by chance"
+            if config.liveness == "require"
+            else "events say `liveness: not_checked`"
+        ),
+        presented=(
+            "masks, bent prints to some share, films that guess the order, live forgeries"
+            if config.liveness == "require"
+            else "a good print can pass"
+        ),
         doors="<what a false match opens, and who looks at it>",
         injection=(
             "nothing: a network camera's stream can be replaced by whoever controls the network"

@@ -20,6 +20,12 @@ NOTICE {version}: {name} recognises the faces of people who asked for it
 Where        {name} ({site}/{unit})
 """
 
+# Above the terms: a challenge changes nothing of what is kept, and who consented before it was required has consented.
+LIVENESS = """\
+Asked here   You are asked to turn your head. That stops most flat pictures of you; it does not stop masks, bent paper,
+             films that guess what is asked, or live forgeries.
+"""
+
 TERMS = """\
 Operated by  {operator}
 Purpose      {purpose}
@@ -42,7 +48,7 @@ def make_notice(config: Config) -> str:
     """Write the notice of this unit; ConfigError when the configuration does not say who answers for it."""
     unit = config.unit
     heading = HEADING.format(version=config.notice.version, name=unit.name, site=unit.site, unit=unit.id)
-    return heading + make_terms(config)
+    return heading + (LIVENESS if config.liveness == "require" else "") + make_terms(config)
 
 
 def make_terms(config: Config) -> str:

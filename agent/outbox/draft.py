@@ -45,7 +45,7 @@ def make_match(
         "epoch": epoch,
         "zone": match.zone,
         "method": "face",
-        "liveness": "not_checked",
+        "liveness": match.liveness,
         "policy": policy,
         "model": model,
     }

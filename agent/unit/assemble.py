@@ -289,7 +289,7 @@ def make_info(
             enrolled=enrolled,
             expected=expected(policy, enrolled),
             activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
-            liveness="not_checked",
+            liveness="checked" if config.liveness == "require" else "not_checked",
             capabilities=verbs,
         )
     )
@@ -301,6 +301,7 @@ def public_facts(config: Config) -> Mapping[str, Any]:
         "profile": config.profile,
         "purpose": config.purpose,
         "notice_version": config.notice.version,
+        "liveness": config.liveness,
         "activation": msgspec.to_builtins(config.activation),
         "retention_days": config.gallery.retention_days,
         "events": {

@@ -42,6 +42,7 @@ from agent.unit.confirm import Confirming, tell_ageing
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
+from agent.unit.liveness import make_liveness
 from agent.unit.log import Problems
 from agent.unit.looking import make_change_test
 from agent.unit.pause import Pause
@@ -93,6 +94,7 @@ class Service:
         self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
         self._mailbox = Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
+        self._liveness = make_liveness(config, models.detector, random=world.random, prompt=world.prompt)
         self.times = StageTimes(pipeline.STAGES)
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
         answers = assemble.make_answers(config, key)
@@ -110,6 +112,7 @@ class Service:
             embedder=models.embedder,
             references=self._references,
             decider=self._decider,
+            liveness=self._liveness,
             presence=self._presence,
             record=self._recorder.outcome,
             enrol=self._enrolment.offer,
@@ -155,7 +158,7 @@ class Service:
 
         def waiting() -> bool:
             if self._clock.monotonic_ns() - framed_ns > MAX_MISSED_NS:  # no track lives on, and none is told to die
-                self._decider.forget_all()
+                self._forget_faces()
             return idle()
 
         def after_frame() -> bool:
@@ -174,7 +177,7 @@ class Service:
                     self._camera.while_waiting = waiting
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
-                self._decider.forget_all()
+                self._forget_faces()
                 self._stages.change.forget()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
@@ -197,6 +200,10 @@ class Service:
         if self._stores.ageing.asks():
             log.warning("%s", tell_ageing(self._stores.ageing))
             self._on_condition("clock_step")
+
+    def _forget_faces(self) -> None:
+        self._decider.forget_all()
+        self._liveness.forget_all()
 
     def _tell_times(self, elapsed_s: float) -> None:
         """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
@@ -316,6 +323,7 @@ class Service:
         while not self._erased.empty():
             subject = self._erased.get_nowait()
             self._decider.forget_subject(subject)
+            self._liveness.forget_subject(subject)
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued

@@ -19,6 +19,7 @@ from agent.camera.source import Source, open_source
 from agent.camera.supervise import CameraNotice
 from agent.clock import Clock, SystemClock
 from agent.config.camera import CameraSettings
+from agent.door.challenge import Prompt
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Connect
 from agent.unit.housekeeping import Housekeeping
@@ -64,9 +65,16 @@ def in_bounded_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[N
         yield
 
 
+def shown_nowhere(prompt: Prompt | None) -> None:
+    """Where a door has no display."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
-    """``disk_free`` gives bytes below a folder, ``temperature`` degrees Celsius or None."""
+    """``disk_free`` gives bytes below a folder, ``temperature`` degrees Celsius or None.
+
+    ``prompt`` gets what the person at the door is to do for the liveness check, and None when there is nothing.
+    """
 
     clock: Clock = field(default_factory=SystemClock)
     random: Callable[[int], bytes] = secrets.token_bytes
@@ -75,6 +83,7 @@ class World:
     background: Callable[[Uplink, Housekeeping], AbstractContextManager[None]] = in_threads
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
+    prompt: Callable[[Prompt | None], None] = shown_nowhere
 
 
 def board() -> str:

@@ -65,6 +65,11 @@ ASKED_FOR = {
     "insect",
     "flag",
     "zone-view",
+    "liveness-turning-head",
+    "liveness-flat-print",
+    "liveness-bent-print",
+    "liveness-tablet",
+    "liveness-paper-mask",
 }
 
 

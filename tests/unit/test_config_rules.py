@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,8 +14,10 @@ import yaml
 
 from agent.config.load import json_schema
 from agent.config.schema import Config
-from agent.errors import ConfigError
+from agent.door.liveness import UncheckedLiveness
+from agent.errors import ConfigError, ModelError
 from agent.unit.assemble import make_gate
+from agent.unit.liveness import make_liveness
 from tests.simulators.config import parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -189,3 +192,20 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
     with pytest.raises(AttributeError):
         config().unit.id = "door-4"  # type: ignore[misc]
     assert msgspec.structs.replace(config().unit, id="door-4").id == "door-4"
+
+
+def test_a_buttons_window_must_outlast_a_challenge() -> None:
+    short, long = ({"kind": "button", "name": "door", "window_s": seconds} for seconds in (29, 30))
+    refused("activation.window_s: liveness: require takes its time: set 30", activation=short, liveness="require")
+    assert config(activation=long, liveness="require").liveness == "require"
+    assert config(activation=short).liveness == "not_checked"
+
+
+def test_liveness_that_nobody_could_pass_is_refused_before_the_unit_starts() -> None:
+    """Without a landmark model there are no angles: that is not passed, and it is told."""
+    blind = SimpleNamespace(landmarker=None)
+    shown: list[str | None] = []
+    with pytest.raises(ModelError, match="needs a detector with a landmark model"):
+        make_liveness(config(liveness="require"), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
+    off = make_liveness(config(), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
+    assert isinstance(off, UncheckedLiveness)

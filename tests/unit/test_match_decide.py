@@ -136,7 +136,7 @@ def test_two_faces_that_claim_a_person_equally_are_both_nobody() -> None:
 def test_a_face_beside_the_matched_one_does_not_take_over_the_match() -> None:
     decider = Decider(POLICY)
     run(decider, *repeat(3, 0))
-    decision = Decision((), ())
+    decision = Decision((), (), {})
     for number in range(3, 6):
         decision = play(decider, number * FRAME, {1: seen(0, like=0.6)})
     assert not decision.seen

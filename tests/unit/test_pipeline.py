@@ -19,6 +19,7 @@ from agent.detect.face import Face
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
 from agent.detect.view import WHOLE
+from agent.door.liveness import UncheckedLiveness
 from agent.embed.records import Crop, Embedding
 from agent.gallery.references import References
 from agent.match.decide import Decider
@@ -111,6 +112,7 @@ def make_stages(
         embedder=CountingEmbedder(vector),  # type: ignore[arg-type]
         references=lambda: References((ALICE,) if enrolled else (), matrix, MODEL),
         decider=Decider(POLICY),
+        liveness=UncheckedLiveness(),
         presence=Presence(),
         record=recorded.append,
         enrol=lambda frame, faces: False,

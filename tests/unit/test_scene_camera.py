@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.camera.base import LORES_BORDER, Camera, Rgb, lores_fit
 from agent.camera.scene.camera import SceneCamera
@@ -18,6 +20,7 @@ from agent.camera.scene.motion import eased, placements
 from agent.camera.scene.pose import frontal
 from agent.camera.scene.render import SceneRenderer
 from agent.camera.scene.script import SceneScript
+from agent.camera.scene.sheet import on_sheet
 from agent.clock import SimulatedClock
 from tools.lib.enrolment_scene import enrolment_script
 
@@ -222,3 +225,62 @@ def test_a_scene_becomes_a_video_of_as_many_frames(tmp_path: Path) -> None:
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+def attacked(kind: str, *, yaw: float = 0.0, plays: float = 0.0) -> Rgb:
+    """One frame of somebody who holds something before the camera."""
+    attack: dict[str, object] = {"kind": kind}
+    if plays:
+        attack["plays"] = [{"at": 0, "yaw": plays}]
+    person = {
+        "who": "person-01",
+        "path": [{"at": 0, "x": 160, "y": 110, "face": 90}],
+        "pose": [{"at": 0, "yaw": yaw}],
+        "attack": attack,
+        "sway": 0,
+    }
+    scene = {"size": [320, 240], "duration": 1, "noise": 0, "people": [person]}
+    return SceneRenderer(msgspec.convert(scene, SceneScript)).frame(0)
+
+
+@pytest.mark.parametrize("kind", ["print", "bent", "tablet"])
+def test_a_sheet_hides_what_is_behind_its_edges(kind: str) -> None:
+    frame = attacked(kind)
+    edge = frame[60, 85:235].astype(int)
+    assert (edge.max() > 230) == (kind != "tablet"), "paper is white, a bezel black"
+    assert frame[10, 160].tolist() == frame[10, 5].tolist(), "above it is the wall"
+
+
+def test_a_tilted_sheet_is_narrower_and_a_bent_one_more_so() -> None:
+    def width(kind: str, yaw: float) -> int:
+        wall = attacked(kind)[5, 5].astype(int)
+        differs = np.abs(attacked(kind, yaw=yaw)[110].astype(int) - wall).max(1) > 12
+        return int(np.ptp(np.flatnonzero(differs)))
+
+    assert width("print", 40) < 0.87 * width("print", 0)
+    assert width("bent", 0) < 0.9 * width("print", 0)
+
+
+def test_a_tablet_shows_a_head_that_turns_while_it_is_held_still() -> None:
+    still, turned = attacked("tablet"), attacked("tablet", plays=40)
+    changed = np.abs(still.astype(int) - turned.astype(int)).max(2) > 20
+    rows, columns = np.nonzero(changed)
+    assert changed.any()
+    assert rows.min() > 40
+    assert 90 < columns.min() < columns.max() < 230, "the bezel stays where it is"
+
+
+@settings(deadline=None)
+@given(st.floats(-0.3, 0.3), st.floats(-0.3, 0.3), st.floats(-45, 45), st.floats(-35, 35))
+def test_a_flat_sheet_is_seen_as_a_plane(x: float, y: float, yaw: float, pitch: float) -> None:
+    """Straight lines stay straight: what the challenge relies on of flat pictures."""
+    points = np.array([[x, y], [0.0, 0.0], [-x, -y]])
+    u, v = on_sheet(points[:, 0], points[:, 1], yaw, pitch, 0.0)
+    assert abs((u[0] - u[1]) * (v[2] - v[1]) - (u[2] - u[1]) * (v[0] - v[1])) < 1e-9
+    bent = on_sheet(points[:, 0], points[:, 1], 0.0, 0.0, 1.0)
+    assert abs(bent[0][0]) >= abs(x) - 1e-9
+
+
+def test_only_a_tablet_plays_anything() -> None:
+    with pytest.raises(msgspec.ValidationError, match="only a tablet plays"):
+        attacked("print", plays=10)

@@ -25,8 +25,10 @@ from agent.camera.scene.pose import (
     PICTURE_SIDE,
     TEMPLATE_SIZE,
     Plane,
+    depth,
     frontal,
     shade,
+    skull,
 )
 from agent.camera.scene.script import Blend
 
@@ -61,26 +63,49 @@ class Figure:
     """One person of a scene; prepared once, then drawn for any moment."""
 
     def __init__(
-        self, people: People, who: str, picture: int, blend: Blend | None = None, coat: str | None = None
+        self,
+        people: People,
+        who: str,
+        picture: int,
+        blend: Blend | None = None,
+        coat: str | None = None,
+        *,
+        masked: bool = False,
     ) -> None:
+        """``masked``: somebody wears the person's face on paper, bent round a head and without a nose."""
         person = people.people[who]
         self._base = (
             people.picture(who, picture) if blend is None else people.blended(who, blend.who, blend.share, picture)
         )
-        self._face = people.box[3] - people.box[1]
+        self._surface = skull if masked else depth
+        self.face = people.box[3] - people.box[1]  # its height in stored pixels
         # The face's middle, seen from the template's middle, in stored pixels.
-        self._middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)
+        self.middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)
         self._skin = _rgb(person.skin)
         self._body = body(self._skin, _rgb(coat or person.cloth))
         self._prepared: tuple[tuple[object, ...], list[Image.Image]] | None = None
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
         """Sprites from back to front; nothing is needed beyond ``bounds`` (width, height)."""
-        scale = at.face / self._face
+        scale = at.face / self.face
         smear = _limited(at.speed[0] * exposure.shutter), _limited(at.speed[1] * exposure.shutter)
         pad = math.ceil(3 * at.blur + max(abs(smear[0]), abs(smear[1]))) + 1
         sprites = [self._head(at, exposure, scale, pad), self._torso(at, exposure, scale, pad, bounds)]
         return [_soften(sprite, at.blur, smear) for sprite in sprites if sprite is not None]
+
+    def draw_body(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
+        """The figure without its head: whoever holds something before it."""
+        torso = self._torso(at, exposure, at.face / self.face, 1, bounds)
+        return [] if torso is None else [torso]
+
+    def portrait(self, pose: tuple[float, float, float]) -> Image.Image:
+        """The head as a picture of its own, RGBA, PICTURE_SIDE on each side, at yaw, pitch and roll."""
+        middle = PICTURE_SIDE / 2
+        at = Placement(
+            0, middle + self.middle[0], middle + self.middle[1], self.face, *pose, 1.0, 0.0, 0.0, (), (0.0, 0.0), pose
+        )
+        head = self._head(at, Exposure(1.0, 0.0, 0.0), 1.0, 0)
+        return head.picture.crop((-head.x, -head.y, PICTURE_SIDE - head.x, PICTURE_SIDE - head.y))
 
     def _head(self, at: Placement, exposure: Exposure, scale: float, pad: int) -> Sprite:
         levels = self._levels(at, exposure)
@@ -93,12 +118,15 @@ class Figure:
         cells = min(MESH_CELLS, max(2, side // MESH_CELL_PIXELS)) if at.yaw or at.pitch else 1
         ticks = np.linspace(0, side, cells + 1).round().astype(int)
         x, y = np.meshgrid(ticks + x0 - at.x, ticks + y0 - at.y)
-        u = np.asarray((cos * x + sin * y) / scale + self._middle[0], np.float32)
-        v = np.asarray((cos * y - sin * x) / scale + self._middle[1], np.float32)
+        u = np.asarray((cos * x + sin * y) / scale + self.middle[0], np.float32)
+        v = np.asarray((cos * y - sin * x) / scale + self.middle[1], np.float32)
         if cells > 1:
-            u, v = (PICTURE_SCALE * p for p in frontal(u / PICTURE_SCALE, v / PICTURE_SCALE, at.yaw, at.pitch))
-        mesh = _mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level)
-        turned = levels[level].transform((side, side), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+            u, v = (
+                PICTURE_SCALE * p
+                for p in frontal(u / PICTURE_SCALE, v / PICTURE_SCALE, at.yaw, at.pitch, self._surface)
+            )
+        source = mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level)
+        turned = levels[level].transform((side, side), Image.Transform.MESH, source, Image.Resampling.BILINEAR)
         return Sprite(turned, x0, y0)
 
     def _levels(self, at: Placement, exposure: Exposure) -> list[Image.Image]:
@@ -134,7 +162,7 @@ class Figure:
         return Sprite(drawn.point(table * 3 + list(range(256))), x0, y0)
 
 
-def _mesh(ticks: NDArray[np.int_], source: Plane) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+def mesh(ticks: NDArray[np.int_], source: Plane) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """Pillow's mesh: each cell's box, and its corners in the source counter-clockwise from the top left."""
     at, corner = ticks.tolist(), source.tolist()
     return [

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.camera.scene.script import Cover, Person, SceneScript
+from agent.camera.scene.script import Cover, Person, PoseKey, SceneScript
 
 Values = tuple[float, ...]
 
@@ -29,6 +29,7 @@ class Placement:
     blur: float
     covers: tuple[Cover, ...]
     speed: tuple[float, float]
+    played: tuple[float, float, float]  # pose of the head that a tablet shows
 
 
 def placements(script: SceneScript, time: float) -> list[Placement]:
@@ -39,15 +40,20 @@ def placements(script: SceneScript, time: float) -> list[Placement]:
         if person.appears <= time < person.leaves:
             x, y, face = _place(script.seed, index, person, time)
             before_x, before_y, _ = _place(script.seed, index, person, max(time - step, 0.0))
-            pose = [(key.at, (key.yaw, key.pitch, key.roll)) for key in person.pose]
             light = [(key.at, (key.gain, key.side)) for key in person.light]
-            yaw, pitch, roll = eased(pose, time, (0.0, 0.0, 0.0))
+            yaw, pitch, roll = _pose(person.pose, time)
+            played = _pose(person.attack.plays if person.attack is not None else (), time)
             gain, side = eased(light, time, (1.0, 0.0))
             (blur,) = eased([(key.at, (key.radius,)) for key in person.blur], time, (0.0,))
             covers = tuple(cover for cover in person.covers if cover.start <= time < cover.end)
             speed = (x - before_x, y - before_y)
-            present.append(Placement(index, x, y, face, yaw, pitch, roll, gain, side, blur, covers, speed))
+            present.append(Placement(index, x, y, face, yaw, pitch, roll, gain, side, blur, covers, speed, played))
     return present
+
+
+def _pose(keys: Sequence[PoseKey], time: float) -> tuple[float, float, float]:
+    yaw, pitch, roll = eased([(key.at, (key.yaw, key.pitch, key.roll)) for key in keys], time, (0.0, 0.0, 0.0))
+    return yaw, pitch, roll
 
 
 def scene_gain(script: SceneScript, time: float) -> float:

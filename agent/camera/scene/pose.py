@@ -8,6 +8,7 @@ everything that a gate for frontal faces has to tell apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -27,16 +28,23 @@ _AXIS = 0.35  # depth of the neck's axis, in units: what turns stays centred on 
 _ROUNDS = 3  # fixed-point rounds of the projection; the depth is smooth, the error falls below 0.2 pixels
 
 
-def depth(u: Plane, v: Plane) -> Plane:
-    """Height of the head above its silhouette plane at ``u``, ``v``, all in units of ``_UNIT``."""
+Surface = Callable[[Plane, Plane], Plane]
+
+
+def skull(u: Plane, v: Plane) -> Plane:
+    """Height of the head without its nose above its silhouette plane at ``u``, ``v``, all in units of ``_UNIT``."""
     inside = 1 - (u / 0.78) ** 2 - ((v + 0.05) / 0.98) ** 2
     # A softened square root: the sphere's edge is vertical and would tear the hair there.
-    body = np.sqrt((inside + np.sqrt(inside**2 + 0.03)) / 2)
+    return np.asarray(0.62 * np.sqrt((inside + np.sqrt(inside**2 + 0.03)) / 2), np.float32)
+
+
+def depth(u: Plane, v: Plane) -> Plane:
+    """Height of the head with its nose, as ``skull``."""
     nose = np.exp(-((u / 0.13) ** 2 + ((v - 0.12) / 0.22) ** 2))
-    return np.asarray(0.62 * body + 0.16 * nose, np.float32)
+    return np.asarray(skull(u, v) + 0.16 * nose, np.float32)
 
 
-def frontal(x: Plane, y: Plane, yaw: float, pitch: float) -> tuple[Plane, Plane]:
+def frontal(x: Plane, y: Plane, yaw: float, pitch: float, surface: Surface = depth) -> tuple[Plane, Plane]:
     """Where in the frontal picture a point of the turned view lies.
 
     ``x``, ``y``: template pixels from the template's centre. ``yaw``: degrees, positive turns the nose to the
@@ -47,7 +55,7 @@ def frontal(x: Plane, y: Plane, yaw: float, pitch: float) -> tuple[Plane, Plane]
     v0 = np.asarray(y / _UNIT + _AXIS * np.sin(b), np.float32)
     u, v = u0, v0
     for _ in range(_ROUNDS):
-        z = depth(u, v)
+        z = surface(u, v)
         u, v = (u0 - z * np.sin(a)) / np.cos(a), (v0 - z * np.sin(b)) / np.cos(b)
     return np.asarray(u * _UNIT, np.float32), np.asarray(v * _UNIT, np.float32)
 

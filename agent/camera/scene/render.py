@@ -7,6 +7,7 @@ depends on which frames were drawn before.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,8 @@ from agent.camera.scene.disturbance import before, behind
 from agent.camera.scene.figure import Exposure, Figure, Sprite
 from agent.camera.scene.motion import Placement, placements, scene_gain
 from agent.camera.scene.people import People, load_people
-from agent.camera.scene.script import SceneScript
+from agent.camera.scene.script import Person, SceneScript
+from agent.camera.scene.sheet import Sheet
 
 NOISE_SHIFT: Final = 64  # pixels by which the bank is larger than the picture: 4096 places to cut from
 NOISE_SIGMAS: Final = 3  # the bank ends here, and black and white keep as far from the ends of the scale
@@ -35,9 +37,7 @@ class SceneRenderer:
         self._script = script
         self._width, self._height = script.size
         pack = people or load_people()
-        self._figures = [
-            Figure(pack, person.who, person.picture, person.blend, person.coat) for person in script.people
-        ]
+        self._figures = [figure(pack, person) for person in script.people]
         self._background = background(script.background, self._width, self._height)
         self._noise = self._noise_bank()
         self._lit: tuple[float, Rgb] | None = None
@@ -50,13 +50,18 @@ class SceneRenderer:
         """List who is where in frame ``number``, farthest first."""
         return placements(self._script, self.time(number))
 
-    def frame(self, number: int) -> Rgb:
-        """uint8 (height, width, 3), a fresh array."""
+    def frame(self, number: int, asked: tuple[float, float] | None = None) -> Rgb:
+        """uint8 (height, width, 3), a fresh array.
+
+        ``asked``: yaw and pitch, degrees, of people who obey, in place of the script's.
+        """
         gain = scene_gain(self._script, self.time(number))
         backlight = self._script.backlight
         frame = self._lit_background(round(gain * (1 + _BACK_BRIGHTER * backlight), 3)).copy()
         behind(frame, self._script.disturbances, self.time(number))
         for placement in self.placements(number):
+            if asked is not None and self._script.people[placement.index].obeys:
+                placement = replace(placement, yaw=asked[0], pitch=asked[1])  # noqa: PLW2901 - as they are asked
             light = gain * placement.gain * (1 - _FACE_DARKER * backlight)
             exposure = Exposure(light, _VEIL * backlight * gain, self._script.motion_blur)
             sprites = self._figures[placement.index].draw(placement, exposure, self._script.size)
@@ -104,3 +109,11 @@ class SceneRenderer:
         region = Image.fromarray(frame[y0:y1, x0:x1])
         region.paste(part, (0, 0), part)
         np.clip(np.asarray(region), self._amplitude, 255 - self._amplitude, out=frame[y0:y1, x0:x1])
+
+
+def figure(people: People, person: Person) -> Figure | Sheet:
+    """What is drawn of a person of the script."""
+    attack = person.attack
+    masked = attack is not None and attack.kind == "mask"
+    shown = Figure(people, person.who, person.picture, person.blend, person.coat, masked=masked)
+    return shown if attack is None or masked else Sheet(shown, attack)

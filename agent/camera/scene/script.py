@@ -90,6 +90,21 @@ class Blend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     share: Annotated[float, Meta(gt=0, lt=1, description="of the other person, 0 to 1")] = 0.5
 
 
+class Attack(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The person's face is not there: somebody shows a picture of it, and ``pose`` says how that is held.
+
+    ``plays`` is how the head on a tablet turns meanwhile.
+    """
+
+    kind: Literal["print", "bent", "tablet", "mask"]
+    plays: Annotated[tuple[PoseKey, ...], Meta(max_length=MAX_KEYS)] = ()
+
+    def __post_init__(self) -> None:
+        _ascending(self.plays)
+        if self.plays and self.kind != "tablet":
+            raise ValueError("only a tablet plays anything")
+
+
 class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One demo person in the scene; listed later means nearer to the camera."""
 
@@ -98,6 +113,8 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     picture: Annotated[int, Meta(ge=1, le=4, description="which of the person's pictures, 1 is frontal")] = 1
     blend: Blend | None = None
     coat: Annotated[Colour | None, Meta(description="colour of the clothes; default: the person's own")] = None
+    attack: Attack | None = None
+    obeys: Annotated[bool, Meta(description="turns the head as the door asks, where somebody plays that")] = False
     appears: Seconds = 0.0
     leaves: Seconds = MAX_DURATION
     pose: Annotated[tuple[PoseKey, ...], Meta(max_length=MAX_KEYS)] = ()

@@ -37,6 +37,7 @@ from agent.detect.change import ChangeTest, part_of
 from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
 from agent.detect.track import Tracker
+from agent.door.liveness import UncheckedLiveness
 from agent.embed.embedder import load_embedder
 from agent.gallery.references import References
 from agent.inference.engine import Engine, load_engine
@@ -148,6 +149,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         enrolling=lambda: False,
         references=lambda: references,
         decider=Decider(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
+        liveness=UncheckedLiveness(),
         presence=Presence(),
         record=lambda outcome: sys.exit(f"a reference that is nobody's matched: {outcome}"),
         times=stages,

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from agent.errors import PosternError
-from tools.lib.evaluate import calibrate, detection, fairness, identification, unlinkability, verification
+from tools.lib.evaluate import calibrate, detection, fairness, identification, pad, pose, unlinkability, verification
 
 COMMANDS = {
     "verification": (verification, "1:1 over listed pairs"),
@@ -22,6 +22,8 @@ COMMANDS = {
     "calibrate": (calibrate, "impostor scores, and the matching policy that follows"),
     "unlinkability": (unlinkability, "whether two sites' templates of the same people can be linked or inverted"),
     "fairness": (fairness, "false matches within groups of a labelled set"),
+    "pad": (pad, "how often the challenge lets attacks and people pass"),
+    "pose": (pose, "how heads are turned, against a peer's landmarks and drawn heads"),
 }
 
 

@@ -16,6 +16,7 @@ from agent.camera.supervise import CameraNotice, LatestFrame, Supervised
 from agent.clock import Clock
 from agent.config.camera import CameraSettings
 from agent.errors import CameraLostError
+from tools.lib.rig.obedient import Obedient
 
 
 class SceneView:
@@ -26,6 +27,7 @@ class SceneView:
     ) -> None:
         self.script, self.clock, self.plugged = script, clock, plugged
         self.renderer = SceneRenderer(script)
+        self.obedient = Obedient()
         self._began_ns = began_ns
 
     def began_ns(self) -> int:
@@ -63,7 +65,8 @@ class UnpluggableCamera:
             if early_ns > 0:
                 clock.sleep(early_ns / 1e9)
             self._check()
-            main = RgbPicture(view.renderer.frame(min(number, view.script.frame_count - 1)))
+            asked = view.obedient.pose(due_ns / 1e9)
+            main = RgbPicture(view.renderer.frame(min(number, view.script.frame_count - 1), asked))
             yield Frame(number, due_ns, partial(main.shrunk, (0, 0, *view.script.size), self._lores_size), main)
             number += 1
 

@@ -31,7 +31,7 @@ from agent.subscribe.verify import VerifiedEvent, Verifier
 from agent.unit.housekeeping import TICK_S, Housekeeping
 from agent.unit.reload import Reload
 from agent.unit.service import Service
-from agent.unit.world import World
+from agent.unit.world import World, shown_nowhere
 from agent.uplink.health import read_disk_free
 from agent.uplink.session import Uplink
 from tools.lib.demo.site import SITE, UNIT
@@ -149,6 +149,7 @@ class InProcess:
             background=self._on_the_clock,
             disk_free=lambda folder: 0 if self._disk_full else read_disk_free(folder),
             temperature=lambda: None,
+            prompt=shown_nowhere if self._view is None else self._view.obedient.prompt,
         )
 
     @contextmanager

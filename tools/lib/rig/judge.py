@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agent.protocol.event import UnitData
+from agent.protocol.event import MatchData, UnitData
 from tools.lib.rig.faults import MAX_SECONDS
 from tools.lib.rig.ledger import balance
 from tools.lib.rig.outcome import Arrival, Check, Run, spell
@@ -89,6 +89,9 @@ def ended(run: Run) -> str:
 def _fits(expected: Expected, arrival: Arrival, slack_s: float) -> bool:
     begin, end = expected.between
     kept = expected.backlog is None or expected.backlog == arrival.event.backlog
+    if isinstance(expected, ExpectMatch) and expected.liveness is not None:
+        data = arrival.event.event.data
+        kept = kept and isinstance(data, MatchData) and data.liveness == expected.liveness
     return kept and _named(expected) == spell(arrival) and begin <= arrival.at_s <= end + slack_s
 
 

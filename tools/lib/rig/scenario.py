@@ -66,7 +66,9 @@ class _ExpectPerson(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ExpectMatch(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
-    """An enrolled person was recognised."""
+    """An enrolled person was recognised; ``liveness`` is what the event says of it, where a scenario cares."""
+
+    liveness: Literal["passed", "not_checked"] | None = None
 
 
 class ExpectPresence(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
@@ -144,6 +146,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def needs_camera(self) -> bool:
         """Whether the camera has to fail."""
         return any(isinstance(one, CameraUnplugged) for one in self.faults)
+
+    @property
+    def needs_obedience(self) -> bool:
+        """Whether somebody in it has to do what the door shows: only a rig that sees that can play it."""
+        view = self.view()
+        return view is not None and any(person.obeys for person in view.people)
 
     @property
     def needs_process(self) -> bool:

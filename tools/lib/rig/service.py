@@ -112,6 +112,8 @@ class Premises:
         controlled = scenario.needs_clock or scenario.needs_camera or again
         if controlled and (self._program != POSTERN or scenario.video is not None):
             return "needs a clock, a camera or a start in the middle that this unit does not let a rig control"
+        if scenario.needs_obedience:
+            return "needs somebody who turns as the door asks (in-process)"
         if scenario.needs_process and not SlowDisk.available():
             return "needs a C compiler (cc) for the slow disk"
         return _Play(self, scenario, CONTROLLED if controlled else self._program).run()

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.door.challenge import (
+    AHEAD_PITCH,
+    AHEAD_YAW,
+    DIRECTIONS,
+    FRAMES,
+    MAX_GAP_NS,
+    MAX_PAUSE_NS,
+    MIN_PAUSE_NS,
+    SIDEWAYS,
+    Challenge,
+    Look,
+    advance,
+    begin,
+    orders,
+    turned,
+    unseen,
+)
+from tests.simulators.turning import FAR, FRAME_NS, obedient, played
+
+seeds = st.integers(0, 2**32)
+angles = st.floats(-60, 60)
+
+
+def drawn(seed: int, steps: int = 3) -> Challenge:
+    return begin(random.Random(seed).randbytes, 0, steps=steps)
+
+
+def of(*steps: str) -> Challenge:
+    return Challenge(steps, (MIN_PAUSE_NS,) * (len(steps) + 1), began_ns=0, last_ns=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_no_turn_is_asked_for_twice_running_and_one_is_sideways(steps) -> None:
+    found = orders(steps)
+    assert len(found) == len(set(found)) == {2: 10, 3: 34}[steps]
+    for order in found:
+        assert all(one != other for one, other in itertools.pairwise(order))
+        assert set(order) & set(SIDEWAYS)
+        assert set(order) <= set(DIRECTIONS)
+
+
+def test_every_order_is_drawn_about_as_often() -> None:
+    counts = dict.fromkeys(orders(3), 0)
+    for seed in range(3400):
+        challenge = drawn(seed)
+        counts[challenge.steps] += 1
+        assert all(MIN_PAUSE_NS <= pause <= MAX_PAUSE_NS for pause in challenge.pauses_ns)
+        assert len(challenge.pauses_ns) == 4
+    assert min(counts.values()) > 50
+    assert max(counts.values()) < 160
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_challenge_of_another_length_is_refused(steps) -> None:
+    with pytest.raises(ValueError, match="2 to 3 steps"):
+        drawn(1, steps)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.floats(-20, 20), st.floats(-20, 20))
+def test_who_does_as_asked_passes_however_the_head_is_held(seed, yaw, pitch) -> None:
+    *_, last = played(drawn(seed), obedient((yaw, pitch)))
+    assert last.phase == "passed"
+    assert last.prompt is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds)
+def test_who_is_never_matched_again_never_passes(seed) -> None:
+    *_, last = played(drawn(seed), obedient(), matched=False)
+    assert last.phase == "failed"
+    assert last.reason == "too_slow"
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, st.lists(st.tuples(angles, angles, st.booleans()), max_size=200))
+def test_whatever_a_face_does_each_step_was_seen_turned_as_asked(seed, looks) -> None:
+    """And what is over stays as it is."""
+    challenge = drawn(seed)
+    for number, (yaw, pitch, matched) in enumerate(looks):
+        look = Look(yaw, pitch, matched, number * FRAME_NS)
+        before, challenge = challenge, advance(challenge, look)
+        if before.over:
+            assert challenge == before
+        if challenge.done > before.done:
+            assert before.phase == "turn"
+            assert before.ahead is not None
+            recent = (*before.recent, look)[-FRAMES:]
+            mean = [sum(values) / FRAMES for values in zip(*((one.yaw, one.pitch) for one in recent), strict=True)]
+            assert turned(mean[0] - before.ahead[0], mean[1] - before.ahead[1]) == before.steps[before.done]
+            assert challenge.done == before.done + 1
+        if challenge.phase == "passed":
+            assert challenge.done == len(challenge.steps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1), angles, angles)
+def test_a_still_picture_never_passes(seed, trembling, yaw, pitch) -> None:
+    """However it trembles, as long as that is no turn."""
+    shakes = itertools.cycle(trembling)
+
+    def pose(prompt):
+        dx, dy = next(shakes)
+        return yaw + dx * AHEAD_YAW / 2, pitch + dy * AHEAD_PITCH / 2
+
+    *_, last = played(drawn(seed), pose)
+    assert last.phase == "failed"
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.permutations(DIRECTIONS), st.integers(8, 30), st.integers(8, 30))
+def test_a_film_passes_no_challenge_of_another_order(seed, order, hold, rest) -> None:
+    challenge, number = drawn(seed), itertools.count()
+
+    def film(prompt):
+        place = next(number) % ((hold + rest) * len(order))
+        step, inside = divmod(place, hold + rest)
+        return (0.0, 0.0) if inside < rest else FAR[order[step]]
+
+    *_, last = played(challenge, film)
+    following = {one: order[(at + 1) % len(order)] for at, one in enumerate(order)}
+    if any(following[one] != other for one, other in itertools.pairwise(challenge.steps)):
+        assert last.phase == "failed" or rest + hold > 12  # slow films may skip a turn while the door waits
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.integers(1, 400), st.integers(MAX_GAP_NS + 1, 10**12))
+def test_a_track_that_breaks_ends_it(seed, frames, gap) -> None:
+    *_, challenge = played(drawn(seed), obedient(), frames=frames)
+    if not challenge.over:
+        assert unseen(challenge, challenge.last_ns + MAX_GAP_NS) == challenge
+        for broken in (
+            unseen(challenge, challenge.last_ns + gap),
+            advance(challenge, Look(0, 0, True, challenge.last_ns + gap)),
+            advance(challenge, Look(0, 0, True, challenge.last_ns - 1)),
+        ):
+            assert (broken.phase, broken.reason) == ("failed", "lost")
+
+
+def test_who_turns_before_being_asked_fails() -> None:
+    number = itertools.count()
+    *_, last = played(of("left", "right"), lambda prompt: FAR["left"] if next(number) > 5 else (0.0, 0.0))
+    assert (last.phase, last.reason) == ("failed", "moved")
+
+
+def test_who_turns_sooner_than_anybody_reacts_fails() -> None:
+    """As a film would that happens to turn just then."""
+    challenge = of("left", "right")
+    for number in range(100):
+        yaw = AHEAD_YAW - 1 if challenge.phase == "pause" else 0.0
+        yaw = 40.0 if challenge.phase == "turn" else yaw
+        challenge = advance(challenge, Look(yaw, 0.0, True, number * 20_000_000))
+    assert (challenge.phase, challenge.reason) == ("failed", "too_soon")
+
+
+def test_who_turns_another_way_fails() -> None:
+    wrong = obedient()
+    *_, last = played(of("left", "right"), lambda prompt: wrong("right" if prompt == "left" else prompt))
+    assert (last.phase, last.reason) == ("failed", "other_way")
+
+
+def test_who_does_nothing_is_too_slow() -> None:
+    *_, last = played(of("up", "right"), lambda prompt: (0.0, 0.0))
+    assert (last.phase, last.reason) == ("failed", "too_slow")
+
+
+def test_one_frame_is_no_turn() -> None:
+    """A landmark that jumps once moves the mean of three by a third."""
+    jumps = itertools.count()
+    *_, last = played(of("left", "right"), lambda prompt: (30.0 if next(jumps) % 12 == 11 else 0.0, 0.0))
+    assert last.done == 0
+    assert last.phase == "failed"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_angles_that_are_no_numbers_pass_nothing(bad) -> None:
+    for pose in (lambda prompt: (bad, bad), lambda prompt: (0.0, bad) if prompt == "up" else (0.0, 0.0)):
+        *_, last = played(of("up", "left"), pose)
+        assert last.phase == "failed"
+
+
+def test_the_prompts_say_what_to_do() -> None:
+    shown = [one.prompt for one in played(of("left", "up"), obedient())]
+    assert [prompt for prompt, _ in itertools.groupby(shown)] == [
+        "wait",
+        "left",
+        "front",
+        "wait",
+        "up",
+        "front",
+        "wait",
+        None,
+    ]
