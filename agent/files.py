@@ -8,6 +8,7 @@ flash, wear levelling may keep the old blocks, and no program can reach those.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import tempfile
@@ -22,6 +23,13 @@ REVOKED_BROKERS = "brokers.crl"  # beside ``ca.crt``, wherever that lies: broker
 MAX_SECRET_BYTES = 64 * 1024  # a key, a certificate chain or a few hundred epoch keys; more is not ours
 
 _ISSUED = {"unit.key", "tls.key", "tls.crt", "ca.crt", "site.jwk", "trust.jws"}  # what only a site hands out
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),  # what PowerShell's '>' and Notepad's "Unicode" write
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def _unreadable(path: Path, error: OSError) -> KeyStoreError:
@@ -121,6 +129,26 @@ def read_secret(path: Path) -> bytes:
     """Content of a secret file that only its owner can read."""
     check_private(path)
     return read_bounded(path)
+
+
+def read_brought(path: Path, limit: int = MAX_SECRET_BYTES, *, secret: bool = False) -> bytes:
+    """Text that a person brings, from any editor: UTF-8, whatever mark or encoding stood at its beginning.
+
+    A byte order mark is taken off, UTF-16 with one becomes UTF-8, line ends become line feeds; bytes that are no
+    text are left to whoever reads them. ``limit`` is of the file. Raises KeyStoreError as ``read_bounded`` does, or, if
+    ``secret``, as ``read_secret`` does.
+    """
+    if secret:
+        check_private(path)
+    content = read_bounded(path, limit)
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            try:
+                content = content[len(mark) :].decode(encoding).encode()
+            except UnicodeError as error:
+                raise KeyStoreError(f"{path} is damaged text: save it again as UTF-8") from error
+            break
+    return content.replace(b"\r\n", b"\n")
 
 
 def overwrite(path: Path) -> None:

@@ -29,7 +29,7 @@ from joserfc.jwk import ECKey
 
 from agent import strict_json
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret, write_atomic
+from agent.files import MAX_SECRET_BYTES, read_brought, read_secret, write_atomic
 
 ALGORITHM = "ES256"
 CURVE = "P-256"
@@ -234,7 +234,7 @@ class UnitKey(SigningKey):
 def load_public_key(path: Path) -> PublicKey:
     """Read a public JWK file, such as ``site.jwk``; KeyStoreError when it is missing or no P-256 key."""
     try:
-        return PublicKey.from_jwk(strict_json.loads(read_bounded(path), limit=MAX_SECRET_BYTES))
+        return PublicKey.from_jwk(strict_json.loads(read_brought(path), limit=MAX_SECRET_BYTES))
     except strict_json.StrictJsonError:
         raise KeyStoreError(f"{path} is not a JWK: copy it from the site again") from None
 

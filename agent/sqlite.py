@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from agent.errors import StorageError
+from agent.errors import DamagedError, StorageError
 
 
 class SqliteFile:
-    """One connection to ``path``. Every method raises StorageError, and then nothing was changed.
+    """One connection to ``path``. Each method raises StorageError (damage: DamagedError), and then nothing was changed.
 
     A subclass says what an error means for its file: ``SENTENCE`` with its advice, by SQLite's primary result code
     (sqlite.org/rescode.html); what is not in there is damage.
@@ -77,5 +77,6 @@ class SqliteFile:
         except sqlite3.Error as error:
             # The low byte is the class of an extended code.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            kind = StorageError if code in self.ADVICE else DamagedError
             advice = self.ADVICE.get(code, self.DAMAGED)
-            raise StorageError(self.SENTENCE.format(path=self.path, advice=advice)) from error
+            raise kind(self.SENTENCE.format(path=self.path, advice=advice)) from error

@@ -59,7 +59,7 @@ def parse_document(content: bytes, file: Path) -> Document:
     if len(content) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{file}: a configuration has at most {MAX_CONFIG_BYTES} bytes")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}:{content[: error.start].count(10) + 1}: the text is not UTF-8") from error
     try:
@@ -67,7 +67,9 @@ def parse_document(content: bytes, file: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else f"{file}"
-        raise ConfigError(f"{where}: this is not YAML: {printable(error.problem or error.context or '')}") from error
+        problem = error.problem or error.context or ""
+        advice = "; put text that holds ': ' in quotes" if "mapping values" in problem else ""
+        raise ConfigError(f"{where}: this is not YAML: {printable(problem)}{advice}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: this is not YAML: it has a character that text cannot hold") from error
 

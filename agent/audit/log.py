@@ -28,7 +28,7 @@ from agent.audit import chain
 from agent.clock import Clock
 from agent.errors import StorageError, VerificationError, printable
 from agent.files import SECRET_MODE, destroy, fsync_folder, make_private_folder
-from agent.process_lock import ProcessLock
+from agent.process_lock import BY_THE_UNIT, ProcessLock
 from agent.subject import SubjectId, subject_digest
 
 MAX_FILE_BYTES = 1024 * 1024  # then a new file begins: about 2 500 entries
@@ -52,7 +52,10 @@ class AuditLog:
         random: Callable[[int], bytes],
         max_file_bytes: int = MAX_FILE_BYTES,
         max_files: int = MAX_FILES,
+        wait_s: float = 0.0,
+        advice: str = BY_THE_UNIT,
     ) -> None:
+        """``wait_s`` and ``advice`` are those of ``ProcessLock``."""
         self._path = path
         self._personal = chain.personal_folder(path)
         self._clock = clock
@@ -60,7 +63,7 @@ class AuditLog:
         self._max_file_bytes = max_file_bytes
         self._max_files = max(max_files, 2)  # so that one earlier file says where the log begins
         self._lock = threading.Lock()
-        self._process_lock = ProcessLock(path)
+        self._process_lock = ProcessLock(path, wait_s=wait_s, advice=advice)
         try:
             make_private_folder(self._personal)
             dropped = _cut_after_last(path, _is_entry)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from agent.camera.base import Rgb, letterbox, lores_fit
-from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of
+from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, turned
 
 # Annotations of PyAV differ between its releases, so its objects go by these names alone.
 PyAv: TypeAlias = Any  # the module
@@ -48,25 +48,30 @@ class AvConverter:
         else:
             self._threads = {"threads": 1}
 
-    def convert(self, picture: VideoFrame) -> tuple[Callable[[], Rgb], YuvPicture]:
-        """Return what makes lores, uint8 (h, w, 3), and main; both keep ``picture`` alive."""
+    def convert(self, picture: VideoFrame, turn: int = 0) -> tuple[Callable[[], Rgb], YuvPicture]:
+        """Return what makes lores, uint8 (h, w, 3), and main; both keep ``picture`` alive.
+
+        Both are turned clockwise by ``turn`` degrees, 0, 90, 180 or 270.
+        """
         name = picture.format.name
         usable = name in PLANAR or name in {NV12, YUYV}
         if not usable or any(plane.line_size < 0 for plane in picture.planes):
             picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
         colour = _colour(picture)
-        main = YuvPicture(*_planes(picture), colour)
-        return partial(self._lores, picture, colour), main
+        main = YuvPicture(*_planes(picture), colour).turned(turn)
+        return partial(self._lores, picture, colour, (main.width, main.height), turn), main
 
-    def _lores(self, picture: VideoFrame, colour: YuvColour) -> Rgb:
-        return letterbox(self._shrink(picture, colour), self._lores_size)
+    def _lores(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
+        return letterbox(turned(self._shrink(picture, colour, shown, turn), turn), self._lores_size)
 
-    def _shrink(self, picture: VideoFrame, colour: YuvColour) -> Rgb:
-        """Make the part of lores that shows something.
+    def _shrink(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
+        """Make the part of lores that shows something, not turned yet; ``shown`` is the (w, h) once it is.
 
         Scaling in YUV and converting the small picture costs three quarters of doing both in one go.
         """
-        width, height = lores_fit(picture.width, picture.height, *self._lores_size)
+        width, height = lores_fit(*shown, *self._lores_size)
+        if turn % 180:
+            width, height = height, width
         target = "yuvj420p" if picture.format.name.startswith("yuvj") else "yuv420p"
         small = self._scale.reformat(picture, width, height, target, interpolation="AREA", **self._threads)
         if colour.full_range:  # PyAV's releases disagree about how to ask for it

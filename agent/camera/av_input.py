@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from agent.config.camera import FileCamera, RtspCamera, V4l2Camera
 from agent.errors import ConfigError
-from agent.files import read_secret
+from agent.files import read_brought
 
 MAX_CREDENTIALS: Final = 256  # bytes of 'user:password'; RTSP servers cut off longer ones
 
@@ -52,6 +52,7 @@ class AvInput:
     loop: bool = False
     realtime: bool = False
     decoder_threads: int = 1
+    rotate: int = 0  # degrees clockwise, 0, 90, 180 or 270
 
 
 def file_input(settings: FileCamera) -> AvInput:
@@ -69,6 +70,7 @@ def file_input(settings: FileCamera) -> AvInput:
         loop=settings.loop,
         realtime=settings.realtime,
         decoder_threads=settings.decoder_threads,
+        rotate=settings.rotate,
     )
 
 
@@ -101,6 +103,7 @@ def rtsp_input(settings: RtspCamera) -> AvInput:
         codecs=RTSP_CODECS,
         max_pixels=coded_pixels(settings.max_width, settings.max_height),
         decoder_threads=settings.decoder_threads,
+        rotate=settings.rotate,
     )
 
 
@@ -120,6 +123,7 @@ def v4l2_input(settings: V4l2Camera) -> AvInput:
         ),
         timeout_s=settings.timeout_s,
         live=True,
+        rotate=settings.rotate,
         codecs=V4L2_CODECS,
         max_pixels=coded_pixels(settings.width, settings.height),
         sensor_clock=True,  # videobuf2 stamps buffers with CLOCK_MONOTONIC
@@ -138,7 +142,7 @@ def read_credentials(path: Path) -> tuple[str, str]:
     Raises KeyStoreError when the file is missing or others can read it, ConfigError when its content is not that.
     """
     try:
-        user, colon, password = read_secret(path).decode().removesuffix("\n").partition(":")
+        user, colon, password = read_brought(path, secret=True).decode().removesuffix("\n").partition(":")
     except UnicodeDecodeError:
         user = colon = password = ""
     if not (user and colon and len(user) + len(password) < MAX_CREDENTIALS and (user + password).isprintable()):

@@ -10,12 +10,13 @@ from typing import Final, Self
 
 from agent.camera.av_convert import AvConverter, PyAv, VideoFrame
 from agent.camera.av_input import AvInput
-from agent.camera.av_stream import AvStream, load_av
+from agent.camera.av_stream import TOO_SLOW, AvStream, load_av
 from agent.camera.base import CameraInfo, Frame
-from agent.camera.timestamps import Timestamps
+from agent.camera.timestamps import StreamClock, Timestamps
 from agent.clock import Clock
 
 MAX_PACE_NS: Final = 10_000_000_000  # a longer gap between two pictures of a recording is not waited for
+MAX_LIVE_AGE_NS: Final = 2_000_000_000  # an older picture is not of who stands there now: it is not handed over
 
 
 @dataclass(eq=False)
@@ -23,7 +24,10 @@ class AvCamera:
     """One file, RTSP stream or Video4Linux device; implements ``agent.camera.base.Camera``.
 
     The full picture stays in the decoder's own planes, only the detector's picture is made. Times: of a file, the
-    recording's own (at its pace: from the moment of opening); of Video4Linux, the driver's; of RTSP, of arrival.
+    recording's own (at its pace: from the moment of opening); of Video4Linux, the driver's; of RTSP, the stream's own,
+    set against the monotonic clock. Where this machine is too slow for a live stream, pictures that are older than
+    ``MAX_LIVE_AGE_NS`` are left out, and only key pictures are decoded until it has caught up; it is lost when that
+    does not help within the stream's timeout.
     Raises what ``AvStream`` raises, and ConfigError where PyAV is missing.
     """
 
@@ -48,22 +52,34 @@ class AvCamera:
 
     def info(self) -> CameraInfo:
         stream = self._opened()
-        return CameraInfo(self.source.kind, stream.width, stream.height, stream.frame_rate, live=self.source.live)
+        width, height = (stream.width, stream.height) if stream.turn % 180 == 0 else (stream.height, stream.width)
+        return CameraInfo(self.source.kind, width, height, stream.frame_rate, live=self.source.live)
 
     def frames(self) -> Iterator[Frame]:
         times = self._live_times() if self.source.live else self._recorded_times()
         numbers = itertools.count()
         for time_ns, picture in times:
-            lores, main = self._converter.convert(picture)
+            lores, main = self._converter.convert(picture, self._opened().turn)
             yield Frame(next(numbers), time_ns, lores, main, main.release)
             # A generator's names outlive the frame: they would hold its buffers while the next picture is decoded.
             del picture, lores, main
 
     def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
         stream = self._opened()
+        clock, late_ns = StreamClock(), None
         for picture in stream.pictures():
-            claimed = _time_ns(picture) if self.source.sensor_clock else None
-            yield self._times.live(claimed, self.clock.monotonic_ns()), picture
+            now_ns, claimed = self.clock.monotonic_ns(), _time_ns(picture)
+            if claimed is not None and not self.source.sensor_clock:
+                claimed = clock.taken(claimed, now_ns)
+            time_ns = self._times.live(claimed, now_ns)
+            if now_ns - time_ns <= MAX_LIVE_AGE_NS:
+                late_ns = None
+                yield time_ns, picture
+            elif late_ns is None:
+                late_ns = now_ns
+            elif now_ns - late_ns > (self.source.timeout_s or 0) * 1e9:
+                raise stream.failure(TOO_SLOW)
+            stream.hurry(late_ns is not None)
             del picture
         raise stream.failure("it stopped sending")
 

@@ -16,10 +16,12 @@ from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_input import AvInput
 from agent.camera.rtsp_check import looked_at
 from agent.clock import Clock
-from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError
+from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError, printable
 
 MAX_DAMAGED: Final = 100  # packets or pictures in a row that cannot be used: four seconds at 25 per second
+TOO_SLOW: Final = "this machine decodes its pictures later than they come: choose the camera's smaller stream"
 DEFAULT_FRAME_RATE: Final = 25.0  # per second, where a stream does not say
+KEY_PATIENCE_S: Final = 120.0  # for a first key picture while data arrives; cameras have at most a minute between two
 MAX_FRAME_RATE: Final = 240.0  # more is a made-up number in a header
 
 # What FFmpeg's errors mean to a person, by class name: the names are the same in all releases of PyAV.
@@ -51,10 +53,13 @@ def load_av() -> PyAv:
     try:
         av = importlib.import_module("av")
         importlib.import_module("av.logging")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "files, RTSP and USB cameras need PyAV: install the package python3-av, or 'pip install postern[rtsp]'"
         ) from error
+    except Exception as error:
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise ConfigError(f"PyAV is installed but cannot be loaded ({reason}): install python3-av again") from error
     if av.logging.get_level() is not None:  # None is off already, the default of newer releases
         av.logging.set_level(av.logging.PANIC)  # FFmpeg's log quotes addresses
     return av
@@ -76,7 +81,9 @@ class AvStream:
         self._clock = clock
         self._container: Container = None
         self._first: VideoFrame = None
-        self._last_picture_ns = clock.monotonic_ns()
+        self._last_picture_ns = self._opened_ns = clock.monotonic_ns()
+        self._key_seen = False
+        self._hurried = False
         try:
             self._container = self._guarded(self._open)
             self._pictures = self._decode()
@@ -86,6 +93,7 @@ class AvStream:
             raise
         self._first = first
         self.width, self.height = int(first.width), int(first.height)
+        self.turn = (source.rotate + self._recorded_turn(first)) % 360  # degrees clockwise, to show it upright
         rate = float(self._video.average_rate or 0)
         self.frame_rate = rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE
 
@@ -93,6 +101,12 @@ class AvStream:
         """Yield decoded ``av.VideoFrame``s to the end of the stream."""
         first, self._first = self._first, None
         return chain([first] if first is not None else [], self._pictures)
+
+    def hurry(self, late: bool) -> None:  # noqa: FBT001 - the one thing that it is told
+        """While ``late``, decode key pictures alone, which is how a decoder catches up."""
+        if late != self._hurried and self._video is not None:
+            self._hurried = late
+            setattr(self._video.codec_context, "skip_frame", "NONKEY" if late else "DEFAULT")  # noqa: B010 - FFmpeg reads it
 
     def close(self) -> None:
         """Close the input; idempotent. The generator and the stream hold the decoder's memory, so they go, too."""
@@ -147,16 +161,17 @@ class AvStream:
         damaged = 0
         packets = self._container.demux(self._video)
         while (packet := self._guarded(lambda: next(packets, None))) is not None:
+            self._key_seen = self._key_seen or bool(packet.is_keyframe)
             try:
                 pictures = packet.decode()
             except (self._av.error.FFmpegError, ValueError):  # ValueError: PyAV found no decoder
                 pictures = []
-                damaged += 1
+                damaged += self._key_seen or not self._source.live  # before it, a live stream cannot be decoded
             packet = None
             while pictures:
                 picture = pictures.pop(0)
                 if picture.is_corrupt or not self._sane(picture):
-                    damaged += 1
+                    damaged += self._key_seen or not self._source.live
                     continue
                 damaged = 0
                 yield picture
@@ -166,13 +181,31 @@ class AvStream:
                 raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
             self._check_stall()
 
+    def _recorded_turn(self, first: VideoFrame) -> int:
+        """Degrees clockwise that a file's display matrix asks for, in whole quarters."""
+        turn = -getattr(first, "rotation", 0)  # PyAV counts the other way round
+        if not turn:  # releases before 13 tell it as FFmpeg 5 does
+            text = self._video.metadata.get("rotate", "0")
+            turn = int(text) if text.lstrip("-").isdecimal() else 0
+        return round(turn / 90) * 90 % 360
+
     def _sane(self, picture: VideoFrame) -> bool:
         return bool(0 < picture.width * picture.height <= self._source.max_pixels)
 
     def _check_stall(self) -> None:
         timeout_s = self._source.timeout_s
-        if timeout_s is not None and self._clock.monotonic_ns() - self._last_picture_ns > timeout_s * 1e9:
-            raise self.failure(f"no picture came for {timeout_s:g} seconds")
+        if timeout_s is None:
+            return
+        now_ns = self._clock.monotonic_ns()
+        if not self._key_seen:  # data arrives, or FFmpeg's own timeout would have ended this
+            if now_ns - self._opened_ns > KEY_PATIENCE_S * 1e9:
+                raise self.failure(
+                    f"no key picture came within {KEY_PATIENCE_S:g} seconds: set its key interval (I-frame interval,"
+                    " GOP) to one or two seconds"
+                )
+            self._last_picture_ns = now_ns
+        elif now_ns - self._last_picture_ns > timeout_s * 1e9:
+            raise self.failure(TOO_SLOW if self._hurried else f"no picture came for {timeout_s:g} seconds")
 
     def _guarded(self, call: Callable[[], T]) -> T:
         """Call FFmpeg; its errors become ours outside of the handler, so that none is chained."""

@@ -113,6 +113,13 @@ class YuvPicture:
     def height(self) -> int:
         return int(self.planes[0].shape[0])
 
+    def turned(self, degrees: int) -> YuvPicture:
+        """The same buffer turned clockwise by ``degrees``, 0, 90, 180 or 270; nothing is copied."""
+        if degrees == 0:
+            return self
+        y, u, v = (turned(plane, degrees) for plane in self.planes)
+        return YuvPicture(y, u, v, self._colour)
+
     def release(self) -> None:
         """Let go of the buffer; idempotent."""
         self._planes = None
@@ -174,6 +181,11 @@ def _to_rgb(y: Plane, u: Plane, v: Plane, step_x: int, step_y: int, colour: YuvC
         np.clip(sums, 0, 255, out=sums)
         rgb[..., channel] = sums
     return rgb
+
+
+def turned(picture: Plane, degrees: int) -> Plane:
+    """View of a uint8 (h, w) or (h, w, 3) picture turned clockwise by ``degrees``, a multiple of 90."""
+    return np.rot90(picture, -degrees // 90)
 
 
 def shrink(picture: YuvPicture, main_size: tuple[int, int], lores_size: tuple[int, int]) -> Rgb:

@@ -23,6 +23,7 @@ from agent.clock import Clock
 from agent.config.camera import MAX_SIDE, GstreamerCamera
 from agent.errors import CameraLostError, ConfigError
 
+FLIP_METHODS: Final = {0: 0, 90: 3, 180: 2, 270: 1}  # nvvidconv: 1 is counter-clockwise (L4T guide)
 SINK: Final = "capsfilter caps=video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"
 STATE_TIMEOUT_NS: Final = 1_000_000_000  # an element that does not stop within a second is left to its thread
 POLL_NS: Final = 100_000_000  # an element's error is noticed this soon, no picture is waited for then
@@ -51,7 +52,7 @@ def load_gstreamer() -> GstApi:
         gi.require_version("Gst", "1.0")
         gi.require_version("GstVideo", "1.0")
         modules = [importlib.import_module(f"gi.repository.{name}") for name in ("Gst", "GstVideo", "GLib")]
-    except (ImportError, ValueError) as error:  # ValueError: the namespace is not there
+    except Exception as error:  # ValueError: the namespace is not there; anything: a library that does not fit
         raise ConfigError(
             "GStreamer cameras need its Python binding: install the packages python3-gi and "
             "gir1.2-gst-plugins-base-1.0 and run the agent with /usr/bin/python3"
@@ -69,7 +70,7 @@ def pipeline_text(settings: GstreamerCamera) -> str:
     return (
         f"nvarguscamerasrc sensor-id={settings.sensor_id} ! video/x-raw(memory:NVMM),width={settings.width},"
         f"height={settings.height},framerate={rate.numerator}/{rate.denominator} ! "
-        f"nvvidconv flip-method={2 if settings.rotate180 else 0} ! {SINK}"
+        f"nvvidconv flip-method={FLIP_METHODS[settings.rotate]} ! {SINK}"
     )
 
 
@@ -130,7 +131,15 @@ class GstreamerSource:
 
     def info(self) -> CameraInfo:
         rate = self.settings.frames_per_second
-        return CameraInfo("gstreamer", self._layout.width, self._layout.height, rate, live=True)
+        width, height = self._layout.width, self._layout.height
+        if self._turn % 180:
+            width, height = height, width
+        return CameraInfo("gstreamer", width, height, rate, live=True)
+
+    @property
+    def _turn(self) -> int:
+        """Degrees clockwise that are left to do: Jetson's converter turns by itself, an own pipeline does not."""
+        return 0 if self.settings.pipeline is None else self.settings.rotate
 
     def frames(self) -> Iterator[Frame]:
         sample, self._first = self._first, None
@@ -187,8 +196,8 @@ class GstreamerSource:
         claimed_ns = (
             None if buffer.pts == self._api.Gst.CLOCK_TIME_NONE else self._pipeline.get_base_time() + buffer.pts
         )
-        main = self._layout.picture(buffer.extract_dup(0, buffer.get_size()))
-        lores = partial(shrink, main, (self._layout.width, self._layout.height), self.lores_size)
+        main = self._layout.picture(buffer.extract_dup(0, buffer.get_size())).turned(self._turn)
+        lores = partial(shrink, main, (main.width, main.height), self.lores_size)
         return Frame(number, self._times.live(claimed_ns, self.clock.monotonic_ns()), lores, main, main.release)
 
     def _close(self) -> None:

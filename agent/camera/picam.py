@@ -47,7 +47,7 @@ def load_picamera2() -> PicameraApi:
     """Import picamera2. Raises ConfigError where it is not installed for this Python."""
     try:
         picamera2, libcamera = importlib.import_module("picamera2"), importlib.import_module("libcamera")
-    except ImportError as error:
+    except Exception as error:  # whatever the import of a library raises that does not fit
         raise ConfigError(
             "Raspberry Pi cameras need picamera2: install the package python3-picamera2 and run the agent with "
             "/usr/bin/python3, or in a virtual environment made with --system-site-packages"
@@ -108,7 +108,10 @@ class PicamCamera:
 
     def info(self) -> CameraInfo:
         rate = self.settings.frames_per_second
-        return CameraInfo("picamera2", self._main.width, self._main.height, rate, live=True)
+        width, height = (
+            (self._main.height, self._main.width) if self._quarter else (self._main.width, self._main.height)
+        )
+        return CameraInfo("picamera2", width, height, rate, live=True)
 
     def frames(self) -> Iterator[Frame]:
         number = 0
@@ -132,10 +135,14 @@ class PicamCamera:
 
     def _configure(self) -> None:
         settings = self.settings
-        width, height = lores_fit(settings.width, settings.height, *self.lores_size)
+        width, height = settings.width, settings.height
+        if self._quarter:
+            height, width = lores_fit(height, width, *self.lores_size)
+        else:
+            width, height = lores_fit(width, height, *self.lores_size)
         lores = (min(width + width % 2, settings.width), min(height + height % 2, settings.height))  # even, libcamera
         duration = round(1e6 / settings.frames_per_second)
-        flip = 1 if settings.rotate180 else 0
+        flip = int(self._flipped)
         self._camera.configure(
             self._camera.create_video_configuration(
                 main={"format": "YUV420", "size": (settings.width, settings.height)},
@@ -160,7 +167,7 @@ class PicamCamera:
         self._small = lores if lores is not None and lores.format in PLANES_FIRST else main
         self._colour = _colour(str(configuration.get("colour_space")), main.height)
         # A camera that cannot flip its picture says so only here; then the views are flipped, which costs nothing.
-        done, wanted = configuration["transform"], self.settings.rotate180
+        done, wanted = configuration["transform"], self._flipped
         self._steps = tuple(1 if bool(flipped) == wanted else -1 for flipped in (done.vflip, done.hflip))
 
     def _capture(self) -> Request:
@@ -191,14 +198,24 @@ class PicamCamera:
             small.release()
             buffers.close()
 
-        lores = partial(shrink, small, (self._main.width, self._main.height), self.lores_size)
+        lores = partial(shrink, small, (main.width, main.height), self.lores_size)
         return Frame(number, time_ns, lores, main, release)
 
     def _picture(self, opening: ExitStack, request: Request, stream: _Stream) -> YuvPicture:
         mapped = opening.enter_context(self._api.MappedArray(request, stream.name, write=False))
         down, across = self._steps
         y, u, v = (plane[::down, ::across] for plane in _planes(mapped.array, stream))
-        return YuvPicture(y, u, v, self._colour)
+        return YuvPicture(y, u, v, self._colour).turned(90 if self._quarter else 0)
+
+    @property
+    def _flipped(self) -> bool:
+        """Whether the sensor turns the picture by 180 degrees."""
+        return self.settings.rotate >= 180
+
+    @property
+    def _quarter(self) -> bool:
+        """Whether a quarter turn is left, which no sensor does."""
+        return self.settings.rotate % 180 == 90
 
     def _close(self) -> None:
         camera, self._camera = self._camera, None

@@ -2,7 +2,7 @@
 """The command line: one small module per command, imported only when that command is asked for.
 
 A module has ``configure(parser)`` and ``run(arguments) -> exit status``. Exit statuses are those of
-``agent.errors`` (2 refused, 75 try later, 70 stopped), 130 after Ctrl-C and 143 after SIGTERM.
+``agent.errors`` (2 refused, 75 try later, 70 stopped, 78 a human mends it), 130 after Ctrl-C and 143 after SIGTERM.
 Set POSTERN_DEBUG=1 to see the traceback behind a one-line error.
 """
 
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from agent.cli.words import tell
-from agent.errors import PosternError
+from agent.errors import PosternError, in_one_sentence
 
 COMMANDS = {
     "run": "run this unit",
@@ -52,7 +52,32 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     # Before numpy starts a thread per core: one comparison takes a fifth of a millisecond on one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends nothing
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except PosternError as error:
+        if os.environ.get("POSTERN_DEBUG") == "1":
+            raise
+        tell("\n".join(f"postern: {line}" for line in str(error).splitlines()))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
+        return PosternError.exit_status
+    except Exception as error:
+        if os.environ.get("POSTERN_DEBUG") == "1":
+            raise
+        sentence, status = in_one_sentence(error)
+        tell(f"postern: {sentence}")
+        return status
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="postern",
         description="Consent-first face matching for smart cameras.",
@@ -66,24 +91,10 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
             module.configure(sub)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends nothing
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
-    try:
-        arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
-        return int(module.run(arguments)) if module else PosternError.exit_status
-    except PosternError as error:
-        if os.environ.get("POSTERN_DEBUG") == "1":
-            raise
-        tell("\n".join(f"postern: {line}" for line in str(error).splitlines()))
-        return error.exit_status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
-        return PosternError.exit_status
+    arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
+    return int(module.run(arguments)) if module else PosternError.exit_status
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature is signal's

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, drop_root, read_config
 from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.unit.aim import MAX_SECONDS, lines
@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line twice a second; on a terminal each one replaces the one before."""
     config = read_config(arguments)
+    drop_root(config)
     start, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
     for line in lines(config, SystemClock(), seconds=arguments.seconds):
         sys.stdout.write(start)

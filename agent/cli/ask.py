@@ -13,7 +13,7 @@ from typing import Any
 from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.words import say, tell
 from agent.errors import KeyStoreError, RefusedError, VerificationError, printable
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.protocol.command import MAX_COMMAND_BYTES, VERBS
 from agent.protocol.response import Response
 from agent.site.records import SiteFiles
@@ -86,7 +86,7 @@ def _value(text: str) -> dict[str, Any]:
 
 def _content(file: str) -> dict[str, Any] | str:
     try:
-        content = read_bounded(Path(file), MAX_COMMAND_BYTES)
+        content = read_brought(Path(file), MAX_COMMAND_BYTES)
         text = content.decode()
     except (KeyStoreError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"cannot send {file}: {error}") from None

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from agent.audit.chain import AuditHead, Entry, parse_head, read_entries, verify_log
-from agent.cli.options import add_config, read_config
+from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say
 from agent.errors import RefusedError, VerificationError, printable
 from agent.gallery.database import held_anybody
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, and list if asked to; VerificationError says what is wrong with the log."""
-    config = None if arguments.log else read_config(arguments)
+    config = None if arguments.log else read_unit_config(arguments)
     path = arguments.log if config is None else config.audit.path
     report = verify_log(path, arguments.head)
     if report.head.seq == 0 and config is not None and held_anybody(config.gallery.path):

@@ -7,10 +7,11 @@ import argparse
 from pathlib import Path
 
 from agent.cli.options import DEFAULT_CONFIG
-from agent.cli.words import say
+from agent.cli.words import say, tell
 from agent.config.load import load_config
 from agent.config.schema import Config, ZoneActivation
 from agent.unit.looking import foreseen
+from agent.unit.named_models import check_named_models
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file means; a ConfigError says what is wrong with it."""
     config = load_config(arguments.file)
+    if not check_named_models(config, arguments.file):
+        tell("no models are installed on this machine, so their names were not checked")
     for title, text in describe(config):
         say(f"{title:<12} {text}")
     return 0

@@ -13,7 +13,8 @@ from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import PosternError
 from agent.strict_json import dumps
-from agent.unit.doctor import CHECKS, Finding, examine
+from agent.unit.doctor import CHECKS, Finding
+from agent.unit.in_child import examine_in_child
 
 MARKS = {"ok": "ok", "advice": "look", "fault": "FAULT"}
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     faults = 0
     for name in arguments.checks or CHECKS:
-        for finding in examine(name, config, clock):
+        for finding in examine_in_child(name, config, clock):
             faults += finding.state == "fault"
             say(dumps(asdict(finding)) if arguments.json else _line(finding))
     if faults:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
 from agent.subject import parse_subject
 from agent.unit.by_hand import enrol
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
     config = read_unit_config(arguments)
-    consent = parse_consent(read_bounded(arguments.consent, MAX_CONSENT_BYTES))
+    consent = parse_consent(read_brought(arguments.consent, MAX_CONSENT_BYTES))
     subject = enrol(config, consent, arguments.subject, replace=arguments.replace, tell=say)
     say(f"enrolled: {subject.hex()}")
     return 0

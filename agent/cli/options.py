@@ -11,8 +11,8 @@ from pathlib import Path
 
 from agent.config.load import load_config
 from agent.config.schema import Config
-from agent.errors import RefusedError
-from agent.files import read_secret, write_atomic
+from agent.errors import RefusedError, StorageError
+from agent.files import read_brought, write_atomic
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most
@@ -31,21 +31,33 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 
 def read_unit_config(arguments: argparse.Namespace) -> Config:
-    """Load it for a command that reads or writes the unit's own files.
+    """Load it for a command that reads or writes the unit's own files, and become the user that these belong to.
 
-    Raises RefusedError for another user than the one that the files belong to: what root writes, the service
-    could not open any more.
+    Root becomes that user for the rest of the process: what root writes, the service could not open any more. Raises
+    RefusedError for any other user.
     """
     config = read_config(arguments)
+    drop_root(config)
     for folder in (config.keys.folder, config.keys.folder.parent):
-        if folder.is_symlink():
-            raise RefusedError(f"{folder} is a link: keep the unit's files in a folder of its own")
-        if folder.exists() and (owner := folder.lstat().st_uid) not in (0, os.geteuid()):
+        if (owner := _owner(folder)) not in (None, 0, os.geteuid()):
             name = _user(owner)
             raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
-    if config.keys.folder.exists() and config.keys.folder.lstat().st_uid != os.geteuid():
+    if _owner(config.keys.folder) not in (None, os.geteuid()):
         raise RefusedError("the unit's files belong to root: run this as root, or give them to the service (chown)")
     return config
+
+
+def drop_root(config: Config) -> None:
+    """Become the user that the unit's files belong to, if this is root; for anybody else do nothing.
+
+    Raises RefusedError where a folder is a link, which could lead root to where everything belongs to root.
+    """
+    for folder in (config.keys.folder, config.keys.folder.parent):
+        if os.path.islink(folder):  # noqa: PTH114 - says no where one may not look, which is told below
+            raise RefusedError(f"{folder} is a link: keep the unit's files in a folder of its own")
+    owner = _owner(config.keys.folder)
+    if owner is not None and owner != os.geteuid() == 0:
+        _become(owner)
 
 
 def add_passphrase(parser: argparse.ArgumentParser, of: str = "its passphrase") -> None:
@@ -60,7 +72,7 @@ def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
     """
     if arguments.passphrase_file is None:
         return None
-    passphrase = read_secret(arguments.passphrase_file).strip()
+    passphrase = read_brought(arguments.passphrase_file, secret=True).strip()
     if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
         raise RefusedError(
             f"{arguments.passphrase_file} holds no passphrase of 1 to {MAX_PASSPHRASE_BYTES} bytes: write one into it"
@@ -70,7 +82,7 @@ def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
 
 def check_output(file: Path | None) -> None:
     """Refuse a file that ``write_output`` could not write, before anything is done that cannot be done twice."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK)):
+    if file is not None and (not os.access(file.parent, os.W_OK | os.X_OK) or file.is_dir()):
         raise RefusedError(f"cannot write {file}: name a file in a folder that exists and is writable")
 
 
@@ -79,11 +91,37 @@ def write_output(file: Path | None, content: bytes) -> None:
     if file is None:
         sys.stdout.write(content.decode() + "\n")
     else:
-        write_atomic(file, content + b"\n")
+        try:
+            write_atomic(file, content + b"\n")
+        except StorageError as error:
+            raise RefusedError(f"{error}, or choose another place") from error
 
 
-def _user(number: int) -> str:
+def _owner(folder: Path) -> int | None:
+    """Whose files lie in ``folder``: its owner, that of what is in the way to it, or None where there is none yet."""
     try:
-        return pwd.getpwuid(number).pw_name
+        return folder.lstat().st_uid
+    except PermissionError:
+        return _owner(folder.parent)
+    except OSError:
+        return None
+
+
+def _become(user: int) -> None:
+    """Give up root for good: the groups of ``user`` (such as video), then the group, then the user."""
+    try:
+        known = pwd.getpwuid(user)
+        os.initgroups(known.pw_name, known.pw_gid)
+        os.setgid(known.pw_gid)
+    except KeyError:  # files of a user that this machine does not know
+        os.setgroups([])
+        os.setgid(user)
+    os.setuid(user)
+    os.umask(0o077)
+
+
+def _user(number: int | None) -> str:
+    try:
+        return pwd.getpwuid(number or 0).pw_name
     except KeyError:
         return str(number)

@@ -14,7 +14,7 @@ from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.cli.words import say, tell
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
@@ -123,7 +123,7 @@ def _token(arguments: argparse.Namespace, _: bytes | None) -> None:
 def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     answer = units.add_unit(
         arguments.folder,
-        read_bounded(arguments.request),
+        read_brought(arguments.request),
         audiences=arguments.audience or units.DEFAULT_AUDIENCES,
         replace=arguments.replace,
         last_seq=arguments.last_seq,
@@ -149,12 +149,12 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 
 
 def _seal_key(arguments: argparse.Namespace, _: bytes | None) -> None:
-    token = read_bounded(arguments.file).decode("ascii", errors="replace").strip()
+    token = read_brought(arguments.file).decode("ascii", errors="replace").strip()
     say(f"{units.take_seal_key(arguments.folder, token)}: its next epoch keys are sealed to this key")
 
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    policy = parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     if arguments.target_fpir is not None:
         policy = msgspec.structs.replace(policy, target_fpir=arguments.target_fpir)
     write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
@@ -176,7 +176,7 @@ def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None
     if arguments.finish:
         rotation.finish_site_key_change(arguments.folder, passphrase=passphrase)
         return
-    policy = parse_policy(read_bounded(arguments.policy, MAX_POLICY_BYTES))
+    policy = parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))
     tell("send it to each unit: postern ask UNIT key/rotate @FILE; then finish. A unit that is away takes it later")
 

@@ -13,13 +13,14 @@ from agent.cli.options import add_config, check_output, read_unit_config, write_
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
-from agent.files import MAX_SECRET_BYTES, read_bounded
+from agent.files import MAX_SECRET_BYTES, read_brought
 from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import change_site_key
+from agent.unit.retire import retire
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import statement
 
@@ -50,7 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "what", choices=["time", "files"], help="the clock is right; or files that were put back may count"
     )
     confirming.add_argument("--reason", metavar="TEXT", help="why, for the audit log; with 'files'")
-    for step in (request, install, keys, site_key, revocations, seal, show, confirming):
+    retired = steps.add_parser(
+        "retire", help="before it is renamed or taken away: clear what the broker retains of it (service stopped)"
+    )
+    for step in (request, install, keys, site_key, revocations, seal, show, confirming, retired):
         add_config(step)
 
 
@@ -62,17 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
         check_output(arguments.output)  # new keys would replace those whose answer may be on its way
         write_output(arguments.output, new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
-        name = install(keys, read_bounded(arguments.file), clock=clock)
+        name = install(keys, read_brought(arguments.file), clock=clock)
         say(f"{name} has its keys: check with 'postern doctor', then start the service")
         tell(RETURN_SEAL_KEY)
     elif arguments.step == "install-keys":
         held = install_epoch_keys(
-            keys, read_bounded(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
+            keys, read_brought(arguments.file), site=site, unit=unit, now=clock.now(), clock=clock.state()
         )
         say(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
         tell(RETURN_SEAL_KEY)
     elif arguments.step == "install-revocations":
-        count = install_revocations(keys, read_bounded(arguments.file))
+        count = install_revocations(keys, read_brought(arguments.file))
         say(f"{count} broker certificates are not believed any more, from the next connection on: restart the service")
     elif arguments.step == "seal-key":
         check_output(arguments.output)
@@ -87,6 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         confirm(config, clock, arguments.what, arguments.reason)
         at = f"{clock.now():%Y-%m-%d %H:%M:%S} UTC is the time" if arguments.what == "time" else "its files count again"
         say(f"confirmed: {at}")
+    elif arguments.step == "retire":
+        for topic in retire(config, clock):
+            say(f"cleared {topic}")
     else:
         key = load_key(config)
         say(dumps({**key.public_jwk(), "kid": key.kid}))
@@ -102,7 +109,7 @@ class _SiteKeyChange(msgspec.Struct, forbid_unknown_fields=True):
 
 def _site_key_change(file: Path) -> _SiteKeyChange:
     try:
-        return decode(read_bounded(file), _SiteKeyChange, MAX_SECRET_BYTES)
+        return decode(read_brought(file), _SiteKeyChange, MAX_SECRET_BYTES)
     except StrictJsonError:
         raise RefusedError(f"{file} is no change of a site's key: give what 'postern site change-key' wrote") from None
 
@@ -110,7 +117,7 @@ def _site_key_change(file: Path) -> _SiteKeyChange:
 def _token(file: Path | None) -> str:
     """Read the token from its file or the first line of standard input; an argument would stand in the process list."""
     if file is not None:
-        return read_bounded(file).decode("ascii", errors="replace")
+        return read_brought(file).decode("ascii", errors="replace")
     if sys.stdin.isatty():
         tell("enrolment token of this unit: ", end="")
-    return sys.stdin.readline()
+    return sys.stdin.readline().lstrip("\ufeff")

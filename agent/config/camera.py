@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +24,12 @@ MostHigh = Annotated[int, Meta(ge=64, le=4096, description="pixels: higher pictu
 Threads = Annotated[int, Meta(ge=1, le=16, description="decoder threads, 1 to 16; one costs the least per frame")]
 
 
+Rotate = Annotated[
+    int,
+    Meta(ge=0, le=270, multiple_of=90, description="degrees to turn the picture clockwise: 0, 90, 180 or 270"),
+]
+
+
 class FileCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="source", tag="file"):
     """A recorded video."""
 
@@ -32,6 +39,7 @@ class FileCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     decoder_threads: Threads = 1
     max_width: MostWide = 1920
     max_height: MostHigh = 1200
+    rotate: Rotate = 0
 
 
 class RtspCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="source", tag="rtsp"):
@@ -48,8 +56,10 @@ class RtspCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     decoder_threads: Threads = 1
     max_width: MostWide = 1920
     max_height: MostHigh = 1200
+    rotate: Rotate = 0
 
     def __post_init__(self) -> None:
+        _check_user(self.url)
         parts = _split(self.url)
         if parts.scheme != "rtsp" or not parts.hostname or not self.url.isprintable():
             raise ValueError("give the camera's address as rtsp://host[:port]/path")
@@ -71,9 +81,15 @@ class V4l2Camera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     height: Height = 720
     frames_per_second: FrameRate = 25.0
     format: Annotated[
-        Literal["mjpeg", "yuyv422", "nv12", "yuv420p", "h264"],
-        Meta(description="what the camera is asked for; mjpeg allows more frames over USB 2 than the raw formats"),
+        Literal[
+            "mjpeg", "yuyv422", "uyvy422", "nv12", "yuv420p", "yuv422p", "gray", "gray16le", "rgb24", "bgr24", "h264"
+        ],
+        Meta(
+            description="what the camera is asked for; mjpeg allows more frames over USB 2 than the raw formats, gray"
+            " is what monochrome cameras offer (v4l2-ctl --list-formats)"
+        ),
     ] = "mjpeg"
+    rotate: Rotate = 0
     timeout_s: Seconds = 5.0
 
 
@@ -84,7 +100,7 @@ class Picamera2Camera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     width: Width = 1280
     height: Height = 720
     frames_per_second: FrameRate = 25.0
-    rotate180: Annotated[bool, Meta(description="the camera hangs upside down")] = False
+    rotate: Rotate = 0
     timeout_s: Seconds = 5.0
 
 
@@ -95,7 +111,7 @@ class GstreamerCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     width: Width = 1280
     height: Height = 720
     frames_per_second: FrameRate = 25.0
-    rotate180: Annotated[bool, Meta(description="the camera hangs upside down; Jetson CSI only")] = False
+    rotate: Rotate = 0
     pipeline: (
         Annotated[
             str,
@@ -111,8 +127,6 @@ class GstreamerCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     def __post_init__(self) -> None:
         if self.pipeline is not None and (not self.pipeline.strip() or not self.pipeline.isprintable()):
             raise ValueError("give the GStreamer elements in one line, for instance 'videotestsrc ! videoconvert'")
-        if self.pipeline is not None and self.rotate180:
-            raise ValueError("rotate180 does not reach into an own pipeline; put 'videoflip method=rotate-180' into it")
 
     def __repr__(self) -> str:  # an own pipeline may hold an address with a password
         return f"GstreamerCamera(sensor_id={self.sensor_id!r}, own_pipeline={self.pipeline is not None!r})"
@@ -129,6 +143,18 @@ class SceneCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
 
 CameraSettings = FileCamera | RtspCamera | V4l2Camera | Picamera2Camera | GstreamerCamera | SceneCamera
+
+
+def _check_user(url: str) -> None:
+    """Refuse a password that is not percent-encoded, wherever it makes the address end (RFC 3986, section 3.2)."""
+    authority, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
+    user, at, _ = authority.rpartition("@")
+    raw = "@" in "".join(rest) and not at  # the password holds '/', '?' or '#', or the path an '@'
+    if raw or re.search("%(?![0-9A-Fa-f]{2})", user) or re.search(r"[\s\"<>\\^`{|}\[\]]", user):
+        raise ValueError(
+            "a character of user, password or path has to be percent-encoded ('#' is %23, '/' %2F, '?' %3F, '%' %25,"
+            " and '@' in the path %40): write it so, or put user and password into credentials_file as they are"
+        )
 
 
 def _split(url: str) -> SplitResult:

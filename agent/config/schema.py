@@ -176,7 +176,7 @@ class Outbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 50_000
     live_window_s: Annotated[
         int, Meta(ge=5, le=3600, description="older events go to the backlog topics, 5 to 3600 seconds")
-    ] = 60
+    ] = 15
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,14 +46,29 @@ class Runtime:
 
 
 def open_runtime(names: tuple[str, ...] = (LITERT, TFLITE)) -> Runtime:
-    """Import the first of ``names`` that is installed; raises ModelError if none is, or for an unknown name."""
+    """Import the first of ``names`` that is installed and loads.
+
+    Raises ModelError if none is, with what each one said that is installed but does not load; or for an unknown name.
+    """
+    broken: list[str] = []
     for name in names:
         if name not in _MODULES:
             raise ModelError(f"unknown model runtime {printable(name)!r}; known: {', '.join(_MODULES)}")
+        if not _is_installed(_MODULES[name]):
+            continue
         try:
             package = importlib.import_module(_MODULES[name])
             module = importlib.import_module(f"{_MODULES[name]}.interpreter")
-        except ImportError:
-            continue
-        return Runtime(name, str(package.__version__), module.Interpreter)
+            return Runtime(name, str(package.__version__), module.Interpreter)
+        except Exception as error:  # noqa: BLE001 - a library made for another numpy or processor raises anything
+            broken.append(f"{name} is installed but cannot be loaded ({printable(f'{type(error).__name__}: {error}')})")
+    if broken:
+        raise ModelError(f"{'; '.join(broken)}: install one that fits this Python, numpy and processor")
     raise ModelError(f"no model runtime is installed; install one of: {', '.join(names)}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # ValueError: it is loaded, by something that is no module
+        return True

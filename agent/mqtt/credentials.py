@@ -60,7 +60,7 @@ def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | 
 
     Raises KeyStoreError when a file is missing, readable by others, damaged, expired, of another
     authority, of another key or of another name than ``common_name``; BrokerError when the certificate
-    is not valid yet and the clock was never synchronised, because waiting cures that.
+    is not valid now and the clock was never synchronised, because waiting cures that.
     """
     chain = _certificates(credentials.certificate)
     authorities = _certificates(credentials.ca)
@@ -76,6 +76,12 @@ def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | 
     for authority in authorities:
         _check_validity(credentials.ca, authority, clock)
     return Identity(_context(credentials), name, _validity(leaf)[1])
+
+
+def read_ends(credentials: Credentials) -> tuple[datetime, datetime]:
+    """When the certificate ends, and the last authority that can vouch for it; KeyStoreError when not readable."""
+    authorities = (_validity(authority)[1] for authority in _certificates(credentials.ca))
+    return _validity(_certificates(credentials.certificate)[0])[1], max(authorities)
 
 
 def _context(credentials: Credentials) -> Context:
@@ -168,11 +174,15 @@ def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
 def _check_validity(path: Path, certificate: x509.Certificate, clock: Clock) -> None:
     begins, ends = _validity(certificate)
     now = clock.now()
+    unproven = "the clock was never synchronised: wait for the time server or set the clock"
     if now > ends:
-        raise KeyStoreError(f"{path} expired on {ends:%Y-%m-%d} and today is {now:%Y-%m-%d}: have a new one issued")
+        statement = f"{path} expired on {ends:%Y-%m-%d} and today is {now:%Y-%m-%d}"
+        if clock.state() == "unsynced":
+            raise BrokerError(f"{statement}, but {unproven}; if that day is right, have a new one issued")
+        raise KeyStoreError(f"{statement}: have a new one issued")
     if now >= begins:
         return
     statement = f"{path} is valid from {begins:%Y-%m-%d %H:%M} UTC and the clock says {now:%Y-%m-%d %H:%M}"
     if clock.state() == "unsynced":
-        raise BrokerError(f"{statement} but was never synchronised: wait for the time server or set the clock")
+        raise BrokerError(f"{statement}, but {unproven}")
     raise KeyStoreError(f"{statement}: correct the clock here or at the station that issued it")

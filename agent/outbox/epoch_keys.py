@@ -47,6 +47,11 @@ class EpochKeys:
         _finish(path)
         return cls(_read(path), path)
 
+    def sites(self) -> frozenset[str]:
+        """Name the sites that issued what is held: one, or none."""
+        with self._lock:
+            return frozenset(held.site for held in self._held.values())
+
     def epochs(self, audience: str) -> tuple[str, ...]:
         """List the epochs that keys are held for, in order."""
         with self._lock:

@@ -54,6 +54,7 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     head: EventHead
     audit: AuditHead | None = None  # head of the audit log's hash chain, as ``postern audit verify --head`` takes it
     epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
+    certificate_days: Count | None = None  # until the unit's certificate or its authority ends; then it falls silent
     asks: Annotated[tuple[Asked, ...], Meta(max_length=2)] = ()  # what the site has to say with ``unit/confirm``
     sig: Signature | None = None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.errors import KeyStoreError, StorageError, VerificationError
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
 from agent.protocol.names import Name, Sequence
 from agent.protocol.record import Record, load, save
@@ -44,7 +44,7 @@ class TrustFile:
         than one that was read before (``replayed``).
         """
         stamp = self._stat()
-        trusted = TrustedUnits.from_signed(read_bounded(self._path, MAX_TOKEN_BYTES), self._site_key)
+        trusted = TrustedUnits.from_signed(read_brought(self._path, MAX_TOKEN_BYTES), self._site_key)
         seen = self._remembered()
         wanted = site or (seen.site if seen else trusted.site)
         if trusted.site != wanted:

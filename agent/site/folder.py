@@ -36,6 +36,8 @@ SYSTEM_CLOCK: Clock = SystemClock()
 _KINDS: dict[str, Kind] = {"policy_signed": "policy_changed"}  # of acts that are about no key
 LIST_DAYS = 400  # the list of units ends later than any certificate, with which a new list is carried anyway
 RENEWED_DAYS = 30  # a list that is older is written anew at the next act
+WAIT_S = 30.0  # seconds that an act waits for another one at work; each takes less than one
+ANOTHER_ACT = "another 'postern site' command is at work there: let it end, then try again"
 MAX_NAMED = 8  # names that the log gives of an act that was interrupted; one act changes one name
 
 
@@ -49,7 +51,7 @@ class SiteFolder:
         self.random = random
         self._clock = clock
         self._passphrase = passphrase
-        self._log = AuditLog(files.audit, clock=clock, random=random)
+        self._log = AuditLog(files.audit, clock=clock, random=random, wait_s=WAIT_S, advice=ANOTHER_ACT)
 
     @cached_property
     def name(self) -> str:

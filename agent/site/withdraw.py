@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from agent.errors import PosternError, RefusedError, VerificationError, printable
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.keys import MAX_TOKEN_BYTES, load_public_key, read_header
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
 from agent.protocol.response import Response
@@ -41,7 +41,7 @@ def read_list(given: Path | None, site: Path, program: Path) -> tuple[Path, Trus
     """Read the list of units: the one given, or that of the site's folder, or that of the program's."""
     path = given or _first(site / "trust.jws", program / "trust.jws")
     return path, TrustedUnits.from_signed(
-        read_bounded(path, MAX_TOKEN_BYTES), load_public_key(_first(site / "site.jwk", program / "site.jwk"))
+        read_brought(path, MAX_TOKEN_BYTES), load_public_key(_first(site / "site.jwk", program / "site.jwk"))
     )
 
 

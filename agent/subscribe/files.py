@@ -65,7 +65,7 @@ class StateFile:
     def load(self) -> Kept:
         """Open or create it, and read everything; StorageError when it is in use, damaged or cannot be written."""
         self.close()
-        self._lock = ProcessLock(self._path)
+        self._lock = ProcessLock(self._path, advice="give each subscriber a --state of its own, or stop the other one")
         try:
             with self._explained():
                 self._move_over()

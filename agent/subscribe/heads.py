@@ -54,12 +54,17 @@ def check_health(topic: str, payload: bytes, trust: TrustedUnits, now: datetime)
     return trusted.unit, trusted.key.kid, report
 
 
+NOTICE_DAYS = 30  # of a certificate that is left
+NOTICE_WEEKS = 1  # of epoch keys that are left, this one included
+
+
 class Heads:
     """The newest health of each unit, and what is to be told about it: once for each change."""
 
     def __init__(self, records: Iterable[HeadRecord] = ()) -> None:
         self._heads = {record.unit: record for record in records}
         self._changed: set[str] = set()
+        self._soon: dict[str, tuple[int | None, int | None]] = {}
 
     def note(self, unit: str, report: Health, withheld: int | None) -> list[str]:
         """Remember a verified report; sentences to tell. One that came late or again says nothing."""
@@ -84,8 +89,28 @@ class Heads:
             )
         elif withheld == 0 and known > 0:
             told.append(f"the events of unit {unit} that were withheld have come, or the unit owned up to their loss")
+        told += self._running_out(unit, report)
         self._heads[unit] = HeadRecord(unit, report.boot, report.uptime_s, report.time, audit, withheld)
         self._changed.add(unit)
+        return told
+
+    def _running_out(self, unit: str, report: Health) -> list[str]:
+        """What of a unit ends soon, once for each change while this runs."""
+        soon = (
+            report.certificate_days if (report.certificate_days or 0) <= NOTICE_DAYS else None,
+            report.epochs if (report.epochs or 0) <= NOTICE_WEEKS else None,
+        )
+        if soon == self._soon.get(unit, (None, None)):
+            return []
+        self._soon[unit] = soon
+        days, weeks = soon
+        told = []
+        if days is not None:
+            told.append(f"the certificate of unit {unit} ends in {days} days: postern site renew-unit {unit}")
+        if weeks is not None:
+            told.append(
+                f"unit {unit} has epoch keys for {weeks} weeks: postern site issue-keys {unit}, then key/rotate"
+            )
         return told
 
     def withheld(self) -> dict[str, int]:

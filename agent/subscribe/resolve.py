@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import MAX_SECRET_BYTES, read_bounded, read_secret
+from agent.files import MAX_SECRET_BYTES, read_brought
 from agent.protocol.event import Event, MatchData, PresenceData
 from agent.protocol.pseudonym import EpochKey, Resolver
 from agent.strict_json import decode
@@ -99,7 +99,7 @@ class Keys:
 
 def read_epoch_key(path: Path) -> EpochKey:
     """Read what ``postern site epoch-key`` wrote; KeyStoreError when it is missing, destroyed or damaged."""
-    content = read_secret(path)
+    content = read_brought(path, secret=True)
     if content and not any(content):  # what overwriting leaves
         raise KeyStoreError(f"{path} was destroyed: what happened in its week stays pseudonymous")
     try:
@@ -113,7 +113,7 @@ def read_epoch_key(path: Path) -> EpochKey:
 def read_subjects(path: Path) -> tuple[bytes, ...]:
     """Read subject ids, 32 hexadecimal digits at the start of each line; RefusedError names a line that has none."""
     subjects = []
-    for number, line in enumerate(read_bounded(path, MAX_SUBJECTS_BYTES).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_brought(path, MAX_SUBJECTS_BYTES).decode(errors="replace").splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -48,7 +48,7 @@ from agent.protocol.trust import TrustedKey, TrustedUnits
 from agent.subscribe.chain import QUARANTINING, Chain, ChainRecord, Chains, Contradiction, Entry, Gap, Placement
 from agent.subscribe.heads import check_health
 
-FRESH_WINDOW_S = 60  # the unit's own live window and the expiry of its live messages
+FRESH_WINDOW_S = 60  # seconds; above the unit's own live window, so that a slow network makes nothing stale
 CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event be fresh
 MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
 
@@ -196,7 +196,11 @@ class Verifier:
     def _trusted(self, header: Header, event: Event) -> TrustedKey:
         trusted = self._trust.find(header.kid)
         if trusted is None:
-            raise VerificationError("unknown_unit", "the site does not list the key of this event")
+            raise VerificationError(
+                "unknown_unit",
+                f"list {self._trust.serial} of the site's units does not have the key of this event: if the unit joined"
+                " later, fetch the newest trust.jws",
+            )
         if event.source != f"/{TOPIC_ROOT}/{self._trust.site}/{trusted.unit}":
             raise VerificationError("wrong_key", f"unit {trusted.unit} signed an event in another unit's name")
         return trusted

@@ -17,7 +17,7 @@ from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
-from agent.files import read_bounded
+from agent.files import read_bounded, read_brought
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
@@ -129,7 +129,7 @@ def load_policy(config: Config, models: Models) -> Policy:
     path, site_key = config.match.policy, load_site_key(config)
     if not path.exists():
         raise PolicyError(f"{path} does not exist: install the policy that the site signed (postern site policy)")
-    token = read_bounded(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
+    token = read_brought(path, MAX_POLICY_FILE_BYTES).decode("ascii", errors="replace")
     return verify_policy(token, site_key, model=models.embedder.model, detector=models.detector.model)
 
 
@@ -250,7 +250,7 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
     from agent.protocol.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
 
     try:
-        consumer = read_consumer_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
+        consumer = read_consumer_jwk(loads(read_brought(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
     except ValueError as error:
         raise KeyStoreError(f"{path} is no public key: export it again at the consumer") from error
     site, audience = config.unit.site, config.events.audience

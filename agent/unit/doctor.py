@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,20 +15,22 @@ from typing import Literal
 from agent.camera.base import CameraInfo
 from agent.camera.open import open_camera
 from agent.clock import Clock
+from agent.config.camera import RtspCamera
 from agent.config.schema import Config
 from agent.detect.change import ChangeTest
-from agent.errors import BrokerError, CameraLostError, PosternError, StorageError, printable
+from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
 from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
-from agent.mqtt.credentials import Identity, load_identity
-from agent.mqtt.refusals import explain_tls
-from agent.outbox.epoch_keys import EpochKeys
+from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
+from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
+from agent.unit.epochs import load_epoch_keys
 from agent.unit.generation import read_known
+from agent.unit.held import is_held
 from agent.unit.key_files import KeptFiles
 from agent.unit.looking import make_change_test, resolution
 from agent.unit.stores import open_gallery
@@ -38,8 +38,8 @@ from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
 LOW_DISK_BYTES = 256 * 1024 * 1024  # four times what the unit itself calls low: an installer can still choose
-BROKER_TIMEOUT_S = 5.0  # for TCP and TLS together; a slow mobile link needs about 2 s
-VERDICT_S = 0.7  # TLS 1.3 tells its verdict on our certificate after the handshake (RFC 8446, 4.4.2.4)
+AUTHORITY_NOTICE = timedelta(days=180)  # a new site means that everybody joins anew
+SLOW_FIRST_S = 4.0  # seconds to the first picture; with a key interval of two seconds it is there by then
 CAMERA_FRAMES = 30  # enough for a steady figure: about a second
 CALM = 0.5  # of the frames: a scene in which more of them changed is not at rest
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
@@ -58,12 +58,14 @@ Found = Iterator[tuple[Literal["ok", "advice", "fault"], str]]
 
 
 def examine(name: str, config: Config, clock: Clock) -> Iterator[Finding]:
-    """Do the check ``name``; an error ends it and is its last finding."""
+    """Do the check ``name``; an error, whatever it is, ends it and is its last finding."""
     try:
         for state, text in CHECKS[name](config, clock):
             yield Finding(name, state, text)
     except PosternError as error:
         yield Finding(name, "fault", str(error))
+    except Exception as error:  # noqa: BLE001 - a check that fails in an unforeseen way must not end the others
+        yield Finding(name, "fault", in_one_sentence(error)[0])
 
 
 def check_folders(config: Config, _: Clock) -> Found:
@@ -94,7 +96,7 @@ def check_keys(config: Config, clock: Clock) -> Found:
     """Signing key, site key and epoch keys."""
     yield "ok", f"signing key {load_key(config).kid}"
     yield "ok", f"site key {load_site_key(config).kid}"
-    held = EpochKeys.load(config.keys.folder / "epoch-keys.json").epochs(config.events.audience)
+    held = load_epoch_keys(config).epochs(config.events.audience)
     now, *coming = epochs_from(clock.now())
     if now not in held:
         audience = config.events.audience
@@ -107,13 +109,19 @@ def check_keys(config: Config, clock: Clock) -> Found:
 
 def check_certificate(config: Config, clock: Clock) -> Found:
     """Show the TLS identity, and how long it lasts."""
-    identity = _identity(config, clock)
+    identity = load_identity(credentials_of(config), clock, common_name=config.unit.id)
     left = identity.expires - clock.now()
     text = f"{identity.common_name}, valid until {identity.expires:%Y-%m-%d}"
     if left < CERTIFICATE_NOTICE:
         yield "advice", f"{text}: {left.days} days left, have it renewed"
     else:
         yield "ok", text
+    _, authority = read_ends(credentials_of(config))
+    if authority - clock.now() < AUTHORITY_NOTICE:
+        yield (
+            "advice",
+            f"the site's authority ends on {authority:%Y-%m-%d}: make a new site before, every unit joins anew",
+        )
 
 
 def check_clock(_: Config, clock: Clock) -> Found:
@@ -191,9 +199,7 @@ def check_gallery(config: Config, clock: Clock) -> Found:
     """Open every reference with this unit's key."""
     try:
         gallery = open_gallery(config, load_key(config), clock, look_only=True)
-    except StorageError as error:
-        if "in use" not in str(error):
-            raise
+    except InUseError:
         yield "ok", "in use by the running unit"
         return
     with gallery:
@@ -204,44 +210,31 @@ def check_gallery(config: Config, clock: Clock) -> Found:
         yield "fault", f"{held - readable} of {held} references are damaged: restore them, or enrol these people again"
 
 
-def check_broker(config: Config, clock: Clock) -> Found:
-    """TCP, the broker's certificate, and its verdict on ours; no MQTT session, so a running unit keeps its own."""
-    identity = _identity(config, clock)
-    host, port = config.broker.host, config.broker.port
-    place = f"{host}:{port}"
-    try:
-        with (
-            socket.create_connection((host, port), timeout=BROKER_TIMEOUT_S) as plain,
-            identity.context.wrap_socket(plain, server_hostname=host) as session,
-        ):
-            version = session.version()
-            session.settimeout(VERDICT_S)
-            closed = _closed_by_peer(session)
-    except OSError as error:  # ssl.SSLError is one
-        raise BrokerError(explain_tls(place, error)) from error
-    if closed:
-        raise BrokerError(f"the broker {place} closed the session at once: look for the reason in its log")
-    yield "ok", f"{place} is the site's and takes this unit's certificate ({version})"
-
-
 def check_camera(config: Config, clock: Clock) -> Found:
     """Real frames, and their rate."""
     size, change = load_models(config).detector.input_size, make_change_test(config, hold_ns=0)
+    began_ns = clock.monotonic_ns()
     try:
         with open_camera(config.camera, lores_size=size, clock=clock) as camera:
-            info = camera.info()
-            stamps = []
+            info, waited_ns = camera.info(), 0
+            stamps: list[int] = []
             for frame in islice(camera.frames(), CAMERA_FRAMES):
                 with frame:
                     stamps.append(frame.timestamp_ns)
                     change.is_due(frame, busy=False)
+                    waited_ns = waited_ns or clock.monotonic_ns() - began_ns
     except CameraLostError as error:
-        raise CameraLostError(f"{error} (is the unit running? it holds the camera: systemctl stop postern)") from error
+        if isinstance(config.camera, RtspCamera) or not is_held(config):  # many may watch a network camera
+            raise
+        raise CameraLostError(f"{error} (the unit is running and holds the camera: systemctl stop postern)") from error
     if len(stamps) < 2:
         yield "fault", f"{info.source} gave {len(stamps)} frames: it must give a steady stream"
         return
     rate = (len(stamps) - 1) * 1e9 / max(stamps[-1] - stamps[0], 1)
     text = f"{info.source}, {info.width}x{info.height}, {rate:.1f} frames/s"
+    if info.live and waited_ns > SLOW_FIRST_S * 1e9:
+        advice = "and so does each recovery: set the camera's key interval (GOP) to one or two seconds"
+        yield "advice", f"the first picture took {waited_ns / 1e9:.0f} s, {advice}"
     if info.live and rate < SLOW_CAMERA * info.frames_per_second:
         yield "advice", f"{text} instead of {info.frames_per_second:g}: more light, or less resolution"
     else:
@@ -277,17 +270,6 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "camera": check_camera,
     "broker": check_broker,
 }
-
-
-def _identity(config: Config, clock: Clock) -> Identity:
-    return load_identity(credentials_of(config), clock, common_name=config.unit.id)
-
-
-def _closed_by_peer(session: ssl.SSLSocket) -> bool:
-    try:
-        return session.recv(1) == b""
-    except TimeoutError:
-        return False
 
 
 def _lines(path: str) -> list[str]:

@@ -24,6 +24,7 @@ class Duties:
     """What housekeeping calls; each may raise PosternError, which is handed to ``on_problem``."""
 
     retry: Callable[[], None]
+    remind: Callable[[], None]
     sweep: Callable[[datetime], None]
     disk_free: Callable[[], int]
     unit_event: Callable[[Condition], None]
@@ -51,7 +52,7 @@ class Housekeeping:
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""
         sweep = partial(self._duties.sweep, self._clock.now())  # at each look: who may go is announced no longer
-        for duty in (sweep, self._watch_clock, self._watch_disk, self._duties.retry):
+        for duty in (sweep, self._watch_clock, self._watch_disk, self._duties.retry, self._duties.remind):
             try:
                 duty()
             except PosternError as error:

@@ -17,7 +17,7 @@ import msgspec
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.files import read_bounded
+from agent.files import read_brought
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, load_public_key
 from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, verify_policy
@@ -114,7 +114,7 @@ def change_site_key(keys: Path, policy: Path, *, token: str, policy_token: str, 
     complete(keys, policy)
     held = load_public_key(UnitFiles(keys).site_jwk)
     new = accept(token.strip(), held, site=site)
-    in_force = parse_policy(held.verify(read_bounded(policy, 2 * MAX_POLICY_BYTES).decode().strip(), typ=POLICY_TYPE))
+    in_force = parse_policy(held.verify(read_brought(policy, 2 * MAX_POLICY_BYTES).decode().strip(), typ=POLICY_TYPE))
     if verify_policy(policy_token, new, model=in_force.model) != in_force:
         raise RefusedError(
             "this is another policy than the unit's: have the policy in force signed by the new key",

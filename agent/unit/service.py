@@ -32,13 +32,14 @@ from agent.match.measured_range import MeasuredRange
 from agent.match.presence import Presence
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import load_identity
-from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
 from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit import assemble
 from agent.unit.confirm import Confirming, tell_ageing
+from agent.unit.endings import Endings
+from agent.unit.epochs import load_epoch_keys
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
@@ -91,7 +92,7 @@ class Service:
             on_problem=self._problem,
         )
         self._forgetting.settle(doubted=stores.generation.doubted())
-        self._epoch_keys = EpochKeys.load(config.keys.folder / "epoch-keys.json")
+        self._epoch_keys = load_epoch_keys(config)
         self._mailbox = Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self._liveness = make_liveness(config, models.detector, random=world.random, prompt=world.prompt)
@@ -99,6 +100,7 @@ class Service:
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
         answers = assemble.make_answers(config, key)
         self._enrolment = assemble.make_enrolment(registrar, self._mailbox, clock, answers)
+        self._endings = Endings(assemble.credentials_of(config), clock, unit=config.unit.id, weeks=self._weeks)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
@@ -138,6 +140,7 @@ class Service:
         self._housekeeping = Housekeeping(
             Duties(
                 retry=self._recorder.retry,
+                remind=self._endings.look,
                 sweep=self._forgetting.sweep,
                 disk_free=partial(world.disk_free, config.outbox.path.parent),
                 unit_event=self._on_condition,
@@ -246,17 +249,21 @@ class Service:
             disk_free=partial(self._world.disk_free, self._config.outbox.path.parent),
             audit_head=lambda: str(self._stores.audit.head()),
             asks=self._confirming.asks,
-            epochs=lambda: self._epoch_keys.left(self._config.events.audience, self._clock.now()),
+            epochs=self._weeks,
+            certificate_days=self._endings.days_left,
         )
+
+    def _weeks(self) -> int:
+        return self._epoch_keys.left(self._config.events.audience, self._clock.now())
 
     def _make_uplink(self, side: assemble.CommandSide, health: HealthReporter, info: Callable[[], bytes]) -> Uplink:
         config = self._config
         credentials = assemble.credentials_of(config)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
-        discovery = None
+        topics, discovery = Topics(config.unit.site, config.unit.id), None
         if config.broker.home_assistant:
             discovery = make_discovery(
-                Topics(config.unit.site, config.unit.id),
+                topics,
                 name=config.unit.name,
                 model=board(),
                 version=agent.__version__,
@@ -285,6 +292,7 @@ class Service:
             on_notice=_log_uplink,
             health=health.build,
             discovery=discovery,
+            unwanted=() if discovery is not None else (topics.discovery,),
             connect=self._world.connect,
         )
 

@@ -17,8 +17,16 @@ from agent.protocol.topics import DISCOVERY_PREFIX, Topics
 SUPPORT_URL = "https://www.home-assistant.io/integrations/mqtt/"
 
 # Home Assistant wants ``event_type`` at the top level and shows what else is there as attributes.
-_MATCH = "{{ value_json.data | to_json }}"
-_PRESENCE = "{{ dict(value_json.data, event_type=value_json.data.state) | to_json }}"
+# What Home Assistant keeps says how old it is: ``time`` and ``clock`` are the unit's, ``late`` is for automations that
+# open something. It is true as well where the age is not known, and for what a reconnection brings.
+LATE_S = 10  # seconds; both clocks, the unit's network and Home Assistant's own delay are well within
+_LATE = f"value_json.data.clock != 'synced' or (now() - as_datetime(value_json.time)).total_seconds() | abs > {LATE_S}"
+_MATCH = "{{ dict(value_json.data, time=value_json.time, late=(" + _LATE + ")) | to_json }}"
+_PRESENCE = (
+    "{{ dict(value_json.data, event_type=value_json.data.state, time=value_json.time, late=("
+    + _LATE
+    + ")) | to_json }}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,12 @@ def _components(topics: Topics, identity: str, *, presence: bool, expire_s: int)
         "queue": number("queue", "Events waiting", "value_json.queue_depth"),
         "temperature": number("temperature", "Temperature", "value_json.temperature_c", "°C", "temperature"),
         "disk": number("disk", "Free storage", "value_json.disk_free_bytes", "B", "data_size"),
+        "certificate": number("certificate", "Certificate", "value_json.certificate_days | default(none)", "d"),
         "clock": word("clock", "Clock", ["synced", "unsynced"], "mdi:clock-check"),
         "recognition": word("recognition", "Recognition", ["running", "paused"], "mdi:face-recognition"),
     }
     if presence:
         components["presence"] = event("presence", "Presence", ["arrived", "left"], _PRESENCE, "mdi:door")
+    else:
+        components["presence"] = {"platform": "event"}  # how a device message takes an entity back
     return components

@@ -44,6 +44,7 @@ class HealthReporter:
     audit_head: Callable[[], str] | None = None
     epochs: Callable[[], int] | None = None
     asks: Callable[[], tuple[Ask, ...]] = tuple
+    certificate_days: Callable[[], int | None] = lambda: None
 
     def __post_init__(self) -> None:
         self._began_ns = self._last_ns = self.clock.monotonic_ns()
@@ -72,6 +73,7 @@ class HealthReporter:
             audit=self.audit_head() if self.audit_head is not None else None,
             epochs=self.epochs() if self.epochs is not None else None,
             asks=self.asks(),
+            certificate_days=self.certificate_days(),
         )
         members: dict[str, Any] = msgspec.to_builtins(report)
         signature = self.signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)

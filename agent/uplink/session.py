@@ -19,7 +19,7 @@ from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
 from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
 from agent.mqtt.link import Connect, Link
-from agent.mqtt.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
+from agent.mqtt.refusals import CONNECTION_LOST, NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.outbox.queue import Outbox
 from agent.protocol.event import CONTENT_TYPE
 from agent.protocol.topics import Topics
@@ -30,6 +30,7 @@ from agent.uplink.mailbox import Mailbox
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
+SUSPICIOUS = 3  # short sessions in a row: the broker may know this client's name twice
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
@@ -68,7 +69,8 @@ class UplinkSettings:
 class Uplink:
     """See the module. All public methods may be called from any thread.
 
-    All callables given here run on the uplink's thread and must return soon.
+    All callables given here run on the uplink's thread and must return soon. ``unwanted`` are topics whose retained
+    message an earlier configuration made and this one does not mean: they are cleared once a session.
     """
 
     settings: UplinkSettings
@@ -82,6 +84,7 @@ class Uplink:
     on_notice: Callable[[UplinkNotice], None]
     health: Callable[[], bytes] | None = None
     discovery: Discovery | None = None
+    unwanted: tuple[str, ...] = ()
     connect: Connect = Connection
 
     def __post_init__(self) -> None:
@@ -93,6 +96,7 @@ class Uplink:
         self._rows: dict[int, int] = {}  # packet id -> seq
         self._others: dict[int, str] = {}  # packet id -> topic, for messages that are not rows
         self._failures = 0
+        self._connected_ns = self._short = 0
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
         self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
@@ -144,7 +148,7 @@ class Uplink:
                 yield from self._serve(connection)
             except ConnectionLostError as error:
                 blame = error.reason
-                self._notify("disconnected", str(error))
+                self._notify("disconnected", self._why_lost(error))
             except KeyStoreError as error:
                 self._notify("credentials", str(error))
             except StorageError as error:
@@ -156,6 +160,13 @@ class Uplink:
             connection.abandon()
             self._forget_flight(blame)
             yield from self._wait_to_reconnect(blame)
+
+    def _why_lost(self, error: ConnectionLostError) -> str:
+        """What ended a session; a broker that only hangs up on a second client of one name does not say so."""
+        short = self.clock.monotonic_ns() - self._connected_ns < STABLE_S * 1e9
+        self._short = self._short + 1 if short else 0
+        hint = self._short >= SUSPICIOUS and error.reason == CONNECTION_LOST
+        return f"{error}; if another unit uses this certificate, each puts the other out" if hint else str(error)
 
     def _new_connection(self) -> Link:
         return self.connect(
@@ -175,8 +186,10 @@ class Uplink:
         if connection.receive_maximum is not None:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
         self._notify("connected", f"connected to the broker {self.settings.broker.host}:{self.settings.broker.port}")
-        began_ns = self.clock.monotonic_ns()
+        began_ns = self._connected_ns = self.clock.monotonic_ns()
         self._send(connection, self._topics.availability, ONLINE, retain=True)
+        for topic in self.unwanted:
+            self._send(connection, topic, b"", retain=True)
         self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
         self.mailbox.drop_reports()
         while not self._stopping.is_set():
@@ -282,7 +295,9 @@ class Uplink:
                 self._notify("refused", f"the broker takes no events at the moment ({reason}): raise its limits")
             return
         topic = self._others.pop(ack.mid, None)
-        if topic is not None and not ack.accepted:
+        if (
+            topic is not None and topic not in self.unwanted and not ack.accepted
+        ):  # what may not be written is not there
             self._notify("refused", f"the broker refuses {topic} ({reason}): add it to the broker's ACL")
 
     def _received(self, connection: Link, message: Incoming, now_ns: int) -> None:

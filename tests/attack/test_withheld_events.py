@@ -29,6 +29,8 @@ class Unit:
         self.unit = unit
         self.entries = 7
         self.waiting = 0
+        self.days: int | None = None
+        self.weeks = 3
         self.start()
 
     def start(self, boot: str = "0123456789abcdef", signer: Any = None) -> None:
@@ -44,6 +46,8 @@ class Unit:
             temperature=lambda: None,
             disk_free=lambda: 1,
             audit_head=lambda: f"{self.entries}:sha256:{'0' * 64}",
+            epochs=lambda: self.weeks,
+            certificate_days=lambda: self.days,
         )
 
     def head(self) -> tuple[int, str]:
@@ -103,6 +107,23 @@ def test_audit_log_that_went_back_is_told_and_an_old_report_is_not_believed(
     (sentence,) = told(verifier, heads, door.health())
     assert "went back from entry 40 to 12" in sentence
     assert told(verifier, Heads(heads.take_changed()), door.health()) == []
+    assert unit
+
+
+def test_what_runs_out_at_a_unit_is_told_once_for_each_change(
+    unit: SigningUnit, verifier: Verifier, door: Unit
+) -> None:
+    heads = Heads()
+    assert told(verifier, heads, door.health()) == []
+    door.days, door.weeks = 200, 3
+    assert told(verifier, heads, door.health()) == []
+    door.days, door.weeks = 12, 1
+    first, second = told(verifier, heads, door.health())
+    assert first == "the certificate of unit door-3 ends in 12 days: postern site renew-unit door-3"
+    assert second.startswith("unit door-3 has epoch keys for 1 weeks")
+    assert told(verifier, heads, door.health()) == []
+    door.days, door.weeks = 364, 3
+    assert told(verifier, heads, door.health()) == []
     assert unit
 
 

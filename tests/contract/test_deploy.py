@@ -6,12 +6,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from agent import errors
+from agent.config.camera import CameraSettings
 from tests.simulators.config import parse_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -50,7 +52,8 @@ def test_the_service_never_hides_cpuinfo_from_the_model_runtime() -> None:
 
 def test_the_service_is_restarted_unless_a_person_is_needed() -> None:
     assert setting("Restart") == ["always"]
-    assert setting("RestartPreventExitStatus") == [str(errors.RefusedError.exit_status)]
+    waits_for_a_person = (errors.RefusedError, errors.KeyStoreError)
+    assert setting("RestartPreventExitStatus") == [" ".join(str(error.exit_status) for error in waits_for_a_person)]
     assert setting("StartLimitIntervalSec") == ["0"]
     assert setting("Type") == ["notify"]
     assert int(setting("WatchdogSec")[0]) <= 30
@@ -104,6 +107,117 @@ def test_the_first_boot_example_holds_an_acceptable_configuration_and_no_secret(
     assert parse_config(files["/etc/postern/config.yaml"].encode(), Path("config.yaml")).profile == "production"
     text = USER_DATA.read_text().lower()
     assert not re.search(r"private key|chpasswd|plain_text_passwd|hashed_passwd|password:", text)
+
+
+class FirstBoot:
+    """The script as the example carries it, with stand-ins for the machine's own commands."""
+
+    def __init__(self, folder: Path) -> None:
+        data = yaml.safe_load(USER_DATA.read_text())
+        files = {entry["path"]: entry["content"] for entry in data["write_files"]}
+        self.boot, self.bin, self.calls = folder / "boot", folder / "bin", folder / "calls"
+        self.boot.mkdir()
+        self.bin.mkdir()
+        self.script = folder / "first-boot"
+        self.script.write_text(files["/usr/local/sbin/postern-first-boot"])
+        self.command("sync", "exit 0")
+        self.command("timedatectl", "echo no")
+        self.command("apt-get", "exit 100")
+        self.command("runuser", 'shift 3; exec "$@"')
+
+    def command(self, name: str, does: str) -> None:
+        path = self.bin / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.calls}\n{does}\n')
+        path.chmod(0o755)
+
+    def __call__(self) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{self.bin}:/usr/bin:/bin", "POSTERN_BOOT": str(self.boot)}
+        return subprocess.run(
+            ["sh", self.script], env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+
+
+def test_a_first_boot_waits_for_the_time_tries_again_and_ends_with_the_request(tmp_path: Path) -> None:
+    unit = FirstBoot(tmp_path)
+    assert (unit().returncode, "waiting for a time server" in unit().stderr) == (75, True)
+    assert "apt-get" not in unit.calls.read_text(), "nothing is fetched on a clock that is behind"
+    unit.command("timedatectl", "echo yes")
+    assert "the package is missing" in unit().stderr
+    (unit.boot / "postern_0.1.0_arm64.deb").touch()
+    failed = unit()
+    assert (failed.returncode, "could not be installed" in failed.stderr) == (75, True)
+    request = 'case "$1 $2" in "unit request") [ -s "$4" ] && echo request || exit 2 ;; esac'
+    unit.command("postern", request)
+    assert "the token is missing" in unit().stderr
+    (unit.boot / "postern-token").touch()
+    assert unit().returncode == 75
+    assert sorted(path.name for path in unit.boot.glob("postern-*")) == ["postern-token"], "half a request is none"
+    (unit.boot / "postern-token").write_text("aaaa")
+    assert unit().returncode == 0
+    assert sorted(path.name for path in unit.boot.glob("postern-*")) == ["postern-request"]
+    before = unit.calls.read_text()
+    assert unit().returncode == 0
+    assert unit.calls.read_text() == before, "once it exists, nothing is done again"
+
+
+def test_the_first_boot_example_carries_the_files_that_lie_beside_it() -> None:
+    data = yaml.safe_load(USER_DATA.read_text())
+    files = {Path(entry["path"]).name: entry["content"] for entry in data["write_files"]}
+    assert files["postern-first-boot"] == (USER_DATA.parent / "first-boot").read_text()
+    assert files["postern-first-boot.service"] == (USER_DATA.parent / "postern-first-boot.service").read_text()
+    assert "package_update" not in data
+    assert "packages" not in data
+    service = files["postern-first-boot.service"]
+    assert "Restart=on-failure" in service
+    assert "ConditionPathExists=!/boot/firmware/postern-request" in service
+
+
+JETSON = (DEPLOY / "cameras" / "jetson.conf").read_text()
+# What each camera that the configuration offers needs of the sandbox, and which file gives it.
+SANDBOX = {
+    "picamera2": (SERVICE, ["char-video4linux rw", "char-media rw", "char-dma_heap rw", "/dev/udmabuf rw"]),
+    "v4l2": (SERVICE, ["char-video4linux rw"]),
+    "rtsp": (SERVICE, []),
+    "gstreamer": (JETSON, ["char-nvhost* rw", "/dev/nvmap rw"]),
+    "file": (SERVICE, []),
+    "scene": (SERVICE, []),
+}
+
+
+def test_each_camera_that_the_configuration_offers_has_a_sandbox_that_lets_it_work() -> None:
+    kinds = {kind.__struct_config__.tag for kind in typing.get_args(CameraSettings)}
+    assert set(SANDBOX) == kinds
+    for text, devices in SANDBOX.values():
+        allowed = re.findall(r"^DeviceAllow=(.*)$", text, flags=re.MULTILINE)
+        assert set(devices) <= set(allowed)
+    assert "PrivateTmp=no" in JETSON, "nvargus-daemon's socket lies in /tmp"
+    assert "AF_INET" in setting("RestrictAddressFamilies")[0]
+    postinst = (DEPLOY / "debian" / "postinst").read_text()
+    assert "/etc/nv_tegra_release" in postinst
+    assert "postern.service.d/jetson.conf" in postinst
+
+
+@needs_systemd
+def test_the_sandbox_of_a_jetson_is_valid_and_still_tight(tmp_path: Path) -> None:
+    unit = tmp_path / "postern.service"
+    unit.write_text(SERVICE.replace("/usr/bin/postern", "/bin/true"))
+    folder = tmp_path / "postern.service.d"
+    folder.mkdir()
+    (folder / "jetson.conf").write_text(JETSON)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_camera_brings_along_what_another_one_needs() -> None:
+    control = (DEPLOY / "debian" / "control.in").read_text()
+    assert "Recommends" not in control
+    (depends,) = re.findall(r"^Depends: (.*)$", control, flags=re.MULTILINE)
+    (suggests,) = re.findall(r"^Suggests: (.*)$", control, flags=re.MULTILINE)
+    readme = (DEPLOY / "README.md").read_text()
+    for package in ("python3-picamera2", "python3-av", "python3-gi"):
+        assert package in suggests
+        assert package not in depends
+        assert package in readme
 
 
 @pytest.mark.skipif(shutil.which("cloud-init") is None, reason="needs cloud-init")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_diagnostics_expire_when_health_stops() -> None:
 
 def test_presence_is_left_out_where_it_is_off() -> None:
     without = make_discovery(TOPICS, name="n", model="m", version="1", presence=False, health_interval_s=60)
-    assert "presence" not in json.loads(without.payload)["components"]
+    assert json.loads(without.payload)["components"]["presence"] == {"platform": "event"}  # takes the entity back
 
 
 def test_two_units_never_share_an_identity() -> None:
@@ -76,9 +77,18 @@ def test_two_units_never_share_an_identity() -> None:
     assert json.loads(one.payload)["device"]["identifiers"] != json.loads(two.payload)["device"]["identifiers"]
 
 
-EVENT = {
+NOW = datetime(2026, 11, 26, 8, 0, tzinfo=UTC)
+EVENT: dict[str, Any] = {
     "type": "io.postern.presence.v1",
-    "data": {"event_type": "presence", "state": "arrived", "subject": "p1_" + "0" * 32, "zone": "door", "seq": 7},
+    "time": "2026-11-26T08:00:00Z",
+    "data": {
+        "event_type": "presence",
+        "state": "arrived",
+        "subject": "p1_" + "0" * 32,
+        "zone": "door",
+        "seq": 7,
+        "clock": "synced",
+    },
 }
 HEALTH = {"fps_milli": 12_480, "queue_depth": 0, "temperature_c": 51, "clock": "synced", "recognition": "running"}
 
@@ -88,11 +98,12 @@ def test_templates_give_what_home_assistant_expects() -> None:
     jinja2 = pytest.importorskip("jinja2")
     environment = jinja2.Environment(autoescape=False)
     environment.filters["to_json"] = json.dumps
+    environment.globals |= {"now": lambda: NOW, "as_datetime": datetime.fromisoformat}
 
     def render(key: str, value: object) -> str:
         return str(environment.from_string(COMPONENTS[key]["value_template"]).render(value_json=value))
 
-    match = json.loads(render("match", {"data": {**EVENT["data"], "event_type": "match"}}))  # type: ignore[dict-item]
+    match = json.loads(render("match", {**EVENT, "data": {**EVENT["data"], "event_type": "match"}}))
     assert match.pop("event_type") in COMPONENTS["match"]["event_types"]
     assert match["zone"] == "door"
     presence = json.loads(render("presence", EVENT))
@@ -101,3 +112,21 @@ def test_templates_give_what_home_assistant_expects() -> None:
     assert render("temperature", HEALTH) == "51"
     assert render("clock", HEALTH) in COMPONENTS["clock"]["options"]
     assert render("recognition", HEALTH) in COMPONENTS["recognition"]["options"]
+    assert render("certificate", HEALTH) == "None"  # which Home Assistant shows as unknown
+    assert render("certificate", {**HEALTH, "certificate_days": 12}) == "12"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "clock", "late"),
+    [(0, "synced", False), (9, "synced", False), (33, "synced", True), (-60, "synced", True), (0, "unsynced", True)],
+)
+def test_what_home_assistant_keeps_says_how_old_it_is(age_s: int, clock: str, late: bool) -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    environment.globals |= {"now": lambda: NOW, "as_datetime": datetime.fromisoformat}
+    happened = (NOW - timedelta(seconds=age_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for key, kind in (("match", "match"), ("presence", "presence")):
+        event = {"time": happened, "data": {**EVENT["data"], "event_type": kind, "clock": clock}}
+        kept = json.loads(environment.from_string(COMPONENTS[key]["value_template"]).render(value_json=event))
+        assert (kept["time"], kept["clock"], kept["late"]) == (happened, clock, late)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,15 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.camera.av_convert import AvConverter
 from agent.camera.av_input import file_input, v4l2_input
 from agent.camera.av_source import AvCamera
+from agent.camera.av_stream import load_av
 from agent.camera.base import LORES_BORDER, Frame
 from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.camera import FileCamera, V4l2Camera
 from agent.errors import CameraLostError, ConfigError, RefusedError
 from tests.simulators.camera import picture, write_clip
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 LORES = (160, 120)
 
 
@@ -298,3 +302,74 @@ def test_what_is_no_camera_device_is_lost(clip: Path) -> None:
     source = AvCamera(v4l2_input(V4l2Camera(device=clip)), lores_size=LORES, clock=SystemClock())
     with pytest.raises(CameraLostError), source:
         pass
+
+
+def corner(frame: Frame) -> str:
+    """Which half of the frame is red: the clip's left one, unless it was turned."""
+    width, height = frame.main.width, frame.main.height
+    picture = frame.main.window(0, 0, width, height).astype(int)
+    halves = {
+        "left": picture[:, : width // 2],
+        "right": picture[:, width // 2 :],
+        "top": picture[: height // 2],
+        "bottom": picture[height // 2 :],
+    }
+    redness = {name: float((half[..., 0] - half[..., 2]).mean()) for name, half in halves.items()}
+    return max(redness, key=lambda name: redness[name])
+
+
+@pytest.mark.parametrize(("turn", "red"), [(0, "left"), (90, "top"), (180, "right"), (270, "bottom")])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuvj420p"])
+def test_a_turned_camera_shows_its_picture_upright(tmp_path: Path, turn: int, red: str, pixels: str) -> None:
+    codec = "mjpeg" if pixels == "yuvj420p" else "libx264"
+    path = write_clip(tmp_path / "clip.mkv", frames=3, pixels=pixels, codec=codec)
+
+    def look(frame: Frame) -> tuple[str, int, int]:
+        main, lores = frame.main, frame.lores
+        scale = min(LORES[0] / main.width, LORES[1] / main.height)
+        shown = lores[: round(main.height * scale), : round(main.width * scale)]
+        whole = main.window(0, 0, main.width, main.height)
+        assert abs(whole.astype(int).mean((0, 1)) - shown.astype(int).mean((0, 1))).max() < 8  # both are turned alike
+        assert (lores[round(main.height * scale) + 1 :] == LORES_BORDER).all()
+        return corner(frame), main.width, main.height
+
+    size = (320, 180) if turn % 180 == 0 else (180, 320)
+    assert taken(path, look, rotate=turn) == [(red, *size)] * 3
+    with camera(path, rotate=turn) as source:
+        assert (source.info().width, source.info().height) == size
+
+
+def test_a_recording_that_is_marked_as_turned_is_turned(tmp_path: Path) -> None:
+    """The display matrix that phones write; FFmpeg's program puts one in without encoding anew."""
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        pytest.skip("ffmpeg is not installed")
+    flat, marked = write_clip(tmp_path / "flat.mp4", frames=3), tmp_path / "marked.mp4"
+    command = [ffmpeg, "-v", "error", "-display_rotation:v:0", "-90", "-i", str(flat), "-c", "copy", str(marked)]
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this ffmpeg cannot mark a recording as turned")
+    assert taken(marked, corner) == ["top"] * 3
+    assert taken(marked, corner, rotate=270) == ["left"] * 3
+
+
+@pytest.mark.parametrize("pixels", ["gray", "gray16le", "uyvy422", "rgb24", "bgr24", "yuyv422", "nv12", "yuv422p"])
+def test_each_format_that_can_be_asked_for_is_read(pixels: str) -> None:
+    """What a V4L2 camera of that format gives, through the converter, in true brightness."""
+    assert V4l2Camera(device=Path("/dev/video0"), format=pixels)  # type: ignore[arg-type]
+    grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 120, np.uint8), format="rgb24").reformat(format=pixels)
+    make, main = AvConverter(av, (32, 24)).convert(grey, 90)
+    lores = make()
+    assert (main.width, main.height) == (48, 64)
+    assert abs(int(main.window(0, 0, 48, 64).mean()) - 120) <= 3
+    assert abs(int(lores[:20, :10].mean()) - 120) <= 3
+
+
+def test_a_library_that_is_there_and_does_not_load_is_told_apart_from_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(name: str) -> object:
+        raise AttributeError("_ARRAY_API not found")
+
+    monkeypatch.setattr("agent.camera.av_stream.importlib.import_module", broken)
+    with pytest.raises(ConfigError, match=r"is installed but cannot be loaded \(AttributeError: _ARRAY_API"):
+        load_av()

@@ -51,7 +51,7 @@ def test_jetson_pipeline_keeps_only_the_newest_picture() -> None:
         "nvvidconv flip-method=0 ! capsfilter caps=video/x-raw,format=NV12 ! "
         "appsink name=postern drop=true max-buffers=1 sync=false"
     )
-    assert "flip-method=2" in pipeline_text(GstreamerCamera(rotate180=True))
+    assert "flip-method=2" in pipeline_text(GstreamerCamera(rotate=180))
 
 
 def test_own_pipeline_ends_in_the_same_sink() -> None:

@@ -48,7 +48,7 @@ def adjusted(**streams: dict[str, Any] | None) -> Callable[[dict[str, Any]], Non
 
 def test_two_even_yuv_streams_of_one_shape_are_asked_for_and_no_raw() -> None:
     sensor = Sensor()
-    with camera(sensor, width=1920, height=1080, frames_per_second=20, rotate180=True):
+    with camera(sensor, width=1920, height=1080, frames_per_second=20, rotate=180):
         asked = sensor.requested
     assert (asked["main"]["format"], asked["main"]["size"]) == ("YUV420", (1920, 1080))
     assert (asked["lores"]["format"], asked["lores"]["size"]) == ("YUV420", (320, 180))
@@ -139,6 +139,7 @@ def test_many_frames_do_not_starve_the_camera() -> None:
             with frame:
                 assert frame.number == number
                 times.append(frame.timestamp_ns)
+            source.clock.sleep(0.04)
     assert times == [5_000_000_000 + number * 40_000_000 for number in range(50)]
 
 
@@ -219,7 +220,7 @@ def test_picture_of_a_camera_that_cannot_turn_it_is_turned_here(name: str) -> No
         configuration["main"]["format"] = configuration["lores"]["format"] = name
 
     sensor = Sensor(adjust=adjust, colour_space="SMPTE170M")
-    with camera(sensor, rotate180=True) as source, next(source.frames()) as frame:
+    with camera(sensor, rotate=180) as source, next(source.frames()) as frame:
         shown, plain = rgb(*sensor.colours(0), BT601), rgb(200, 128, 128, BT601)
         whole = frame.main.window(0, 0, 9999, 9999)
         assert (whole[:, 640:] == shown).all()

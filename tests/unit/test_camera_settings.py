@@ -55,7 +55,7 @@ def test_each_source_opens_its_own_kind_of_camera(document: dict[str, Any], kind
         {"source": "picamera2", "index": -1},
         {"source": "gstreamer", "pipeline": ""},
         {"source": "gstreamer", "pipeline": "videotestsrc\n! fakesink"},
-        {"source": "gstreamer", "pipeline": "videotestsrc", "rotate180": True},
+        {"source": "gstreamer", "pipeline": "videotestsrc", "rotate": 45},
         {"source": "rtsp", "url": "rtsp://"},
         {"source": "rtsp", "url": "http://host/live"},
         {"source": "rtsp", "url": "rtsps://host/live"},

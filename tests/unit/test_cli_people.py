@@ -125,7 +125,10 @@ def test_a_running_unit_keeps_its_gallery(file: Path, capsys: pytest.CaptureFixt
     config = load_config(file)
     with open_gallery(config, UnitKey.load(config.keys.folder / "unit.key"), SystemClock()):
         assert main(["gallery", "list", "-c", str(file)]) == 70
-    assert "in use by another process: ask the running agent, or stop it" in capsys.readouterr().err
+    assert (
+        "in use by another process: stop the service (systemctl stop postern), or ask the running unit"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_tampered_log_is_refused(file: Path, people: list[SubjectId], capsys: pytest.CaptureFixture[str]) -> None:

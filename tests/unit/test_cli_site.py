@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 import msgspec
@@ -74,7 +73,7 @@ def test_a_unit_gets_its_keys(installer: Installer) -> None:
     assert installer("site", "trust").split() == ["door-3", "trusted", "access"]
     config = load_config(installer.config)
     assert credentials_of(config).certificate.exists()
-    assert installer("doctor", "keys", "certificate").count("ok") == 4
+    assert [line.split()[0] for line in installer("doctor", "keys", "certificate").splitlines()] == ["ok"] * 4
     shown = json.loads(installer("unit", "show"))
     trusted = listed_units(installer.site_folder).find(shown["kid"])
     assert trusted is not None
@@ -99,7 +98,7 @@ def test_a_request_without_a_valid_token_is_refused(installer: Installer) -> Non
 def test_an_answer_for_another_unit_is_refused(installer: Installer) -> None:
     installer.enrol_unit()
     installer.config.write_text(installer.config.read_text().replace("folder: keys", "folder: other"))
-    installer("unit", "install", installer.file("answer"), status=70)
+    installer("unit", "install", installer.file("answer"), status=78)
     assert "make a request first" in installer.err
 
 
@@ -171,10 +170,10 @@ def test_a_site_with_a_passphrase_needs_it(tmp_path: Path, capsys: pytest.Captur
     secret.write_text("correct horse battery\n")
     installer = Installer(tmp_path, capsys)
     installer("site", "create", "hq", "--passphrase-file", secret)
-    installer("site", "broker", "localhost", status=70)
+    installer("site", "broker", "localhost", status=78)
     installer("site", "broker", "localhost", "--passphrase-file", secret)
     secret.chmod(0o644)
-    installer("site", "broker", "localhost", "--passphrase-file", secret, status=70)
+    installer("site", "broker", "localhost", "--passphrase-file", secret, status=78)
 
 
 def secret(folder: Path, content: str) -> Path:
@@ -191,7 +190,7 @@ def test_a_revocation_without_the_passphrase_revokes_nothing_and_says_so(
     right = secret(tmp_path, "correct horse battery\n")
     installer("site", "create", "hq", "--passphrase-file", right)
     installer.enrol_unit("--passphrase-file", right)
-    installer("site", "revoke", "door-3", status=70)
+    installer("site", "revoke", "door-3", status=78)
     assert installer.err.splitlines() == [f"postern: {installer.site_folder}/ca.key does not open: give its passphrase"]
     assert installer("site", "trust").split()[1] == "trusted"
     assert "revoked" not in installer("site", "log")
@@ -328,12 +327,3 @@ def test_a_name_that_is_a_path_is_refused(installer: Installer, name: str) -> No
 def test_a_site_is_never_overwritten(installer: Installer) -> None:
     installer("site", "create", "hq", status=2)
     assert "never overwritten" in installer.err
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a folder away")
-def test_another_user_than_the_service_is_refused(installer: Installer) -> None:
-    installer.enrol_unit()
-    os.chown(installer.config.parent / "keys", 12345, 12345)
-    for words in (["unit", "show"], ["gallery", "list"], ["doctor"]):
-        installer(*words, status=2)
-        assert "run this as that user (sudo -u 12345 postern …)" in installer.err

@@ -140,6 +140,6 @@ def test_a_broker_that_is_not_there_is_one_line_and_try_again_later(tmp_path: Pa
     keys.mkdir()
     words = ["subscribe", "--broker", "127.0.0.1", "--port", "9", "--site", "hq", "--keys", str(keys)]
     done = subprocess.run([sys.executable, "-m", "agent", *words], capture_output=True, text=True, cwd=ROOT, timeout=30)
-    assert done.returncode == 70
+    assert done.returncode == 78
     assert done.stderr.startswith("postern: cannot read")
     assert len(done.stderr.splitlines()) == 1

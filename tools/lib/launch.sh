@@ -12,5 +12,5 @@ launch() {
   local module=$1 environment=$2 extra=$3
   shift 3
   set_up "$root" "$environment" "$extra" >&2
-  exec "$BIN/python" -P -m "tools.lib.$module" "$@" # -P: no import from the folder where the caller happens to be
+  exec "$BIN/python" -P -m tools.lib.guarded "$module" "$@" # -P: no import from the folder where the caller happens to be
 }

@@ -22,6 +22,7 @@ NOTICE = {
     "operator": "Nobody: the demo of Postern, on this machine",
     "alternative": "walk through, there is no door",
 }
+TOO_SLOW = "this machine is too slow or too busy for the demo; end other programs, then try again"
 COMMAND_TIMEOUT_S = 300.0  # an enrolment takes five seconds, on a machine that does much else a minute
 
 
@@ -31,14 +32,17 @@ class CommandError(Exception):
 
 def postern(*words: str | Path, stdin: str | None = None) -> str:
     """Run ``postern`` as a user would; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "agent", *map(str, words)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", *map(str, words)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"postern {words[0]} did not end within {COMMAND_TIMEOUT_S:g} s: {TOO_SLOW}") from None
     if done.returncode != 0:
         raise CommandError(f"postern {words[0]} ended with status {done.returncode}: {done.stderr.strip()[-600:]}")
     return done.stdout

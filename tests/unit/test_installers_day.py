@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F811 - names of fixtures
+"""Wrong moves of an installer, each answered with the sentence that says what to do."""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.camera.av_input import read_credentials
+from agent.cli import main
+from agent.clock import SimulatedClock, SystemClock
+from agent.config.load import load_config
+from agent.errors import BrokerError, ConfigError, DamagedError, InUseError, KeyStoreError, ModelError
+from agent.files import read_brought
+from agent.inference.runtime import open_runtime
+from agent.mqtt.credentials import load_identity
+from agent.process_lock import ProcessLock
+from agent.protocol.joining import spell_token, token_key
+from agent.site.folder import changing
+from agent.strict_yaml import parse_document
+from agent.unit import doctor
+from agent.unit.in_child import examine_in_child
+from tests.simulators.pki import Authority
+from tests.unit.test_cli_doctor import EXAMPLE, file, findings, site  # noqa: F401 - fixtures
+from tests.unit.test_cli_site import Installer
+
+SERVICE = Path(__file__).parents[2] / "deploy" / "postern.service"
+TOKEN = spell_token(bytes(range(16)))
+
+
+@pytest.fixture
+def installer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Installer:
+    made = Installer(tmp_path, capsys)
+    made("site", "create", "hq")
+    return made
+
+
+EDITORS = {
+    "notepad": codecs.BOM_UTF8 + TOKEN.encode() + b"\r\n",
+    "powershell": codecs.BOM_UTF16_LE + (TOKEN + "\r\n").encode("utf-16-le"),
+    "big-endian": codecs.BOM_UTF16_BE + (TOKEN + "\n").encode("utf-16-be"),
+    "dos": TOKEN.encode() + b"\r\n",
+    "unix": TOKEN.encode() + b"\n",
+    "no line end": TOKEN.encode(),
+}
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_a_token_file_of_any_editor_is_taken(editor: str, installer: Installer) -> None:
+    installer.file("token").write_bytes(EDITORS[editor])
+    installer("unit", "request", "--token-file", installer.file("token"), "-o", installer.file("request"))
+    assert read_brought(installer.file("token")).decode().strip() == TOKEN
+    assert token_key(TOKEN)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\xff\xfe\x00\xd8", b"\x80\x81", "tökén".encode(), b""])
+def test_a_token_file_that_is_no_text_is_one_sentence(content: bytes, installer: Installer) -> None:
+    installer.file("token").write_bytes(content)
+    assert main(["unit", "request", "-c", str(installer.config), "--token-file", str(installer.file("token"))]) in {
+        2,
+        78,
+    }
+
+
+@pytest.mark.parametrize("editor", ["utf-8-sig", "utf-16", "utf-8"])
+def test_credentials_and_configuration_of_any_editor_are_taken(editor: str, tmp_path: Path) -> None:
+    secret = tmp_path / "login"
+    secret.touch(mode=0o600)
+    secret.write_bytes("üser:pa#ss\r\n".encode(editor))
+    assert read_credentials(secret) == ("üser", "pa#ss")
+    text = EXAMPLE.read_text().replace("\n", "\r\n")
+    assert parse_document(text.encode(editor), Path("config.yaml")).data["unit"]["id"] == "door-3"
+
+
+@pytest.mark.parametrize("editor", ["utf-8-sig", "utf-16"])
+def test_what_travels_between_site_and_unit_survives_any_editor(editor: str, installer: Installer) -> None:
+    def saved_again(name: str) -> Path:
+        path = installer.file(name)
+        path.write_bytes((path.read_text() + "\r\n").encode(editor))
+        return path
+
+    installer.file("token").write_text(installer("site", "token", "door-3"))
+    installer("unit", "request", "--token-file", saved_again("token"), "-o", installer.file("request"))
+    installer("site", "add-unit", saved_again("request"), "-o", installer.file("answer"))
+    installer("unit", "install", saved_again("answer"))
+    installer("site", "issue-keys", "door-3", "-o", installer.file("sealed"))
+    installer("unit", "install-keys", saved_again("sealed"))
+
+
+@pytest.mark.parametrize("raised", ["ImportError('numpy.core')", "AttributeError('_ARRAY_API')", "SystemError('bad')"])
+def test_a_runtime_that_cannot_load_says_why(
+    raised: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: Path,
+) -> None:
+    package = tmp_path / "path" / "ai_edge_litert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '9'\n")
+    (package / "interpreter.py").write_text(f"raise {raised}\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ai_edge_litert"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(package.parent))
+    importlib.invalidate_caches()
+    with pytest.raises(ModelError, match=r"ai-edge-litert is installed but cannot be loaded \(") as caught:
+        open_runtime(("ai-edge-litert", "tflite-runtime"))
+    assert raised.partition("'")[2].rstrip("')") in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_no_check_of_the_doctor_ends_the_others(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def killed(*_: object) -> Iterator[tuple[str, str]]:
+        yield "ok", "so far"
+        os.kill(os.getpid(), signal.SIGILL)
+
+    def unforeseen(*_: object) -> Iterator[tuple[str, str]]:
+        raise KeyError("secret")
+        yield
+
+    def stuck(*_: object) -> Iterator[tuple[str, str]]:
+        time.sleep(60)
+        yield "ok", "never"
+
+    monkeypatch.setattr(doctor, "CHECKS", {**doctor.CHECKS, "disk": killed, "memory": unforeseen, "clock": stuck})
+    config = load_config(file)
+    (first, second) = examine_in_child("disk", config, SystemClock())
+    assert (first.text, second.state) == ("so far", "fault")
+    assert "killed by SIGILL" in second.text
+    (finding,) = examine_in_child("memory", config, SystemClock())
+    assert "a fault of this program (KeyError" in finding.text
+    (finding,) = examine_in_child("clock", config, SystemClock(), within_s=0.2)
+    assert "did not end within 0.2 s" in finding.text
+    assert main(["doctor", "disk", "memory", "folders", "-c", str(file)]) == 1
+    assert "is private and writable" in " ".join(capsys.readouterr().out.split())
+
+
+def test_another_site_in_the_configuration_is_a_fault(file: Path) -> None:
+    file.write_text(file.read_text().replace("site: hq", "site: hq2"))
+    assert [finding.state for finding in findings("keys", file)] == ["ok", "ok", "fault"]
+    assert "is of site 'hq', this is 'hq2'" in findings("keys", file)[-1].text
+
+
+def test_two_acts_at_one_site_wait_for_each_other(installer: Installer) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with changing(installer.site_folder, clock=SystemClock(), passphrase=None):
+            entered.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert entered.wait(10)
+    threading.Timer(0.3, leave.set).start()
+    installer("site", "token", "door-3")
+    other.join()
+
+
+def test_a_lock_that_is_not_released_says_what_to_do_there(tmp_path: Path) -> None:
+    held = ProcessLock(tmp_path / "audit.log")
+    with pytest.raises(InUseError, match="another 'postern site' command is at work"):
+        ProcessLock(tmp_path / "audit.log", wait_s=0.1, advice="another 'postern site' command is at work there")
+    held.release()
+
+
+def test_a_colon_in_the_purpose_is_told_with_its_mend() -> None:
+    text = EXAMPLE.read_text().replace("purpose: ", "purpose: To open: ", 1)
+    with pytest.raises(ConfigError, match="put text that holds ': ' in quotes"):
+        parse_document(text.encode(), Path("config.yaml"))
+
+
+@pytest.mark.parametrize("what", ["manifest", "detector", "embedder"])
+def test_check_config_finds_models_that_are_not_there(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = Path(__file__).parents[2] / "models" / "manifest.yaml"
+    text = EXAMPLE.read_text().replace("/usr/share/postern/models/manifest.yaml", str(models))
+    wrong = {
+        "manifest": (str(models), "/nowhere/manifest.yaml"),
+        "detector": ("detector: detector-320x240", "detector: detector-3"),
+        "embedder": ("embedder: embedder", "embedder: detector-320x240"),
+    }[what]
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert main(["check-config", str(path)]) == 0
+    path.write_text(text.replace(*wrong))
+    assert main(["check-config", str(path)]) == 2
+    line = next(number for number, one in enumerate(path.read_text().splitlines(), 1) if wrong[1] in one)
+    assert f"{path}:{line}: models.{what}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "password", ["12345#x", "123?x", "1/2", "pa#ss", "50%", "a%zz", "x y", "a/b@c", "?#/", "1/2@3"]
+)
+def test_a_password_that_is_not_encoded_is_refused_with_its_mend(password: str, tmp_path: Path) -> None:
+    text = EXAMPLE.read_text()
+    begin, end = text.index("camera:\n  source: picamera2"), text.index("#camera:\n#  source: v4l2")
+    url = f"rtsp://admin:{password}@192.0.2.20/live"
+    path = tmp_path / "config.yaml"
+    path.write_text(f'{text[:begin]}camera: {{source: rtsp, url: "{url}"}}\n\n{text[end:]}')
+    with pytest.raises(ConfigError, match=r"percent-encoded|camera's address"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=3650), timedelta(days=-3650)])
+def test_a_clock_that_was_never_synchronised_is_waited_for_in_both_directions(ahead: timedelta, tmp_path: Path) -> None:
+    identity = Authority(tmp_path).issue("door-3")
+    wrong = SimulatedClock(datetime.now(UTC) + ahead, state="unsynced")
+    with pytest.raises(BrokerError, match="never synchronised: wait for the time server") as caught:
+        load_identity(identity, wrong)
+    assert caught.value.exit_status == 75
+    with pytest.raises(KeyStoreError):
+        load_identity(identity, SimulatedClock(datetime.now(UTC) + ahead, state="synced"))
+
+
+def test_what_waiting_cannot_mend_is_not_started_again() -> None:
+    (line,) = [line for line in SERVICE.read_text().splitlines() if line.startswith("RestartPreventExitStatus=")]
+    left = {int(status) for status in line.partition("=")[2].split()}
+    assert {KeyStoreError.exit_status, DamagedError.exit_status, ConfigError.exit_status} <= left
+    assert not {70, 75} & left
+
+
+def test_a_terminal_without_our_letters_ends_no_command(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io  # noqa: PLC0415
+
+    for encoding in ("ascii", "iso-8859-1", "cp1252"):
+        shown = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding))
+        file.write_text(file.read_text().replace("name: Staff entrance", "name: 门 … Tür"))
+        assert main(["doctor", "keys", "-c", str(file)]) == 0
+        assert main(["notice", "-c", str(file)]) == 0
+        assert main(["check-config", str(file)]) in {0, 2}
+        sys.stdout.flush()
+        assert b"keys" in shown.getvalue()

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No traceback reaches a person: whatever a command raises is one sentence, with where the details are."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli import main, version
+
+ROOT = Path(__file__).parents[2]
+
+
+def raising(error: BaseException) -> object:
+    def run(_: object) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "status"),
+    [
+        (KeyError("secret-of-somebody"), "a fault of this program (KeyError at ", 70),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "cannot use /root/x (Permission denied)", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "x.db"), "cannot use x.db (No space left", 2),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "numpy cannot be loaded", 78),
+        (MemoryError(), "there is not enough memory", 70),
+        (RecursionError(), "a fault of this program (RecursionError at ", 70),
+        (UnicodeEncodeError("ascii", "门", 0, 1, "no"), "a fault of this program (UnicodeEncodeError", 70),
+    ],
+)
+def test_what_nobody_foresaw_is_one_sentence(
+    error: Exception,
+    told: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(version, "run", raising(error))
+    assert main(["version"]) == status
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert shown.count("\n") == 1
+    assert "secret-of-somebody" not in shown
+    assert "Traceback" not in shown
+
+
+def test_who_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTERN_DEBUG", "1")
+    monkeypatch.setattr(version, "run", raising(KeyError("x")))
+    with pytest.raises(KeyError):
+        main(["version"])
+
+
+@pytest.mark.parametrize("tool", ["vectors", "rig", "manifest", "bench"])
+def test_no_tool_shows_a_traceback(tool: str, tmp_path: Path) -> None:
+    """An own line at the end of every tool: started as its launcher does, with what makes it fail inside."""
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text("import argparse\ndef fail(*_, **__): raise KeyError('x')\nargparse.ArgumentParser = fail\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.lib.guarded", tool],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr
+    assert f"{tool}: " in done.stderr
+    assert done.returncode != 0

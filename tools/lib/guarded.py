@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a program of tools/ by the name of its module: ``python -m tools.lib.guarded demo --json``.
+
+Whatever it raises that it did not foresee is one sentence, and where the details are; never a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+
+from agent.errors import PosternError, StopError, in_one_sentence
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> int:
+    """Run the module that the first argument names with the others; its exit status is passed on by SystemExit."""
+    name = sys.argv[1]
+    del sys.argv[0]
+    try:
+        runpy.run_module(f"tools.lib.{name}", run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("POSTERN_DEBUG") == "1":
+            raise
+        sentence, status = _told(error)
+        print(f"{name}: {sentence}", file=sys.stderr)
+        return status
+    return 0
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    if isinstance(error, PosternError):
+        return str(error), error.exit_status
+    if isinstance(error, subprocess.TimeoutExpired):
+        program = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:4]))
+        return f"'{program} …' did not end within {error.timeout:g} s: this machine is too slow or too busy", 75
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"a program that it needs ended with status {error.returncode}", StopError.exit_status
+    return in_one_sentence(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
