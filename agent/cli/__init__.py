@@ -34,13 +34,14 @@ COMMANDS = {
     "assessment": "print the impact assessment of this unit, to be completed",
     "consent": "write the record of a consent that was just given",
     "subscribe": "receive and verify the events of a site",
+    "bridge": "hand verified events to webhooks, databases, Home Assistant and Prometheus",
     "resolve": "turn pseudonyms back into subject ids, with the key of their week",
     "consumer-key": "make the key that sealed subjects are opened with",
     "ask": "send a signed command to a unit and show its answer",
     "site": "the site's authority: create, add units, issue keys, revoke",
     "unit": "this unit's keys: request a certificate, install the answer",
     "audit": "verify the audit log",
-    "schema": "print a JSON Schema: of the configuration, of an event, of the list of units",
+    "schema": "print a JSON Schema (configuration, event, list of units) or the AsyncAPI document",
     "version": "print versions",
 }
 

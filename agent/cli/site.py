@@ -25,7 +25,7 @@ from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 
 DEFAULT_FOLDER = Path("site")
-ROLES: tuple[Role, ...] = ("auditor", "home-assistant", "operator")
+ROLES: tuple[Role, ...] = ("auditor", "home-assistant", "operator", "announcer")
 
 Act = Callable[[argparse.Namespace, bytes | None], None]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from agent.strict_json import dumps
 from agent.subscribe.chain import Chains
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.heads import Heads
+from agent.subscribe.replay import Replays
 from agent.subscribe.show import Screen, in_words, what_is_missing
 from agent.subscribe.subscriber import Subscriber
 from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S
@@ -48,13 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise RefusedError("say where to listen: --broker, --site and --keys")
     broker = broker_settings(arguments)
     site_key = load_public_key(arguments.keys / "site.jwk")
+    clock = SystemClock()
+    replays = Replays.from_folder(arguments.keys, site=arguments.site, clock=clock, random=secrets.token_bytes)
     subscriber = Subscriber(
         broker,
         site=arguments.site,
         trust=TrustFile(arguments.trust or arguments.keys / "trust.jws", site_key),
-        clock=SystemClock(),
+        clock=clock,
         state=state,
         durable=arguments.durable,
+        replays=replays,
         fresh_window_s=arguments.fresh_window,
         skew_s=arguments.skew,
         on_notice=lambda text: tell(text.replace("\n", " ")),

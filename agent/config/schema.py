@@ -174,6 +174,10 @@ class Outbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: Annotated[
         int, Meta(ge=100, le=1_000_000, description="events kept while the broker is away, 100 to 1000000")
     ] = 50_000
+    keep_days: Annotated[
+        int,
+        Meta(ge=0, le=30, description="days that delivered events are kept for auditors that missed them, 0 to 30"),
+    ] = 7
     live_window_s: Annotated[
         int, Meta(ge=5, le=3600, description="older events go to the backlog topics, 5 to 3600 seconds")
     ] = 15

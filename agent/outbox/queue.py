@@ -2,7 +2,8 @@
 """The outbox: events are numbered, chained, signed and stored in one transaction, and wait there for the broker.
 
 An event exists from the moment ``append`` returns: with its ``seq``, the digest of its predecessor and its
-signature it is on disk, whatever happens next. It leaves when the broker has acknowledged it. The queue
+signature it is on disk, whatever happens next. It leaves when the broker has acknowledged it, and a copy is kept for
+some days for whoever missed it and asks (``agent.outbox.kept``). The queue
 is bounded; when it is full the oldest presence goes first, then what the unit said about itself, and
 matches last. What was removed unacknowledged is owned up to in a signed ``loss`` event: at most one per
 reason waits at a time, further losses are added up until it is acknowledged.
@@ -19,6 +20,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, get_args
 
@@ -28,6 +30,7 @@ import rfc8785
 from agent.clock import Clock
 from agent.errors import StorageError, printable
 from agent.keys import SigningKey
+from agent.outbox import kept
 from agent.outbox.draft import Draft, assemble, make_loss
 from agent.outbox.storage import OutboxFile, is_full
 from agent.protocol import event
@@ -38,6 +41,7 @@ EVICTION_ORDER: tuple[event.Kind, ...] = ("presence", "unit", "match")  # what a
 MAX_PENDING = 1000  # rows per call, 4 MB at the most
 RETRY_S = (30.0, 3600.0)  # shortest and longest pause of a parked row: an ACL is corrected by a person
 TIDY_EVERY_S = 60.0  # emptying the log costs some writes; once a minute wears no card out
+KEEP_DAYS = 7  # as long as a broker is asked to keep the session of a subscriber that is away
 OWNER_LABEL = b"postern/outbox/owner/v1"
 
 T = TypeVar("T")
@@ -82,12 +86,14 @@ class Outbox:
         time_step_s: int = 1,
         owner_key: bytes | None = None,
         known: Head | None = None,
+        keep_days: int = KEEP_DAYS,
     ) -> None:
         """Open or create the queue of the unit ``source`` (``/postern/<site>/<unit>``).
 
         ``owner_key`` marks whose events wait. It must outlive ``signer``, of which it is derived unless given:
         rows that were queued before the unit got a new event key have to be found by ``erase`` too. ``known`` is a head
         that the chain is known to have had: a file from before it was put back, and goes on behind it.
+        ``keep_days`` says how long what was delivered is kept, at the most; 0 keeps nothing.
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
         """
@@ -102,8 +108,9 @@ class Outbox:
         self._time_step_s = time_step_s
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
         self._known = known or Head(0, event.FIRST_PREV)
+        self._keep_days = keep_days
         self._lock = threading.RLock()
-        self._tidied_ns = clock.monotonic_ns()
+        self._tidied_ns = self._expired_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
         self._db = OutboxFile(path)
         try:
@@ -158,6 +165,21 @@ class Outbox:
             if reported:
                 self._with_reserve(self._own_up_durably)
             if self._is_tidy_time():
+                self._db.tidy()
+
+    def told(self, first: int, last: int) -> kept.Told:
+        """Say again what was said from ``first`` to ``last``, a part at a time; ``through`` says how far it goes."""
+        with self._lock:
+            return kept.tell(self._db, first, min(last, self._head().seq))
+
+    def expire(self, now: datetime | None) -> None:
+        """Forget what was kept for its days; while nobody knows the time, the bounds on space alone count."""
+        now_ns = self._clock.monotonic_ns()
+        if now is None or now_ns - self._expired_ns < TIDY_EVERY_S * 1e9:
+            return
+        self._expired_ns = now_ns
+        with self._lock:
+            if self._with_reserve(lambda: kept.expire(self._db, int(now.timestamp()) - self._keep_days * 24 * 3600)):
                 self._db.tidy()
 
     def parked(self, seq: int, reason: str) -> None:
@@ -312,7 +334,11 @@ class Outbox:
             self._store(db, draft, loss=reason)
 
     def _remove_acked(self, seqs: tuple[int, ...]) -> bool:
+        keeping = self._keep_days > 0 and self._db.has_reserve()  # a full disk is for what was not said yet
+        now_s = int(self._clock.now().timestamp())
         with self._db.commit(durable=False) as db:
+            if keeping:
+                kept.keep(db, seqs, now_s, most_rows=min(self._max_rows, kept.KEPT_ROWS))
             reported = [self._remove(db, seq) for seq in seqs]
         return any(reported)
 
@@ -339,6 +365,7 @@ class Outbox:
             seqs = [seq for seq, owner in owned if owner in tags]
             for seq in seqs:
                 self._lose(db, seq, "erased")
+            kept.forget(db, tags)
             self._own_up(db)
         return len(seqs)
 

@@ -21,7 +21,7 @@ from agent.files import SECRET_MODE, fsync_folder
 from agent.sqlite import SqliteFile
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 kept nothing that the broker had taken
 LOG_PAGES = 256  # write-ahead log before it is copied into the database: 1 MiB bounds both space and old images
 RESERVE_BYTES = 2 * 1024 * 1024  # room for a full log to reach the database, twice: enough to drain a full disk
 
@@ -56,6 +56,23 @@ CREATE TABLE lost (
     last INTEGER NOT NULL,
     count INTEGER NOT NULL
 ) STRICT;
+"""
+_KEPT = """
+CREATE TABLE kept (
+    seq INTEGER PRIMARY KEY,
+    payload BLOB NOT NULL,
+    owner BLOB,
+    taken_s INTEGER NOT NULL
+) STRICT;
+CREATE INDEX kept_taken ON kept (taken_s);
+CREATE TABLE kept_size (id INTEGER PRIMARY KEY CHECK (id = 0), rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO kept_size VALUES (0, 0, 0);
+CREATE TRIGGER kept_more AFTER INSERT ON kept BEGIN
+    UPDATE kept_size SET rows = rows + 1, bytes = bytes + length(new.payload);
+END;
+CREATE TRIGGER kept_less AFTER DELETE ON kept BEGIN
+    UPDATE kept_size SET rows = rows - 1, bytes = bytes - length(old.payload);
+END;
 """
 
 
@@ -109,10 +126,13 @@ class OutboxFile(SqliteFile):
         execute("PRAGMA synchronous = FULL")
         if execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             self.connection.executescript(
-                f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f"BEGIN EXCLUSIVE; {_SCHEMA} {_KEPT} PRAGMA application_id = {APPLICATION_ID};"
                 f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
+        if found == (APPLICATION_ID, 1):  # of a release before
+            self.connection.executescript(f"BEGIN EXCLUSIVE; {_KEPT} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            found = (APPLICATION_ID, SCHEMA_VERSION)
         if found != (APPLICATION_ID, SCHEMA_VERSION):
             raise StorageError(f"{self.path} is not an outbox of this version: give the path of the unit's outbox")
         if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -147,6 +167,10 @@ class OutboxFile(SqliteFile):
                 raise
             finally:
                 os.close(descriptor)
+
+    def has_reserve(self) -> bool:
+        """Whether space is still held back: while there is none, the disk is full."""
+        return self._reserve.exists()
 
     def use_reserve(self) -> bool:
         """Give the reserve to the database when the disk is full; false when it was already used."""

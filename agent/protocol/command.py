@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agent.protocol.names import Name
+from agent.protocol.names import Name, Sequence
 from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-command+jws"
@@ -25,13 +25,28 @@ VERBS = (
     "recognition/resume",
     "key/rotate",
     "outbox/status",
+    "outbox/replay",
     "selftest",
     "unit/confirm",
 )
-READING = ("health", "gallery/status", "config/get", "outbox/status", "selftest")  # verbs that change nothing
+READING = (
+    "health",
+    "gallery/status",
+    "config/get",
+    "outbox/status",
+    "outbox/replay",
+    "selftest",
+)  # verbs that change nothing
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of ``outbox/replay``: numbers of events, both ends included."""
+
+    first: Sequence
+    last: Sequence
 
 
 class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

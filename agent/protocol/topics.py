@@ -51,6 +51,12 @@ def event_filters(site: str) -> tuple[str, str]:
     return f"{TOPIC_ROOT}/{site}/+/event/+", f"{TOPIC_ROOT}/{site}/+/backlog/+"
 
 
+def replay_filter(site: str) -> str:
+    """Return what the units of the site answer to whoever asks for missed events."""
+    check_name("site", site)
+    return f"{TOPIC_ROOT}/{site}/+/response/outbox/replay"
+
+
 def health_filter(site: str) -> str:
     """Return the health of every unit of the site."""
     check_name("site", site)

@@ -31,6 +31,9 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/availability"),
         ("read", "{base}/+/info"),
         ("read", "{base}/+/health"),
+        # What it missed: a question that changes nothing, signed by the program's own key under the site's grant.
+        ("write", "{base}/+/request/outbox/replay"),
+        ("read", "{base}/+/response/outbox/replay"),
     ),
     # Live events, never the backlog: no automation may act on the past.
     "home-assistant": (
@@ -38,7 +41,14 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/availability"),
         ("read", "{base}/+/health"),
         ("read", "homeassistant/#"),
+        ("read", "postern-people/{site}/#"),
         ("write", "homeassistant/status"),
+    ),
+    # The bridge's other hand: tells Home Assistant of people. It hears no event.
+    "announcer": (
+        ("write", "homeassistant/device/postern-people-{site}/+/config"),
+        ("write", "postern-people/{site}/#"),
+        ("read", "homeassistant/status"),
     ),
     # Commands are signed besides: this role alone opens nothing.
     "operator": (

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.clock import Clock
 from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
-from agent.keys import MAX_TOKEN_BYTES, save_private_key
+from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
+from agent.protocol.grant import make_grant
 from agent.protocol.names import check_name
 from agent.protocol.record import load, save
 from agent.site.authority import pem, read_certificate, record_of
@@ -21,6 +22,8 @@ from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Ro
 
 MAX_LOGGED = 8  # serial numbers in one entry of the log
 
+ASKING: tuple[Role, ...] = ("auditor",)  # may ask units for events that they missed
+
 
 def issue_client(
     folder: Path, name: str, role: Role, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None
@@ -28,7 +31,8 @@ def issue_client(
     """Make key and certificate of a program and put it on the access list; return the folder to carry to it.
 
     The same call renews the certificate and may change the role. The key is made here and unencrypted, mode
-    0600: move the folder, do not copy it. What was issued stays on record here, so it can be revoked.
+    0600: move the folder, do not copy it. An auditor gets a second key besides, and the site's grant for it: with these
+    it asks units for what it missed. What was issued stays on record here, so it can be revoked.
     RefusedError when a unit has this name.
     """
     check_name("program", name)
@@ -47,6 +51,11 @@ def issue_client(
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
         write_atomic(target / "tls.crt", pem(certificate), mode=PUBLIC_MODE)
+        if role in ASKING:
+            ask = SigningKey.generate()
+            ask.save(target / "ask.key")
+            grant = make_grant(name, ask, site.signer, site=site.name, now=site.now())
+            write_atomic(target / "grant.jws", grant.encode(), mode=PUBLIC_MODE)
         for public in (files.ca_crt, files.site_jwk, files.trust, files.brokers_crl):
             if public == files.brokers_crl and not public.exists():
                 continue  # no broker was revoked; with the others, it is all that a subscriber needs

@@ -18,7 +18,7 @@ from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
-Role = Literal["auditor", "home-assistant", "operator"]
+Role = Literal["auditor", "home-assistant", "operator", "announcer"]
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
 Generation = Annotated[int, Meta(ge=0, le=9999)]
 

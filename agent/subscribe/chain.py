@@ -125,7 +125,7 @@ class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chain:
     """One unit's chain under one key."""
 
-    __slots__ = ("_admitted", "_boot", "_expected", "_here", "_known", "_last", "_missing", "quarantined")
+    __slots__ = ("_admitted", "_boot", "_expected", "_here", "_known", "_last", "_missing", "given_up", "quarantined")
 
     def __init__(self, record: ChainRecord | None = None) -> None:
         self._last = record.last if record else 0
@@ -136,6 +136,7 @@ class Chain:
         self._here = record.here if record else None
         self._boot = record.boot if record else None
         self.quarantined = record.quarantined if record else None
+        self.given_up: list[Gap] = []  # for want of room, and not told yet
 
     @property
     def last(self) -> int:
@@ -173,7 +174,7 @@ class Chain:
         if placement.late:
             self._strike(seq, seq)
         if placement.gap:
-            self._missing = [*self._missing, placement.gap][-MISSING_RANGES:]
+            self._bound([*self._missing, placement.gap])
         if seq > self._last:
             self._last, self._here, self._boot = seq, entry.here, entry.boot
         self._known[seq] = entry.digest
@@ -205,6 +206,15 @@ class Chain:
                 entry = Admission(min(entry.first, other.first), max(entry.last, other.last), entry.lost + other.lost)
         self._admitted = [*apart, entry][-ADMISSIONS:]
         self._settle()
+
+    def give_up(self, gap: Gap) -> int:
+        """Strike out what the unit keeps no more; how many of these numbers were missing."""
+        inside = (Gap(max(one.first, gap.first), min(one.last, gap.last)) for one in self._missing)
+        count = sum(max(one.count, 0) for one in inside)
+        if count:
+            self._strike(gap.first, gap.last)
+            self._settle()
+        return count
 
     def missing(self) -> tuple[Gap, ...]:
         """List what is missing and not owned up to, in order."""
@@ -247,7 +257,12 @@ class Chain:
             for part in (Gap(gap.first, min(gap.last, first - 1)), Gap(max(gap.first, last + 1), gap.last))
             if part.count > 0
         )
-        self._missing = list(rest)[-MISSING_RANGES:]
+        self._bound(list(rest))
+
+    def _bound(self, missing: list[Gap]) -> None:
+        """Keep the newest ranges; what has to go is told."""
+        self.given_up += missing[:-MISSING_RANGES]
+        self._missing = missing[-MISSING_RANGES:]
 
 
 class Chains:
@@ -297,6 +312,27 @@ class Chains:
                 unit = source.rpartition("/")[2]
                 found[unit] = (*found.get(unit, ()), *gaps)
         return found
+
+    def give_up(self, source: str, gap: Gap) -> int:
+        """Do it under each key of a unit that is not quarantined."""
+        count = 0
+        for key, chain in list(self._chains.items()):
+            if key[0] == source and not chain.quarantined and (struck := chain.give_up(gap)):
+                count += struck
+                self._changed.add(key)
+        return count
+
+    def take_given_up(self) -> list[tuple[str, Gap]]:
+        """Sources and ranges that chains gave up for want of room since the last call."""
+        found = [(key[0], gap) for key in self._changed if key in self._chains for gap in self._chains[key].given_up]
+        for key in self._changed & self._chains.keys():
+            self._chains[key].given_up = []
+        return found
+
+    def heard(self, source: str) -> int:
+        """The highest number of a unit under any of its keys; 0 when nothing was heard, or one is quarantined."""
+        chains = [chain for (held, _), chain in self._chains.items() if held == source]
+        return 0 if any(chain.quarantined for chain in chains) else max((chain.last for chain in chains), default=0)
 
     def export(self) -> bytes:
         """Write everything down for the next start."""

@@ -25,7 +25,7 @@ from agent.protocol.trust_file import TrustFile
 from agent.strict_json import StrictJsonError, decode
 from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
 from agent.subscribe.heads import HeadRecord
-from agent.subscribe.verify import VerifiedEvent
+from agent.subscribe.verify import Loss, VerifiedEvent
 
 __all__ = ["Kept", "StateFile", "TrustFile"]  # a subscriber's two files
 
@@ -42,6 +42,8 @@ CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, facts BLOB NOT NUL
 """
 _CHAIN = "INSERT OR REPLACE INTO chain (source, kid, record) VALUES (?, ?, ?)"  # the newest number: used last
 
+LOSS = b'{"loss":'  # how a loss begins, among events
+
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ class Kept(NamedTuple):
 
     chains: tuple[ChainRecord, ...] = ()
     heads: tuple[HeadRecord, ...] = ()
-    events: tuple[tuple[int, VerifiedEvent], ...] = ()
+    events: tuple[tuple[int, VerifiedEvent | Loss], ...] = ()
 
 
 class StateFile:
@@ -92,7 +94,7 @@ class StateFile:
         *,
         chains: Iterable[ChainRecord] = (),
         heads: Iterable[HeadRecord] = (),
-        events: Iterable[VerifiedEvent] = (),
+        events: Iterable[VerifiedEvent | Loss] = (),
         handed: int = 0,
     ) -> list[int]:
         """Write, durably and in one transaction, what a batch changed; the numbers of its events.
@@ -189,7 +191,7 @@ class StateFile:
         return Kept(
             tuple(_decode(row[0], ChainRecord) for row in execute("SELECT record FROM chain ORDER BY number")),
             tuple(_decode(row[0], HeadRecord) for row in execute("SELECT record FROM head ORDER BY unit")),
-            tuple((number, _repeated(_decode(facts, VerifiedEvent), perhaps)) for number, facts, perhaps in events),
+            tuple((number, _repeated(_outcome(facts), perhaps)) for number, facts, perhaps in events),
         )
 
     @contextlib.contextmanager
@@ -221,8 +223,15 @@ class StateFile:
             ) from error
 
 
-def _encode(event: VerifiedEvent) -> bytes:
-    return msgspec.json.encode(event)
+def _encode(outcome: VerifiedEvent | Loss) -> bytes:
+    content = msgspec.json.encode(outcome)
+    return LOSS + content + b"}" if isinstance(outcome, Loss) else content
+
+
+def _outcome(content: bytes) -> VerifiedEvent | Loss:
+    if content.startswith(LOSS):
+        return _decode(content[len(LOSS) : -1], Loss)
+    return _decode(content, VerifiedEvent)
 
 
 def _decode(content: bytes, kind: type[T]) -> T:
@@ -232,6 +241,8 @@ def _decode(content: bytes, kind: type[T]) -> T:
         raise StorageError(DAMAGED) from None
 
 
-def _repeated(event: VerifiedEvent, perhaps: int) -> VerifiedEvent:
+def _repeated(event: VerifiedEvent | Loss, perhaps: int) -> VerifiedEvent | Loss:
     """An event of a run before: not of this moment any more, and a repeat unless it surely was not handed over."""
+    if isinstance(event, Loss):
+        return dataclasses.replace(event, repeat=bool(perhaps))
     return dataclasses.replace(event, fresh=False, repeat=bool(perhaps))

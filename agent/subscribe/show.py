@@ -12,8 +12,8 @@ from agent.errors import printable
 from agent.protocol.event import MatchData, PresenceData
 from agent.strict_json import dumps
 from agent.subscribe.chain import Gap
-from agent.subscribe.subscriber import Refusal
-from agent.subscribe.verify import VerifiedEvent
+from agent.subscribe.subscriber import Handed, Refusal
+from agent.subscribe.verify import Loss, VerifiedEvent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +24,15 @@ MAX_LINE = 100_000  # characters; the longest event as JSON has about 5 000
 SHOWN_SUBJECT = 11  # characters: enough to tell the people of a site apart on a screen
 
 
-def as_json(outcome: VerifiedEvent | Refusal) -> str:
-    """One line of JSON: ``accepted`` with the event, or ``refused`` with the reason."""
+def as_json(outcome: Handed) -> str:
+    """One line of JSON: ``accepted`` with the event, ``refused`` with the reason, or ``lost`` with the numbers."""
+    if isinstance(outcome, Loss):
+        gap = [outcome.gap.first, outcome.gap.last]
+        lost = {"outcome": "lost", "unit": outcome.unit, "gap": gap, "count": outcome.count, "repeat": outcome.repeat}
+        return dumps(lost)
     if isinstance(outcome, Refusal):
         return dumps({"outcome": "refused", "reason": outcome.reason, "topic": outcome.topic})
-    gap = None if outcome.gap is None else [outcome.gap.first, outcome.gap.last]
+    skipped = None if outcome.gap is None else [outcome.gap.first, outcome.gap.last]
     facts: dict[str, Any] = {
         "outcome": "accepted",
         "unit": outcome.unit,
@@ -38,13 +42,16 @@ def as_json(outcome: VerifiedEvent | Refusal) -> str:
         "late": outcome.late,
         "repeat": outcome.repeat,
         "age_s": outcome.age_s,
-        "gap": gap,
+        "gap": skipped,
         "event": msgspec.to_builtins(outcome.event),
     }
     return dumps(facts)
 
 
-def as_columns(outcome: VerifiedEvent | Refusal) -> str:
+def as_columns(outcome: Handed) -> str:
+    if isinstance(outcome, Loss):
+        what = f"{outcome.count} of {outcome.gap.first} to {outcome.gap.last} are kept at the unit no more"
+        return f"{'LOST':20}  {outcome.unit:16}  {what}"
     if isinstance(outcome, Refusal):
         return f"{'REFUSED':20}  {printable(outcome.topic):48}  {outcome.reason}: {printable(outcome.message)}"
     data = outcome.event.data
@@ -107,10 +114,10 @@ class Screen:
         if not self._json:
             self._write(HEADER, "bold")
 
-    def show(self, outcome: VerifiedEvent | Refusal) -> None:
+    def show(self, outcome: Handed) -> None:
         if self._json:
             self._write(as_json(outcome))
-        elif isinstance(outcome, Refusal):
+        elif isinstance(outcome, Refusal | Loss):
             self._write(as_columns(outcome), "bold red")
         elif outcome.gap is not None or outcome.repeat or (not outcome.backlog and not outcome.fresh):
             self._write(as_columns(outcome), "yellow")

@@ -15,11 +15,13 @@ from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity
-from agent.protocol.topics import event_filters, health_filter
-from agent.subscribe.chain import QUARANTINING
+from agent.protocol.health import Health
+from agent.protocol.topics import event_filters, health_filter, replay_filter
+from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
-from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, VerifiedEvent, Verifier
+from agent.subscribe.replay import PACE_S, VALIDITY_S, Replays, oldest
+from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, Loss, VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
@@ -29,6 +31,7 @@ QUARANTINE = (
     "QUARANTINE of {where} ({reason}): two devices may speak under one key. Look at the unit; then revoke it at the"
     " site, or let it speak again with 'postern subscribe --release UNIT'"
 )
+MAX_TOLD = 1000  # different things told once
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
 
 
@@ -41,15 +44,19 @@ class Refusal:
     message: str
 
 
+Handed = VerifiedEvent | Loss | Refusal
+
+
 class Subscriber:
-    """Iterate over it: ``VerifiedEvent`` or ``Refusal``, in the order of arrival. One thread iterates.
+    """Iterate over it: ``VerifiedEvent``, ``Loss`` or ``Refusal``, in the order of arrival. One thread iterates.
 
     With ``state``, what a batch of messages changed is on disk before its first event is handed over, and the broker
     hears that it was taken after the last one was. After a crash every event is handed over: once, or marked as
     ``repeat`` when it may have been before. Without it, that holds for lost connections alone.
 
     What units say of themselves in ``health`` is compared with what came: ``on_notice`` hears how many events were
-    withheld, and ``withheld`` says it.
+    withheld, and ``withheld`` says it. With ``replays``, units are asked for what is missing or withheld: it comes as
+    late events, or as a ``Loss`` where the unit keeps it no more.
     """
 
     def __init__(
@@ -61,17 +68,21 @@ class Subscriber:
         clock: Clock,
         state: StateFile | None = None,
         durable: bool = False,
+        replays: Replays | None = None,
         client_id: str | None = None,
         fresh_window_s: int = FRESH_WINDOW_S,
         skew_s: int = CLOCK_SKEW_S,
         random: Callable[[int], bytes] = secrets.token_bytes,
         on_notice: Callable[[str], None] = lambda _: None,
+        on_health: Callable[[str, Health], None] = lambda _unit, _report: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """Read certificates, trust and state; KeyStoreError, VerificationError or StorageError says what is wrong.
 
         ``durable`` asks the broker to keep events while this subscriber is away; ``client_id`` names its session
         there, by default as its certificate does; ``fresh_window_s`` and ``skew_s`` say what is fresh; ``on_notice``
-        hears of lost and found connections, quarantined keys and withheld events.
+        hears of lost and found connections, quarantined keys and withheld events, ``on_health`` of each verified
+        report of a unit; ``on_turn`` is called about twice a second, between two batches.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
         self._filters, self._health_filter = event_filters(site), health_filter(site)
@@ -79,15 +90,20 @@ class Subscriber:
         if trusted.expired_at(clock.now()):
             raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         self._trust, self._state, self._durable = trust, state, durable
+        self._replays, self._answers = replays, replay_filter(site)
+        self._tails: dict[str, int] = {}  # the last number of each unit that does not wait there, says its health
+        self._told: set[str] = set()
+        self._asked_ns = clock.monotonic_ns()
         self._name = load_identity(broker.credentials, clock).common_name
         self._client_id = client_id or self._name
+        self._on_health, self._on_turn = on_health, on_turn
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
         self._stopping = threading.Event()
         kept = state.load() if state else Kept()
         self.verifier = Verifier(trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
         self._heads = Heads(kept.heads)
-        self._waiting: deque[tuple[int, VerifiedEvent | Refusal]] = deque(kept.events)  # with its number, 0: none
+        self._waiting: deque[tuple[int, Handed]] = deque(kept.events)  # with its number, 0: none
         # Numbers of events: the one that the consumer holds; the last that it is done with; the last so written down.
         self._in_hand = self._handed = self._settled = 0
         self._unanswered: list[Incoming] = []
@@ -124,7 +140,7 @@ class Subscriber:
         """How many events of each unit it signed, says its health, that are neither here nor waiting there."""
         return self._heads.withheld()
 
-    def __iter__(self) -> Iterator[VerifiedEvent | Refusal]:
+    def __iter__(self) -> Iterator[Handed]:
         failures = 0
         self._tell_at_the_start()
         while not self._stopping.is_set():
@@ -137,11 +153,13 @@ class Subscriber:
                 if self._stopping.is_set():
                     return
             self._handed = max(self._handed, self._in_hand)
+            self._on_turn()
             try:
                 if self._connection is None:
                     self._connection = self._connect()
                     self._on_notice("connected again")
                 self._acknowledge()
+                self._ask(self._connection)
                 received = self._receive(self._connection)
             except BrokerError as error:
                 self._on_notice(str(error))
@@ -160,7 +178,10 @@ class Subscriber:
 
     def _receive(self, connection: Connection) -> list[Incoming]:
         """Read a batch: what there is, so that one commit serves it all."""
-        received = connection.poll(POLL_S).messages
+        polled = connection.poll(POLL_S)
+        received = polled.messages
+        if any(not ack.accepted for ack in polled.acks):
+            self._tell_once("the broker lets nobody ask for missed events: carry the site's access list to it again")
         try:
             while received and len(received) < BATCH and (more := connection.poll(0).messages):
                 received += more
@@ -176,8 +197,9 @@ class Subscriber:
 
     def _take(self, messages: list[Incoming]) -> None:
         """Judge a batch, and write down what it changed."""
-        outcomes = [outcome for message in messages if (outcome := self._check(message)) is not None]
-        events = [outcome for outcome in outcomes if isinstance(outcome, VerifiedEvent)]
+        outcomes = [outcome for message in messages for outcome in self._check(message)]
+        outcomes += self.verifier.take_given_up()
+        events = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
         numbers: Iterator[int] = iter(())
         if self._state is not None:
             chains, heads = self.verifier.take_changed(), self._heads.take_changed()
@@ -185,25 +207,74 @@ class Subscriber:
                 numbers = iter(self._state.commit(chains=chains, heads=heads, events=events, handed=self._handed))
                 self._settled = self._handed
         for outcome in outcomes:
-            self._waiting.append((next(numbers, 0) if isinstance(outcome, VerifiedEvent) else 0, outcome))
+            self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
-    def _check(self, message: Incoming) -> VerifiedEvent | Refusal | None:
+    def _check(self, message: Incoming) -> list[Handed]:
         if not message.payload:  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
-            return None
+            return []
         if message.retained:
-            return Refusal("retained", printable(message.topic), "an event is never retained: somebody replays it")
+            return [Refusal("retained", printable(message.topic), "an event is never retained: somebody replays it")]
+        if message.topic.endswith("/response/outbox/replay"):
+            return self._check_answer(message)
         now = self._clock.now()
         try:
             if message.topic.endswith("/health"):
                 unit, report, withheld = self.verifier.check_health(message.topic, message.payload, now)
+                self._tails[unit] = report.head.seq - report.queue_depth
+                self._on_health(unit, report)
                 for told in self._heads.note(unit, report, withheld):
                     self._on_notice(told)
-                return None
-            return self.verifier.check(message.topic, message.payload, now)
+                return []
+            return [self.verifier.check(message.topic, message.payload, now)]
         except VerificationError as error:
-            if error.reason in QUARANTINING:
-                self._on_notice(QUARANTINE.format(where=printable(message.topic), reason=f"{error.reason}: {error}"))
-            return Refusal(error.reason, printable(message.topic), str(error))
+            return [self._refusal(message.topic, error)]
+
+    def _check_answer(self, message: Incoming) -> list[Handed]:
+        """Take what a unit says again; what came meanwhile by itself is nothing new."""
+        try:
+            found = self._replays and self._replays.take(message.topic, message.payload, self.verifier.trust)
+        except VerificationError as error:
+            self._tell_once(f"{error} ({error.reason})")
+            return []
+        if not found:
+            return []
+        outcomes: list[Handed] = []
+        for topic, payload in found.events:
+            try:
+                outcomes.append(self.verifier.check(topic, payload, self._clock.now()))
+            except VerificationError as error:
+                if error.reason not in ("duplicate", "replayed"):
+                    outcomes.append(self._refusal(topic, error))
+        given_up = ((gap, self.verifier.give_up(found.unit, gap)) for gap in found.gone)
+        outcomes += [Loss(found.unit, gap, count) for gap, count in given_up if count]
+        if self._replays:
+            self._replays.judge(found.unit, closed=not all(isinstance(outcome, Refusal) for outcome in outcomes))
+        return outcomes
+
+    def _refusal(self, topic: str, error: VerificationError) -> Refusal:
+        if error.reason in QUARANTINING:
+            self._on_notice(QUARANTINE.format(where=printable(topic), reason=f"{error.reason}: {error}"))
+        return Refusal(error.reason, printable(topic), str(error))
+
+    def _ask(self, connection: Connection) -> None:
+        """Ask units in service for what is missing; of a tail, what is beyond the last event that came."""
+        now_ns = self._clock.monotonic_ns()
+        if self._replays is None or now_ns - self._asked_ns < PACE_S * 1e9:
+            return
+        self._asked_ns = now_ns
+        tails = []
+        for unit, last in self._tails.items():
+            if 0 < (heard := self.verifier.heard(unit)) < last:
+                tails.append((unit, Gap(heard + 1, last)))
+        serving = self.verifier.trust.units_in_service()
+        gaps = {unit: gap for unit, gap in oldest(self.verifier.all_missing(), tails).items() if unit in serving}
+        for topic, payload in self._replays.questions(gaps):
+            connection.publish(topic, payload, expiry_s=VALIDITY_S)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(text)
+            self._on_notice(text)
 
     def _connect(self) -> Connection:
         connection = Connection(
@@ -224,6 +295,11 @@ class Subscriber:
             connection.subscribe(self._health_filter)
         except BrokerError as error:
             self._on_notice(f"{error}; until then nobody here notices events that are withheld")
+        if self._replays is not None:
+            try:
+                connection.subscribe(self._answers)
+            except BrokerError as error:
+                self._on_notice(f"{error}; until then units are not asked for events that are missing")
         return connection
 
     def _tell_at_the_start(self) -> None:

@@ -75,6 +75,19 @@ class VerifiedEvent:
     repeat: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Events that never came, and that the unit, when asked, said it keeps no more.
+
+    ``count`` of the numbers of ``gap`` were missing here. ``repeat``: it may have been handed over before.
+    """
+
+    unit: str
+    gap: Gap
+    count: int
+    repeat: bool = False
+
+
 class Verifier:
     """Checks events of one site and remembers each unit's chain. Use it from one thread at a time."""
 
@@ -173,6 +186,23 @@ class Verifier:
     def all_missing(self) -> dict[str, tuple[Gap, ...]]:
         """What ``missing`` says, for each unit of which something is."""
         return self._chains.all_missing()
+
+    def give_up(self, unit: str, gap: Gap) -> int:
+        """Take a unit's word that it keeps these events no more; how many of them were missing."""
+        return self._chains.give_up(f"/{TOPIC_ROOT}/{self._trust.site}/{unit}", gap)
+
+    def take_given_up(self) -> list[Loss]:
+        """What chains with too many gaps gave up since the last call: if it comes now, it is refused as replayed."""
+        return [Loss(source.rpartition("/")[2], gap, gap.count) for source, gap in self._chains.take_given_up()]
+
+    def heard(self, unit: str) -> int:
+        """The highest number heard of a unit, 0 before the first and while one of its keys is quarantined."""
+        return self._chains.heard(f"/{TOPIC_ROOT}/{self._trust.site}/{unit}")
+
+    @property
+    def trust(self) -> TrustedUnits:
+        """The list in use."""
+        return self._trust
 
     def quarantined(self) -> dict[str, str]:
         """Units of which a key is quarantined, with the reason."""

@@ -26,6 +26,7 @@ class Duties:
     retry: Callable[[], None]
     remind: Callable[[], None]
     sweep: Callable[[datetime], None]
+    expire: Callable[[], None]
     disk_free: Callable[[], int]
     unit_event: Callable[[Condition], None]
     on_problem: Callable[[PosternError], None]
@@ -52,7 +53,8 @@ class Housekeeping:
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""
         sweep = partial(self._duties.sweep, self._clock.now())  # at each look: who may go is announced no longer
-        for duty in (sweep, self._watch_clock, self._watch_disk, self._duties.retry, self._duties.remind):
+        duties = (sweep, self._watch_clock, self._watch_disk, self._duties.retry, self._duties.remind, self._duties.expire)
+        for duty in duties:
             try:
                 duty()
             except PosternError as error:

@@ -142,6 +142,7 @@ class Service:
                 retry=self._recorder.retry,
                 remind=self._endings.look,
                 sweep=self._forgetting.sweep,
+                expire=lambda: stores.outbox.expire(stores.ageing.settled()),
                 disk_free=partial(world.disk_free, config.outbox.path.parent),
                 unit_event=self._on_condition,
                 on_problem=self._problem,

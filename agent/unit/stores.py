@@ -82,6 +82,7 @@ def open_outbox(
         clock=clock,
         random=random,
         max_rows=config.outbox.max_rows,
+        keep_days=config.outbox.keep_days,
         time_step_s=config.events.time_resolution_s,
     )
 

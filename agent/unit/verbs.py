@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +17,8 @@ from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import parse_consent
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
-from agent.protocol.command import Command
+from agent.protocol.command import Command, Range
+from agent.protocol.event import MAX_EVENT_BYTES
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.response import MAX_RESPONSE_BYTES
 from agent.strict_json import decode
@@ -91,6 +93,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         "recognition/pause": pause,
         "recognition/resume": resume,
         "outbox/status": outbox_status,
+        "outbox/replay": partial(replay, parts.outbox),
         "config/get": lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()},
         "selftest": lambda _: parts.self_test(),
         "unit/confirm": parts.confirm,
@@ -120,6 +123,25 @@ def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
         "enrol/commit": enrol_commit,
         "enrol/abort": lambda command: enrolment.abort(_enrolment(command.args)),
     }
+
+
+def replay(outbox: Outbox, command: Command) -> Mapping[str, Any]:
+    """Say again what was said: the events of a run of numbers, and which of them are kept no more."""
+    first, last = _numbers(command.args)
+    told = outbox.told(first, last)
+    events = [decode(payload, dict, MAX_EVENT_BYTES) for payload in told.events]
+    return {"first": first, "through": told.through, "events": events, "gone": told.gone}
+
+
+def _numbers(args: Mapping[str, Any]) -> tuple[int, int]:
+    """First and last number that are asked for; as text too, as a person types them."""
+    try:
+        asked = msgspec.convert(args, Range, strict=False)
+    except msgspec.ValidationError:
+        asked = None
+    if asked is None or asked.first > asked.last:
+        raise RefusedError("name the first and the last number, and nothing else", reason="bad_args")
+    return asked.first, asked.last
 
 
 def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes

@@ -8,6 +8,10 @@ a fresh signature over a nonce of its own instead. The broker's ACL is only the 
 
 Four bounds, each of its own, keep a flood from the processor and from those who command by right: on signatures
 checked, on refusals of what is unsigned, on refusals of what is signed, and on commands that are done.
+
+A program that the site gave a right to ask (``agent.protocol.grant``) sends its grant with the command. It has bounds
+and numbers of its own, so that it keeps nobody from commanding; what it asks for changes nothing, so its numbers are
+remembered in memory alone, and the disk is left in peace.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from agent.errors import PosternError, RefusedError, RetryError, StorageError, V
 from agent.files import write_atomic
 from agent.keys import ALGORITHM, Header, PublicKey, read_header
 from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command
+from agent.protocol.grant import GRANTABLE, SEPARATOR, Grant, read_grant
 from agent.protocol.response import command_digest
 from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.uplink.answers import Answers
@@ -40,6 +45,9 @@ COUNTER_BYTES = 1024  # of their numbers on disk
 BURST, PER_SECOND = 20, 5  # commands done, and refusals of each sort: beyond it there is silence
 # Signatures checked, each half a millisecond on a small board. What does not even claim the site's key needs no check.
 CHECKS_BURST, CHECKS_PER_SECOND = 1000, 250
+# Of programs that ask for what they missed: a day of events within two minutes, a seventh of a small board's core.
+ASKED_BURST, ASKED_PER_SECOND = 100, 50
+MAX_PROGRAMS = 16  # whose numbers are remembered; the least recent is forgotten, and may then ask once more
 LAST_NUMBER = 253_402_300_799_999  # the last millisecond of the year 9999: what no clock passes
 NUMBERS_AHEAD = 1000  # above the highest one taken, whatever the time: two operators at once
 STOPPING = ("subject/revoke",)  # done also when the number cannot be stored: again, it does what was done
@@ -51,11 +59,15 @@ Handler = Callable[[Command], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """For the audit log: what was asked and what came of it; ``cmd_seq`` is None when nothing vouched for it."""
+    """For the audit log: what was asked and what came of it; ``cmd_seq`` is None when nothing vouched for it.
+
+    ``program`` is who asked by a grant.
+    """
 
     verb: str
     cmd_seq: int | None
     error: str | None
+    program: str | None = None
 
 
 class _Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,12 +79,15 @@ class _Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CommandCounter:
-    """The highest ``cmd_seq`` ever acted on, and the last few of them, on disk."""
+    """The highest ``cmd_seq`` ever acted on, and the last few of them, on disk; in memory alone without a ``path``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         """Read the file; a missing one is a new unit. StorageError when it is damaged."""
         self._path = path
         self._lock = threading.Lock()  # commands and what numbers the unit's files run on two threads
+        if path is None:
+            self._taken = _Taken(0)
+            return
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -110,7 +125,8 @@ class CommandCounter:
             before = self._taken.recent or (self.last,)  # nothing is known of what is below
             taken = _Taken(cmd_seq, (*before, cmd_seq)[-RECENT:], self._taken.generation)
             try:
-                write_atomic(self._path, msgspec.json.encode(taken))
+                if self._path is not None:
+                    write_atomic(self._path, msgspec.json.encode(taken))
             except StorageError:
                 if not whatever_the_disk_says:
                     raise
@@ -124,7 +140,8 @@ class CommandCounter:
         """Carry ``number`` from now on, durably. Raises StorageError."""
         with self._lock:
             taken = msgspec.structs.replace(self._taken, generation=number)
-            write_atomic(self._path, msgspec.json.encode(taken))
+            if self._path is not None:
+                write_atomic(self._path, msgspec.json.encode(taken))
             self._taken = taken
 
 
@@ -163,6 +180,15 @@ class _Bucket:
         return True
 
 
+class _Bounds:
+    """The four bounds of one sort of sender, and its challenges."""
+
+    def __init__(self, checks: _Bucket, done: _Bucket, random: Callable[[int], bytes]) -> None:
+        self.checks, self.done = checks, done
+        self.nonces = _Nonces(random)
+        self.unsigned, self.refused = _Bucket(), _Bucket()
+
+
 class _FloodError(Exception):
     """One of the bounds is reached: no answer is due."""
 
@@ -191,9 +217,10 @@ class Commands:
 
     def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
-        self._nonces = _Nonces(self.random)
-        self._checks = _Bucket(CHECKS_BURST, CHECKS_PER_SECOND)
-        self._unsigned, self._refused, self._done = _Bucket(), _Bucket(), _Bucket()
+        self._commanded = _Bounds(_Bucket(CHECKS_BURST, CHECKS_PER_SECOND), _Bucket(), self.random)
+        asked = _Bucket(ASKED_BURST, 2 * ASKED_PER_SECOND), _Bucket(ASKED_BURST, ASKED_PER_SECOND)
+        self._asked = _Bounds(*asked, self.random)
+        self._numbers: dict[str, CommandCounter] = {}  # of programs, by the id of their key
 
     def bind(self, handlers: Mapping[str, Handler]) -> None:
         """Offer verbs; a handler turns the command into the answer's ``data``, or raises PosternError."""
@@ -220,14 +247,18 @@ class Commands:
         data: dict[str, Any] | None = None
         failure: tuple[str, str] | None = None
         next_seq: int | None = None
-        bound: _Bucket | None = self._unsigned  # what an answer is still to be taken from
+        grant: Grant | None = None
+        bounds = self._asked if SEPARATOR.encode() in payload else self._commanded
+        bound: _Bucket | None = bounds.unsigned  # what an answer is still to be taken from
         try:
-            command = self._authenticate(payload, now_ns)
-            bound = self._refused
-            handler = self._check(command, verb)
+            command, grant, counter = self._authenticate(payload, bounds.checks, now_ns)
+            bound = bounds.refused
+            if grant is not None:
+                self._check_grant(grant, verb)
+            handler = self._check(command, verb, counter, bounds.nonces)
             bound = None
-            _take(self._done, now_ns)
-            data = self._act(command, handler, command_digest(payload))
+            _take(bounds.done, now_ns)
+            data = self._act(command, handler, command_digest(payload), counter)
         except _FloodError:
             raise
         except PosternError as error:
@@ -237,41 +268,64 @@ class Commands:
             failure = ("fault", f"the unit failed ({type(error).__name__}): look at its log")
         challenged = failure is not None and failure[0] == "challenge"  # nobody but the site's key gets as far
         if bound is not None:
-            _take(self._done if challenged else bound, now_ns)
-        self.on_outcome(Outcome(verb, command.cmd_seq if command else None, failure[0] if failure else None))
-        nonce = self._nonces.issue(now_ns) if challenged else None
+            _take(bounds.done if challenged else bound, now_ns)
+        seq, program = command.cmd_seq if command else None, grant.program if grant else None
+        self.on_outcome(Outcome(verb, seq, failure[0] if failure else None, program))
+        nonce = bounds.nonces.issue(now_ns) if challenged else None
         transaction = command.transaction if command else None
         digest = command_digest(payload)
         return self.answers.answer(verb, digest, transaction, data, failure, nonce=nonce, next_seq=next_seq)
 
-    def _act(self, command: Command, handler: Handler, digest: str) -> dict[str, Any]:
+    def _act(self, command: Command, handler: Handler, digest: str, counter: CommandCounter) -> dict[str, Any]:
         """Make the number durable, then do it: a crash in between loses the command, never doubles it.
 
         A full disk keeps nobody matched: who withdrew is forgotten in memory first, and on disk once that is possible.
         """
-        self.counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
+        counter.advance(command.cmd_seq, whatever_the_disk_says=command.verb in STOPPING)
         if command.verb not in LASTING:
             return dict(handler(command))
         with self.answers.under_way(command.verb, digest, command.transaction):
             return dict(handler(command))
 
-    def _authenticate(self, payload: bytes, now_ns: int) -> Command:
-        """Signature first: nothing of the content is read before it."""
+    def _authenticate(
+        self, payload: bytes, checks: _Bucket, now_ns: int
+    ) -> tuple[Command, Grant | None, CommandCounter]:
+        """Signature first: nothing of the content is read before it. The command, who sent it, and their numbers."""
         if len(payload) > MAX_COMMAND_BYTES:
             raise VerificationError("too_large", f"a command has at most {MAX_COMMAND_BYTES} bytes")
         try:
             token = payload.decode("ascii")
         except UnicodeDecodeError:
             raise VerificationError("malformed", "a command is a compact JWS in ASCII") from None
-        if read_header(token) == Header(ALGORITHM, self.key.kid, SIGNATURE_TYPE):
-            _take(self._checks, now_ns)
-        content = self.key.verify(token, typ=SIGNATURE_TYPE)
+        given, separator, asked = token.partition(SEPARATOR)
+        grant, key, counter = None, self.key, self.counter
+        if separator:
+            token = asked
+            _take(checks, now_ns)
+            grant, key = read_grant(given, self.key, site=self.site)
+            counter = self._numbers_of(key.kid)
+        elif read_header(token) == Header(ALGORITHM, self.key.kid, SIGNATURE_TYPE):
+            _take(checks, now_ns)
+        content = key.verify(token, typ=SIGNATURE_TYPE)
         try:
-            return decode(content, Command, MAX_COMMAND_BYTES)
+            return decode(content, Command, MAX_COMMAND_BYTES), grant, counter
         except StrictJsonError:
             raise VerificationError("malformed", "the signed content is not a command") from None
 
-    def _check(self, command: Command, verb: str) -> Handler:
+    def _numbers_of(self, kid: str) -> CommandCounter:
+        counter = self._numbers.pop(kid, None) or CommandCounter(None)
+        self._numbers[kid] = counter
+        while len(self._numbers) > MAX_PROGRAMS:
+            del self._numbers[next(iter(self._numbers))]
+        return counter
+
+    def _check_grant(self, grant: Grant, verb: str) -> None:
+        if verb not in grant.verbs or verb not in GRANTABLE:
+            raise VerificationError("not_granted", "this program was not given the right to ask for this")
+        if self.clock.state() == "synced" and self.clock.now().timestamp() > grant.expires_at:
+            raise VerificationError("grant_expired", "the grant has ended: issue the program's files again")
+
+    def _check(self, command: Command, verb: str, counter: CommandCounter, nonces: _Nonces) -> Handler:
         """Refuse what is for somebody else, was there before, is too old or not offered; who does it otherwise."""
         if command.site != self.site:
             raise VerificationError("wrong_site", "the command is for another site")
@@ -279,9 +333,9 @@ class Commands:
             raise VerificationError("wrong_unit", "the command is for another unit")
         if command.verb != verb:
             raise VerificationError("wrong_verb", "the command was signed for another verb")
-        self._check_number(command.cmd_seq)
+        self._check_number(command.cmd_seq, counter)
         if command.nonce is not None:
-            if not self._nonces.use(command.nonce, self.clock.monotonic_ns()):
+            if not nonces.use(command.nonce, self.clock.monotonic_ns()):
                 raise VerificationError("bad_nonce", "the nonce is not one of this unit's, or was used, or is too old")
         elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
@@ -294,14 +348,14 @@ class Commands:
             raise VerificationError("not_available", "this unit does not offer this verb")
         return handler
 
-    def _check_number(self, cmd_seq: int) -> None:
+    def _check_number(self, cmd_seq: int, counter: CommandCounter) -> None:
         """Numbers rise, and run ahead of the time no further than two clocks differ: one operator locks nobody out.
 
         Where they did (the unit did not know the time), the refusal names the next, and that one is taken.
         """
-        last = self.counter.last
-        next_seq = None if self.counter.remembers(cmd_seq) or last >= LAST_NUMBER else last + 1
-        if self.counter.overtaken(cmd_seq):
+        last = counter.last
+        next_seq = None if counter.remembers(cmd_seq) or last >= LAST_NUMBER else last + 1
+        if counter.overtaken(cmd_seq):
             raise _NumberError(
                 "out_of_order",
                 f"commands with higher numbers were taken before: sign it again with {last + 1}",

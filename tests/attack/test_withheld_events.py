@@ -11,7 +11,7 @@ import pytest
 from agent.errors import VerificationError
 from agent.keys import SigningKey
 from agent.protocol.trust import TrustedUnits
-from agent.subscribe.chain import Chains
+from agent.subscribe.chain import MISSING_RANGES, Chains
 from agent.subscribe.files import StateFile
 from agent.subscribe.heads import Heads
 from agent.subscribe.show import in_words, what_is_missing
@@ -175,3 +175,16 @@ def test_what_the_broker_dropped_for_an_absent_auditor_is_named_for_each_unit(tm
     state.close()
     for unit in units:
         unit.outbox.close()
+
+
+def test_gaps_beyond_what_is_remembered_are_told_as_lost(tmp_path: Path) -> None:
+    unit = SigningUnit(tmp_path / "outbox.db")
+    verifier = verifier_of(unit)
+    for number in range(2 * (MISSING_RANGES + 3)):
+        row = unit.say()
+        if number % 2 == 0:
+            verifier.check(unit.topic(row), row.payload, START)
+    assert len(verifier.missing(unit.name)) == MISSING_RANGES
+    lost = verifier.take_given_up()
+    assert [(one.unit, one.gap.first, one.count) for one in lost] == [(unit.name, 2, 1), (unit.name, 4, 1)]
+    assert verifier.take_given_up() == []

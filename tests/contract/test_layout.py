@@ -29,7 +29,7 @@ IO_MODULES = {
     "asyncio": ("mqtt", "subscribe"),
     "av": ("camera",),
     "gi": ("camera",),
-    "http": (),
+    "http": ("bridge.webhook",),
     "libcamera": ("camera",),
     "multiprocessing": (),
     "paho": ("mqtt",),
@@ -37,8 +37,8 @@ IO_MODULES = {
     "picamera2": ("camera",),
     "requests": (),
     "socket": ("camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check"),
-    "sqlite3": ("sqlite", "gallery", "outbox", "subscribe"),
-    "ssl": ("mqtt", "unit.broker_check"),
+    "sqlite3": ("sqlite", "gallery", "outbox", "subscribe", "bridge.store"),
+    "ssl": ("mqtt", "unit.broker_check", "bridge.webhook"),
     "subprocess": (),
     "urllib.request": (),
     "yaml": ("strict_yaml",),
@@ -51,7 +51,7 @@ FLOORS = {
     "mqtt": 3, "audit": 3, "inference": 3, "camera": 3, "camera.scene": 3, "notices": 3,
     "detect": 4, "embed": 4, "gallery": 4, "match": 4, "outbox": 4, "door": 4,
     "uplink": 5, "subscribe": 5, "site": 5,
-    "pipeline": 6, "unit": 6,
+    "pipeline": 6, "unit": 6, "bridge": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 DATA_PATH = ("camera", "detect", "embed", "gallery", "match", "outbox", "uplink")
@@ -71,13 +71,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "outbox": ("match.records", "protocol.event", "protocol.names", "protocol.pseudonym"),
     "pipeline": ("camera.base", "detect", "door.liveness", "embed", "gallery.references", "match"),
     "uplink": ("mqtt", "outbox.queue", "protocol"),
+    "bridge": ("mqtt.connection", "mqtt.credentials", "protocol", "subscribe"),
+    "bridge.settings": ("config.check",),
     "subscribe": ("mqtt.connection", "mqtt.credentials", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
     "site.retire": ("mqtt.connection", "mqtt.credentials"),
     # The command line has no logic: beside what it calls it knows records that it reads or prints.
     "cli": (
-        "unit", "site", "subscribe", "notices", "protocol", "config", "audit.chain", "gallery.consent",
+        "unit", "site", "subscribe", "bridge", "notices", "protocol", "config", "audit.chain", "gallery.consent",
         "gallery.records", "match.policy", "mqtt.connection", "mqtt.credentials",
     ),
     "cli.audit": ("gallery.database",),
@@ -87,12 +89,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # What these rooms never load, not even by way of others: a subscriber and a site need no camera, model or gallery.
 NEVER_LOADED = {
     "subscribe": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
+    "bridge": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
     "site": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
 }
 
 # Who may read the configuration: the command line, and the assembly that turns it into plain arguments. Camera settings
 # are plain arguments themselves.
-READS_CONFIGURATION = ("cli", "unit", "config", "notices")
+READS_CONFIGURATION = ("cli", "unit", "config", "notices", "bridge.settings")
 
 # Words of things that this program never does. One use is allowed: the age class of a consent record says which
 # guardian must agree; it is told by people and never worked out from a face.

@@ -41,7 +41,7 @@ class UnitOnBroker:
 
     def __init__(self, folder: Path, broker: BrokerSettings, name: str = "door-1", **options: Any) -> None:
         self.clock: SkippingClock = options.pop("clock", None) or SkippingClock()
-        self.unit = SigningUnit(folder / f"{name}.db", name, self.clock)  # type: ignore[arg-type]  # it only reads it
+        self.unit = SigningUnit(folder / f"{name}.db", name, self.clock, **options.pop("limits", {}))  # type: ignore[arg-type]  # it only reads it
         self.outbox = self.unit.outbox
         self.notices: list[UplinkNotice] = []
         self.requests: list[tuple[str, bytes]] = []

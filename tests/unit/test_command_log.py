@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from agent.audit.chain import Fact, Kind
 from agent.clock import SimulatedClock
-from agent.unit.command_log import UNSIGNED_S, CommandLog
+from agent.unit.command_log import SHARED_S, CommandLog
 from agent.uplink.commands import Outcome
 
 
@@ -22,7 +22,7 @@ def test_unsigned_commands_share_an_entry_and_signed_ones_have_their_own() -> No
         log(Outcome("selftest", None, "bad_signature"))
     log(Outcome("health", 7, None))
     log(Outcome("health", 8, "wrong_verb"))
-    clock.advance(UNSIGNED_S)
+    clock.advance(SHARED_S)
     log(Outcome("selftest", None, "malformed"))
     assert entries == [
         ("command_refused", {"verb": "selftest", "error": "bad_signature", "count": 1}),

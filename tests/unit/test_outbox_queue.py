@@ -214,11 +214,16 @@ def test_events_queued_before_the_unit_got_a_new_event_key_are_erased_as_well(tm
     unit.outbox.close()
 
 
-def test_acknowledged_events_leave_the_file_once_it_is_idle(unit: SigningUnit) -> None:
+@pytest.mark.parametrize("days", [0, 1, 7])
+def test_acknowledged_events_leave_the_file_once_their_days_are_over(tmp_path: Path, days: int) -> None:
+    unit = SigningUnit(tmp_path / "outbox.db", keep_days=days)
     marker = "p1_" + "deadbeef" * 4
     row = unit.say(match_draft(unit.clock, marker))
     unit.clock.advance(TIDY_EVERY_S + 1)
     unit.outbox.acked(row.seq)
+    assert bool(unit.outbox.told(1, 1).events) == (days > 0)
+    unit.clock.advance(days * 24 * 3600 + TIDY_EVERY_S + 2)
+    unit.outbox.expire(unit.clock.now())
     assert not [file for file in unit.path.parent.glob("outbox.db*") if marker.encode() in file.read_bytes()]
 
 

@@ -158,7 +158,15 @@ def test_a_program_whose_folder_was_moved_away_stays_on_the_access_list_and_can_
 ) -> None:
     folder = programs.issue_client(office.site, "auditor", "auditor", **office.options)
     moved = folder.rename(tmp_path / "auditor-on-its-machine")
-    assert {path.name for path in moved.iterdir()} == {"ca.crt", "tls.crt", "tls.key", "site.jwk", "trust.jws"}
+    assert {path.name for path in moved.iterdir()} == {
+        "ask.key",
+        "ca.crt",
+        "grant.jws",
+        "tls.crt",
+        "tls.key",
+        "site.jwk",
+        "trust.jws",
+    }
     office.enrol("door-3")
     assert "user auditor\n" in office.files.acl.read_text()
     programs.revoke_client(office.site, "auditor", **office.options)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import rfc8785
 from msgspec.structs import replace
 
 from agent.audit.chain import read_entries
@@ -35,6 +36,7 @@ class Unit:
     """A unit's stores with one subject and one event about them, and its command side as the product assembles it."""
 
     def __init__(self, folder: Path, stack: ExitStack, **rules: object) -> None:
+        self.folder = folder
         office = SiteOffice(folder)
         self.clock = clock = office.clock
         keys = office.enrol("door-1")
@@ -189,3 +191,23 @@ def test_an_enrolment_takes_nothing_but_consent_and_subject(unit: Unit, extra: d
 
 def test_rotation_gets_what_was_asked(unit: Unit) -> None:
     assert unit.do("key/rotate", {"references": "renew"}) == {"rotated": "references", "count": 1}
+
+
+def test_what_was_delivered_is_said_again_until_the_person_in_it_is_erased(unit: Unit) -> None:
+    rows = unit.outbox.pending(10)
+    unit.outbox.acked(*(row.seq for row in rows))
+    told = unit.do("outbox/replay", {"first": "1", "last": 5})
+    assert [rfc8785.dumps(event) for event in told["events"]] == [row.payload for row in rows]
+    assert (told["first"], told["through"]) == (1, rows[-1].seq)
+    unit.do("subject/revoke", {"subject": unit.subject.hex()})
+    again = unit.do("outbox/replay", {"first": 1, "last": rows[-1].seq})
+    assert not any(event["data"]["event_type"] == "match" for event in again["events"])
+    assert again["gone"], "told as gone, without the reason"
+    marker = rows[0].payload[60:120]
+    assert not [file for file in unit.folder.rglob("outbox.db*") if marker in file.read_bytes()]
+
+
+@pytest.mark.parametrize("args", [{}, {"first": 1}, {"first": 2, "last": 1}, {"first": 0, "last": 1}, {"all": "yes"}])
+def test_question_without_two_numbers_is_refused(unit: Unit, args: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match="first and the last"):
+        unit.do("outbox/replay", args)

@@ -28,8 +28,8 @@ from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns
-from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.subscribe.verify import VerifiedEvent
+from agent.subscribe.subscriber import Handed, Refusal, Subscriber
+from agent.subscribe.verify import Loss
 from tools.lib.arm64 import LIBCAMERA_PIPELINE
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, DemoSite
@@ -120,7 +120,7 @@ class Installed:
         CONFIG.chmod(0o644)
 
     @contextmanager
-    def events(self, broker: DemoBroker) -> Iterator[list[VerifiedEvent | Refusal]]:
+    def events(self, broker: DemoBroker) -> Iterator[list[Handed]]:
         """What a subscriber receives and verifies while the block runs."""
         demo = self._demo
         keys = demo.site.client(PROGRAM)
@@ -131,7 +131,7 @@ class Installed:
             protocol=broker.protocol,
         )
         trust = TrustFile(demo.site.trust, load_public_key(demo.site.site_jwk))
-        received: list[VerifiedEvent | Refusal] = []
+        received: list[Handed] = []
         with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
             thread = threading.Thread(target=lambda: received.extend(tell(subscriber)), daemon=True)
             thread.start()
@@ -140,19 +140,21 @@ class Installed:
             thread.join(5)
 
 
-def tell(subscriber: Subscriber) -> Iterator[VerifiedEvent | Refusal]:
+def tell(subscriber: Subscriber) -> Iterator[Handed]:
     for outcome in subscriber:
         print(f"    {as_columns(outcome)}", flush=True)
         yield outcome
 
 
-def wait_for(received: list[VerifiedEvent | Refusal], kind: str, condition: str | None = None, after: int = 0) -> int:
+def wait_for(received: list[Handed], kind: str, condition: str | None = None, after: int = 0) -> int:
     """Wait for an event; how many had come then. Raises CheckError."""
     deadline = time.monotonic() + EVENT_LIMIT_S
     while time.monotonic() < deadline:
         for number, event in enumerate(received[after:], start=after):
             if isinstance(event, Refusal):
                 raise CheckError(f"the subscriber refused an event: {event.reason}")
+            if isinstance(event, Loss):
+                raise CheckError(f"the unit lost {event.count} events")
             if event.kind == kind and condition in (None, getattr(event.event.data, "condition", None)):
                 return number + 1
         time.sleep(0.2)

@@ -27,7 +27,7 @@ from agent.mqtt.credentials import Credentials
 from agent.site import units
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns, as_json
-from agent.subscribe.subscriber import Refusal, Subscriber
+from agent.subscribe.subscriber import Handed, Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.report import Outcome, judge, stage_times, what_is_where
@@ -80,7 +80,7 @@ class Demo:
             protocol=broker.protocol,
         )
         trust = TrustFile(site.site.trust, load_public_key(site.site.site_jwk))
-        received: list[VerifiedEvent | Refusal] = []
+        received: list[Handed] = []
         with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
             listener = threading.Thread(target=self._listen, args=(subscriber, received), daemon=True)
             listener.start()
@@ -97,7 +97,7 @@ class Demo:
             received, subjects, log, key=lambda audience, epoch: units.epoch_key(site.site.folder, audience, epoch)
         )
 
-    def _listen(self, subscriber: Subscriber, received: list[VerifiedEvent | Refusal]) -> None:
+    def _listen(self, subscriber: Subscriber, received: list[Handed]) -> None:
         for outcome in subscriber:
             received.append(outcome)
             print(as_json(outcome) if self._json else f"      {as_columns(outcome)}", flush=True)
@@ -127,7 +127,7 @@ class Demo:
             print(f"{clear}{time.monotonic() - self._began:5.1f} s  {step:<7} {text}", flush=True)
 
 
-def _has_stopped(received: list[VerifiedEvent | Refusal]) -> bool:
+def _has_stopped(received: list[Handed]) -> bool:
     return any(
         isinstance(one, VerifiedEvent) and getattr(one.event.data, "condition", None) == "stopping" for one in received
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.protocol.event import MatchData
 from agent.protocol.pseudonym import EpochKey, Resolver
-from agent.subscribe.subscriber import Refusal
+from agent.subscribe.subscriber import Handed, Refusal
 from agent.subscribe.verify import VerifiedEvent
 
 _STAGE = re.compile(r"stage (\w+): (\d+) times, p50 (\d+) us, p95 (\d+) us")
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def judge(
-    received: list[VerifiedEvent | Refusal],
+    received: list[Handed],
     subjects: dict[str, str],
     log: str,
     *,

@@ -21,7 +21,7 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 
 REFRESH = 500  # payloads after which the tokens that are altered are signed anew, so that they would be obeyed
 
 WORDS = [
-    "eyJ", ".", "..", "{", "}", "[", "]", ":", ",", '"', "null", "true", "1e9", "-0", "NaN", "\\u0000", "\ud7ff",
+    "eyJ", ".", "..", "~", "{", "}", "[", "]", ":", ",", '"', "null", "true", "1e9", "-0", "NaN", "\\u0000", "\ud7ff",
     '"alg"', '"none"', '"ES256"', '"HS256"', '"kid"', '"typ"', '"crit"', '"jwk"', f'"{SIGNATURE_TYPE}"', "=", "==", "-",
     '"site"', '"cmd_seq"', '"args"', '"nonce"', "enrol/begin", "+", "#", "/", "\n", " ", "AAAA",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from agent.mqtt.credentials import Credentials
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.subscribe.verify import VerifiedEvent
+from agent.subscribe.verify import Loss, VerifiedEvent
 
 JOIN_TIMEOUT_S = 5.0
 
@@ -97,6 +97,8 @@ class Listener:
     def _run(self) -> None:
         try:
             for outcome in self._subscriber:
+                if isinstance(outcome, Loss):  # of a subscriber that asks for what it missed: this one does not
+                    continue
                 with self._lock:
                     self._received.append(Received(outcome, time.monotonic()))
         except BrokerError:

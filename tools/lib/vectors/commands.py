@@ -37,6 +37,7 @@ VERBS = (
     "recognition/resume",
     "key/rotate",
     "outbox/status",
+    "outbox/replay",
     "selftest",
     "unit/confirm",
 )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Home Assistant: a device for each person who is resolved here, over MQTT.
+
+Nothing about a person is retained: when Home Assistant is born it is told of the devices again, and of no event. Only
+what is of this moment is said, so that an automation never acts on the past. A person who is withdrawn is removed from
+Home Assistant, device and entities.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import agent
+from agent.bridge.outputs import Item, Sent, is_of_this_moment, may_open
+from agent.bridge.people import Person
+from agent.clock import Clock
+from agent.errors import BrokerError
+from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.credentials import load_identity
+
+ROOT = "postern-people"
+BIRTH = "homeassistant/status"
+EXPIRY_S = 10  # of a message on its way: whoever acts on it later acts on the past
+ANSWER_S = 5.0  # a broker that does not take a message by then is away
+
+
+class HomeAssistant:
+    """See the module; ``everybody`` gives the people of the map as it is now."""
+
+    batch = 16
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        *,
+        site: str,
+        presence_s: int,
+        words: str | None,
+        everybody: Callable[[], Iterable[Person]],
+        clock: Clock,
+    ) -> None:
+        """Connect to nothing yet; KeyStoreError when the files of the program cannot be used."""
+        self._broker, self._site, self._presence_s, self._words = broker, site, presence_s, words
+        self._everybody, self._clock = everybody, clock
+        self._name = load_identity(broker.credentials, clock).common_name
+        self._connection: Connection | None = None
+        self._announced: dict[str, Person] = {}
+
+    def send(self, items: Sequence[Item], now_s: int) -> Sent:
+        sent = Sent()
+        try:
+            self._meet(now_s)
+            for item in items:
+                self._say(item, now_s)
+                sent.through = item.record.number
+        except BrokerError as error:
+            self.close()
+            sent.problem = f"{error}; it is tried again"
+        return sent
+
+    def idle(self, now_s: int) -> None:
+        """Keep the connection, and announce whoever is new or whom Home Assistant forgot; raises BrokerError."""
+        try:
+            self._meet(now_s)
+        except BrokerError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _meet(self, now_s: int) -> None:  # noqa: ARG002
+        if self._connection is None:
+            connection = Connection(
+                self._broker, client_id=self._name, clock=self._clock, common_name=self._name, session_expiry_s=0
+            )
+            connection.open()
+            self._connection = connection
+            connection.subscribe(BIRTH)
+            self._announced = {}
+        self._hear(self._connection.poll(0.0).messages)
+        people = {person.name: person for person in self._everybody()}
+        for name, person in people.items():
+            if self._announced.get(name) != person:
+                self._publish(self._config_topic(name), _device(self._site, person, self._presence_s))
+                self._announced[name] = person
+        for name in [name for name in self._announced if name not in people]:
+            self._remove(name)
+
+    def _say(self, item: Item, now_s: int) -> None:
+        body = item.record.body
+        if body.kind == "withdrawn" and body.person is not None:
+            self._remove(body.person)
+        if item.person is None or not is_of_this_moment(item.record, now_s):
+            return
+        base = f"{ROOT}/{self._site}/{item.person.name}"
+        if body.kind == "match":
+            facts: dict[str, Any] = {
+                "event_type": "seen",
+                "door": body.unit,
+                "zone": body.zone,
+                "time": body.time,
+                "key": item.record.key,
+            }
+            facts |= {"liveness": body.liveness, "may_open": may_open(item.record, now_s, self._words)}
+            self._publish(f"{base}/event", json.dumps(facts).encode(), EXPIRY_S)
+            self._publish(f"{base}/state", json.dumps({"seen": body.time, "door": body.unit}).encode(), EXPIRY_S)
+        if body.kind in ("match", "presence"):
+            here = b"OFF" if body.condition == "left" else b"ON"
+            self._publish(f"{base}/presence", here, EXPIRY_S)
+
+    def _remove(self, name: str) -> None:
+        """An empty description removes a device ("Device discovery payload", Home Assistant's MQTT integration)."""
+        self._publish(self._config_topic(name), b"")
+        self._announced.pop(name, None)
+
+    def _config_topic(self, name: str) -> str:
+        return f"homeassistant/device/postern-people-{self._site}/{name}/config"
+
+    def _publish(self, topic: str, payload: bytes, expiry_s: int | None = None) -> None:
+        """Say it, never retained, and wait until the broker has it; BrokerError when it does not take it."""
+        if self._connection is None:
+            raise BrokerError("the connection for Home Assistant is gone")
+        mid = self._connection.publish(topic, payload, expiry_s=expiry_s)
+        end_ns = self._clock.monotonic_ns() + round(ANSWER_S * 1e9)
+        while self._clock.monotonic_ns() < end_ns:
+            polled = self._connection.poll(0.1)
+            self._hear(polled.messages)
+            for ack in polled.acks:
+                if ack.mid == mid and not ack.accepted:
+                    raise BrokerError(f"the broker refuses {topic}: give the program the role announcer")
+                if ack.mid == mid:
+                    return
+        raise BrokerError("the broker does not answer")
+
+    def _hear(self, messages: list[Incoming]) -> None:
+        if any(message.topic == BIRTH and message.payload == b"online" for message in messages):
+            self._announced = {}
+
+
+def _device(site: str, person: Person, presence_s: int) -> bytes:
+    identity = f"postern_people_{site}_{person.name}"
+    base = f"{ROOT}/{site}/{person.name}"
+
+    def entity(key: str, platform: str, name: str, **facts: object) -> dict[str, Any]:
+        return {"platform": platform, "unique_id": f"{identity}_{key}", "name": name, **facts}
+
+    state = f"{base}/state"
+    document = {
+        "device": {"identifiers": [identity], "name": person.title, "manufacturer": "Postern", "model": "person"},
+        "origin": {"name": "Postern bridge", "sw_version": agent.__version__},
+        "qos": 1,
+        "components": {
+            "event": entity("event", "event", "Seen", state_topic=f"{base}/event", event_types=["seen"]),
+            "seen": entity(
+                "last_seen",
+                "sensor",
+                "Last seen",
+                state_topic=state,
+                device_class="timestamp",
+                value_template="{{ value_json.seen }}",
+            ),
+            "door": entity(
+                "last_door", "sensor", "Last door", state_topic=state, value_template="{{ value_json.door }}"
+            ),
+            "presence": entity(
+                "presence",
+                "binary_sensor",
+                "Presence",
+                state_topic=f"{base}/presence",
+                device_class="occupancy",
+                off_delay=presence_s,
+            ),
+        },
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/metrics`` for Prometheus: what an operator wants to be woken for. No person and no pseudonym is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.bridge.outputs import Item, Sent
+from agent.bridge.status import Status
+from agent.bridge.store import Store
+from agent.errors import RefusedError
+
+DAY_S = 24 * 3600
+
+
+class Metrics:
+    """An output that counts, and the server that tells."""
+
+    batch = 1000
+
+    def __init__(self, listen: str, port: int, *, status: Status, store: Store, now_s: Callable[[], int]) -> None:
+        """Begin to serve; RefusedError when the address cannot be used."""
+        self._gathered = _Gathered(status, store, now_s)
+        registry = CollectorRegistry()
+        registry.register(self._gathered)
+        try:
+            self._server, self._thread = start_http_server(port, listen, registry)
+        except OSError as error:
+            raise RefusedError(
+                f"cannot serve metrics on {listen} port {port} ({error.strerror}): choose another"
+            ) from error
+
+    def send(self, items: Sequence[Item], now_s: int) -> Sent:  # noqa: ARG002
+        for item in items:
+            body = item.record.body
+            self._gathered.records[body.kind] += 1
+            if body.kind == "refusal":
+                self._gathered.refusals[body.reason or ""] += 1
+            elif body.kind == "loss":
+                self._gathered.lost[body.unit or ""] += body.count or 0
+        return Sent(through=items[-1].record.number)
+
+    def idle(self, now_s: int) -> None:
+        """Nothing is due."""
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(2)
+
+
+class _Gathered(Collector):
+    def __init__(self, status: Status, store: Store, now_s: Callable[[], int]) -> None:
+        self._status, self._store, self._now_s = status, store, now_s
+        self.records: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+
+    def collect(self) -> Iterator[Metric]:
+        now_s = self._now_s()
+        with self._status.lock:
+            facts = self._status.facts
+            units, health = facts.units, dict(facts.health)
+            ages = {unit: max(now_s - at, 0) for unit, at in facts.event_s.items()}
+            missing, withheld = dict(facts.missing), dict(facts.withheld)
+            quarantined = {unit: int(unit in facts.quarantined) for unit in units}
+            ends, list_s, problems = facts.certificate_s, facts.list_s, dict(facts.problems)
+            keys = facts.epoch_keys
+        yield _gauge("postern_unit_event_age_seconds", "since the last event of a unit", "unit", ages)
+        heard = {unit: max(now_s - at, 0) for unit, (at, _) in health.items()}
+        yield _gauge("postern_unit_health_age_seconds", "since a unit's health; above 180 it is away", "unit", heard)
+        queue = {unit: report.queue_depth for unit, (_, report) in health.items()}
+        yield _gauge("postern_unit_queue_events", "events that wait at a unit", "unit", queue)
+        weeks = {unit: report.epochs for unit, (_, report) in health.items() if report.epochs is not None}
+        yield _gauge("postern_unit_epochs", "weeks that a unit has keys for; at 0 it announces nobody", "unit", weeks)
+        yield _gauge("postern_unit_missing_events", "events that did not come yet", "unit", missing)
+        yield _gauge("postern_unit_withheld_events", "events that a unit says it sent", "unit", withheld)
+        yield _gauge("postern_unit_quarantined", "1 while a person has to look at a unit", "unit", quarantined)
+        yield _gauge(
+            "postern_output_behind_records", "records that an output has still to get", "output", self._store.behind()
+        )
+        yield _gauge(
+            "postern_output_dead_letters", "records that an output refused", "output", self._store.dead_counts()
+        )
+        failing = {output: int(failing) for output, failing in problems.items()}
+        yield _gauge("postern_output_failing", "1 while an output is tried again", "output", failing)
+        days = {"certificate": (ends - now_s) // DAY_S}
+        if list_s is not None:
+            days["list_of_units"] = (list_s - now_s) // DAY_S
+        yield _gauge("postern_key_days_left", "until a person has to renew it", "what", days)
+        yield GaugeMetricFamily("postern_epoch_keys", "epoch keys that the bridge holds", value=keys)
+        yield _count("postern_records", "records by kind, since the start", "kind", self.records)
+        yield _count("postern_refusals", "refused messages by reason, since the start", "reason", self.refusals)
+        yield _count("postern_lost_events", "events that nobody keeps any more, since the start", "unit", self.lost)
+
+
+def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in sorted(values.items()):
+        family.add_metric([value], number)
+    return family
+
+
+def _count(name: str, text: str, label: str, values: Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, number in sorted(values.copy().items()):
+        family.add_metric([value], number)
+    return family

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an output is, and what every output is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from agent.bridge.people import Person
+from agent.bridge.records import Record
+from agent.bridge.settings import UNCHECKED
+
+ACT_WITHIN_S = (
+    10  # a match is for a door or a light so long after it was taken; the Home Assistant example says the same
+)
+
+
+@dataclass(slots=True)
+class Sent:
+    """What became of a batch: everything ``through`` this number is done with, ``dead`` of it will never be taken.
+
+    ``problem`` is one sentence on why the rest has to wait.
+    """
+
+    through: int = 0
+    dead: list[tuple[Record, str]] = field(default_factory=list)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A record, and who it is about where this output may know."""
+
+    record: Record
+    person: Person | None
+
+
+class Output(Protocol):
+    """One thread calls all of it. ``send`` and ``idle`` raise nothing but PosternError."""
+
+    batch: int  # records for one ``send``
+
+    def send(self, items: Sequence[Item], now_s: int) -> Sent:
+        """Hand over in order; what was handed over before comes again after a crash, with the same key."""
+
+    def idle(self, now_s: int) -> None:
+        """Do what is due while nothing comes."""
+
+    def close(self) -> None: ...
+
+
+def is_of_this_moment(record: Record, now_s: int) -> bool:
+    """Whether an automation may act on it: late, repeated and waiting records are history."""
+    body = record.body
+    return body.fresh and not body.repeat and 0 <= now_s - record.taken_s <= ACT_WITHIN_S
+
+
+def may_open(record: Record, now_s: int, words: str | None) -> bool:
+    """Whether a door may open for it: of this moment, and of a living person or where words accept less."""
+    body = record.body
+    living = body.liveness == "passed" or words == UNCHECKED
+    return body.kind == "match" and living and is_of_this_moment(record, now_s)
+
+
+def told(item: Item, now_s: int, words: str | None) -> dict[str, Any]:
+    """What an output says of an item: the record's members, its key, who it was, and whether to act on it."""
+    record = item.record
+    content: dict[str, Any] = {"key": record.key, "taken_s": record.taken_s, **msgspec.to_builtins(record.body)}
+    content |= {"act": is_of_this_moment(record, now_s), "may_open": may_open(record, now_s, words)}
+    if item.person is not None:
+        content |= {"person": item.person.name, "title": item.person.title}
+    return content

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge put together: a subscriber that asks for what it missed, the store, and a thread for each output.
+
+Whatever the subscriber hands over is in the store, on disk, before the broker hears that it was taken. A full disk, a
+broker that is away and a list of units that has ended stop no output: each is told once and tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from agent.backoff import Bounds, full_jitter
+from agent.bridge.outputs import Output
+from agent.bridge.people import Resolving
+from agent.bridge.pump import Pump
+from agent.bridge.records import notice, records_of, withdrawn
+from agent.bridge.settings import HomeAssistant, Metrics, Settings, Sql, Webhook
+from agent.bridge.status import Status
+from agent.bridge.store import Store
+from agent.clock import Clock
+from agent.errors import BrokerError, PosternError, RefusedError
+from agent.keys import load_public_key
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials, load_identity
+from agent.protocol.health import Health
+from agent.subscribe.files import StateFile, TrustFile
+from agent.subscribe.replay import Replays
+from agent.subscribe.subscriber import Handed, Subscriber
+from agent.subscribe.verify import VerifiedEvent
+
+AGAIN_S = Bounds(1.0, 2.0, 60.0)  # pauses after a broker that cannot be reached, or a disk that is full
+LOOK_S = 5  # between two looks at people, keys and what is missing
+
+
+@dataclass(eq=False)
+class Bridge:
+    """See the module. ``run`` blocks until ``stop``; ``on_notice`` may be called from any thread."""
+
+    settings: Settings
+    _: KW_ONLY
+    clock: Clock
+    random: Callable[[int], bytes]
+    on_notice: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        """Read every file and open the store; PosternError says what is wrong with which."""
+        settings = self.settings
+        self._stopping = threading.Event()
+        self._subscriber: Subscriber | None = None
+        self._looked_ns: int | None = None
+        self.status = Status()
+        self._resolving = Resolving(settings.people, settings.epoch_keys, settings.consumer_key)
+        self._credentials = credentials_in(settings.keys)
+        identity = load_identity(self._credentials, self.clock)
+        self.status.facts.certificate_s = int(identity.expires.timestamp())
+        self.store = Store(settings.state / "bridge.db", outputs=[output.name for output in settings.outputs])
+        with ExitStack() as stack:
+            stack.callback(self.store.close)
+            outputs = [(one, self._make(one)) for one in settings.outputs]
+            stack.pop_all()
+        self._pumps = [
+            Pump(
+                one.name,
+                output,
+                store=self.store,
+                clock=self.clock,
+                random=self.random,
+                person=self._resolving.person if one.people or isinstance(one, HomeAssistant) else None,
+                on_notice=self.on_notice,
+                on_state=self._note_state,
+            )
+            for one, output in outputs
+        ]
+
+    def stop(self) -> None:
+        """End soon; may be called from any thread."""
+        self._stopping.set()
+        if self._subscriber is not None:
+            self._subscriber.stop()
+
+    def run(self) -> None:
+        """Receive and hand over until stopped. Raises PosternError for what a person has to correct."""
+        failures = 0
+        told: str | None = None
+        listened = False  # before, a mistake in the files is for the person who starts it
+        for pump in self._pumps:
+            pump.start()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._listen()
+                    failures, told, listened = 0, None, True
+                except PosternError as error:
+                    listened = listened or self._subscriber is not None
+                    if not (listened or isinstance(error, BrokerError)):
+                        raise
+                    if str(error) != told:
+                        told = str(error)
+                        self.on_notice(told)
+                    failures += 1
+                    self._stopping.wait(full_jitter(failures, AGAIN_S, self.random))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the outputs end what they have in hand, and let go of the store."""
+        for pump in self._pumps:
+            pump.stop()
+        self.store.close()
+
+    def _listen(self) -> None:
+        settings = self.settings
+        broker = BrokerSettings(settings.broker.host, self._credentials, port=settings.broker.port)
+        site_key = load_public_key(settings.keys / "site.jwk")
+        replays = Replays.from_folder(settings.keys, site=settings.site, clock=self.clock, random=self.random)
+        subscriber = Subscriber(
+            broker,
+            site=settings.site,
+            trust=TrustFile(settings.keys / "trust.jws", site_key),
+            clock=self.clock,
+            state=StateFile(settings.state / "seen.db"),
+            durable=True,
+            replays=replays,
+            on_notice=self._note,
+            on_health=self._note_health,
+            on_turn=self._look,
+        )
+        with subscriber:
+            self._subscriber = subscriber
+            self.on_notice(f"listening to site {settings.site} at {broker.host}:{broker.port}")
+            for handed in subscriber:
+                self._keep(handed)
+
+    def _keep(self, handed: Handed) -> None:
+        now_s = int(self.clock.now().timestamp())
+        self.store.put(records_of(handed, self.settings.site, serial=self.store.serial), now_s)
+        if isinstance(handed, VerifiedEvent):
+            with self.status.lock:
+                self.status.facts.event_s[handed.unit] = now_s
+
+    def _note(self, text: str) -> None:
+        """What a subscriber tells a person is a record as well."""
+        self.on_notice(text)
+        self.store.put([notice(text, serial=self.store.serial())], int(self.clock.now().timestamp()))
+
+    def _note_health(self, unit: str, report: Health) -> None:
+        with self.status.lock:
+            self.status.facts.health[unit] = (int(self.clock.now().timestamp()), report)
+
+    def _note_state(self, output: str, failing: bool) -> None:  # noqa: FBT001 - what it says of it
+        with self.status.lock:
+            self.status.facts.problems[output] = failing
+
+    def _look(self) -> None:
+        """Read people and keys again, say who is known no more, and count what is missing."""
+        now_ns = self.clock.monotonic_ns()
+        if self._looked_ns is not None and now_ns - self._looked_ns < LOOK_S * 1_000_000_000:
+            return
+        first, self._looked_ns = self._looked_ns is None, now_ns
+        if self._resolving.refresh() or first:
+            for name in sorted(self.store.people(frozenset(self._resolving.everybody()))):
+                item = withdrawn(name, serial=self.store.serial())
+                self.store.forget_person(name, item, int(self.clock.now().timestamp()))
+        if self._resolving.refusal is not None:
+            self.on_notice(f"the people and keys that were read before stay: {self._resolving.refusal}")
+            self._resolving.refusal = None
+        if (subscriber := self._subscriber) is None:
+            return
+        verifier = subscriber.verifier
+        missing = {unit: sum(gap.count for gap in gaps) for unit, gaps in verifier.all_missing().items()}
+        with self.status.lock:
+            facts = self.status.facts
+            facts.missing, facts.withheld = missing, subscriber.withheld()
+            facts.quarantined = frozenset(verifier.quarantined())
+            facts.units = verifier.trust.units_in_service()
+            facts.list_s = None if verifier.trust.expires is None else int(verifier.trust.expires.timestamp())
+            facts.epoch_keys = self._resolving.epochs()
+
+    def _make(self, one: Webhook | Sql | HomeAssistant | Metrics) -> Output:
+        if isinstance(one, Webhook):
+            from agent.bridge.webhook import Webhook as Post  # noqa: PLC0415 - each output needs what it needs alone
+
+            return Post(one.url, one.secret, one.liveness_not_checked)
+        try:
+            if isinstance(one, Sql):
+                from agent.bridge.sql import Sql as Database  # noqa: PLC0415
+
+                return Database(one.url, one.password)
+            if isinstance(one, Metrics):
+                from agent.bridge.metrics import Metrics as Prometheus  # noqa: PLC0415
+
+                return Prometheus(one.listen, one.port, status=self.status, store=self.store, now_s=self._now_s)
+        except ImportError as error:
+            raise RefusedError(
+                f"output {one.name} needs a library that is not installed ({error.name}): pip install 'postern[bridge]'"
+            ) from error
+        from agent.bridge.home_assistant import HomeAssistant as Home  # noqa: PLC0415
+
+        broker = self.settings.broker
+        return Home(
+            BrokerSettings(broker.host, credentials_in(one.keys), port=broker.port),
+            site=self.settings.site,
+            presence_s=one.presence_s,
+            words=one.liveness_not_checked,
+            everybody=lambda: self._resolving.everybody().values(),
+            clock=self.clock,
+        )
+
+    def _now_s(self) -> int:
+        return int(self.clock.now().timestamp())
+
+
+def credentials_in(folder: Path) -> Credentials:
+    """The TLS files of a program, as the site kit made them."""
+    return Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge's configuration: strict YAML in, frozen ``Settings`` out, or a ConfigError with the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent.config.check import Problem, convert, refusal
+from agent.protocol.names import Name
+from agent.strict_yaml import read_document
+
+UNCHECKED = "a photograph of a face may open this door"  # what somebody has to write down who accepts that
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    port: Port = 8883
+
+
+class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """``people``: this output is told who it was, where that is known here.
+
+    ``liveness_not_checked``: the words by which somebody accepts that nothing tells a photograph from a person.
+    """
+
+    name: Name
+    people: bool = False
+    liveness_not_checked: Literal["a photograph of a face may open this door"] | None = None
+
+
+class Webhook(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="webhook"):
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}$")]
+    secret: Path  # file, mode 0600, of at least 16 bytes
+
+
+class Sql(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="sql"):
+    url: Annotated[str, Meta(pattern=r"^(sqlite|postgresql\+psycopg)://[^\s]{0,2000}$")]
+    password: Path | None = None  # file, mode 0600; the URL holds none
+
+
+class HomeAssistant(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="home-assistant"):
+    keys: Path  # files of a program with the role announcer
+    presence_s: Annotated[int, Meta(ge=10, le=86_400)] = 600
+
+
+class Metrics(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="metrics"):
+    listen: str = "127.0.0.1"
+    port: Port = 9464
+
+
+Output = Webhook | Sql | HomeAssistant | Metrics
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``bridge.yaml``."""
+
+    site: Name
+    broker: Broker
+    keys: Path  # files of a program with the role auditor, as the site kit made them
+    state: Path  # folder of the bridge's own files
+    people: Path | None = None  # who is behind which subject ids
+    epoch_keys: Path | None = None  # folder of keys that 'postern site epoch-key' took out
+    consumer_key: Path | None = None
+    outputs: Annotated[tuple[Output, ...], Meta(min_length=1, max_length=32)]
+
+
+def load_settings(file: Path) -> Settings:
+    """Read the file; paths in it are relative to its folder. ConfigError names what is wrong with its line."""
+    document = read_document(file)
+    settings = convert(document, Settings)
+    problems: list[Problem] = []
+    names = [output.name for output in settings.outputs]
+    for number, output in enumerate(settings.outputs):
+        if output.name in names[:number]:
+            problems.append(
+                (("outputs", number, "name"), f"two outputs have the name {output.name}: each keeps its place by it")
+            )
+        if settings.people is None and (output.people or isinstance(output, HomeAssistant)):
+            problems.append((("outputs", number), "it tells who it was: name the file of people"))
+    if settings.people is not None and settings.epoch_keys is None:
+        problems.append((("people",), "nobody is resolved without keys: name the folder epoch_keys"))
+    if problems:
+        raise refusal(document, problems)
+    return settings

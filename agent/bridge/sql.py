@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each record as a row of a table that an auditor can query; SQLite and PostgreSQL, by SQLAlchemy.
+
+The key is the primary key and a row that is there stays: what comes again changes nothing. A person who is withdrawn is
+taken out of every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent.bridge.outputs import Item, Sent
+from agent.errors import RefusedError, printable
+from agent.files import read_secret
+from agent.strict_json import dumps
+
+CONNECT_S = 10
+TABLE = sa.Table(
+    "postern_record",
+    sa.MetaData(),
+    sa.Column("key", sa.String(400), primary_key=True),
+    sa.Column("number", sa.BigInteger(), nullable=False),  # the bridge's own, rising: the order of arrival
+    sa.Column("taken_s", sa.BigInteger(), nullable=False, index=True),  # when the bridge took it, seconds since 1970
+    sa.Column("kind", sa.String(16), nullable=False, index=True),
+    sa.Column("unit", sa.String(64), index=True),
+    sa.Column("time", sa.String(32)),  # what the unit says, UTC
+    sa.Column("clock", sa.String(16)),  # whether it knew
+    sa.Column("seq", sa.BigInteger()),
+    sa.Column("condition", sa.String(32)),
+    sa.Column("zone", sa.String(64)),
+    sa.Column("subject", sa.Text()),
+    sa.Column("person", sa.String(64), index=True),
+    sa.Column("liveness", sa.String(16)),
+    sa.Column("fresh", sa.Boolean(), nullable=False),
+    sa.Column("late", sa.Boolean(), nullable=False),
+    sa.Column("first", sa.BigInteger()),  # of a gap or a loss
+    sa.Column("last", sa.BigInteger()),
+    sa.Column("count", sa.BigInteger()),
+    sa.Column("reason", sa.String(64)),  # of a refusal
+    sa.Column("text", sa.Text()),
+    sa.Column("event", sa.Text()),  # as it was signed, JSON
+)
+
+
+class Sql:
+    """See the module."""
+
+    batch = 256
+
+    def __init__(self, url: str, password: Path | None) -> None:
+        """Connect to nothing yet; RefusedError when the URL cannot be used."""
+        try:
+            parsed = sa.make_url(url)
+            if parsed.password is not None:
+                raise RefusedError("the URL of a database holds no password: name a file of mode 0600 with 'password'")
+            if password is not None:
+                parsed = parsed.set(password=read_secret(password).decode().strip())
+            timeout = "timeout" if parsed.get_backend_name() == "sqlite" else "connect_timeout"
+            self._engine = sa.create_engine(
+                parsed, connect_args={timeout: CONNECT_S}, hide_parameters=True, pool_pre_ping=True
+            )
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
+            raise RefusedError(f"the URL of a database cannot be used: {printable(str(error))}") from error
+        self._insert: sqlite.Insert | postgresql.Insert = (
+            postgresql.insert(TABLE) if self._engine.dialect.name == "postgresql" else sqlite.insert(TABLE)
+        )
+        self._insert = self._insert.on_conflict_do_nothing(index_elements=["key"])
+        self._made = False
+
+    def send(self, items: Sequence[Item], now_s: int) -> Sent:  # noqa: ARG002 - history has no now
+        try:
+            with self._engine.begin() as connection:
+                if not self._made:
+                    TABLE.metadata.create_all(connection)
+                for run in _runs(items):
+                    gone = [item.record.body.person for item in run if item.record.body.kind == "withdrawn"]
+                    connection.execute(self._insert, [_row(item) for item in run])
+                    if gone:
+                        told = TABLE.c.person.in_(gone)
+                        connection.execute(sa.update(TABLE).where(told).values(person=None))
+            self._made = True
+        except sa.exc.SQLAlchemyError as error:
+            cause = printable(str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0])
+            return Sent(problem=f"the database does not take records ({cause}): it is tried again")
+        return Sent(through=items[-1].record.number)
+
+    def idle(self, now_s: int) -> None:
+        """Nothing is due."""
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _runs(items: Sequence[Item]) -> list[list[Item]]:
+    """Split behind each withdrawal: it is for what was before it."""
+    runs: list[list[Item]] = [[]]
+    for item in items:
+        runs[-1].append(item)
+        if item.record.body.kind == "withdrawn":
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _row(item: Item) -> dict[str, Any]:
+    record, body = item.record, item.record.body
+    row = {name: getattr(body, name) for name in TABLE.c.keys() if hasattr(body, name)}  # noqa: SIM118
+    row |= {"key": record.key, "number": record.number, "taken_s": record.taken_s}
+    row["person"] = None if item.person is None else item.person.name
+    row["event"] = None if body.event is None else dumps(body.event)
+    return row

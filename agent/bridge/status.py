@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bridge knows of units, outputs and itself, for whoever watches it. Written by one thread, read by others."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from agent.protocol.health import Health
+
+
+@dataclass(slots=True)
+class Facts:
+    """Times in seconds since 1970."""
+
+    event_s: dict[str, int] = field(default_factory=dict)  # the last event of each unit
+    health: dict[str, tuple[int, Health]] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    withheld: dict[str, int] = field(default_factory=dict)
+    quarantined: frozenset[str] = frozenset()
+    units: tuple[str, ...] = ()
+    certificate_s: int = 0  # when the bridge's own certificate ends
+    list_s: int | None = None  # when the site's list of units ends
+    epoch_keys: int = 0
+    problems: dict[str, bool] = field(default_factory=dict)  # of each output
+
+
+class Status:
+    """A lock around ``Facts``."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.facts = Facts()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The archive in a real PostgreSQL: each record once, whatever happens to the database meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from agent.bridge.outputs import Item
+from agent.bridge.sql import Sql
+from tests.simulators.postgres import Postgres, programs
+from tests.unit.test_bridge_outputs import Bench
+
+pytestmark = pytest.mark.skipif(programs() is None, reason="needs PostgreSQL")
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Postgres]:
+    postgres = Postgres(tmp_path)
+    postgres.start()
+    yield postgres
+    postgres.close()
+
+
+def test_each_record_is_one_row_over_an_outage_of_the_database(tmp_path: Path, postgres: Postgres) -> None:
+    bench = Bench(tmp_path)
+    try:
+        archive = bench.pump("archive", Sql(postgres.url, postgres.password))
+        bench.hear()
+        assert archive.step() == 0, bench.notices
+        postgres.stop()
+        bench.hear()
+        assert archive.step() > 0
+        assert len(bench.notices) == 1
+        assert "\n" not in bench.notices[0]
+        postgres.start()
+        assert archive.step() == 0, bench.notices
+        again = bench.store.upcoming("hook", 10)
+        output = Sql(postgres.url, postgres.password)
+
+        assert output.send([Item(record, None) for record in again], bench.now_s).problem is None
+        output.close()
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=postgres.port,
+            user="postern",
+            password=postgres.password.read_text(),
+            dbname="postgres",
+        ) as database:
+            rows = database.execute("SELECT seq, kind, fresh FROM postern_record ORDER BY number").fetchall()
+        assert rows == [(1, "match", True), (2, "match", True)]
+    finally:
+        for pump in bench.pumps:
+            pump.stop()
+        bench.store.close()

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each output gets everything, in order, with its key; what is dead stops nobody else; the past moves no automation."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.bridge.metrics import Metrics
+from agent.bridge.outputs import ACT_WITHIN_S, Item, Output, may_open, told
+from agent.bridge.people import Resolving, read_people
+from agent.bridge.pump import Pump
+from agent.bridge.records import Record, notice, records_of, withdrawn
+from agent.bridge.settings import UNCHECKED
+from agent.bridge.sql import Sql
+from agent.bridge.status import Status
+from agent.bridge.store import Store
+from agent.bridge.webhook import MAX_ATTEMPTS, Webhook
+from agent.clock import SimulatedClock
+from agent.errors import KeyStoreError, RefusedError
+from agent.files import write_atomic
+from agent.keys import encode_base64url
+from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
+from agent.subscribe.chain import Gap
+from agent.subscribe.subscriber import Refusal
+from agent.subscribe.verify import Loss, VerifiedEvent
+from tests.simulators.broker import free_port
+from tests.simulators.receiver import SECRET, Receiver
+from tests.simulators.signing_unit import START, SigningUnit, match_draft, verifier_of
+
+OUTPUTS = ("hook", "archive")
+
+
+@dataclass
+class Bench:
+    """A store that two outputs read, and what fills it: a unit's real events, verified."""
+
+    folder: Path
+    clock: SimulatedClock = field(default_factory=lambda: SimulatedClock(START))
+    notices: list[str] = field(default_factory=list)
+    pumps: list[Pump] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.unit = SigningUnit(self.folder / "outbox.db", clock=self.clock)
+        self.verifier = verifier_of(self.unit)
+        self.store = Store(self.folder / "bridge.db", outputs=OUTPUTS)
+        write_atomic(self.folder / "secret", SECRET)
+        self.status = Status()
+
+    @property
+    def now_s(self) -> int:
+        return int(self.clock.now().timestamp())
+
+    def hear(self, *, zone: str = "door", subject: str = "p1_" + "9c41" * 8, leaf: str = "event") -> VerifiedEvent:
+        draft = match_draft(self.clock, subject)
+        draft = type(draft)(draft.kind, draft.time, draft.clock, {**draft.facts, "zone": zone})
+        row = self.unit.say(draft)
+        verified = self.verifier.check(self.unit.topic(row, leaf), row.payload, self.clock.now())
+        self.store.put(records_of(verified, "hq", serial=self.store.serial), self.now_s)
+        return verified
+
+    def pump(self, name: str, output: Output, person: object = None) -> Pump:
+        pump = Pump(
+            name,
+            output,
+            store=self.store,
+            clock=self.clock,
+            random=secrets.token_bytes,
+            person=person,  # type: ignore[arg-type]
+            on_notice=self.notices.append,
+            on_state=lambda *_: None,
+        )
+        self.pumps.append(pump)
+        return pump
+
+    def hook(self, receiver: Receiver, words: str | None = None) -> Pump:
+        return self.pump("hook", Webhook(receiver.url, self.folder / "secret", words))
+
+    def archive(self, person: object = None) -> Pump:
+        return self.pump("archive", Sql(f"sqlite:///{self.folder}/archive.db", None), person)
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        connection = sqlite3.connect(self.folder / "archive.db")
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    for pump in bench.pumps:
+        pump.stop()
+    bench.store.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.stop()
+
+
+def test_gaps_losses_and_refusals_are_records_in_every_output(bench: Bench, receiver: Receiver) -> None:
+    bench.hear()
+    bench.unit.say()
+    bench.hear()
+    serial = bench.store.serial
+    for outcome in (Refusal("replayed", "postern/hq/door-3/event/match", "older"), Loss("door-3", Gap(2, 2), 1)):
+        bench.store.put(records_of(outcome, "hq", serial=serial), bench.now_s)
+    bench.hook(receiver).step()
+    bench.archive().step()
+    kinds = ["match", "gap", "match", "refusal", "loss"]
+    assert [one["kind"] for one in receiver.taken] == kinds
+    assert receiver.forged == 0
+    assert [row[0] for row in bench.rows("SELECT kind FROM postern_record ORDER BY number")] == kinds
+    assert bench.store.behind() == {"hook": 0, "archive": 0}
+
+
+def test_what_comes_again_is_one_record(bench: Bench, receiver: Receiver) -> None:
+    verified = bench.hear()
+    bench.hook(receiver).step()
+    bench.store.put(records_of(verified, "hq", serial=bench.store.serial), bench.now_s)
+    bench.hook(receiver).step()
+    assert len(receiver.taken) == 1
+
+
+def test_dead_receiver_is_told_once_and_the_database_goes_on(bench: Bench) -> None:
+    gone = Receiver()
+    gone.stop()
+    hook, archive = bench.hook(gone), bench.archive()
+    for _ in range(3):
+        bench.hear()
+        assert hook.step() > 0
+        archive.step()
+    assert len(bench.notices) == 1
+    assert "cannot be reached" in bench.notices[0]
+    assert bench.rows("SELECT count(*) FROM postern_record") == [(3,)]
+    again = Receiver(gone.port)
+    try:
+        assert hook.step() == 0
+        assert [seq for _, seq in again.events()] == [1, 2, 3]
+        assert bench.notices[-1] == "output hook works again"
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (302, 1), (500, MAX_ATTEMPTS)])
+def test_record_that_a_receiver_never_takes_becomes_a_dead_letter(
+    bench: Bench, receiver: Receiver, status: int, attempts: int
+) -> None:
+    bench.hear()
+    bench.hear(zone="safe")
+    bench.hear()
+    receiver.answers["safe"] = status
+    hook = bench.hook(receiver)
+    for _ in range(attempts):
+        hook.step()
+    assert [seq for _, seq in receiver.events()] == [1, 3]
+    (letter,) = bench.store.dead()
+    assert (letter.output, letter.body.seq) == ("hook", 2)
+    assert str(status) in letter.reason
+    assert bench.store.dead_counts() == {"hook": 1}
+
+
+def test_dead_database_is_told_in_one_sentence_and_the_receiver_goes_on(bench: Bench, receiver: Receiver) -> None:
+    pump = bench.pump("archive", Sql(f"sqlite:///{bench.folder}/no/such/folder.db", None))
+    bench.hear()
+    assert pump.step() > 0
+    assert pump.step() > 0
+    bench.hook(receiver).step()
+    assert len(bench.notices) == 1
+    assert "\n" not in bench.notices[0]
+    assert len(receiver.taken) == 1
+
+
+def test_output_that_breaks_altogether_stops_no_other(bench: Bench, receiver: Receiver) -> None:
+    class Broken(Webhook):
+        def send(self, *_: object) -> object:  # type: ignore[override]
+            raise ZeroDivisionError
+
+    bench.hear()
+    pump = bench.pump("archive", Broken(receiver.url, bench.folder / "secret", None))
+    assert pump.step() > 0
+    assert "report this" in bench.notices[0]
+    bench.hook(receiver).step()
+    assert len(receiver.taken) == 1
+
+
+def test_output_that_is_too_far_behind_loses_the_oldest_and_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "bridge.db", outputs=OUTPUTS, max_behind=1000)
+    try:
+        for number in range(1600):
+            store.put([notice(str(number), serial=str(number))], 0)
+            store.passed("hook", number + 1, [], 0)
+        assert store.behind()["archive"] <= 1100
+        (letter,) = store.dead()
+        assert letter.output == "archive"
+        assert "were dropped" in letter.reason
+    finally:
+        store.close()
+
+
+def test_late_and_waiting_events_move_no_automation(bench: Bench) -> None:
+    fresh = bench.hear()
+    late = bench.hear(leaf="backlog")
+    (first, second) = bench.store.upcoming("hook", 2)
+    assert (fresh.fresh, late.fresh) == (True, False)
+    assert may_open(first, bench.now_s, UNCHECKED)
+    assert not may_open(second, bench.now_s, UNCHECKED)
+    assert not may_open(first, bench.now_s + ACT_WITHIN_S + 1, UNCHECKED)
+    repeated = Record(1, "k", bench.now_s, msgspec.structs.replace(first.body, repeat=True))
+    assert not may_open(repeated, bench.now_s, UNCHECKED)
+
+
+@pytest.mark.parametrize("words", [None, "yes", "true", UNCHECKED.upper()])
+def test_no_door_opens_on_a_face_alone_unless_somebody_wrote_it_down(bench: Bench, words: str | None) -> None:
+    bench.hear()
+    (record,) = bench.store.upcoming("hook", 1)
+    assert record.body.liveness == "not_checked"
+    assert not may_open(record, bench.now_s, words)
+    assert may_open(record, bench.now_s, UNCHECKED)
+
+
+class Known:
+    """Two ids of one person, with the key of the week."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.secret, self.ids = secrets.token_bytes(32), [secrets.token_bytes(16) for _ in range(2)]
+        self.people, self.keys = bench.folder / "people", bench.folder / "epoch-keys"
+        self.keys.mkdir()
+        epoch = epoch_of(bench.clock.now())
+        key = EpochKey(site="hq", audience="access", epoch=epoch, key=encode_base64url(self.secret))
+        write_atomic(self.keys / "week.json", msgspec.json.encode(key))
+        self.write(*self.ids)
+
+    def write(self, *ids: bytes) -> None:
+        write_atomic(self.people, "".join(f"{one.hex()} anna Anna Bauer\n" for one in ids).encode())
+
+    def names(self) -> list[str]:
+        return [spell(pseudonym(self.secret, one)) for one in self.ids]
+
+
+def test_two_ids_are_one_person_and_a_withdrawal_takes_the_name_out_of_every_row(bench: Bench) -> None:
+    known = Known(bench)
+    resolving = Resolving(known.people, known.keys, None)
+    for name in known.names():
+        bench.hear(subject=name)
+    archive = bench.archive(resolving.person)
+    archive.step()
+    assert bench.rows("SELECT person FROM postern_record") == [("anna",), ("anna",)]
+    assert bench.store.people(frozenset(resolving.everybody())) == set()
+    known.write()
+    assert resolving.refresh()
+    (gone,) = bench.store.people(frozenset(resolving.everybody()))
+    bench.store.forget_person(gone, withdrawn(gone, serial=bench.store.serial()), bench.now_s)
+    archive.step()
+    assert bench.rows("SELECT count(*) FROM postern_record WHERE person IS NOT NULL") == [(0,)]
+    assert bench.store.people(frozenset()) == set()
+
+
+def test_output_is_told_who_it_was_only_where_it_may_know(bench: Bench, receiver: Receiver) -> None:
+    bench.hear(subject=Known(bench).names()[0])
+    bench.hook(receiver).step()
+    assert "person" not in receiver.taken[0]
+
+
+@pytest.mark.parametrize("line", ["abc anna", "00" * 16, "00" * 16 + " Anna", "00" * 15 + " anna Anna"])
+def test_map_of_people_that_is_wrong_names_its_line(tmp_path: Path, line: str) -> None:
+    write_atomic(tmp_path / "people", f"# who\n{line}\n".encode())
+    with pytest.raises(RefusedError, match="line 2"):
+        read_people(tmp_path / "people")
+
+
+def test_map_of_people_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "people", b"", mode=0o644)
+    with pytest.raises(KeyStoreError):
+        read_people(tmp_path / "people")
+
+
+def test_wrong_map_laid_down_later_changes_nothing(bench: Bench) -> None:
+    known = Known(bench)
+    resolving = Resolving(known.people, known.keys, None)
+    write_atomic(known.people, b"nonsense\n")
+    assert not resolving.refresh()
+    assert resolving.refusal is not None
+    assert set(resolving.everybody()) == {"anna"}
+
+
+def test_metrics_tell_what_to_wake_somebody_for_and_nobodys_name(bench: Bench) -> None:
+    port = free_port()
+    store = bench.store
+    metrics = Metrics("127.0.0.1", port, status=bench.status, store=store, now_s=lambda: bench.now_s)
+    try:
+        verified = bench.hear()
+        bench.status.facts.event_s["door-3"] = bench.now_s - 7
+        store.put(
+            records_of(Refusal("replayed", "postern/hq/door-3/event/match", "older"), "hq", serial=store.serial), 0
+        )
+        bench.pump("archive", metrics).step()
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    finally:
+        metrics.close()
+    assert 'postern_unit_event_age_seconds{unit="door-3"} 7.0' in page
+    assert 'postern_refusals_total{reason="replayed"} 1.0' in page
+    assert 'postern_output_behind_records{output="hook"} 2.0' in page
+    assert verified.event.data.subject not in page  # type: ignore[union-attr]
+    with pytest.raises(RefusedError, match="choose another"):
+        Metrics("192.0.2.1", port, status=bench.status, store=store, now_s=lambda: 0)
+
+
+def test_everything_told_is_plain(bench: Bench) -> None:
+    bench.hear()
+    (record,) = bench.store.upcoming("hook", 1)
+    content = told(Item(record, None), bench.now_s, None)
+    assert content["kind"] == "match"
+    assert content["act"] is True
+    assert content["may_open"] is False
+    assert content["event"]["sig"]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``postern bridge``: a first look without anything, and mistakes that are named with their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.bridge.records import notice
+from agent.bridge.store import Store
+from agent.cli import main
+from tests.fault.test_bridge_killed import Premises
+
+GOOD = """\
+site: hq
+broker: {host: broker.example}
+keys: keys
+state: .
+outputs:
+  - {kind: webhook, name: hook, url: "https://example.org/x", secret: secret}
+"""
+
+
+def refused(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    file = folder / "bridge.yaml"
+    file.write_text(text)
+    assert main(["bridge", str(file)]) != 0
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told
+
+
+def test_demo_shows_a_resolved_person_and_what_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bridge", "--demo"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "Anna Bauer (anna)" in shown[0]
+    assert [line.split()[0] for line in shown] == ["MATCH", "REFUSED", "REFUSED", "GAP", "MATCH", "MATCH", "MATCH"]
+    assert all("opens no door" in line for line in shown if line.startswith("MATCH"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("kind: webhook", "kind: pigeon", "bridge.yaml"),
+        ("site: hq", "sight: hq", "sight"),
+        ("https:", "ftp:", "bridge.yaml"),
+        ("name: hook,", 'name: hook, liveness_not_checked: "yes",', "bridge.yaml"),
+        ("name: hook,", "name: hook, people: true,", "name the file of people"),
+        ("secret: secret}", "secret: secret}\n  - {kind: metrics, name: hook}", "two outputs have the name hook"),
+    ],
+)
+def test_mistake_in_the_configuration_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:
+    told = refused(tmp_path, GOOD.replace(old, new), capsys)
+    assert words in told
+    assert len(told.splitlines()) <= 2
+
+
+def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "tls.crt" in refused(tmp_path, GOOD, capsys)
+
+
+@pytest.mark.broker
+def test_files_that_fit_pass_the_check_and_a_short_secret_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    premises = Premises(tmp_path)
+    try:
+        file = premises.folder / "bridge.yaml"
+        assert main(["bridge", str(file), "--check"]) == 0
+        (premises.folder / "secret").write_bytes(b"short")
+        capsys.readouterr()
+        assert main(["bridge", str(file), "--check"]) == 2
+        assert "openssl rand" in capsys.readouterr().err
+        assert main(["bridge", str(file), "--dead"]) == 0
+    finally:
+        premises.close()
+
+
+def test_dead_letters_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bridge.yaml").write_text(GOOD)
+    store = Store(tmp_path / "bridge.db", outputs=["hook"])
+    store.put([notice("hello", serial="1")], 0)
+    (record,) = store.upcoming("hook", 1)
+    store.passed("hook", 1, [(record, "the receiver answered 400")], 7)
+    store.close()
+    assert main(["bridge", str(tmp_path / "bridge.yaml"), "--dead"]) == 0
+    assert '"reason":"the receiver answered 400"' in capsys.readouterr().out.replace('": "', '":"')

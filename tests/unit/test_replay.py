@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An auditor that missed events asks the unit for them, by itself, and is told what nobody has any more."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.keys import SigningKey
+from agent.protocol.grant import make_grant
+from agent.subscribe.files import StateFile
+from agent.subscribe.replay import Replays
+from agent.subscribe.subscriber import Subscriber
+from agent.subscribe.verify import Loss, VerifiedEvent
+from tests.simulators.broker import wait_until
+from tests.simulators.replaying import AskedUnit
+from tests.simulators.signing_unit import trust_list
+from tests.unit.test_uplink_subscribe import Site, take
+
+pytestmark = pytest.mark.broker
+
+
+class AskingSite(Site):
+    """With a unit that answers, and an auditor that the site lets ask."""
+
+    def __init__(self, folder: Path, **limits: Any) -> None:
+        super().__init__(folder)
+        self.unit.uplink.stop()
+        self.unit = AskedUnit(folder, self.broker, self.key, name="door-2", **limits)
+        self.clock = self.unit.clock
+        self.say_trust(2)
+        self.ask = SigningKey.generate()
+        grant = make_grant("auditor", self.ask, self.key, site="hq", now=self.clock.now())
+        self.replays = Replays(self.ask, grant, site="hq", clock=self.clock, random=secrets.token_bytes)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[AskingSite]:
+    site = AskingSite(tmp_path)
+    yield site
+    site.unit.uplink.stop()
+    site.broker.stop()
+
+
+def hear(site: AskingSite, events: Subscriber, until: int, *, most: int = 3000) -> list[VerifiedEvent | Loss]:
+    """What comes until everything up to number ``until`` has come or is known to be lost."""
+    found: list[VerifiedEvent | Loss] = []
+    numbers = {1}
+    for _ in range(most):
+        (one,) = take(events, 1)
+        assert isinstance(one, VerifiedEvent | Loss), one
+        found.append(one)
+        numbers |= (
+            {one.event.data.seq} if isinstance(one, VerifiedEvent) else set(range(one.gap.first, one.gap.last + 1))
+        )
+        if numbers >= set(range(1, until + 1)):
+            return found
+    raise AssertionError(sorted(set(range(1, until + 1)) - numbers))
+
+
+def miss(site: AskingSite, count: int, pause_s: float = 0.0) -> None:
+    """Have the unit say what nobody listens to."""
+    for _ in range(count):
+        site.clock.skipped_s += pause_s
+        site.unit.say()
+    wait_until(lambda: site.unit.outbox.depth() == 0)
+
+
+@pytest.mark.timeout(240)
+def test_auditor_that_was_away_for_a_day_gets_every_event(site: AskingSite) -> None:
+    state = StateFile(site.folder / "seen.db")
+    with site.subscriber(state=state, replays=site.replays) as events:
+        site.unit.start()
+        site.unit.say()
+        take(events, 1)
+    miss(site, 1440, 60)
+    with site.subscriber(state=state, replays=site.replays) as events:
+        site.unit.say()
+        wait_until(lambda: site.unit.outbox.depth() == 0)
+        site.clock.skipped_s += 3.1
+        found = hear(site, events, 1442)
+        assert events.verifier.all_missing() == {}
+    numbers = [one.event.data.seq for one in found if isinstance(one, VerifiedEvent)]
+    assert sorted(numbers) == list(range(2, 1443))
+    late = [one for one in found if isinstance(one, VerifiedEvent) and one.late]
+    assert len(late) == 1440
+    assert not any(one.fresh for one in late)
+
+
+def test_withheld_tail_comes_without_a_further_event(site: AskingSite) -> None:
+    with site.subscriber(replays=site.replays) as events:
+        site.unit.start()
+        site.unit.say()
+        take(events, 1)
+    miss(site, 5)
+    subscriber = site.subscriber(replays=site.replays, state=None)
+    subscriber.verifier.check("postern/hq/door-2/event/match", site.unit.outbox.told(1, 1).events[0], site.clock.now())
+    with subscriber as events:
+        site.clock.skipped_s += 61  # health is due
+        events._tails["door-2"] = site.unit.outbox.head().seq
+        site.clock.skipped_s += 0.1
+        events._ask(events._connection)
+        site.clock.skipped_s += 3.1
+        found = take(events, 5)
+    assert [one.event.data.seq for one in found if isinstance(one, VerifiedEvent)] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("limits", [{"keep_days": 0}, {"max_rows": 100}])
+def test_what_the_unit_keeps_no_more_is_told_as_lost(tmp_path: Path, limits: dict[str, int]) -> None:
+    site = AskingSite(tmp_path, **limits)
+    try:
+        state = StateFile(site.folder / "seen.db")
+        with site.subscriber(state=state, replays=site.replays) as events:
+            site.unit.start()
+            site.unit.say()
+            take(events, 1)
+        miss(site, 130)
+        with site.subscriber(state=state, replays=site.replays) as events:
+            site.unit.say()
+            wait_until(lambda: site.unit.outbox.depth() == 0)
+            site.clock.skipped_s += 3.1
+            found = hear(site, events, 132)
+            assert events.verifier.all_missing() == {}
+        lost = sum(one.count for one in found if isinstance(one, Loss))
+        assert lost == (130 if "keep_days" in limits else 31)
+    finally:
+        site.unit.uplink.stop()
+        site.broker.stop()
+
+
+def test_flooding_unit_pushes_nobody_elses_event_out_for_good(tmp_path: Path) -> None:
+    """The broker's queue for an auditor that is away fills with one unit's events; another's are asked for."""
+    site = AskingSite(tmp_path)
+    quiet = AskedUnit(tmp_path, site.broker, site.key, name="door-3", clock=site.clock)
+    try:
+        site.broker.stop()
+        site.broker.write_config(max_queued_messages="200")
+        site.broker.start()
+        token = trust_list(site.unit.unit, quiet.unit, serial=3).sign(site.key)
+        site.trust.write_bytes(token.encode())
+        state = StateFile(site.folder / "seen.db")
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            site.unit.start()
+            quiet.start()
+            site.unit.say()
+            quiet.say()
+            take(events, 2)
+        miss(site, 600)
+        quiet.say(5)
+        wait_until(lambda: quiet.outbox.depth() == 0)
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            quiet.say()
+            site.unit.say()
+            wait_until(lambda: quiet.outbox.depth() == 0)
+            numbers: dict[str, set[int]] = {"door-2": {1}, "door-3": {1}}
+            while numbers != {"door-2": set(range(1, 603)), "door-3": set(range(1, 8))}:
+                (one,) = take(events, 1)
+                assert isinstance(one, VerifiedEvent), one
+                numbers[one.unit].add(one.event.data.seq)
+    finally:
+        for unit in (site.unit, quiet):
+            unit.uplink.stop()
+        site.broker.stop()
