@@ -53,7 +53,14 @@ class Housekeeping:
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""
         sweep = partial(self._duties.sweep, self._clock.now())  # at each look: who may go is announced no longer
-        duties = (sweep, self._watch_clock, self._watch_disk, self._duties.retry, self._duties.remind, self._duties.expire)
+        duties = (
+            sweep,
+            self._watch_clock,
+            self._watch_disk,
+            self._duties.retry,
+            self._duties.remind,
+            self._duties.expire,
+        )
         for duty in duties:
             try:
                 duty()
