@@ -32,6 +32,7 @@ PY
   BIN="$venv/bin"
   if [ -x "$BIN/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
+  [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
   echo "setting up $venv with $python"
   "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
   log="$venv/install.log"
