@@ -32,8 +32,8 @@ SIDEWAYS: tuple[Direction, ...] = ("left", "right")
 MIN_STEPS, MAX_STEPS = 2, 3  # drawn by chance with weights: see ``begin``
 FRAMES = 3  # of which each angle is the mean: one frame trembles by a degree
 # Measured degrees from looking ahead. Drawn heads that turn by 40 reach 15 and more, by 30 up or down 5 to 14; flat
-# prints of demo people that are tilted by 45 and 35 at most 8.3 and 8.6 (32 people, means of three frames). Of 560
-# prints and stills of other photos one passed (models/README.md); at 15 degrees one person in ten did not.
+# prints of demo people that are tilted by 45 and 35 at most 8.3 and 8.6 (32 people, means of three frames). Of 1 160
+# flat prints and stills of other photos three passed, of 180 people 173 (models/README.md).
 TURNED_YAW, TURNED_PITCH = 12.0, 7.5
 AHEAD_YAW, AHEAD_PITCH = 6.0, 5.0  # within it a face looks ahead again
 MIN_REACTION_NS = 150_000_000  # 0.15 s: nobody sees a prompt and turns sooner
