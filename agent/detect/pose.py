@@ -21,7 +21,8 @@ from agent.detect.face import LEFT_EYE, LEFT_MOUTH, NOSE, RIGHT_EYE, RIGHT_MOUTH
 NOSE_DEPTH_PER_EYE_DISTANCE = 0.42  # nose tip before the plane of eyes and mouth, in eye distances
 NOSE_DEPTH_PER_FACE_HEIGHT = 0.41  # the same, in distances from eye line to mouth line
 # Where the nose tip of a frontal face lies between eye line (0) and mouth line (1): the median of this landmark network
-# over near-frontal photos of people, 0.54 (FairFace) and 0.57 to 0.59 (LFW). The generic head has 0.50, and all people bowed.
+# over near-frontal photos of people, 0.54 (FairFace) and 0.57 to 0.59 (LFW). The generic head has 0.50, by which all
+# people bow.
 NOSE_HEIGHT_FRONTAL = 0.56
 # The landmark network draws the nose of a bowed head towards where most noses are: nose heights spread 0.60 times as
 # far as YuNet's on the same photos (tools/evaluate pose). Turning needs no such factor: slope 0.9 to 1.0 there.
