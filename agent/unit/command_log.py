@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the audit log keeps of commands: every one by the site's key, and counts of all others.
+"""What the audit log keeps of commands: every one by the site's key that was taken, and counts of all others.
 
-Whoever reaches the broker can send unsigned commands as fast as the unit listens, and a program that asks for what it
-missed asks many times. One entry each would push the log's history out within hours, and wear the flash; so they share
-an entry.
+Whoever reaches the broker can send unsigned commands as fast as the unit listens, and signed ones that were recorded;
+a program that asks for what it missed asks many times. One entry each would push the log's history out within hours,
+and wear the flash; so they share an entry, the site's own refused ones once there are more than people send.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from agent.protocol.command import READING
 from agent.uplink.commands import Outcome
 
 SHARED_S = 600  # between entries about the same sort: the log then holds three years of an endless attack
+REFUSED_AT_ONCE = 20  # entries about refused ones by the site's key, before they have to wait as long each
 MAX_SHARED = 64  # sorts that are counted; the oldest is forgotten
 
 
 class CommandLog:
     """Called with each outcome; ``append`` writes an entry and may not raise.
 
-    ``taken`` is called after each signed command that may have changed something: the unit's files get a new number.
+    ``taken`` is called after each command that was taken and may have changed something: the unit's files get a new
+    number.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class CommandLog:
         taken: Callable[[], None] = lambda: None,
     ) -> None:
         self._append, self._clock, self._taken = append, clock, taken
+        self._refused, self._room, self._room_ns = 0, float(REFUSED_AT_ONCE), clock.monotonic_ns()
         self._shared: dict[tuple[str | None, bool], tuple[int, int | None]] = {}  # count, when it was last told
 
     def __call__(self, outcome: Outcome) -> None:
@@ -45,14 +48,34 @@ class CommandLog:
             facts["program"] = outcome.program
         if outcome.cmd_seq is not None and outcome.program is None:
             facts["cmd_seq"] = outcome.cmd_seq
+            if not outcome.taken:
+                if (count := self._count_refused()) is None:
+                    return
+                if count > 1:
+                    facts["count"] = count
         elif (count := self._count(outcome)) is None:
             return
         else:
             facts["count"] = count
         self._append("command_refused" if outcome.error else "command_done", facts)
-        if outcome.cmd_seq is not None and outcome.verb not in READING:
+        if outcome.taken and outcome.verb not in READING:
             with suppress(StorageError):  # a full disk is told by what needs it; the next command tries again
                 self._taken()
+
+    def _count_refused(self) -> int | None:
+        """Number of the site's commands that were refused since the last entry about one, this one included, or None.
+
+        ``REFUSED_AT_ONCE`` have an entry each, and one more in each ``SHARED_S``.
+        """
+        now_ns = self._clock.monotonic_ns()
+        self._room = min(self._room + (now_ns - self._room_ns) / 1e9 / SHARED_S, REFUSED_AT_ONCE)
+        self._room_ns = now_ns
+        self._refused += 1
+        if self._room < 1:
+            return None
+        self._room -= 1
+        count, self._refused = self._refused, 0
+        return count
 
     def _count(self, outcome: Outcome) -> int | None:
         """Number of such commands since the last entry about them; None when it is too early for another."""

@@ -61,13 +61,15 @@ Handler = Callable[[Command], Mapping[str, Any]]
 class Outcome:
     """For the audit log: what was asked and what came of it; ``cmd_seq`` is None when nothing vouched for it.
 
-    ``program`` is who asked by a grant.
+    ``program`` is who asked by a grant. ``taken`` says that a number of the site's key counts from now on: whoever
+    recorded a command can have it refused for ever.
     """
 
     verb: str
     cmd_seq: int | None
     error: str | None
     program: str | None = None
+    taken: bool = False
 
 
 class _Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,6 +250,7 @@ class Commands:
         failure: tuple[str, str] | None = None
         next_seq: int | None = None
         grant: Grant | None = None
+        before = self.counter.last
         bounds = self._asked if SEPARATOR.encode() in payload else self._commanded
         bound: _Bucket | None = bounds.unsigned  # what an answer is still to be taken from
         try:
@@ -270,7 +273,8 @@ class Commands:
         if bound is not None:
             _take(bounds.done if challenged else bound, now_ns)
         seq, program = command.cmd_seq if command else None, grant.program if grant else None
-        self.on_outcome(Outcome(verb, seq, failure[0] if failure else None, program))
+        taken = self.counter.last > before
+        self.on_outcome(Outcome(verb, seq, failure[0] if failure else None, program, taken=taken))
         nonce = bounds.nonces.issue(now_ns) if challenged else None
         transaction = command.transaction if command else None
         digest = command_digest(payload)

@@ -106,7 +106,7 @@ def test_valid_command_is_done_once_and_answered(station: Station, verb: str) ->
     answer = station.send(station.make(verb, args={"n": 1}))
     assert answer == {"status": "ok", "transaction": "t-1", "data": {"did": verb}}
     assert station.done == [(verb, {"n": 1})]
-    assert station.outcomes == [Outcome(verb, 1, None)]
+    assert station.outcomes == [Outcome(verb, 1, None, taken=True)]
 
 
 def test_replayed_command_is_refused_also_after_a_restart(station: Station) -> None:
@@ -116,6 +116,7 @@ def test_replayed_command_is_refused_also_after_a_restart(station: Station) -> N
     station.boot()
     assert station.send(command)["error"] == "replayed"
     assert len(station.done) == 1
+    assert [outcome.taken for outcome in station.outcomes] == [True, False, False]
 
 
 def test_command_that_later_ones_overtook_is_told_from_a_repeated_one_also_after_a_restart(station: Station) -> None:
