@@ -29,11 +29,15 @@ _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFIC
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Paths of the three PEM files of a mutual TLS session."""
+    """Paths of the three PEM files of a mutual TLS session.
+
+    A list of revoked brokers counts beside ``ca``, and at ``revoked`` as well; neither need exist.
+    """
 
     ca: Path
     certificate: Path
     key: Path
+    revoked: Path | None = None
 
 
 class Context(ssl.SSLContext):
@@ -75,7 +79,7 @@ def load_identity(credentials: Credentials, clock: Clock, *, common_name: str | 
     _check_validity(credentials.certificate, leaf, clock)
     for authority in authorities:
         _check_validity(credentials.ca, authority, clock)
-    return Identity(_context(credentials), name, _validity(leaf)[1])
+    return Identity(_context(credentials, authorities), name, _validity(leaf)[1])
 
 
 def read_ends(credentials: Credentials) -> tuple[datetime, datetime]:
@@ -84,17 +88,18 @@ def read_ends(credentials: Credentials) -> tuple[datetime, datetime]:
     return _validity(_certificates(credentials.certificate)[0])[1], max(authorities)
 
 
-def _context(credentials: Credentials) -> Context:
+def _context(credentials: Credentials, authorities: list[x509.Certificate]) -> Context:
     context = Context(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
     context.sslsocket_class = BoundedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(TLS12_CIPHERS)  # TLS 1.3 suites are a list of their own and stay on
-    revoked = credentials.ca.with_name(REVOKED_BROKERS)
+    beside = credentials.ca.with_name(REVOKED_BROKERS)
     try:
         context.load_verify_locations(cafile=credentials.ca)
-        if revoked.exists():
-            context.load_verify_locations(cafile=revoked)
-            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        for revoked in {beside, credentials.revoked or beside}:
+            if revoked.exists() and _is_about(revoked, authorities):
+                context.load_verify_locations(cafile=revoked)
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         context.load_cert_chain(credentials.certificate, credentials.key)
     except (ssl.SSLError, OSError) as error:
         raise KeyStoreError(
@@ -102,6 +107,15 @@ def _context(credentials: Credentials) -> Context:
             " issue them again"
         ) from error
     return context
+
+
+def _is_about(revoked: Path, authorities: list[x509.Certificate]) -> bool:
+    """Whether the list is by one of these; where a unit was given another authority, the site's list says nothing."""
+    try:
+        issuer = x509.load_pem_x509_crl(read_bounded(revoked)).issuer
+    except ValueError as error:
+        raise KeyStoreError(f"{revoked} is no list of revoked brokers: copy it again") from error
+    return any(authority.subject == issuer for authority in authorities)
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

@@ -91,7 +91,8 @@ def load_key(config: Config) -> UnitKey:
 def credentials_of(config: Config) -> Credentials:
     """The TLS files of this unit: as configured, else those of the key folder."""
     tls, files = config.broker.tls, UnitFiles(config.keys.folder)
-    return Credentials(tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key)
+    ca, certificate, key = tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key
+    return Credentials(ca, certificate, key, revoked=files.revoked_brokers)
 
 
 def load_site_key(config: Config) -> PublicKey:

@@ -47,7 +47,7 @@ from agent.protocol.record import Record, encode, load, save
 from agent.site.authority import check_issued, make_csr, public_pem
 from agent.unit import seal_key as seal
 from agent.unit.key_files import UnitFiles
-from agent.unit.revocations import install_revocations
+from agent.unit.revocations import is_newest
 
 
 class PendingRequest(Record, frozen=True):
@@ -107,6 +107,7 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
         raise KeyStoreError(f"{keys} waits for no answer: make a request first")
     new = waiting if pending is not None else files
     _check_certificate(content, _existing(new.tls_key, files.tls_key))
+    revoked = _revoked_brokers(keys, content)
     seal.settle(files)
     issued = _open(content, files, new, clock, above=0 if pending is not None else seal.last_issue(files))
     # From here on nothing can be refused any more, and each step may be repeated.
@@ -121,9 +122,8 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
     ):
         if source.exists():
             replace(source, target)
-    if content.revoked_brokers is not None:
-        root = x509.load_pem_x509_certificate(content.ca_crt.encode())
-        install_revocations(keys, content.revoked_brokers.encode(), root=root)
+    if revoked is not None:
+        write_atomic(files.revoked_brokers, revoked, mode=PUBLIC_MODE)
     write_atomic(files.tls_crt, content.tls_crt.encode(), mode=PUBLIC_MODE)
     if waiting.pending.exists():
         for spent in (waiting.seal_key, waiting.next_seal_key, waiting.pending):
@@ -188,6 +188,14 @@ def _check_certificate(content: joining.UnitAnswer, tls_key: Path) -> None:
     held = load_private_key(tls_key).public_key()
     if not isinstance(certified, ec.EllipticCurvePublicKey) or public_pem(certified) != public_pem(held):
         raise KeyStoreError("the certificate is for another key than the one that waits here: make a new request")
+
+
+def _revoked_brokers(keys: Path, content: joining.UnitAnswer) -> bytes | None:
+    """The list of the answer; None when there is none, or a newer one came here since the site answered."""
+    if content.revoked_brokers is None:
+        return None
+    listed, root = content.revoked_brokers.encode(), x509.load_pem_x509_certificate(content.ca_crt.encode())
+    return listed if is_newest(keys, listed, root=root) else None
 
 
 def _open(

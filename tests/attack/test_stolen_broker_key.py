@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
@@ -20,11 +21,13 @@ from agent.mqtt.credentials import Credentials
 from agent.site import units
 from agent.site.programs import issue_broker, issue_client, revoke_broker, revoke_client
 from agent.site.retire import retire
+from agent.unit.assemble import credentials_of
 from agent.unit.joining import install
 from agent.unit.revocations import install_revocations
 from tests.simulators.broker import RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.site_office import SiteOffice, listed_units
+from tests.simulators.unit_life import write_unit
 
 pytestmark = pytest.mark.broker
 UNIT = "door-1"
@@ -119,6 +122,40 @@ def test_list_of_another_site_an_older_one_and_nonsense_are_refused(site: Site, 
             install_revocations(site.keys, content)
         assert refusal.value.reason == reason
         assert (site.keys / "brokers.crl").read_bytes() == held
+
+
+def test_answer_from_before_a_newer_list_is_installed_whole_and_the_newer_list_stays(site: Site) -> None:
+    revoke_broker(site.office.site, **site.office.options)
+    answer = units.renew_unit(site.office.site, UNIT, **site.office.options)
+    certificate = (site.keys / "tls.crt").read_bytes()
+    newer = revoke_broker(site.office.site, clock=SimulatedClock(SystemClock().now() + timedelta(hours=1))).read_bytes()
+    install_revocations(site.keys, newer)
+    assert install(site.keys, answer, clock=site.office.clock) == UNIT
+    assert (site.keys / "tls.crt").read_bytes() != certificate
+    assert (site.keys / "brokers.crl").read_bytes() == newer
+
+
+def test_list_counts_too_where_the_authority_was_put_elsewhere(site: Site, tmp_path: Path) -> None:
+    config = write_unit(tmp_path / "config.yaml", site.keys)
+    moved = tmp_path / "elsewhere.crt"
+    shutil.copy(site.keys / "ca.crt", moved)
+    tls = msgspec.structs.replace(config.broker.tls, ca=moved)
+    config = msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, tls=tls))
+    listed = revoke_broker(site.office.site, **site.office.options).read_bytes()
+    install_revocations(site.keys, listed)
+    for _ in range(2):
+        connection = Connection(site.broker.settings(credentials_of(config)), client_id=UNIT, clock=SystemClock())
+        with pytest.raises(BrokerError, match="revoked"):
+            connection.open()
+        (site.keys / "brokers.crl").unlink(missing_ok=True)
+        moved.with_name("brokers.crl").write_bytes(listed)  # put there by hand, it counts as well
+
+
+def test_damaged_list_is_replaced_by_the_next_one_of_the_site(site: Site) -> None:
+    (site.keys / "brokers.crl").write_bytes(bytes(600))
+    listed = revoke_broker(site.office.site, **site.office.options).read_bytes()
+    assert install_revocations(site.keys, listed) == 1
+    assert (site.keys / "brokers.crl").read_bytes() == listed
 
 
 def test_revoked_certificates_of_unit_and_program_are_refused_once_the_broker_reread_its_list(site: Site) -> None:
