@@ -40,8 +40,9 @@ class Reload:
             try:
                 config = self._reread()
                 check(config, self._clock)
-            except PosternError as error:
-                log.warning("the new configuration is not taken, the old one stays: %s", error)
+            except (PosternError, MemoryError) as error:  # it is tried beside the running unit, within its bound
+                why = str(error) or "there is not enough memory to try it beside the running unit: restart the service"
+                log.warning("the new configuration is not taken, the old one stays: %s", why)
             else:
                 log.info("the configuration was read again")
                 self._config = config

@@ -152,6 +152,19 @@ def test_what_a_start_needs_is_tried_before_the_running_unit_stops(
     assert "the old one stays" in caplog.text
 
 
+def test_a_reload_without_the_memory_to_try_it_leaves_the_running_unit_alone(
+    clock: SimulatedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reread() -> Config:
+        raise MemoryError
+
+    reload = Reload(reread, clock)
+    reload.asked.set()
+    with caplog.at_level(logging.WARNING, "postern"):
+        assert not reload.is_due()
+    assert "restart the service" in caplog.text
+
+
 def run(config: Config, clock: SimulatedClock, reread: Callable[[], Config], **world: object) -> int:
     """A unit that gets SIGHUP at its first start and ends by itself at its next."""
     asked = iter([signal.SIGHUP])
