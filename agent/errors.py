@@ -5,7 +5,7 @@ PosternError
     RefusedError      the input is wrong; nothing was changed; a human corrects it (exit status 2)
         ConfigError, ModelError, ConsentError, VerificationError, PolicyError, CaptureRefusedError
     RetryError        the world is in the way; try again later, with back-off (exit status 75)
-        CameraLostError, BrokerError
+        CameraLostError, BrokerError, DeviceLostError
     StopError         going on would break a promise; stop and tell a human (exit status 70: a restart may help)
         StorageError, InUseError
         DamagedError, KeyStoreError: waiting mends nothing, a human has to (exit status 78; never restarted)
@@ -85,6 +85,10 @@ class CameraLostError(RetryError):
 
 class BrokerError(RetryError):
     """The broker cannot be reached or refused the session."""
+
+
+class DeviceLostError(RetryError):
+    """A button or a line is missing, taken or went away."""
 
 
 class StorageError(StopError):

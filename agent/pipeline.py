@@ -54,7 +54,8 @@ class Stages:
     """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
 
     ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it;
-    ``enrolling`` tells whether it is.
+    ``enrolling`` tells whether it is. ``acting`` is told how many faces are admitted while somebody could be
+    recognised.
     """
 
     camera: Camera
@@ -68,8 +69,9 @@ class Stages:
     liveness: LivenessCheck
     presence: Presence
     record: Callable[[Match | PresenceChange], None]
-    enrol: Callable[[Frame, Sequence[Face]], bool]
+    enrol: Callable[[Frame, Sequence[Track]], bool]
     enrolling: Callable[[], bool]
+    acting: Callable[[int], None]
     times: StageTimes
 
 
@@ -92,7 +94,6 @@ def process(stages: Stages, frame: Frame) -> None:
     if due:
         with times.measure("detect"):
             faces = stages.detector.detect(frame, exact=False)
-    taken = stages.enrol(frame, faces)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)
@@ -100,8 +101,10 @@ def process(stages: Stages, frame: Frame) -> None:
         admitted = stages.gate.admit(
             tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns
         )
+    taken = stages.enrol(frame, tracks)
     references = stages.references()
     recognises = bool(references.subjects) and not taken
+    stages.acting(len(admitted) if recognises else 0)
     if not recognises:  # nobody to recognise, recognition pauses, or the frame was an enrolment's
         stages.decider.forget_all()
         stages.liveness.forget_all()

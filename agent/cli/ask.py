@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``postern ask``: one signed command to one unit, and its answer. For whoever holds the site's key.
 
-``enrol/begin`` goes on: what the unit tells the person is printed as it comes, until the captures are taken.
+``enrol/begin`` goes on: what the unit tells the person is printed as it comes, until the captures are taken. So does
+``verify``, until the unit has an answer.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def go_on(progress: Response) -> None:
         data = progress.data or {}
+        if data.get("state") == "waiting":
+            tell(f"asked; the answer comes within {printable(str(data.get('seconds')))} seconds")
+            return
         begun[:] = [str(data.get("enrolment"))]
         captured, wanted, advice = (printable(str(data.get(name) or 0)) for name in ("captured", "wanted", "advice"))
         tell(f"{captured} of {wanted}" + (f": {advice}" if data.get("advice") else ""))
@@ -81,6 +85,8 @@ def _value(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text[1:]} holds no JSON object: write NAME=@FILE")
     if not name or not separator:
         raise argparse.ArgumentTypeError("write NAME=VALUE, NAME=@FILE or @FILE")
+    if name.endswith("_s") and value.isdecimal():  # seconds are a number
+        return {name: int(value)}
     return {name: _content(value[1:]) if value.startswith("@") else value}
 
 

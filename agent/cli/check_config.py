@@ -10,11 +10,16 @@ from agent.cli.options import DEFAULT_CONFIG
 from agent.cli.words import say, tell
 from agent.config.load import load_config
 from agent.config.schema import Config, ZoneActivation
+from agent.errors import ConfigError
+from agent.unit.at_the_door import absent, asks_for_moves
 from agent.unit.looking import foreseen
 from agent.unit.named_models import check_named_models
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="the file is for another machine: do not look for buttons and lines"
+    )
     parser.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, metavar="FILE")
 
 
@@ -23,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.file)
     if not check_named_models(config, arguments.file):
         tell("no models are installed on this machine, so their names were not checked")
+    if not arguments.elsewhere and (missing := absent(config)):
+        raise ConfigError("\n".join(f"{arguments.file}: {one}" for one in missing))
     for title, text in describe(config):
         say(f"{title:<12} {text}")
     return 0
@@ -36,6 +43,8 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("camera", str(config.camera.__struct_config__.tag)),
         ("looks at", foreseen(config)),
         ("embeds", _who(config)),
+        ("enrols", _enrols(config)),
+        ("opens", _opens(config)),
         ("keeps", f"references of enrolled people, erased {config.gallery.retention_days} days after the last use"),
         ("publishes", _what(config)),
         ("to", f"{config.broker.host}:{config.broker.port}, MQTT {config.broker.protocol}, mutual TLS"),
@@ -49,7 +58,32 @@ def _who(config: Config) -> str:
             f"only who stays {activation.dwell_ms} ms in zone '{activation.name}', facing the camera "
             f"within {activation.max_turn_degrees:g} degrees, at least {activation.min_face_px} px wide"
         )
-    return f"only the nearest person, within {activation.window_s} s after the button is pressed"
+    ways = {"gpio": "the button", "key": "the key", "command": "a signed command", "scene": "the scene's button"}
+    inputs = " or ".join(dict.fromkeys(ways[str(one.__struct_config__.tag)] for one in activation.inputs))
+    return f"only the nearest person, within {activation.window_s} s after {inputs}"
+
+
+def _enrols(config: Config) -> str:
+    if asks_for_moves(config):
+        return "who consented, by command or here, and turns their head as the unit asks"
+    return "who consented, by command or here, and presses the button"
+
+
+def _opens(config: Config) -> str:
+    if not config.rules:
+        return "nothing"
+    return "; ".join(
+        f"{' and '.join(rule.then)} for a {'question that is verified' if rule.when == 'verified' else 'match'}, "
+        f"once in {rule.cooldown_s} s a person, {_liveness(config, rule.liveness)}"
+        for rule in config.rules
+    )
+
+
+def _liveness(config: Config, wanted: str) -> str:
+    if wanted != "passed":
+        return "UNCHECKED: A PHOTOGRAPH OPENS IT"
+    checks = config.liveness == "require"
+    return "if liveness passed" if checks else "NEVER: NOTHING CHECKS LIVENESS (set 'liveness: require')"
 
 
 def _what(config: Config) -> str:

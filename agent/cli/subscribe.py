@@ -19,9 +19,10 @@ from agent.subscribe.chain import Chains
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.heads import Heads
 from agent.subscribe.replay import Replays
+from agent.subscribe.sequence import Checkpoints
 from agent.subscribe.show import Screen, in_words, what_is_missing
 from agent.subscribe.subscriber import Subscriber
-from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S
+from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, VerifiedEvent
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--missing", action="store_true", help="say what never came, as --state remembers it, and end")
     parser.add_argument(
         "--release", metavar="UNIT", help="let a quarantined unit speak again, after you looked at it, and end"
+    )
+    parser.add_argument(
+        "--sequence", type=_units, metavar="UNIT,UNIT,…", help="also tell who came past these units in this order"
+    )
+    parser.add_argument(
+        "--within", type=int, default=3600, metavar="S", help="from the first to the last of --sequence (3600)"
     )
     parser.add_argument("--json", action="store_true", help="JSON lines also on a terminal")
     parser.add_argument("--count", type=int, metavar="N", help="stop after N messages, refused ones among them")
@@ -48,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _missing(state, arguments) if arguments.missing else _release(state, arguments)
     if None in (arguments.broker, arguments.site, arguments.keys):
         raise RefusedError("say where to listen: --broker, --site and --keys")
+    checkpoints = Checkpoints(arguments.sequence, arguments.within) if arguments.sequence else None
     broker = broker_settings(arguments)
     site_key = load_public_key(arguments.keys / "site.jwk")
     clock = SystemClock()
@@ -70,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             screen = Screen(sys.stdout, json_lines=arguments.json)
             for number, outcome in enumerate(subscriber, start=1):
                 screen.show(outcome)
+                if checkpoints is not None and isinstance(outcome, VerifiedEvent):
+                    screen.tell(checkpoints.take(outcome))
                 if number == arguments.count:
                     break
     finally:
@@ -77,6 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
         for fact in what_is_missing(verifier.all_missing(), subscriber.withheld(), verifier.quarantined()):
             tell(in_words(fact))
     return 0
+
+
+def _units(text: str) -> tuple[str, ...]:
+    """Type of an argument that names units in an order."""
+    return tuple(text.split(","))
 
 
 def _missing(state: StateFile, arguments: argparse.Namespace) -> int:

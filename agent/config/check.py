@@ -67,7 +67,14 @@ def _check_struct(data: object, schema: type[msgspec.Struct], place: Place, prob
 
 
 def _check_value(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
-    choices = [option for option in _options(hint) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+    choices = _structs(hint)
+    if isinstance(value, list) and (inner := _inside_list(hint)) is not None:
+        before = len(problems)
+        for number, one in enumerate(value):
+            _check_value(one, inner, (*place, number), problems)
+        if len(problems) == before:  # how many there may be
+            _check_leaf(value, hint, place, problems)
+        return
     if value is None and type(None) in _options(hint):
         return
     if len(choices) == 1 and choices[0].__struct_config__.tag_field is None:
@@ -79,6 +86,20 @@ def _check_value(value: object, hint: object, place: Place, problems: list[Probl
         problems.append((place, f"expected one of {', '.join(literals)}{advice}{_meaning(hint)}"))
     else:
         _check_leaf(value, hint, place, problems)
+
+
+def _structs(hint: object) -> list[type[msgspec.Struct]]:
+    """List the structs among the members of a union, or the one struct."""
+    return [option for option in _options(hint) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+
+
+def _inside_list(hint: object) -> object | None:
+    """What a list holds, where that is structs; None for every other type."""
+    for option in _options(hint):
+        if typing.get_origin(option) is tuple:
+            inner: object = typing.get_args(option)[0]
+            return inner if _structs(inner) else None
+    return None
 
 
 def _check_tagged(value: object, choices: list[type[msgspec.Struct]], place: Place, problems: list[Problem]) -> None:

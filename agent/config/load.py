@@ -8,6 +8,7 @@ Nothing else in the agent reads configuration: stages take plain arguments. ``co
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import msgspec
 
 from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
+from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, SceneInput
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
-from agent.strict_yaml import Document, read_document
+from agent.strict_yaml import Document, Place, dotted, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
@@ -60,6 +62,9 @@ def checked(document: Document) -> Config:
         *_subject(config),
         *_files(config),
         *_liveness(config),
+        *_inputs(config),
+        *_lines(config),
+        *_rules(config),
     ]
     if problems:
         raise refusal(document, problems)
@@ -159,3 +164,75 @@ def _files(config: Config) -> list[Problem]:
         for (other, first), (place, second) in combinations(files.items(), 2)
         if first == second
     ]
+
+
+def _inputs(config: Config) -> list[Problem]:
+    """A simulated button belongs to a simulated camera, and nobody enrols by a button that others press as well."""
+    if isinstance(config.camera, SceneCamera):
+        return []
+    inputs = config.activation.inputs if isinstance(config.activation, ButtonActivation) else ()
+    places: list[tuple[Place, object]] = [(("activation", "inputs", number), one) for number, one in enumerate(inputs)]
+    places += [(("enrolment", "button"), config.enrolment.button)] if config.enrolment.button is not None else []
+    reason = "is the button of a simulated scene, and the camera is none: take gpio or key"
+    return [(place, reason) for place, one in places if isinstance(one, SceneInput)]
+
+
+def _lines(config: Config) -> list[Problem]:
+    """One line does one thing."""
+    used: dict[tuple[object, ...], str] = {}
+    problems: list[Problem] = []
+    for place, one in _wires(config):
+        line = (one.device, one.key) if isinstance(one, KeyInput) else (one.chip, one.line)
+        name = dotted(place)
+        if line in used:
+            problems.append((place, f"uses the same line as {used[line]}: give each its own"))
+        used.setdefault(line, name)
+    return problems
+
+
+def _wires(config: Config) -> Iterator[tuple[Place, GpioInput | KeyInput | GpioOutput | Light]]:
+    if isinstance(config.activation, ButtonActivation):
+        for number, button in enumerate(config.activation.inputs):
+            if isinstance(button, GpioInput | KeyInput):
+                yield ("activation", "inputs", number), button
+    if isinstance(config.enrolment.button, GpioInput | KeyInput):
+        yield ("enrolment", "button"), config.enrolment.button
+    for number, output in enumerate(config.outputs):
+        if isinstance(output, GpioOutput):
+            yield ("outputs", number), output
+    lights = {name: getattr(config.feedback, name) for name in ("granted", "wait", "look")}
+    yield from ((("feedback", name), light) for name, light in lights.items() if light is not None)
+
+
+def _rules(config: Config) -> list[Problem]:
+    """A rule names what there is; two of one name would share what people have used."""
+    outputs = [one.name for one in config.outputs]
+    problems: list[Problem] = [
+        (("outputs", number, "name"), f"there is another output '{name}': give each its own name")
+        for number, name in enumerate(outputs)
+        if name in outputs[:number]
+    ]
+    named = [rule.name for rule in config.rules]
+    for number, rule in enumerate(config.rules):
+        if rule.name in named[:number]:
+            problems.append((("rules", number, "name"), f"there is another rule '{rule.name}': give each its own name"))
+        if rule.zone not in (None, config.activation.name):
+            problems.append(
+                (
+                    ("rules", number, "zone"),
+                    f"there is no such zone: the activation's name is '{config.activation.name}'",
+                )
+            )
+        known = ", ".join(outputs) or "none, add it under 'outputs'"
+        problems += [
+            (("rules", number, "then", position), f"there is no output '{name}'; there are: {known}")
+            for position, name in enumerate(rule.then)
+            if name not in outputs
+        ]
+    used = {name for rule in config.rules for name in rule.then}
+    problems += [
+        (("outputs", number), f"no rule opens '{name}': name it in a rule's 'then', or leave it out")
+        for number, name in enumerate(outputs)
+        if name not in used
+    ]
+    return problems

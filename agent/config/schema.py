@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from agent.config import door
 from agent.config.camera import CameraSettings
 from agent.protocol import names
 
@@ -99,6 +100,7 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """A person acts by pressing a button, which opens a short window for the nearest face."""
 
     name: Name
+    inputs: door.Inputs = (door.CommandInput(),)
     window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
@@ -244,6 +246,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["not_checked", "require"],
         Meta(description="not_checked, or require: nobody is announced before turning their head as the door asks"),
     ] = "not_checked"
+    enrolment: door.Enrolment = msgspec.field(default_factory=door.Enrolment)
+    feedback: door.Feedback = msgspec.field(default_factory=door.Feedback)
+    outputs: door.Outputs = ()
+    rules: door.Rules = ()
     models: Models = msgspec.field(default_factory=Models)
     detection: Detection = msgspec.field(default_factory=Detection)
     match: Matching = msgspec.field(default_factory=Matching)

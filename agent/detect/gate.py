@@ -53,6 +53,10 @@ class Gate(Protocol):
         """Those of the tracks whose faces may be embedded in this frame, in the same order."""
         ...
 
+    def unfit(self, track: Track, tracks: Sequence[Track], *, frame_width: int, frame_height: int) -> Refusal | None:
+        """Why ``track``, one of ``tracks``, does not stand as an act wants it, whenever that was; None if it does."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FaceLimits:
@@ -109,7 +113,7 @@ class ZoneGate:
         admitted = []
         for track in tracks[:MAX_TRACKS]:
             key = (track.id, track.first_seen_ns)
-            if self._unfit(track, frame_width, frame_height) is not None:
+            if self.unfit(track, tracks, frame_width=frame_width, frame_height=frame_height) is not None:
                 self._since.pop(key, None)
                 continue
             since, _ = self._since.get(key, (timestamp_ns, 0))
@@ -120,13 +124,20 @@ class ZoneGate:
 
     def refusal(self, track: Track, *, frame_width: int, frame_height: int, timestamp_ns: int) -> Refusal | None:
         """Why ``track`` is not admitted at this moment, or None if it is; for aiming a camera, stored nowhere."""
-        unfit = self._unfit(track, frame_width, frame_height)
+        unfit = self.unfit(track, (track,), frame_width=frame_width, frame_height=frame_height)
         if unfit is not None:
             return unfit
         since, _ = self._since.get((track.id, track.first_seen_ns), (timestamp_ns, 0))
         return "dwell" if timestamp_ns - since < self._dwell_ns else None
 
-    def _unfit(self, track: Track, frame_width: int, frame_height: int) -> Refusal | None:
+    def unfit(
+        self,
+        track: Track,
+        tracks: Sequence[Track],  # noqa: ARG002 - others in view do not matter to a zone
+        *,
+        frame_width: int,
+        frame_height: int,
+    ) -> Refusal | None:
         x0, y0, x1, y1 = track.face.box
         centre = ((x0 + x1) / 2 / frame_width, (y0 + y1) / 2 / frame_height)
         return self._limits.refusal(track) if _inside(centre, self._polygon) else "outside_zone"
@@ -152,14 +163,16 @@ class ButtonGate:
         self._window_ns = window_ns
         self._limits = limits or FaceLimits()
         self._opened_ns: int | None = None
+        self._open_ns = window_ns  # of the window that is open
 
     @property
     def zone(self) -> str:
         return self._zone
 
-    def open_window(self, now_ns: int) -> None:
-        """Admit the nearest face from now on for the window's length; the call is the person's act."""
+    def open_window(self, now_ns: int, window_ns: int | None = None) -> None:
+        """Admit the nearest face from now on for the window's length, or another one; the call is the person's act."""
         self._opened_ns = now_ns
+        self._open_ns = min(window_ns or self._window_ns, MAX_WINDOW_NS)
 
     def shut(self) -> None:
         """End the window early, as after a match: the act has had its effect."""
@@ -167,7 +180,7 @@ class ButtonGate:
 
     def waits(self, timestamp_ns: int) -> bool:
         opened = self._opened_ns
-        return opened is not None and opened <= timestamp_ns < opened + self._window_ns
+        return opened is not None and opened <= timestamp_ns < opened + self._open_ns
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         size = {"frame_width": frame_width, "frame_height": frame_height}
@@ -179,6 +192,9 @@ class ButtonGate:
         """Why ``track``, one of ``tracks``, is not admitted at this moment, or None if it is; stored nowhere."""
         if not self.waits(timestamp_ns):
             return "shut"
+        return self.unfit(track, tracks, frame_width=frame_width, frame_height=frame_height)
+
+    def unfit(self, track: Track, tracks: Sequence[Track], *, frame_width: int, frame_height: int) -> Refusal | None:
         x0, y0, x1, y1 = track.face.box
         if not (0 <= (x0 + x1) / 2 <= frame_width and 0 <= (y0 + y1) / 2 <= frame_height):
             return "outside_zone"

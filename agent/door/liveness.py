@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from agent.door.challenge import Challenge, Look, Prompt, advance, begin, failed, unseen
+from agent.match.records import Liveness
 from agent.subject import SubjectId
 
-Liveness = Literal["passed", "failed", "not_checked"]
 Angles = tuple[float, float]  # yaw and pitch of the head, measured degrees
 
 # 2 s after a subject's first failure, doubled each time: a film that guesses one order in 34 needs an hour or so.

@@ -18,3 +18,8 @@ class References:
     subjects: tuple[SubjectId, ...]
     matrix: NDArray[np.float32]
     model: str
+
+    def only(self, subject: SubjectId) -> References:
+        """The reference of one subject; none when there is none."""
+        rows = [row for row, one in enumerate(self.subjects) if one == subject]
+        return References(tuple(self.subjects[row] for row in rows), self.matrix[rows], self.model)

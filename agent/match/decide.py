@@ -89,6 +89,11 @@ class Decider:
         self._claims.clear()
         self._named.clear()
 
+    def begin_act(self) -> None:
+        """Somebody acts anew: what was seen before is void, and whoever comes is a new visit."""
+        self.forget_all()
+        self._visits.clear()
+
     def forget_subject(self, subject: SubjectId) -> None:
         """Forget a subject whose reference was erased; of no track is known whose it is, so every probe goes."""
         self.forget_all()

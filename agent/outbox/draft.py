@@ -36,10 +36,14 @@ def make_match(
     model: str,
     now: datetime,
     clock: ClockState,
+    granted: tuple[str, ...] = (),
     time_step_s: int = 1,
 ) -> Draft:
-    """Draft for a match; ``subject`` and ``epoch`` come from ``EpochKeys.pseudonym``, never the subject id itself."""
-    facts = {
+    """Draft for a match that opened the outputs ``granted``.
+
+    ``subject`` and ``epoch`` come from ``EpochKeys.pseudonym``, never the subject id itself.
+    """
+    facts: dict[str, Any] = {
         "subject": subject,
         "audience": audience,
         "epoch": epoch,
@@ -49,6 +53,8 @@ def make_match(
         "policy": policy,
         "model": model,
     }
+    if granted:
+        facts["granted"] = " ".join(granted)
     return Draft("match", round_down(now, time_step_s), clock, facts)
 
 

@@ -23,6 +23,8 @@ VERBS = (
     "config/get",
     "recognition/pause",
     "recognition/resume",
+    "recognition/request",
+    "verify",
     "key/rotate",
     "outbox/status",
     "outbox/replay",

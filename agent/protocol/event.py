@@ -53,13 +53,14 @@ class _AboutSubject(_Data, frozen=True, forbid_unknown_fields=True, kw_only=True
     zone: names.Name
 
 
-class MatchData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
-    """An enrolled person was recognised."""
+class MatchData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, tag="match"):
+    """An enrolled person was recognised; ``granted`` names what the unit's rules open without a wire."""
 
     method: Literal["face", "token"]
     liveness: Literal["not_checked", "passed"]
     policy: names.Digest
     model: names.Digest
+    granted: names.Granted | None = None
 
 
 class PresenceData(_AboutSubject, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):

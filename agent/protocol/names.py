@@ -19,6 +19,8 @@ _END = r"$(?!\n)"
 MAX_NAME = 64  # characters; the longest CN that X.509 allows (RFC 5280, ub-common-name)
 NAME_PATTERN = rf"^[a-z0-9-]{{1,{MAX_NAME}}}" + _END  # fit for a topic level and a certificate's CN
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+# One to eight names with a blank between them; a text, because an event holds no list.
+Granted = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}( [a-z0-9-]{1,64}){0,7}" + _END)]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + _END)]
 Boot = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}" + _END)]
 Epoch = Annotated[str, Meta(pattern=r"^[0-9]{4}-W[0-9]{2}" + _END)]  # ISO 8601 week

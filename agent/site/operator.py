@@ -27,7 +27,7 @@ from agent.protocol.trust import TrustedUnits
 VALIDITY_S = 60  # a command that is not there in a minute is better sent again
 ANSWER_TIMEOUT_S = 15.0  # a self-test runs every model once
 POLL_S = 0.2
-UNDER_WAY = "capturing"  # the ``state`` of an enrolment that goes on
+UNDER_WAY = ("capturing", "waiting")  # the ``state`` of an enrolment, or of a question, that goes on
 UNDER_WAY_TIMEOUT_S = 150.0  # the unit ends an enrolment after two minutes and says so
 OF_OTHERS = ("another", "replayed")  # answers to other commands, and those that came before: nothing strange
 MAX_SENT = 3  # of one command: once more with another number, and once more with a nonce
@@ -177,4 +177,4 @@ class _Exchange:
 
 def is_under_way(answer: Response) -> bool:
     """Whether more answers to the same command will follow."""
-    return answer.status == "ok" and answer.data is not None and answer.data.get("state") == UNDER_WAY
+    return answer.status == "ok" and answer.data is not None and answer.data.get("state") in UNDER_WAY

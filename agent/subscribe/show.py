@@ -12,6 +12,7 @@ from agent.errors import printable
 from agent.protocol.event import MatchData, PresenceData
 from agent.strict_json import dumps
 from agent.subscribe.chain import Gap
+from agent.subscribe.sequence import Passed
 from agent.subscribe.subscriber import Handed, Refusal
 from agent.subscribe.verify import Loss, VerifiedEvent
 
@@ -59,7 +60,11 @@ def as_columns(outcome: Handed) -> str:
     if isinstance(data, MatchData | PresenceData):
         who, where = data.subject[:SHOWN_SUBJECT] + "…", data.zone
     what = data.state if isinstance(data, PresenceData) else "match" if isinstance(data, MatchData) else data.condition
-    return f"{outcome.event.time:20}  {outcome.unit:16}  {what:16}  {who:14}  {where:12}  {_remarks(outcome)}".rstrip()
+    remarks = [_remarks(outcome)]
+    if isinstance(data, MatchData) and data.granted is not None:
+        remarks.insert(0, f"opens {data.granted}")
+    told = ", ".join(filter(None, remarks))
+    return f"{outcome.event.time:20}  {outcome.unit:16}  {what:16}  {who:14}  {where:12}  {told}".rstrip()
 
 
 def _remarks(outcome: VerifiedEvent) -> str:
@@ -123,6 +128,17 @@ class Screen:
             self._write(as_columns(outcome), "yellow")
         else:
             self._write(as_columns(outcome), "dim" if outcome.backlog else "green")
+
+    def tell(self, passed: Passed | None) -> None:
+        """Say that somebody came past all units of a sequence, if they did."""
+        if passed is None:
+            return
+        if self._json:
+            ends = {"first": passed.first.isoformat(), "last": passed.last.isoformat(), "seconds": passed.seconds}
+            self._write(dumps({"outcome": "sequence", "subject": passed.subject, "units": list(passed.units), **ends}))
+        else:
+            who, way = passed.subject[:SHOWN_SUBJECT] + "…", ", ".join(passed.units)
+            self._write(f"{'':20}  {who} came past {way} in {passed.seconds} s", "bold green")
 
     def _write(self, line: str, style: str | None = None) -> None:
         line = printable(line, MAX_LINE)

@@ -16,7 +16,7 @@ from agent.detect.detector import Detector, load_detector
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, Refusal, ZoneGate
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
-from agent.unit.assemble import make_gate
+from agent.unit.at_the_door import make_gate
 from agent.unit.looking import make_view
 
 PERIOD_NS = 500_000_000  # between lines: as fast as a person on a ladder reads

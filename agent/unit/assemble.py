@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
-from agent import __version__
 from agent.audit.chain import Fact, Kind
-from agent.config.load import CONFIG_SCHEMA_ID
-from agent.config.schema import ButtonActivation, Config, ZoneActivation
-from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
+from agent.config.schema import Config
+from agent.door.acts import Request
+from agent.door.verification import Answer, Verification
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_brought
@@ -22,30 +19,30 @@ from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
 from agent.strict_json import loads
+from agent.unit.at_the_door import make_spot_act, takes_requests
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.confirm import Confirming
 from agent.unit.enrolment import LiveEnrolment, Registrar
-from agent.unit.expected import expected
+from agent.unit.facts import public_facts
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.looking import make_view
 from agent.unit.pause import Pause
 from agent.unit.site_key import complete
-from agent.unit.stores import Stores, source_of, terms_of
+from agent.unit.stores import Stores, terms_of
 from agent.unit.verbs import Parts, make_handlers
-from agent.unit.world import board
 from agent.uplink.answers import Answers
 from agent.uplink.commands import Commands, Handler
-from agent.uplink.info import CameraFacts, DetectionFacts, Info, ModelTask, PublicJwk, encode_info
 from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from agent.camera.base import CameraInfo, Frame
+    from agent.camera.base import Frame
     from agent.clock import Clock
     from agent.detect.detector import Detector
     from agent.detect.face import Face
+    from agent.detect.gate import Gate
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
     from agent.outbox.epoch_keys import EpochKeys
@@ -134,17 +131,6 @@ def load_policy(config: Config, models: Models) -> Policy:
     return verify_policy(token, site_key, model=models.embedder.model, detector=models.detector.model)
 
 
-def make_gate(config: Config) -> Gate:
-    """Who may be embedded at this unit."""
-    activation = config.activation
-    limits = FaceLimits(activation.min_face_px, activation.max_turn_degrees)
-    if isinstance(activation, ButtonActivation):
-        return ButtonGate(zone=activation.name, window_ns=activation.window_s * 1_000_000_000, limits=limits)
-    return ZoneGate(
-        zone=activation.name, polygon=activation.polygon, limits=limits, dwell_ns=activation.dwell_ms * 1_000_000
-    )
-
-
 def make_registrar(
     config: Config,
     models: EnrolsBy,
@@ -175,14 +161,34 @@ def make_answers(config: Config, key: UnitKey) -> Answers:
     return Answers(config.unit.site, config.unit.id, key)
 
 
-def make_enrolment(registrar: Registrar, mailbox: Mailbox, clock: Clock, answers: Answers) -> LiveEnrolment:
+def make_enrolment(
+    config: Config,
+    registrar: Registrar,
+    gate: Gate,
+    mailbox: Mailbox,
+    answers: Answers,
+    *,
+    clock: Clock,
+    random: Callable[[int], bytes],
+) -> LiveEnrolment:
     """Enrolments by command at the running unit; what they report goes out by ``mailbox``, signed."""
 
     def tell(name: str, data: dict[str, Any] | None, end: tuple[str, str] | None) -> None:
         if (report := answers.report(name, data, end)) is not None:
             mailbox.report(*report)
 
-    return LiveEnrolment(registrar, clock=clock, tell=tell)
+    act = partial(make_spot_act, config, random)
+    return LiveEnrolment(registrar, clock=clock, tell=tell, gate=gate, act=act)
+
+
+def make_verification(mailbox: Mailbox, clock: Clock, answers: Answers) -> Verification:
+    """Questions by command whether somebody is who they should be; the answer goes out by ``mailbox``, signed."""
+
+    def tell(name: str, answer: Answer) -> None:
+        if (report := answers.report(name, {"state": "answered", "answer": answer}, None)) is not None:
+            mailbox.report(*report)
+
+    return Verification(clock, tell)
 
 
 def command_side(
@@ -193,6 +199,8 @@ def command_side(
     policy: Policy,
     epoch_keys: EpochKeys,
     enrolment: LiveEnrolment,
+    verification: Verification,
+    request: Request,
     paused: Pause,
     health: Callable[[], bytes],
     log: Callable[[Kind, Mapping[str, Fact]], object],
@@ -235,6 +243,9 @@ def command_side(
             erase=forgetting.erase,
             paused=paused,
             enrolment=enrolment,
+            verification=verification,
+            request=request if takes_requests(config) else None,
+            doubt=lambda: stores.generation.doubt,
             rotate=rotation.rotate,
             confirm=Confirming(stores.ageing, stores.generation, stores.audit, clock).command,
         )
@@ -256,62 +267,6 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
         raise KeyStoreError(f"{path} is no public key: export it again at the consumer") from error
     site, audience = config.unit.site, config.events.audience
     return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
-
-
-def make_info(
-    config: Config,
-    key: UnitKey,
-    models: Models,
-    policy: Policy,
-    *,
-    camera: CameraInfo | None,
-    enrolled: int,
-    verbs: tuple[str, ...],
-) -> bytes:
-    """Write the ``info`` document; ``camera`` is None until one was reached."""
-    engine, second = models.detector.engine, models.detector.landmarker
-    digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": models.embedder.model}
-    if second is not None:
-        digests["landmarks"] = second.engine.digest
-    return encode_info(
-        Info(
-            source=source_of(config),
-            name=config.unit.name,
-            version=__version__,
-            board=board(),
-            runtime=engine.runtime,
-            profile=config.profile,
-            camera=None if camera is None else CameraFacts(camera.source, camera.width, camera.height),
-            models=digests,
-            detection=DetectionFacts(config.detection.view, config.detection.look),
-            config_schema=CONFIG_SCHEMA_ID,
-            public_key=msgspec.convert(key.public_jwk(), PublicJwk),
-            kid=key.kid,
-            enrolled=enrolled,
-            expected=expected(policy, enrolled),
-            activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
-            liveness="checked" if config.liveness == "require" else "not_checked",
-            capabilities=verbs,
-        )
-    )
-
-
-def public_facts(config: Config) -> Mapping[str, Any]:
-    """What ``config/get`` may tell: no address, no path, no key."""
-    return {
-        "profile": config.profile,
-        "purpose": config.purpose,
-        "notice_version": config.notice.version,
-        "liveness": config.liveness,
-        "activation": msgspec.to_builtins(config.activation),
-        "retention_days": config.gallery.retention_days,
-        "events": {
-            "presence": config.events.presence,
-            "audience": config.events.audience,
-            "subject": config.events.subject,
-        },
-        "models": {"detector": config.models.detector, "embedder": config.models.embedder},
-    }
 
 
 def self_test(config: Config) -> Mapping[str, Any]:

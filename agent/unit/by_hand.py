@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from agent.camera.open import open_camera
 from agent.clock import Clock, SystemClock
 from agent.config.schema import Config
+from agent.door.acts import Request
+from agent.door.gpio import GpiodLines
 from agent.errors import RefusedError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
 from agent.subject import SubjectId
 from agent.unit.assemble import load_key, load_models, load_policy, make_registrar
-from agent.unit.capturing import capture
+from agent.unit.at_the_door import Presses, make_gate, make_spot_act, switch_off
 from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
+from agent.unit.spot_session import SpotSession, capture
 from agent.unit.stores import open_gallery, open_stores
 
 
@@ -37,13 +41,27 @@ def enrol(
     models = load_models(config)
     policy = load_policy(config, models)
     with open_stores(config, load_key(config), clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
+        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
+            doubted=stores.generation.doubted()
+        )
         registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)
         registrar.check_word(consent, subject, replace)
-        session = registrar.open(consent, subject)
-        with open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera:
-            vectors = capture(camera, models.detector, session, tell=tell)
+        act = make_spot_act(config, secrets.token_bytes)
+        session = SpotSession(registrar.open(consent, subject), act, make_gate(config))
+        presses = Presses(
+            config, GpiodLines(), clock=clock, request=Request(), on_problem=lambda error: tell(str(error))
+        )
+        with (
+            closing(presses),
+            open_camera(config.camera, lores_size=models.detector.input_size, clock=clock) as camera,
+        ):
+            vectors = capture(camera, models.detector, session, pressed=lambda: presses.look()[1], tell=tell)
         return registrar.keep(vectors, consent, subject, replace=replace)
+
+
+def outputs_off(config: Config) -> list[str]:
+    """Switch every output line off; what could not be done, a sentence each."""
+    return switch_off(config, GpiodLines())
 
 
 def erase(
@@ -54,7 +72,7 @@ def erase(
     The receipts are signed; the log keeps that something was erased, not who.
     """
     with open_stores(config, load_key(config), clock, random=random) as stores:
-        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
         forgetting.settle(doubted=stores.generation.doubted())
         return list(forgetting.erase_all()) if subjects is None else [forgetting.erase(one) for one in subjects]
 
@@ -78,7 +96,9 @@ def held(config: Config, subject: SubjectId) -> Held:
 def confirm(config: Config, clock: Clock, what: str, reason: str | None) -> None:
     """Say what the site says by ``unit/confirm``. Raises RefusedError, StorageError and KeyStoreError."""
     with open_stores(config, load_key(config), clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit).settle(doubted=stores.generation.doubted())
+        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
+            doubted=stores.generation.doubted()
+        )
         confirming = Confirming(stores.ageing, stores.generation, stores.audit, clock)
         if what == "time":
             confirming.time(clock.now())

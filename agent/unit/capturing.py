@@ -5,12 +5,12 @@ The session takes frames, says at each one what to do better, and keeps 3 to 5 e
 through it and are gone with their frame. There is no other way in: nothing here or elsewhere takes a
 picture file, so a gallery cannot be filled from a collection of photographs.
 
-Each frame has to pass, in this order: one face only (the consent is one person's), near, frontal, some time after the
-capture before, well lit, sharp, clear (its mirror image embeds alike, as of the crops of a visit), not the same still
-picture, the same face as in the captures before, and another view than those: turned, nearer or farther, or with
-another expression, because captures that are all alike average out nothing. Who cannot do that is not kept out: after
-``PATIENCE_NS`` a view that is alike will do. The session ends by itself after ``SESSION_NS``; what it holds is then
-overwritten.
+Before the first one the person acts (``agent.unit.spot_session``). Each frame has to pass, in this order: one face only
+(the consent is one person's), near, frontal, some time after the capture before, well lit, sharp, clear (its mirror
+image embeds alike, as of the crops of a visit), not the same still picture, the same face as in the captures before,
+and another view than those: turned, nearer or farther, or with another expression, because captures that are all alike
+average out nothing. Who cannot do that is not kept out: after ``PATIENCE_NS`` a view that is alike will do. The session
+ends by itself after ``SESSION_NS``; what it holds is then overwritten.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from agent.camera.base import Camera, Frame
+from agent.camera.base import Frame
 from agent.detect.face import Face
 from agent.detect.pose import Pose, head_pose
 from agent.embed.align import align
@@ -36,9 +36,6 @@ from agent.match.policy import Policy
 from agent.match.probe import Seen, both_ways
 from agent.subject import SubjectId
 
-if TYPE_CHECKING:
-    from agent.detect.detector import Detector
-
 PATIENCE_NS = 1_200_000_000  # from the last capture: half a second of advice, after the spacing; five take 5 s then
 SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, so no session stays open unattended
 
@@ -46,6 +43,13 @@ SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 Refusal = Literal[
+    "press",  # the act on the spot is still to come: see ``agent.door.on_the_spot``
+    "front",
+    "left",
+    "right",
+    "up",
+    "down",
+    "outside",  # who has acted stands elsewhere now
     "none",  # nobody is in view
     "two_faces",
     "small",
@@ -62,6 +66,13 @@ Refusal = Literal[
 ]
 
 ADVICE: dict[Refusal, str] = {
+    "press": "press the button at the unit",
+    "front": "stand before the camera, alone, and look into it",
+    "left": "turn your head to your left, then look into the camera again",
+    "right": "turn your head to your right, then look into the camera again",
+    "up": "look up, then into the camera again",
+    "down": "look down, then into the camera again",
+    "outside": "stand in the marked place",
     "none": "step in front of the camera",
     "two_faces": "only one person may be in view",
     "small": "come nearer",
@@ -290,31 +301,3 @@ def sharpness(luma: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     laplacian = 4 * luma[1:-1, 1:-1] - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
     contrast = float(luma.var())
     return float(laplacian.var()) / contrast if contrast > 1.0 else 0.0
-
-
-def capture(
-    camera: Camera, detector: Detector, session: EnrolmentSession, *, tell: Callable[[str], None]
-) -> list[Vector]:
-    """Offer frames to ``session`` until it has what it needs; ``tell`` gets each new advice for the person once.
-
-    When the time is over or the camera ends before that, what was captured will do if a reference can be made of it;
-    otherwise CaptureRefusedError.
-    """
-    told = ""
-    progress = None
-    for frame in camera.frames():
-        with frame:
-            progress = session.offer(frame, detector.detect(frame))
-        text = f"{progress.captured} of {progress.wanted}" + (f": {progress.advice}" if progress.advice else "")
-        if text != told:
-            tell(text)
-            told = text
-        if progress.complete:
-            return session.finish()
-        if progress.refusal == "timed_out":
-            break
-    if progress is not None and progress.captured >= MIN_CAPTURES:
-        return session.finish()
-    captured = f"{progress.captured} of {progress.wanted}" if progress else "no"
-    session.cancel()
-    raise CaptureRefusedError(f"{captured} captures were taken, nothing was stored: start again, follow the advice")

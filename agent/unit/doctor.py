@@ -16,8 +16,11 @@ from agent.camera.base import CameraInfo
 from agent.camera.open import open_camera
 from agent.clock import Clock
 from agent.config.camera import RtspCamera
+from agent.config.door import CommandInput
 from agent.config.schema import Config
 from agent.detect.change import ChangeTest
+from agent.door.acts import Request
+from agent.door.gpio import GpiodLines
 from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
 from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
@@ -26,6 +29,7 @@ from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
+from agent.unit.at_the_door import buttons, lights, make_input, pulses, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
 from agent.unit.epochs import load_epoch_keys
@@ -42,6 +46,8 @@ AUTHORITY_NOTICE = timedelta(days=180)  # a new site means that everybody joins 
 SLOW_FIRST_S = 4.0  # seconds to the first picture; with a key interval of two seconds it is there by then
 CAMERA_FRAMES = 30  # enough for a steady figure: about a second
 CALM = 0.5  # of the frames: a scene in which more of them changed is not at rest
+PRESS_S = 15.0  # for a person to walk to the button
+PRESS_LOOK_S = 0.05
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
 
 
@@ -257,6 +263,35 @@ def tell_looking(config: Config, change: ChangeTest, camera: CameraInfo, input_s
         yield "advice", advice
 
 
+def check_inputs(config: Config, clock: Clock) -> Found:
+    """Each button is there, free, and heard when somebody presses it."""
+    wanted = [(name, one) for name, one in buttons(config) if not isinstance(one, CommandInput)]
+    if not wanted:
+        yield "ok", "no button; who enrols turns their head as the unit asks"
+    for name, one in wanted:
+        opened = make_input(config, one, GpiodLines(), clock, Request())
+        try:
+            yield "advice", f"{name}: press it now, within {PRESS_S:.0f} s"
+            end_ns = clock.monotonic_ns() + round(PRESS_S * 1e9)
+            while not (pressed := opened.pressed()) and clock.monotonic_ns() < end_ns:
+                clock.sleep(PRESS_LOOK_S)
+        finally:
+            opened.close()
+        if pressed:
+            yield "ok", f"{name}: pressed, and heard"
+        else:
+            yield "fault", f"{name}: nothing was heard: look at the wiring, bias and active_low, or the key's name"
+
+
+def check_outputs(config: Config, _: Clock) -> Found:
+    """Each line is there and free; taking it switches it off, and nothing opens."""
+    count = len(pulses(config)) + len(lights(config))
+    problems = switch_off(config, GpiodLines())
+    yield from (("fault", f"{problem} (is the unit running? it holds its lines)") for problem in problems)
+    if not problems:
+        yield "ok", f"{count} output lines, all off" if count else "no output line"
+
+
 CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "folders": check_folders,
     "disk": check_disk,
@@ -268,6 +303,8 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "models": check_models,
     "gallery": check_gallery,
     "camera": check_camera,
+    "inputs": check_inputs,
+    "outputs": check_outputs,
     "broker": check_broker,
 }
 

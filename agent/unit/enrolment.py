@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Enrolment at this unit: one live session at a time, begun under a consent, ended by commit, abort or time.
 
-``Registrar`` opens sessions and keeps what they yield; the command line uses it directly. ``LiveEnrolment``
-holds a session on the running unit: commands begin and end it on the uplink's thread, the pipeline offers
-frames on its own. While it takes captures the camera is its alone and recognition pauses, so a frame serves
-one purpose. What it reports holds counts and advice, never a biometric value.
+``Registrar`` opens sessions and keeps what they yield; the command line uses it directly. ``LiveEnrolment`` holds a
+session on the running unit: commands begin and end it on the uplink's thread, the pipeline offers frames on its own.
+The person acts first (``spot_session``): a command alone enrols nobody. While it takes captures the camera is its alone
+and recognition pauses, so a frame serves one purpose. What it reports holds counts and advice, never a biometric value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from agent.audit.log import AuditLog
 from agent.camera.base import Frame
 from agent.clock import Clock
 from agent.detect.face import Face
+from agent.detect.gate import Gate
+from agent.detect.track import Track
+from agent.door.on_the_spot import OnTheSpot
 from agent.embed.align import align
 from agent.embed.records import Crop
 from agent.errors import CaptureRefusedError, PosternError, RefusedError, StorageError
@@ -27,8 +30,9 @@ from agent.gallery.store import GalleryStore
 from agent.gallery.template import MIN_CAPTURES, Vector
 from agent.match.policy import Policy
 from agent.subject import SUBJECT_BYTES, SubjectId
-from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress
+from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress, Refusal
 from agent.unit.replacing import check_captures, check_word
+from agent.unit.spot_session import SpotSession
 
 REPORT_NS = 500_000_000  # between reports of one count: as fast as a person reacts to advice
 
@@ -113,7 +117,7 @@ class _Open:
     """The session in hand."""
 
     name: str
-    session: EnrolmentSession
+    spot: SpotSession
     consent: ConsentRecord
     subject: SubjectId | None
     ends_ns: int
@@ -136,8 +140,11 @@ class LiveEnrolment:
         *,
         clock: Clock,
         tell: Callable[[str, dict[str, Any] | None, tuple[str, str] | None], None],
+        gate: Gate,
+        act: Callable[[], OnTheSpot],
     ) -> None:
         self._registrar, self._clock, self._tell = registrar, clock, tell
+        self._gate, self._act = gate, act
         self._lock = threading.Lock()
         self._open: _Open | None = None
 
@@ -146,6 +153,12 @@ class LiveEnrolment:
         """Whether the session needs the camera; recognition pauses meanwhile."""
         held = self._open
         return held is not None and not held.complete
+
+    @property
+    def asked(self) -> Refusal | None:
+        """What the person is told at this moment, if anything."""
+        held = self._open
+        return held.told.refusal if held is not None and held.told is not None and not held.complete else None
 
     def begin(self, name: str, consent: ConsentRecord, subject: SubjectId | None = None) -> Mapping[str, Any]:
         """Open a session called ``name``; what there is to say about it now.
@@ -159,13 +172,20 @@ class LiveEnrolment:
             )
         session = self._registrar.open(consent, subject)
         with self._lock:
-            self._open = _Open(name, session, consent, subject, self._clock.monotonic_ns() + SESSION_NS)
+            spot = SpotSession(session, self._act(), self._gate)
+            self._open = _Open(name, spot, consent, subject, self._clock.monotonic_ns() + SESSION_NS)
             return {
                 **_state(self._open, "capturing", Progress(0, session.wanted, None)),
                 "seconds": SESSION_NS // 10**9,
             }
 
-    def offer(self, frame: Frame, faces: Sequence[Face]) -> bool:
+    def press(self, now_ns: int) -> None:
+        """Take a press of the button by which people enrol; runs on the pipeline's thread."""
+        with self._lock:
+            if self._open is not None:
+                self._open.spot.press(now_ns)
+
+    def offer(self, frame: Frame, tracks: Sequence[Track]) -> bool:
         """Let the session, if one takes captures, look at ``frame``; whether it did, for a frame serves one purpose.
 
         Runs on the thread that owns the embedder.
@@ -176,7 +196,7 @@ class LiveEnrolment:
             held = self._open
             if held is None or held.complete:
                 return False
-            progress = held.session.offer(frame, faces)
+            progress = held.spot.offer(frame, tracks)
             held.captured, held.complete = progress.captured, progress.complete
             if progress.refusal == "timed_out":
                 self._end("timed_out", ADVICE["timed_out"])
@@ -201,7 +221,7 @@ class LiveEnrolment:
                 )
             self._registrar.check_word(held.consent, held.subject, replace)
             try:
-                vectors = held.session.finish()
+                vectors = held.spot.session.finish()
             except CaptureRefusedError as error:
                 self._end(error.reason, str(error))
                 raise
@@ -249,7 +269,7 @@ class LiveEnrolment:
     def _end(self, reason: str, sentence: str) -> None:
         held, self._open = self._open, None
         if held is not None:
-            held.session.cancel()
+            held.spot.session.cancel()
             self._tell(held.name, None, (reason, sentence))
 
     def _report(self, held: _Open, progress: Progress) -> None:

@@ -2,8 +2,9 @@
 """The one way to erase a person, for every caller: command line, signed command, sweep and start.
 
 In this order: the gallery (from then on the person matches nowhere, and a tombstone is durable), whoever decides at
-this moment, a note in the log that somebody was erased, the events that wait, and what the log says of them. The
-tombstones are the record of whom: a power cut in between leaves only work that ``settle`` completes at the next start.
+this moment, a note in the log that somebody was erased, the events that wait, when they used a rule, and what the log
+says of them. The tombstones are the record of whom: a power cut in between leaves only work that ``settle`` completes
+at the next start.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import cast
 
 from agent.audit.log import AuditLog
+from agent.door.rights import Rights
 from agent.errors import PosternError
 from agent.gallery.records import Erased
 from agent.gallery.store import GalleryStore
@@ -32,7 +34,7 @@ def _raise(error: PosternError) -> None:
 
 
 class Forgetting:
-    """Erases in gallery, outbox and audit log of one unit. Thread-safe as far as those three are.
+    """Erases in gallery, outbox, audit log and used rights of one unit. Thread-safe as far as those four are.
 
     ``on_withheld`` gets whose time is over by the wall clock while the settled time does not say so yet; ``on_erased``
     gets each person once, before the outbox forgets them; ``on_done`` is called once all have forgotten
@@ -45,13 +47,14 @@ class Forgetting:
         gallery: GalleryStore,
         outbox: Outbox,
         audit: AuditLog,
+        rights: Rights,
         *,
         on_erased: Callable[[Erased], None] = lambda _: None,
         on_withheld: Callable[[SubjectId], None] = lambda _: None,
         on_done: Callable[[], None] = lambda: None,
         on_problem: Callable[[PosternError], None] = _raise,
     ) -> None:
-        self._gallery, self._outbox, self._audit = gallery, outbox, audit
+        self._gallery, self._outbox, self._audit, self._rights = gallery, outbox, audit, rights
         self._on_withheld = on_withheld
         self._on_erased, self._on_done, self._on_problem = on_erased, on_done, on_problem
         self._lock = threading.RLock()  # commands and the sweep run on two threads
@@ -72,6 +75,7 @@ class Forgetting:
                     self._gallery.erase(subject, reason=cast("ErasureReason", reason if reason in REASONS else "wiped"))
         tombstones = self._gallery.tombstones()
         self._outbox.erase(*(digest.encode() for digest in tombstones))
+        self._rights.erase(*tombstones)
         for digest in tombstones:
             self._audit.forget_digest(digest)
         if not doubted:
@@ -98,6 +102,7 @@ class Forgetting:
     def once_more(self, subject: SubjectId) -> None:
         """Drop the events about somebody erased that were being queued meanwhile. Raises StorageError."""
         self._outbox.erase(owner_of(subject))
+        self._rights.erase(subject_digest(subject))
 
     def _pass_on(self) -> None:
         """Make all others forget whom the gallery has erased; what a full disk refuses is owed until the next call."""
@@ -114,6 +119,7 @@ class Forgetting:
                     problems.append(error)
             if self._owed:  # hardly ever: the disk is left alone
                 self._outbox.erase(*(owner_of(one.subject) for one in self._owed))
+                self._rights.erase(*(subject_digest(one.subject) for one in self._owed))
                 while self._owed:
                     self._audit.forget(self._owed[0].subject)
                     self._owed.pop(0)

@@ -62,12 +62,15 @@ class Recorder:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Draft, SubjectId | None]] = deque(maxlen=MAX_WAITING)
 
-    def outcome(self, outcome: Match | PresenceChange) -> None:
-        """Queue a match, or a presence change if the unit publishes those; never raises PosternError."""
+    def outcome(self, outcome: Match | PresenceChange, granted: tuple[str, ...] = ()) -> None:
+        """Queue a match, with the outputs that it opened, or a presence change if the unit publishes those.
+
+        Never raises PosternError.
+        """
         if isinstance(outcome, PresenceChange) and not self.presence:
             return
         try:
-            draft = self._draft(outcome)
+            draft = self._draft(outcome, granted)
         except KeyStoreError as error:  # without an epoch key there is no name that may be published
             self.on_problem(error)
             return
@@ -110,12 +113,12 @@ class Recorder:
             self._waiting.popleft()
             self.appended()
 
-    def _draft(self, outcome: Match | PresenceChange) -> Draft:
+    def _draft(self, outcome: Match | PresenceChange, granted: tuple[str, ...]) -> Draft:
         identity, now, clock = self.identity, self.clock.now(), self.clock.state()
         name, epoch = self.epoch_keys.pseudonym(outcome.subject, identity.audience, now, settled=self.settled())
         subject = name if identity.seal is None else identity.seal(name, epoch)
         about: dict[str, Any] = {"subject": subject, "audience": identity.audience, "epoch": epoch}
         about |= {"now": now, "clock": clock, "time_step_s": identity.time_step_s}
         if isinstance(outcome, Match):
-            return make_match(outcome, policy=identity.policy, model=identity.model, **about)
+            return make_match(outcome, policy=identity.policy, model=identity.model, granted=granted, **about)
         return make_presence(state=outcome.state, zone=outcome.zone, **about)

@@ -22,6 +22,7 @@ from agent.audit.chain import Fact, Kind
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
 from agent.detect.track import MAX_MISSED_NS, Tracker
+from agent.door.challenge import Prompt
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import CameraLostError, PosternError, RetryError
 from agent.gallery.records import Erased
@@ -29,14 +30,16 @@ from agent.gallery.references import References
 from agent.keys import UnitKey
 from agent.match.decide import Decider
 from agent.match.measured_range import MeasuredRange
-from agent.match.presence import Presence
+from agent.match.presence import Presence, PresenceChange
+from agent.match.records import Match
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import load_identity
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
 from agent.subject import SubjectId
 from agent.timing import StageTimes
-from agent.unit import assemble
+from agent.unit import assemble, facts
+from agent.unit.at_the_door import Door, make_gate
 from agent.unit.confirm import Confirming, tell_ageing
 from agent.unit.endings import Endings
 from agent.unit.epochs import load_epoch_keys
@@ -86,6 +89,7 @@ class Service:
             stores.gallery,
             stores.outbox,
             stores.audit,
+            stores.rights,
             on_withheld=self._withheld.put,
             on_erased=self._on_erased,
             on_done=stores.generation.advance,
@@ -95,11 +99,25 @@ class Service:
         self._epoch_keys = load_epoch_keys(config)
         self._mailbox = Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
-        self._liveness = make_liveness(config, models.detector, random=world.random, prompt=world.prompt)
         self.times = StageTimes(pipeline.STAGES)
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
         answers = assemble.make_answers(config, key)
-        self._enrolment = assemble.make_enrolment(registrar, self._mailbox, clock, answers)
+        gate = make_gate(config)
+        self._enrolment = assemble.make_enrolment(
+            config, registrar, gate, self._mailbox, answers, clock=clock, random=world.random
+        )
+        self._verification = assemble.make_verification(self._mailbox, clock, answers)
+        self._door = Door(
+            config,
+            gate,
+            stores.rights,
+            world.lines,
+            clock=clock,
+            verification=self._verification,
+            on_problem=self._problem,
+        )
+        stack.callback(self._door.close)
+        self._liveness = make_liveness(config, models.detector, random=world.random, prompt=self._prompt)
         self._endings = Endings(assemble.credentials_of(config), clock, unit=config.unit.id, weeks=self._weeks)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
@@ -110,15 +128,16 @@ class Service:
             change=make_change_test(config),
             detector=models.detector,
             tracker=Tracker(),
-            gate=assemble.make_gate(config),
+            gate=gate,
             embedder=models.embedder,
             references=self._references,
             decider=self._decider,
             liveness=self._liveness,
             presence=self._presence,
-            record=self._recorder.outcome,
+            record=self._record,
             enrol=self._enrolment.offer,
             enrolling=lambda: self._enrolment.capturing,
+            acting=self._door.see,
             times=self.times,
         )
         health = self._make_health(key)
@@ -129,6 +148,8 @@ class Service:
             policy=policy,
             epoch_keys=self._epoch_keys,
             enrolment=self._enrolment,
+            verification=self._verification,
+            request=self._door.request,
             paused=self._paused,
             health=health.build,
             log=self._log,
@@ -156,6 +177,7 @@ class Service:
         def idle() -> bool:
             self._take_erasures()
             self._enrolment.expire()
+            self._look_at_the_door()
             return keep_going()
 
         framed_ns = self._clock.monotonic_ns()
@@ -174,7 +196,7 @@ class Service:
         self._recorder.unit("started")
         self._tell_asked()
         began_ns = self._clock.monotonic_ns()
-        with self._world.background(self._uplink, self._housekeeping):
+        with self._world.background(self._uplink, self._housekeeping, self._door.outputs):
             try:
                 with self._camera:
                     self._mailbox.info_changed()  # now it can say which camera
@@ -183,6 +205,7 @@ class Service:
             finally:
                 self._forget_faces()
                 self._stages.change.forget()
+                self._door.close()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
@@ -302,7 +325,7 @@ class Service:
             camera = self._camera.info()
         except CameraLostError:
             camera = None
-        return assemble.make_info(
+        return facts.make_info(
             self._config,
             key,
             models,
@@ -312,11 +335,32 @@ class Service:
             verbs=verbs,
         )
 
+    def _look_at_the_door(self) -> None:
+        """Between frames: was a button pressed, did a question end, what is there to show."""
+        if self._door.between_frames(enrolling=self._enrolment.capturing, press=self._enrolment.press):
+            self._decider.begin_act()
+            self._liveness.forget_all()  # each act has a challenge of its own
+        self._door.show(self._enrolment.asked)
+
+    def _prompt(self, prompt: Prompt | None) -> None:
+        """What somebody is to do whose liveness is checked; the door shows it."""
+        self._door.prompt(prompt)
+        self._world.prompt(prompt)
+
+    def _record(self, outcome: Match | PresenceChange) -> None:
+        """What was decided, to whom it concerns; a face whose liveness was checked and failed is nobody's match."""
+        if isinstance(outcome, PresenceChange):
+            self._recorder.outcome(outcome)
+        elif outcome.liveness != "failed":
+            self._recorder.outcome(outcome, self._door.matched(outcome))
+
     def _references(self) -> References:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
         if self._recognises_nobody():
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
         references = self._stores.gallery.references(self._model, self._policy.formerly)
+        if (asked := self._verification.subject) is not None:  # one person alone is compared with
+            return references.only(asked)
         self._range.look(len(references.subjects))
         return references
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.door.rights import Rights
 from agent.errors import StorageError
 from agent.files import read_secret, write_atomic
 from agent.gallery.ageing import Ageing
@@ -22,6 +23,7 @@ from agent.keys import UnitKey
 from agent.notices.notice import notice_id
 from agent.outbox.queue import OWNER_LABEL, Head, Outbox
 from agent.protocol.receipt import RECEIPT_TYPE
+from agent.unit.at_the_door import rights_path
 from agent.unit.generation import Generation, read_known
 from agent.unit.key_files import KeptFiles
 from agent.uplink.commands import CommandCounter
@@ -37,6 +39,7 @@ class Stores:
     ageing: Ageing
     counter: CommandCounter
     generation: Generation
+    rights: Rights
 
 
 def open_gallery(
@@ -100,10 +103,13 @@ def open_stores(
     ):
         known = read_known(files.generation, audit)
         head = None if known is None else Head(known.event_seq, known.event_digest)
-        with open_outbox(config, key, clock, known=head, random=random) as outbox:
+        with (
+            open_outbox(config, key, clock, known=head, random=random) as outbox,
+            Rights(rights_path(config), clock) as rights,
+        ):
             counter = CommandCounter(files.commands)
             generation = Generation(files.generation, gallery=gallery, audit=audit, counter=counter, outbox=outbox)
-            yield Stores(gallery, outbox, audit, ageing, counter, generation)
+            yield Stores(gallery, outbox, audit, ageing, counter, generation, rights)
             with suppress(StorageError):  # the number of the start is good enough
                 generation.advance()
 

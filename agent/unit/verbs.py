@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from agent.door.acts import Request
+from agent.door.verification import Verification
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import parse_consent
 from agent.gallery.store import GalleryStore
@@ -43,6 +45,9 @@ class Parts:
     erase: Callable[[SubjectId], ErasureReceipt]  # everywhere, see ``unit.forget``
     paused: Pause
     enrolment: LiveEnrolment
+    verification: Verification
+    request: Request | None  # where a command may open the window
+    doubt: Callable[[], str | None]  # why nobody is recognised until the site has spoken: files were put back
     rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
     confirm: Handler  # what only the site can say, see ``unit.confirm``
 
@@ -87,6 +92,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
     return {
         "health": health,
         **_enrolment_handlers(parts.enrolment),
+        **_act_handlers(parts),
         "key/rotate": lambda command: parts.rotate(command.args),
         "gallery/status": gallery_status,
         "subject/revoke": subject_revoke,
@@ -142,6 +148,41 @@ def _numbers(args: Mapping[str, Any]) -> tuple[int, int]:
     if asked is None or asked.first > asked.last:
         raise RefusedError("name the first and the last number, and nothing else", reason="bad_args")
     return asked.first, asked.last
+
+
+def _check_running(parts: Parts) -> None:
+    if (doubt := parts.doubt()) is not None:
+        raise RefusedError(doubt, reason="files_in_doubt")
+    if parts.paused.is_set():
+        raise RefusedError("recognition is paused: resume it first", reason="paused")
+    if parts.enrolment.capturing:
+        raise RefusedError("an enrolment is under way: wait for its end", reason="enrolment_open")
+
+
+def _act_handlers(parts: Parts) -> dict[str, Handler]:
+    """What asks for somebody before the camera; refused while nobody is recognised."""
+
+    def verify(command: Command) -> Mapping[str, Any]:
+        _check_running(parts)
+        match command.args:
+            case {"subject": subject, "window_s": window_s, **rest} if not rest:
+                asked = parse_subject(subject)
+            case _:
+                raise RefusedError("verify takes subject and window_s, and nothing else", reason="bad_args")
+        if asked not in parts.gallery:
+            raise RefusedError("nobody is enrolled here under this subject: check the id", reason="unknown_subject")
+        return parts.verification.begin(command.transaction, asked, window_s)
+
+    def request(command: Command) -> Mapping[str, Any]:
+        _check_running(parts)
+        if command.args:
+            raise RefusedError("a request takes no arguments", reason="bad_args")
+        if parts.request is not None:
+            parts.request.ask()
+        return {"recognition": "requested"}
+
+    handlers: dict[str, Handler] = {"verify": verify}
+    return handlers if parts.request is None else {**handlers, "recognition/request": request}
 
 
 def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a running unit takes from the world around it, in one place: time, chance, the camera, the way to the broker.
+"""What a running unit takes from the world around it, in one place: time, chance, camera, wires, broker.
 
 The defaults are the real ones. A rig passes in others, and nothing inside the unit can tell the difference.
 """
@@ -20,6 +20,9 @@ from agent.camera.supervise import CameraNotice
 from agent.clock import Clock, SystemClock
 from agent.config.camera import CameraSettings
 from agent.door.challenge import Prompt
+from agent.door.gpio import GpiodLines
+from agent.door.lines import Lines
+from agent.door.outputs import Outputs, Ticking
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Connect
 from agent.unit.housekeeping import Housekeeping
@@ -46,22 +49,30 @@ class OpenSource(Protocol):
 
 
 @contextmanager
-def in_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
-    """Run both beside the pipeline, each on its own thread; at the end what is queued is sent."""
+def in_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
+    """Run all beside the pipeline, each on its own thread; at the end what is queued is sent.
+
+    Pulses have none where there are no output lines.
+    """
     release_startup_code()
+    ticking = Ticking(outputs.tick) if outputs.names else None
     uplink.start()
     housekeeping.start()
+    if ticking is not None:
+        ticking.start()
     try:
         yield
     finally:
+        if ticking is not None:
+            ticking.stop()
         if not uplink.stop(UPLINK_STOP_S):
             log.warning("the broker did not take everything in time; what is left is sent after the next start")
 
 
 @contextmanager
-def in_bounded_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+def in_bounded_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
     """As ``in_threads``, for a process that is nothing but this unit: what others send takes a bounded memory."""
-    with in_threads(uplink, housekeeping), bounded_data():
+    with in_threads(uplink, housekeeping, outputs), bounded_data():
         yield
 
 
@@ -80,7 +91,8 @@ class World:
     random: Callable[[int], bytes] = secrets.token_bytes
     open_source: OpenSource = open_source
     connect: Connect = Connection
-    background: Callable[[Uplink, Housekeeping], AbstractContextManager[None]] = in_threads
+    background: Callable[[Uplink, Housekeeping, Outputs], AbstractContextManager[None]] = in_threads
+    lines: Lines = field(default_factory=GpiodLines)
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
     prompt: Callable[[Prompt | None], None] = shown_nowhere

@@ -51,7 +51,7 @@ MAX_PROGRAMS = 16  # whose numbers are remembered; the least recent is forgotten
 LAST_NUMBER = 253_402_300_799_999  # the last millisecond of the year 9999: what no clock passes
 NUMBERS_AHEAD = 1000  # above the highest one taken, whatever the time: two operators at once
 STOPPING = ("subject/revoke",)  # done also when the number cannot be stored: again, it does what was done
-LASTING = ("enrol/begin",)  # verbs that are reported on after their answer
+LASTING = ("enrol/begin", "verify")  # verbs that are reported on after their answer
 
 
 Handler = Callable[[Command], Mapping[str, Any]]

@@ -28,7 +28,7 @@ const condition = 'camera_lost|camera_back|tamper|clock_step|storage_low|loss|st
 const isLoss = shape({ first: isNumber, last: isNumber, count: isNumber, reason: 'full|erased' });
 const lost = (value) => isLoss(value) && value.count <= value.last - value.first + 1;
 const KINDS = new Map([
-  ['match', shape({ ...place, ...person, ...how })],
+  ['match', shape({ ...place, ...person, ...how }, { granted: `${NAME}( ${NAME}){0,7}` })],
   ['presence', shape({ ...place, ...person, state: 'arrived|left' })],
   ['unit', shape({ ...place, condition }, { lost })],
 ]);

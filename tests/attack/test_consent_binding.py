@@ -80,7 +80,7 @@ class Driver:
     def open(self) -> None:
         self.stack = ExitStack()
         self.stores = self.stack.enter_context(opened(self.config, self.clock))
-        self.forgetting = Forgetting(self.stores.gallery, self.stores.outbox, self.stores.audit)
+        self.forgetting = Forgetting(self.stores.gallery, self.stores.outbox, self.stores.audit, self.stores.rights)
         self.forgetting.settle()
         self.stores.ageing.confirm(self.clock.now())  # the site says so: a start after months does not destroy at once
         self.forgetting.sweep(self.clock.now())

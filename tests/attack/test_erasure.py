@@ -145,7 +145,7 @@ def test_killed_or_without_power_at_any_moment_of_an_erasure_the_next_start_comp
         if any(text.startswith("erased ") for text in crash.marks):
             assert not found(wanted, everything(living)), where
         with opened(config, SimulatedClock()) as stores:
-            Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
+            Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle()
             assert audited(stores.audit).loose == 0, where
             if stores.gallery.held(subject) is not None:  # the wish had not reached the disk: ask again
                 undone += 1
@@ -163,7 +163,7 @@ def test_an_erasure_that_was_cut_between_gallery_and_outbox_sends_no_event_any_m
         people = [enrol(stores, config, clock, rng) for _ in range(3)]
         stores.gallery.erase(people[1])  # and here the process dies
     with opened(config, clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit).settle()
+        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle()
         kinds = [row.kind for row in stores.outbox.pending(10)]
         assert kinds == ["match", "match", "unit"]
         assert (audited(stores.audit).personal, audited(stores.audit).erased) == (4, 2)
@@ -230,7 +230,7 @@ folder = Path(sys.argv[1])
 config, clock = write_unit(folder.parent / "config.yaml", folder), SimulatedClock()
 with opened(config, clock) as stores:
     enrol(stores, config, clock, np.random.default_rng(6))
-    forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+    forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
     mark("quiet")
     for _ in range(120):
         clock.advance(1)

@@ -64,7 +64,7 @@ class Unit:
             stores.counter.advance(10)
         shutil.copytree(self.folder, self.backup)
         with self.open() as stores:
-            Forgetting(stores.gallery, stores.outbox, stores.audit).erase(self.people[0])
+            Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).erase(self.people[0])
             stores.counter.advance(20)
             stores.outbox.append(make_unit("camera_lost", now=self.clock.now(), clock="synced"))
             self.head = stores.outbox.head()
@@ -120,7 +120,7 @@ def test_whoever_the_log_says_was_erased_is_erased_again(unit: Unit) -> None:
     unit.put_back("gallery")
     with unit.open() as stores:
         assert unit.people[0] in stores.gallery, "the backup holds them"
-        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
         forgetting.settle(doubted=stores.generation.doubted())
         assert stores.gallery.subjects() == tuple(unit.people[1:])
         assert unit.people[0] not in stores.gallery.references(MODEL).subjects

@@ -55,6 +55,7 @@ SCENE = {
     "duration": 150,
     "seed": 1,
     "background": {"kind": "room", "variant": 3},
+    "presses": [n * 2.4 for n in range(60)],
     "people": [{"who": PERSON, "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
 }
 
@@ -65,7 +66,8 @@ NOBODY = {"enrolled": 0, "damaged": 0, "measured_to": MEASURED_TO, "measured": T
 class RunningUnit:
     """A unit in service whose gallery is empty, and whoever may command and hear it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scene: dict[str, Any] = SCENE, **changes: Any) -> None:
+        """``changes`` are sections of the configuration."""
         self.site = DemoSite(folder)
         self.site.create()
         for name in (OPERATOR, OTHER_OPERATOR):
@@ -73,8 +75,10 @@ class RunningUnit:
         self.broker = DemoBroker(self.site.site, folder / "broker")
         self.broker.start()
         script = folder / "scene.yaml"
-        script.write_text(yaml.safe_dump(SCENE))
+        script.write_text(yaml.safe_dump(scene))
         self.site.add_unit(port=self.broker.port, protocol=self.broker.protocol, scene=script)
+        content = yaml.safe_load(self.site.config.read_text()) | changes
+        self.site.config.write_text(yaml.safe_dump({name: one for name, one in content.items() if one is not None}))
         self.broker.reload(self.site.site)
         self.process = self.start()
         self.await_service()

@@ -27,7 +27,18 @@ PERSONAL = re.compile(
 )
 ALLOWED_FIELDS = {
     "Event": {"specversion", "type", "source", "id", "time", "datacontenttype", "data", "sig"},
-    "MatchData": {"event_type", "subject", "audience", "epoch", "zone", "method", "liveness", "policy", "model"}
+    "MatchData": {
+        "event_type",
+        "subject",
+        "audience",
+        "epoch",
+        "zone",
+        "method",
+        "liveness",
+        "policy",
+        "model",
+        "granted",
+    }
     | {"boot", "seq", "prev", "clock"},
     "PresenceData": {"event_type", "subject", "audience", "epoch", "zone", "state", "boot", "seq", "prev", "clock"},
     "UnitData": {"event_type", "condition", "lost", "boot", "seq", "prev", "clock"},

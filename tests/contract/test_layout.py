@@ -28,7 +28,9 @@ TOP_LEVEL = {
 IO_MODULES = {
     "asyncio": ("mqtt", "subscribe"),
     "av": ("camera",),
+    "evdev": ("door.keys",),
     "gi": ("camera",),
+    "gpiod": ("door.gpio",),
     "http": ("bridge.webhook",),
     "libcamera": ("camera",),
     "multiprocessing": (),
@@ -37,7 +39,7 @@ IO_MODULES = {
     "picamera2": ("camera",),
     "requests": (),
     "socket": ("camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check"),
-    "sqlite3": ("sqlite", "gallery", "outbox", "subscribe", "bridge.store"),
+    "sqlite3": ("sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),
     "ssl": ("mqtt", "unit.broker_check", "bridge.webhook"),
     "subprocess": (),
     "urllib.request": (),
@@ -49,12 +51,12 @@ FLOORS = {
     "protocol": 1,
     "config": 2,
     "mqtt": 3, "audit": 3, "inference": 3, "camera": 3, "camera.scene": 3, "notices": 3,
-    "detect": 4, "embed": 4, "gallery": 4, "match": 4, "outbox": 4, "door": 4,
+    "detect": 4, "embed": 4, "gallery": 4, "match": 4, "door": 4, "outbox": 4,
     "uplink": 5, "subscribe": 5, "site": 5,
     "pipeline": 6, "unit": 6, "bridge": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
-DATA_PATH = ("camera", "detect", "embed", "gallery", "match", "outbox", "uplink")
+DATA_PATH = ("camera", "detect", "embed", "gallery", "match", "door", "outbox", "uplink")
 
 # Who knows whom: rooms (or single files of them) and the only rooms (or files) that they may import. The loose files
 # at the top are for everybody, and ``unit`` knows everything but the command line. A permission that nobody uses goes.
@@ -68,6 +70,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "embed": ("camera.base", "detect.face", "inference.engine", "inference.manifest"),
     "gallery": ("embed.records", "protocol.names", "protocol.receipt"),
     "match": ("detect.track", "embed.records", "gallery.references", "protocol.names"),
+    "door": ("detect.pose", "detect.track", "match.records"),
     "outbox": ("match.records", "protocol.event", "protocol.names", "protocol.pseudonym"),
     "pipeline": ("camera.base", "detect", "door.liveness", "embed", "gallery.references", "match"),
     "uplink": ("mqtt", "outbox.queue", "protocol"),

@@ -134,8 +134,8 @@ def test_a_step_that_there_is_not_is_told_in_one_sentence(capsys: pytest.Capture
     assert re.fullmatch(r"tools/train: there is no step quantise; there are .*\n", capsys.readouterr().err)
 
 
-def test_soak_and_kills_are_modes_of_the_rig() -> None:
-    assert set(MODES) == {"soak", "kills"}
+def test_the_long_runs_are_modes_of_the_rig() -> None:
+    assert set(MODES) == {"soak", "kills", "pulses"}
     for mode in MODES:
         done = subprocess.run(
             [sys.executable, "-m", "tools.lib.rig", mode, "--help"],

@@ -18,6 +18,7 @@ import pytest
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.door.outputs import Outputs
 from agent.errors import RetryError, StorageError
 from agent.protocol.health import read_health
 from agent.unit.housekeeping import Housekeeping
@@ -170,8 +171,8 @@ def run(config: Config, clock: SimulatedClock, reread: Callable[[], Config], **w
     asked = iter([signal.SIGHUP])
 
     @contextmanager
-    def background(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
-        with no_threads(uplink, housekeeping):
+    def background(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
+        with no_threads(uplink, housekeeping, outputs):
             if (number := next(asked, None)) is not None:
                 os.kill(os.getpid(), number)
             yield
@@ -212,7 +213,7 @@ def test_a_thread_that_hangs_is_not_followed_by_a_second_unit(config: Config, cl
     release = threading.Event()
 
     @contextmanager
-    def background(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+    def background(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
         uplink.thread = threading.Thread(target=release.wait, name="postern-uplink", daemon=True)
         uplink.thread.start()
         os.kill(os.getpid(), signal.SIGHUP)

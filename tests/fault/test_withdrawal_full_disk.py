@@ -89,7 +89,7 @@ def test_what_a_full_disk_kept_of_an_erasure_is_done_when_there_is_space(tmp_pat
         subject = enrol(stores, config, clock, rng)
         for _ in range(3):
             enrol(stores, config, clock, rng)
-        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, on_problem=problems.append)
+        forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights, on_problem=problems.append)
         with no_file_grows_beyond(limit), contextlib.suppress(StorageError):
             forgetting.erase(subject)
         forgetting.sweep(clock.now())

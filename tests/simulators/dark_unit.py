@@ -14,6 +14,7 @@ from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.camera.source import Source
 from agent.clock import SimulatedClock
 from agent.config.schema import Config
+from agent.door.outputs import Outputs
 from agent.strict_json import decode
 from agent.unit.housekeeping import Housekeeping
 from agent.unit.service import Service
@@ -54,7 +55,7 @@ def one_frame(clock: SimulatedClock) -> Source:
 
 
 @contextmanager
-def no_threads(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+def no_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
     yield
     uplink.stop()
 

@@ -31,6 +31,7 @@ from agent.clock import SimulatedClock
 from agent.config.camera import CameraSettings
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.door.outputs import Outputs
 from agent.gallery.consent import parse_consent
 from agent.match.policy import parse_policy, sign_policy
 from agent.mqtt.connection import Ack, Polled
@@ -175,7 +176,7 @@ def play(config: Config, scene: Path, frames: int) -> dict[str, Any]:
     seen, ticked_ns, held = 0, clock.monotonic_ns(), [0]
 
     @contextmanager
-    def between_frames(uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+    def between_frames(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
         turns.extend((uplink.turn, housekeeping.tick))
         yield
         uplink.stop()

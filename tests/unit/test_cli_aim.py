@@ -21,7 +21,9 @@ from agent.errors import CaptureRefusedError
 from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.unit.aim import look
-from agent.unit.capturing import EnrolmentSession, capture
+from agent.unit.capturing import EnrolmentSession
+from agent.unit.spot_session import SpotSession, capture
+from tests.simulators.acted import ANYWHERE, Acted
 from tests.simulators.config import parse_config
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
@@ -121,10 +123,10 @@ class Person:
         return Embedding((vector / np.linalg.norm(vector)).astype(np.float32), MODEL)
 
 
-def session() -> EnrolmentSession:
+def session() -> SpotSession:
     now = SimulatedClock().now()
     noise = np.random.default_rng(1).integers(0, 255, (CROP_SIZE, CROP_SIZE, 3)).astype(np.uint8)
-    return EnrolmentSession(
+    made = EnrolmentSession(
         Person(),
         consent(now),
         references=References((), np.zeros((0, EMBEDDING_DIM), np.float32), MODEL),
@@ -133,11 +135,12 @@ def session() -> EnrolmentSession:
         now=now,
         align=lambda *_: noise,
     )
+    return SpotSession(made, Acted(), ANYWHERE)
 
 
 def test_enrolment_says_each_step_once_and_ends_with_the_captures() -> None:
     room, told = Room(30, face(*MIDDLE, 200)), []
-    vectors = capture(room, room, session(), tell=told.append)
+    vectors = capture(room, room, session(), pressed=lambda: False, tell=told.append)
     assert len(vectors) == 5
     assert told[0].startswith("1 of 5")
     assert told[-1] == "5 of 5"
@@ -147,11 +150,11 @@ def test_enrolment_says_each_step_once_and_ends_with_the_captures() -> None:
 def test_a_person_who_is_too_far_away_is_told_and_nothing_is_stored() -> None:
     room, told = Room(5, face(*MIDDLE, 60)), []
     with pytest.raises(CaptureRefusedError, match="0 of 5 captures were taken, nothing was stored"):
-        capture(room, room, session(), tell=told.append)
+        capture(room, room, session(), pressed=lambda: False, tell=told.append)
     assert told == ["0 of 5: come nearer"]
 
 
 def test_a_camera_without_pictures_is_no_enrolment() -> None:
     room = Room(-1)
     with pytest.raises(CaptureRefusedError, match="no captures were taken"):
-        capture(room, room, session(), tell=print)
+        capture(room, room, session(), pressed=lambda: False, tell=print)

@@ -32,15 +32,20 @@ class Site:
         authority = Authority(folder / "pki")
         self.broker = RealBroker(folder, authority)
         self.broker.start()
+        self.authority = authority
         self.unit = UnitOnBroker(folder, self.broker.settings(authority.issue("door-1")))
         self.keys = folder / "auditor"
         self.keys.mkdir()
         files = authority.issue("auditor")
         for source, name in ((files.ca, "ca.crt"), (files.certificate, "tls.crt"), (files.key, "tls.key")):
             shutil.copy(source, self.keys / name)
-        site_key = SigningKey.generate()
-        (self.keys / "site.jwk").write_text(json.dumps(site_key.public_jwk()))
-        write_atomic(self.keys / "trust.jws", trust_list(self.unit.unit, serial=1).sign(site_key).encode())
+        self.site_key = SigningKey.generate()
+        (self.keys / "site.jwk").write_text(json.dumps(self.site_key.public_jwk()))
+        self.trust(self.unit)
+
+    def trust(self, *units: UnitOnBroker) -> None:
+        content = trust_list(*(one.unit for one in units), serial=len(units)).sign(self.site_key)
+        write_atomic(self.keys / "trust.jws", content.encode())
 
     @contextmanager
     def subscribe(self, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -80,6 +85,27 @@ def test_events_come_as_json_lines_and_a_restart_does_not_repeat_them(site: Site
     with site.subscribe("--count", "1", *state) as child:
         out, _ = child.communicate(timeout=2 * PATIENCE_S)
     assert json.loads(out)["event"]["data"]["seq"] == 3
+
+
+@pytest.mark.broker
+def test_who_comes_past_two_units_in_order_is_told(site: Site, tmp_path: Path) -> None:
+    ridge = UnitOnBroker(tmp_path, site.broker.settings(site.authority.issue("ridge")), "ridge")
+    site.trust(site.unit, ridge)
+    ridge.clock.skipped_s = 5  # so that a test need not wait between two checkpoints
+    try:
+        with site.subscribe("--count", "2", "--sequence", "door-1,ridge", "--within", "60") as child:
+            site.unit.start()
+            ridge.start()
+            site.unit.say(1)
+            ridge.say(1)
+            out, err = child.communicate(timeout=2 * PATIENCE_S)
+    finally:
+        ridge.uplink.stop()
+    assert child.returncode == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert sorted(row["outcome"] for row in rows) == ["accepted", "accepted", "sequence"]
+    assert rows[-1]["units"] == ["door-1", "ridge"]
+    assert 0 < rows[-1]["seconds"] <= 60
 
 
 @pytest.mark.broker

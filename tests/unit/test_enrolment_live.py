@@ -19,6 +19,7 @@ from agent.audit.chain import read_entries
 from agent.audit.log import AuditLog
 from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
+from agent.detect.track import Track
 from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord, Terms
@@ -26,6 +27,7 @@ from agent.gallery.store import GalleryStore
 from agent.subject import SubjectId
 from agent.unit.capturing import SESSION_NS
 from agent.unit.enrolment import REPORT_NS, LiveEnrolment, Registrar
+from tests.simulators.acted import ANYWHERE, Acted
 from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, open_store, unit_vector
 from tests.simulators.heads import face
@@ -60,7 +62,13 @@ class Unit:
             clock=self.clock,
             random=secrets.token_bytes,
         )
-        self.live = LiveEnrolment(self.registrar, clock=self.clock, tell=lambda *report: self.told.append(report))
+        self.live = LiveEnrolment(
+            self.registrar,
+            clock=self.clock,
+            tell=lambda *report: self.told.append(report),
+            gate=ANYWHERE,
+            act=Acted,
+        )
 
     def embed(self, crop: Crop) -> Embedding:
         mirrored = len(self.given) % 2 == 1
@@ -72,7 +80,8 @@ class Unit:
         """Let time pass and offer one frame; whether the enrolment took it."""
         self.clock.advance(seconds)
         lores = np.zeros((240, 320, 3), np.uint8)
-        return self.live.offer(Frame(0, self.clock.monotonic_ns(), lores, RgbPicture(TEXTURE)), list(faces))
+        tracks = [Track(number, one, 0, self.clock.monotonic_ns()) for number, one in enumerate(faces)]
+        return self.live.offer(Frame(0, self.clock.monotonic_ns(), lores, RgbPicture(TEXTURE)), tracks)
 
     def begin(self, name: str = "e1", **changes: Any) -> Any:
         return self.live.begin(name, consent(self.clock.now(), **changes))

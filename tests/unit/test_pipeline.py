@@ -115,8 +115,9 @@ def make_stages(
         liveness=UncheckedLiveness(),
         presence=Presence(),
         record=recorded.append,
-        enrol=lambda frame, faces: False,
+        enrol=lambda frame, tracks: False,
         enrolling=lambda: False,
+        acting=lambda admitted: None,
         times=StageTimes(pipeline.STAGES),
     )
 

@@ -16,10 +16,12 @@ import rfc8785
 from msgspec.structs import replace
 
 from agent.audit.chain import read_entries
+from agent.door.acts import Request
 from agent.errors import RefusedError
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
-from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar
+from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, make_verification
+from agent.unit.at_the_door import make_gate
 from agent.unit.forget import Forgetting
 from agent.unit.pause import Pause
 from agent.uplink.mailbox import Mailbox
@@ -49,14 +51,26 @@ class Unit:
         measured = policy(model=MODEL, **rules)
         registrar = make_registrar(config, NoCamera(), measured, self.stores, clock=clock, random=secrets.token_bytes)
         answers = make_answers(config, load_key(config))
-        self.enrolment = make_enrolment(registrar, Mailbox(), clock, answers)
+        self.enrolment = make_enrolment(
+            config,
+            registrar,
+            make_gate(config),
+            Mailbox(),
+            answers,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        self.verification = make_verification(Mailbox(), clock, answers)
+        self.request = Request()
         self.side = command_side(
             config,
             self.stores,
-            Forgetting(self.gallery, self.outbox, self.stores.audit),
+            Forgetting(self.gallery, self.outbox, self.stores.audit, self.stores.rights),
             policy=measured,
             epoch_keys=EpochKeys.load(keys.epoch_keys),
             enrolment=self.enrolment,
+            verification=self.verification,
+            request=self.request,
             paused=self.paused,
             health=lambda: b'{"fps_milli":1}',
             log=self.stores.audit.append,

@@ -10,9 +10,9 @@ from agent.errors import ConfigError
 
 
 def enrolment_script(
-    person: str, *, size: tuple[int, int] = (1280, 720), frames_per_second: float = 10.0, duration: float = 5.0
+    person: str, *, size: tuple[int, int] = (1280, 720), frames_per_second: float = 10.0, duration: float = 6.5
 ) -> SceneScript:
-    """``person`` stands before the camera as enrolment asks: near, frontal, moving a little."""
+    """``person`` presses the button and stands as enrolment asks: near, frontal, moving a little."""
     width, height = size
     middle = {"x": width / 2, "y": height * 0.42, "face": height * 0.3}
     turns = ((0.0, 0, 0), (1.2, 6, 0), (2.4, -6, 2), (3.6, 0, -5), (4.8, 0, 0))
@@ -21,6 +21,7 @@ def enrolment_script(
         "frames_per_second": frames_per_second,
         "duration": duration,
         "background": {"kind": "room", "variant": 3},
+        "presses": [0.1],
         "people": [
             {
                 "who": person,

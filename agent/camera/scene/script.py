@@ -195,6 +195,9 @@ class SceneScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     motion_blur: Annotated[Share, Meta(description="share of the frame time that the shutter is open")] = 0.25
     people: Annotated[tuple[Person, ...], Meta(max_length=MAX_PEOPLE)] = ()
     disturbances: Annotated[tuple[Disturbance, ...], Meta(max_length=8)] = ()
+    presses: Annotated[
+        tuple[Seconds, ...], Meta(max_length=MAX_KEYS, description="when somebody presses a button")
+    ] = ()
 
     def __post_init__(self) -> None:
         _ascending(self.light)

@@ -112,6 +112,7 @@ class DemoSite:
                 "name": ZONE,
                 "polygon": [[0.25, 0.1], [0.75, 0.1], [0.75, 0.9], [0.25, 0.9]],
             },
+            "enrolment": {"button": {"kind": "scene"}},
             "match": {"policy": "policy.jws"},
             "gallery": {"path": "gallery.db"},
             "audit": {"path": "audit.log"},

@@ -17,6 +17,7 @@ import yaml
 
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
+from agent.door.acts import Request
 from agent.gallery.consent import ConsentRecord
 from agent.match.policy import parse_policy, sign_policy
 from agent.notices.notice import notice_id
@@ -27,7 +28,15 @@ from agent.site import units
 from agent.site.creation import create_site
 from agent.site.records import SiteFiles
 from agent.strict_json import decode
-from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar
+from agent.unit.assemble import (
+    command_side,
+    load_key,
+    make_answers,
+    make_enrolment,
+    make_registrar,
+    make_verification,
+)
+from agent.unit.at_the_door import make_gate
 from agent.unit.forget import Forgetting
 from agent.unit.joining import install, new_unit_request
 from agent.unit.key_files import KeptFiles, UnitFiles
@@ -73,16 +82,27 @@ class Target:
             self.config, NoCamera(), POLICY, self.stores, clock=clock, random=secrets.token_bytes
         )
         answers = make_answers(self.config, self.event_key)
-        self.enrolment = make_enrolment(registrar, Mailbox(), clock, answers)
+        self.enrolment = make_enrolment(
+            self.config,
+            registrar,
+            make_gate(self.config),
+            Mailbox(),
+            answers,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        self.verification = make_verification(Mailbox(), clock, answers)
         self.outcomes: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.commands = command_side(
             self.config,
             self.stores,
-            Forgetting(self.gallery, self.outbox, self.stores.audit),
+            Forgetting(self.gallery, self.outbox, self.stores.audit, self.stores.rights),
             policy=POLICY,
             epoch_keys=self.epoch_keys,
             enrolment=self.enrolment,
+            verification=self.verification,
+            request=Request(),
             paused=self.paused,
             health=lambda: b'{"fps_milli":1}',
             log=self.stores.audit.append,
@@ -127,6 +147,7 @@ class Target:
             self.outbox.head(),
             self.paused.is_set(),
             self.enrolment.capturing,
+            self.verification.subject,
             self.epoch_keys.epochs("access"),
             self.unit.site_jwk.read_bytes(),
             sum(self.done.values()),

@@ -10,6 +10,9 @@ import numpy as np
 
 from agent.camera.scene.camera import SceneCamera
 from agent.clock import SimulatedClock
+from agent.detect.gate import ZoneGate
+from agent.door.acts import ScenePresses
+from agent.door.on_the_spot import ButtonAct
 from agent.embed.records import EMBEDDING_DIM
 from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.references import References
@@ -17,10 +20,12 @@ from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
 from agent.protocol.names import NoticeId
 from agent.unit.assemble import Models
-from agent.unit.capturing import EnrolmentSession, capture
-from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
+from agent.unit.capturing import EnrolmentSession
+from agent.unit.spot_session import SpotSession, capture
+from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT, ZONE
 from tools.lib.enrolment_scene import enrolment_script
 
+WHOLE_PICTURE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 CONSENT_GIVEN = timedelta(days=1)  # before the scenario starts
 CONSENT_LASTS = timedelta(days=30)  # where nobody says otherwise
 DIGEST = "sha256:" + hashlib.sha256(b"the notice").hexdigest()
@@ -62,5 +67,8 @@ def captures(who: str, models: Models, references: References | None = None) -> 
         now=clock.now(),
         align=models.align,
     )
-    with SceneCamera(enrolment_script(who), lores_size=models.detector.input_size, clock=clock) as camera:
-        return capture(camera, models.detector, session, tell=lambda _: None)
+    script = enrolment_script(who)
+    spot = SpotSession(session, ButtonAct(), ZoneGate(zone=ZONE, polygon=WHOLE_PICTURE))
+    presses = ScenePresses(script.presses, clock)
+    with SceneCamera(script, lores_size=models.detector.input_size, clock=clock) as camera:
+        return capture(camera, models.detector, spot, pressed=presses.pressed, tell=lambda _: None)

@@ -94,6 +94,23 @@ class Withdraw(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
     who: Who
 
 
+class Press(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="press"):
+    """Somebody presses the button on a line of the board."""
+
+    line: Annotated[int, Meta(ge=0, le=1023)]
+
+
+class Request(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="request"):
+    """The site's signed command opens the window."""
+
+
+class Verify(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="verify"):
+    """The site's signed command asks whether the person before the camera is this one."""
+
+    who: Who
+    window_s: Annotated[int, Meta(ge=3, le=60, description="seconds")]
+
+
 class ModelAltered(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="model_altered"):
     """One bit of the embedder's file flips."""
 
@@ -122,6 +139,9 @@ Fault = (
     | Kill
     | ClockStep
     | Withdraw
+    | Press
+    | Request
+    | Verify
     | ModelAltered
     | Restart
     | Reload

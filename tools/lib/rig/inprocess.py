@@ -18,15 +18,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import yaml
+
 from agent.camera.source import open_source
+from agent.door import outputs as outputs_module
+from agent.door.outputs import Outputs
 from agent.errors import PosternError, VerificationError
 from agent.mqtt.connection import Incoming
 from agent.outbox.queue import Head
 from agent.protocol.command import Command
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver
+from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.protocol.topics import Topics
 from agent.site.operator import VALIDITY_S, sign_command
+from agent.strict_json import decode
 from agent.subscribe.verify import VerifiedEvent, Verifier
 from agent.unit.housekeeping import TICK_S, Housekeeping
 from agent.unit.reload import Reload
@@ -36,6 +43,7 @@ from agent.uplink.health import read_disk_free
 from agent.uplink.session import Uplink
 from tools.lib.demo.site import SITE, UNIT
 from tools.lib.rig import faults
+from tools.lib.rig.board import Board, BoardLines
 from tools.lib.rig.camera import SceneView, source_of
 from tools.lib.rig.clock import AgendaClock
 from tools.lib.rig.installation import Installation, disk_bytes
@@ -60,6 +68,9 @@ class InProcess:
         self._scenario = scenario
         self._clock = AgendaClock(scenario.start, scenario.clock)
         script = scenario.scene or folder / "view.yaml"
+        if scenario.script is not None:  # the buttons of a scene are read from its file
+            folder.mkdir(parents=True, exist_ok=True)
+            script.write_text(yaml.safe_dump(msgspec.to_builtins(scenario.script)))
         self._unit = Installation(
             folder / "unit", seed=scenario.seed, start=scenario.start, changes=self._changes(), scene=script
         )
@@ -69,7 +80,8 @@ class InProcess:
         self._people: dict[bytes, str] = {}
         self._heads: list[Head] = []  # what the unit had signed at each of its deaths and at its end
         self._log: list[str] = []
-        self._run = Run("in-process", heads=self._heads, log=self._log)
+        self._board = Board(lambda: self._clock.monotonic_ns() / 1e9)
+        self._run = Run("in-process", heads=self._heads, log=self._log, pulses=self._board.pulses, answers=[])
         self._embeddings = 0
         self._reload = Reload(self._unit.config, self._clock)
         self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
@@ -149,13 +161,15 @@ class InProcess:
             background=self._on_the_clock,
             disk_free=lambda folder: 0 if self._disk_full else read_disk_free(folder),
             temperature=lambda: None,
+            lines=BoardLines(self._board),
             prompt=shown_nowhere if self._view is None else self._view.obedient.prompt,
         )
 
     @contextmanager
-    def _on_the_clock(self, uplink: Uplink, housekeeping: Housekeeping) -> Iterator[None]:
+    def _on_the_clock(self, uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
         """What ``World.background`` does with threads: here when it is due."""
         entries = [self._clock.every(TURN_S, uplink.turn), self._clock.every(TICK_S, housekeeping.tick)]
+        entries.append(self._clock.every(outputs_module.TICK_S, outputs.tick))
         try:
             yield
         finally:
@@ -187,7 +201,12 @@ class InProcess:
             faults.CameraUnplugged: lambda _: setattr(self, "_plugged", False),
             faults.DiskFull: lambda _: self._fill_disk(full=True),
             faults.ClockStep: lambda fault: self._clock.step_wall(fault.seconds, fault.clock),
-            faults.Withdraw: lambda fault: self._withdraw(fault.who),
+            faults.Withdraw: lambda fault: self._command("subject/revoke", {"subject": self._subject(fault.who)}),
+            faults.Press: lambda fault: self._board.press(fault.line),
+            faults.Request: lambda _: self._command("recognition/request", {}),
+            faults.Verify: lambda fault: self._command(
+                "verify", {"subject": self._subject(fault.who), "window_s": fault.window_s}
+            ),
             faults.ModelAltered: lambda _: flip_a_bit(self._unit.folder / "models" / "embedder.tflite"),
             faults.Restart: lambda _: setattr(self, "_again", True),
             faults.Reload: lambda fault: self._change(fault.set),
@@ -225,19 +244,21 @@ class InProcess:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else hard, hard))
 
-    def _withdraw(self, who: str) -> None:
-        subject = next(subject for subject, person in self._people.items() if person == who)
+    def _subject(self, who: str) -> str:
+        return next(subject for subject, person in self._people.items() if person == who).hex()
+
+    def _command(self, verb: str, args: dict[str, Any]) -> None:
         self._commands += 1
         issued = int(self._clock.now().timestamp())
         command = Command(
             site=SITE,
             unit=UNIT,
-            verb="subject/revoke",
+            verb=verb,
             cmd_seq=self._commands,
             issued_at=issued,
             expires_at=issued + VALIDITY_S,
             transaction=f"rig-{self._commands}",
-            args={"subject": subject.hex()},
+            args=args,
         )
         topic = f"{Topics(SITE, UNIT).base}/request/{command.verb}"
         token = sign_command(self._unit.site_key, command)
@@ -246,6 +267,8 @@ class InProcess:
     # -- what arrives --------------------------------------------------------------------------------
 
     def _on_message(self, message: Published) -> None:
+        if not self._dead and message.topic.split("/")[3:] == ["response", "verify"]:
+            self._hear(message.payload)
         if self._dead or not {"event", "backlog"} & set(message.topic.split("/")[3:4]):
             return
         self._run.messages.append((message.topic, message.payload))
@@ -256,6 +279,13 @@ class InProcess:
             return
         at_s = self._clock.monotonic_ns() / 1e9
         self._run.arrivals.append(Arrival(event, at_s, self._who(event), len(message.payload)))
+
+    def _hear(self, payload: bytes) -> None:
+        """Keep the word with which a question was answered."""
+        content = self._unit.unit_key.public.verify(payload.decode(), typ=RESPONSE_TYPE)
+        data = decode(content, SignedResponse, len(content)).data or {}
+        if data.get("state") == "answered" and self._run.answers is not None:
+            self._run.answers.append(str(data["answer"]))
 
     def _who(self, event: VerifiedEvent) -> str:
         data = event.event.data

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from agent.protocol.event import MatchData, UnitData
+from tools.lib.rig.board import Pulse
 from tools.lib.rig.faults import MAX_SECONDS
 from tools.lib.rig.ledger import balance
 from tools.lib.rig.outcome import Arrival, Check, Run, spell
-from tools.lib.rig.scenario import Expected, ExpectMatch, ExpectPresence, Scenario
+from tools.lib.rig.scenario import Expected, ExpectMatch, ExpectPresence, ExpectPulse, Scenario
 
 ALLOWED_REFUSALS = frozenset({"duplicate"})  # what QoS 1 may do; a verifier sees through it
 MAX_NAMED = 8  # missing numbers in a sentence
@@ -32,6 +33,7 @@ def judge(scenario: Scenario, run: Run) -> list[Check]:
         checks += _beside_others(expected, found, [one for taken in order.taken[:number] for one in taken])
     checks.append(Check("in the order of the file", not order.early, "; ".join(order.early) or "nothing out of it"))
     checks.append(Check("nothing else", not order.stray, "; ".join(order.stray) or "nothing"))
+    checks += _pulses(scenario, run)
     return [*checks, *_delivery(scenario, run), *_words(scenario, run), *_budgets(scenario, run)]
 
 
@@ -97,7 +99,7 @@ def _fits(expected: Expected, arrival: Arrival, slack_s: float) -> bool:
 
 def _named(expected: Expected) -> str:
     if isinstance(expected, ExpectMatch):
-        return f"match of {expected.who}"
+        return f"match of {expected.who}" + ("" if expected.granted is None else f", granted {expected.granted}")
     if isinstance(expected, ExpectPresence):
         return f"{expected.who} {expected.state}"
     return f"unit {expected.condition}"
@@ -119,6 +121,33 @@ def _beside_others(expected: Expected, found: Sequence[Arrival], before: Sequenc
             "nothing about this person came before it" if not known else "as it must be" if all(same) else "it is not"
         )
         yield Check(f"{_named(expected)} under the {expected.pseudonym} pseudonym", bool(known) and all(same), shown)
+
+
+def _pulses(scenario: Scenario, run: Run) -> Iterator[Check]:
+    """What went on and off on the board, and what the unit answered to questions."""
+    if scenario.pulses is not None and run.pulses is None:
+        yield Check("pulses", None, NOT_HERE)
+    elif scenario.pulses is not None and run.pulses is not None:
+        found = [f"line {one.line} at {one.on_s:.2f} s" for one in run.pulses]
+        fit = len(run.pulses) == len(scenario.pulses) and all(
+            _is_pulse(expected, one, run.slack_s) for expected, one in zip(scenario.pulses, run.pulses, strict=True)
+        )
+        yield Check(f"{len(scenario.pulses)} pulses, each at its time", fit, "; ".join(found) or "none")
+    if run.pulses is not None:
+        lit = [str(one.line) for one in run.pulses if one.off_s is None]
+        yield Check("every output is off in the end", not lit, f"on: {', '.join(lit)}" if lit else "all off")
+    if scenario.answers:
+        same = None if run.answers is None else tuple(run.answers) == scenario.answers
+        yield Check(f"answers: {', '.join(scenario.answers)}", same, ", ".join(run.answers or ()) or NOT_HERE)
+
+
+def _is_pulse(expected: ExpectPulse, found: Pulse, slack_s: float) -> bool:
+    begin, end = expected.between
+    at_its_time = expected.line == found.line and begin <= found.on_s <= end + slack_s
+    if expected.lasts_ms is None or found.off_s is None:
+        return at_its_time and found.off_s is not None
+    least, most = expected.lasts_ms
+    return at_its_time and least <= 1000 * (found.off_s - found.on_s) <= most + 1000 * slack_s
 
 
 def _delivery(scenario: Scenario, run: Run) -> Iterator[Check]:

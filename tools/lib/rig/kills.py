@@ -82,7 +82,7 @@ class Worker:
         self._rng = np.random.default_rng()
         self._gallery, self._outbox = stores.gallery, stores.outbox
         self._notice = notice_id(config)
-        self._forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit)
+        self._forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
         self._forgetting.settle()  # as a start of the agent finishes what was cut off
         self._registrar = make_registrar(
             config, NoCamera(), POLICY, stores, clock=SystemClock(), random=secrets.token_bytes
@@ -204,7 +204,11 @@ class Books:
             matching = {subject.hex() for subject in stores.gallery.references(MODEL).subjects}
             damaged = stores.gallery.damaged
             Forgetting(
-                stores.gallery, stores.outbox, stores.audit, on_erased=lambda one: finished.add(one.subject.hex())
+                stores.gallery,
+                stores.outbox,
+                stores.audit,
+                stores.rights,
+                on_erased=lambda one: finished.add(one.subject.hex()),
             ).settle()
         self.erased |= finished
         self.check(self.held - self.asked <= there, "somebody who was enrolled is gone")

@@ -11,6 +11,7 @@ from agent.keys import DETERMINISTIC
 from agent.outbox.queue import Head
 from agent.protocol.event import MatchData, PresenceData, canonical
 from agent.subscribe.verify import VerifiedEvent
+from tools.lib.rig.board import Pulse
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Run:
     refused: Counter[str] = field(default_factory=Counter)
     messages: list[tuple[str, bytes]] = field(default_factory=list)
     heads: list[Head] | None = None
+    pulses: list[Pulse] | None = None  # of the board, seconds after the camera's start
+    answers: list[str] | None = None  # to the questions, as the unit signed them
     after: int = 0  # the unit's last event before the scenario
     measured: Measured = field(default_factory=Measured)
     log: list[str] | None = None
@@ -95,7 +98,7 @@ def spell(arrival: Arrival) -> str:
     """An event as an expectation would name it."""
     data = arrival.event.event.data
     if isinstance(data, MatchData):
-        return f"match of {arrival.who}"
+        return f"match of {arrival.who}" + ("" if data.granted is None else f", granted {data.granted}")
     if isinstance(data, PresenceData):
         return f"{arrival.who} {data.state}"
     return f"unit {data.condition}"

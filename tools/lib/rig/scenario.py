@@ -22,7 +22,19 @@ from agent.config.check import Problem, convert, refusal
 from agent.errors import ConfigError
 from agent.protocol.event import Condition
 from agent.strict_yaml import read_document
-from tools.lib.rig.faults import MAX_SECONDS, At, CameraUnplugged, ClockStep, DiskSlow, Fault, Who, Withdraw, mistakes
+from tools.lib.rig.faults import (
+    MAX_SECONDS,
+    At,
+    CameraUnplugged,
+    ClockStep,
+    DiskSlow,
+    Fault,
+    Press,
+    Verify,
+    Who,
+    Withdraw,
+    mistakes,
+)
 
 MAX_FAULTS = 64
 MAX_EXPECTED = 64
@@ -66,9 +78,13 @@ class _ExpectPerson(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ExpectMatch(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="match"):
-    """An enrolled person was recognised; ``liveness`` is what the event says of it, where a scenario cares."""
+    """An enrolled person was recognised.
+
+    Where a scenario cares: ``liveness`` is what the event says of it, ``granted`` what it must say that it opens.
+    """
 
     liveness: Literal["passed", "not_checked"] | None = None
+    granted: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class ExpectPresence(_ExpectPerson, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="presence"):
@@ -84,6 +100,14 @@ class ExpectUnit(_Expected, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 Expected = ExpectMatch | ExpectPresence | ExpectUnit
+
+
+class ExpectPulse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A line of the board that goes on, and off again after its time."""
+
+    line: Annotated[int, Meta(ge=0, le=1023)]
+    between: Annotated[tuple[At, At], Meta(description="when it must go on, [from, to]")] = (0.0, MAX_SECONDS)
+    lasts_ms: Annotated[tuple[int, int], Meta(description="how long it is on, [least, most]")] | None = None
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,6 +136,19 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     configuration: Annotated[dict[str, Any], Meta(max_length=16, description="dotted keys of the unit's file")] = {}
     faults: Annotated[tuple[Fault, ...], Meta(max_length=MAX_FAULTS)] = ()
     expect: Annotated[tuple[Expected, ...], Meta(max_length=MAX_EXPECTED)] = ()
+    pulses: (
+        Annotated[
+            tuple[ExpectPulse, ...],
+            Meta(
+                max_length=MAX_EXPECTED, description="every pulse that must come, in their order; default: nobody looks"
+            ),
+        ]
+        | None
+    ) = None
+    answers: Annotated[
+        tuple[Literal["verified", "not_verified", "nobody"], ...],
+        Meta(max_length=8, description="what the unit answers to each 'verify', in their order"),
+    ] = ()
     slack_s: Slack | None = None
     resent: Annotated[
         tuple[Count, Count] | None, Meta(description="messages that came again, [least, most]; default: any number")
@@ -128,7 +165,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("somebody is enrolled twice")
         if self.resent is not None and self.resent[0] > self.resent[1]:
             raise ValueError("give 'resent' as [smaller, larger]")
-        named = [one.who for one in self.faults if isinstance(one, Withdraw)]
+        named = [one.who for one in self.faults if isinstance(one, Withdraw | Verify)]
         named += [one.who for one in self.expect if isinstance(one, ExpectMatch | ExpectPresence)]
         if missing := sorted(set(named) - set(people)):
             raise ValueError(f"{missing[0]} is named in faults or expect and is not enrolled")
@@ -152,6 +189,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Whether somebody in it has to do what the door shows: only a rig that sees that can play it."""
         view = self.view()
         return view is not None and any(person.obeys for person in view.people)
+
+    @property
+    def needs_board(self) -> bool:
+        """Whether the unit has wires."""
+        return self.pulses is not None or any(isinstance(one, Press) for one in self.faults)
 
     @property
     def needs_process(self) -> bool:

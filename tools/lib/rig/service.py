@@ -14,6 +14,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -36,6 +37,7 @@ from agent.outbox.epoch_keys import save
 from agent.outbox.queue import Head
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver, epochs_from
+from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.operator import Operator
@@ -47,6 +49,7 @@ from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig import faults
+from tools.lib.rig.board import Board, Pulse, serve
 from tools.lib.rig.clock import OffsetClock, say_offset
 from tools.lib.rig.disk import SlowDisk
 from tools.lib.rig.enrolment import captures, consent
@@ -57,7 +60,7 @@ from tools.lib.rig.outcome import Arrival, Measured, Run
 from tools.lib.rig.process import POSTERN, TORN_BYTES, UnitProcess, Usage, head_of
 from tools.lib.rig.proxy import FaultyProxy
 from tools.lib.rig.scenario import DEFAULT_START, Scenario
-from tools.lib.rig.unit import BEGAN, CLOCK, CONTROL, UNPLUGGED
+from tools.lib.rig.unit import BEGAN, BOARD, CLOCK, CONTROL, UNPLUGGED
 
 CONTROLLED = (sys.executable, "-m", "tools.lib.rig.unit")
 OPERATOR = "operator-1"
@@ -96,6 +99,8 @@ class Premises:
         self.scene.write_text("duration: 1\n")
         site.add_unit(port=self.link.port, protocol=self.broker.protocol, scene=self.scene)
         self.broker.reload(site.site)
+        self.board = Board(time.monotonic)
+        stack.enter_context(serve(self.board, self.control / BOARD))
         clock = OffsetClock(self.clock_file)
         listener = Listener.of_program(site.site, PROGRAM, name=SITE, port=self.broker.port, clock=clock)
         self.listener = stack.enter_context(listener)
@@ -109,7 +114,7 @@ class Premises:
     def play(self, scenario: Scenario) -> Run | str:
         """Play it in real time; a sentence when this target cannot."""
         again = any(isinstance(one, STARTS_AGAIN) for one in scenario.faults)
-        controlled = scenario.needs_clock or scenario.needs_camera or again
+        controlled = scenario.needs_clock or scenario.needs_camera or scenario.needs_board or again
         if controlled and (self._program != POSTERN or scenario.video is not None):
             return "needs a clock, a camera or a start in the middle that this unit does not let a rig control"
         if scenario.needs_obedience:
@@ -142,7 +147,9 @@ class _Play:
         self._weeks = self._shift()
         self._usage: list[Usage] = []  # of the unit, as often as the rig looks
         slack_s = SLACK_S if scenario.slack_s is None else scenario.slack_s
-        self._run = Run("service", slack_s=slack_s, heads=self._heads)
+        self._asking: list[threading.Thread] = []
+        self._premises.board.pulses.clear()
+        self._run = Run("service", slack_s=slack_s, heads=self._heads, answers=[])
 
     def run(self) -> Run:
         began = time.monotonic()
@@ -162,6 +169,11 @@ class _Play:
         self._run.status = status
         self._heads.append(self._unit.head())
         self._run.log = list(self._unit.log)
+        if self._controlled:
+            self._run.pulses = [
+                Pulse(one.line, one.on_s - ready, None if one.off_s is None else one.off_s - ready)
+                for one in self._premises.board.pulses
+            ]
         self._collect(ready, mark)
         self._run.measured = self._measured()
         self._run.seconds = time.monotonic() - began
@@ -249,15 +261,16 @@ class _Play:
             self._wait(began + at)
             act(fault)
         self._wait(began + self._scenario.seconds)
+        for thread in self._asking:
+            thread.join()
 
     def _wait(self, until: float) -> None:
         """As long as the unit runs; it may have come to its end by itself."""
         while (left := until - time.monotonic()) > 0 and self._unit.running:
-            if (usage := self._unit.usage()) is not None:
-                self._usage.append(usage)
+            self._usage += [usage] if (usage := self._unit.usage()) is not None else []
             time.sleep(min(left, LOOK_S))
 
-    def _acts(self) -> dict[type[faults.Fault], Callable[[Any], None]]:
+    def _acts(self) -> dict[type[faults.Fault], Callable[[Any], object]]:
         """What begins with each kind of fault."""
         link, unit = self._link, self._unit
         return {
@@ -271,7 +284,10 @@ class _Play:
             faults.DiskFull: lambda _: unit.fill_disk(full=True),
             faults.DiskSlow: lambda fault: self._slow.delay(fault.delay_ms),
             faults.ClockStep: self._step,
-            faults.Withdraw: lambda fault: self._withdraw(fault.who),
+            faults.Withdraw: lambda fault: self._ask("subject/revoke", {"subject": self._subject(fault.who)}),
+            faults.Press: lambda fault: self._premises.board.press(fault.line),
+            faults.Request: lambda _: self._ask("recognition/request", {}),
+            faults.Verify: self._verify,
             faults.ModelAltered: lambda _: flip_a_bit(self._site.unit / "models" / "embedder.tflite"),
             faults.Restart: lambda _: self._again(unit.stop),
             faults.Reload: lambda fault: self._reload(fault.set),
@@ -321,8 +337,21 @@ class _Play:
         self._change(changes)
         self._unit.reload()
 
-    def _withdraw(self, who: str) -> None:
-        subject = next(subject for subject, person in self._people.items() if person == who)
+    def _subject(self, who: str) -> str:
+        return next(subject for subject, person in self._people.items() if person == who).hex()
+
+    def _verify(self, fault: faults.Verify) -> None:
+        """Ask, and let the answer come while the scenario goes on."""
+
+        def ask() -> None:
+            answer = self._ask("verify", {"subject": self._subject(fault.who), "window_s": fault.window_s})
+            if self._run.answers is not None:
+                self._run.answers.append(str((answer.data or {}).get("answer")))
+
+        self._asking.append(threading.Thread(target=ask))
+        self._asking[-1].start()
+
+    def _ask(self, verb: str, args: Mapping[str, Any]) -> Response:
         keys = self._site.site.client(OPERATOR)
         credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
         broker = BrokerSettings("127.0.0.1", credentials, port=self._broker.port)
@@ -330,7 +359,7 @@ class _Play:
         files = self._site.site
         trusted = TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))
         operator = Operator(broker, site=SITE, key=SigningKey.load(files.site_key), trusted=trusted, clock=clock)
-        operator.ask(UNIT, "subject/revoke", {"subject": subject.hex()}, timeout_s=LAST_EVENTS_S)
+        return operator.ask(UNIT, verb, args, timeout_s=LAST_EVENTS_S, on_progress=lambda _: None)
 
     # -- afterwards ----------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 
 ``python -m tools.lib.rig.unit run -c FILE`` with POSTERN_RIG_CONTROL naming a folder: ``clock.json`` says by how much
 the wall clock is off and whether somebody vouches for it, a file ``unplugged`` means what it says, and ``began`` keeps
-when the scene started, so that a new process sees the scene as it is by then. Everything else is the product.
+when the scene started, so that a new process sees the scene as it is by then; ``board`` is the socket of the lines.
+Everything else is the product.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from agent.errors import PosternError
 from agent.unit.notify import Notifier
 from agent.unit.running import run_unit
 from agent.unit.world import World
+from tools.lib.rig.board import SocketLines
 from tools.lib.rig.camera import SceneView, source_of
 from tools.lib.rig.clock import OffsetClock
 
 CONTROL = "POSTERN_RIG_CONTROL"
-CLOCK, UNPLUGGED, BEGAN = "clock.json", "unplugged", "began"
+CLOCK, UNPLUGGED, BEGAN, BOARD = "clock.json", "unplugged", "began", "board"
 
 
 def main() -> int:
@@ -55,7 +57,8 @@ def main() -> int:
                 began.write_text(str(view.began_ns()))
             notifier.alive()
 
-        world = World(clock=clock, open_source=source_of(view, threaded=True))
+        board = SocketLines(control / BOARD)
+        world = World(clock=clock, open_source=source_of(view, threaded=True), lines=board)
         return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_config(arguments.config))
     except PosternError as error:
         print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)

@@ -188,6 +188,13 @@ def _members() -> Iterator[Members]:
         "liveness": event(data={"liveness": "failed"}),
         "policy-missing": event() | {"data": without(event()["data"], "policy")},
         "lost-in-a-match": event(data={"lost": LOST}),
+        "granted-empty": event(data={"granted": ""}),
+        "granted-list": event(data={"granted": ["strike"]}),
+        "granted-nine": event(data={"granted": " ".join("abcdefghi")}),
+        "granted-two-blanks": event(data={"granted": "strike  gate"}),
+        "granted-blank-at-the-end": event(data={"granted": "strike "}),
+        "granted-line-feed": event(data={"granted": "strike\ngate"}),
+        "granted-upper-case": event(data={"granted": "Strike"}),
     }.items():
         content = payload(members)
         if name == "extra-deep-nesting":
@@ -208,6 +215,7 @@ def _members() -> Iterator[Members]:
         "lost-backwards": {"condition": "loss", "lost": {**LOST, "first": 4, "last": 1, "count": 1}},
         "lost-count-above-range": {"condition": "loss", "lost": {**LOST, "first": 1, "last": 4, "count": 5}},
         "lost-no-object": {"condition": "loss", "lost": [1, 4, 3, "full"]},
+        "granted-in-a-unit": {"granted": "strike"},
         "subject-in-a-unit": {"subject": "p1_" + "0" * 32},
     }
     for name, data in wrong_units.items():

@@ -50,6 +50,10 @@ def _kinds() -> Iterator[Members]:
     yield case("match-sealed", "a sealed subject is as good as a pseudonym", payload(sealed), accepted(sealed))
     token = event(data={"method": "token", "liveness": "passed"})
     yield case("match-by-token", "the other method, the other word on liveness", payload(token), accepted(token))
+    for granted in ("strike", " ".join(f"gate-{number}" for number in range(8))):
+        opens = event(data={"liveness": "passed", "granted": granted})
+        name = "match-granted" if " " not in granted else "match-granted-eight"
+        yield case(name, "the event itself says what it opens", payload(opens), accepted(opens))
     for state in ("arrived", "left"):
         said = event("presence", data={"state": state})
         yield case(f"presence-{state}", "somebody came or went", payload(said), accepted(said), where=topic("presence"))

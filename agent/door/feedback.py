@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the person at the door is told by lights, a buzzer or a small text: the same for everybody who is not let in.
+
+Somebody whom the unit does not know, somebody who has to wait and somebody whose liveness did not pass see the same
+``wait``, for the same time, and then ``again``: nobody can learn from it who is enrolled. Passers-by see ``ready``, for
+they did not act. Where liveness is required, whoever was recognised is asked to turn their head and then knows that
+they were; a challenge that failed ends in the same ``wait`` and ``again``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from agent.clock import Clock
+from agent.door.lines import OutputLine
+from agent.errors import DeviceLostError, PosternError, StorageError
+
+Shown = Literal["ready", "wait", "granted", "again", "press", "front", "left", "right", "up", "down"]
+
+TEXTS: Mapping[Shown, str] = {
+    "ready": "ready",
+    "wait": "one moment",
+    "granted": "come in",
+    "again": "please use the other way in, or try again",
+    "press": "press the button",
+    "front": "look into the camera",
+    "left": "turn your head to your left",
+    "right": "turn your head to your right",
+    "up": "look up",
+    "down": "look down",
+}
+GRANTED_NS = 3_000_000_000  # long enough to be read
+WAIT_NS = 4_000_000_000  # from the act to ``again``: longer than any attempt takes, the same for everybody
+AGAIN_NS = 3_000_000_000
+ACT_GAP_NS = 1_000_000_000  # nobody admitted for so long: the act is over
+
+
+class Feedback:
+    """Shows one thing at a time; owned by the pipeline's thread.
+
+    ``lights`` are lines by what they show; ``text`` is a file that a display program shows.
+    """
+
+    def __init__(
+        self,
+        lights: Mapping[Shown, Sequence[OutputLine]],
+        text: Path | None,
+        *,
+        clock: Clock,
+        on_problem: Callable[[PosternError], None],
+    ) -> None:
+        self._lights, self._text, self._clock, self._on_problem = dict(lights), text, clock, on_problem
+        self._shown: Shown | None = None
+        self._act_ns: int | None = None  # since when somebody is acting
+        self._seen_ns = 0  # when somebody who acts was seen last
+        self._told = False  # whoever still stands there knows how it ended
+        self._granted_ns: int | None = None
+        self._guide: Shown | None = None
+        self._show("ready")
+
+    def acting(self) -> None:
+        """Somebody's face is admitted in this frame."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._seen_ns > ACT_GAP_NS:
+            self._told = False
+        self._seen_ns = now_ns
+        if self._act_ns is None and not self._told:
+            self._act_ns = now_ns
+
+    def begin_act(self) -> None:
+        """Somebody pressed, or was asked for: whoever is admitted now acts anew."""
+        self._act_ns, self._told = None, False
+
+    def granted(self) -> None:
+        """Something was opened."""
+        self._granted_ns = self._clock.monotonic_ns()
+
+    def guide(self, shown: Shown | None) -> None:
+        """What a person is asked to do at this moment, or None."""
+        if shown is None and self._guide is not None and self._act_ns is not None:
+            self._act_ns = self._clock.monotonic_ns()  # how it ended is told from here on
+        self._guide = shown
+
+    def tick(self) -> None:
+        """Show what there is to show now."""
+        self._show(self._now(self._clock.monotonic_ns()))
+
+    def close(self) -> None:
+        """Switch everything off."""
+        self._show("ready")
+        for line in {id(line): line for lines in self._lights.values() for line in lines}.values():
+            try:
+                line.close()
+            except DeviceLostError as error:
+                self._on_problem(error)
+        self._lights = {}
+
+    def _now(self, now_ns: int) -> Shown:
+        if self._granted_ns is not None:
+            if now_ns - self._granted_ns < GRANTED_NS:
+                return "granted"
+            self._granted_ns, self._act_ns, self._told = None, None, True
+        if self._guide is not None:
+            return self._guide
+        if self._act_ns is None:
+            return "ready"
+        if now_ns - self._act_ns < WAIT_NS:
+            return "wait"
+        if now_ns - self._act_ns < WAIT_NS + AGAIN_NS:
+            return "again"
+        self._act_ns, self._told = None, True
+        return "ready"
+
+    def _show(self, shown: Shown) -> None:
+        if shown == self._shown:
+            return
+        before, self._shown = self._shown, shown
+        on = self._lights.get(shown, ())
+        try:
+            for line in self._lights.get(before, ()) if before is not None else ():
+                if not any(line is other for other in on):
+                    line.set(on=False)
+            for line in on:
+                line.set(on=True)
+            if self._text is not None:
+                _write(self._text, TEXTS[shown])
+        except PosternError as error:  # a lamp that is broken keeps no door from deciding
+            self._on_problem(error)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the text whole; it need not survive anything."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.write_text(text + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({error.strerror}): make its folder writable") from error

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wires in and out, as the door needs them: a button that was pressed, a line that is on for a while.
+
+``Lines`` is the border: ``gpio`` has the real one, rigs and tests bring their own. Nothing here blocks, and a line that
+goes away is a ``DeviceLostError``, never silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Bias = Literal["as_is", "disabled", "pull_up", "pull_down"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One line of a GPIO chip with a button on it; ``debounce_ms`` is the kernel's."""
+
+    chip: Path
+    line: int
+    bias: Bias
+    active_low: bool
+    debounce_ms: int
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.chip}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """One line of a GPIO chip that something hangs on; off is what the hardware has without power, too."""
+
+    chip: Path
+    line: int
+    active_low: bool
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.chip}"
+
+
+class Input(Protocol):
+    """Something that a person presses, or that asks in their place."""
+
+    @property
+    def on_the_spot(self) -> bool:
+        """Whether only somebody who stands there can do it: what an enrolment needs."""
+        ...
+
+    def pressed(self) -> bool:
+        """Whether it was pressed since the last call; never blocks. Raises DeviceLostError when it is gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class OutputLine(Protocol):
+    """A line that was off when it was taken, and is let go with the process."""
+
+    def set(self, *, on: bool) -> None:
+        """Switch it; raises DeviceLostError."""
+        ...
+
+    def close(self) -> None:
+        """Switch it off and let go of it."""
+        ...
+
+
+class Lines(Protocol):
+    """Takes lines for this process alone. Raises DeviceLostError when one is missing or taken."""
+
+    def open_input(self, spec: InputSpec) -> Input: ...
+
+    def open_output(self, spec: OutputSpec) -> OutputLine: ...

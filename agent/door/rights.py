@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When somebody last used a rule: durable before anything opens, erased with the person.
+
+A row says that the subject behind a digest used a rule at a time. It is on disk before the pulse, so a crash costs a
+person one waiting time and never gives them two pulses. Time is the running clock's while the process lives, and the
+wall clock's after a start. A time that lies in the future (the clock was set back) counts as now: the waiting begins
+anew, once, and does not last until the wrong time has passed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import ClassVar, Self
+
+from agent.clock import Clock
+from agent.errors import StorageError
+from agent.files import SECRET_MODE, fsync_folder
+from agent.sqlite import SqliteFile
+
+APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not taken for ours
+SCHEMA_VERSION = 1
+MAX_COOLDOWN_S = 7 * 24 * 3600  # a week; older uses are dropped at the next one
+
+_SCHEMA = """
+CREATE TABLE used (
+    rule TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (rule, owner)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class RightsFile(SqliteFile):
+    """The file of ``Rights``; StorageError when it is held, damaged, foreign or cannot be written."""
+
+    SENTENCE = "the record of who used a rule, {path}, cannot be used: {advice}"
+    ADVICE: ClassVar = {
+        sqlite3.SQLITE_FULL: "the disk is full: free space on it; nothing opens until then",
+        sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
+        sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
+        sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
+    }
+    DAMAGED = "it is damaged: move it away; everybody may then use each rule once more at once"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
+            fsync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be used ({error.strerror}): make its folder writable") from error
+        with self.explained():
+            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
+            with self.explained():
+                self._prepare()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        execute = self.connection.execute
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = TRUNCATE")  # small and seldom written: no log that keeps old pages
+        execute("PRAGMA secure_delete = ON")
+        execute("PRAGMA synchronous = EXTRA")
+        if execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            self.connection.executescript(
+                f"BEGIN EXCLUSIVE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
+        if found != (APPLICATION_ID, SCHEMA_VERSION):
+            raise StorageError(f"{self.path} is no record of used rules of this version: move it away")
+        if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError
+
+
+class Rights:
+    """Who used which rule when; thread-safe. ``owner`` is the digest by which everything erasable knows a subject."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._file, self._clock = RightsFile(path), clock
+        self._lock = threading.Lock()
+        self._here: dict[tuple[str, str], int] = {}  # uses since the start, by the running clock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.connection.close()
+
+    def take(self, rule: str, owner: str, cooldown_s: int) -> bool:
+        """Use a rule if its last use is ``cooldown_s`` ago; whether that was so. Durable when it returns.
+
+        Raises StorageError, and then it was not used.
+        """
+        with self._lock:
+            now_ns, now_ms = self._clock.monotonic_ns(), int(self._clock.now().timestamp() * 1000)
+            if not self._is_free(rule, owner, cooldown_s, now_ns, now_ms):
+                return False
+            with self._file.transaction() as connection:
+                connection.execute("DELETE FROM used WHERE at_ms < ?", (now_ms - MAX_COOLDOWN_S * 1000,))
+                connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (rule, owner, now_ms))
+            self._here[rule, owner] = now_ns
+            return True
+
+    def erase(self, *owners: str) -> None:
+        """Forget people; raises StorageError, and then they are remembered."""
+        with self._lock:
+            with self._file.transaction() as connection:
+                connection.executemany("DELETE FROM used WHERE owner = ?", [(owner,) for owner in owners])
+            self._here = {key: at for key, at in self._here.items() if key[1] not in owners}
+
+    def _is_free(self, rule: str, owner: str, cooldown_s: int, now_ns: int, now_ms: int) -> bool:
+        here = self._here.get((rule, owner))
+        if here is not None:
+            return now_ns - here >= cooldown_s * 1_000_000_000
+        found = self._file.row("SELECT at_ms FROM used WHERE rule = ? AND owner = ?", rule, owner)
+        if found is None:
+            return True
+        age_ms = now_ms - int(found[0])
+        if age_ms < 0:  # the clock was set back: wait once from now on
+            with self._file.transaction() as connection:
+                connection.execute("UPDATE used SET at_ms = ? WHERE rule = ? AND owner = ?", (now_ms, rule, owner))
+            return False
+        return age_ms >= cooldown_s * 1000

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kill -9 and power cuts around pulses: no output is left on, and nobody gets two pulses for one right.
+
+POSTERN_EXHAUSTIVE=1 kills a thousand times and cuts the power after every write.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SimulatedClock
+from agent.door.rights import Rights
+from tests.simulators.power import crashes, record
+from tools.lib.rig.pulse_kills import run
+
+EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
+KILLS = 1000 if EXHAUSTIVE else 40
+HOUR_S = 3600
+
+# A mark is what the world has seen: the pulse comes right after ``take``.
+LIFE = """
+import sys
+from pathlib import Path
+from agent.clock import SimulatedClock
+from agent.door.rights import Rights
+from tests.simulators.power import mark
+
+with Rights(Path(sys.argv[1]) / "rights.db", SimulatedClock()) as rights:
+    for number in range(14):
+        owner = f"sha256:{number % 5:064x}"
+        if number % 6 == 5:
+            mark(f"erasing {owner}")
+            rights.erase(owner)
+            mark(f"erased {owner}")
+        else:
+            mark(f"taking {owner}")
+            if rights.take("portion", owner, 3600):
+                mark(f"pulse {owner}")
+"""
+
+
+@pytest.mark.timeout(60 + KILLS)
+def test_a_killed_unit_leaves_no_output_on_and_gives_nobody_two_pulses(tmp_path: Path) -> None:
+    did, wrong = run(tmp_path, KILLS, seed=7)
+    assert wrong == []
+    assert did["killed"] == KILLS
+    assert did["pulses"] > KILLS / 5, "the workers open nothing"
+    assert did["in a pulse"] > KILLS / 5, "the deaths fall between the pulses"
+
+
+@pytest.mark.timeout(300)
+def test_after_a_power_cut_at_any_write_no_right_is_used_twice_and_nobody_erased_is_left(work: Path) -> None:
+    living, crashed = work / "living", work / "crashed"
+    living.mkdir()
+    steps = record(["-c", LIFE, str(living)], living, work)
+    assert len([step for step in steps if step.op == "write"]) > 30, "the record shows no writes"
+    tried = 0
+    for crash in crashes(steps, seed=3, every=1 if EXHAUSTIVE else 5, torn=3 if EXHAUSTIVE else 1):
+        crash.restore(crashed)
+        used: set[str] = set()
+        erased: set[str] = set()
+        for event, owner in (text.split(" ") for text in crash.marks):
+            if event == "taking":  # somebody of that name is there again
+                erased.discard(owner)
+            elif event == "pulse":
+                used.add(owner)
+            else:  # from the moment at which it is asked for
+                used.discard(owner)
+                if event == "erased":
+                    erased.add(owner)
+        on_disk = b"".join(file.read_bytes() for file in crashed.rglob("*") if file.is_file())
+        if "rights.db" in crash.files:
+            with Rights(crashed / "rights.db", SimulatedClock()) as rights:
+                for owner in sorted(used):
+                    assert not rights.take("portion", owner, HOUR_S), f"step {crash.step}, {crash.kind}: two pulses"
+        assert not [one for one in erased if one.encode() in on_disk], f"step {crash.step}, {crash.kind}: left"
+        tried += 1
+    assert tried > 20

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line that is taken, a chip that is missing, a rule that names nothing: one sentence each, before the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.cli import main
+from agent.clock import SimulatedClock, SystemClock
+from agent.config.schema import Config
+from agent.door.keys import KeyButton
+from agent.door.rights import Rights
+from agent.door.verification import Verification
+from agent.errors import ConfigError, DeviceLostError
+from agent.unit.at_the_door import Door, absent, make_gate, switch_off
+from agent.unit.doctor import examine
+from tests.simulators.config import parse_config
+from tools.lib.rig.board import Board, BoardLines
+
+ROOT = Path(__file__).parents[2]
+BASE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
+CHIP = "/dev/gpiochip0"
+STRIKE = {"name": "strike", "kind": "gpio", "chip": CHIP, "line": 27}
+STAFF = {"name": "staff", "then": ["strike"]}
+BUTTON = {"kind": "gpio", "chip": CHIP, "line": 17}
+
+
+def config(**changes: Any) -> Config:
+    return parse_config(yaml.safe_dump(BASE | changes).encode(), Path("unit.yaml"))
+
+
+def button(*inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "button", "name": "entrance", "inputs": list(inputs)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"rules": [STAFF]},
+            r"rules\[0\].then\[0\]: there is no output 'strike'; there are: none, add it under 'outputs'",
+        ),
+        ({"outputs": [STRIKE]}, r"outputs\[0\]: no rule opens 'strike': name it in a rule's 'then', or leave it out"),
+        (
+            {"outputs": [STRIKE], "rules": [STAFF | {"zone": "cellar"}]},
+            r"rules\[0\].zone: there is no such zone: the activation's name is 'entrance'",
+        ),
+        (
+            {"outputs": [STRIKE], "rules": [STAFF, {**STAFF, "then": ["strike"]}]},
+            r"rules\[1\].name: there is another rule 'staff'",
+        ),
+        ({"outputs": [STRIKE, STRIKE | {"line": 5}], "rules": [STAFF]}, r"outputs\[1\].name: there is another output"),
+        (
+            {"outputs": [STRIKE], "rules": [STAFF], "feedback": {"wait": {"chip": CHIP, "line": 27}}},
+            r"feedback.wait: uses the same line as outputs\[0\]",
+        ),
+        ({"activation": button(BUTTON, {**BUTTON})}, r"inputs\[1\]: uses the same line as activation.inputs\[0\]"),
+        ({"activation": button()}, r"activation.inputs: .*what opens the window"),
+        ({"activation": button({"kind": "bell"})}, r"activation.inputs\[0\].kind: expected one of .*gpio"),
+        ({"activation": button(BUTTON | {"bias": "up"})}, r"activation.inputs\[0\].bias: expected one of .*pull_up"),
+        ({"activation": button({"kind": "key", "device": "/dev/x", "key": "enter"})}, r"inputs\[0\].key: .*KEY_ENTER"),
+        ({"activation": button({"kind": "scene"})}, r"inputs\[0\]: is the button of a simulated scene"),
+        ({"enrolment": {"button": {"kind": "scene"}}}, "enrolment.button: is the button of a simulated scene"),
+        ({"enrolment": {"button": {"kind": "command"}}}, "enrolment.button.kind: expected one of gpio, key, scene"),
+        ({"outputs": [STRIKE], "rules": [STAFF | {"liveness": "no"}]}, r"rules\[0\].liveness: .*a photograph opens it"),
+        ({"outputs": [STRIKE], "rules": [STAFF | {"cooldown_s": 1}]}, r"rules\[0\].cooldown_s: .*5 s to a week"),
+        ({"outputs": [STRIKE | {"pulse_ms": 0}], "rules": [STAFF]}, r"outputs\[0\].pulse_ms: .*50 to 60000 ms"),
+        ({"outputs": [STRIKE], "rules": [STAFF | {"unless": "x"}]}, r"rules\[0\].unless: unknown key"),
+    ],
+)
+def test_what_the_file_gets_wrong_is_one_sentence_with_its_line(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=r"unit.yaml:\d+: .*" + sentence) as refusal:
+        config(**changes)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_check_config_refuses_what_this_machine_has_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chip = str(tmp_path / "gpiochip7")
+    changes = {
+        "activation": button(
+            {"kind": "gpio", "chip": chip, "line": 17}, {"kind": "key", "device": chip, "key": "KEY_A"}
+        ),
+        "outputs": [STRIKE | {"chip": chip}],
+        "rules": [STAFF],
+    }
+    file = tmp_path / "unit.yaml"
+    file.write_text(yaml.safe_dump(BASE | changes))
+    assert main(["check-config", str(file)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3
+    assert all(chip in line for line in told)
+    assert main(["check-config", "--elsewhere", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "strike for a match, once in 10 s a person, if liveness passed" in said
+    assert "who consented, by command or here, and presses the button" in said
+
+
+def test_a_rule_without_liveness_is_told_in_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "unchecked: a photograph opens it"
+    rules = [{"name": "staff", "then": ["gate"], "liveness": words}]
+    file = tmp_path / "unit.yaml"
+    file.write_text(yaml.safe_dump(BASE | {"outputs": [{"name": "gate", "kind": "event"}], "rules": rules}))
+    assert main(["check-config", str(file)]) == 0
+    assert "UNCHECKED: A PHOTOGRAPH OPENS IT" in capsys.readouterr().out
+
+
+def test_a_unit_whose_line_is_taken_does_not_start_and_holds_nothing(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    board = Board(lambda: 0.0)
+    lines = BoardLines(board)
+    shown = config(activation=button(BUTTON), outputs=[STRIKE], rules=[STAFF])
+    board.take(17)  # by somebody else
+    with Rights(tmp_path / "rights.db", clock) as rights:
+
+        def door() -> Door:
+            verification = Verification(clock, lambda *_: None)
+            gate = make_gate(shown)
+            return Door(shown, gate, rights, lines, clock=clock, verification=verification, on_problem=pytest.fail)
+
+        with pytest.raises(DeviceLostError, match="line 17 cannot be used: another program or driver holds it"):
+            door()
+        board.release(17)
+        door().close()
+    assert board.pulses == []
+
+
+def test_door_off_switches_every_line_off_and_tells_which_it_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
+    board = Board(lambda: 0.0)
+    light = {"chip": CHIP, "line": 22}
+    shown = config(outputs=[STRIKE], rules=[STAFF], feedback={"granted": light})
+    assert switch_off(shown, BoardLines(board)) == []
+    board.take(22)
+    assert switch_off(shown, BoardLines(board)) == [
+        "granted: line 22 cannot be used: another program or driver holds it"
+    ]
+
+
+def test_nothing_is_absent_where_nothing_is_named() -> None:
+    assert absent(config()) == []
+    assert absent(config(activation=button({"kind": "command"}))) == []
+
+
+def test_doctor_says_in_one_sentence_that_a_button_and_a_line_are_missing(tmp_path: Path) -> None:
+    chip = str(tmp_path / "gpiochip7")
+    shown = config(activation=button(BUTTON | {"chip": chip}), outputs=[STRIKE | {"chip": chip}], rules=[STAFF])
+    for check in ("inputs", "outputs"):
+        (finding,) = examine(check, shown, SystemClock())
+        assert finding.state == "fault"
+        assert "cannot be used" in finding.text
+
+
+@pytest.mark.parametrize("device", ["/dev/input/by-id/that-is-not", "/dev/null"])
+def test_a_key_of_no_device_is_one_sentence(device: str) -> None:
+    with pytest.raises(DeviceLostError, match=f"key KEY_ENTER of {device} cannot be used: "):
+        KeyButton(Path(device), "KEY_ENTER")

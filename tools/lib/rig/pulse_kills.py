@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kill -9 in the middle of pulses: no output is left on, and nobody gets two pulses for one right.
+
+A worker opens the door of a unit as the service does (rights on disk, rules, outputs) on the lines of a board that
+lives in this process, and matches people; it is killed at a random moment of each of its lives. Every person has a
+line of their own here, so that each pulse says whose it was. A right is good for one pulse in a week: in the whole run
+no line may have two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import yaml
+
+from agent.clock import SystemClock
+from agent.config.load import load_config
+from agent.config.schema import Config
+from agent.door.lines import Input, InputSpec, Lines, OutputLine, OutputSpec
+from agent.door.rights import Rights
+from agent.door.verification import Verification
+from agent.errors import DeviceLostError
+from agent.match.records import Match
+from agent.subject import SubjectId
+from agent.unit.at_the_door import Door, make_gate, rights_path
+from tools.lib.demo.site import ROOT
+from tools.lib.rig.board import Board, SocketLines, serve
+
+BOARD = "board"
+MAX_LIFE_S = 0.06  # from the first word of a worker to its death
+PEOPLE_A_LIFE = 2  # so that most whom a worker meets have used their right in an earlier life
+PATIENCE_S = 5.0  # for the board to see that a worker is dead
+WEEK_S = 7 * 24 * 3600
+
+
+def write_config(folder: Path) -> Path:
+    """The example configuration with one output and one rule, everything below ``folder``."""
+    data = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
+    for section, key, name in (
+        ("gallery", "path", "gallery.db"),
+        ("outbox", "path", "outbox.db"),
+        ("keys", "folder", ""),
+    ):
+        data[section][key] = str(folder / name)
+    data["outputs"] = [{"name": "bolt", "kind": "gpio", "chip": "/dev/gpiochip0", "line": 0, "pulse_ms": 200}]
+    words = "unchecked: a photograph opens it"
+    data["rules"] = [{"name": "portion", "liveness": words, "cooldown_s": WEEK_S, "then": ["bolt"]}]
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+class LineOfSomebody:
+    """``Lines`` whose one output is the line of the person who is matched at this moment."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.person = 0
+
+    def open_input(self, spec: InputSpec) -> Input:
+        return self._lines.open_input(spec)
+
+    def open_output(self, spec: OutputSpec) -> OutputLine:
+        return _Somebody(self, self._lines, spec)
+
+
+class _Somebody:
+    def __init__(self, owner: LineOfSomebody, lines: Lines, spec: OutputSpec) -> None:
+        self._owner, self._lines, self._spec = owner, lines, spec
+        self._line: OutputLine | None = None
+
+    def set(self, *, on: bool) -> None:
+        self.close()
+        if on:
+            self._line = self._lines.open_output(
+                OutputSpec(self._spec.chip, self._owner.person, active_low=self._spec.active_low)
+            )
+            self._line.set(on=True)
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        self._line = None
+
+
+def live(folder: Path, config: Config, people: int) -> None:
+    """Match one after the other, until it is killed."""
+    clock = SystemClock()
+    lines, dice = LineOfSomebody(SocketLines(folder / BOARD)), random.Random(secrets.randbits(64))
+    problem = logging.getLogger("pulses").error
+    with Rights(rights_path(config), clock) as rights:
+        gate, verification = make_gate(config), Verification(clock, lambda *_: None)
+        door = Door(config, gate, rights, lines, clock=clock, verification=verification, on_problem=problem)
+        os.write(1, b"lives\n")
+        while True:
+            lines.person = dice.randrange(people)
+            subject = SubjectId(lines.person.to_bytes(16, "big"))
+            door.matched(Match(subject, gate.zone, clock.monotonic_ns()))
+            door.outputs.tick()
+            time.sleep(0.002)
+
+
+def nursery(folder: Path) -> None:
+    """Fork a worker for each line of standard input (how many people there are), and say when it has died."""
+    config = load_config(folder / "config.yaml")
+    for line in sys.stdin:
+        worker = os.fork()
+        if worker == 0:
+            live(folder, config, int(line))
+        os.write(1, f"born {worker}\n".encode())
+        _, status = os.waitpid(worker, 0)
+        how = "killed" if os.WIFSIGNALED(status) else "ended by itself"
+        os.write(1, f"{how}\n".encode())
+
+
+def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str]]:
+    """Kill ``kills`` workers in ``folder``; what happened, and which promise broke."""
+    write_config(folder)
+    did: Counter[str] = Counter()
+    wrong: list[str] = []
+    dice, board = random.Random(seed), Board(time.monotonic)
+    command = [sys.executable, "-m", "tools.lib.rig.pulse_kills", "--nursery", str(folder)]
+    with ExitStack() as stack:
+        stack.enter_context(serve(board, folder / BOARD))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True, bufsize=1)
+        )
+        for number in range(kills):
+            did[_kill_one(process, PEOPLE_A_LIFE * (number + 1), dice, board, did)] += 1
+            end = time.monotonic() + PATIENCE_S
+            while any(one.off_s is None for one in board.pulses) and time.monotonic() < end:
+                time.sleep(0.001)
+            if any(one.off_s is None for one in board.pulses):
+                wrong.append(f"after kill {number + 1} an output is left on")
+        if process.stdin is not None:
+            process.stdin.close()
+    of_each = Counter(one.line for one in board.pulses)
+    did["pulses"], did["people"] = len(board.pulses), len(of_each)
+    wrong += [f"person {line} got {count} pulses for one right" for line, count in of_each.items() if count > 1]
+    if did["ended by itself"]:
+        wrong.append(f"{did['ended by itself']} workers ended by themselves: run it again with their errors in view")
+    return did, wrong
+
+
+def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random, board: Board, did: Counter[str]) -> str:
+    if process.stdin is None or process.stdout is None:
+        raise DeviceLostError("the nursery has no pipes: run it again")
+    process.stdin.write(f"{people}\n")
+    process.stdin.flush()
+    worker = int(process.stdout.readline().split()[1]) if (early := dice.random() < 0.1) else 0
+    while not early:
+        line = process.stdout.readline()
+        if line.startswith("born "):
+            worker = int(line.split()[1])
+        elif not line or line.startswith("ended"):
+            return "ended by itself"
+        else:
+            break
+    if not early and not worker:
+        worker = int(process.stdout.readline().split()[1])
+    time.sleep(dice.random() * MAX_LIFE_S)
+    did["in a pulse"] += any(one.off_s is None for one in board.pulses)
+    os.kill(worker, signal.SIGKILL)
+    while (said := process.stdout.readline().strip()) == "lives":
+        pass
+    return said
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """``tools/rig pulses``: exit status 0 only if no output was left on and nobody got two pulses."""
+    parser = argparse.ArgumentParser(prog="tools/rig pulses", description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of death")
+    parser.add_argument("--json", action="store_true", help="one object on standard output")
+    parser.add_argument("--nursery", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    if arguments.nursery is not None:
+        nursery(arguments.nursery)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="postern-pulses-") as folder:
+        did, wrong = run(Path(folder), arguments.kills, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps({**did, "wrong": wrong}))
+    else:
+        print(", ".join(f"{name} {count}" for name, count in sorted(did.items())))
+        print("\n".join(wrong) or "no output left on, nobody got two pulses for one right")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
