@@ -26,10 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file means; a ConfigError says what is wrong with it."""
     config = load_config(arguments.file)
-    if not check_named_models(config, arguments.file):
-        tell("no models are installed on this machine, so their names were not checked")
     if not arguments.elsewhere and (missing := absent(config)):
         raise ConfigError("\n".join(f"{arguments.file}: {one}" for one in missing))
+    if not check_named_models(config, arguments.file):
+        tell("no models are installed on this machine, so their names were not checked")
     for title, text in describe(config):
         say(f"{title:<12} {text}")
     return 0

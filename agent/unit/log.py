@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems that a unit lives with, told in its log without flooding it."""
+"""Problems that a unit lives with, told in its log without flooding it, and what a demonstration cost."""
 
 from __future__ import annotations
 
 import logging
 
 from agent.clock import Clock
+from agent.detect.change import ChangeTest
 from agent.errors import PosternError
+from agent.timing import StageTimes
 
 log = logging.getLogger("postern")
 
@@ -26,3 +28,11 @@ class Problems:
         if text != last_text or now_ns - last_ns > REPEAT_S * 1e9:
             self._last[type(error)] = (text, now_ns)
             log.error("%s", text)
+
+
+def tell_times(frames: int, elapsed_s: float, change: ChangeTest, times: StageTimes) -> None:
+    """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
+    log.info("%d frames in %.1f s", frames, elapsed_s)
+    log.info("the detector looked at %d frames, and nothing had changed in %d", change.looked, change.skipped)
+    for name, one in times.summaries().items():
+        log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)

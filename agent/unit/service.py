@@ -40,18 +40,18 @@ from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit import assemble, facts
 from agent.unit.at_the_door import Door, make_gate
-from agent.unit.confirm import Confirming, tell_ageing
+from agent.unit.confirm import Confirming
 from agent.unit.endings import Endings
 from agent.unit.epochs import load_epoch_keys
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
-from agent.unit.log import Problems
+from agent.unit.log import Problems, tell_times
 from agent.unit.looking import make_change_test
 from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
-from agent.unit.start_log import digest_of, log_start
+from agent.unit.start_log import digest_of, log_start, tell_asked
 from agent.unit.stores import open_stores, source_of
 from agent.unit.world import World, board
 from agent.uplink.discovery import make_discovery
@@ -194,7 +194,7 @@ class Service:
 
         log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
-        self._tell_asked()
+        tell_asked(self._stores, self._on_condition)
         began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping, self._door.outputs):
             try:
@@ -211,7 +211,8 @@ class Service:
                 self._recorder.unit("stopping")
                 self._log("stopped")
         if self._config.profile == "demo":
-            self._tell_times((self._clock.monotonic_ns() - began_ns) / 1e9)
+            elapsed_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+            tell_times(self._frames, elapsed_s, self._stages.change, self.times)
 
     def check_ended(self) -> None:
         """Raise RetryError while a thread of this run is left: beside it no other may begin, only a new process."""
@@ -219,26 +220,9 @@ class Service:
         if left:
             raise RetryError(f"{' and '.join(left)} did not end in time: the unit ends, and has to be started anew")
 
-    def _tell_asked(self) -> None:
-        """Say at each start what the site has to say before the unit does all of its work."""
-        if (doubt := self._stores.generation.doubt) is not None:
-            log.error("%s", doubt)
-            self._on_condition("tamper")
-        if self._stores.ageing.asks():
-            log.warning("%s", tell_ageing(self._stores.ageing))
-            self._on_condition("clock_step")
-
     def _forget_faces(self) -> None:
         self._decider.forget_all()
         self._liveness.forget_all()
-
-    def _tell_times(self, elapsed_s: float) -> None:
-        """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
-        log.info("%d frames in %.1f s", self._frames, elapsed_s)
-        change = self._stages.change
-        log.info("the detector looked at %d frames, and nothing had changed in %d", change.looked, change.skipped)
-        for name, one in self.times.summaries().items():
-            log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)
 
     def _make_recorder(self, policy: str) -> Recorder:
         config = self._config

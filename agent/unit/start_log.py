@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the audit log says about a start, and about what was changed since the start before."""
+"""What a start says: to the audit log, what was changed since the start before; to the site, what it has to say."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from agent.audit.chain import Fact, Kind
 from agent.audit.log import AuditLog
+from agent.protocol.event import Condition
+from agent.unit.confirm import tell_ageing
+from agent.unit.stores import Stores
+
+log = logging.getLogger("postern")
 
 # A fact of ``started`` that differs from the last start's, and the entry that says so.
 CHANGES: Mapping[str, Kind] = {
@@ -29,6 +35,16 @@ def log_start(audit: AuditLog, facts: Mapping[str, Fact]) -> None:
             if name in before.facts and before.facts[name] != facts[name]:
                 audit.append(kind, {"before": before.facts[name], "after": facts[name]})
     audit.append("started", facts)
+
+
+def tell_asked(stores: Stores, on_condition: Callable[[Condition], None]) -> None:
+    """Say at each start what the site has to say before the unit does all of its work."""
+    if (doubt := stores.generation.doubt) is not None:
+        log.error("%s", doubt)
+        on_condition("tamper")
+    if stores.ageing.asks():
+        log.warning("%s", tell_ageing(stores.ageing))
+        on_condition("clock_step")
 
 
 def digest_of(settings: msgspec.Struct) -> str:

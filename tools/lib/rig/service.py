@@ -68,10 +68,8 @@ SLACK_S = 2.0  # of a machine that does something else as well: what is later th
 START_TIMEOUT_S = 120.0
 OWN_END_S = 15.0  # for a service whose scene is over to stop by itself
 LAST_EVENTS_S = 40.0
-WEEK = timedelta(weeks=1)
 LOOK_S = 0.2  # how finely the rig looks at the time and at the unit
 EMBEDDED = re.compile(r"stage embed: (\d+) times")
-KIB = 1024
 STARTS_AGAIN = (faults.Kill, faults.PowerCut, faults.Restart)
 
 
@@ -184,7 +182,11 @@ class _Play:
     def _shift(self) -> timedelta:
         """Whole weeks from the scenario's start to its next occurrence: certificates are of today."""
         ahead = datetime.now(UTC) - self._scenario.start
-        return WEEK * (int(ahead / WEEK) + 1) if self._scenario.start != DEFAULT_START else timedelta(0)
+        return (
+            timedelta(weeks=1) * (int(ahead / timedelta(weeks=1)) + 1)
+            if self._scenario.start != DEFAULT_START
+            else timedelta(0)
+        )
 
     def _prepare(self) -> None:
         scenario, site = self._scenario, self._site
@@ -396,7 +398,7 @@ class _Play:
         if not any(isinstance(one, faults.Kill | faults.PowerCut) for one in self._scenario.faults):
             measured.embeddings = sum(int(found[1]) for line in self._unit.log if (found := EMBEDDED.search(line)))
         if self._usage:
-            measured.memory_mib = -(-max(one.resident_kib for one in self._usage) // KIB)
+            measured.memory_mib = -(-max(one.resident_kib for one in self._usage) // 1024)
             measured.threads = max(one.threads for one in self._usage)
             measured.open_files = max(one.files for one in self._usage)
         return measured
