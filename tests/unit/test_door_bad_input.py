@@ -95,7 +95,7 @@ def test_check_config_refuses_what_this_machine_has_not(tmp_path: Path, capsys: 
     assert all(chip in line for line in told)
     assert main(["check-config", "--elsewhere", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "strike for a match, once in 10 s a person, if liveness passed" in said
+    assert "strike for a match, once in 10 s a person, NEVER: NOTHING CHECKS LIVENESS" in said
     assert "who consented, by command or here, and presses the button" in said
 
 

@@ -253,3 +253,13 @@ def test_lamps_go_off_and_are_let_go(display: Display) -> None:
     display.play(1, acting=True)
     display.feedback.close()
     assert display.shown == ["wait on", "wait off", "wait closed", "granted closed"]
+
+
+def test_a_challenge_is_shown_and_one_that_failed_ends_as_everything_else_does(tmp_path: Path) -> None:
+    display = Display(tmp_path / "text")
+    assert display.play(6, acting=True)[-1] == TEXTS["again"]
+    display.feedback.guide("left")
+    assert set(display.play(9, acting=False)) == {TEXTS["left"]}
+    display.feedback.guide(None)
+    after = display.play(8, acting=False)
+    assert list(dict.fromkeys(after)) == [TEXTS["wait"], TEXTS["again"], TEXTS["ready"]]

@@ -23,6 +23,7 @@ from agent.protocol.command import Command
 from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, make_verification
 from agent.unit.at_the_door import make_gate
 from agent.unit.forget import Forgetting
+from agent.unit.generation import Generation
 from agent.unit.pause import Pause
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
@@ -225,3 +226,12 @@ def test_what_was_delivered_is_said_again_until_the_person_in_it_is_erased(unit:
 def test_question_without_two_numbers_is_refused(unit: Unit, args: dict[str, Any]) -> None:
     with pytest.raises(RefusedError, match="first and the last"):
         unit.do("outbox/replay", args)
+
+
+def test_nobody_is_verified_while_files_are_doubted(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generation, "doubt", property(lambda _: "files were put back: ask the site"))
+    asked = {"subject": unit.subject.hex(), "window_s": 5}
+    with pytest.raises(RefusedError, match="files were put back") as refusal:
+        unit.do("verify", asked)
+    assert refusal.value.reason == "files_in_doubt"
+    assert unit.verification.subject is None

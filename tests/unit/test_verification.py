@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.detect.gate import ButtonGate
 from agent.door.verification import MAX_QUESTIONS, PER_NS, Verification
 from agent.errors import RefusedError
 from agent.subject import SubjectId
@@ -87,3 +88,14 @@ def test_a_unit_that_stops_answers(asked: Asked) -> None:
     asked.ask()
     asked.verification.cancel()
     assert asked.told == [("q", "nobody")]
+
+
+def test_no_frame_is_skipped_while_the_question_is_open() -> None:
+    gate = ButtonGate(zone="cab", window_ns=5_000_000_000)
+    gate.open_window(0, 30_000_000_000)
+    assert [gate.waits(at) for at in (0, 29_999_999_999, 30_000_000_000)] == [True, True, False]
+    gate.open_window(0, 3_000_000_000)
+    assert not gate.waits(4_000_000_000)
+    gate.open_window(0)
+    gate.shut()
+    assert not gate.waits(1)

@@ -182,11 +182,7 @@ class _Play:
     def _shift(self) -> timedelta:
         """Whole weeks from the scenario's start to its next occurrence: certificates are of today."""
         ahead = datetime.now(UTC) - self._scenario.start
-        return (
-            timedelta(weeks=1) * (int(ahead / timedelta(weeks=1)) + 1)
-            if self._scenario.start != DEFAULT_START
-            else timedelta(0)
-        )
+        return timedelta(weeks=ahead // timedelta(weeks=1) + 1 if self._scenario.start != DEFAULT_START else 0)
 
     def _prepare(self) -> None:
         scenario, site = self._scenario, self._site
