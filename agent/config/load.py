@@ -53,7 +53,7 @@ def json_schema() -> dict[str, Any]:
 
 def checked(document: Document) -> Config:
     """Turn what was read into a configuration; ConfigError names every problem with its line."""
-    config = convert(document, Config)
+    config = convert(_of_today(document), Config)
     problems = [
         *_provenance(config),
         *_notice(config),
@@ -69,6 +69,16 @@ def checked(document: Document) -> Config:
     if problems:
         raise refusal(document, problems)
     return config
+
+
+def _of_today(document: Document) -> Document:
+    """A file of release 0.1.0 says ``rotate180`` of its camera, which became an angle: it is read as it was meant."""
+    camera = document.data.get("camera")
+    if not isinstance(camera, dict) or "rotate" in camera or not isinstance(camera.get("rotate180"), bool):
+        return document
+    turned = {key: value for key, value in camera.items() if key != "rotate180"}
+    turned["rotate"] = 180 if camera["rotate180"] else 0
+    return Document(document.file, {**document.data, "camera": turned}, document.lines)
 
 
 def _provenance(config: Config) -> list[Problem]:

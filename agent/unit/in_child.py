@@ -14,6 +14,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.strict_json import decode
 from agent.unit.doctor import Finding, examine
 
 MAX_CHECK_S: Final = 150.0  # the slowest: a camera whose first key picture takes two minutes
@@ -47,7 +48,7 @@ def examine_in_child(name: str, config: Config, clock: Clock, *, within_s: float
         os.close(reading)
         _, ended = os.waitpid(child, 0)
     for line in content.splitlines():
-        yield msgspec.json.decode(line, type=Finding)
+        yield decode(line, Finding, MAX_FINDINGS_BYTES)
     if not in_time:
         yield Finding(name, "fault", f"the check did not end within {within_s:g} s: something does not answer")
     elif os.WIFSIGNALED(ended):

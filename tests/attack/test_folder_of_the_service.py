@@ -139,6 +139,7 @@ print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMI
 
 
 EXAMPLES = {  # what people copy, and the test that runs or parses it
+    "bridge/bridge.example.yaml": "contract/test_bridge_deploy.py",
     "config.example.yaml": "unit/test_config_rules.py",
     "cloud-init/user-data.example": "contract/test_deploy.py",
     "home-assistant/automation.yaml": "contract/test_home_assistant_examples.py",
@@ -156,9 +157,13 @@ def test_every_example_is_run_or_parsed_by_a_test() -> None:
         assert (DEPLOY / example_).is_file(), example_
         assert (tests / test).is_file(), test
     known = {path for path in DEPLOY.rglob("*") if "example" in path.name or path.suffix in (".yaml", ".json")}
-    listed = {DEPLOY / name for name in EXAMPLES} | {
-        DEPLOY / "node-red" / n for n in ("package.json", "package-lock.json")
-    }
+    listed = (
+        {DEPLOY / name for name in EXAMPLES}
+        | {DEPLOY / "examples", *(DEPLOY / "examples").iterdir()}
+        | {  # contract/test_examples.py
+            DEPLOY / "node-red" / n for n in ("package.json", "package-lock.json")
+        }
+    )
     assert {path for path in known - listed if "node_modules" not in path.parts} == set()
 
 

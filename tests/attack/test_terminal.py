@@ -223,7 +223,7 @@ def test_findings_are_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
 
     write_unit(tmp_path / "config.yaml", tmp_path / "unit")
     said = printable(HOSTILE) + HOSTILE.replace("\n", " ").replace(FORGED, "")
-    monkeypatch.setattr(doctor, "examine", lambda *_: iter([Finding("broker", "fault", said)]))
+    monkeypatch.setattr(doctor, "examine_in_child", lambda *_: iter([Finding("broker", "fault", said)]))
     for words in (["doctor"], ["doctor", "--json"]):
         main([*words, "broker", "-c", str(tmp_path / "config.yaml")])
         harmless(capsys.readouterr().out)

@@ -61,8 +61,9 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
     """In a copy of the launcher with a project of its own, which needs no network and no time."""
     copy = tmp_path / "checkout"
     (copy / "tools" / "lib").mkdir(parents=True)
-    for name in ("launch.sh", "setup.sh"):
-        shutil.copy(ROOT / "tools" / "lib" / name, copy / "tools" / "lib")
+    (copy / "agent").mkdir()
+    for name in ("tools/lib/launch.sh", "tools/lib/setup.sh", "tools/lib/guarded.py", "agent/errors.py"):
+        shutil.copy(ROOT / name, copy / name)
     (copy / "tools" / "lib" / "hello.py").write_text("import sys\nprint(sys.prefix, *sys.argv[1:])\n")
     program = copy / "tools" / "hello"
     program.write_text('. "$(dirname "$0")/lib/launch.sh"\nlaunch hello .venv-hello hello "$@"\n')

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNIT = "postern.service"
-HARMLESS = ("systemd-sysusers", "install", "py3compile", "py3clean", "udevadm", "sysctl", "rm")
+HARMLESS = ("systemd-sysusers", "systemd-tmpfiles", "install", "py3compile", "py3clean", "udevadm", "sysctl", "rm")
 SYSTEMCTL = """#!/bin/sh
 link={root}/etc/systemd/system
 for word in "$@"; do

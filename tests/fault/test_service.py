@@ -294,23 +294,24 @@ def use_video(unit: Path, config: dict[str, Any], content: bytes | None) -> None
     if content is not None:
         clip.write_bytes(content)
     config["camera"] = {"source": "file", "path": str(clip)}
+    del config["enrolment"]  # its button is one of a scene
 
 
 # Where the clock was never set, the unit waits for it and tries again.
-EARLY = 70 if SystemClock().state() == "synced" else 75
+UNPROVEN = 78 if SystemClock().state() == "synced" else 75
 HARMS: dict[str, tuple[Harm, int, str]] = {
     "model missing": (lambda u, _: (u.parent / "models" / "embedder.tflite").unlink(), 2, "embedder.tflite"),
     "model altered": (flip_a_bit, 2, "altered"),
     "policy altered": (lambda u, _: (u / "policy.jws").write_text("e30.e30.AAAA") and None, 2, "policy"),
-    "signing key missing": (lambda u, _: (u / "keys" / "unit.key").unlink(), 70, "unit.key"),
+    "signing key missing": (lambda u, _: (u / "keys" / "unit.key").unlink(), 78, "unit.key"),
     "wrong TLS key": (
         lambda u, _: shutil.copy(u / "keys" / "unit.key", u / "keys" / "tls.key") and None,
-        70,
+        78,
         "tls.key",
     ),
-    "secret open to others": (lambda u, _: (u / "keys" / "epoch-keys.json").chmod(0o644), 70, "epoch-keys.json"),
-    "certificate expired": (lambda u, _: certify(u, -timedelta(days=700)), 70, "tls.crt expired on"),
-    "clock before the certificate": (lambda u, _: certify(u, timedelta(days=30)), EARLY, "tls.crt is valid from"),
+    "secret open to others": (lambda u, _: (u / "keys" / "epoch-keys.json").chmod(0o644), 78, "epoch-keys.json"),
+    "certificate expired": (lambda u, _: certify(u, -timedelta(days=700)), UNPROVEN, "tls.crt expired on"),
+    "clock before the certificate": (lambda u, _: certify(u, timedelta(days=30)), UNPROVEN, "tls.crt is valid from"),
     "scene missing": (lambda u, c: c["camera"].update(script=str(u / "none.yaml")), 2, "none.yaml"),
     "video missing": (lambda u, c: use_video(u, c, None), 2, "clip.mp4"),
     "video corrupt": (lambda u, c: use_video(u, c, b"\0" * 5000), 2, "clip.mp4"),

@@ -85,10 +85,10 @@ def test_the_shipped_policy_reaches_galleries_of_a_thousand_at_every_target(targ
 
 def test_the_gallery_of_a_running_unit_is_counted_without_its_keys(tmp_path: Path) -> None:
     path, clock = tmp_path / "gallery.db", SimulatedClock()
-    assert (count_references(path, MODEL), held_anybody(path)) == (0, False)
+    assert (count_references(path, MODEL, None), held_anybody(path)) == (0, False)
     assert not path.exists()
     with open_store(tmp_path, clock) as store:
-        assert (count_references(path, MODEL), held_anybody(path)) == (0, False)
+        assert (count_references(path, MODEL, None), held_anybody(path)) == (0, False)
         for model in (MODEL, MODEL, OTHER_MODEL):
             store.enrol(captures(np.random.default_rng()), consent=consent(clock.now()), model=model)
-        assert (count_references(path, MODEL), held_anybody(path)) == (2, True)
+        assert (count_references(path, MODEL, None), held_anybody(path)) == (2, True)
