@@ -112,6 +112,7 @@ class Installed:
         content: dict[str, Any] = yaml.safe_load(self._demo.config.read_text())
         content["profile"] = "production"
         content["camera"] = CAMERAS[camera]
+        del content["enrolment"]  # its button is one of a scene
         content["models"] = {"manifest": "/usr/share/postern/models/manifest.yaml"}
         for section in ("match", "gallery", "audit", "outbox", "keys"):
             content[section] = {key: str(STATE / Path(name).name) for key, name in content[section].items()}

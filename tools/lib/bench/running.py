@@ -73,6 +73,7 @@ class Bench:
         self._site.write_config(path, port=self._broker.port, protocol=self._broker.protocol, scene=clip)
         content: dict[str, Any] = yaml.safe_load(path.read_text())
         content["camera"] = {"source": "file", "path": str(clip), "realtime": realtime, "loop": realtime}
+        del content["enrolment"]  # its button is one of a scene
         content["models"]["detector"] = detector
         path.write_text(yaml.safe_dump(content))
         return path

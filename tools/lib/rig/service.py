@@ -195,6 +195,7 @@ class _Play:
         changes: dict[str, Any] = {"models.manifest": "models/manifest.yaml", "broker.home_assistant": False}
         if scenario.video is not None:
             changes["camera"] = {"source": "file", "path": str(scenario.video), "realtime": True}
+            changes["enrolment"] = {}  # its button is one of a scene
         self._change({**changes, **scenario.configuration})
         for name in (BEGAN, UNPLUGGED):
             (self._premises.control / name).unlink(missing_ok=True)
