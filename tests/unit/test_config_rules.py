@@ -41,6 +41,13 @@ def refused(reason: str, **changes: object) -> None:
         config(**changes)
 
 
+@pytest.mark.parametrize(("said", "degrees"), [(True, 180), (False, 0)])
+def test_a_camera_that_the_release_before_turned_is_still_turned(said: bool, degrees: int) -> None:
+    camera = {"source": "picamera2", "rotate180": said}
+    assert getattr(config(camera=camera).camera, "rotate") == degrees  # noqa: B009 - not every camera has it
+    refused("rotate180", camera={**camera, "rotate": 90})
+
+
 RECORDED = [{"source": "file", "path": "a.mp4"}, {"source": "scene", "script": "a.yaml"}]
 
 
