@@ -193,9 +193,8 @@ class _Play:
             self._premises.scene.write_text(yaml.safe_dump(msgspec.to_builtins(view)))
         site.write_config(site.config, port=self._link.port, protocol=self._broker.protocol, scene=self._premises.scene)
         changes: dict[str, Any] = {"models.manifest": "models/manifest.yaml", "broker.home_assistant": False}
-        if scenario.video is not None:
-            changes["camera"] = {"source": "file", "path": str(scenario.video), "realtime": True}
-            changes["enrolment"] = {}  # its button is one of a scene
+        if scenario.video is not None:  # and no button of a scene
+            changes |= {"camera": {"source": "file", "path": str(scenario.video), "realtime": True}, "enrolment": {}}
         self._change({**changes, **scenario.configuration})
         for name in (BEGAN, UNPLUGGED):
             (self._premises.control / name).unlink(missing_ok=True)
