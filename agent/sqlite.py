@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from agent.errors import DamagedError, StorageError
+from agent.files import SECRET_MODE, fsync_folder
 
 
 class SqliteFile:
@@ -80,3 +83,42 @@ class SqliteFile:
             kind = StorageError if code in self.ADVICE else DamagedError
             advice = self.ADVICE.get(code, self.DAMAGED)
             raise kind(self.SENTENCE.format(path=self.path, advice=advice)) from error
+
+
+class OwnedFile(SqliteFile, ABC):
+    """A file of the service, opened or created for one process alone. ``ADVICE`` is what its errors mean there.
+
+    ``UNUSABLE`` is the sentence for a file that cannot be made. Opening raises StorageError when the file is held,
+    damaged, foreign or cannot be written.
+    """
+
+    ADVICE: ClassVar[Mapping[int, str]] = {
+        sqlite3.SQLITE_FULL: "the disk is full: free space on it",
+        sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
+        sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
+        sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
+        sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
+    }
+    UNUSABLE: ClassVar[str]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
+            fsync_folder(path.parent)  # a new file's name must survive a power cut as its first commit does
+        except OSError as error:
+            raise StorageError(self.UNUSABLE.format(path=path, reason=error.strerror)) from error
+        with self.explained():
+            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
+            with self.explained():
+                self._prepare()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Set the connection up, make the schema of a new file, refuse a foreign or damaged one."""

@@ -9,7 +9,6 @@ anew, once, and does not last until the wrong time has passed.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import ClassVar, Self
 
 from agent.clock import Clock
 from agent.errors import StorageError
-from agent.files import SECRET_MODE, fsync_folder
-from agent.sqlite import SqliteFile
+from agent.sqlite import OwnedFile
 
 APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1
@@ -34,36 +32,16 @@ CREATE TABLE used (
 """
 
 
-class RightsFile(SqliteFile):
+class RightsFile(OwnedFile):
     """The file of ``Rights``; StorageError when it is held, damaged, foreign or cannot be written."""
 
     SENTENCE = "the record of who used a rule, {path}, cannot be used: {advice}"
     ADVICE: ClassVar = {
+        **OwnedFile.ADVICE,
         sqlite3.SQLITE_FULL: "the disk is full: free space on it; nothing opens until then",
-        sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
-        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
-        sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
-        sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
-        sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
-        sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
     }
     DAMAGED = "it is damaged: move it away; everybody may then use each rule once more at once"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
-            fsync_folder(path.parent)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be used ({error.strerror}): make its folder writable") from error
-        with self.explained():
-            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
-        try:
-            with self.explained():
-                self._prepare()
-        except BaseException:
-            self.connection.close()
-            raise
+    UNUSABLE = "{path} cannot be used ({reason}): make its folder writable"
 
     def _prepare(self) -> None:
         execute = self.connection.execute

@@ -14,11 +14,10 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 from agent.errors import StorageError
-from agent.files import SECRET_MODE, fsync_folder
-from agent.sqlite import SqliteFile
+from agent.files import SECRET_MODE
+from agent.sqlite import OwnedFile
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
 SCHEMA_VERSION = 2  # 1 kept nothing that the broker had taken
@@ -76,43 +75,20 @@ END;
 """
 
 
-class OutboxFile(SqliteFile):
+class OutboxFile(OwnedFile):
     """An exclusive connection. Not thread-safe: the outbox serialises its calls."""
 
     SENTENCE = "the outbox {path} cannot be used: {advice}"
-    ADVICE: ClassVar = {
-        sqlite3.SQLITE_FULL: "the disk is full: free space on it",
-        sqlite3.SQLITE_READONLY: "it cannot be written: make the file and its folder writable for the service",
-        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: make the folder exist and writable for the service",
-        sqlite3.SQLITE_PERM: "it cannot be opened: make the file writable for the service",
-        sqlite3.SQLITE_BUSY: "another process holds it: stop the other agent",
-        sqlite3.SQLITE_LOCKED: "another process holds it: stop the other agent",
-        sqlite3.SQLITE_IOERR: "the disk does not read or write: check the disk, then the free space",
-    }
     DAMAGED = (
         "it is damaged: move it away for an examiner and give the unit a new event key, because a sequence number"
         " must never be used twice"
     )
+    UNUSABLE = "the outbox {path} cannot be used ({reason}): make its folder exist and writable"
 
     def __init__(self, path: Path) -> None:
         """Open or create; StorageError when it is held, damaged, foreign or cannot be written."""
         super().__init__(path)
         self._reserve = path.with_name(path.name + ".reserve")
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, SECRET_MODE))
-            fsync_folder(path.parent)  # a new file's name must survive a power cut as its first commit does
-        except OSError as error:
-            raise StorageError(
-                f"the outbox {path} cannot be used ({error.strerror}): make its folder exist and writable"
-            ) from error
-        with self.explained():
-            self.connection = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
-        try:
-            with self.explained():
-                self._prepare()
-        except BaseException:
-            self.connection.close()
-            raise
         self.keep_reserve()
 
     def _prepare(self) -> None:

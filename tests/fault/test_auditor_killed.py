@@ -6,14 +6,10 @@ POSTERN_KILLS=1000 POSTERN_UNITS=20 runs the long form.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -25,19 +21,19 @@ import pytest
 from agent.files import write_atomic
 from agent.keys import SigningKey
 from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
+from tests.simulators.nursery import Nursery
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import trust_list
 from tests.simulators.unit_on_broker import UnitOnBroker
 
 KILLS = int(os.environ.get("POSTERN_KILLS", "20"))
 UNITS = int(os.environ.get("POSTERN_UNITS", "5"))
-ROOT = Path(__file__).parents[2]
 LIFE_S = 0.5  # a subscriber is killed at a random moment up to this: as it starts, connects, commits or hands over
 PAUSE_S = 0.02  # between two events
 CATCH_UP = 10  # kills after which one lives until it has all
 
 
-class Nursery:
+class Auditors(Nursery):
     """Starts subscribers and kills them; reads what they handed over."""
 
     def __init__(self, folder: Path, broker: RealBroker, units: list[UnitOnBroker]) -> None:
@@ -48,26 +44,7 @@ class Nursery:
             shutil.copy(source, self.folder / name)
         (self.folder / "site.jwk").write_text(json.dumps(key.public_jwk()))
         write_atomic(self.folder / "trust.jws", trust_list(*(unit.unit for unit in units)).sign(key).encode())
-        command = [sys.executable, "-m", "tests.simulators.auditor_worker", str(broker.port), str(self.folder)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        self._child = 0
-
-    def start(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        self._child = int(self._process.stdout.readline())
-
-    def kill(self) -> None:
-        assert self._process.stdout
-        os.kill(self._child, signal.SIGKILL)
-        assert self._process.stdout.readline() == "gone\n"
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._child, signal.SIGKILL)
-        self._process.communicate(timeout=PATIENCE_S)
+        super().__init__("tests.simulators.auditor_worker", str(broker.port), str(self.folder))
 
     def listened(self) -> int:
         told = self.folder / "told"
@@ -105,7 +82,7 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
     broker.start()
     names = [f"door-{number}" for number in range(1, UNITS + 1)]
     units = [UnitOnBroker(tmp_path, broker.settings(broker.authority.issue(name)), name) for name in names]
-    nursery = Nursery(tmp_path, broker, units)
+    nursery = Auditors(tmp_path, broker, units)
     stop = threading.Event()
 
     def speak() -> None:

@@ -6,15 +6,11 @@ POSTERN_KILLS=1000 POSTERN_UNITS=20 runs the long form.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -26,6 +22,7 @@ from agent.files import write_atomic
 from agent.keys import SigningKey
 from agent.protocol.grant import make_grant
 from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
+from tests.simulators.nursery import Nursery
 from tests.simulators.pki import Authority
 from tests.simulators.receiver import SECRET, Receiver
 from tests.simulators.replaying import AskedUnit
@@ -33,7 +30,6 @@ from tests.simulators.signing_unit import trust_list
 
 KILLS = int(os.environ.get("POSTERN_KILLS", "24"))
 UNITS = int(os.environ.get("POSTERN_UNITS", "5"))
-ROOT = Path(__file__).parents[2]
 LIFE_S = 0.7  # a bridge is killed at a random moment up to this: as it starts, connects, commits or hands over
 PAUSE_S = 0.02  # between two events
 CONFIG = """\
@@ -59,9 +55,7 @@ class Premises:
         self.units = [AskedUnit(folder, self.broker, self.key, name) for name in names]
         self.archive = self.folder / "archive.db"
         self._lay_down()
-        command = [sys.executable, "-m", "tests.simulators.bridge_worker", str(self.folder / "bridge.yaml")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        self._child = 0
+        self.bridges = Nursery("tests.simulators.bridge_worker", str(self.folder / "bridge.yaml"))
 
     def _lay_down(self) -> None:
         keys = self.folder / "keys"
@@ -79,23 +73,8 @@ class Premises:
         text = CONFIG.format(broker=self.broker.port, url=self.receiver.url, archive=self.archive)
         (self.folder / "bridge.yaml").write_text(text)
 
-    def start(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        self._child = int(self._process.stdout.readline())
-
-    def kill(self) -> None:
-        assert self._process.stdout
-        os.kill(self._child, signal.SIGKILL)
-        assert self._process.stdout.readline() == "gone\n"
-
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if self._child:  # 0 would be this very process and all its kin
-                os.kill(self._child, signal.SIGKILL)
-        self._process.communicate(timeout=PATIENCE_S)
+        self.bridges.close()
         for unit in self.units:
             unit.uplink.stop()
         self.receiver.stop()
@@ -133,15 +112,15 @@ def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its
 
     speaker = threading.Thread(target=speak)
     try:
-        premises.start()
+        premises.bridges.start()
         wait_until(lambda: premises.told("listening"))  # from here on the broker keeps its session
         for unit in premises.units:
             unit.start()
         speaker.start()
         for _ in range(KILLS):
             time.sleep(random.random() * LIFE_S)
-            premises.kill()
-            premises.start()
+            premises.bridges.kill()
+            premises.bridges.start()
         stop.set()
         speaker.join()
         wait_until(lambda: not any(unit.outbox.depth() for unit in premises.units))
@@ -149,7 +128,7 @@ def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its
         assert len(signed) > KILLS, "the units hardly spoke"
         wait_until(lambda: set(premises.receiver.events()) >= signed, 6 * PATIENCE_S)
         wait_until(lambda: {(unit, seq) for unit, seq, _ in premises.archived()} >= signed, 4 * PATIENCE_S)
-        premises.kill()
+        premises.bridges.kill()
         archived = premises.archived()
     finally:
         stop.set()

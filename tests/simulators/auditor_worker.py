@@ -7,7 +7,6 @@ subscriber hands over is appended to ``handed.jsonl`` there, what it tells to ``
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from agent.mqtt.credentials import Credentials
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.show import Screen
 from agent.subscribe.subscriber import Subscriber
+from tests.simulators.nursery import fork_on_each_line
 
 
 def listen(port: int, folder: Path) -> None:
@@ -42,20 +42,8 @@ def listen(port: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Fork on each line; say the child's number, and when it is gone."""
     port, folder = int(sys.argv[1]), Path(sys.argv[2])
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                listen(port, folder)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the test has to hear of it
-                with (folder / "failed").open("a") as failed:
-                    print(f"{type(error).__name__}: {error}", file=failed)
-            os._exit(0)
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("gone", flush=True)
+    fork_on_each_line(lambda: listen(port, folder), folder / "failed")
 
 
 if __name__ == "__main__":

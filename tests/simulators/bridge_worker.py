@@ -6,7 +6,6 @@ Argument: the bridge's configuration. What it tells is appended to ``told`` besi
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import agent.bridge.webhook  # noqa: F401 - loaded once, before the forks: a bri
 from agent.bridge.service import Bridge
 from agent.bridge.settings import load_settings
 from agent.clock import SystemClock
+from tests.simulators.nursery import fork_on_each_line
 
 
 def work(file: Path) -> None:
@@ -31,20 +31,8 @@ def work(file: Path) -> None:
 
 
 def main() -> None:
-    """Fork on each line; say the child's number, and when it is gone."""
     file = Path(sys.argv[1])
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                work(file)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the test has to hear of it
-                with (file.parent / "failed").open("a") as failed:
-                    print(f"{type(error).__name__}: {error}", file=failed)
-            os._exit(0)
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("gone", flush=True)
+    fork_on_each_line(lambda: work(file), file.parent / "failed")
 
 
 if __name__ == "__main__":
