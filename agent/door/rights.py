@@ -3,14 +3,17 @@
 
 A row says that the subject behind a digest used a rule at a time. It is on disk before the pulse, so a crash costs a
 person one waiting time and never gives them two pulses. Time is the running clock's while the process lives, and the
-wall clock's after a start. A time that lies in the future (the clock was set back) counts as now: the waiting begins
-anew, once, and does not last until the wrong time has passed.
+unit's settled time after a start (``agent.gallery.ageing``): a clock that was set forward ends nobody's waiting. A time
+that lies in the future (the clock was set back) counts as now: the waiting begins anew, once, and does not last until
+the wrong time has passed.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -64,8 +67,9 @@ class RightsFile(OwnedFile):
 class Rights:
     """Who used which rule when; thread-safe. ``owner`` is the digest by which everything erasable knows a subject."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._file, self._clock = RightsFile(path), clock
+    def __init__(self, path: Path, clock: Clock, *, settled: Callable[[], datetime | None] = lambda: None) -> None:
+        """Without a ``settled`` time, or before there is one, the wall clock's is written down."""
+        self._file, self._clock, self._settled = RightsFile(path), clock, settled
         self._lock = threading.Lock()
         self._here: dict[tuple[str, str], int] = {}  # uses since the start, by the running clock
 
@@ -81,7 +85,7 @@ class Rights:
         Raises StorageError, and then it was not used.
         """
         with self._lock:
-            now_ns, now_ms = self._clock.monotonic_ns(), int(self._clock.now().timestamp() * 1000)
+            now_ns, now_ms = self._clock.monotonic_ns(), self._now_ms()
             if not self._is_free(rule, owner, cooldown_s, now_ns, now_ms):
                 return False
             with self._file.transaction() as connection:
@@ -96,6 +100,9 @@ class Rights:
             with self._file.transaction() as connection:
                 connection.executemany("DELETE FROM used WHERE owner = ?", [(owner,) for owner in owners])
             self._here = {key: at for key, at in self._here.items() if key[1] not in owners}
+
+    def _now_ms(self) -> int:
+        return int((self._settled() or self._clock.now()).timestamp() * 1000)
 
     def _is_free(self, rule: str, owner: str, cooldown_s: int, now_ns: int, now_ms: int) -> bool:
         here = self._here.get((rule, owner))

@@ -37,6 +37,7 @@ UNASKED = timedelta(days=7)  # a weekend, a week's holiday; a longer lead asks t
 STEP_S = 10.0  # of a clock that is slewed by 100 ppm for a day; what is further away has jumped
 SAVE_S = 600.0  # between writes of the file: a power cut costs the settled time as much at most
 MAX_FILE_BYTES = 1024
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # where a clock without a battery begins
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # no clock means it, and sums with later dates may not exist
 
 Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]  # more than there are years
@@ -188,4 +189,4 @@ def read_kept(path: Path) -> _Kept | None:
         kept = decode(content, _Kept, MAX_FILE_BYTES, floats=True)
     except StrictJsonError:
         return None
-    return kept if kept.settled <= LATEST else None
+    return kept if EARLIEST <= kept.settled <= LATEST else None

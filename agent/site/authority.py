@@ -82,8 +82,8 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
         return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
 
-    def revocation_list(self, revoked: Iterable[CertificateRecord], now: datetime) -> bytes:
-        """Write the revocation list (RFC 5280 sec. 5) as PEM.
+    def revocation_list(self, revoked: Iterable[CertificateRecord], now: datetime, *, above: int = 0) -> bytes:
+        """Write the revocation list (RFC 5280 sec. 5) as PEM, with a number higher than ``above``.
 
         It is valid as long as the root: a broker refuses everybody once its list has run out, so the date must
         not depend on somebody remembering it.
@@ -94,7 +94,7 @@ class Authority:
             .last_update(now - BACKDATE)
             .next_update(now + timedelta(days=CA_DAYS))
             .add_extension(self._issuer_key(), critical=False)
-            .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+            .add_extension(x509.CRLNumber(max(int(now.timestamp()), above + 1)), critical=False)
         )
         for record in revoked:
             if record.revoked_at is not None:

@@ -29,7 +29,7 @@ from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.record import encode, load, save
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.site.authority import Authority
-from agent.site.published import Published, certificates
+from agent.site.published import Published, certificates, list_number
 from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
 SYSTEM_CLOCK: Clock = SystemClock()
@@ -164,7 +164,9 @@ class SiteFolder:
         if not self.files.site_jwk.exists() or load_public_key(self.files.site_jwk).kid != self.signer.kid:
             writes.append((self.files.site_jwk, json.dumps(self.signer.public_jwk()).encode(), PUBLIC_MODE))
         if wanted.revoked != found.revoked:
-            listed = self.authority.revocation_list(certificates(units, clients), self.now())
+            listed = self.authority.revocation_list(
+                certificates(units, clients), self.now(), above=list_number(self.files.crl)
+            )
             writes.append((self.files.crl, listed, PUBLIC_MODE))
         if wanted.trusted != found.trusted or self._list_is_old():
             record = msgspec.structs.replace(record, trust_serial=record.trust_serial + 1)

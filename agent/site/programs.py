@@ -18,6 +18,7 @@ from agent.protocol.names import check_name
 from agent.protocol.record import load, save
 from agent.site.authority import pem, read_certificate, record_of
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
+from agent.site.published import list_number
 from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
 
 MAX_LOGGED = 8  # serial numbers in one entry of the log
@@ -104,7 +105,7 @@ def revoke_broker(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: byte
             raise RefusedError("this site has certified no broker: there is nothing to revoke")
         save(site.files.broker_record, BrokerRecord(version=1, certificates=revoked))
         site.log("broker_revoked", serials=" ".join(record.serial for record in revoked[-MAX_LOGGED:]))
-        listed = site.authority.revocation_list(revoked, site.now())
+        listed = site.authority.revocation_list(revoked, site.now(), above=list_number(site.files.brokers_crl))
         write_atomic(site.files.brokers_crl, listed, mode=PUBLIC_MODE)
         return site.files.brokers_crl
 

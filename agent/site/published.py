@@ -97,6 +97,18 @@ def unfinished(files: SiteFiles) -> Unfinished:
     return Unfinished(tuple(path.name for path, due, is_ in compared if due != is_), wanted.differing(found))
 
 
+def list_number(path: Path) -> int:
+    """Number of the revocation list at ``path``; 0 when there is none that can be read.
+
+    The next one gets a higher number also where the site's clock went back: readers take no lower one.
+    """
+    try:
+        listed = x509.load_pem_x509_crl(read_bounded(path, MAX_LIST_BYTES))
+        return listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (KeyStoreError, ValueError, x509.ExtensionNotFound):
+        return 0
+
+
 def _read_revoked(crl: Path, root: Path) -> frozenset[int] | None:
     issuer = read_certificate(root).public_key()
     try:

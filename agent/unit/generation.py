@@ -137,11 +137,10 @@ class Generation:
         """Go on with the files as they are, because a person says so. Raises StorageError."""
         with self._lock:
             self._audit.append("confirmed", {"what": "files", "reason": reason[:MAX_REASON]})
-            self._known = msgspec.structs.replace(self._known, doubt=None, coming=None)
-            self._advance()
+            self._advance()  # the doubt goes with the last of its writes: a full disk ends none
 
     def _advance(self) -> None:
-        coming = self._known.coming or self._known.number + 1
+        coming = max(self._known.coming or 0, self._known.number + 1)
         self._become(msgspec.structs.replace(self._known, coming=coming))
         for one in self._stamped.values():
             one.stamp(coming)

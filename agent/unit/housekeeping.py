@@ -15,6 +15,7 @@ from agent.protocol.event import Condition
 
 TICK_S = 1.0  # seconds between looks; what drifts and fills is slower, and a consent that ends ends by then
 CLOCK_STEP_S = 5.0  # wall time that jumps further than this against the monotonic clock was set, not slewed
+CLOCK_STEP_EVERY_S = 60.0  # a clock that two services pull at would fill the queue: one event tells of all its steps
 STORAGE_LOW_BYTES = 64 * 1024 * 1024  # room for the outbox at its limit and the journal beside it
 STORAGE_BACK_BYTES = 2 * STORAGE_LOW_BYTES  # hysteresis: the condition is not reported again and again
 
@@ -38,6 +39,8 @@ class Housekeeping:
     def __init__(self, duties: Duties, *, clock: Clock) -> None:
         self._duties, self._clock = duties, clock
         self._offset_s = self._offset()
+        self._stepped = False  # and not told yet
+        self._told_ns: int | None = None
         self._storage_low = False
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
@@ -76,10 +79,13 @@ class Housekeeping:
 
     def _watch_clock(self) -> None:
         offset_s = self._offset()
-        stepped = abs(offset_s - self._offset_s) > CLOCK_STEP_S
+        self._stepped |= abs(offset_s - self._offset_s) > CLOCK_STEP_S
         self._offset_s = offset_s
-        if stepped:
+        now_ns = self._clock.monotonic_ns()
+        waits = self._told_ns is not None and (now_ns - self._told_ns) / 1e9 < CLOCK_STEP_EVERY_S
+        if self._stepped and not waits:
             self._duties.unit_event("clock_step")
+            self._stepped, self._told_ns = False, now_ns
 
     def _watch_disk(self) -> None:
         free = self._duties.disk_free()

@@ -105,7 +105,7 @@ def open_stores(
         head = None if known is None else Head(known.event_seq, known.event_digest)
         with (
             open_outbox(config, key, clock, known=head, random=random) as outbox,
-            Rights(rights_path(config), clock) as rights,
+            Rights(rights_path(config), clock, settled=ageing.settled) as rights,
         ):
             counter = CommandCounter(files.commands)
             generation = Generation(files.generation, gallery=gallery, audit=audit, counter=counter, outbox=outbox)

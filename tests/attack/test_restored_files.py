@@ -23,6 +23,7 @@ from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import RefusedError, StorageError
+from agent.files import write_atomic
 from agent.keys import SigningKey, decode_base64url
 from agent.outbox.draft import make_unit
 from agent.protocol.command import SIGNATURE_TYPE, Command
@@ -175,6 +176,38 @@ def test_nor_is_a_disk_that_fills_up(unit: Unit, monkeypatch: pytest.MonkeyPatch
                     stores.generation.advance()
     with unit.open() as stores:
         assert stores.generation.doubt is None
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_full_disk_takes_no_word_of_the_site_for_given(unit: Unit, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The doubt ends with the last write of ``accept``; what was cut off can be said again."""
+    unit.put_back("gallery")
+    with unit.open() as stores:
+        left = at
+
+        def until_full(do: Any) -> Any:
+            def write(*args: Any, **more: Any) -> Any:
+                nonlocal left
+                if left == 0:
+                    raise StorageError("the disk is full")
+                left -= 1
+                return do(*args, **more)
+
+            return write
+
+        with monkeypatch.context() as patch:
+            for one in (stores.gallery, stores.counter, stores.outbox):
+                patch.setattr(one, "stamp", until_full(one.stamp))
+            patch.setattr(stores.audit, "append", until_full(stores.audit.append))
+            patch.setattr("agent.unit.generation.write_atomic", until_full(write_atomic))
+            with pytest.raises(StorageError):
+                stores.generation.accept("the card was exchanged")
+        assert stores.generation.doubted()
+    with unit.open() as stores:
+        assert stores.generation.doubted()
+        stores.generation.accept("the card was exchanged")
+    with unit.open() as stores:
+        assert not stores.generation.doubted()
 
 
 # -- the assembled unit -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
 from agent.site import units
 from agent.site.programs import issue_broker, issue_client, revoke_broker, revoke_client
+from agent.site.published import list_number
 from agent.site.retire import retire
 from agent.unit.assemble import credentials_of
 from agent.unit.joining import install
@@ -193,3 +194,22 @@ def test_operator_speaks_for_no_unit_that_is_in_service(site: Site) -> None:
     desk.connection.publish(f"postern/hq/{UNIT}/availability", b"offline", retain=True)
     (ack,) = desk.acks(1)
     assert not ack.accepted
+
+
+def test_a_list_of_a_site_whose_clock_went_back_is_newer_all_the_same(tmp_path: Path) -> None:
+    office = SiteOffice(tmp_path)
+    keys = office.enrol(UNIT).folder
+    lists, numbers = [], []
+    for unit, step in (("door-2", 3650 * 86_400), ("door-3", -7300 * 86_400)):
+        office.clock.step_wall(step)
+        issue_broker(office.site, ["127.0.0.1"], **office.options)
+        lists.append(revoke_broker(office.site, **office.options).read_bytes())
+        office.enrol(unit)
+        units.revoke_unit(office.site, unit, **office.options)
+        numbers.append(list_number(office.files.crl))
+    assert 0 < numbers[0] < numbers[1]
+    for listed in lists:
+        install_revocations(keys, listed)
+    with pytest.raises(VerificationError) as refusal:
+        install_revocations(keys, lists[0])
+    assert refusal.value.reason == "replayed"

@@ -7,6 +7,7 @@ not, while the unit runs and across a restart. Honest time is the simulated cloc
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,9 +26,12 @@ from agent.gallery.consent import ConsentRecord
 from agent.outbox.epoch_keys import EpochKeys, save
 from agent.protocol.pseudonym import EpochKey, epoch_of
 from agent.unit.confirm import Confirming
+from agent.unit.housekeeping import CLOCK_STEP_EVERY_S, Duties, Housekeeping
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
+from tests.simulators.unit_life import enrol, opened, write_unit
 
 DAY = 86_400.0
+OWNER = "sha256:" + "0" * 64
 JUMPS = (11, 60, 3600, DAY, 8 * DAY, 31 * DAY, 100 * DAY, 366 * DAY, 1096 * DAY, 7305 * DAY)
 WAYS = [sign * jump for jump in JUMPS for sign in (1, -1)]
 STATES: tuple[ClockState, ...] = ("synced", "unsynced")
@@ -271,3 +275,66 @@ def test_a_mark_of_time_that_is_old_or_from_the_future_means_nothing(tmp_path: P
         mark.touch()
         os.utime(mark, (now - age_s, now - age_s))
         assert clock.state() == state, age_s
+
+
+@EVERY
+@pytest.mark.parametrize("jump", WAYS)
+def test_no_jump_across_a_restart_gives_a_right_twice(tmp_path: Path, jump: float, state: ClockState) -> None:
+    config, clock = write_unit(tmp_path / "config.yaml", tmp_path / "unit"), SimulatedClock()
+    with opened(config, clock) as stores:
+        clock.advance(DAY + 1)
+        stores.ageing.look()
+        assert stores.rights.take("portion", OWNER, 540)
+        clock.advance(100)
+    clock.step_wall(jump, state)
+    with opened(config, clock) as stores:
+        assert not stores.rights.take("portion", OWNER, 540)
+        clock.advance(60)
+        assert not stores.rights.take("portion", OWNER, 540)
+        clock.advance(540)
+        assert stores.rights.take("portion", OWNER, 540), "nobody waits for ever"
+
+
+@pytest.mark.parametrize("year", [1, 1970, 2038, 8999, 9999])
+@pytest.mark.parametrize("zone", ["Z", "+05:00", "-05:00"])
+def test_a_kept_time_from_the_end_of_all_dates_is_one_or_none(tmp_path: Path, year: int, zone: str) -> None:
+    config, clock = write_unit(tmp_path / "config.yaml", tmp_path / "unit"), SimulatedClock()
+    with opened(config, clock) as stores:
+        enrol(stores, config, clock, np.random.default_rng(1))
+    kept = config.outbox.path.with_name("time.json")
+    for day in ("01-01T00:00:00", "12-31T23:59:59"):
+        content = json.loads(kept.read_text()) | {"settled": f"{year:04}-{day}{zone}", "established": True}
+        kept.write_text(json.dumps(content))
+        with opened(config, clock) as stores:
+            stores.gallery.sweep(clock.now())
+            clock.advance(DAY + 1)
+            stores.ageing.look()
+            stores.ageing.settled()
+
+
+def test_a_clock_that_two_services_pull_at_fills_no_queue(tmp_path: Path) -> None:
+    clock, told = SimulatedClock(), []
+
+    def nothing(*_: object) -> None: ...
+
+    duties = Duties(
+        retry=nothing,
+        remind=nothing,
+        sweep=nothing,
+        expire=nothing,
+        disk_free=lambda: 1 << 40,
+        unit_event=told.append,
+        on_problem=nothing,
+    )
+    keeping = Housekeeping(duties, clock=clock)
+    for second in range(600):
+        clock.advance(1)
+        clock.step_wall(3600 if second % 2 else -3600)
+        keeping.tick()
+    assert 2 <= len(told) <= 600 / CLOCK_STEP_EVERY_S + 1
+    told.clear()
+    clock.advance(CLOCK_STEP_EVERY_S)
+    keeping.tick()
+    assert told == ["clock_step"], "the last steps are told, too"
+    keeping.tick()
+    assert len(told) == 1
