@@ -111,7 +111,7 @@ class PublicKey:
     def from_jwk(cls, jwk: object) -> Self:
         """Read a public JWK (RFC 7517); KeyStoreError unless it is a point on P-256."""
         try:
-            numbers = msgspec.convert(jwk, _Jwk)
+            numbers = strict_json.convert(jwk, _Jwk)
             x, y = (int.from_bytes(decode_base64url(text), "big") for text in (numbers.x, numbers.y))
             ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
             return cls(ECKey.import_key({"kty": "EC", "crv": CURVE, "x": numbers.x, "y": numbers.y}))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ MAX_DEPTH = 32  # of objects and arrays in one another; the deepest known one ha
 MAX_FLOAT_DIGITS = 32  # 17 are enough for every double
 
 T = TypeVar("T")
+_known: set[object] = set()  # kinds whose fields the library has looked up; as many as there are types
+_first = threading.RLock()
 
 
 class StrictJsonError(ValueError):
@@ -34,11 +37,28 @@ class StrictJsonError(ValueError):
 def decode(content: bytes, kind: type[T], limit: int, *, floats: bool = False) -> T:
     """Read foreign bytes as a ``kind``, members and types checked; StrictJsonError for everything else."""
     try:
-        return msgspec.convert(loads(content, limit=limit, floats=floats), kind)
+        return convert(loads(content, limit=limit, floats=floats), kind)
     except StrictJsonError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:  # msgspec.ValidationError is a ValueError
         raise StrictJsonError(str(error)) from None
+
+
+def convert(
+    value: object, kind: type[T], *, strict: bool = True, dec_hook: Callable[[type, Any], Any] | None = None
+) -> T:
+    """``msgspec.convert``, from any thread; raises what that raises.
+
+    msgspec (0.22) looks a kind's fields up when it first meets it, and a second thread that meets it meanwhile follows
+    what is half filled: the process ends with a segmentation fault. So the first time is one thread's.
+    """
+    if kind in _known:
+        return msgspec.convert(value, kind, strict=strict, dec_hook=dec_hook)
+    with _first:
+        try:
+            return msgspec.convert(value, kind, strict=strict, dec_hook=dec_hook)
+        finally:
+            _known.add(kind)
 
 
 def loads(content: bytes, *, limit: int, floats: bool = False) -> Any:  # noqa: ANN401 - any JSON value

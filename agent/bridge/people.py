@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from agent.bridge.records import Body
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.files import read_secret
 from agent.protocol.event import Event
 from agent.protocol.names import check_name
+from agent.strict_json import convert
 from agent.subject import SUBJECT_BYTES
 from agent.subscribe.resolve import Keys, read_epoch_key
 
@@ -98,7 +97,7 @@ class Resolving:
         if keys is None or body.event is None or body.subject is None:
             return None
         try:
-            return people.get(keys.resolve(msgspec.convert(body.event, Event)))
+            return people.get(keys.resolve(convert(body.event, Event)))
         except VerificationError:
             return None
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from agent import strict_json
 from agent.errors import ConfigError
 from agent.strict_yaml import Document, Place, dotted
 
@@ -35,7 +36,7 @@ def convert(document: Document, schema: type[T]) -> T:
     if problems:
         raise refusal(document, problems)
     folder = document.file.resolve().parent
-    return msgspec.convert(document.data, schema, dec_hook=_path_hook(folder))
+    return strict_json.convert(document.data, schema, dec_hook=_path_hook(folder))
 
 
 def refusal(document: Document, problems: list[Problem]) -> ConfigError:
@@ -66,7 +67,7 @@ def _check_struct(data: object, schema: type[msgspec.Struct], place: Place, prob
         _check_leaf(data, schema, place, problems)
 
 
-def _check_value(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
+def _check_value(value: object, hint: type, place: Place, problems: list[Problem]) -> None:
     choices = _structs(hint)
     if isinstance(value, list) and (inner := _inside_list(hint)) is not None:
         before = len(problems)
@@ -117,9 +118,9 @@ def _check_tagged(value: object, choices: list[type[msgspec.Struct]], place: Pla
         problems.append(((*place, tag_field), f"is missing: one of {', '.join(tags)}"))
 
 
-def _check_leaf(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
+def _check_leaf(value: object, hint: type, place: Place, problems: list[Problem]) -> None:
     try:
-        msgspec.convert(value, hint, dec_hook=_path_hook(Path("/")))
+        strict_json.convert(value, hint, dec_hook=_path_hook(Path("/")))
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         reason, _, inner = str(error).partition(" - at `$")
         index, _, _ = inner.removeprefix("[").partition("]")

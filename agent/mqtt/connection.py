@@ -35,7 +35,9 @@ CONNECT_TIMEOUT_S = 5.0  # per step (TCP, TLS, CONNACK): slow mobile links answe
 WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability`` (MQTT 5, 3.1.3.2.2)
 SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
 RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
-MAX_WAITING = 2 * RECEIVE_MAXIMUM  # messages and acknowledgements that were read and not handed over yet
+MAX_WAITING = 2 * RECEIVE_MAXIMUM  # messages that may come before the answer to a subscription is waited for no more
+MAX_WAITING_BYTES = MAX_WAITING * MAX_INCOMING_BYTES  # read and not handed over yet
+MESSAGE_BYTES = 512  # of memory for a message beside its topic and payload
 _CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message", "on_log")
 PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
 
@@ -83,6 +85,7 @@ class Incoming:
 class Polled:
     acks: list[Ack] = field(default_factory=list)
     messages: list[Incoming] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # filters that ``subscribe`` did not wait for
 
 
 class Connection:
@@ -109,8 +112,9 @@ class Connection:
         self._messages: list[Incoming] = []
         self._log: deque[str] = deque(maxlen=4)
         self._connack: int | None = None
-        self._asked_for: int | None = None  # packet id of the subscription that is waited for
-        self._granted: tuple[int, ...] | None = None
+        self._waiting_bytes = 0  # of what is in ``_messages``
+        self._asked: dict[int, str] = {}  # filters by packet id, until the broker answers
+        self._refused: list[str] = []
         self._lost: int | None = None
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
         self.max_packet_bytes: int | None = None  # the broker's limits, once connected
@@ -168,20 +172,34 @@ class Connection:
         return limit is None or len(topic.encode()) + len(payload) + PACKET_OVERHEAD_BYTES <= limit
 
     def subscribe(self, *filters: str) -> None:
-        """Subscribe at QoS 1 without retained messages, and wait for the broker's answer.
+        """Subscribe at QoS 1 without retained messages, and wait for the broker's answers.
 
-        Raises BrokerError when a filter is refused.
+        The answer stands behind what the broker sends of a resumed session, and that may be more than our receive
+        maximum: Mosquitto before 2.0.13 sends up to 32 for each acknowledgement. So behind ``MAX_WAITING`` messages
+        nothing is waited for; they have to be taken, and ``poll`` tells later what was refused.
+
+        Raises BrokerError when a filter is refused, or the connection is lost.
         """
         for topic in filters:
             options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             _, mid = self._client.subscribe(topic, options=options) if self.v5 else self._client.subscribe(topic, qos=1)
-            self._asked_for, self._granted = mid, None
+            if mid is None:
+                raise ConnectionLostError(CONNECTION_LOST, self._place)
+            self._asked[mid] = topic
             deadline = time.monotonic() + self._settings.connect_timeout_s
-            while mid is not None and self._granted is None and self._lost is None and time.monotonic() < deadline:
+            while mid in self._asked and self._lost is None and len(self._messages) < MAX_WAITING:
+                if time.monotonic() > deadline:
+                    raise BrokerError(f"the broker {self._place} does not answer a subscription: look at its load")
                 self._turn(0.1, None)
-            codes, self._asked_for = self._granted or (CONNECTION_LOST,), None
-            if any(code >= 0x80 for code in codes):
-                raise BrokerError(f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL")
+            if topic in self._refused:
+                self._refused.remove(topic)
+                raise BrokerError(self.explain_refused(topic))
+            if self._lost is not None:
+                raise ConnectionLostError(self._lost, self._place)
+
+    def explain_refused(self, topic: str) -> str:
+        """What to do about a filter that the broker refuses."""
+        return f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL"
 
     def poll(self, timeout_s: float, wake: socket.socket | None = None) -> Polled:
         """Exchange what is ready, waiting up to ``timeout_s`` or until ``wake`` is readable.
@@ -189,10 +207,10 @@ class Connection:
         Raises ConnectionLostError once the connection is gone and everything received was handed over.
         """
         self._turn(timeout_s, wake)
-        if self._lost is not None and not self._acks and not self._messages:
+        polled = Polled(self._acks, self._messages, self._refused)
+        if self._lost is not None and polled == Polled():
             raise ConnectionLostError(self._lost, self._place)
-        polled = Polled(self._acks, self._messages)
-        self._acks, self._messages = [], []
+        self._acks, self._messages, self._refused, self._waiting_bytes = [], [], [], 0
         return polled
 
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
@@ -345,12 +363,14 @@ class Connection:
     def _on_subscribe(
         self, _client: object, _userdata: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        if mid == self._asked_for:
-            self._granted = tuple(reason.value for reason in reasons)
+        topic = self._asked.pop(mid, None)
+        if topic is not None and any(reason.value >= 0x80 for reason in reasons):
+            self._refused.append(topic)
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         mid = message.mid if message.qos else 0
-        if len(self._messages) >= MAX_WAITING:  # only a broker that keeps to no limit sends so many in one turn
+        self._waiting_bytes += len(message.topic) + len(message.payload) + MESSAGE_BYTES
+        if self._waiting_bytes > MAX_WAITING_BYTES:  # only a broker that keeps to no limit sends so much in one turn
             self._note_loss(CONNECTION_LOST)
             self.abandon()
             return

@@ -34,6 +34,7 @@ from agent.outbox import kept
 from agent.outbox.draft import Draft, assemble, make_loss
 from agent.outbox.storage import OutboxFile, is_full
 from agent.protocol import event
+from agent.strict_json import convert
 
 MAX_ROWS = 50_000  # a day offline at one event every two seconds
 MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest
@@ -395,6 +396,6 @@ def _check(members: object, payload: bytes) -> None:
     if len(payload) > event.MAX_EVENT_BYTES:
         raise ValueError(f"an event is longer than {event.MAX_EVENT_BYTES} bytes")
     try:
-        msgspec.convert(members, event.Event)
+        convert(members, event.Event)
     except msgspec.ValidationError as error:
         raise ValueError(f"this is not an event: {error}") from error

@@ -9,6 +9,7 @@ import msgspec
 
 from agent.protocol.event import CONTENT_TYPE, Event
 from agent.protocol.health import Health
+from agent.protocol.schema import plain
 
 _TEXT = {"type": "string", "minLength": 1}
 _JWS = "^[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$"
@@ -67,12 +68,5 @@ def asyncapi(version: str) -> dict[str, Any]:
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": operations,
-        "components": {"messages": messages, "schemas": _plain(schemas)},
+        "components": {"messages": messages, "schemas": plain(schemas)},
     }
-
-
-def _plain(schema: Any) -> Any:  # noqa: ANN401 - any part of a JSON Schema
-    """Leave out ``discriminator``, which is OpenAPI's: each kind of data has its constant anyway."""
-    if isinstance(schema, dict):
-        return {name: _plain(part) for name, part in schema.items() if name != "discriminator"}
-    return [_plain(part) for part in schema] if isinstance(schema, list) else schema

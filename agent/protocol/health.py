@@ -63,7 +63,7 @@ def read_health(payload: bytes) -> tuple[dict[str, Any], Health]:
     """Read a document without believing it; VerificationError ``malformed``."""
     try:
         members = strict_json.loads(payload, limit=MAX_HEALTH_BYTES)
-        return members, msgspec.convert(members, Health)
+        return members, strict_json.convert(members, Health)
     except ValueError:
         raise VerificationError("malformed", "this is not a health document") from None
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.errors import RefusedError, printable
-from agent.strict_json import MAX_SAFE_INTEGER
+from agent.strict_json import MAX_SAFE_INTEGER, convert
 
 TOPIC_ROOT = "postern"
 # '(?!\n)' because '$' alone allows a final line feed.
@@ -62,7 +62,7 @@ class NoticeId(NamedTuple):
 def check_name(what: str, name: str) -> str:
     """Return a name that can stand in a topic and a CN; RefusedError otherwise."""
     try:
-        return msgspec.convert(name, Name)
+        return convert(name, Name)
     except msgspec.ValidationError:
         raise RefusedError(
             f"the {what} name '{printable(name)}' is not usable: take 1 to {MAX_NAME} of a-z, 0-9 and '-'"

@@ -19,6 +19,7 @@ import msgspec
 from agent.errors import KeyStoreError
 from agent.keys import decode_base64url
 from agent.protocol.names import Epoch, Name
+from agent.strict_json import convert
 
 LABEL = b"postern/subject/v1"
 PSEUDONYM_BYTES = 16  # half of SHA-256's output: the least that RFC 2104 sec. 5 recommends
@@ -54,7 +55,7 @@ def epoch_of(moment: datetime) -> str:
 def is_epoch(text: str) -> bool:
     """Whether ``text`` names an ISO 8601 week that exists: most years have no week 53."""
     try:
-        year, week = msgspec.convert(text, Epoch).split("-W")
+        year, week = convert(text, Epoch).split("-W")
         date.fromisocalendar(int(year), int(week), 1)
     except ValueError:  # msgspec.ValidationError is one
         return False

@@ -21,6 +21,7 @@ from agent.keys import MAX_TOKEN_BYTES, load_public_key, read_header
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
 from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
+from agent.strict_json import convert
 from agent.subject import SubjectId, subject_digest
 
 NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held the subject
@@ -85,7 +86,7 @@ def withdraw(subject: SubjectId, units: Sequence[str], *, trusted: TrustedUnits,
 def check_receipt(data: object, unit: str, subject: SubjectId, trusted: TrustedUnits) -> ErasureReceipt:
     """Receipt in a unit's answer; VerificationError unless the unit's trusted key signed it for this subject."""
     try:
-        receipt = msgspec.convert(data, dict[str, ErasureReceipt])["receipt"]
+        receipt = convert(data, dict[str, ErasureReceipt])["receipt"]
     except (msgspec.ValidationError, KeyError):
         raise VerificationError("malformed", "the unit's answer holds no receipt") from None
     if (receipt.site, receipt.unit, receipt.subject) != (trusted.site, unit, subject_digest(subject)):

@@ -27,6 +27,7 @@ from agent.protocol.names import Sequence
 from agent.protocol.response import Asked, SignedResponse, command_digest, read_response
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustedUnits
+from agent.strict_json import convert
 from agent.subscribe.chain import Gap
 
 VERB = "outbox/replay"
@@ -179,7 +180,7 @@ class Replays:
 def _read(answer: SignedResponse, asked: Range) -> Told:
     """The data, within what was asked; VerificationError ``malformed``."""
     try:
-        told = msgspec.convert(answer.data, Told)
+        told = convert(answer.data, Told)
     except msgspec.ValidationError:
         raise VerificationError("malformed", "a unit's answer about missing events is not one") from None
     inside = all(asked.first <= first <= last <= asked.last for first, last in told.gone)

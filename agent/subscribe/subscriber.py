@@ -15,6 +15,7 @@ from agent.clock import Clock
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity
+from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol.health import Health
 from agent.protocol.topics import event_filters, health_filter, replay_filter
 from agent.subscribe.chain import QUARANTINING, Gap
@@ -31,6 +32,7 @@ QUARANTINE = (
     "QUARANTINE of {where} ({reason}): two devices may speak under one key. Look at the unit; then revoke it at the"
     " site, or let it speak again with 'postern subscribe --release UNIT'"
 )
+NOBODY_ASKS = "the broker lets nobody ask for missed events: carry the site's access list to it again"
 MAX_TOLD = 1000  # different things told once
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
 
@@ -178,16 +180,31 @@ class Subscriber:
 
     def _receive(self, connection: Connection) -> list[Incoming]:
         """Read a batch: what there is, so that one commit serves it all."""
-        polled = connection.poll(POLL_S)
-        received = polled.messages
-        if any(not ack.accepted for ack in polled.acks):
-            self._tell_once("the broker lets nobody ask for missed events: carry the site's access list to it again")
-        try:
-            while received and len(received) < BATCH and (more := connection.poll(0).messages):
-                received += more
-        except BrokerError:
-            pass  # what came is judged first; the next poll says it again
+        received: list[Incoming] = []
+        while len(received) < BATCH:
+            try:
+                polled = connection.poll(0 if received else POLL_S)
+            except BrokerError:
+                if not received:
+                    raise
+                break  # what came is judged first; the next poll says it again
+            if any(not ack.accepted for ack in polled.acks):
+                self._tell_once(NOBODY_ASKS)
+            for topic in polled.refused:
+                self._refused(topic, connection.explain_refused(topic))
+            if not polled.messages:
+                break
+            received += polled.messages
         return received
+
+    def _refused(self, topic: str, told: str) -> None:
+        """Go on without a subscription that the broker refuses, but for the events themselves: BrokerError."""
+        if topic in self._filters:
+            raise BrokerError(told)
+        lacks = (
+            "notices events that are withheld" if topic == self._health_filter else "asks for events that are missing"
+        )
+        self._on_notice(f"{told}; until then nobody here {lacks}")
 
     def _acknowledge(self) -> None:
         """Answer what was handed over, in the order of arrival."""
@@ -285,21 +302,19 @@ class Subscriber:
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
         )
+        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else [])]
         try:
             connection.open()
-            connection.subscribe(*self._filters)
+            for topic in wanted:
+                try:
+                    connection.subscribe(topic)
+                except ConnectionLostError:
+                    raise
+                except BrokerError as error:
+                    self._refused(topic, str(error))
         except BaseException:
             connection.abandon()
             raise
-        try:
-            connection.subscribe(self._health_filter)
-        except BrokerError as error:
-            self._on_notice(f"{error}; until then nobody here notices events that are withheld")
-        if self._replays is not None:
-            try:
-                connection.subscribe(self._answers)
-            except BrokerError as error:
-                self._on_notice(f"{error}; until then units are not asked for events that are missing")
         return connection
 
     def _tell_at_the_start(self) -> None:

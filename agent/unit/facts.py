@@ -13,6 +13,7 @@ from agent.config.load import CONFIG_SCHEMA_ID
 from agent.config.schema import Config, ZoneActivation
 from agent.keys import UnitKey
 from agent.match.policy import Policy
+from agent.strict_json import convert
 from agent.unit.expected import expected
 from agent.unit.stores import source_of
 from agent.unit.world import board
@@ -50,7 +51,7 @@ def make_info(
             models=digests,
             detection=DetectionFacts(config.detection.view, config.detection.look),
             config_schema=CONFIG_SCHEMA_ID,
-            public_key=msgspec.convert(key.public_jwk(), PublicJwk),
+            public_key=convert(key.public_jwk(), PublicJwk),
             kid=key.kid,
             enrolled=enrolled,
             expected=expected(policy, enrolled),

@@ -28,7 +28,7 @@ from agent.files import PUBLIC_MODE, write_atomic
 from agent.outbox.queue import Head
 from agent.protocol.event import FIRST_PREV
 from agent.protocol.names import Digest
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, convert, decode
 
 MAX_FILE_BYTES = 2048
 MAX_REASON = 200  # characters of what a person gives as the reason
@@ -81,7 +81,7 @@ def read_known(path: Path, audit: AuditLog | None = None) -> Known | None:
     if entry is None:
         return known
     try:
-        told = msgspec.convert(entry.facts, Known)
+        told = convert(entry.facts, Known)
     except msgspec.ValidationError:  # not of this version
         return known
     known = known or Known()

@@ -23,6 +23,7 @@ from agent.keys import PublicKey, load_public_key
 from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, verify_policy
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.site_key import accept
+from agent.strict_json import convert
 from agent.unit.key_files import UnitFiles
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import settle, statement, take_issue
@@ -126,7 +127,7 @@ def change_site_key(keys: Path, policy: Path, *, token: str, policy_token: str, 
 
 def _read(args: Mapping[str, Any]) -> NewKeys:
     try:
-        wanted = msgspec.convert(args, NewKeys)
+        wanted = convert(args, NewKeys)
     except msgspec.ValidationError:
         wanted = NewKeys()
     kinds = [wanted.epoch_keys, wanted.references, wanted.site_key, wanted.seal_key, wanted.revoked_brokers]

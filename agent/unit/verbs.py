@@ -23,7 +23,7 @@ from agent.protocol.command import Command, Range
 from agent.protocol.event import MAX_EVENT_BYTES
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.response import MAX_RESPONSE_BYTES
-from agent.strict_json import decode
+from agent.strict_json import convert, decode
 from agent.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.unit.pause import Pause
@@ -142,7 +142,7 @@ def replay(outbox: Outbox, command: Command) -> Mapping[str, Any]:
 def _numbers(args: Mapping[str, Any]) -> tuple[int, int]:
     """First and last number that are asked for; as text too, as a person types them."""
     try:
-        asked = msgspec.convert(args, Range, strict=False)
+        asked = convert(args, Range, strict=False)
     except msgspec.ValidationError:
         asked = None
     if asked is None or asked.first > asked.last:

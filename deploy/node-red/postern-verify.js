@@ -2,143 +2,194 @@
 // Verifies the events of Postern units. The contract is tests/vectors/README.md, and tests/vectors/run.mjs checks it.
 'use strict';
 const crypto = require('node:crypto');
+const Ajv = require('ajv/dist/2020');
 const canonicalize = require('canonicalize'); // RFC 8785
-const { Refusal, ensure, refuse, isObject, isEvent, isHeader, isList, KINDS, decode, sha256, moment, parse,
-  readKey } = require('./postern-forms.js');
 
 const [MAX_EVENT, MAX_HEADER, MAX_LIST] = [4096, 512, 2 ** 20]; // bytes
 const [FRESH_S, SKEW_S, CLOCKS_S, YEAR_S] = [60, 10, 300, 366 * 86400]; // fresh; two clocks apart; set apart; an age
 const [KNOWN, RANGES, LOSSES, JUMP] = [64, 64, 16, 50000]; // what is remembered of a chain; numbers that may be skipped
+const RECEIPT = { type: 'io.postern.erasure.v1', statement: 'reference, its key and the key over it were destroyed' };
+// Forms as 'postern schema event' and 'postern schema trust' print them.
+const form = (name) => new Ajv({ strict: true }).compile(require(`./${name}.schema.json`));
+const isEvent = form('event'), isList = form('trust');
 
+/** Thrown for whatever is not believed; `reason` is a stable code of the contract. */
+class Refusal extends Error { constructor(reason) { super(reason); this.reason = reason; } }
+function ensure(held, reason = 'malformed') { if (!held) throw new Refusal(reason); }
+function attempt(work) { try { return work(); } catch { throw new Refusal('malformed'); } }
+const areTexts = (members, ...names) => names.every((name) => typeof members?.[name] === 'string');
+const sha256 = (content, encoding = 'hex') => crypto.createHash('sha256').update(content).digest(encoding);
+/** Bytes of base64url without padding; it has one spelling. */
+function decode(text, reason) {
+  const bytes = Buffer.from(String(text), 'base64url');
+  ensure(bytes.toString('base64url') === text, reason);
+  return bytes;
+}
+/** A JSON object with one reading; JSON.parse alone hides a key that stands twice, and takes 1.0 and 1e0 for 1. */
+const parse = (bytes, limit) => attempt(() => {
+  const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes), value = JSON.parse(text);
+  const withoutTexts = (json) => json.replace(/"(?:[^"\\]|\\.)*"/g, ''), bare = withoutTexts(text);
+  const keys = (json) => json.split(':').length; // one colon is left for each
+  ensure(bytes.length <= limit && /^\s*\{/.test(text));
+  ensure(keys(bare) === keys(withoutTexts(JSON.stringify(value))));
+  ensure(!/\d[.e]/i.test(bare) && (bare.match(/\d+/g) ?? []).every((number) => Number.isSafeInteger(+number)));
+  return value;
+});
+/** Milliseconds since 1970; refuses a moment that does not exist. */
+const moment = (text) => attempt(() => {
+  ensure(new Date(text).toISOString() === text.replace('Z', '.000Z') && !text.startsWith('0000'));
+  return Date.parse(text);
+});
+/** The P-256 key of a public JWK, and its RFC 7638 thumbprint; what is no point of the curve is refused. */
+const readKey = ({ kty, crv, x, y }) => attempt(() => {
+  const key = crypto.createPublicKey({ key: { kty, crv, x, y }, format: 'jwk' });
+  const spelled = key.export({ format: 'jwk' });
+  ensure(crv === 'P-256' && spelled.x === x && spelled.y === y);
+  return { key, kid: sha256(canonicalize({ kty, crv, x, y }), 'base64url') };
+});
 /** Header of a JWS from its first part. */
-const readHeader = (segment) => [parse(ensure(decode(segment)), MAX_HEADER)].find(isHeader) ?? refuse('malformed');
+function readHeader(segment) {
+  const header = parse(decode(segment), MAX_HEADER);
+  ensure(areTexts(header, 'alg', 'kid', 'typ') && Object.keys(header).length === 3);
+  return header;
+}
 function checkHeader({ alg, typ }, purpose) {
   ensure(alg !== 'none', 'unsecured');
   ensure(alg === 'ES256', 'wrong_algorithm');
   ensure(typ === `postern-${purpose}+jws`, 'wrong_type');
 }
 function checkSignature(key, segment, payload, signature) {
-  const signed = Buffer.from(`${segment}.${payload.toString('base64url')}`), rs = decode(signature);
-  ensure(rs?.length === 64 && crypto.verify('sha256', signed, { key, dsaEncoding: 'ieee-p1363' }, rs), 'bad_signature');
+  ensure(signature, 'unsigned');
+  const signed = Buffer.from(`${segment}.${payload.toString('base64url')}`), rs = decode(signature, 'bad_signature');
+  ensure(crypto.verify('sha256', signed, { key, dsaEncoding: 'ieee-p1363' }, rs), 'bad_signature');
 }
 
-/** What is remembered of one unit under one key: digests by number, missing ranges, admitted losses. */
-class Chain {
-  last = 0; known = new Map(); expected = new Map(); missing = []; admitted = [];
-  isMissing(seq) { return this.missing.some(([first, last]) => first <= seq && seq <= last); }
-  /** Takes an event, or refuses it; says what was skipped before it and whether it came late. Times are in seconds. */
-  take({ seq, prev, boot, lost: loss }, digest, signed, now, fresh) {
-    ensure(!this.quarantined, 'quarantined');
-    const other = (digests, at, value) => digests.has(at) && digests.get(at) !== value;
-    const hold = (held, reason) => held || refuse(this.quarantined = reason), here = Math.min(signed ?? now, now + CLOCKS_S * (signed !== null));
-    hold(!other(this.known, seq, digest) && !other(this.expected, seq, digest), 'fork');
-    ensure(!this.known.has(seq), 'duplicate');
-    const late = this.isMissing(seq), gap = this.last && seq > this.last + 1 ? [this.last + 1, seq - 1] : null;
-    const afterwards = signed >= (fresh && this.boot && boot !== this.boot ? this.here : this.here + SKEW_S + 1);
-    hold(seq > this.last || this.expected.has(seq) || !afterwards, 'overtaken');
-    ensure(late || seq > this.last, 'replayed');
-    hold(!other(this.known, seq - 1, prev), 'fork');
-    hold(!gap || seq - gap[0] <= JUMP + Math.max(0, here - (this.here ?? here)), 'jump');
-    if (late) this.strike(seq, seq);
-    if (gap) this.missing = [...this.missing, gap].slice(-RANGES);
-    if (seq > this.last) Object.assign(this, { last: seq, here, boot });
-    if (this.known.set(seq, digest).size > KNOWN) this.known.delete(Math.min(...this.known.keys()));
-    this.expected.set(seq - 1, prev);
-    this.settle();
-    if (loss) this.admit(loss.first, loss.last, loss.count);
-    return { late, gap };
-  }
-  strike(first, last) {
-    const cut = ([from, to]) => [[from, Math.min(to, first - 1)], [Math.max(from, last + 1), to]];
-    this.missing = this.missing.flatMap(cut).filter(([from, to]) => from <= to).slice(-RANGES);
-  }
-  admit(first, last, count) {
-    const apart = this.admitted.filter(([from, to, more]) => {
-      if (to < first || last < from) return true;
-      [first, last, count] = [Math.min(first, from), Math.max(last, to), count + more];
-      return false;
-    });
-    this.admitted = [...apart, [first, last, count]].slice(-LOSSES);
-    this.settle();
-  }
-  settle() {
-    this.admitted = this.admitted.filter(([first, last, count]) => {
-      const open = this.missing.map(([from, to]) => Math.max(0, Math.min(to, last) - Math.max(from, first) + 1));
-      return open.reduce((sum, part) => sum + part, 0) > count || this.strike(first, last);
-    });
-    for (const seq of this.expected.keys()) if (!this.isMissing(seq)) this.expected.delete(seq);
-  }
+// What is remembered of one unit under one key: digests by number, missing ranges, admitted losses.
+const newChain = () => ({ last: 0, known: {}, expected: {}, missing: [], admitted: [] });
+const overlap = (first, last) => ([from, to]) => Math.max(0, Math.min(to, last) - Math.max(from, first) + 1);
+const isMissing = (chain, seq) => chain.missing.some(overlap(seq, seq));
+/** Takes an event, or refuses it; says what was skipped before it and whether it came late. Times are in seconds. */
+function take(chain, { seq, prev, boot, lost }, digest, signed, now, fresh) {
+  const hold = (held, reason) => { if (!held) ensure(false, chain.quarantined = reason); };
+  const agree = (digests, at, one) => (digests[at] ?? one) === one, { last, known, expected } = chain;
+  const late = isMissing(chain, seq), gap = last && seq > last + 1 ? [last + 1, seq - 1] : null;
+  const here = signed === null ? now : Math.min(signed, now + CLOCKS_S), restarted = fresh && boot !== chain.boot;
+  const afterwards = signed !== null && (signed > chain.here + SKEW_S || (restarted && signed >= chain.here));
+  ensure(!chain.quarantined, 'quarantined');
+  hold(agree(known, seq, digest) && agree(expected, seq, digest), 'fork');
+  ensure(!known[seq], 'duplicate');
+  hold(seq > last || expected[seq] || !afterwards, 'overtaken');
+  ensure(late || seq > last, 'replayed');
+  hold(agree(known, seq - 1, prev), 'fork');
+  hold(!gap || seq - gap[0] <= JUMP + Math.max(0, here - chain.here), 'jump');
+  if (late) strike(chain, seq, seq);
+  if (gap) chain.missing = [...chain.missing, gap].slice(-RANGES);
+  if (seq > last) Object.assign(chain, { last: seq, here, boot });
+  Object.assign(known, { [seq]: digest });
+  if (Object.keys(known).length > KNOWN) delete known[Math.min(...Object.keys(known))];
+  Object.assign(expected, { [seq - 1]: prev });
+  settle(chain);
+  if (lost) admit(chain, lost);
+  return { late, gap };
+}
+function strike(chain, first, last) {
+  const cut = ([from, to]) => [[from, Math.min(to, first - 1)], [Math.max(from, last + 1), to]];
+  chain.missing = chain.missing.flatMap(cut).filter(([from, to]) => from <= to).slice(-RANGES);
+}
+function admit(chain, { first, last, count }) {
+  const apart = chain.admitted.filter(([from, to, more]) => {
+    if (to < first || last < from) return true;
+    [first, last, count] = [Math.min(first, from), Math.max(last, to), count + more];
+    return false;
+  });
+  chain.admitted = [...apart, [first, last, count]].slice(-LOSSES);
+  settle(chain);
+}
+function settle(chain) {
+  chain.admitted = chain.admitted.filter(([first, last, count]) => {
+    const open = chain.missing.map(overlap(first, last)).reduce((sum, part) => sum + part, 0);
+    return open > count || strike(chain, first, last);
+  });
+  for (const seq of Object.keys(chain.expected)) if (!isMissing(chain, +seq)) delete chain.expected[seq];
 }
 
 /** Checks events of one site; every refusal is a Refusal, and changes nothing but that a second unit is quarantined. */
 class Verifier {
-  /**
-   * From the site's public JWK (site.jwk) and its signed list of units (trust.jws).
-   * `timeStep`: seconds that units round times down to; `fresh`, `skew`: age and lead when fresh; `state`: an `export`.
-   */
-  constructor(siteKey, list, { timeStep = 1, fresh = FRESH_S, skew = SKEW_S, state = '[]' } = {}) {
+  /** From the site's public JWK, its list of units, and an `export` as `state`; the rest is in seconds. */
+  constructor(siteKey, list, { timeStep = 1, fresh = FRESH_S, skew = SKEW_S, state = '{}' } = {}) {
     Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew, serial: 0 });
     this.trust(list);
-    this.chains = new Map(JSON.parse(state).map(([name, known, expected, rest]) => [name,
-      Object.assign(new Chain(), rest, { known: new Map(known), expected: new Map(expected) })]));
+    this.chains = JSON.parse(state); // by source, then by kid
+    if (Array.isArray(this.chains)) throw new Error('what was remembered is of an older verifier: move it away');
   }
   /** Everything remembered of the units, as text. */
-  export() {
-    const kept = ([name, { known, expected, ...rest }]) => [name, [...known], [...expected], rest];
-    return JSON.stringify([...this.chains].map(kept));
-  }
+  export() { return JSON.stringify(this.chains); }
   /** Takes a newer list of units; the one in use stays when this one is refused. */
   trust(list) {
-    const parts = list.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '').split('.'), [segment, content, signature] = parts;
-    const payload = ensure(list.length <= MAX_LIST && parts.length === 3 && decode(content)), keys = new Map();
-    const header = readHeader(segment);
+    const [segment, content, signature, ...more] = list.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '').split('.');
+    ensure(list.length <= MAX_LIST && signature !== undefined && more.length === 0);
+    const payload = decode(content), header = readHeader(segment), keys = new Map();
     checkHeader(header, 'trust');
     ensure(header.kid === this.siteKey.kid, 'wrong_key');
-    checkSignature(this.siteKey.key, segment, payload, signature || refuse('unsigned'));
-    const { site, serial, expires_at: end, units } = [parse(payload, MAX_LIST)].find(isList) ?? refuse('malformed');
-    for (const [unit, entries] of Object.entries(units)) for (const { jwk, ...one } of entries) {
-      const { key, kid } = readKey(jwk), { status, until = null, last_seq = null } = one;
-      const end = until ? moment(until) : Infinity;
-      ensure(!keys.has(kid) && keys.set(kid, { unit, key, status, until, last_seq, end }));
+    checkSignature(this.siteKey.key, segment, payload, signature);
+    const told = parse(payload, MAX_LIST), { version, site, serial, expires_at = null, units } = told;
+    ensure(isList(told) && (version === 2) === (expires_at !== null));
+    const entries = Object.entries(units).flatMap(([unit, keys]) => keys.map((one) => ({ unit, ...one })));
+    for (const { unit, jwk, status, until = null, last_seq = null } of entries) {
+      const { key, kid } = readKey(jwk), end = until === null ? Infinity : moment(until);
+      ensure(!keys.has(kid) && (version === 2 || last_seq === null));
+      keys.set(kid, { unit, key, status, until, last_seq, end });
     }
-    const ends = end ? moment(end) : Infinity;
+    const ends = expires_at === null ? Infinity : moment(expires_at);
     ensure(site === (this.site ?? site), 'wrong_site');
     ensure(serial >= this.serial, 'replayed');
-    Object.assign(this, { site, serial, expires_at: end ?? null, ends, keys });
+    Object.assign(this, { site, serial, expires_at, ends, keys });
   }
   /** Checks and remembers one message: its topic, its payload (a Buffer) and the Date now; returns its facts. */
   check(topic, payload, now = new Date()) {
     ensure(payload.length <= MAX_EVENT, 'too_large');
-    const event = ensure([parse(payload, MAX_EVENT)].find(isObject)), { sig, ...unsigned } = event, { data } = event;
+    const event = parse(payload, MAX_EVENT), { sig, ...unsigned } = event, { data } = event;
     ensure((sig ?? '') !== '', 'unsigned');
-    const kind = isObject(data) && data.event_type, leaf = topic.split('/').slice(3).join('/');
-    ensure(KINDS.has(kind) && event.type === `io.postern.${kind}.v1`, 'wrong_type');
-    ensure(isEvent(event) && KINDS.get(kind)(data) && event.id === `${data.boot}-${data.seq}`);
-    ensure((data.condition === 'loss') === Boolean(data.lost));
+    const kind = data?.event_type, leaf = topic.split('/').slice(3).join('/');
+    ensure(['match', 'presence', 'unit'].includes(kind) && event.type === `io.postern.${kind}.v1`, 'wrong_type');
+    ensure(isEvent(event) && event.id === `${data.boot}-${data.seq}`);
+    const { seq, condition, lost } = data;
+    ensure((condition === 'loss') === Boolean(lost) && (!lost || lost.count <= lost.last - lost.first + 1));
     const time = moment(event.time), [segment, , signature] = sig.split('.'), header = readHeader(segment);
     checkHeader(header, 'event');
-    const { unit, key, status, until, last_seq, end } = this.keys.get(header.kid) ?? refuse('unknown_unit');
+    ensure(this.keys.has(header.kid), 'unknown_unit');
+    const { unit, key, status, until, last_seq, end } = this.keys.get(header.kid);
     ensure(event.source === `/postern/${this.site}/${unit}`, 'wrong_key');
-    const leaves = [`event/${kind}`, `backlog/${kind}`], backlog = leaf === leaves[1];
-    ensure(leaves.includes(leaf), 'wrong_topic');
+    ensure(leaf === `event/${kind}` || leaf === `backlog/${kind}`, 'wrong_topic');
     ensure(`/${topic}` === `${event.source}/${leaf}`, 'wrong_unit');
-    const signed = Buffer.from(canonicalize(unsigned)), digest = `sha256:${sha256(signed).toString('hex')}`;
+    const signed = Buffer.from(canonicalize(unsigned)), digest = `sha256:${sha256(signed)}`;
     checkSignature(key, segment, signed, signature);
     ensure(+now <= this.ends, 'expired');
-    const maySay = (backlog || !(until || last_seq)) && data.seq <= (last_seq ?? data.seq);
-    ensure(status === 'active' && +now <= end && maySay, 'revoked');
-    const age = data.clock === 'synced' ? (now - time) / 1000 : null, at = Math.floor(now / 1000);
+    const backlog = leaf.startsWith('backlog'), replaced = until !== null || last_seq !== null;
+    ensure(status === 'active' && +now <= end && (backlog || !replaced) && seq <= (last_seq ?? seq), 'revoked');
+    const age = data.clock === 'synced' ? (now - time) / 1000 : null;
     const fresh = age !== null && !backlog && age >= -this.skew && age <= this.oldest;
-    const name = `${event.source} ${header.kid}`, chain = this.chains.get(name) ?? new Chain();
-    const { late, gap } = chain.take(data, digest, age === null ? null : time / 1000, at, fresh);
-    this.chains.set(name, chain);
+    const chain = ((this.chains[event.source] ??= {})[header.kid] ??= newChain());
+    const { late, gap } = take(chain, data, digest, age === null ? null : time / 1000, Math.floor(now / 1000), fresh);
     const age_s = age === null ? null : Math.max(-YEAR_S, Math.min(Math.floor(age), YEAR_S));
-    return { unit, kind, seq: data.seq, backlog, fresh, age_s, late, gap, digest, event };
+    return { unit, kind, seq, backlog, fresh, age_s, late, gap, digest, event };
   }
   /** Numbers of a unit that never came and that it did not own up to, as [first, last] pairs. */
   missing(unit) {
-    const own = [...this.chains].filter(([name]) => name.startsWith(`/postern/${this.site}/${unit} `));
-    return own.flatMap(([, chain]) => [...chain.missing].sort(([a], [b]) => a - b));
+    return Object.values(this.chains[`/postern/${this.site}/${unit}`] ?? {}).flatMap((chain) => chain.missing);
+  }
+  /** Refuses unless `unit` signed this receipt of the erasure of `subject` (32 hexadecimal digits). */
+  checkReceipt(receipt, unit, subject) {
+    const { signature = '', subject: digest, site, unit: signer, reason, erased_at } = receipt ?? {};
+    const told = { subject: digest, site, unit: signer, reason, erased_at };
+    ensure(areTexts({ ...told, signature }, 'signature', ...Object.keys(told)));
+    const asked = sha256(Buffer.concat([Buffer.from('postern/tombstone/v1'), Buffer.from(subject, 'hex')]));
+    ensure(site === this.site && signer === unit && digest === `sha256:${asked}`, 'wrong_subject');
+    const parts = signature.split('.'), header = readHeader(parts[0]), trusted = this.keys.get(header.kid);
+    ensure(trusted?.unit === unit && trusted.status === 'active', 'unknown_key');
+    ensure(parts.length === 3 && parts[1] === '');
+    checkHeader(header, 'receipt');
+    checkSignature(trusted.key, parts[0], Buffer.from(canonicalize({ ...told, ...RECEIPT })), parts[2]);
   }
 }
-module.exports = { Verifier, Refusal, readHeader, checkHeader, checkSignature };
+module.exports = { Verifier, Refusal };

@@ -11,11 +11,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from agent.clock import SystemClock
 from agent.errors import MAX_PEER_TEXT, BrokerError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import MAX_WAITING, BrokerSettings, Connection
 from tests.simulators.broker import wait_until
 from tests.simulators.pki import Authority
-from tests.simulators.scripted_broker import HANG_UP, ScriptedBroker, connack, disconnect, puback
+from tests.simulators.scripted_broker import HANG_UP, ScriptedBroker, connack, disconnect, puback, publish
 from tests.simulators.signing_unit import unit_draft
 from tests.simulators.unit_on_broker import SkippingClock, UnitOnBroker
 
@@ -168,3 +169,47 @@ def test_nonsense_of_the_broker_ends_the_connection_at_most(nonsense: Nonsense, 
         pass
     finally:
         connection.abandon()
+
+
+RESUMED = 1000  # messages; Mosquitto before 2.0.13 sent up to 32 times our receive maximum
+
+
+@pytest.fixture
+def subscriber(broker: ScriptedBroker) -> Iterator[Connection]:
+    broker.after_greeting = b"".join(
+        publish("postern/hq/door-1/event/match", mid, b"x") for mid in range(1, RESUMED + 1)
+    )
+    settings = broker.settings(broker._authority.issue("auditor"))
+    connection = Connection(settings, client_id="auditor", clock=SystemClock(), manual_ack=True)
+    connection.open()
+    yield connection
+    connection.abandon()
+
+
+@pytest.mark.parametrize("granted", [1, 0x87])
+def test_subscriber_takes_what_stands_before_the_answer_to_its_subscription(
+    broker: ScriptedBroker, subscriber: Connection, granted: int
+) -> None:
+    """A session that is resumed with thousands in flight was left each time before anything of it was taken."""
+    broker.granted = granted
+    subscriber.subscribe("postern/hq/+/event/+")
+    taken, refused = [], []
+    deadline = time.monotonic() + 10
+    while (len(taken) < RESUMED or len(refused) < (granted > 2)) and time.monotonic() < deadline:
+        polled = subscriber.poll(0.1)
+        assert len(polled.messages) <= MAX_WAITING + 1  # what waited, and the next
+        taken += [message.mid for message in polled.messages]
+        refused += polled.refused
+        subscriber.acknowledge(polled.messages)
+    assert taken == list(range(1, RESUMED + 1))
+    assert refused == (["postern/hq/+/event/+"] if granted > 2 else [])
+
+
+def test_connection_that_ends_while_it_subscribes_is_no_refusal_by_a_list(broker: ScriptedBroker) -> None:
+    broker.after_greeting = disconnect(0x8B)
+    settings = broker.settings(broker._authority.issue("auditor"))
+    connection = Connection(settings, client_id="auditor", clock=SystemClock())
+    connection.open()
+    with pytest.raises(BrokerError, match="is shutting down"):
+        connection.subscribe("postern/hq/+/event/+")
+    connection.abandon()

@@ -58,5 +58,8 @@ def fork_on_each_line(live: Callable[[], None], failed: Path) -> None:
                     print(f"{type(error).__name__}: {error}", file=told)
             os._exit(0)
         print(child, flush=True)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if status != signal.SIGKILL:
+            with failed.open("a") as told:
+                print(f"one ended by itself with status {os.waitstatus_to_exitcode(status)}", file=told)
         print("gone", flush=True)

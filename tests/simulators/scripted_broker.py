@@ -29,6 +29,12 @@ def puback(mid: int, reason: int = 0) -> bytes:
     return bytes([0x40, 3, *mid.to_bytes(2, "big"), reason])
 
 
+def publish(topic: str, mid: int, content: bytes) -> bytes:
+    """A PUBLISH at QoS 1 of at most 127 bytes."""
+    body = len(topic).to_bytes(2, "big") + topic.encode() + mid.to_bytes(2, "big") + b"\0" + content
+    return bytes([0x32, len(body)]) + body
+
+
 def disconnect(reason: int) -> bytes:
     return bytes([0xE0, 1, reason])
 
@@ -40,6 +46,7 @@ class ScriptedBroker:
         self.on_publish: Callable[[str, int], bytes | None] = lambda _, mid: puback(mid)
         self.greeting: bytes | None = connack()
         self.after_greeting = b""
+        self.granted = 1  # the reason code of each subscription
         self.connections = 0
         self.published: list[str] = []
         self._authority = authority
@@ -87,7 +94,7 @@ class ScriptedBroker:
                 session.sendall(self.greeting + self.after_greeting)
                 session.settimeout(0.05)
             elif kind == SUBSCRIBE:
-                session.sendall(bytes([0x90, 4, *body[:2], 0, 1]))
+                session.sendall(bytes([0x90, 4, *body[:2], 0, self.granted]))
             elif kind == PINGREQ:
                 session.sendall(b"\xd0\x00")
             elif kind == DISCONNECT or (kind == PUBLISH and not self._answer(session, flags, body)):

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import hypothesis.strategies as st
@@ -89,3 +92,35 @@ def test_fraction_is_read_where_the_record_has_one_and_the_caller_says_so() -> N
 def test_longer_bytes_are_not_looked_at() -> None:
     with pytest.raises(StrictJsonError, match="longer than 4 bytes"):
         decode(b"\xff" * 5, Known, 4)
+
+
+MEET = """
+import sys, threading
+from typing import Annotated
+import msgspec
+from agent.strict_json import convert
+
+sys.setswitchinterval(1e-6)
+THREADS = 4
+
+def meet(kind, start):
+    start.wait()
+    convert({name: "a" for name in kind.__struct_fields__}, kind)
+
+for number in range(100):
+    fields = [(f"f{n}", Annotated[str, msgspec.Meta(pattern=f"^a{{{n}}}b{{{number}}}|a$")]) for n in range(8)]
+    start = threading.Barrier(THREADS)
+    kind = msgspec.defstruct("Kind", fields)
+    threads = [threading.Thread(target=meet, args=(kind, start)) for _ in range(THREADS)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+"""
+
+
+def test_threads_that_meet_a_kind_for_the_first_time_at_once_do_not_end_the_process() -> None:
+    """Two outputs of a bridge did, at its start."""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", MEET], cwd=root, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

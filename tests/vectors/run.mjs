@@ -13,7 +13,6 @@ const here = new URL('.', import.meta.url);
 const folder = resolve(process.argv[2] ?? new URL('../../deploy/node-red', here).pathname);
 const require = createRequire(`${folder}/`);
 const { Verifier, Refusal } = require('./postern-verify.js');
-const { checkReceipt } = require('./postern-receipt.js');
 
 const bytes = (message) => (message.payload === undefined
   ? Buffer.from(message.payload_base64url, 'base64url') : Buffer.from(message.payload));
@@ -61,7 +60,7 @@ const SUBJECTS = {
   },
   receipts({ site_key, trust }, { asked, receipt, expect }) {
     return [[expect, told(() => {
-      checkReceipt(new Verifier(site_key, trust), receipt, asked.unit, asked.subject);
+      new Verifier(site_key, trust).checkReceipt(receipt, asked.unit, asked.subject);
       return { unit: receipt.unit, subject: receipt.subject, reason: receipt.reason };
     })]];
   },

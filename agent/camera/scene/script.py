@@ -19,6 +19,7 @@ from msgspec import Meta
 from agent.camera.scene.people import PERSON_IDS
 from agent.camera.scene.pose import MAX_PITCH, MAX_YAW
 from agent.errors import ConfigError
+from agent.strict_json import convert
 from agent.strict_yaml import Document, Place, dotted, parse_document
 
 MAX_SCRIPT_BYTES: Final = 64 * 1024  # the YAML reader's own bound
@@ -222,7 +223,7 @@ def parse_script(content: bytes, path: Path) -> SceneScript:
     """Check the bytes of ``path``; raises ConfigError with file, line and key."""
     document = parse_document(content, path)
     try:
-        return msgspec.convert(document.data, SceneScript)
+        return convert(document.data, SceneScript)
     except msgspec.ValidationError as error:
         raise _refusal(document, str(error)) from error
 
