@@ -67,7 +67,7 @@ def _check_struct(data: object, schema: type[msgspec.Struct], place: Place, prob
         _check_leaf(data, schema, place, problems)
 
 
-def _check_value(value: object, hint: type, place: Place, problems: list[Problem]) -> None:
+def _check_value(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
     choices = _structs(hint)
     if isinstance(value, list) and (inner := _inside_list(hint)) is not None:
         before = len(problems)
@@ -118,9 +118,9 @@ def _check_tagged(value: object, choices: list[type[msgspec.Struct]], place: Pla
         problems.append(((*place, tag_field), f"is missing: one of {', '.join(tags)}"))
 
 
-def _check_leaf(value: object, hint: type, place: Place, problems: list[Problem]) -> None:
+def _check_leaf(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
     try:
-        strict_json.convert(value, hint, dec_hook=_path_hook(Path("/")))
+        strict_json.convert(value, hint, dec_hook=_path_hook(Path("/")))  # type: ignore[arg-type]  # any annotation
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         reason, _, inner = str(error).partition(" - at `$")
         index, _, _ = inner.removeprefix("[").partition("]")
