@@ -3,10 +3,9 @@
 
 An event exists from the moment ``append`` returns: with its ``seq``, the digest of its predecessor and its
 signature it is on disk, whatever happens next. It leaves when the broker has acknowledged it, and a copy is kept for
-some days for whoever missed it and asks (``agent.outbox.kept``). The queue
-is bounded; when it is full the oldest presence goes first, then what the unit said about itself, and
-matches last. What was removed unacknowledged is owned up to in a signed ``loss`` event: at most one per
-reason waits at a time, further losses are added up until it is acknowledged.
+some days for whoever missed it and asks (``agent.outbox.kept``). The queue is bounded; when it is full the oldest
+presence goes first, then what the unit said about itself, and matches last. What was removed unacknowledged is owned up
+to in a signed ``loss`` event: at most one per reason waits at a time, further losses are added up meanwhile.
 
 A sequence number is never used twice as long as not all files of the unit are put back to an older state. No
 program can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
