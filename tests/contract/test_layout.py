@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "uplink": ("mqtt", "outbox.queue", "protocol"),
     "bridge": ("mqtt.connection", "mqtt.credentials", "protocol", "subscribe"),
     "bridge.settings": ("config.check",),
-    "subscribe": ("mqtt.connection", "mqtt.credentials", "protocol"),
+    "subscribe": ("mqtt.connection", "mqtt.credentials", "mqtt.refusals", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
     "site.retire": ("mqtt.connection", "mqtt.credentials"),
