@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests answer for which room, and a copy of the checkout to do damage in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[3]
+
+
+class Room(NamedTuple):
+    """``code`` as globs below ``agent``; ``tests`` as globs below ``tests``, the quickest first."""
+
+    code: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+UNIT = (
+    "unit/test_pipeline*.py", "unit/test_door_*.py", "unit/test_command_log.py", "unit/test_enrolment_live.py",
+    "unit/test_event_records.py", "unit/test_installers_day.py", "unit/test_key_rotation.py", "unit/test_looking.py",
+    "unit/test_measured_range.py", "unit/test_on_the_spot.py", "unit/test_scene_camera.py", "unit/test_start_log.py",
+    "unit/test_verbs.py", "unit/test_verification.py", "unit/test_what_runs_out.py", "attack/test_erasure.py",
+    "attack/test_passers_by.py", "attack/test_remote_enrolment.py", "attack/test_restored_files.py",
+    "attack/test_withheld_events.py", "attack/test_wrong_time.py", "contract/test_commands_of_a_running_unit.py",
+    "fault/test_pause_and_reload.py", "fault/test_seal_key_power_cut.py", "fault/test_withdrawal_full_disk.py",
+    "fault/test_service.py", "contract/test_scenarios.py",
+)  # fmt: skip
+
+ROOMS = {
+    "gate": Room(("detect/gate.py",), ("unit/test_gate.py", "unit/test_pipeline.py")),
+    "pipeline": Room(("pipeline.py",), UNIT),
+    "match": Room(("match/*.py",), ("unit/test_match_*.py", "unit/test_measured_range.py", "unit/test_pipeline.py")),
+    "gallery": Room(
+        ("gallery/*.py",),
+        ("unit/test_gallery_*.py", "attack/test_template_*.py", "attack/test_consent_binding.py",
+         "attack/test_wrong_time.py", "fault/test_gallery_full_disk.py"),
+    ),
+    "outbox": Room(
+        ("outbox/*.py",),
+        ("unit/test_outbox_*.py", "unit/test_replay.py", "unit/test_event_*.py", "fault/test_outbox_disk.py"),
+    ),
+    "protocol": Room(
+        ("protocol/*.py",),
+        ("unit/test_event_*.py", "unit/test_response.py", "contract/test_vectors.py", "contract/test_event_schema.py",
+         "unit/test_site_enrolment.py", "unit/test_resolve.py", "attack/test_event_*.py", "contract/test_topics.py",
+         "unit/test_uplink_health.py", "attack/test_granted_questions.py"),
+    ),
+    "unit": Room(("unit/*.py",), UNIT),
+    "site": Room(
+        ("site/*.py",),
+        ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py",
+         "attack/test_stolen_broker_key.py"),
+    ),
+    "clock": Room(("clock.py",), ("unit/test_timing.py", "attack/test_wrong_time.py")),
+    "config": Room(("config/*.py",), ("unit/test_config_*.py", "unit/test_installers_day.py")),
+    "uplink": Room(
+        ("uplink/*.py",),
+        ("unit/test_uplink_*.py", "attack/test_command_rights.py", "attack/test_commands_on_broker.py",
+         "fault/test_uplink_faults.py"),
+    ),
+    "mqtt": Room(("mqtt/*.py",), ("unit/test_uplink_credentials.py", "unit/test_uplink_session.py")),
+    "camera": Room(("camera/*.py",), ("unit/test_camera_*.py",)),
+    "files": Room(
+        ("files.py", "keys.py", "backoff.py"),
+        ("unit/test_keys.py", "unit/test_uplink_*.py", "unit/test_installers_day.py", "attack/test_site_secrets.py",
+         "attack/test_folder_of_the_service.py", "fault/test_site_power_cut.py", "fault/test_gallery_power_cut.py"),
+    ),
+}  # fmt: skip
+MEASURED = ("gate", "match", "gallery", "outbox", "protocol", "unit", "site", "clock", "config")
+
+
+def tests_of(room: str) -> list[str]:
+    """Test files of a room, as paths below the checkout; in the order in which to run them."""
+    found = [str(path.relative_to(ROOT)) for glob in ROOMS[room].tests for path in sorted((ROOT / "tests").glob(glob))]
+    return list(dict.fromkeys(found))
+
+
+def room_of(file: str) -> str:
+    """The room whose tests answer for ``agent/…``."""
+    path = Path(file).relative_to("agent")
+    return next(name for name, room in ROOMS.items() if any(path.match(glob) for glob in room.code))
+
+
+def copy_to(folder: Path) -> None:
+    """Copy the checkout as it stands: tracked files and new ones, without what git ignores."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def modules_of(room: str) -> list[str]:
+    """Files of a room as paths below the checkout."""
+    return sorted(str(path.relative_to(ROOT)) for glob in ROOMS[room].code for path in (ROOT / "agent").glob(glob))
