@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import yaml
 
-from tools.lib.mutate.rooms import ROOT, copy_to, room_of, tests_of
+from tools.lib.mutate.rooms import ROOT, copy_to, room_of, answering
 
 FILE = Path(__file__).with_name("faults.yaml")
 TIMEOUT_S = 900.0  # of the tests of one fault; a unit that hangs is noticed by the timeout of its test
@@ -47,7 +47,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def asked(self) -> list[str]:
         """The tests that should notice."""
-        return list(self.tests) or tests_of(room_of(self.file))
+        return list(self.tests) or answering(room_of(self.file))
 
 
 def read() -> list[Fault]:

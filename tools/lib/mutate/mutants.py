@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tools.lib.mutate.rooms import copy_to, modules_of, tests_of
+from tools.lib.mutate.rooms import copy_to, modules_of, answering
 
 BESIDE = ("models", "deploy", "tools", ".ci", ".github", "README.md", "LICENSE", ".gitignore")  # what tests look at
 STATUS = re.compile(r"^\s+(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
@@ -47,7 +47,7 @@ def _settings(room: str) -> str:
         "only_mutate": modules_of(room),
         "also_copy": list(BESIDE),
         "pytest_add_cli_args": ["-p", "no:xdist"],
-        "pytest_add_cli_args_test_selection": tests_of(room),
+        "pytest_add_cli_args_test_selection": answering(room),
     }
     return "\n[tool.mutmut]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lists.items())
 

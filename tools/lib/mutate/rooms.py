@@ -72,7 +72,7 @@ ROOMS = {
 MEASURED = ("gate", "match", "gallery", "outbox", "protocol", "unit", "site", "clock", "config")
 
 
-def tests_of(room: str) -> list[str]:
+def answering(room: str) -> list[str]:
     """Test files of a room, as paths below the checkout; in the order in which to run them."""
     found = [str(path.relative_to(ROOT)) for glob in ROOMS[room].tests for path in sorted((ROOT / "tests").glob(glob))]
     return list(dict.fromkeys(found))

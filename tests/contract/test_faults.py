@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of wrong lines stays true: what ``tools/mutate`` would try is there, and a test is there to notice.
+
+Whether the tests do notice takes an hour and is no part of a run of the tests: tests/README.md says when it was tried.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tools.lib.mutate.faults import Fault, read
+from tools.lib.mutate.rooms import MEASURED, ROOMS, ROOT, modules_of, answering
+
+FAULTS = read()
+
+
+def test_no_name_is_used_twice() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_wrong_line_can_be_put_in_is_a_program_and_has_tests(fault: Fault, tmp_path: Path) -> None:
+    copy = tmp_path / fault.file
+    copy.parent.mkdir(parents=True)
+    copy.write_text((ROOT / fault.file).read_text())
+    fault.put_into(tmp_path)
+    ast.parse(copy.read_text())
+    assert fault.asked()
+    assert all((ROOT / test).is_file() for test in fault.asked())
+    fault.take_out_of(tmp_path)
+    assert copy.read_text() == (ROOT / fault.file).read_text()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_has_code_and_each_of_its_globs_finds_tests(room: str) -> None:
+    assert modules_of(room)
+    assert answering(room)
+    for glob in ROOMS[room].tests:
+        assert list((ROOT / "tests").glob(glob)), glob
+
+
+def test_the_measured_rooms_are_rooms() -> None:
+    assert set(MEASURED) <= set(ROOMS)
