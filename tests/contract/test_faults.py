@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tools.lib.mutate.faults import Fault, read
-from tools.lib.mutate.rooms import MEASURED, ROOMS, ROOT, modules_of, answering
+from tools.lib.mutate.rooms import MEASURED, ROOMS, ROOT, answering, modules_of
 
 FAULTS = read()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from agent.subscribe.show import HEADER, as_columns, as_json
 from agent.subscribe.subscriber import Handed, Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from tools.lib.demo.brokers import DemoBroker
+from tools.lib.demo.picture import write_page
 from tools.lib.demo.report import Outcome, judge, stage_times, what_is_where
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, TOO_SLOW, UNIT, CommandError, DemoSite
 
@@ -136,8 +138,11 @@ def _has_stopped(received: list[Handed]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
     parser.add_argument("--json", action="store_true", help="events as JSON lines, then one summary object")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures of what happened")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the demo to look into it")
     args = parser.parse_args()
+    if args.html is not None and not os.access(args.html.parent, os.W_OK | os.X_OK):
+        parser.error(f"--html: there is no folder {args.html.parent} to write to: choose another place")
     folder = Path(tempfile.mkdtemp(prefix="postern-demo-"))
     try:
         outcome = Demo(folder, as_json_lines=args.json).play()
@@ -145,6 +150,15 @@ def main() -> int:
         print(f"tools/demo: {error}\ntools/demo: files are in {folder}", file=sys.stderr)
         return 1
     print(json.dumps(summary(outcome)) if args.json else "\n".join(lines(outcome, folder, kept=args.keep)))
+    if args.html is not None:
+        site = DemoSite(folder)
+        try:
+            write_page(args.html, site.config, SCENE, outcome.said, verdict(outcome))
+        except OSError as error:
+            print(f"tools/demo: cannot write {args.html} ({error.strerror}): choose another place", file=sys.stderr)
+            return 1
+        if not args.json:
+            print(f"\nwhat happened, in pictures: {args.html}")
     if outcome.ok and not args.keep:
         shutil.rmtree(folder)
     return 0 if outcome.ok else 1
@@ -163,14 +177,18 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def lines(outcome: Outcome, folder: Path, *, kept: bool) -> list[str]:
-    """The summary for people."""
-    verdict = "as expected" if outcome.ok else "NOT AS EXPECTED"
+def verdict(outcome: Outcome) -> str:
+    """One sentence: whether all went as it must."""
     matched, enrolled = ", ".join(outcome.matched) or "nobody", ", ".join(outcome.expected)
     others = f"{outcome.refused} refused and {len(outcome.unexpected)} unexpected events"
+    return f"{'as' if outcome.ok else 'NOT AS'} expected: matched {matched} of enrolled {enrolled}; {others}"
+
+
+def lines(outcome: Outcome, folder: Path, *, kept: bool) -> list[str]:
+    """The summary for people."""
     text = [
         "",
-        f"{verdict}: matched {matched} of enrolled {enrolled}; {others}",
+        verdict(outcome),
         f"{STRANGER} walked up to the door as well: no event, no counter, no log line, no embedding kept",
         f"{outcome.frames_per_second:.1f} frames/s (the scene's pace)",
         *stage_times(outcome),

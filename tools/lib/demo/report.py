@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from agent.protocol.event import MatchData
@@ -19,7 +20,10 @@ _RATE = re.compile(r"(\d+) frames in ([0-9.]+) s")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``matched`` are the people behind the verified matches, resolved with the site's key, in order."""
+    """``matched`` are the people behind the verified matches, resolved with the site's key, in order.
+
+    ``said`` is what each event told, and how many seconds after the unit's ``started``.
+    """
 
     expected: list[str]
     matched: list[str]
@@ -27,6 +31,7 @@ class Outcome:
     refused: int
     stages: dict[str, dict[str, int]]
     frames_per_second: float
+    said: list[tuple[float, str]]
 
     @property
     def ok(self) -> bool:
@@ -45,13 +50,23 @@ def judge(
     people = {bytes.fromhex(subject): person for person, subject in subjects.items()}
     matched: list[str] = []
     unexpected: list[str] = []
+    said: list[tuple[float, str]] = []
+    began: datetime | None = None
     for event in (one for one in received if isinstance(one, VerifiedEvent)):
         data = event.event.data
         if isinstance(data, MatchData):
             resolver = Resolver(key(data.audience, data.epoch), people)
             subject = resolver.resolve(data.subject, audience=data.audience, epoch=data.epoch)
             matched.append(people.get(subject or b"", "somebody unknown"))
-        elif getattr(data, "condition", None) not in {"started", "stopping"}:
+        condition = getattr(data, "condition", None)
+        began = event.event.moment if condition == "started" else began
+        after_s = 0.0 if began is None else (event.event.moment - began).total_seconds()
+        said.append(
+            (after_s, f"{matched[-1]} was matched" if isinstance(data, MatchData) else f"the unit: {condition}")
+        )
+        if isinstance(data, MatchData):
+            continue
+        if condition not in {"started", "stopping"}:
             unexpected.append(event.kind)
     stages = {
         name: {"count": int(count), "p50": int(p50), "p95": int(p95)} for name, count, p50, p95 in _STAGE.findall(log)
@@ -64,6 +79,7 @@ def judge(
         refused=sum(isinstance(one, Refusal) for one in received),
         stages=stages,
         frames_per_second=int(rate[1]) / float(rate[2]) if rate else 0.0,
+        said=said,
     )
 
 

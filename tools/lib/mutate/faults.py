@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import yaml
 
-from tools.lib.mutate.rooms import ROOT, copy_to, room_of, answering
+from tools.lib.mutate.rooms import ROOT, answering, copy_to, room_of
 
 FILE = Path(__file__).with_name("faults.yaml")
 TIMEOUT_S = 900.0  # of the tests of one fault; a unit that hangs is noticed by the timeout of its test

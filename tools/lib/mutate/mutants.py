@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tools.lib.mutate.rooms import copy_to, modules_of, answering
+from tools.lib.mutate.rooms import answering, copy_to, modules_of
 
 BESIDE = ("models", "deploy", "tools", ".ci", ".github", "README.md", "LICENSE", ".gitignore")  # what tests look at
 STATUS = re.compile(r"^\s+(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
