@@ -8,6 +8,7 @@ A Raspberry Pi has no battery-backed clock: wall time is a labelled statement (`
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +41,9 @@ class Clock(Protocol):
     def state(self) -> ClockState:
         """Whether the wall clock is known to be right."""
 
+    def refusal(self) -> str | None:
+        """Why nobody could be asked whether the clock is right, which ``state`` takes for no; None when one was."""
+
     def boot(self) -> str:
         """Name of the machine's present run, in which ``monotonic_ns`` can be compared; empty where it has none."""
 
@@ -51,7 +55,7 @@ class SystemClock:
     """The machine's clocks."""
 
     def __init__(self, *, mark: Path = TIMESYNC_MARK) -> None:
-        self._libc = ctypes.CDLL(None)
+        self._libc = ctypes.CDLL(None, use_errno=True)
         self._mark = mark
 
     def monotonic_ns(self) -> int:
@@ -61,7 +65,12 @@ class SystemClock:
         return datetime.now(UTC)
 
     def state(self) -> ClockState:
-        return "synced" if self._mark_holds() or self._kernel_is_synced() else "unsynced"
+        return "synced" if self._mark_holds() or 0 <= self._kernel_says() < TIME_ERROR else "unsynced"
+
+    def refusal(self) -> str | None:
+        if self._mark_holds() or self._kernel_says() >= 0:
+            return None
+        return os.strerror(ctypes.get_errno())
 
     def boot(self) -> str:
         try:
@@ -79,9 +88,10 @@ class SystemClock:
             return False
         return -MARK_AHEAD_S <= age_s <= SYNC_LASTS_S
 
-    def _kernel_is_synced(self) -> bool:
+    def _kernel_says(self) -> int:
+        """What adjtimex(2) answers; -1 where it may not be asked."""
         answer: int = self._libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
-        return 0 <= answer < TIME_ERROR
+        return answer
 
 
 class SimulatedClock:
@@ -100,6 +110,9 @@ class SimulatedClock:
 
     def state(self) -> ClockState:
         return self._state
+
+    def refusal(self) -> str | None:
+        return None
 
     def boot(self) -> str:
         return "simulated"

@@ -37,6 +37,7 @@ from agent.unit.generation import read_known
 from agent.unit.held import is_held
 from agent.unit.key_files import KeptFiles
 from agent.unit.looking import make_change_test, resolution
+from agent.unit.start_log import UNASKED_CLOCK
 from agent.unit.stores import open_gallery
 from agent.uplink.health import read_disk_free
 
@@ -134,6 +135,8 @@ def check_clock(_: Config, clock: Clock) -> Found:
     """Order never depends on the clock, but certificates, epochs and consents do."""
     if clock.state() == "synced":
         yield "ok", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, synchronised"
+    elif (refusal := clock.refusal()) is not None:
+        yield "fault", UNASKED_CLOCK.format(refusal)
     else:
         text = "not known to be right: let systemd-timesyncd reach a time server; until then events say 'unsynced'"
         yield "advice", f"{clock.now():%Y-%m-%d %H:%M:%S} UTC, {text}"

@@ -194,7 +194,7 @@ class Service:
 
         log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
-        tell_asked(self._stores, self._on_condition)
+        tell_asked(self._stores, self._clock, self._on_condition)
         began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping, self._door.outputs):
             try:

@@ -11,11 +11,17 @@ import msgspec
 
 from agent.audit.chain import Fact, Kind
 from agent.audit.log import AuditLog
+from agent.clock import Clock
 from agent.protocol.event import Condition
 from agent.unit.confirm import tell_ageing
 from agent.unit.stores import Stores
 
 log = logging.getLogger("postern")
+
+UNASKED_CLOCK = (
+    "nobody could be asked whether the clock is right ({}), so events say 'unsynced': allow adjtimex, as the shipped"
+    " postern.service does"
+)
 
 # A fact of ``started`` that differs from the last start's, and the entry that says so.
 CHANGES: Mapping[str, Kind] = {
@@ -37,8 +43,10 @@ def log_start(audit: AuditLog, facts: Mapping[str, Fact]) -> None:
     audit.append("started", facts)
 
 
-def tell_asked(stores: Stores, on_condition: Callable[[Condition], None]) -> None:
-    """Say at each start what the site has to say before the unit does all of its work."""
+def tell_asked(stores: Stores, clock: Clock, on_condition: Callable[[Condition], None]) -> None:
+    """Say at each start what the site has to say before the unit does all of its work, and what it could not ask."""
+    if (refusal := clock.refusal()) is not None:
+        log.warning("%s", UNASKED_CLOCK.format(refusal))
     if (doubt := stores.generation.doubt) is not None:
         log.error("%s", doubt)
         on_condition("tamper")

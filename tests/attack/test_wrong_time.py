@@ -7,8 +7,11 @@ not, while the unit runs and across a restart. Honest time is the simulated cloc
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -20,13 +23,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.clock import SYNC_LASTS_S, ClockState, SimulatedClock, SystemClock
+from agent.clock import SYNC_LASTS_S, TIME_ERROR, ClockState, SimulatedClock, SystemClock
 from agent.errors import ConsentError
 from agent.gallery.consent import ConsentRecord
 from agent.outbox.epoch_keys import EpochKeys, save
 from agent.protocol.pseudonym import EpochKey, epoch_of
 from agent.unit.confirm import Confirming
 from agent.unit.housekeeping import CLOCK_STEP_EVERY_S, Duties, Housekeeping
+from tests.simulators.forbidden_calls import CLOCK_CALLS, FILTERLESS
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.unit_life import enrol, opened, write_unit
 
@@ -262,7 +266,7 @@ class Silent:
 def test_a_mark_of_time_that_is_old_or_from_the_future_means_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "synchronized"
     clock = SystemClock(mark=mark)
-    clock._kernel_is_synced = lambda: False  # type: ignore[method-assign]
+    clock._kernel_says = lambda: TIME_ERROR  # type: ignore[method-assign]
     assert clock.state() == "unsynced"
     now = clock.now().timestamp()
     for age_s, state in (
@@ -275,6 +279,30 @@ def test_a_mark_of_time_that_is_old_or_from_the_future_means_nothing(tmp_path: P
         mark.touch()
         os.utime(mark, (now - age_s, now - age_s))
         assert clock.state() == state, age_s
+
+
+@pytest.mark.parametrize(("answer", "state"), [(0, "synced"), (4, "synced"), (5, "unsynced"), (-1, "unsynced")])
+def test_what_the_kernel_says_counts_and_what_it_does_not_say_is_no(tmp_path: Path, answer: int, state: str) -> None:
+    clock = SystemClock(mark=tmp_path / "none")
+    clock._kernel_says = lambda: answer  # type: ignore[method-assign]
+    assert clock.state() == state
+    assert (clock.refusal() is None) == (answer >= 0)
+
+
+ASK = """
+from agent.clock import SystemClock
+from pathlib import Path
+clock = SystemClock(mark=Path("/nowhere"))
+print(clock.state(), clock.refusal())
+"""
+
+
+def test_a_sandbox_that_forbids_to_ask_is_told_as_that(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.simulators.forbidden_calls", *CLOCK_CALLS, "--", sys.executable, "-c", ASK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == FILTERLESS:
+        pytest.skip("this machine takes no filter of system calls")
+    assert done.stdout.split(maxsplit=1) == ["unsynced", f"{os.strerror(errno.EPERM)}\n"], done.stderr
 
 
 @EVERY

@@ -46,6 +46,31 @@ def test_the_service_is_hardened(tmp_path: Path) -> None:
     assert float(exposure[1]) <= MAX_EXPOSURE
 
 
+@needs_systemd
+def test_the_service_may_ask_whether_the_clock_is_right_and_not_set_it() -> None:
+    assert setting("ProtectClock") == []
+    assert setting("CapabilityBoundingSet") == [""]
+    allowed: set[str] = set()
+    for line in setting("SystemCallFilter"):  # a list with '~' takes away, in the order of the file
+        calls = {call for name in line.removeprefix("~").split() for call in calls_of(name)}
+        allowed = allowed - calls if line.startswith("~") else allowed | calls
+    assert {"adjtimex", "clock_adjtime", "clock_gettime"} <= allowed
+    assert not {"clock_settime", "settimeofday", "stime", "mount", "reboot"} & allowed
+
+
+def calls_of(name: str) -> set[str]:
+    """The system calls of one of systemd's sets, or the one."""
+    if not name.startswith("@"):
+        return {name}
+    command = ["systemd-analyze", "syscall-filter", "--no-pager", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    found: set[str] = set()
+    for word in (line.strip() for line in done.stdout.splitlines()[1:]):
+        if word and not word.startswith("#"):
+            found |= calls_of(word)
+    return found
+
+
 def test_the_service_never_hides_cpuinfo_from_the_model_runtime() -> None:
     assert setting("ProcSubset") == []
 

@@ -195,3 +195,17 @@ def test_an_unknown_check_is_refused_with_the_known_ones(file: Path, capsys: pyt
     with pytest.raises(SystemExit):
         main(["doctor", "everything", "-c", str(file)])
     assert ", ".join(CHECKS) in capsys.readouterr().err
+
+
+class Forbidden(SimulatedClock):
+    """A clock of which nobody may ask whether it is right."""
+
+    def refusal(self) -> str:
+        return "Operation not permitted"
+
+
+def test_a_clock_that_nobody_may_ask_about_is_a_fault_and_not_a_clock_that_is_wrong(file: Path) -> None:
+    (finding,) = findings("clock", file, Forbidden(state="unsynced"))
+    assert finding.state == "fault"
+    assert "Operation not permitted" in finding.text
+    assert "adjtimex" in finding.text
