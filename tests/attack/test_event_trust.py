@@ -138,3 +138,15 @@ def test_replaced_key_is_bound_by_its_last_number(unit: SigningUnit) -> None:
 def test_list_that_is_not_of_its_version_is_refused(unit: SigningUnit, changes: dict[str, Any]) -> None:
     token = msgspec.structs.replace(trust_list(unit), **changes).sign(SITE).encode()
     assert refusal_of(lambda: TrustedUnits.from_signed(token, SITE.public)) == "malformed"
+
+
+def test_event_of_a_unit_that_joined_later_says_that_the_list_is_older(
+    unit: SigningUnit, verifier: Verifier, tmp_path: Path
+) -> None:
+    later = SigningUnit(tmp_path / "later.db", "door-9")
+    row = later.say()
+    with pytest.raises(VerificationError) as refusal:
+        verifier.check(later.topic(row), row.payload, START)
+    assert refusal.value.reason == "unknown_unit"
+    assert "if the unit joined later, fetch the newest trust.jws" in str(refusal.value)
+    assert f"list {trust_list(unit).serial} " in str(refusal.value)

@@ -78,7 +78,9 @@ def test_the_service_never_hides_cpuinfo_from_the_model_runtime() -> None:
 def test_the_service_is_restarted_unless_a_person_is_needed() -> None:
     assert setting("Restart") == ["always"]
     waits_for_a_person = (errors.RefusedError, errors.KeyStoreError)
-    assert setting("RestartPreventExitStatus") == [" ".join(str(error.exit_status) for error in waits_for_a_person)]
+    assert setting("RestartPreventExitStatus") == [
+        " ".join([*(str(error.exit_status) for error in waits_for_a_person), "SIGILL"])
+    ]
     assert setting("StartLimitIntervalSec") == ["0"]
     assert setting("Type") == ["notify"]
     assert int(setting("WatchdogSec")[0]) <= 30

@@ -18,12 +18,14 @@ from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
+from agent.process_lock import ProcessLock
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.unit.doctor import CERTIFICATE_NOTICE, CHECKS, Finding, examine
 from tests.simulators.broker import RealBroker
 from tests.simulators.pki import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
+MANIFEST = Path(__file__).parents[2] / "models" / "manifest.yaml"
 UNIT = "door-3"
 
 
@@ -209,3 +211,21 @@ def test_a_clock_that_nobody_may_ask_about_is_a_fault_and_not_a_clock_that_is_wr
     assert finding.state == "fault"
     assert "Operation not permitted" in finding.text
     assert "adjtimex" in finding.text
+
+
+@pytest.mark.parametrize("source", ["rtsp", "v4l2"])
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_camera_that_gives_nothing_is_the_running_units_only_where_one_runs_and_holds_it(
+    file: Path, source: str, *, runs: bool
+) -> None:
+    pytest.importorskip("av")
+    own = {"rtsp": {"url": "rtsp://127.0.0.1:9/live", "timeout_s": 2}, "v4l2": {"device": "/dev/video-none"}}[source]
+    changes = {"camera": {"source": source, **own}, "models": {"manifest": str(MANIFEST)}}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+    lock = ProcessLock(load_config(file).gallery.path) if runs else None
+    (finding,) = findings("camera", file)
+    if lock is not None:
+        lock.release()
+    assert finding.state == "fault"
+    assert "gives no pictures" in finding.text
+    assert ("the unit is running" in finding.text) == (runs and source == "v4l2")
