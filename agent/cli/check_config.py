@@ -74,16 +74,9 @@ def _opens(config: Config) -> str:
         return "nothing"
     return "; ".join(
         f"{' and '.join(rule.then)} for a {'question that is verified' if rule.when == 'verified' else 'match'}, "
-        f"once in {rule.cooldown_s} s a person, {_liveness(config, rule.liveness)}"
+        f"once in {rule.cooldown_s} s a person, {'if liveness passed' if rule.liveness == 'passed' else 'UNCHECKED: A PHOTOGRAPH OPENS IT'}"
         for rule in config.rules
     )
-
-
-def _liveness(config: Config, wanted: str) -> str:
-    if wanted != "passed":
-        return "UNCHECKED: A PHOTOGRAPH OPENS IT"
-    checks = config.liveness == "require"
-    return "if liveness passed" if checks else "NEVER: NOTHING CHECKS LIVENESS (set 'liveness: require')"
 
 
 def _what(config: Config) -> str:

@@ -128,6 +128,10 @@ def _view(config: Config) -> list[Problem]:
     return []
 
 
+WAITS_IN_VAIN = (
+    "it would never open: it waits for liveness, which is not checked; set 'liveness: require', or the rule's"
+    " 'liveness' to \"unchecked: a photograph opens it\""
+)
 _Point = tuple[float, float]
 
 
@@ -233,6 +237,8 @@ def _rules(config: Config) -> list[Problem]:
                     f"there is no such zone: the activation's name is '{config.activation.name}'",
                 )
             )
+        if config.liveness == "not_checked" and rule.liveness == "passed":
+            problems.append((("rules", number), WAITS_IN_VAIN))
         known = ", ".join(outputs) or "none, add it under 'outputs'"
         problems += [
             (("rules", number, "then", position), f"there is no output '{name}'; there are: {known}")

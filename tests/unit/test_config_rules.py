@@ -141,7 +141,8 @@ def test_every_alternative_of_the_example_loads() -> None:
     blocks = _alternatives()
     assert len(blocks) == 8
     for block in blocks:
-        config(profile="demo", **yaml.safe_load(block))
+        said = yaml.safe_load(block)
+        config(profile="demo", liveness="require" if "rules" in said else "not_checked", **said)
 
 
 def _schema_keys() -> set[tuple[str, str]]:
@@ -222,3 +223,14 @@ def test_liveness_that_nobody_could_pass_is_refused_before_the_unit_starts() -> 
         make_liveness(config(liveness="require"), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
     off = make_liveness(config(), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
     assert isinstance(off, UncheckedLiveness)
+
+
+def test_a_rule_that_waits_for_what_is_not_checked_is_refused() -> None:
+    door = {
+        "outputs": [{"name": "strike", "kind": "event"}],
+        "rules": [{"name": "staff", "then": ["strike"]}],
+    }
+    refused(r"rules\[0\]: it would never open: it waits for liveness.*liveness: require", **door)
+    assert config(liveness="require", **door).rules[0].liveness == "passed"
+    said = {"rules": [{"name": "staff", "then": ["strike"], "liveness": "unchecked: a photograph opens it"}]}
+    assert config(**(door | said)).liveness == "not_checked"

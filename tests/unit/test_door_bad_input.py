@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
 CHIP = "/dev/gpiochip0"
 STRIKE = {"name": "strike", "kind": "gpio", "chip": CHIP, "line": 27}
-STAFF = {"name": "staff", "then": ["strike"]}
+STAFF = {"name": "staff", "then": ["strike"], "liveness": "unchecked: a photograph opens it"}
 BUTTON = {"kind": "gpio", "chip": CHIP, "line": 17}
 
 
@@ -95,7 +95,7 @@ def test_check_config_refuses_what_this_machine_has_not(tmp_path: Path, capsys: 
     assert all(chip in line for line in told)
     assert main(["check-config", "--elsewhere", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "strike for a match, once in 10 s a person, NEVER: NOTHING CHECKS LIVENESS" in said
+    assert "strike for a match, once in 10 s a person, UNCHECKED: A PHOTOGRAPH OPENS IT" in said
     assert "who consented, by command or here, and presses the button" in said
 
 
