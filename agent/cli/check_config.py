@@ -72,9 +72,10 @@ def _enrols(config: Config) -> str:
 def _opens(config: Config) -> str:
     if not config.rules:
         return "nothing"
+    live = {"passed": "if liveness passed"}
     return "; ".join(
         f"{' and '.join(rule.then)} for a {'question that is verified' if rule.when == 'verified' else 'match'}, "
-        f"once in {rule.cooldown_s} s a person, {'if liveness passed' if rule.liveness == 'passed' else 'UNCHECKED: A PHOTOGRAPH OPENS IT'}"
+        f"once in {rule.cooldown_s} s a person, {live.get(rule.liveness, 'UNCHECKED: A PHOTOGRAPH OPENS IT')}"
         for rule in config.rules
     )
 
