@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -221,3 +223,13 @@ def test_a_button_shuts_early_and_a_second_press_starts_anew() -> None:
     gate.open_window(20)
     gate.shut()
     assert not gate.admit([track(face(640, 360))], timestamp_ns=21, **SIZE)
+
+
+@pytest.mark.parametrize(
+    ("wide", "high", "fits"), [(120, 120, True), (120, 80, True), (80, 120, True), (120, 79, False), (79, 120, False)]
+)
+def test_the_smaller_side_of_a_face_counts(wide: float, high: float, fits: bool) -> None:
+    shown = replace(face(640, 360, 100), box=(640 - wide / 2, 360 - high / 2, 640 + wide / 2, 360 + high / 2))
+    limits = FaceLimits(min_face_px=80)
+    assert (limits.refusal(track(shown)) is None) == fits
+    assert admitted_after(zone_gate(limits=limits), shown, 2 * DWELL) == fits
