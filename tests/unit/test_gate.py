@@ -233,3 +233,34 @@ def test_the_smaller_side_of_a_face_counts(wide: float, high: float, fits: bool)
     limits = FaceLimits(min_face_px=80)
     assert (limits.refusal(track(shown)) is None) == fits
     assert admitted_after(zone_gate(limits=limits), shown, 2 * DWELL) == fits
+
+
+def test_of_two_faces_the_larger_in_area_is_the_nearest_and_not_the_wider() -> None:
+    gate = ButtonGate(zone="door", window_ns=10 * DWELL, limits=FaceLimits(min_face_px=40))
+    gate.open_window(0)
+    wide = replace(face(300, 360, 100), box=(230, 310, 370, 410))  # 140 x 100
+    tall = replace(face(900, 360, 100), box=(840, 240, 960, 480))  # 120 x 240
+    shown = [track(wide, id_=1), track(tall, id_=2)]
+    assert [one.id for one in gate.admit(shown, **SIZE, timestamp_ns=FRAME)] == [2]
+
+
+@pytest.mark.parametrize("broken", [{"x": 100}, {"width": 60}, {"yaw": 40}])
+def test_a_frame_in_which_a_condition_does_not_hold_begins_the_dwell_anew(broken: dict[str, float]) -> None:
+    gate = zone_gate()
+    good = face(640, 360)
+    bad = face(broken.get("x", 640), 360, broken.get("width", 120), yaw=broken.get("yaw", 0))
+    admitted = []
+    for now in range(0, 3 * DWELL, FRAME):
+        shown = bad if now == DWELL - FRAME else good
+        admitted.append(bool(gate.admit([track(shown, now=now)], **SIZE, timestamp_ns=now)))
+    again = DWELL + DWELL  # in frames: it is good again from DWELL on
+    assert not any(admitted[: again // FRAME])
+    assert all(admitted[again // FRAME :])
+
+
+def test_a_clock_that_goes_back_begins_the_dwell_anew() -> None:
+    gate = zone_gate()
+    assert admitted_after(gate, face(640, 360), 2 * DWELL)
+    assert not gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=DWELL)
+    assert not gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=2 * DWELL - FRAME)
+    assert gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=2 * DWELL)
