@@ -86,12 +86,13 @@ def test_the_threshold_is_that_of_the_gallery_in_use() -> None:
     decider, like = Decider(POLICY), POLICY.threshold(SIZE, 3).value + 0.01
     crops = repeat(3, 0, like=like)
     assert run(decider, *crops)[-1] == (ANNA,)
-    decider = Decider(POLICY)
-    for number, frame in enumerate(repeat(3, 0, like=like)):
-        decider.take(0, frame[0], number * FRAME)
-        found = decider.compare(partial(compare, references=GALLERY), number * FRAME)
-        decision = decider.update(found, gallery_size=400, zone="door", timestamp_ns=number * FRAME)
-    assert not decision.seen
+    for fresh in (decider, Decider(POLICY)):  # also of one that knew a smaller gallery
+        fresh.begin_act()
+        for number, frame in enumerate(repeat(3, 0, like=like)):
+            fresh.take(0, frame[0], number * FRAME)
+            found = fresh.compare(partial(compare, references=GALLERY), number * FRAME)
+            decision = fresh.update(found, gallery_size=400, zone="door", timestamp_ns=number * FRAME)
+        assert not decision.seen
 
 
 def test_a_face_swapped_within_a_track_decides_nothing() -> None:

@@ -19,7 +19,8 @@ class Room(NamedTuple):
 
 
 UNIT = (
-    "unit/test_pipeline*.py", "unit/test_configured_parts.py", "unit/test_door_*.py", "unit/test_command_log.py", "unit/test_enrolment_live.py",
+    "unit/test_pipeline*.py", "unit/test_configured_parts.py", "unit/test_door_*.py",
+    "unit/test_command_log.py", "unit/test_enrolment_live.py",
     "unit/test_event_records.py", "unit/test_installers_day.py", "unit/test_key_rotation.py", "unit/test_looking.py",
     "unit/test_measured_range.py", "unit/test_on_the_spot.py", "unit/test_scene_camera.py", "unit/test_start_log.py",
     "unit/test_verbs.py", "unit/test_verification.py", "unit/test_what_runs_out.py", "attack/test_erasure.py",
@@ -40,7 +41,8 @@ ROOMS = {
     ),
     "outbox": Room(
         ("outbox/*.py",),
-        ("unit/test_outbox_*.py", "unit/test_replay.py", "unit/test_event_*.py", "unit/test_configured_parts.py", "fault/test_outbox_disk.py"),
+        ("unit/test_outbox_*.py", "unit/test_replay.py", "unit/test_event_*.py",
+         "unit/test_configured_parts.py", "fault/test_outbox_disk.py"),
     ),
     "protocol": Room(
         ("protocol/*.py",),
