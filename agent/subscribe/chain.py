@@ -236,6 +236,9 @@ class Chain:
 
     def _settle(self) -> None:
         """Close the admissions that leave nothing open."""
+        if not self._missing and not self._admitted:  # as nearly always
+            self._expected.clear()
+            return
         still: list[Admission] = []
         for entry in self._admitted:
             inside = (Gap(max(gap.first, entry.first), min(gap.last, entry.last)) for gap in self._missing)

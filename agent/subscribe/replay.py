@@ -66,6 +66,8 @@ class _Unit:
     asked: Asked | None = None
     range: Range | None = None
     number: int = 0
+    challenged: bool = False  # by the question before: one that is asked twice for the time says nothing new
+    nonce: str | None = None  # of a unit that does not know the time: the question is signed again with it
 
 
 class Replays:
@@ -153,17 +155,21 @@ class Replays:
             expires_at=int(now) + VALIDITY_S,
             transaction=self._random(8).hex(),
             args=msgspec.to_builtins(unit.range),
+            nonce=unit.nonce,
         )
         signed = self._key.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE)
         payload = f"{self._grant}{SEPARATOR}{signed}".encode()
         unit.asked = Asked(self._site, name, VERB, command.transaction, command_digest(payload))
-        unit.due_ns = now_ns + round(ANSWER_S * 1e9)
+        unit.due_ns, unit.challenged, unit.nonce = now_ns + round(ANSWER_S * 1e9), unit.nonce is not None, None
         return f"{Topics(self._site, name).base}/request/{VERB}", payload
 
     def _refused(self, name: str, unit: _Unit, answer: SignedResponse, now_ns: int) -> None:
         if answer.next_seq is not None and answer.next_seq > unit.number:
             unit.number = answer.next_seq
             unit.due_ns = now_ns + round(PACE_S * 1e9)
+            return
+        if answer.error == "challenge" and answer.nonce is not None and not unit.challenged:
+            unit.nonce, unit.due_ns = answer.nonce, now_ns + round(PACE_S * 1e9)
             return
         self._pause(unit, now_ns)
         raise VerificationError(

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +85,13 @@ def test_signed_bytes_leave_the_signature_out() -> None:
     )
     assert canonical({**members, "sig": "anything"}) == canonical(members)
     assert digest(canonical(members)).startswith("sha256:")
+
+
+MEMBERS = st.none() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(exclude_categories=["Cs"]))
+ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
+
+
+@given(st.dictionaries(ASCII, MEMBERS | st.dictionaries(ASCII, MEMBERS, max_size=4), max_size=6))
+def test_signed_bytes_are_those_of_rfc_8785(members: dict[str, Any]) -> None:
+    members.pop("sig", None)
+    assert canonical(members) == rfc8785.dumps(members)

@@ -19,6 +19,7 @@ from agent.subscribe.verify import Loss, VerifiedEvent
 from tests.simulators.broker import wait_until
 from tests.simulators.replaying import AskedUnit
 from tests.simulators.signing_unit import trust_list
+from tests.simulators.unit_on_broker import SkippingClock
 from tests.unit.test_uplink_subscribe import Site, take
 
 pytestmark = pytest.mark.broker
@@ -68,6 +69,27 @@ def miss(site: AskingSite, count: int, pause_s: float = 0.0) -> None:
         site.clock.skipped_s += pause_s
         site.unit.say()
     wait_until(lambda: site.unit.outbox.depth() == 0)
+
+
+def test_unit_that_does_not_know_the_time_is_asked_again_with_its_challenge(tmp_path: Path) -> None:
+    """Its clock is not synchronised, so it believes no time in a question."""
+    site = AskingSite(tmp_path, clock=SkippingClock("unsynced"))
+    state = StateFile(site.folder / "seen.db")
+    try:
+        with site.subscriber(state=state, replays=site.replays) as events:
+            site.unit.start()
+            site.unit.say()
+            take(events, 1)
+        miss(site, 5)
+        with site.subscriber(state=state, replays=site.replays) as events:
+            site.unit.say()
+            wait_until(lambda: site.unit.outbox.depth() == 0)
+            site.clock.skipped_s += 3.1
+            hear(site, events, 7)
+            assert events.verifier.all_missing() == {}
+    finally:
+        site.unit.uplink.stop()
+        site.broker.stop()
 
 
 @pytest.mark.timeout(240)

@@ -57,6 +57,17 @@ class DemoBroker:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def crash(self) -> None:
+        """End it as a power cut does, and start it again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.start()
+
     def reload(self, site: SiteFiles) -> None:
         """Take the site's present access and revocation lists, as after each change."""
         shutil.copy(site.acl, self._folder / "acl")

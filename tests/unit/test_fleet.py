@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fleet of simulated units: its books are right, and what it cannot do is one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tools.lib.fleet.__main__ import main
+from tools.lib.fleet.report import percentiles
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(240)
+def test_fleet_under_faults_loses_nothing_and_says_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """A unit that is killed, links that are cut, a broker that forgets everything; what was missed is said again."""
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
+        pytest.skip("mosquitto is not installed")
+    words = ["--units", "3", "--rate", "15", "--seconds", "22", "--faults", "kill,cut,broker", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"]
+    assert told["signed"] == told["delivered"] > 100
+    assert told["faults"] == {"kill": 1, "cut": 1, "broker": 1}
+    assert told["late"] > 0
+    assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"] <= told["latency_ms"]["max"]
+    assert min(told["units_cpu_s"], told["subscriber_cpu_s"], told["broker_cpu_s"]) > 0
+
+
+def test_fleet_joins_a_site_for_a_given_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "fleet"
+    assert main(["join", str(folder), "--units", "2", "--host", "broker.example"]) == 0
+    assert "to the broker" in capsys.readouterr().out
+    assert (folder / "site" / "broker" / "broker.crt").exists()
+    assert {path.name for path in (folder / "units").iterdir()} == {"unit-0001", "unit-0002"}
+    assert main(["join", str(folder), "--units", "2", "--host", "broker.example"]) > 0
+    assert "holds a fleet already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "nowhere", "--broker", "127.0.0.1:1"], "holds no fleet"),
+        (["--units", "0"], "--units is from 1"),
+        (["verify", "--events", "5"], "--events at least"),
+    ],
+)
+def test_fleet_that_cannot_be_is_one_sentence(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) > 0
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--faults", "fire"], ["--rate", "0"]])
+def test_fault_that_nobody_knows_ends_it_before_it_begins(words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="faults are of cut,kill,broker"):
+        main([*words, "--units", "1"])
+
+
+def test_broker_of_somebody_else_is_not_killed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="broker of its own"):
+        main(["run", str(tmp_path), "--broker", "127.0.0.1:1", "--faults", "broker"])
+
+
+def test_verifier_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["verify", "--units", "20", "--events", "2000", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["events"] == 2000
+    assert told["per_second"] > 500, "even on a machine that does much else"
+    assert told["restart_s"] < 5
+    assert told["warm_mib"] > 0
+
+
+def test_percentiles_are_of_what_was_measured() -> None:
+    assert percentiles([]) == {"p50": None, "p99": None, "max": None}
+    assert percentiles([4, 1, 3, 2]) == {"p50": 2, "p99": 4, "max": 4}

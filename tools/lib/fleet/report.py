@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a fleet's events: for people, and for machines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``latency_ms``: from the moment before an event was signed until a subscriber had verified it."""
+
+    units: int
+    seconds: float
+    signed: int
+    delivered: int
+    lost: int
+    altered: int
+    repeated: int
+    refused: dict[str, int]
+    late: int
+    latency_ms: dict[str, float | None]
+    units_cpu_s: float
+    subscriber_cpu_s: float
+    broker_cpu_s: float | None
+    faults: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Everything that was signed was delivered as it was signed, and nothing else was believed."""
+        return self.signed > 0 and self.lost == self.altered == 0 and not self.refused
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+    def table(self) -> Table:
+        shown = Table(title=f"{self.units} units, {self.seconds:.0f} s, {sum(self.faults.values())} faults")
+        shown.add_column("")
+        shown.add_column("", justify="right")
+        rows: dict[str, object] = {name: getattr(self, name) for name in ("signed", "delivered", "lost", "altered")}
+        rows |= {"repeated by the broker": self.repeated, "late": self.late}
+        rows |= {f"refused: {reason}": count for reason, count in self.refused.items()}
+        rows |= {f"latency {name}": _ms(value) for name, value in self.latency_ms.items()}
+        rows |= {"CPU of all units": _cpu(self.units_cpu_s, self.signed)}
+        rows |= {"CPU of the subscriber": _cpu(self.subscriber_cpu_s, self.delivered)}
+        rows |= {"CPU of the broker": _cpu(self.broker_cpu_s, self.delivered)}
+        for name, value in rows.items():
+            shown.add_row(name, str(value))
+        return shown
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    """p50, p99 and the highest, by nearest rank; None without values."""
+    ordered = sorted(values)
+    ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: ordered[math.ceil(share * len(ordered)) - 1] if ordered else None for name, share in ranks.items()}
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _cpu(seconds: float | None, events: int) -> str:
+    if seconds is None:
+        return "not measured"
+    return f"{seconds:.1f} s" + (f", {seconds / events * 1000:.2f} ms an event" if events else "")

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fleet speaks against a broker while things go wrong; then what was signed is held against what was verified."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import RefusedError
+from agent.outbox.queue import Head
+from tools.lib.demo.brokers import DemoBroker
+from tools.lib.fleet.audit import Audit
+from tools.lib.fleet.report import Report, percentiles
+from tools.lib.fleet.site import FleetSite
+from tools.lib.rig.ledger import balance
+from tools.lib.rig.process import head_of
+from tools.lib.rig.proxy import FaultyProxy
+
+PER_PROCESS = 25  # units, each with a thread
+FLUSH_S = 90.0
+SETTLE_S = 60.0  # for what is asked for again
+FAULT_EVERY_S = 5.0
+DOWN_S = 1.0  # a broker that was killed
+LOOPBACK = "127.0.0.1"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Group:
+    """Units in one process; ``link`` stands between them and the broker where links are to be cut."""
+
+    command: list[str]
+    link: FaultyProxy | None
+    process: subprocess.Popen[str] | None = None
+    cpu_s: float = 0.0  # of processes that were killed
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def kill(self) -> None:
+        """As ``kill -9`` or a power cut: what was signed is in the outboxes."""
+        if self.process is not None:
+            self.cpu_s += cpu_of(self.process.pid) or 0.0
+            self.process.kill()
+            self.process.communicate()
+
+    def quieten(self) -> None:
+        """Let the units deliver what they have, and say nothing new."""
+        if self.process is not None and self.process.stdin and self.process.stdout:
+            self.process.stdin.write("stop\n")
+            self.process.stdin.flush()
+            told = self.process.stdout.readline()
+            if not told:
+                raise RefusedError("a process with units ended by itself: look above")
+            self.cpu_s += float(told)
+
+    def finish(self) -> None:
+        """End the units, which answer until then."""
+        if self.process is not None:
+            self.process.communicate("end\n", timeout=FLUSH_S)
+            self.process = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """How a fleet is run; ``faults`` are of ``kill``, and with a broker of its own ``cut`` and ``broker``."""
+
+    rate: float
+    seconds: float
+    faults: Sequence[str] = ()
+    broker: tuple[str, int] | None = None
+    pid: int | None = None
+    done: Counter[str] = field(default_factory=Counter)
+
+
+def run(fleet: FleetSite, plan: Plan) -> Report:
+    """Run it; RefusedError where the fleet or its broker is not there."""
+    names = fleet.names()
+    with ExitStack() as stack:
+        broker = None
+        if plan.broker is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-fleet-")))
+            broker = stack.enter_context(DemoBroker(fleet.files, folder / "broker"))
+            if broker.protocol != "5":
+                raise RefusedError("a fleet needs MQTT 5: apt-get install mosquitto")
+        host, port = plan.broker or (LOOPBACK, broker.port if broker else 0)
+        pid = plan.pid if broker is None else broker.pid
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-fleet-"))) / "seen.db"
+        audit = stack.enter_context(Audit(fleet, host, port, state=state))
+        groups = [_group(fleet, part, plan, host, port, stack, share=len(part) / len(names)) for part in _parts(names)]
+        spent, began = _Spent(pid), time.monotonic()
+        for group in groups:
+            group.start()
+            stack.callback(group.kill)
+        _live(plan, groups, broker, spent)
+        for group in groups:
+            group.quieten()
+        seconds = time.monotonic() - began
+        heads = {name: head_of(fleet.unit(name) / "outbox.db") for name in names}
+        _settle(lambda: len(audit.arrived) == sum(head.seq for head in heads.values()))
+        cpu_s = spent.total()
+        for group in groups:
+            group.finish()
+    return _report(fleet, plan, audit, heads, seconds=seconds, units_s=sum(one.cpu_s for one in groups), broker_s=cpu_s)
+
+
+def cpu_of(pid: int) -> float | None:
+    """CPU seconds of a process so far; None when it is not one of this machine."""
+    with suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+    return None
+
+
+class _Spent:
+    """CPU seconds of a broker, also of one that is killed and started again."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._before, self._pid = 0.0, pid
+        self._base = cpu_of(pid) if pid is not None else None
+
+    def moves_to(self, pid: Callable[[], int | None], between: Callable[[], None]) -> None:
+        self._before = self.total() or 0.0
+        between()
+        self._pid, self._base = pid(), 0.0
+
+    def total(self) -> float | None:
+        now = cpu_of(self._pid) if self._pid is not None else None
+        return None if now is None or self._base is None else self._before + now - self._base
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(names), PER_PROCESS):
+        yield names[first : first + PER_PROCESS]
+
+
+def _group(
+    fleet: FleetSite, names: Sequence[str], plan: Plan, host: str, port: int, stack: ExitStack, *, share: float
+) -> Group:
+    link = stack.enter_context(FaultyProxy(port)) if "cut" in plan.faults else None
+    place = (host, str(port)) if link is None else (LOOPBACK, str(link.port))
+    rate = str(plan.rate * share)
+    return Group([sys.executable, "-m", "tools.lib.fleet.worker", str(fleet.folder), *place, rate, *names], link)
+
+
+def _live(plan: Plan, groups: list[Group], broker: DemoBroker | None, spent: _Spent) -> None:
+    """Let them speak; every few seconds one fault, in turn."""
+    end, turn = time.monotonic() + plan.seconds, 0
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(FAULT_EVERY_S, left))
+        if not plan.faults or end - time.monotonic() < FAULT_EVERY_S:
+            continue
+        fault, turn = plan.faults[turn % len(plan.faults)], turn + 1
+        plan.done[fault] += 1
+        group = random.choice(groups)
+        if fault == "kill":
+            group.kill()
+            group.start()
+        elif fault == "cut" and group.link is not None:
+            group.link.cut()
+        elif fault == "broker" and broker is not None:
+            spent.moves_to(lambda: broker.pid, broker.crash)
+
+
+def _settle(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + SETTLE_S
+    while not done() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _report(
+    fleet: FleetSite,
+    plan: Plan,
+    audit: Audit,
+    heads: dict[str, Head],
+    *,
+    seconds: float,
+    units_s: float,
+    broker_s: float | None,
+) -> Report:
+    books = {name: balance([head], audit.events.get(name, [])) for name, head in heads.items()}
+    refused = {reason: count for reason, count in audit.refused.items() if reason != "duplicate"}
+    late = sum(one.late for events in audit.events.values() for one in events)
+    return Report(
+        units=len(heads),
+        seconds=seconds,
+        signed=sum(one.signed for one in books.values()),
+        delivered=sum(one.verified for one in books.values()),
+        lost=sum(one.lost for one in books.values()),
+        altered=sum(one.altered for one in books.values()),
+        repeated=audit.refused["duplicate"],
+        refused=refused,
+        late=late,
+        latency_ms=percentiles(list(_latencies(fleet, audit))),
+        units_cpu_s=units_s,
+        subscriber_cpu_s=audit.cpu_s,
+        broker_cpu_s=broker_s,
+        faults=dict(plan.done),
+    )
+
+
+def _latencies(fleet: FleetSite, audit: Audit) -> Iterator[float]:
+    """Milliseconds of each event that came; a line that a kill cut short is left out."""
+    for name in fleet.names():
+        file = fleet.unit(name) / "signed"
+        for line in file.read_text().splitlines() if file.exists() else ():
+            seq, _, signed = line.partition(" ")
+            if signed and (arrived := audit.arrived.get((name, int(seq)))) is not None:
+                yield (arrived - float(signed)) * 1000

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process with some of the units: they speak at a rate, until a line comes on standard input; then they flush.
+
+``python -m tools.lib.fleet.worker FOLDER HOST PORT RATE UNIT...``; each number that is signed is written to
+``signed`` in the unit's folder with the monotonic time, and once all is delivered the CPU seconds of the process to
+standard output. Until a second line comes the units answer whoever missed something.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+
+from agent.backoff import Bounds
+from agent.clock import SystemClock
+from agent.keys import UnitKey, load_public_key
+from agent.mqtt.connection import BrokerSettings
+from agent.outbox.draft import Draft
+from agent.outbox.queue import Outbox
+from agent.protocol.names import round_down
+from agent.protocol.pseudonym import epoch_of
+from agent.unit.key_files import UnitFiles
+from agent.unit.verbs import replay
+from agent.uplink.answers import Answers
+from agent.uplink.commands import CommandCounter, Commands
+from agent.uplink.health import HealthReporter, read_disk_free
+from agent.uplink.mailbox import Mailbox
+from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+from tools.lib.fleet.site import SITE, FleetSite
+
+HEALTH_S = 5  # where the chain ends, so that a tail that is withheld is noticed
+RECONNECT_S = Bounds(0.2, 0.5, 5.0)  # units wait longer; a measurement of minutes would see nothing but their pauses
+FLUSH_S = 60.0
+DIGEST = "sha256:" + "0" * 64
+
+
+class FleetUnit:
+    """One unit without a camera: ``say`` signs a match of a random pseudonym."""
+
+    def __init__(self, fleet: FleetSite, name: str, host: str, port: int) -> None:
+        self._clock, folder = SystemClock(), fleet.unit(name)
+        signer = UnitKey.load(UnitFiles(folder).event_key)
+        self.outbox = Outbox(folder / "outbox.db", signer=signer, source=f"/postern/{SITE}/{name}", clock=self._clock)
+        self._signed = (folder / "signed").open("a", buffering=1)
+        self._mailbox = Mailbox()
+        commands = Commands(
+            site=SITE,
+            unit=name,
+            key=load_public_key(UnitFiles(folder).site_jwk),
+            counter=CommandCounter(folder / "commands.json"),
+            answers=Answers(SITE, name, signer),
+            clock=self._clock,
+            random=secrets.token_bytes,
+            on_outcome=lambda _: None,
+        )
+        commands.bind({"outbox/replay": lambda command: replay(self.outbox, command)})
+        broker = BrokerSettings(host, fleet.credentials(name), port=port)
+        health = HealthReporter(
+            source=f"/postern/{SITE}/{name}",
+            boot=self.outbox.boot,
+            signer=signer,
+            clock=self._clock,
+            outbox=self.outbox,
+            frames=lambda: 0,
+            recognition=lambda: "running",
+            temperature=lambda: None,
+            disk_free=lambda: read_disk_free(folder),
+        )
+        self.uplink = Uplink(
+            UplinkSettings(broker, site=SITE, unit=name, reconnect_s=RECONNECT_S, health_interval_s=HEALTH_S),
+            outbox=self.outbox,
+            mailbox=self._mailbox,
+            clock=self._clock,
+            random=secrets.token_bytes,
+            info=lambda: b"{}",
+            health=health.build,
+            on_request=commands.handle,
+            on_notice=self._note,
+        )
+        self.uplink.start()
+
+    def say(self) -> None:
+        now = self._clock.now()
+        facts = {
+            "subject": f"p1_{secrets.token_hex(16)}",
+            "audience": "access",
+            "epoch": epoch_of(now),
+            "zone": "door",
+            "method": "face",
+            "liveness": "not_checked",
+            "policy": DIGEST,
+            "model": DIGEST,
+        }
+        began = time.monotonic()
+        seq = self.outbox.append(Draft("match", round_down(now, 1), self._clock.state(), facts))
+        self._signed.write(f"{seq} {began}\n")
+        self._mailbox.wake()
+
+    def stop(self) -> None:
+        self.uplink.stop()
+        self.outbox.close()
+
+    def _note(self, notice: UplinkNotice) -> None:
+        if notice.kind in ("fault", "storage", "credentials"):
+            print(f"fleet: {notice.message}", file=sys.stderr)
+
+
+def speak(units: list[FleetUnit], rate: float, stop: threading.Event) -> None:
+    """Say ``rate`` events a second, each by one of the units; what cannot be kept up with is not made up for."""
+    due = time.monotonic()
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        random.choice(units).say()
+        due = max(due + 1 / rate, time.monotonic() - 1.0)
+
+
+def main() -> None:
+    folder, host, port, rate, *names = sys.argv[1:]
+    units = [FleetUnit(FleetSite(Path(folder)), name, host, int(port)) for name in names]
+    stop = threading.Event()
+    speaker = threading.Thread(target=speak, args=(units, float(rate), stop))
+    speaker.start()
+    sys.stdin.readline()
+    stop.set()
+    speaker.join()
+    end = time.monotonic() + FLUSH_S
+    while any(unit.outbox.depth() for unit in units) and time.monotonic() < end:
+        time.sleep(0.05)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{used.ru_utime + used.ru_stime:.3f}", flush=True)
+    sys.stdin.readline()
+    for unit in units:
+        unit.stop()
+
+
+if __name__ == "__main__":
+    main()
