@@ -73,6 +73,14 @@ def test_a_rule_of_one_section_is_told_with_its_line() -> None:
     refused("unit.yaml:[0-9]+: camera: give the camera's address as rtsp://", camera=camera)
 
 
+def test_a_rule_of_a_section_waits_until_its_other_mistakes_are_mended() -> None:
+    camera = {"source": "rtsp", "url": "http://192.0.2.1/", "bogus": 1}
+    with pytest.raises(ConfigError) as refusal:
+        config(camera=camera)
+    (line,) = str(refusal.value).splitlines()
+    assert "camera.bogus: unknown key" in line
+
+
 def test_sealed_needs_the_consumers_key() -> None:
     refused("events.consumer_key: is missing", events={"subject": "sealed"})
     assert (

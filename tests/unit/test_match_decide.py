@@ -180,6 +180,20 @@ def test_a_track_that_breaks_does_not_make_a_second_visit() -> None:
     assert run(decider, *[{2: seen(0)} for _ in range(3)], start=2 * VISIT_NS)[-1] == (ANNA,)
 
 
+def test_after_a_pause_without_frames_the_same_person_is_a_new_visit() -> None:
+    decider = Decider(POLICY)
+    assert run(decider, *repeat(3, 0))[-1] == (ANNA,)
+    for gap_ns, expected in ((VISIT_NS - 1, ()), (2 * VISIT_NS, (ANNA,))):
+        start = gap_ns + 2 * FRAME  # counted from the last frame before it
+        for number in range(3):
+            assert decider.take(7, seen(0), start + (number - 2) * FRAME)
+        found = decider.compare(partial(compare, references=GALLERY), start)
+        decision = decider.update(found, gallery_size=SIZE, zone="door", timestamp_ns=start)
+        assert tuple(match.subject for match in decision.seen) == (ANNA,)
+        assert tuple(match.subject for match in decision.matches) == expected
+        decider.forget([7])
+
+
 def test_a_probe_dies_with_its_track() -> None:
     decider = Decider(POLICY)
     run(decider, *repeat(2, 0))
