@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self, listen: str, port: int, *, status: Status, store: Store, now_s: Callable[[], int]) -> None:
         """Begin to serve; RefusedError when the address cannot be used."""
-        self._gathered = _Gathered(status, store, now_s)
+        self._gathered = Gathered(status, store, now_s)
         registry = CollectorRegistry()
         registry.register(self._gathered)
         try:
@@ -54,7 +54,9 @@ class Metrics:
         self._thread.join(2)
 
 
-class _Gathered(Collector):
+class Gathered(Collector):
+    """All that is told, each time that somebody asks."""
+
     def __init__(self, status: Status, store: Store, now_s: Callable[[], int]) -> None:
         self._status, self._store, self._now_s = status, store, now_s
         self.records: Counter[str] = Counter()

@@ -14,11 +14,12 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from agent.backoff import Bounds, full_jitter
+from agent.bridge import settings as wanted
 from agent.bridge.outputs import Output
 from agent.bridge.people import Resolving
 from agent.bridge.pump import Pump
 from agent.bridge.records import notice, records_of, withdrawn
-from agent.bridge.settings import HomeAssistant, Metrics, Settings, Sql, Webhook
+from agent.bridge.settings import Settings
 from agent.bridge.status import Status
 from agent.bridge.store import Store
 from agent.clock import Clock
@@ -69,7 +70,7 @@ class Bridge:
                 store=self.store,
                 clock=self.clock,
                 random=self.random,
-                person=self._resolving.person if one.people or isinstance(one, HomeAssistant) else None,
+                person=self._resolving.person if one.people or isinstance(one, wanted.HomeAssistant) else None,
                 on_notice=self.on_notice,
                 on_state=self._note_state,
             )
@@ -180,35 +181,46 @@ class Bridge:
             facts.list_s = None if verifier.trust.expires is None else int(verifier.trust.expires.timestamp())
             facts.epoch_keys = self._resolving.epochs()
 
-    def _make(self, one: Webhook | Sql | HomeAssistant | Metrics) -> Output:
-        if isinstance(one, Webhook):
-            from agent.bridge.webhook import Webhook as Post  # noqa: PLC0415 - each output needs what it needs alone
-
-            return Post(one.url, one.secret, one.liveness_not_checked)
+    def _make(self, one: wanted.Output) -> Output:
+        """Each output loads what it needs alone."""
+        broker, words = self.settings.broker, one.liveness_not_checked
         try:
-            if isinstance(one, Sql):
-                from agent.bridge.sql import Sql as Database  # noqa: PLC0415
+            match one:
+                case wanted.Webhook():
+                    from agent.bridge.webhook import Webhook  # noqa: PLC0415
 
-                return Database(one.url, one.password)
-            if isinstance(one, Metrics):
-                from agent.bridge.metrics import Metrics as Prometheus  # noqa: PLC0415
+                    return Webhook(one.url, one.secret, words)
+                case wanted.Sql():
+                    from agent.bridge.sql import Sql  # noqa: PLC0415
 
-                return Prometheus(one.listen, one.port, status=self.status, store=self.store, now_s=self._now_s)
+                    return Sql(one.url, one.password)
+                case wanted.Metrics():
+                    from agent.bridge.metrics import Metrics  # noqa: PLC0415
+
+                    return Metrics(one.listen, one.port, status=self.status, store=self.store, now_s=self._now_s)
+                case wanted.Otlp():
+                    from agent.bridge.otlp import Otlp  # noqa: PLC0415
+
+                    return Otlp(one.url, site=self.settings.site, token=one.token, ca=one.ca, words=words)
+                case wanted.Syslog():
+                    from agent.bridge.syslog import Syslog  # noqa: PLC0415
+
+                    return Syslog(one.host, one.port, ca=one.ca, keys=one.keys, words=words)
+                case wanted.HomeAssistant():
+                    from agent.bridge.home_assistant import HomeAssistant  # noqa: PLC0415
+
+                    return HomeAssistant(
+                        BrokerSettings(broker.host, credentials_in(one.keys), port=broker.port),
+                        site=self.settings.site,
+                        presence_s=one.presence_s,
+                        words=words,
+                        everybody=lambda: self._resolving.everybody().values(),
+                        clock=self.clock,
+                    )
         except ImportError as error:
             raise RefusedError(
                 f"output {one.name} needs a library that is not installed ({error.name}): pip install 'postern[bridge]'"
             ) from error
-        from agent.bridge.home_assistant import HomeAssistant as Home  # noqa: PLC0415
-
-        broker = self.settings.broker
-        return Home(
-            BrokerSettings(broker.host, credentials_in(one.keys), port=broker.port),
-            site=self.settings.site,
-            presence_s=one.presence_s,
-            words=one.liveness_not_checked,
-            everybody=lambda: self._resolving.everybody().values(),
-            clock=self.clock,
-        )
 
     def _now_s(self) -> int:
         return int(self.clock.now().timestamp())

@@ -54,7 +54,20 @@ class Metrics(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
     port: Port = 9464
 
 
-Output = Webhook | Sql | HomeAssistant | Metrics
+class Otlp(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="otlp"):
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}$")]  # the whole of it: …/v1/logs
+    token: Path | None = None  # file, mode 0600, of a bearer token
+    ca: Path | None = None  # who vouches for the collector; by default whom the system believes
+
+
+class Syslog(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="syslog"):
+    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    port: Port = 6514  # RFC 5425
+    ca: Path | None = None
+    keys: Path | None = None  # folder with tls.crt and tls.key, where the receiver asks for them
+
+
+Output = Webhook | Sql | HomeAssistant | Metrics | Otlp | Syslog
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,22 +10,18 @@ other answer is one at once. A receiver that cannot be reached is waited for.
 from __future__ import annotations
 
 import hmac
-import http.client
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from agent.bridge.outputs import Item, Sent, told
-from agent.errors import RefusedError, printable
+from agent.bridge.post import Poster, UnreachableError
+from agent.errors import RefusedError
 from agent.files import read_secret
 from agent.strict_json import dumps
 
 MIN_SECRET_BYTES = 16
-TIMEOUT_S = 10.0
 AGAIN = (408, 425, 429)  # and 5xx: the receiver says that another time may do
 MAX_ATTEMPTS = 20  # of one record that the receiver answers with such a status: with back-off, more than an hour
-MAX_ANSWER_BYTES = 64 * 1024
 
 
 class Webhook:
@@ -41,28 +37,20 @@ class Webhook:
                 f"{secret} holds less than {MIN_SECRET_BYTES} bytes: make one with 'openssl rand -hex 32'"
             )
         self._words = words
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username is not None:
-            raise RefusedError("the URL of a webhook names a host, and no user: the secret signs")
-        self._parts, self._host = parts, parts.hostname
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._context = ssl.create_default_context() if parts.scheme == "https" else None
-        self._connection: http.client.HTTPConnection | None = None
+        self._poster = Poster(url)
         self._attempts: tuple[str, int] = ("", 0)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
-        sent = Sent()
+        sent, host = Sent(), self._poster.host
         for item in items:
             try:
                 status = self._post(item, now_s)
-            except (OSError, http.client.HTTPException) as error:
-                self.close()
-                what = printable(str(error)) or type(error).__name__
-                sent.problem = f"the receiver {self._host} cannot be reached ({what}): it is tried again"
+            except UnreachableError as error:
+                sent.problem = str(error)
                 return sent
             if not 200 <= status < 300:
                 if (status in AGAIN or status >= 500) and not self._tried_enough(item.record.key):
-                    sent.problem = f"the receiver {self._host} answers {status}: it is tried again"
+                    sent.problem = f"the receiver {host} answers {status}: it is tried again"
                     return sent
                 sent.dead.append((item.record, f"the receiver answered {status}"))
             sent.through = item.record.number
@@ -72,9 +60,7 @@ class Webhook:
         """Nothing is due."""
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._poster.close()
 
     def _post(self, item: Item, now_s: int) -> int:
         body = dumps(told(item, now_s, self._words)).encode()
@@ -85,25 +71,7 @@ class Webhook:
             "Postern-Time": str(now_s),
             "Postern-Signature": f"v1={signed}",
         }
-        try:
-            return self._exchange(body, headers)
-        except (ConnectionError, http.client.RemoteDisconnected):
-            self.close()  # of a connection that the receiver closed meanwhile
-            return self._exchange(body, headers)
-
-    def _exchange(self, body: bytes, headers: dict[str, str]) -> int:
-        if self._connection is None:
-            if self._context is None:
-                self._connection = http.client.HTTPConnection(self._host, self._parts.port, timeout=TIMEOUT_S)
-            else:
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._parts.port, timeout=TIMEOUT_S, context=self._context
-                )
-        self._connection.request("POST", self._target, body, headers)
-        answer = self._connection.getresponse()
-        if len(answer.read(MAX_ANSWER_BYTES + 1)) > MAX_ANSWER_BYTES:
-            self.close()
-        return answer.status
+        return self._poster.post(body, headers)[0]
 
     def _tried_enough(self, key: str) -> bool:
         last, count = self._attempts
