@@ -52,10 +52,17 @@ def drop_root(config: Config) -> None:
 
     Raises RefusedError where a folder is a link, which could lead root to where everything belongs to root.
     """
-    for folder in (config.keys.folder, config.keys.folder.parent):
+    become_owner(config.keys.folder)
+
+
+def become_owner(keys: Path) -> None:
+    """Do what ``drop_root`` does, for the unit whose keys are, or will be, in ``keys``."""
+    for folder in (keys, keys.parent):
         if os.path.islink(folder):  # noqa: PTH114 - says no where one may not look, which is told below
             raise RefusedError(f"{folder} is a link: keep the unit's files in a folder of its own")
-    owner = _owner(config.keys.folder)
+    owner = _owner(keys)
+    if owner is None:
+        owner = _owner(keys.parent)
     if owner is not None and owner != os.geteuid() == 0:
         _become(owner)
 

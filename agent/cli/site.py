@@ -10,17 +10,19 @@ from pathlib import Path
 import msgspec
 
 from agent.audit.chain import read_entries, verify_log
+from agent.cli import site_service
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.cli.session import port
 from agent.cli.words import say, tell
 from agent.errors import RefusedError, VerificationError
 from agent.files import read_brought
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
-from agent.site import programs, rotation, units
+from agent.site import delegation, programs, rotation, units
 from agent.site.creation import create_site
-from agent.site.folder import check_site
+from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 
@@ -42,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(do=do)
         return sub
 
-    act("create", _create, "make a new site: authority, signing key, master key").add_argument("site")
+    create = act("create", _create, "make a new site: authority, signing key, master key")
+    create.add_argument("site")
+    create.add_argument("--policy", type=Path, metavar="FILE", help="sign this matching policy for the site's units")
     act("token", _token, "make a one-time token, with which a new unit proves itself").add_argument("unit")
     add = act("add-unit", _add_unit, "check a unit's request, answer with certificate and keys")
     add.add_argument("request", type=Path)
@@ -79,6 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     change.add_argument("policy", type=Path, nargs="?", help="the policy in force at the units, unsigned JSON")
     change.add_argument("--finish", action="store_true", help="destroy the old key, once every unit has the new one")
     act("rotate-epoch-keys", _rotate_epoch_keys, "replace epoch keys that a thief has; each unit needs the new ones")
+    site_service.configure(act)
     act("log", _log, "check and list what was done with this folder")
     for sub in (add, renew, issue, policy, key, change):
         sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
@@ -86,7 +91,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     program.add_argument("name")
     program.add_argument("--role", choices=ROLES, default="auditor", help="auditor: reads all; operator: commands, too")
     broker = act("broker", _broker, "make or renew the broker's certificate")
-    broker.add_argument("host", nargs="+", help="names and addresses that clients connect to")
+    broker.add_argument("host", nargs="+", help="names and addresses that clients connect to, the units' own first")
+    broker.add_argument("--port", type=port, default=programs.DEFAULT_PORT, help="where it listens (8883)")
     act(
         "revoke-broker",
         _revoke_broker,
@@ -112,7 +118,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    policy = None if arguments.policy is None else parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     files = create_site(arguments.folder, arguments.site, passphrase=passphrase)
+    if policy is not None:
+        units.issue_policy(arguments.folder, policy, passphrase=passphrase)
     tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
@@ -124,7 +133,7 @@ def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     answer = units.add_unit(
         arguments.folder,
         read_brought(arguments.request),
-        audiences=arguments.audience or units.DEFAULT_AUDIENCES,
+        audiences=arguments.audience or DEFAULT_AUDIENCES,
         replace=arguments.replace,
         last_seq=arguments.last_seq,
         passphrase=passphrase,
@@ -206,7 +215,11 @@ def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> Non
 
 
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    folder = programs.issue_broker(arguments.folder, arguments.host, passphrase=passphrase)
+    folder = programs.issue_broker(arguments.folder, arguments.host, port=arguments.port, passphrase=passphrase)
+    files = check_site(arguments.folder)
+    if not files.delegated and not files.all_units():  # a new site: its units are to renew themselves
+        delegation.delegate(arguments.folder, passphrase=passphrase)
+        tell(f"{files.service} lets 'postern site serve' renew units and let them in for a year and a month")
     tell(f"move the files of {folder} to the broker")
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from agent.cli.options import add_config, check_output, read_unit_config, write_output
+from agent.cli.options import add_config, become_owner, check_output, read_unit_config, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.files import MAX_SECRET_BYTES, read_brought
+from agent.protocol.invitation import read_invitation
 from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
+from agent.unit.invited import join
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import change_site_key
@@ -24,6 +26,8 @@ from agent.unit.retire import retire
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import statement
 
+DEFAULT_KEYS = Path("/var/lib/postern/keys")  # as keys.folder
+JOIN_WAIT_S = 300.0  # then whoever started this tries again
 RETURN_SEAL_KEY = (
     "the key that opened these keys is destroyed: unless 'postern ask' reaches this unit, carry the next to the site"
     " ('postern unit seal-key -o FILE' here, 'postern site seal-key FILE' there)"
@@ -35,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     request = steps.add_parser("request", help="make new keys, and the request that the site answers")
     request.add_argument("--token-file", type=Path, metavar="FILE", help="where the token is; else it is asked for")
     request.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
+    joined = steps.add_parser("join", help="join the site by an invitation, over the broker; may be repeated")
+    joined.add_argument("file", type=Path, metavar="FILE", help="what 'postern site invite' wrote")
+    joined.add_argument("--keys", type=Path, default=DEFAULT_KEYS, metavar="FOLDER", help=f"({DEFAULT_KEYS})")
+    joined.add_argument("--policy", type=Path, metavar="FILE", help="(policy.jws beside the folder of the keys)")
+    joined.add_argument("--wait", type=float, default=JOIN_WAIT_S, metavar="SECONDS", help="for the site's answer")
     install = steps.add_parser("install", help="check the site's answer and put keys and certificate in force")
     keys = steps.add_parser("install-keys", help="add epoch keys that the site issued to this unit")
     site_key = steps.add_parser("install-site-key", help="take the site's new command key, if the unit was away")
@@ -59,6 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return _join(arguments) if arguments.step == "join" else _of_a_configured_unit(arguments)
+
+
+def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     clock = SystemClock()
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
@@ -97,6 +110,23 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         key = load_key(config)
         say(dumps({**key.public_jwk(), "kid": key.kid}))
+    return 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    """Join by an invitation: no configuration is needed, the site may bring it."""
+    invitation = read_invitation(read_brought(arguments.file).decode("ascii", errors="replace"))
+    keys = arguments.keys
+    become_owner(keys)
+    join(
+        invitation,
+        keys,
+        policy=arguments.policy or keys.parent / "policy.jws",
+        clock=SystemClock(),
+        patience_s=arguments.wait,
+        tell=tell,
+    )
+    say(f"{invitation.unit} has joined site {invitation.site}")
     return 0
 
 

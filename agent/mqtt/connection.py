@@ -171,8 +171,8 @@ class Connection:
         limit = self.max_packet_bytes
         return limit is None or len(topic.encode()) + len(payload) + PACKET_OVERHEAD_BYTES <= limit
 
-    def subscribe(self, *filters: str) -> None:
-        """Subscribe at QoS 1 without retained messages, and wait for the broker's answers.
+    def subscribe(self, *filters: str, retained: bool = False) -> None:
+        """Subscribe at QoS 1, without retained messages unless these are wanted, and wait for the broker's answers.
 
         The answer stands behind what the broker sends of a resumed session, and that may be more than our receive
         maximum: Mosquitto before 2.0.13 sends up to 32 for each acknowledgement. So behind ``MAX_WAITING`` messages
@@ -181,7 +181,8 @@ class Connection:
         Raises BrokerError when a filter is refused, or the connection is lost.
         """
         for topic in filters:
-            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if retained else SubscribeOptions.RETAIN_DO_NOT_SEND
+            options = SubscribeOptions(qos=1, retainHandling=handling)
             _, mid = self._client.subscribe(topic, options=options) if self.v5 else self._client.subscribe(topic, qos=1)
             if mid is None:
                 raise ConnectionLostError(CONNECTION_LOST, self._place)

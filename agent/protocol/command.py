@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agent.protocol.names import Name, Sequence
+from agent.protocol.names import Name, Seconds, Sequence
 from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-command+jws"
 MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500
+RENEW = "unit/renew"  # brings a document that the site, or its service, signed
 VERBS = (
     "health",
     "enrol/begin",
@@ -30,6 +31,7 @@ VERBS = (
     "outbox/replay",
     "selftest",
     "unit/confirm",
+    RENEW,
 )
 READING = (
     "health",
@@ -40,7 +42,7 @@ READING = (
     "selftest",
 )  # verbs that change nothing
 Transaction = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
-Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 
 

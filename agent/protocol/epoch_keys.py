@@ -10,7 +10,7 @@ while it does not know the time. A site of release 0.1 issues without one: that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +25,7 @@ from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
+from agent.protocol.grant import SIGNS_EPOCH_KEYS, Signer, verify_document
 from agent.protocol.names import Name, Time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
 from agent.protocol.record import Record, decode
@@ -76,22 +77,18 @@ def seal_epoch_keys(
     audiences: Iterable[str],
     now: datetime,
     ahead: int,
-    generation: int,
     number: int,
-    master: SigningKey,
-    signer: SigningKey,
+    key_of: Callable[[str, str], EpochKey],
+    signer: Signer,
 ) -> str:
-    """Derive, sign and encrypt the keys of the current epoch and the ``ahead`` next ones for one unit.
+    """Sign and encrypt the keys of the current epoch and the ``ahead`` next ones for one unit.
 
-    RefusedError when that is further ahead than a unit may hold keys for.
+    ``key_of`` gives the key of an audience and an epoch. RefusedError when that is further ahead than a unit may hold
+    keys for.
     """
     if not 0 <= ahead <= EPOCHS_AHEAD:
         raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
-    keys = tuple(
-        derive_epoch_key(master, site=site, audience=audience, epoch=epoch, generation=generation)
-        for audience in audiences
-        for epoch in epochs_from(now, ahead)
-    )
+    keys = tuple(key_of(audience, epoch) for audience in audiences for epoch in epochs_from(now, ahead))
     issued = IssuedKeys(version=2, site=site, unit=unit, issued_at=round_down(now, 1), keys=keys, number=number)
     signed = signer.sign(msgspec.json.encode(issued), typ=EPOCH_KEYS_TYPE)
     recipient = ECKey.import_key({**PublicKey.from_jwk(seal_jwk).jwk()})
@@ -109,12 +106,13 @@ def open_epoch_keys(
     above: int,
     now: datetime,
     clock: ClockState,
+    on_mandate: Callable[[int], None],
 ) -> IssuedKeys:
     """Decrypt and verify what the site issued; keys of past epochs are left out when the clock is known to be right.
 
-    ``above`` is the number of the last issue that the unit took.
+    ``above`` is the number of the last issue that the unit took; ``on_mandate`` is ``verify_document``'s.
     Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``old_issue``, ``past_epochs``, or as
-    ``PublicKey.verify``) and KeyStoreError when ``seal_key`` is missing.
+    ``verify_document``) and KeyStoreError when ``seal_key`` is missing.
     """
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
@@ -132,7 +130,15 @@ def open_epoch_keys(
             " then issue them again",
         ) from None
     try:
-        payload = site_key.verify(token, typ=EPOCH_KEYS_TYPE)
+        payload = verify_document(
+            token,
+            site_key,
+            typ=EPOCH_KEYS_TYPE,
+            power=SIGNS_EPOCH_KEYS,
+            site=site,
+            now=now if clock == "synced" else None,
+            on_mandate=on_mandate,
+        )
         issued = strict_json.decode(payload, IssuedKeys, MAX_SEALED_BYTES)
     except ValueError:
         raise VerificationError("malformed", "the epoch keys are not readable: issue them again") from None

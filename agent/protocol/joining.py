@@ -14,7 +14,8 @@ from msgspec import Meta
 
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, decode_base64url, encode_base64url
-from agent.protocol.names import Name
+from agent.protocol.grant import SEPARATOR
+from agent.protocol.names import Digest, Name
 from agent.protocol.record import R, Record, decode
 
 Pem = Annotated[str, Meta(max_length=8192)]
@@ -45,6 +46,26 @@ class UnitAnswer(Record, frozen=True):
     epoch_keys: Annotated[str, Meta(max_length=32 * 1024)]
     revoked_brokers: Annotated[str, Meta(max_length=16 * 1024)] | None = None  # there is none until one was revoked
     proof: Base64url | None = None
+
+
+class JoinReply(Record, frozen=True):
+    """What the site's service says to a unit that asks to join, over the broker. Believed is ``answer`` alone.
+
+    ``answer`` and ``policy`` are signed; ``reason`` and ``message`` say why somebody has to wait or is refused.
+    """
+
+    version: Literal[1]
+    state: Literal["joined", "waiting", "refused"]
+    request: Digest  # of the request that this is about
+    answer: Annotated[str, Meta(max_length=32 * 1024)] | None = None
+    policy: Annotated[str, Meta(max_length=16 * 1024)] | None = None
+    reason: Annotated[str, Meta(max_length=64)] | None = None
+    message: Annotated[str, Meta(max_length=512)] | None = None
+
+
+def request_digest(request: bytes) -> str:
+    """Name a request."""
+    return "sha256:" + hashlib.sha256(request).hexdigest()
 
 
 def seal_members(first: PublicKey, following: PublicKey) -> dict[str, str]:
@@ -100,9 +121,12 @@ def is_proof(key: bytes, record: UnitRequest | UnitAnswer) -> bool:
 
 
 def unverified(token: str, kind: type[R]) -> R:
-    """Read the payload of a compact JWS before its key is known; VerificationError (``malformed``) when it is none."""
+    """Read the payload of a compact JWS, with or without a grant before it, while its key is not known.
+
+    VerificationError (``malformed``) when it is none.
+    """
     try:
-        _, payload, _ = token.split(".")
+        _, payload, _ = token.rpartition(SEPARATOR)[2].split(".")
         return decode(decode_base64url(payload), kind)
     except ValueError:
         raise VerificationError("malformed", "this file is not readable: copy it again") from None

@@ -14,6 +14,7 @@ from agent.errors import RefusedError, printable
 from agent.strict_json import MAX_SAFE_INTEGER, convert
 
 TOPIC_ROOT = "postern"
+JOINING_ROOT = "postern-join"  # beside it, so that no rule for units reaches there
 # '(?!\n)' because '$' alone allows a final line feed.
 _END = r"$(?!\n)"
 MAX_NAME = 64  # characters; the longest CN that X.509 allows (RFC 5280, ub-common-name)
@@ -24,6 +25,7 @@ Granted = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}( [a-z0-9-]{1,64}){0,7}"
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + _END)]
 Boot = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}" + _END)]
 Epoch = Annotated[str, Meta(pattern=r"^[0-9]{4}-W[0-9]{2}" + _END)]  # ISO 8601 week
+Seconds = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]  # since 1970, UTC
 Sequence = Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
 # p1_: pseudonym, 128 bit. s1_: sealed, 32 bytes X25519 share and 16 bytes with their 16-byte tag.
 Subject = Annotated[str, Meta(pattern=r"^(p1_[0-9a-f]{32}|s1_[A-Za-z0-9_-]{86})" + _END)]

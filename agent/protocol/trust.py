@@ -20,7 +20,8 @@ import rfc8785
 
 from agent import strict_json
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
+from agent.keys import MAX_TOKEN_BYTES, PublicKey
+from agent.protocol.grant import SEPARATOR, SIGNS_TRUST, Signer, check_number, read_grant, verify_document
 from agent.protocol.names import Name, Sequence, Time, parse_time
 
 TRUST_TYPE = "postern-trust+jws"
@@ -49,7 +50,7 @@ class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     expires_at: Time | None = None
     units: dict[Name, Annotated[tuple[UnitKeyEntry, ...], msgspec.Meta(max_length=MAX_KEYS_PER_UNIT)]]
 
-    def sign(self, key: SigningKey) -> str:
+    def sign(self, key: Signer) -> str:
         """Sign the list as a compact JWS; RefusedError when nobody could read it any more."""
         token = key.sign(rfc8785.dumps(msgspec.to_builtins(self)), typ=TRUST_TYPE)
         if len(token) > MAX_TOKEN_BYTES:
@@ -89,6 +90,7 @@ class TrustedUnits:
             raise KeyStoreError("the site's list of units is not of its version: write the list again")
         self.site = content.site
         self.serial = content.serial
+        self.mandate = 0  # number of the mandate of the site's service, where that signed it
         self.expires = None if content.expires_at is None else parse_time(content.expires_at)
         self._keys: dict[str, TrustedKey] = {}
         for entry in _entries(content):
@@ -97,13 +99,20 @@ class TrustedUnits:
             self._keys[entry.key.kid] = entry
 
     @classmethod
-    def from_signed(cls, token: bytes, site_key: PublicKey, *, minimum_serial: int = 0) -> TrustedUnits:
-        """Verify a signed list.
+    def from_signed(
+        cls, token: bytes, site_key: PublicKey, *, minimum_serial: int = 0, minimum_mandate: int = 0
+    ) -> TrustedUnits:
+        """Verify a list that the site signed, or its service.
 
-        Raises VerificationError: as ``PublicKey.verify`` does, ``malformed`` for another content, and
-        ``replayed`` for a list older than ``minimum_serial``, the highest serial seen so far.
+        Raises VerificationError: as ``verify_document`` does, ``malformed`` for another content, ``superseded`` for a
+        list by a mandate below ``minimum_mandate``, and ``replayed`` for one older than ``minimum_serial``: the highest
+        seen so far.
         """
-        payload = site_key.verify(token.decode("ascii", errors="replace").strip(), typ=TRUST_TYPE)
+        text, mandates = token.decode("ascii", errors="replace").strip(), [0]
+        payload = verify_document(
+            text, site_key, typ=TRUST_TYPE, power=SIGNS_TRUST, site=None, now=None, on_mandate=mandates.append
+        )
+        check_number(mandates[-1], minimum_mandate)
         try:
             content = strict_json.decode(payload, TrustList, MAX_TOKEN_BYTES)
             trusted = cls(content)
@@ -111,6 +120,9 @@ class TrustedUnits:
             raise VerificationError("malformed", "the site's list of units is not readable: fetch it again") from None
         if trusted.serial < minimum_serial:
             raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")
+        if mandates[-1]:
+            read_grant(text.partition(SEPARATOR)[0], site_key, site=trusted.site)  # of this very site
+        trusted.mandate = mandates[-1]
         return trusted
 
     def find(self, kid: str) -> TrustedKey | None:

@@ -8,13 +8,18 @@ revocation. The site is compared first: serials of two sites say nothing about e
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from agent.errors import KeyStoreError, StorageError, VerificationError
 from agent.files import read_brought
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
+from agent.protocol.grant import check_number
 from agent.protocol.names import Name, Sequence
 from agent.protocol.record import Record, load, save
 from agent.protocol.trust import TrustedUnits
+from agent.strict_json import MAX_SAFE_INTEGER
 
 
 class SeenList(Record, frozen=True):
@@ -22,6 +27,7 @@ class SeenList(Record, frozen=True):
 
     site: Name
     serial: Sequence
+    mandate: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0  # the highest one of the site's service
 
 
 class TrustFile:
@@ -40,8 +46,8 @@ class TrustFile:
     def load(self, *, site: str | None = None) -> TrustedUnits:
         """Read and verify the list of ``site``, by default of the site it was of before.
 
-        KeyStoreError when it cannot be read, VerificationError when it is not the site's (``wrong_site``), or older
-        than one that was read before (``replayed``).
+        KeyStoreError when it cannot be read, VerificationError when it is not the site's (``wrong_site``), older than
+        one that was read before (``replayed``), or by a mandate that was replaced (``superseded``).
         """
         stamp = self._stat()
         trusted = TrustedUnits.from_signed(read_brought(self._path, MAX_TOKEN_BYTES), self._site_key)
@@ -53,8 +59,12 @@ class TrustFile:
             )
         if seen is not None and seen.site == trusted.site and trusted.serial < seen.serial:
             raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")
-        if seen is None or (seen.site, seen.serial) != (trusted.site, trusted.serial):
-            self._seen = SeenList(site=trusted.site, serial=trusted.serial)
+        mandate = trusted.mandate
+        if seen is not None and seen.site == trusted.site:
+            check_number(mandate, seen.mandate)
+            mandate = max(mandate, seen.mandate)
+        if seen is None or (seen.site, seen.serial, seen.mandate) != (trusted.site, trusted.serial, mandate):
+            self._seen = SeenList(site=trusted.site, serial=trusted.serial, mandate=mandate)
             self._keep(self._seen)
         self._stamp = stamp
         return trusted

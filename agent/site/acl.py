@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.protocol.names import TOPIC_ROOT
+from agent.protocol.command import RENEW
+from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT
 from agent.site.records import Role
 
 _UNIT = (
@@ -58,7 +59,20 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/info"),
         ("read", "{base}/+/health"),
     ),
+    # The site's service renews units and lets them join. It hears no event.
+    "service": (
+        ("write", "{base}/+/request/" + RENEW),
+        ("read", "{base}/+/response/" + RENEW),
+        ("read", "{base}/+/availability"),
+        ("read", "{base}/+/info"),
+        ("read", "{base}/+/health"),
+        ("read", JOINING_ROOT + "/{site}/+/request"),
+        ("write", JOINING_ROOT + "/{site}/+/answer"),
+    ),
 }
+# Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker
+# need not read the list again for each invitation; a unit or program may say there what nobody listens to.
+_JOINING = (("write", JOINING_ROOT + "/{site}/%u/request"), ("read", JOINING_ROOT + "/{site}/%u/answer"))
 
 
 # Of a unit that was revoked: whoever runs the site says that it is gone, for it cannot say so itself any more.
@@ -85,7 +99,8 @@ def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]
     gone = tuple(revoked)
     entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role, gone) for name, role in clients]
     head = f"# Access list of site {site}, written by the site kit: changes made by hand are overwritten.\n\n"
-    return head + "\n".join(entries)
+    joining = "".join(f"pattern {access} {topic.format(site=site)}\n" for access, topic in _JOINING)
+    return head + joining + "\n" + "\n".join(entries)
 
 
 def _entry(site: str, name: str, lines: Iterable[tuple[str, str]]) -> str:

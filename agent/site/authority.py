@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
@@ -27,36 +28,69 @@ from agent.site.records import CertificateRecord
 
 CA_DAYS = 3653  # ten years: longer than a unit lives, and nobody is there to replace the root on a door
 LEAF_DAYS = 365  # renewed by a person once a year; a lost unit is revoked at once, not by waiting
+ISSUING_DAYS = 400  # of the service's issuing certificate, as of its mandate: a person delegates anew once a year
+ISSUED_LEAF_DAYS = 180  # renewed by the service: a unit may lie in a drawer for some months
 BACKDATE = timedelta(days=1)  # a certificate is valid at once on a machine whose clock is somewhat behind
 MAX_HOSTNAMES = 16  # names and addresses that one broker answers to
 
+MAX_CHAIN = 2  # a holder's certificate and that of the site's service, which the root signed
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_FOREIGN = "the certificate was not issued by this site's authority: ask the site again"
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*\Z")
 
 
 class Authority:
     """The authority's key and certificate, in memory."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    def __init__(
+        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, *, leaf_days: int = LEAF_DAYS
+    ) -> None:
         self._key = key
         self.certificate = certificate
+        self._leaf_days = leaf_days
 
     @classmethod
     def create(cls, site: str, now: datetime) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} postern authority")])
+        return cls(key, _root(key, name, now - BACKDATE, now + timedelta(days=CA_DAYS)))
+
+    @property
+    def lets_issue(self) -> bool:
+        """Whether a certificate below this root may issue others; a root of release 0.1 forbids it."""
+        constraints = self.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        return constraints.path_length != 0
+
+    def relaxed(self) -> Authority:
+        """The same root, by key, name and time, that lets a certificate below it issue others."""
+        begins, ends = validity(self.certificate)
+        return Authority(self._key, _root(self._key, self.certificate.subject, begins, ends))
+
+    def delegate(self, name: str, now: datetime, key: ec.EllipticCurvePrivateKey) -> Authority:
+        """Let ``key`` certify units and programs: not brokers, and nobody who certifies others (RFC 5280, EKU)."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
-            _builder(name, name, key.public_key(), now, days=CA_DAYS)
+            _builder(
+                subject,
+                self.certificate.subject,
+                key.public_key(),
+                now - BACKDATE,
+                min(now + timedelta(days=ISSUING_DAYS), validity(self.certificate)[1]),
+            )
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signing=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
+            .add_extension(self._issuer_key(), critical=False)
+            .sign(self._key, hashes.SHA256())
         )
-        return cls(key, certificate)
+        return Authority(key, certificate, leaf_days=ISSUED_LEAF_DAYS)
 
     @classmethod
-    def load(cls, key: Path, certificate: Path, passphrase: bytes | None) -> Authority:
+    def load(cls, key: Path, certificate: Path, passphrase: bytes | None, *, leaf_days: int = LEAF_DAYS) -> Authority:
         """Read both files; KeyStoreError when they are unreadable or do not belong together."""
-        loaded = cls(load_private_key(key, passphrase), read_certificate(certificate))
+        loaded = cls(load_private_key(key, passphrase), read_certificate(certificate), leaf_days=leaf_days)
         if _spki(loaded._key.public_key()) != _spki(loaded.certificate.public_key()):
             raise KeyStoreError(f"{key} is not the key of {certificate}: restore the pair from its backup")
         return loaded
@@ -65,10 +99,12 @@ class Authority:
         save_private_key(self._key, key, passphrase)
         write_atomic(certificate, pem(self.certificate), mode=PUBLIC_MODE)
 
-    def issue_client(self, name: str, public_key: ec.EllipticCurvePublicKey, now: datetime) -> x509.Certificate:
-        """Certify a unit or program by its CN, for client authentication alone."""
+    def issue_client(
+        self, name: str, public_key: ec.EllipticCurvePublicKey, now: datetime, *, until: datetime | None = None
+    ) -> x509.Certificate:
+        """Certify a unit or program by its CN, for client authentication alone, ``until`` a moment if one is given."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, until=until)
 
     def issue_broker(
         self, hostnames: Iterable[str], public_key: ec.EllipticCurvePublicKey, now: datetime
@@ -109,9 +145,12 @@ class Authority:
         now: datetime,
         purpose: x509.ObjectIdentifier,
         names: x509.SubjectAlternativeName | None = None,
+        *,
+        until: datetime | None = None,
     ) -> x509.Certificate:
+        ends = min(until or now + timedelta(days=self._leaf_days), validity(self.certificate)[1])
         builder = (
-            _builder(subject, self.certificate.subject, public_key, now, days=LEAF_DAYS)
+            _builder(subject, self.certificate.subject, public_key, now - BACKDATE, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signing=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -126,10 +165,19 @@ class Authority:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
 
-def record_of(certificate: x509.Certificate, now: datetime) -> CertificateRecord:
+def record_of(certificate: x509.Certificate, *, issued: bool = False) -> CertificateRecord:
+    """What is kept of a certificate; ``issued`` says that it is by the service's issuing key."""
     return CertificateRecord(
-        serial=f"{certificate.serial_number:x}", expires_at=round_down(now + timedelta(days=LEAF_DAYS), 1)
+        serial=f"{certificate.serial_number:x}", expires_at=round_down(validity(certificate)[1], 1), issued=issued
     )
+
+
+def validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
+    """First and last moment."""
+    if hasattr(certificate, "not_valid_after_utc"):
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    # cryptography before 42 only knows times without a zone
+    return certificate.not_valid_before.replace(tzinfo=UTC), certificate.not_valid_after.replace(tzinfo=UTC)
 
 
 def make_csr(unit: str, key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -154,17 +202,31 @@ def read_csr(content: bytes, unit: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def check_issued(certificate: x509.Certificate, root: x509.Certificate, name: str) -> None:
-    """Make sure that ``root`` signed ``certificate`` for ``name``; KeyStoreError otherwise."""
-    foreign = "the certificate was not issued by this site's authority: ask the site again"
-    issuer = root.public_key()
-    if not isinstance(issuer, ec.EllipticCurvePublicKey) or certificate.issuer != root.subject:
-        raise KeyStoreError(foreign)
-    try:
-        issuer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise KeyStoreError(foreign) from None
-    if common_names(certificate.subject) != [name]:
+def read_chain(text: str) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM text, the holder's first; ValueError when there is none or more than a chain has."""
+    found = tuple(x509.load_pem_x509_certificate(block) for block in _PEM.findall(text.encode()))
+    if not 0 < len(found) <= MAX_CHAIN:
+        raise ValueError("this is no chain of certificates")
+    return found
+
+
+def check_chain(chain: Sequence[x509.Certificate], root: x509.Certificate, name: str) -> None:
+    """Make sure that the first of ``chain`` is for ``name`` and by ``root``, or by an issuer of it that follows.
+
+    KeyStoreError otherwise.
+    """
+    for certificate, issuer in pairwise((*chain, root)):
+        key = issuer.public_key()
+        try:
+            if not isinstance(key, ec.EllipticCurvePublicKey) or certificate.issuer != issuer.subject:
+                raise KeyStoreError(_FOREIGN)
+            key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
+            issues = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (InvalidSignature, x509.ExtensionNotFound, ValueError):
+            raise KeyStoreError(_FOREIGN) from None
+        if not issues:
+            raise KeyStoreError(_FOREIGN)
+    if common_names(chain[0].subject) != [name]:
         raise KeyStoreError("the certificate is for another name: ask the site again")
 
 
@@ -199,8 +261,19 @@ def common_names(name: x509.Name) -> list[str]:
     return [str(attribute.value) for attribute in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
 
 
+def _root(key: ec.EllipticCurvePrivateKey, name: x509.Name, begins: datetime, ends: datetime) -> x509.Certificate:
+    """A root that certifies, and one that it certified may: the site's service."""
+    return (
+        _builder(name, name, key.public_key(), begins, ends)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_usage(signing=False), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, *, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, begins: datetime, ends: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -208,8 +281,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(begins)
+        .not_valid_after(ends)
     )
 
 

@@ -24,12 +24,16 @@ SECRET, mode 0600: whoever has one of these
   site.key     can sign commands, policies and the list of units; site.key.next follows it while it is being changed
   master.key   can tell which person a pseudonym stands for, of every epoch
   tokens.json  lists enrolment tokens by their digests
+  service/     what the site's service works with: it can let units and programs in, and tell who it was in the weeks
+               whose keys it holds; it signs no command, no policy. The three above may be taken away from beside it:
+               'postern site root-away FOLDER'
 PUBLIC
   ca.crt       for the broker, units and programs
   site.jwk     by which units check commands and policies
   trust.jws    the units and their keys: for every subscriber that verifies
   units/       what was issued to which unit
   programs/    what was issued to which program
+  joining/, sent/, seen/  who waits to join, what was answered, what was last heard of each unit
   audit.log    what was done here, as a hash chain: 'postern site log' verifies and lists it
 TO CARRY AWAY
   broker/      all of the broker's files; ca.crl (revoked certificates) and acl (who may do what) change with every

@@ -18,22 +18,28 @@ from functools import cached_property
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from agent.audit.chain import Kind
 from agent.audit.log import AuditLog
 from agent.clock import Clock, SystemClock
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.files import PUBLIC_MODE, SECRET_MODE, read_bounded, write_atomic
-from agent.keys import MAX_TOKEN_BYTES, SigningKey, load_public_key
+from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
+from agent.protocol.epoch_keys import derive_epoch_key
+from agent.protocol.grant import Signer
 from agent.protocol.names import check_name, parse_time, round_down
+from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import encode, load, save
 from agent.protocol.trust import TrustedUnits, TrustList
-from agent.site.authority import Authority
-from agent.site.published import Published, certificates, list_number
+from agent.site.authority import Authority, pem, record_of
+from agent.site.mandated import load_issuing, load_mandate, service_epoch_key
+from agent.site.published import MAX_LIST_BYTES, Published, certificates, list_number, read_lists
 from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
 SYSTEM_CLOCK: Clock = SystemClock()
 _KINDS: dict[str, Kind] = {"policy_signed": "policy_changed"}  # of acts that are about no key
+DEFAULT_AUDIENCES = ("access",)
 LIST_DAYS = 400  # the list of units ends later than any certificate, with which a new list is carried anyway
 RENEWED_DAYS = 30  # a list that is older is written anew at the next act
 WAIT_S = 30.0  # seconds that an act waits for another one at work; each takes less than one
@@ -45,12 +51,20 @@ class SiteFolder:
     """What every act of the site kit works with; one process at a time."""
 
     def __init__(
-        self, files: SiteFiles, *, clock: Clock, passphrase: bytes | None, random: Callable[[int], bytes]
+        self,
+        files: SiteFiles,
+        *,
+        clock: Clock,
+        passphrase: bytes | None,
+        random: Callable[[int], bytes],
+        by_root: bool = True,
     ) -> None:
+        """``by_root`` is False for an act by the power of the site's service (``agent.site.delegation``)."""
         self.files = files
         self.random = random
+        self.by_root = by_root
         self._clock = clock
-        self._passphrase = passphrase
+        self.passphrase = passphrase
         self._log = AuditLog(files.audit, clock=clock, random=random, wait_s=WAIT_S, advice=ANOTHER_ACT)
 
     @cached_property
@@ -64,19 +78,49 @@ class SiteFolder:
 
     @cached_property
     def authority(self) -> Authority:
-        return Authority.load(self.files.ca_key, self.files.ca_crt, self._passphrase)
+        return Authority.load(self.files.ca_key, self.files.ca_crt, self.passphrase)
 
     @cached_property
     def signer(self) -> SigningKey:
         """The key of commands, policies and the list of units."""
         if self.files.next_site_key.exists() and read_bounded(self.files.site_key).startswith(b"\0"):
             raise KeyStoreError("the site's key was being replaced: end that with 'postern site change-key --finish'")
-        return SigningKey.load(self.files.site_key, self._passphrase)
+        return SigningKey.load(self.files.site_key, self.passphrase)
+
+    @cached_property
+    def public(self) -> PublicKey:
+        """What the site's documents are verified by."""
+        return self.signer.public if self.by_root else load_public_key(self.files.site_jwk)
+
+    @cached_property
+    def signs(self) -> Signer:
+        """Who signs answers, epoch keys and the list of units: the site's key, or its service's with the mandate."""
+        return self.signer if self.by_root else load_mandate(self.files, self.public, self.name, self.now())
+
+    @cached_property
+    def issuing(self) -> Authority | None:
+        """The service's issuing certificate with its key; None where nothing was delegated."""
+        return load_issuing(self.files)
+
+    def certify(self, name: str, key: EllipticCurvePublicKey) -> tuple[CertificateRecord, bytes]:
+        """Certify a unit or program, by the issuing key where there is one: what to keep, and the chain as PEM."""
+        issuing = self.issuing
+        certificate = (issuing or self.authority).issue_client(name, key, self.now())
+        chain = pem(certificate) + (b"" if issuing is None else pem(issuing.certificate))
+        return record_of(certificate, issued=issuing is not None), chain
+
+    def epoch_key(self, audience: str, epoch: str) -> EpochKey:
+        """The key of one audience and epoch; RefusedError where the service was not given it."""
+        if self.by_root:
+            return derive_epoch_key(
+                self.master, site=self.name, audience=audience, epoch=epoch, generation=self.generation
+            )
+        return service_epoch_key(self.files, audience, epoch)
 
     @cached_property
     def master(self) -> SigningKey:
         """The key that all epoch keys are derived from; it signs nothing."""
-        return SigningKey.load(self.files.master_key, self._passphrase)
+        return SigningKey.load(self.files.master_key, self.passphrase)
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -124,8 +168,15 @@ class SiteFolder:
         )
 
     def open_keys(self) -> None:
-        """Open the three private keys; KeyStoreError for a missing or wrong passphrase."""
-        _ = self.authority, self.signer, self.master
+        """Open all private keys that an act may need; KeyStoreError for a missing one, or a wrong passphrase."""
+        if not self.by_root:
+            _ = self.signs, self.issuing
+            return
+        if self.files.away.is_symlink() and not self.files.away.is_dir():
+            raise KeyStoreError(
+                f"the root's keys were taken to {self.files.away.readlink()}: bring them, then try again"
+            )
+        _ = self.authority, self.signer, self.master, self.issuing
 
     def put(self, record: UnitRecord | ClientRecord, step: str, **facts: str | int) -> None:
         """Write a record, the log, and the files that follow. Raises before the first write what can be refused."""
@@ -159,14 +210,12 @@ class SiteFolder:
     ) -> tuple[list[_Write], tuple[str, ...]]:
         """Sign what does not follow from these records, in the order in which to write it; and whom it is about."""
         record = load(self.files.record, SiteRecord)
-        wanted, found = Published.of(record.site, units, clients), Published.read(self.files, self.signer.public)
+        wanted = Published.of(record.site, units, clients, delegated=self.files.issuing_crt.exists())
+        found = Published.read(self.files, self.public)
         writes: list[_Write] = []
-        if not self.files.site_jwk.exists() or load_public_key(self.files.site_jwk).kid != self.signer.kid:
-            writes.append((self.files.site_jwk, json.dumps(self.signer.public_jwk()).encode(), PUBLIC_MODE))
-        if wanted.revoked != found.revoked:
-            listed = self.authority.revocation_list(
-                certificates(units, clients), self.now(), above=list_number(self.files.crl)
-            )
+        if not self.files.site_jwk.exists() or load_public_key(self.files.site_jwk).kid != self.public.kid:
+            writes.append((self.files.site_jwk, json.dumps(self.public.jwk()).encode(), PUBLIC_MODE))
+        if (listed := self._revocation_lists(wanted, found, certificates(units, clients))) is not None:
             writes.append((self.files.crl, listed, PUBLIC_MODE))
         if wanted.trusted != found.trusted or self._list_is_old():
             record = msgspec.structs.replace(record, trust_serial=record.trust_serial + 1)
@@ -179,20 +228,54 @@ class SiteFolder:
                 units={unit.unit: unit.keys for unit in units},
             )
             _check_readable(trusted)
-            token = trusted.sign(self.signer).encode()
+            token = trusted.sign(self.signs).encode()
             # The record before the list: a serial is never used twice.
             writes += [(self.files.record, encode(record), SECRET_MODE), (self.files.trust, token, PUBLIC_MODE)]
         if wanted.acl is not None and wanted.acl != found.acl:
             writes.append((self.files.acl, wanted.acl.encode(), PUBLIC_MODE))
         return writes, wanted.differing(found)
 
+    def _revocation_lists(
+        self, wanted: Published, found: Published, issued: Sequence[CertificateRecord]
+    ) -> bytes | None:
+        """The broker's lists, one for each issuer, where one of them has to be written anew and its key is here.
+
+        The root's waits for the root's key: until then who has an older certificate is kept out by the access list.
+        """
+        lists = read_lists(self.files)
+        due = (
+            (False, wanted.revoked != found.revoked, self._open_authority),
+            (True, wanted.issued_revoked != found.issued_revoked, lambda: self.issuing),
+        )
+        for is_issued, differs, find in due:
+            if differs and (authority := find()) is not None:
+                these = [record for record in issued if record.issued == is_issued]
+                lists[is_issued] = authority.revocation_list(these, self.now(), above=list_number(self.files.crl))
+        former = (read_bounded(self.files.former_crl, MAX_LIST_BYTES),) if self.files.former_crl.exists() else ()
+        content = b"".join((*(lists[which] for which in sorted(lists)), *former))
+        is_there = self.files.crl.exists() and read_bounded(self.files.crl, MAX_LIST_BYTES) == content
+        return None if is_there else content
+
+    def _open_authority(self) -> Authority | None:
+        """The root's, where it opens: the service does without."""
+        if self.by_root:
+            return self.authority
+        try:
+            return Authority.load(self.files.ca_key, self.files.ca_crt, self.passphrase)
+        except KeyStoreError:
+            return None
+
     def _list_is_old(self) -> bool:
         """Whether the list of units has no end yet, or one that is nearer than a new one's by a month."""
         try:
             token = read_bounded(self.files.trust, MAX_TOKEN_BYTES)
-            expires = TrustedUnits.from_signed(token, self.signer.public).expires
+            listed = TrustedUnits.from_signed(token, self.public)
         except (KeyStoreError, VerificationError):
             return True
+        # Whoever reads it hears by it of the service's newest mandate.
+        if not self.by_root and listed.mandate != load(self.files.record, SiteRecord).mandates:
+            return True
+        expires = listed.expires
         return expires is None or expires < self.now() + timedelta(days=LIST_DAYS - RENEWED_DAYS)
 
 
@@ -226,19 +309,30 @@ def opened(
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
     random: Callable[[int], bytes] = os.urandom,
+    by_root: bool = True,
 ) -> Iterator[SiteFolder]:
     """Open a site's folder; RefusedError when it is none."""
-    with closing(SiteFolder(check_site(folder), clock=clock, passphrase=passphrase, random=random)) as site:
+    files = check_site(folder)
+    with closing(SiteFolder(files, clock=clock, passphrase=passphrase, random=random, by_root=by_root)) as site:
         yield site
 
 
 @contextmanager
-def changing(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> Iterator[SiteFolder]:
+def changing(
+    folder: Path,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    passphrase: bytes | None = None,
+    needs_root: bool = True,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Iterator[SiteFolder]:
     """Open a site's folder and its keys for one act, after completing one that was interrupted.
 
+    Where it does not need the root's keys and the site's service has a mandate, that is enough.
     RefusedError when the folder is none, KeyStoreError for a missing or wrong passphrase; nothing has changed then.
     """
-    with opened(folder, clock=clock, passphrase=passphrase) as site:
+    by_root = needs_root or not check_site(folder).delegated
+    with opened(folder, clock=clock, passphrase=passphrase, random=random, by_root=by_root) as site:
         site.open_keys()
         site.files.make_folders()
         site.complete()

@@ -78,7 +78,7 @@ class Operator:
             for _ in range(MAX_SENT):
                 exchange.send(topics, self.key)
                 answer = exchange.answer(timeout_s)
-                if (again := _again(exchange.command, answer)) is None:
+                if (again := next_command(exchange.command, answer)) is None:
                     break
                 exchange.command = again
             while on_progress is not None and is_under_way(answer):
@@ -102,7 +102,7 @@ class Operator:
         )
 
 
-def _again(command: Command, answer: Response) -> Command | None:
+def next_command(command: Command, answer: Response) -> Command | None:
     """The command as the unit would take it, where its refusal says so: with its nonce, or its next number.
 
     Numbers follow the time; one above it was taken from an operator whose clock was ahead, while the unit had no time.

@@ -21,6 +21,7 @@ from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.published import list_number
 from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
 
+DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 MAX_LOGGED = 8  # serial numbers in one entry of the log
 
 ASKING: tuple[Role, ...] = ("auditor",)  # may ask units for events that they missed
@@ -43,15 +44,15 @@ def issue_client(
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
         known = site.client(name).certificates if files.program(name).exists() else ()
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = site.authority.issue_client(name, key.public_key(), site.now())
-        issued = site.kept((*known, record_of(certificate, site.now())))
+        certificate, chain = site.certify(name, key.public_key())
+        issued = site.kept((*known, certificate))
         record = ClientRecord(version=1, name=name, role=role, revoked=False, certificates=issued)
         # On record before it is in a file: there is no certificate that cannot be revoked.
         site.put(record, "client_issued", name=name, role=role)
         target = files.client(name)
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
-        write_atomic(target / "tls.crt", pem(certificate), mode=PUBLIC_MODE)
+        write_atomic(target / "tls.crt", chain, mode=PUBLIC_MODE)
         if role in ASKING:
             ask = SigningKey.generate()
             ask.save(target / "ask.key")
@@ -66,14 +67,19 @@ def issue_client(
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
     """Shut a program out: certificates on the revocation list, no access. May be repeated."""
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
 
 
 def issue_broker(
-    folder: Path, hostnames: Iterable[str], *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None
+    folder: Path,
+    hostnames: Iterable[str],
+    *,
+    port: int = DEFAULT_PORT,
+    clock: Clock = SYSTEM_CLOCK,
+    passphrase: bytes | None = None,
 ) -> Path:
     """Make key and certificate of the broker for the names and addresses that clients connect to; return its folder.
 
@@ -83,13 +89,14 @@ def issue_broker(
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = site.authority.issue_broker(names, key.public_key(), site.now())
-        issued = site.kept((*_of_brokers(site), record_of(certificate, site.now())))
-        save(site.files.broker_record, BrokerRecord(version=1, certificates=issued))  # before it is in a file
+        issued = site.kept((*_of_brokers(site), record_of(certificate)))
+        made = BrokerRecord(version=1, hosts=tuple(names), port=port, certificates=issued)
+        save(site.files.broker_record, made)  # before it is in a file
         target = site.files.broker
         save_private_key(key, target / "broker.key")
         write_atomic(site.files.broker_crt, pem(certificate), mode=PUBLIC_MODE)
         write_atomic(target / "ca.crt", pem(site.authority.certificate), mode=PUBLIC_MODE)
-        site.log("broker_issued", names=" ".join(names), serial=record_of(certificate, site.now()).serial)
+        site.log("broker_issued", names=" ".join(names), serial=record_of(certificate).serial)
         return target
 
 
@@ -103,7 +110,7 @@ def revoke_broker(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: byte
         revoked = site.revoked(_of_brokers(site))
         if not revoked:
             raise RefusedError("this site has certified no broker: there is nothing to revoke")
-        save(site.files.broker_record, BrokerRecord(version=1, certificates=revoked))
+        save(site.files.broker_record, msgspec.structs.replace(_broker_record(site), certificates=revoked))
         site.log("broker_revoked", serials=" ".join(record.serial for record in revoked[-MAX_LOGGED:]))
         listed = site.authority.revocation_list(revoked, site.now(), above=list_number(site.files.brokers_crl))
         write_atomic(site.files.brokers_crl, listed, mode=PUBLIC_MODE)
@@ -112,7 +119,12 @@ def revoke_broker(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: byte
 
 def _of_brokers(site: SiteFolder) -> tuple[CertificateRecord, ...]:
     """All of the broker's certificates that have not expired; of a site of release 0.1 the one in its folder."""
+    return site.kept(_broker_record(site).certificates)
+
+
+def _broker_record(site: SiteFolder) -> BrokerRecord:
     files = site.files
     if files.broker_record.exists():
-        return site.kept(load(files.broker_record, BrokerRecord).certificates)
-    return (record_of(read_certificate(files.broker_crt), site.now()),) if files.broker_crt.exists() else ()
+        return load(files.broker_record, BrokerRecord)
+    known = (record_of(read_certificate(files.broker_crt)),) if files.broker_crt.exists() else ()
+    return BrokerRecord(version=1, certificates=known)

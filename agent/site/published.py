@@ -7,6 +7,7 @@ from the records. Comparing the two finds that, whatever act it was; the next ac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import strict_json
 from agent.errors import KeyStoreError, VerificationError
 from agent.files import read_bounded
-from agent.keys import MAX_TOKEN_BYTES, PublicKey, load_public_key
+from agent.keys import MAX_TOKEN_BYTES, PublicKey, decode_base64url, load_public_key
+from agent.protocol.grant import SEPARATOR
 from agent.protocol.record import load
-from agent.protocol.trust import TRUST_TYPE, TrustList, UnitKeyEntry
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.acl import acl_file
 from agent.site.authority import read_certificate
 from agent.site.records import CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
+_CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n?", re.DOTALL)
 MAX_LIST_BYTES = 16 * 1024 * 1024  # 4 000 units and programs with 64 revoked certificates of some 40 bytes each
 
 
@@ -39,19 +42,25 @@ class Unfinished(NamedTuple):
 class Published:
     """What the three files say: who is shut out, by serial number; whom to believe; who may do what.
 
-    None stands for a file that is missing, damaged or signed by another key.
+    ``revoked`` is the root's list, ``issued_revoked`` that of the service's issuing key. None stands for a file that is
+    missing, damaged or signed by another key.
     """
 
     revoked: frozenset[int] | None
+    issued_revoked: frozenset[int] | None
     trusted: Mapping[str, tuple[UnitKeyEntry, ...]] | None
     acl: str | None
 
     @classmethod
-    def of(cls, site: str, units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -> Published:
-        """Say what follows from these records."""
+    def of(
+        cls, site: str, units: Iterable[UnitRecord], clients: Iterable[ClientRecord], *, delegated: bool
+    ) -> Published:
+        """Say what follows from these records; ``delegated`` where there is an issuing key."""
         units, clients = tuple(units), tuple(clients)
+        out = [record for record in certificates(units, clients) if record.revoked_at]
         return cls(
-            frozenset(int(record.serial, 16) for record in certificates(units, clients) if record.revoked_at),
+            frozenset(int(record.serial, 16) for record in out if not record.issued),
+            frozenset(int(record.serial, 16) for record in out if record.issued) if delegated else None,
             {unit.unit: unit.keys for unit in units},
             acl_file(
                 site,
@@ -65,7 +74,7 @@ class Published:
     def read(cls, files: SiteFiles, site_key: PublicKey) -> Published:
         """Say what stands in the files now."""
         return cls(
-            _read_revoked(files.crl, files.ca_crt),
+            *_read_revoked(files),
             _read_trusted(files.trust, site_key),
             _read_text(files.acl),
         )
@@ -87,10 +96,11 @@ def certificates(units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -
 
 def unfinished(files: SiteFiles) -> Unfinished:
     """Say, without any private key, what an interrupted act has left undone; KeyStoreError for damaged records."""
-    wanted = Published.of(load(files.record, SiteRecord).site, files.all_units(), files.all_clients())
+    site = load(files.record, SiteRecord).site
+    wanted = Published.of(site, files.all_units(), files.all_clients(), delegated=files.issuing_crt.exists())
     found = Published.read(files, load_public_key(files.site_jwk))
     compared = (
-        (files.crl, wanted.revoked, found.revoked),
+        (files.crl, (wanted.revoked, wanted.issued_revoked), (found.revoked, found.issued_revoked)),
         (files.trust, wanted.trusted, found.trusted),
         (files.acl, wanted.acl, found.acl),
     )
@@ -98,32 +108,55 @@ def unfinished(files: SiteFiles) -> Unfinished:
 
 
 def list_number(path: Path) -> int:
-    """Number of the revocation list at ``path``; 0 when there is none that can be read.
+    """Highest number of a revocation list in ``path``; 0 when there is none that can be read.
 
     The next one gets a higher number also where the site's clock went back: readers take no lower one.
     """
     try:
-        listed = x509.load_pem_x509_crl(read_bounded(path, MAX_LIST_BYTES))
-        return listed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        blocks = _CRL.findall(read_bounded(path, MAX_LIST_BYTES))
+        listed = [x509.load_pem_x509_crl(block) for block in blocks]
+        numbers = (one.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for one in listed)
+        return max(numbers, default=0)
     except (KeyStoreError, ValueError, x509.ExtensionNotFound):
         return 0
 
 
-def _read_revoked(crl: Path, root: Path) -> frozenset[int] | None:
-    issuer = read_certificate(root).public_key()
+def read_lists(files: SiteFiles) -> dict[bool, bytes]:
+    """The broker's revocation lists as PEM: the root's (False), and that of the issuing key (True)."""
     try:
-        listed = x509.load_pem_x509_crl(read_bounded(crl, MAX_LIST_BYTES))
-        if not isinstance(issuer, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(issuer):
-            return None
-    except (KeyStoreError, ValueError):
-        return None
-    return frozenset(entry.serial_number for entry in listed)
+        blocks = _CRL.findall(read_bounded(files.crl, MAX_LIST_BYTES))
+    except KeyStoreError:
+        return {}
+    issuers = {False: read_certificate(files.ca_crt).public_key()}
+    if files.issuing_crt.exists():
+        issuers[True] = read_certificate(files.issuing_crt).public_key()
+    found: dict[bool, bytes] = {}
+    for block in blocks:
+        try:
+            listed = x509.load_pem_x509_crl(block)
+        except ValueError:
+            continue
+        for which, issuer in issuers.items():
+            if isinstance(issuer, ec.EllipticCurvePublicKey) and listed.is_signature_valid(issuer):
+                found.setdefault(which, block)
+    return found
+
+
+def _read_revoked(files: SiteFiles) -> tuple[frozenset[int] | None, frozenset[int] | None]:
+    lists = read_lists(files)
+    root, issued = (
+        frozenset(entry.serial_number for entry in x509.load_pem_x509_crl(lists[which])) if which in lists else None
+        for which in (False, True)
+    )
+    return root, issued
 
 
 def _read_trusted(trust: Path, site_key: PublicKey) -> Mapping[str, tuple[UnitKeyEntry, ...]] | None:
     try:
-        token = read_bounded(trust, MAX_TOKEN_BYTES).decode("ascii").strip()
-        return strict_json.decode(site_key.verify(token, typ=TRUST_TYPE), TrustList, MAX_TOKEN_BYTES).units
+        token = read_bounded(trust, MAX_TOKEN_BYTES)
+        TrustedUnits.from_signed(token, site_key)
+        payload = decode_base64url(token.decode("ascii").strip().rpartition(SEPARATOR)[2].split(".")[1])
+        return strict_json.decode(payload, TrustList, MAX_TOKEN_BYTES).units
     except (KeyStoreError, VerificationError, ValueError):
         return None
 

@@ -11,14 +11,15 @@ from msgspec import Meta
 from agent import strict_json
 from agent.files import REVOKED_BROKERS, make_private_folder
 from agent.protocol.joining import Base64url, Pem
-from agent.protocol.names import Name, Time
+from agent.protocol.names import Digest, Name, Time
 from agent.protocol.record import Record, load
 from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 
 MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
-Role = Literal["auditor", "home-assistant", "operator", "announcer"]
+Role = Literal["auditor", "home-assistant", "operator", "announcer", "service"]
+SERVICE = "site-service"  # the program's name
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
 Generation = Annotated[int, Meta(ge=0, le=9999)]
 
@@ -30,15 +31,20 @@ class SiteRecord(Record, frozen=True):
     site: Name
     created_at: Time
     trust_serial: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
+    mandates: Annotated[int, Meta(ge=0, le=9999)] = 0  # given to the site's service; the last one counts
     generation: Generation = 0  # of the epoch keys: rises when those that units hold have become known to somebody
 
 
 class CertificateRecord(Record, frozen=True):
-    """A certificate that was issued; ``revoked_at`` puts it on the revocation list."""
+    """A certificate that was issued; ``revoked_at`` puts it on the revocation list of whoever issued it.
+
+    ``issued`` says that this was the service's issuing key, not the root.
+    """
 
     serial: Serial
     expires_at: Time
     revoked_at: Time | None = None
+    issued: bool = False
 
 
 class UnitRecord(Record, frozen=True):
@@ -54,6 +60,7 @@ class UnitRecord(Record, frozen=True):
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
     issued: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # number of the last issue
     taken: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # of the one after which ``seal_jwk`` came
+    generation: Generation = 0  # of the epoch keys in the last issue
 
 
 class ClientRecord(Record, frozen=True):
@@ -67,10 +74,12 @@ class ClientRecord(Record, frozen=True):
 
 
 class BrokerRecord(Record, frozen=True):
-    """``broker.json``: what the broker proves itself with, and did before."""
+    """``broker.json``: what the broker proves itself with, and did before; where its clients reach it."""
 
     version: Literal[1]
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+    hosts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8883
 
 
 class TokenRecord(Record, frozen=True):
@@ -83,6 +92,17 @@ class TokenRecord(Record, frozen=True):
     digest: Base64url
     expires_at: Time
     used: Base64url | None = None
+    invited: bool = False  # by one file; the request comes over the broker
+    accepted: bool = False  # whoever holds the claim is let in without being looked at
+    replace: bool = False  # as of ``add_unit``
+
+
+class SentAnswer(Record, frozen=True):
+    """``sent/<unit>.json``: the answer to a unit that joined, for the case that it was lost."""
+
+    version: Literal[1]
+    request: Digest
+    answer: Annotated[str, Meta(max_length=32 * 1024)]
 
 
 class TokenFile(Record, frozen=True):
@@ -97,13 +117,15 @@ class SiteFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.away = folder / "root"  # a link to where the root's keys were taken, such as a stick in a safe
+        root = self.away if self.away.is_symlink() else folder
         self.record = folder / "site.json"
-        self.ca_key = folder / "ca.key"
+        self.ca_key = root / "ca.key"
         self.ca_crt = folder / "ca.crt"
-        self.site_key = folder / "site.key"
-        self.next_site_key = folder / "site.key.next"
+        self.site_key = root / "site.key"
+        self.next_site_key = root / "site.key.next"
         self.site_jwk = folder / "site.jwk"
-        self.master_key = folder / "master.key"
+        self.master_key = root / "master.key"
         self.tokens = folder / "tokens.json"
         self.trust = folder / "trust.jws"
         self.audit = folder / "audit.log"
@@ -117,6 +139,26 @@ class SiteFiles:
         self.broker_crt = self.broker / "broker.crt"
         self.broker_record = folder / "broker.json"
         self.brokers_crl = folder / REVOKED_BROKERS
+        self.service = folder / "service"
+        self.issuing_key = self.service / "issuing.key"
+        self.issuing_crt = self.service / "issuing.crt"
+        self.mandated_key = self.service / "service.key"
+        self.mandate = self.service / "mandate.jws"
+        self.epochs = self.service / "epochs"
+        self.former_crl = self.service / "former.crl"
+        self.policy = folder / "policy.jws"
+        self.joining = folder / "joining"
+        self.sent = folder / "sent"
+        self.seen = folder / "seen"
+
+    def service_epochs(self, audience: str) -> Path:
+        """Where the service's epoch keys of one audience lie."""
+        return self.epochs / f"{audience}.json"
+
+    @property
+    def delegated(self) -> bool:
+        """Whether the site's service was given its keys and mandate."""
+        return self.mandate.exists()
 
     def unit(self, unit: str) -> Path:
         return self.units / f"{unit}.json"
@@ -143,5 +185,6 @@ class SiteFiles:
 
     def make_folders(self) -> None:
         """Make the folders in this one; those that are there are kept."""
-        for folder in (self.folder, self.units, self.programs, self.clients, self.broker):
+        kept = (self.units, self.programs, self.clients, self.broker, self.epochs, self.joining, self.sent, self.seen)
+        for folder in (self.folder, *kept):
             make_private_folder(folder)

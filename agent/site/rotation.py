@@ -23,6 +23,7 @@ from agent.keys import SigningKey, load_public_key
 from agent.match.policy import Policy, sign_policy
 from agent.protocol.record import load, save
 from agent.protocol.site_key import propose
+from agent.site.delegation import hand_epoch_keys, hand_mandate
 from agent.site.folder import SYSTEM_CLOCK, changing, opened
 from agent.site.records import SiteRecord
 
@@ -52,6 +53,9 @@ def rotate_epoch_keys(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphrase: 
         record = load(site.files.record, SiteRecord)
         record = msgspec.structs.replace(record, generation=record.generation + 1)
         save(site.files.record, record)
+        site.__dict__.pop("generation", None)  # it was read before
+        if site.files.delegated:
+            hand_epoch_keys(site)
         site.log("epoch_keys_replaced", generation=record.generation)
         return record.generation
 
@@ -72,4 +76,6 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
         if not begun and load_public_key(files.site_jwk).kid == site.signer.kid:
             raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
         site.complete("site_key_changed", kid=site.signer.kid)
+        if files.delegated:
+            hand_mandate(site)  # the one by the former key counts nowhere any more
         return site.signer.kid

@@ -21,7 +21,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_bounded
+from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
 from agent.match.policy import Policy, sign_policy
 from agent.protocol import joining
@@ -30,16 +30,15 @@ from agent.protocol.names import check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, is_epoch
 from agent.protocol.record import encode, load, save
 from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
-from agent.site.authority import pem, public_pem, read_csr, read_public_pem, record_of
-from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, opened
+from agent.site.authority import public_pem, read_csr, read_public_pem
+from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
 from agent.strict_json import MAX_SAFE_INTEGER
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
-MAX_TOKENS = 200  # units that are being installed at once; with the used ones the file stays below 64 KiB
+MAX_TOKENS = 150  # units that are being installed at once; with the used ones the file stays below 64 KiB
 MAX_USED_TOKENS = 50  # whose answer may be asked for again
 REPLACED_KEY_DAYS = 30  # events signed by a unit's old key may wait this long for the broker
-DEFAULT_AUDIENCES = ("access",)
 
 
 def new_token(
@@ -52,16 +51,21 @@ def new_token(
     check_name("unit", unit)
     token = joining.spell_token(random(joining.TOKEN_BYTES))
     with opened(folder, clock=clock, random=random) as site:
-        others = [record for record in _open_tokens(site) if record.unit != unit]
-        waiting = [record for record in others if record.used is None]
-        used = [record for record in others if record.used is not None]
-        if len(waiting) >= MAX_TOKENS:
-            raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
         expires_at = round_down(site.now() + timedelta(days=TOKEN_DAYS), 1)
-        fresh = TokenRecord(unit=unit, digest=encode_base64url(joining.token_key(token)), expires_at=expires_at)
-        save(site.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
+        digest = encode_base64url(joining.token_key(token))
+        keep_token(site, TokenRecord(unit=unit, digest=digest, expires_at=expires_at))
         site.log("token_issued", unit=unit)
     return token
+
+
+def keep_token(site: SiteFolder, fresh: TokenRecord) -> None:
+    """Keep a new token; RefusedError where too many wait to be used."""
+    others = [record for record in open_tokens(site) if record.unit != fresh.unit]
+    waiting = [record for record in others if record.used is None]
+    used = [record for record in others if record.used is not None]
+    if len(waiting) >= MAX_TOKENS:
+        raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
+    save(site.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
 
 
 def add_unit(
@@ -86,7 +90,7 @@ def add_unit(
     asked = joining.unverified(token, joining.UnitRequest)
     key = PublicKey.from_jwk(asked.jwk)
     key.verify(token, typ=joining.REQUEST_TYPE)
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         if asked.site != site.name:
             raise VerificationError("wrong_site", "the request is for another site: make a new one at the unit")
         if site.files.program(asked.unit).exists():
@@ -135,7 +139,7 @@ def add_unit(
 
 def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bytes:
     """Give a unit a new certificate for its present keys, and its epoch keys; the unit takes it by ``install``."""
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: enrol it anew with a token")
@@ -143,6 +147,26 @@ def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphra
         signed = _signed(site, answer)
         site.put(record, "unit_renewed", unit=unit)
         return signed
+
+
+def certify_unit(folder: Path, unit: str, *, below: int, clock: Clock = SYSTEM_CLOCK) -> str:
+    """Make a new certificate for a unit's present key, as the site's service sends it: a chain in PEM.
+
+    One that was made before and lasts ``below`` days or more is given again: the unit may have missed it.
+    """
+    with changing(folder, clock=clock, needs_root=False) as site:
+        record = site.unit(unit)
+        if record.revoked:
+            raise RefusedError("this unit is revoked: it gets no more certificates")
+        sent = site.files.sent / f"{unit}.crt"
+        newest, now = record.certificates[-1], site.now()
+        if newest.issued and parse_time(newest.expires_at) >= now + timedelta(days=below) and sent.exists():
+            return read_bounded(sent).decode()
+        certificate, chain = site.certify(unit, read_public_pem(record.tls_key))
+        record = msgspec.structs.replace(record, certificates=site.kept((*record.certificates, certificate)))
+        site.put(record, "certificate_renewed", unit=unit)
+        write_atomic(sent, chain, mode=PUBLIC_MODE)
+        return chain.decode()
 
 
 def issue_epoch_keys(
@@ -154,11 +178,11 @@ def issue_epoch_keys(
     passphrase: bytes | None = None,
 ) -> bytes:
     """Seal the keys of this epoch and the ``ahead`` next ones to a unit; memory stick or broker may carry them."""
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: it gets no more keys")
-        record = msgspec.structs.replace(record, issued=record.issued + 1)
+        record = msgspec.structs.replace(record, issued=record.issued + 1, generation=site.generation)
         sealed = _sealed_epoch_keys(site, record, record.seal_jwk, ahead)
         site.put(record, "epoch_keys_issued", unit=unit, ahead=ahead, number=record.issued)
         return sealed.encode()
@@ -224,7 +248,7 @@ def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     The broker must get ``broker/ca.crl`` and ``broker/acl``, subscribers ``trust.jws``. The epoch keys that the unit
     has stay in a thief's hands until their epochs are over. May be repeated.
     """
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         record = site.unit(unit)
         keys = tuple(msgspec.structs.replace(key, status="revoked") for key in record.keys)
         revoked = msgspec.structs.replace(
@@ -238,6 +262,7 @@ def issue_policy(folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, p
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         token = sign_policy(policy, site.signer)
         site.log("policy_signed", digest=policy.digest, model=policy.model)
+        write_atomic(site.files.policy, token.encode(), mode=PUBLIC_MODE)  # for units that join from now on
         return token
 
 
@@ -248,20 +273,21 @@ def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKe
 
 def _certified(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str, str]) -> tuple[UnitRecord, joining.UnitAnswer]:
     """Certify a unit: its record with the certificate, and what the unit has to know. Nothing is written."""
-    certificate = site.authority.issue_client(record.unit, read_public_pem(record.tls_key), site.now())
+    certificate, chain = site.certify(record.unit, read_public_pem(record.tls_key))
     record = msgspec.structs.replace(
         record,
         issued=record.issued + 1,
-        certificates=site.kept((*record.certificates, record_of(certificate, site.now()))),
+        generation=site.generation,
+        certificates=site.kept((*record.certificates, certificate)),
     )
     revoked = site.files.brokers_crl
     answer = joining.UnitAnswer(
         version=1,
         site=site.name,
         unit=record.unit,
-        tls_crt=pem(certificate).decode(),
-        ca_crt=pem(site.authority.certificate).decode(),
-        site_jwk=site.signer.public_jwk(),
+        tls_crt=chain.decode(),
+        ca_crt=read_bounded(site.files.ca_crt).decode(),
+        site_jwk=site.public.jwk(),
         epoch_keys=_sealed_epoch_keys(site, record, seal_jwk, EPOCHS_AHEAD),
         revoked_brokers=read_bounded(revoked).decode() if revoked.exists() else None,
     )
@@ -269,7 +295,7 @@ def _certified(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str, str]) -
 
 
 def _signed(site: SiteFolder, answer: joining.UnitAnswer) -> bytes:
-    return site.signer.sign(encode(answer), typ=joining.ANSWER_TYPE).encode()
+    return site.signs.sign(encode(answer), typ=joining.ANSWER_TYPE).encode()
 
 
 def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str, str], ahead: int) -> str:
@@ -280,23 +306,23 @@ def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str,
         audiences=record.audiences,
         now=site.now(),
         ahead=ahead,
-        generation=site.generation,
         number=record.issued,
-        master=site.master,
-        signer=site.signer,
+        key_of=site.epoch_key,
+        signer=site.signs,
     )
 
 
-def _open_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
+def open_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
+    """Tokens whose time is not over."""
     tokens = load(site.files.tokens, TokenFile, secret=True).tokens
     return tuple(record for record in tokens if parse_time(record.expires_at) > site.now())
 
 
 def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, again: bool) -> bytes:
     """Find the key of the proofs: a token that is unused, or was used for this very request."""
-    for record in _open_tokens(site):
+    for record in open_tokens(site):
         key = decode_base64url(record.digest)
-        fits = record.used is None or (again and record.used == _digest(token))
+        fits = record.used is None or (again and record.used == used_by(token))
         if fits and record.unit == asked.unit and joining.is_proof(key, asked):
             return key
     raise VerificationError(
@@ -306,13 +332,14 @@ def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, ag
 
 def _use_up(site: SiteFolder, unit: str, token: str) -> None:
     tokens = (
-        msgspec.structs.replace(record, used=_digest(token)) if record.unit == unit else record
-        for record in _open_tokens(site)
+        msgspec.structs.replace(record, used=used_by(token)) if record.unit == unit else record
+        for record in open_tokens(site)
     )
     save(site.files.tokens, TokenFile(version=1, tokens=tuple(tokens)))
 
 
-def _digest(token: str) -> str:
+def used_by(token: str) -> str:
+    """How a token's record names the request that it was used for."""
     return encode_base64url(hashlib.sha256(token.encode()).digest())
 
 

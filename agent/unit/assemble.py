@@ -29,6 +29,7 @@ from agent.unit.forget import Forgetting
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.looking import make_view
+from agent.unit.mandate import take_mandate
 from agent.unit.pause import Pause
 from agent.unit.site_key import complete
 from agent.unit.stores import Stores, terms_of
@@ -218,6 +219,7 @@ def command_side(
         clock=clock,
         random=random,
         on_outcome=CommandLog(log, clock=clock, taken=stores.generation.advance),
+        on_mandate=partial(take_mandate, UnitFiles(config.keys.folder).mandate),
         doubted=stores.generation.doubted,
     )
     rotation = KeyRotation(
@@ -247,6 +249,7 @@ def command_side(
             request=request if takes_requests(config) else None,
             doubt=lambda: stores.generation.doubt,
             rotate=rotation.rotate,
+            renew=rotation.renew,
             confirm=Confirming(stores.ageing, stores.generation, stores.audit, clock).command,
         )
     )

@@ -49,6 +49,7 @@ def make_info(
             profile=config.profile,
             camera=None if camera is None else CameraFacts(camera.source, camera.width, camera.height),
             models=digests,
+            policy=policy.digest,
             detection=DetectionFacts(config.detection.view, config.detection.look),
             config_schema=CONFIG_SCHEMA_ID,
             public_key=convert(key.public_jwk(), PublicJwk),

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock, ClockState
 from agent.errors import KeyStoreError, VerificationError
@@ -42,11 +42,14 @@ from agent.keys import (
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol import joining
 from agent.protocol.epoch_keys import IssuedKeys, open_epoch_keys
+from agent.protocol.grant import SIGNS_ANSWERS, verify_document
 from agent.protocol.names import Name, check_name
 from agent.protocol.record import Record, encode, load, save
-from agent.site.authority import check_issued, make_csr, public_pem
+from agent.site.authority import make_csr
 from agent.unit import seal_key as seal
+from agent.unit.certificate import check_certificate
 from agent.unit.key_files import UnitFiles
+from agent.unit.mandate import take_mandate
 from agent.unit.revocations import is_newest
 
 
@@ -68,6 +71,8 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
     check_name("unit", unit)
     key = joining.token_key(token)
     waiting = UnitFiles(keys).waiting
+    if waiting.request.exists():  # of the keys before these
+        remove(waiting.request)
     make_private_folder(waiting.folder)
     keys.chmod(FOLDER_MODE)  # one that was made by hand may be open to others
     event_key, tls_key, seal_key, next_seal_key = (UnitKey.generate() for _ in range(4))
@@ -100,7 +105,7 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
     """
     files = UnitFiles(keys)
     waiting = files.waiting
-    pending = _read_pending(waiting.pending)
+    pending = read_pending(waiting.pending)
     token = answer.decode("ascii", errors="replace").strip()
     content = _verified(files, token, pending)
     if pending is None and not files.tls_key.exists():
@@ -128,8 +133,9 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
     if waiting.pending.exists():
         for spent in (waiting.seal_key, waiting.next_seal_key, waiting.pending):
             destroy(spent)
-        waiting.folder.rmdir()
-        fsync_folder(keys)
+        if not waiting.request.exists():  # else who joins by an invitation has more to do, see ``unit.invited``
+            waiting.folder.rmdir()
+            fsync_folder(keys)
     return content.unit
 
 
@@ -152,7 +158,7 @@ def install_epoch_keys(
     return held
 
 
-def _read_pending(path: Path) -> PendingRequest | None:
+def read_pending(path: Path) -> PendingRequest | None:
     """What waits for an answer; None also for a file that was overwritten when the power failed before its removal."""
     if not path.exists() or not any(read_secret(path)):
         return None
@@ -163,7 +169,15 @@ def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> j
     """Read an answer: by the site's key where it is known, by the token where it is not, else by both."""
     content = joining.unverified(token, joining.UnitAnswer)
     known = load_public_key(files.site_jwk) if files.site_jwk.exists() else PublicKey.from_jwk(content.site_jwk)
-    known.verify(token, typ=joining.ANSWER_TYPE)
+    verify_document(
+        token,
+        known,
+        typ=joining.ANSWER_TYPE,
+        power=SIGNS_ANSWERS,
+        site=content.site,
+        now=None,
+        on_mandate=partial(take_mandate, files.mandate),
+    )
     if content.site_jwk != known.jwk():
         raise VerificationError("wrong_key", "the answer names another site's key: ask this unit's own site")
     if pending is None:
@@ -179,15 +193,10 @@ def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> j
 
 def _check_certificate(content: joining.UnitAnswer, tls_key: Path) -> None:
     try:
-        certificate = x509.load_pem_x509_certificate(content.tls_crt.encode())
         root = x509.load_pem_x509_certificate(content.ca_crt.encode())
     except ValueError:
         raise VerificationError("malformed", "a certificate in the answer is not readable") from None
-    check_issued(certificate, root, content.unit)
-    certified = certificate.public_key()
-    held = load_private_key(tls_key).public_key()
-    if not isinstance(certified, ec.EllipticCurvePublicKey) or public_pem(certified) != public_pem(held):
-        raise KeyStoreError("the certificate is for another key than the one that waits here: make a new request")
+    check_certificate(content.tls_crt, root, content.unit, tls_key)
 
 
 def _revoked_brokers(keys: Path, content: joining.UnitAnswer) -> bytes | None:
@@ -213,6 +222,7 @@ def _open(
         above=above,
         now=clock.now(),
         clock=clock.state(),
+        on_mandate=partial(take_mandate, files.mandate),
     )
 
 

@@ -23,6 +23,9 @@ class UnitFiles:
         self.epoch_keys = folder / "epoch-keys.json"
         self.pending = folder / "pending.json"
         self.site_change = folder / "site-change.json"
+        self.mandate = folder / "mandate.json"
+        self.request = folder / "request.jws"
+        self.joined = folder / "joined.json"
 
     @property
     def waiting(self) -> UnitFiles:

@@ -24,6 +24,7 @@ from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, veri
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.site_key import accept
 from agent.strict_json import convert
+from agent.unit.certificate import renew_certificate
 from agent.unit.key_files import UnitFiles
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import settle, statement, take_issue
@@ -36,6 +37,7 @@ class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seal_key: Literal["show"] | None = None  # renews nothing: what the next epoch keys are to be sealed to
     epoch_keys: str | None = None  # sealed by the site kit to this unit
     references: Literal["renew"] | None = None  # new rotations, new keys, new key over them
+    certificate: str | None = None  # a new one for the present TLS key, with that of who issued it: PEM
     revoked_brokers: str | None = None  # the site's list of broker certificates that nobody may believe any more
     site_key: str | None = None  # the site kit's statement about its new command key
     policy: str | None = None  # the policy in force, signed by that key
@@ -66,10 +68,26 @@ class KeyRotation:
         KeyStoreError.
         """
         wanted = _read(args)
+        return self._do(wanted)
+
+    def renew(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do what the site's service may ask: of the kinds of ``rotate`` those that change no reference and no key.
+
+        Raises as ``rotate``, and RefusedError ``not_granted``.
+        """
+        wanted = _read(args)
+        if wanted.references is not None or wanted.site_key is not None:
+            raise RefusedError("this takes a command by the site's own key: use key/rotate", reason="not_granted")
+        return self._do(wanted)
+
+    def _do(self, wanted: NewKeys) -> Mapping[str, Any]:
         if wanted.seal_key is not None:
             return {"seal_key": statement(UnitFiles(self.keys), site=self.site, unit=self.unit)}
         if wanted.epoch_keys is not None:
             done = self._renew_epoch_keys(wanted.epoch_keys)
+        elif wanted.certificate is not None:
+            days = renew_certificate(self.keys, self.unit, wanted.certificate, now=self.clock.now())
+            done = {"rotated": "certificate", "days": days}
         elif wanted.revoked_brokers is not None:
             count = install_revocations(self.keys, wanted.revoked_brokers.encode())
             done = {"rotated": "revoked_brokers", "count": count}
@@ -131,9 +149,11 @@ def _read(args: Mapping[str, Any]) -> NewKeys:
     except msgspec.ValidationError:
         wanted = NewKeys()
     kinds = [wanted.epoch_keys, wanted.references, wanted.site_key, wanted.seal_key, wanted.revoked_brokers]
+    kinds += [wanted.certificate]
     if sum(kind is not None for kind in kinds) != 1 or (wanted.site_key is None) != (wanted.policy is None):
         raise RefusedError(
-            "give one of epoch_keys, seal_key=show, references=renew, revoked_brokers, or site_key with policy",
+            "give one of epoch_keys, seal_key=show, references=renew, certificate, revoked_brokers, or site_key with"
+            " policy",
             reason="bad_args",
         )
     return wanted

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -25,6 +26,7 @@ from agent.protocol.names import Digest
 from agent.protocol.record import Record, encode, load, save
 from agent.strict_json import MAX_SAFE_INTEGER
 from agent.unit.key_files import UnitFiles
+from agent.unit.mandate import take_mandate
 
 
 class SealState(Record, frozen=True):
@@ -71,6 +73,7 @@ def take_issue(
         above=last_issue(files),
         now=now,
         clock=clock,
+        on_mandate=partial(take_mandate, files.mandate),
     )
     if issued.number and not files.next_seal_key.exists():
         SigningKey.generate().save(files.next_seal_key)

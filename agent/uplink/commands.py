@@ -215,6 +215,7 @@ class Commands:
     clock: Clock
     random: Callable[[int], bytes]
     on_outcome: Callable[[Outcome], None]
+    on_mandate: Callable[[int], None] = lambda _: None  # raises for the number of a mandate that was replaced
     doubted: Callable[[], bool] = lambda: False  # whether the counter may have been put back: then a nonce is needed
 
     def __post_init__(self) -> None:
@@ -328,6 +329,8 @@ class Commands:
             raise VerificationError("not_granted", "this program was not given the right to ask for this")
         if self.clock.state() == "synced" and self.clock.now().timestamp() > grant.expires_at:
             raise VerificationError("grant_expired", "the grant has ended: issue the program's files again")
+        if grant.number:
+            self.on_mandate(grant.number)
 
     def _check(self, command: Command, verb: str, counter: CommandCounter, nonces: _Nonces) -> Handler:
         """Refuse what is for somebody else, was there before, is too old or not offered; who does it otherwise."""

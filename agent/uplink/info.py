@@ -65,6 +65,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     profile: Literal["production", "demo"]
     camera: CameraFacts | None  # None while the camera is not there
     models: dict[ModelTask, Digest]
+    policy: Digest
     detection: DetectionFacts
     config_schema: Text  # id of the JSON Schema of the configuration
     public_key: PublicJwk

@@ -5,7 +5,7 @@ const crypto = require('node:crypto');
 const Ajv = require('ajv/dist/2020');
 const canonicalize = require('canonicalize'); // RFC 8785
 
-const [MAX_EVENT, MAX_HEADER, MAX_LIST] = [4096, 512, 2 ** 20]; // bytes
+const [MAX_EVENT, MAX_HEADER, MAX_LIST, MAX_GRANT] = [4096, 512, 2 ** 20, 2048]; // bytes
 const [FRESH_S, SKEW_S, CLOCKS_S, YEAR_S] = [60, 10, 300, 366 * 86400]; // fresh; two clocks apart; set apart; an age
 const [KNOWN, RANGES, LOSSES, JUMP] = [64, 64, 16, 50000]; // what is remembered of a chain; numbers that may be skipped
 const RECEIPT = { type: 'io.postern.erasure.v1', statement: 'reference, its key and the key over it were destroyed' };
@@ -64,6 +64,17 @@ function checkSignature(key, segment, payload, signature) {
   ensure(crypto.verify('sha256', signed, { key, dsaEncoding: 'ieee-p1363' }, rs), 'bad_signature');
 }
 
+/** Content of a compact JWS by a key. */
+function contentOf(token, purpose, { key, kid }) {
+  const [segment, content, signature, ...more] = token.split('.');
+  ensure(signature !== undefined && more.length === 0);
+  const payload = decode(content), header = readHeader(segment);
+  checkHeader(header, purpose);
+  ensure(header.kid === kid, 'wrong_key');
+  checkSignature(key, segment, payload, signature);
+  return payload;
+}
+
 // What is remembered of one unit under one key: digests by number, missing ranges, admitted losses.
 const newChain = () => ({ last: 0, known: {}, expected: {}, missing: [], admitted: [] });
 const overlap = (first, last) => ([from, to]) => Math.max(0, Math.min(to, last) - Math.max(from, first) + 1);
@@ -117,7 +128,7 @@ function settle(chain) {
 class Verifier {
   /** From the site's public JWK, its list of units, and an `export` as `state`; the rest is in seconds. */
   constructor(siteKey, list, { timeStep = 1, fresh = FRESH_S, skew = SKEW_S, state = '{}' } = {}) {
-    Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew, serial: 0 });
+    Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew, serial: 0, mandate: 0 });
     this.trust(list);
     this.chains = JSON.parse(state); // by source, then by kid
     if (Array.isArray(this.chains)) throw new Error('what was remembered is of an older verifier: move it away');
@@ -126,12 +137,10 @@ class Verifier {
   export() { return JSON.stringify(this.chains); }
   /** Takes a newer list of units; the one in use stays when this one is refused. */
   trust(list) {
-    const [segment, content, signature, ...more] = list.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '').split('.');
-    ensure(list.length <= MAX_LIST && signature !== undefined && more.length === 0);
-    const payload = decode(content), header = readHeader(segment), keys = new Map();
-    checkHeader(header, 'trust');
-    ensure(header.kid === this.siteKey.kid, 'wrong_key');
-    checkSignature(this.siteKey.key, segment, payload, signature);
+    ensure(list.length <= MAX_LIST);
+    const [grant, listed] = list.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '').split(/~(.*)/s);
+    const signer = listed === undefined ? this.siteKey : this.service(grant), keys = new Map();
+    const payload = contentOf(listed ?? grant, 'trust', signer);
     const told = parse(payload, MAX_LIST), { version, site, serial, expires_at = null, units } = told;
     ensure(isList(told) && (version === 2) === (expires_at !== null));
     const entries = Object.entries(units).flatMap(([unit, keys]) => keys.map((one) => ({ unit, ...one })));
@@ -141,9 +150,18 @@ class Verifier {
       keys.set(kid, { unit, key, status, until, last_seq, end });
     }
     const ends = expires_at === null ? Infinity : moment(expires_at);
-    ensure(site === (this.site ?? site), 'wrong_site');
+    ensure(site === (this.site ?? site) && site === (signer.site ?? site), 'wrong_site');
     ensure(serial >= this.serial, 'replayed');
-    Object.assign(this, { site, serial, expires_at, ends, keys });
+    Object.assign(this, { site, serial, expires_at, ends, keys, mandate: signer.number ?? this.mandate });
+  }
+  /** Key of the site's service by its mandate: it may sign the list of units, until a mandate with a higher number. */
+  service(grant) {
+    ensure(grant.length <= MAX_GRANT);
+    const { version, site, verbs, jwk, number = 0 } = parse(contentOf(grant, 'grant', this.siteKey), MAX_GRANT);
+    ensure(version === 1 && typeof site === 'string' && Array.isArray(verbs) && Number.isSafeInteger(number));
+    ensure(verbs.includes('sign/trust') && number > 0, 'not_granted');
+    ensure(number >= this.mandate, 'superseded');
+    return { ...readKey(jwk), site, number };
   }
   /** Checks and remembers one message: its topic, its payload (a Buffer) and the Date now; returns its facts. */
   check(topic, payload, now = new Date()) {

@@ -175,7 +175,7 @@ def test_a_first_boot_waits_for_the_time_tries_again_and_ends_with_the_request(t
     assert (failed.returncode, "could not be installed" in failed.stderr) == (75, True)
     request = 'case "$1 $2" in "unit request") [ -s "$4" ] && echo request || exit 2 ;; esac'
     unit.command("postern", request)
-    assert "the token is missing" in unit().stderr
+    assert "the invitation is missing" in unit().stderr
     (unit.boot / "postern-token").touch()
     assert unit().returncode == 75
     assert sorted(path.name for path in unit.boot.glob("postern-*")) == ["postern-token"], "half a request is none"
@@ -185,6 +185,28 @@ def test_a_first_boot_waits_for_the_time_tries_again_and_ends_with_the_request(t
     before = unit.calls.read_text()
     assert unit().returncode == 0
     assert unit.calls.read_text() == before, "once it exists, nothing is done again"
+
+
+def test_a_first_boot_with_an_invitation_asks_until_it_has_joined_and_then_starts_the_service(tmp_path: Path) -> None:
+    unit = FirstBoot(tmp_path)
+    unit.command("timedatectl", "echo yes")
+    (unit.boot / "postern-invite").write_text("POSTERN1:A")
+    unit.command("postern", 'case "$1 $2" in "unit join") exit 75 ;; esac')
+    unit.command("systemctl", "exit 0")
+    waiting = unit()
+    assert (waiting.returncode, "has not joined yet" in waiting.stderr) == (75, True)
+    assert "systemctl" not in unit.calls.read_text()
+    assert [path.name for path in unit.boot.glob("postern-*")] == ["postern-invite"]
+    unit.command("postern", 'case "$1 $2" in "unit join") grep -q POSTERN1 "$3" ;; esac')
+    unit.command("systemctl", "exit 1")
+    assert unit().returncode == 75, "joined, and not yet in service: it goes on there"
+    unit.command("systemctl", "exit 0")
+    assert unit().returncode == 0
+    assert [path.name for path in unit.boot.glob("postern-*")] == ["postern-joined"], "the claim is gone from the card"
+    assert "systemctl enable --now postern.service" in unit.calls.read_text()
+    before = unit.calls.read_text()
+    assert unit().returncode == 0
+    assert unit.calls.read_text() == before
 
 
 def test_the_first_boot_example_carries_the_files_that_lie_beside_it() -> None:

@@ -78,8 +78,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "bridge.settings": ("config.check",),
     "subscribe": ("mqtt.connection", "mqtt.credentials", "mqtt.refusals", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
+    "site.delegation": ("mqtt.connection", "mqtt.credentials"),
+    "site.fleet": ("mqtt.credentials",),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
     "site.retire": ("mqtt.connection", "mqtt.credentials"),
+    "site.service": ("mqtt.connection",),
     # The command line has no logic: beside what it calls it knows records that it reads or prints.
     "cli": (
         "unit", "site", "subscribe", "bridge", "notices", "protocol", "config", "audit.chain", "gallery.consent",

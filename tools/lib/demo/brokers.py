@@ -23,7 +23,7 @@ class DemoBroker:
     """Starts on a free loopback port with the site's certificates and access list; stops with the ``with`` block."""
 
     def __init__(self, site: SiteFiles, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(parents=True)
         for source in (site.broker / "broker.crt", site.broker / "broker.key", site.ca_crt, site.acl):
             shutil.copy(source, folder / source.name)
@@ -45,12 +45,12 @@ class DemoBroker:
         return self
 
     def start(self) -> None:
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"tools/demo: the broker did not start; see {self._folder / 'log'}")
+                raise SystemExit(f"tools/demo: the broker did not start; see {self.folder / 'log'}")
             time.sleep(0.05)
 
     @property
@@ -70,8 +70,8 @@ class DemoBroker:
 
     def reload(self, site: SiteFiles) -> None:
         """Take the site's present access and revocation lists, as after each change."""
-        shutil.copy(site.acl, self._folder / "acl")
-        shutil.copy(site.crl, self._folder / "ca.crl")
+        shutil.copy(site.acl, self.folder / "acl")
+        shutil.copy(site.crl, self.folder / "ca.crl")
         if self._process is not None and self.protocol == "5":
             self._process.send_signal(signal.SIGHUP)
 
@@ -93,11 +93,11 @@ class DemoBroker:
             if line.startswith("listener "):
                 line = f"listener {self.port} 127.0.0.1"  # noqa: PLW2901
             elif line.startswith("persistence_location "):
-                line = f"persistence_location {self._folder}/"  # noqa: PLW2901
-            lines.append(line.replace("/etc/mosquitto/postern", str(self._folder)))
+                line = f"persistence_location {self.folder}/"  # noqa: PLW2901
+            lines.append(line.replace("/etc/mosquitto/postern", str(self.folder)))
         if os.geteuid() == 0:
             lines.insert(0, "user root")  # it would drop to a user who may not read a private folder
-        path = self._folder / "mosquitto.conf"
+        path = self.folder / "mosquitto.conf"
         path.write_text("\n".join(lines) + "\n")
         return path
 

@@ -13,6 +13,7 @@ from tools.lib.vectors.build import (
     DOOR_4,
     EVENT,
     OTHER_SITE_KEY,
+    SITE,
     SITE_KEY,
     TRUST,
     Members,
@@ -26,12 +27,13 @@ from tools.lib.vectors.build import (
 )
 from tools.lib.vectors.signing import ORDER, Key, base64url, octets, split, thumbprint
 
+SERVICE = Key("site-service")
 Y_OFF_THE_CURVE = base64url(octets(1))
 
 
 def trust() -> Members:
     """Content of ``trust.json``."""
-    cases = [*_read(), *_sequences(), *_versions(), *_signatures(), *_contents(), *_keys()]
+    cases = [*_read(), *_sequences(), *_versions(), *_mandates(), *_signatures(), *_contents(), *_keys()]
     return file("trust", cases, keys=shown_keys(), site_key=SITE_KEY.jwk)
 
 
@@ -128,6 +130,55 @@ def _sequences() -> Iterator[Members]:
         _step(sign_list(old), taken(old)), _step(sign_list(new, OTHER_SITE_KEY), refused("wrong_key")),
         _step(sign_list(listed), taken(listed)),
     ]}  # fmt: skip
+
+
+def _mandated(content: Members, number: int = 1, *, key: Key = SERVICE, by: Key = SITE_KEY, **changes: object) -> str:
+    """A list by the site's service: ``mandate~list``."""
+    grant: Members = {
+        "version": 1,
+        "site": SITE,
+        "program": "site-service",
+        "verbs": ["unit/renew", "sign/answer", "sign/epoch-keys", "sign/trust"],
+        "jwk": SERVICE.jwk,
+        "expires_at": 1829900000,
+        "number": number,
+    } | changes
+    mandate = by.sign(rfc8785.dumps(grant), by.header("postern-grant+jws"))
+    return f"{mandate}~{sign_list(content, key)}"
+
+
+def _mandates() -> Iterator[Members]:
+    old, new = _small(serial=4), _small(serial=5)
+    yield _one("by-the-service", "signed in the site's stead, by its mandate", _mandated(old), taken(old))
+    yield {"name": "by-site-and-service", "comment": "in turn", "lists": [
+        _step(sign_list(old), taken(old)), _step(_mandated(new), taken(new)), _step(sign_list(new), taken(new)),
+    ]}  # fmt: skip
+    comment = "the service's keys were stolen and replaced: a list by the former mandate is refused, however new"
+    yield {"name": "by-a-former-mandate", "comment": comment, "lists": [
+        _step(_mandated(old), taken(old)), _step(_mandated(new, 2), taken(new)),
+        _step(_mandated(_small(serial=9)), refused("superseded")), _step(_mandated(new, 2), taken(new)),
+    ]}  # fmt: skip
+    for name, comment, token, reason in (
+        (
+            "mandate-for-other-things",
+            "a grant to ask is no mandate to sign",
+            _mandated(old, verbs=["outbox/replay"]),
+            "not_granted",
+        ),
+        ("mandate-without-number", "only a numbered grant is a mandate", _mandated(old, 0), "not_granted"),
+        ("mandate-of-another-site", "the mandate names its site", _mandated(old, site="annex"), "wrong_site"),
+        ("mandate-by-another-key", "nobody but the site gives it", _mandated(old, by=OTHER_SITE_KEY), "wrong_key"),
+        ("mandate-for-another-key", "the list is by the key that it names", _mandated(old, key=DOOR_3), "wrong_key"),
+        ("mandate-alone", "a mandate is no list", _mandated(old).partition("~")[0], "wrong_type"),
+        (
+            "mandate-and-nothing",
+            "nor is it with nothing behind it",
+            _mandated(old).partition("~")[0] + "~",
+            "malformed",
+        ),
+        ("mandate-twice", "there is one mandate", _mandated(old).partition("~")[0] + "~" + _mandated(old), "malformed"),
+    ):
+        yield _one(name, comment, token, refused(reason))
 
 
 def _versions() -> Iterator[Members]:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Acts of ``postern site`` that let units join and live by themselves: the service, invitations, the list of units."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from agent.cli.options import write_output
+from agent.cli.words import say, tell
+from agent.clock import SystemClock
+from agent.files import write_atomic
+from agent.protocol.names import check_name
+from agent.site import delegation, joining
+from agent.site.desk import Desk
+from agent.site.fleet import UnitState, list_units, service_advice
+from agent.site.folder import DEFAULT_AUDIENCES
+from agent.site.service import SiteService
+from agent.strict_json import dumps
+
+QR_SCALE = 8  # pixels a module: 5 cm on a screen of 100 dpi
+QR_BORDER = 4  # modules of white around it (ISO/IEC 18004 sec. 5.3.8)
+
+
+def delegate(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    """Give the service its power."""
+    if arguments.finish:
+        delegation.finish_replacement(arguments.folder, passphrase=passphrase)
+        return
+    delegation.delegate(
+        arguments.folder, audiences=arguments.audience or (), replace=arguments.replace, passphrase=passphrase
+    )
+    tell("the site's service may renew and let units in for a year and a month: 'postern site serve' runs it")
+    if arguments.replace:
+        tell("restart the service; once 'postern site units' shows nobody to renew: postern site delegate --finish")
+
+
+def root_away(arguments: argparse.Namespace, _: bytes | None) -> None:
+    """Move the root's keys."""
+    delegation.take_root_away(arguments.folder, arguments.to)
+    tell(f"the root's keys are in {arguments.to} alone: keep that, and a copy, in a safe")
+
+
+def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
+    """Run the service until a signal."""
+    clock = SystemClock()
+    settings = delegation.service_settings(arguments.folder, arguments.broker)
+    desk = Desk(arguments.folder, clock=clock, random=os.urandom, tell=tell)
+    renew = partial(delegation.renew_own_certificate, arguments.folder, clock=clock)
+    service = SiteService(desk, settings, clock=clock, random=os.urandom, tell=tell, renew=renew)
+    service.run(lambda: True)  # SIGTERM ends it through every 'finally'
+
+
+def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
+    """Write the one file by which a unit joins."""
+    text = joining.invite(
+        arguments.folder,
+        arguments.unit,
+        hours=arguments.hours,
+        accepted=arguments.accept,
+        replace=arguments.replace,
+    )
+    output = arguments.output or Path(f"{arguments.unit}.invite")
+    write_output(output, text.encode())
+    if arguments.png is not None:
+        write_atomic(arguments.png, Code(text).png())
+    if arguments.qr:
+        say(Code(text).terminal())
+    tell(f"put {output} on the card's boot partition as postern-invite; it is good once, for {arguments.hours} hours")
+
+
+def accept(arguments: argparse.Namespace, _: bytes | None) -> None:
+    """Let a waiting unit in."""
+    audiences = arguments.audience or DEFAULT_AUDIENCES
+    joining.accept(arguments.folder, check_name("unit", arguments.unit), audiences=audiences)
+    tell(f"{arguments.unit} is let in: it takes its answer within a minute")
+
+
+def list_all(arguments: argparse.Namespace, _: bytes | None) -> None:
+    """Show each unit, and what to do about it."""
+    found = list_units(arguments.folder)
+    if arguments.json:
+        say(dumps([unit.facts() for unit in found], indent=2))
+        return
+    for unit in found:
+        _show(unit)
+    for advice in service_advice(arguments.folder):
+        tell(advice)
+
+
+def _show(unit: UnitState) -> None:
+    say(f"{unit.unit:<20}  {unit.state:<8}  {unit.summary()}")
+    for advice in unit.advice:
+        say(f"{'':<20}  -> {advice}")
+
+
+class Code:
+    """A QR code of an invitation."""
+
+    def __init__(self, text: str) -> None:
+        import segno  # noqa: PLC0415 - one option of one act needs it
+
+        self._code = segno.make_qr(text, error="l", boost_error=False)
+
+    def png(self) -> bytes:
+        out = io.BytesIO()
+        self._code.save(out, kind="png", scale=QR_SCALE, border=QR_BORDER)
+        return out.getvalue()
+
+    def terminal(self) -> str:
+        out = io.StringIO()
+        self._code.terminal(out, border=QR_BORDER, compact=True)
+        return out.getvalue()
+
+
+Act = Callable[[str, Callable[[argparse.Namespace, bytes | None], None], str], argparse.ArgumentParser]
+
+
+def configure(act: Act) -> None:
+    """Add the acts of this module; ``act`` makes one."""
+    given = act("delegate", delegate, "give the site's service keys of limited power, for a year and a month")
+    given.add_argument("--audience", action="append", metavar="NAME", help="a further one than those of the units")
+    given.add_argument("--replace", action="store_true", help="somebody else has the service's keys: make new ones")
+    given.add_argument("--finish", action="store_true", help="after --replace, once every unit was renewed")
+    away = act("root-away", root_away, "move the root's keys away, to a stick for the safe")
+    away.add_argument("to", type=Path, metavar="FOLDER")
+    served = act("serve", serve, "run the site's service: joining, renewing, the list of units")
+    served.add_argument("--broker", metavar="HOST", help="instead of the first name that 'site broker' was given")
+    invited = act("invite", invite, "write the one file by which a new unit joins by itself")
+    invited.add_argument("unit")
+    invited.add_argument("--hours", type=int, default=168, help="how long it is good for (168)")
+    invited.add_argument("--accept", action="store_true", help="let in whoever brings it, without looking at it first")
+    invited.add_argument("--replace", action="store_true", help="the site has this unit, and its keys are replaced")
+    invited.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of UNIT.invite")
+    invited.add_argument("--png", type=Path, metavar="FILE", help="write it as a QR code, too")
+    invited.add_argument("--qr", action="store_true", help="show it as a QR code on the terminal")
+    accepted = act("accept", accept, "let a unit in that waits")
+    accepted.add_argument("unit")
+    accepted.add_argument("--audience", action="append", metavar="NAME", help="who the unit's events are for (access)")
+    listed = act("units", list_all, "list every unit, how it is, and what to do about it")
+    listed.add_argument("--json", action="store_true", help="as JSON, for programs")

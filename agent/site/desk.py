@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the site's service does with each message: pure of any connection, so that years pass in a test's minute.
+
+A unit says once a minute how long its keys last. Whatever falls due is then made (``agent.site.units``) and sent to it
+as one command at a time, which the unit answers under its signature. Nothing is remembered that a restart would miss:
+what was lost on the way is seen in the next health message, and sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from agent.clock import Clock
+from agent.errors import PosternError, VerificationError, printable
+from agent.files import read_bounded
+from agent.keys import PublicKey, load_public_key
+from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
+from agent.protocol.health import read_health, verify_health
+from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT, check_name, parse_time, round_down
+from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
+from agent.protocol.record import load, save
+from agent.protocol.response import Asked, Response, command_digest, read_response
+from agent.protocol.trust import TrustedUnits
+from agent.site import units
+from agent.site.folder import changing
+from agent.site.joining import JOINING_SUFFIX, ask_to_join
+from agent.site.mandated import destroy_past, load_mandate
+from agent.site.operator import VALIDITY_S, next_command
+from agent.site.records import SiteFiles, SiteRecord, UnitRecord
+from agent.site.seen import UnitSeen, with_availability, with_health, with_info
+
+RENEW_DAYS: Final = 120  # left of a certificate: two months after it was issued
+RETRY_S: Final = 900  # between two attempts at the same thing of one unit
+ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
+KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
+DAY_S: Final = 86_400
+
+
+class Letter(NamedTuple):
+    """What is to be published."""
+
+    topic: str
+    payload: bytes
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A command that waits for its answer."""
+
+    what: str
+    command: Command
+    asked: Asked
+    sent_ns: int
+
+
+class Desk:
+    """The service's mind. ``tell`` is handed sentences for the journal."""
+
+    def __init__(
+        self, folder: Path, *, clock: Clock, random: Callable[[int], bytes], tell: Callable[[str], None]
+    ) -> None:
+        self._folder, self._files = folder, SiteFiles(folder)
+        self._clock, self._random, self._tell = clock, random, tell
+        self.site = load(self._files.record, SiteRecord).site
+        self._seen: dict[str, UnitSeen] = {}
+        self._written_ns: dict[str, int] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._tried_ns: dict[tuple[str, str], int] = {}
+        self._number = 0
+        self._daily_ns: int | None = None
+        self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
+
+    def filters(self) -> tuple[str, ...]:
+        """What the service listens to."""
+        base = f"{TOPIC_ROOT}/{self.site}/+"
+        heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", f"response/{RENEW}"))
+        return (*heard, f"{JOINING_ROOT}/{self.site}/+/request")
+
+    def take(self, topic: str, payload: bytes) -> list[Letter]:
+        """Take one message; what to send because of it. What is wrong with it is told, and raised by nobody."""
+        try:
+            return list(self._take(topic, payload))
+        except PosternError as error:
+            self._tell(f"{printable(topic)}: {error}")
+            return []
+
+    def daily(self) -> None:
+        """Once a day, and at the start: destroy the epoch keys of past weeks. Raises PosternError."""
+        now_ns = self._clock.monotonic_ns()
+        if self._daily_ns is not None and now_ns < self._daily_ns:
+            return
+        self._daily_ns = now_ns + DAY_S * 1_000_000_000
+        if self._clock.state() != "synced":  # a clock that is ahead would destroy what is still needed
+            return
+        with changing(self._folder, clock=self._clock, needs_root=False) as site:
+            if gone := destroy_past(site.files, epoch_of(site.now())):
+                site.log("past_epoch_keys_destroyed", count=gone)
+
+    def _take(self, topic: str, payload: bytes) -> Iterator[Letter]:
+        root, _, rest = topic.partition("/")
+        site, _, rest = rest.partition("/")
+        name, _, leaf = rest.partition("/")
+        if site != self.site:
+            return
+        if root == JOINING_ROOT and leaf == "request" and name.endswith(JOINING_SUFFIX):
+            reply = ask_to_join(self._folder, name.removesuffix(JOINING_SUFFIX), payload, clock=self._clock)
+            yield Letter(f"{JOINING_ROOT}/{self.site}/{name}/answer", reply, VALIDITY_S)
+            return
+        if root != TOPIC_ROOT or (record := self._record(name)) is None:
+            return
+        if leaf == "health":
+            yield from self._heard(record, payload)
+        elif leaf == f"response/{RENEW}":
+            yield from self._answered(record, payload)
+        elif leaf in ("info", "availability"):
+            before = self._of(name)
+            known = with_info(before, payload, RENEW) if leaf == "info" else with_availability(before, payload)
+            self._keep(known, now=known != before)
+
+    def _record(self, name: str) -> UnitRecord | None:
+        """The unit that a topic names, where it is one in service."""
+        path = self._files.unit(check_name("unit", name))
+        record = load(path, UnitRecord) if path.exists() else None
+        return None if record is None or record.revoked else record
+
+    def _heard(self, record: UnitRecord, payload: bytes) -> Iterator[Letter]:
+        """Believe a health document that the unit signed, and send what falls due."""
+        read_health(payload)
+        key = PublicKey.from_jwk(record.keys[-1].jwk)
+        health = verify_health(payload, key, source=f"/{TOPIC_ROOT}/{self.site}/{record.unit}")
+        before = self._of(record.unit)
+        seen = with_health(before, health, round_down(self._clock.now(), 1))
+        changed = msgspec.structs.replace(seen, at=before.at, queue=before.queue) != before
+        self._keep(seen, now=changed)
+        flight = self._flights.get(record.unit)
+        if flight is not None and self._since_s(flight.sent_ns) < ANSWER_S:
+            return
+        if flight is not None:
+            del self._flights[record.unit]
+            self._note(record.unit, f"{flight.what}: no answer")
+        if seen.renews is not False and (due := self._due(record, seen)) is not None:
+            what, make = due
+            self._tried_ns[record.unit, what] = self._clock.monotonic_ns()
+            yield self._send(record.unit, what, make())
+
+    def _due(self, record: UnitRecord, seen: UnitSeen) -> tuple[str, Callable[[], dict[str, str]]] | None:
+        """The first thing that falls due for a unit and was not tried a moment ago, and how it is made."""
+        for what, make in self._needs(record, seen):
+            tried_ns = self._tried_ns.get((record.unit, what))
+            if tried_ns is None or self._since_s(tried_ns) >= RETRY_S:
+                return what, make
+        return None
+
+    def _needs(self, record: UnitRecord, seen: UnitSeen) -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
+        unit = record.unit
+        generation = load(self._files.record, SiteRecord).generation
+        if seen.epochs is not None and (seen.epochs <= EPOCHS_AHEAD or record.generation < generation):
+            if seen.told is not None and "not_for_us" in seen.told:
+                yield "seal_key", lambda: {"seal_key": "show"}
+            yield (
+                "epoch_keys",
+                lambda: {"epoch_keys": units.issue_epoch_keys(self._folder, unit, clock=self._clock).decode()},
+            )
+        if seen.certificate_days is not None and self._is_old(record, seen.certificate_days):
+            yield (
+                "certificate",
+                lambda: {"certificate": units.certify_unit(self._folder, unit, below=RENEW_DAYS, clock=self._clock)},
+            )
+        listed = self._files.brokers_crl
+        if listed.exists() and seen.brokers_crl != _digest(read_bounded(listed)):
+            yield "revoked_brokers", lambda: {"revoked_brokers": read_bounded(listed).decode()}
+
+    def _is_old(self, record: UnitRecord, days: int) -> bool:
+        """Whether the unit's certificate should be a newer one: by its end, or because the site issued one since."""
+        newest = record.certificates[-1]
+        left = (parse_time(newest.expires_at) - self._clock.now()).days
+        return left < RENEW_DAYS or not newest.issued or days < left - 1
+
+    def _send(self, unit: str, what: str, args: Mapping[str, Any]) -> Letter:
+        now = self._clock.now().timestamp()
+        self._number = max(self._number + 1, int(now * 1000))
+        command = Command(
+            site=self.site,
+            unit=unit,
+            verb=RENEW,
+            cmd_seq=self._number,
+            issued_at=int(now),
+            expires_at=int(now) + VALIDITY_S,
+            transaction=self._random(8).hex(),
+            args=dict(args),
+        )
+        return self._post(what, command)
+
+    def _post(self, what: str, command: Command) -> Letter:
+        signer = load_mandate(self._files, load_public_key(self._files.site_jwk), self.site, self._clock.now())
+        payload = signer.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
+        asked = Asked(self.site, command.unit, RENEW, command.transaction, command_digest(payload))
+        self._flights[command.unit] = _Flight(what, command, asked, self._clock.monotonic_ns())
+        return Letter(f"{TOPIC_ROOT}/{self.site}/{command.unit}/request/{RENEW}", payload, VALIDITY_S)
+
+    def _answered(self, record: UnitRecord, payload: bytes) -> Iterator[Letter]:
+        flight = self._flights.get(record.unit)
+        if flight is None:
+            return
+        try:
+            answer = read_response(payload, flight.asked, self._list())
+        except VerificationError as error:
+            if error.reason in ("another", "replayed"):  # to another program's command
+                return
+            raise
+        del self._flights[record.unit]
+        if (again := next_command(flight.command, answer)) is not None:
+            self._number = max(self._number, again.cmd_seq)
+            yield self._post(flight.what, again)
+        else:
+            yield from self._done(record, flight, answer)
+
+    def _done(self, record: UnitRecord, flight: _Flight, answer: Response) -> Iterator[Letter]:
+        unit, what = record.unit, flight.what
+        if answer.status != "ok":
+            self._note(unit, f"{what}: {printable(answer.error or '')}: {printable(answer.message or '')}")
+            return
+        stated = (answer.data or {}).get("seal_key")
+        if isinstance(stated, str):
+            units.take_seal_key(self._folder, stated, clock=self._clock)
+        if what == "revoked_brokers":
+            sent = str(flight.command.args["revoked_brokers"]).encode()
+            self._keep(msgspec.structs.replace(self._of(unit), brokers_crl=_digest(sent)), now=True)
+        self._note(unit, None)
+        if what == "seal_key":  # what it was asked for
+            self._tried_ns.pop((unit, "epoch_keys"), None)
+            for need, make in self._needs(record, self._of(unit)):
+                if need == "epoch_keys":
+                    yield self._send(unit, need, make())
+
+    def _note(self, unit: str, told: str | None) -> None:
+        seen = self._of(unit)
+        if seen.told != told:
+            self._keep(msgspec.structs.replace(seen, told=told), now=True)
+            if told is not None:
+                self._tell(f"{unit}: {told}")
+
+    def _of(self, unit: str) -> UnitSeen:
+        if unit not in self._seen:
+            path = self._files.seen / f"{unit}.json"
+            self._seen[unit] = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=unit)
+        return self._seen[unit]
+
+    def _keep(self, seen: UnitSeen, *, now: bool) -> None:
+        """Remember, and write where something changed or a minute is over: a card is not worn out by labels."""
+        self._seen[seen.unit] = seen
+        written_ns = self._written_ns.get(seen.unit)
+        if now or written_ns is None or self._since_s(written_ns) >= KEEP_S:
+            self._written_ns[seen.unit] = self._clock.monotonic_ns()
+            save(self._files.seen / f"{seen.unit}.json", seen)
+
+    def _list(self) -> TrustedUnits:
+        """The site's list, read again where it was written since."""
+        status = self._files.trust.stat()
+        stamp = status.st_mtime_ns, status.st_ino
+        if self._trusted is None or self._trusted[0] != stamp:
+            listed = TrustedUnits.from_signed(self._files.trust.read_bytes(), load_public_key(self._files.site_jwk))
+            self._trusted = stamp, listed
+        return self._trusted[1]
+
+    def _since_s(self, then_ns: int) -> float:
+        return (self._clock.monotonic_ns() - then_ns) / 1e9
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every unit of a site: what is known of it, and what a person has to do about it, if anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from agent.clock import Clock
+from agent.errors import PosternError
+from agent.keys import load_public_key
+from agent.match.policy import POLICY_TYPE, parse_policy
+from agent.mqtt.credentials import read_ends
+from agent.protocol.grant import read_grant
+from agent.protocol.names import parse_time
+from agent.protocol.pseudonym import EPOCHS_AHEAD
+from agent.protocol.record import load
+from agent.site.delegation import service_credentials
+from agent.site.folder import SYSTEM_CLOCK, check_site
+from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
+from agent.site.seen import UnitSeen
+
+State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", "unheard"]
+SILENT: Final = timedelta(minutes=10)  # without health, which comes each minute
+LONG_QUEUE: Final = 100  # events that wait though the unit is there
+SOON_DAYS: Final = 60  # before the service's own papers end
+CERTIFICATE_DAYS: Final = 30  # left of a unit's: the service has been trying for three months by then
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """One line of the list."""
+
+    unit: str
+    state: State
+    seen: UnitSeen
+    advice: tuple[str, ...]
+
+    def summary(self) -> str:
+        """What is known, in words."""
+        seen = self.seen
+        if seen.at is None:
+            return "nothing was heard of it yet" if self.state == "unheard" else ""
+        weeks = "?" if seen.epochs is None else str(seen.epochs)
+        days = "?" if seen.certificate_days is None else str(seen.certificate_days)
+        return (
+            f"release {seen.release or '?'}, seen {seen.at}, queue {seen.queue}, clock {seen.clock},"
+            f" keys for {weeks} weeks, certificate {days} days, camera {seen.camera or '?'}"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values, for programs."""
+        seen = self.seen
+        return {
+            "unit": self.unit,
+            "state": self.state,
+            "release": seen.release,
+            "last_seen": seen.at,
+            "queue": seen.queue,
+            "clock": seen.clock,
+            "recognition": seen.recognition,
+            "weeks_of_epoch_keys": seen.epochs,
+            "certificate_days": seen.certificate_days,
+            "camera": seen.camera,
+            "policy": seen.policy,
+            "models": seen.models,
+            "advice": list(self.advice),
+        }
+
+
+def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState, ...]:
+    """All units in order of their names, and who waits to become one. Needs no private key. Raises KeyStoreError."""
+    files, now = check_site(folder), clock.now()
+    policy = _policy(files)
+    found = {record.unit: _of(files, record, policy, now) for record in files.all_units()}
+    for token in load(files.tokens, TokenFile, secret=True).tokens:
+        unit = token.unit
+        if not token.invited or token.used is not None or (unit in found and not token.replace):
+            continue
+        ended = parse_time(token.expires_at) <= now
+        waits = (files.joining / f"{unit}.jws").exists()
+        advice = f"postern site accept {unit}" if waits else f"put the invitation on its card by {token.expires_at}"
+        if ended:
+            advice = f"the invitation has expired: postern site invite {unit}"
+        blank = UnitSeen(version=1, unit=unit)
+        found[unit] = UnitState(unit, "waiting" if waits and not ended else "invited", blank, (advice,))
+    return tuple(found[name] for name in sorted(found))
+
+
+def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
+    """What is to be done about the site's service itself. Needs no private key."""
+    files, now = check_site(folder), clock.now()
+    if not files.delegated:
+        return ("the site has no service yet, so units are renewed by hand: postern site delegate",)
+    try:
+        token = files.mandate.read_text("ascii").strip()
+        site = load(files.record, SiteRecord).site
+        grant, _ = read_grant(token, load_public_key(files.site_jwk), site=site)
+        mandate = datetime.fromtimestamp(grant.expires_at, now.tzinfo)
+        ends = min(mandate, *read_ends(service_credentials(files)))
+    except PosternError as error:
+        return (f"{error}: postern site delegate",)
+    if ends - now < timedelta(days=SOON_DAYS):
+        return (f"the service's papers end on {ends:%Y-%m-%d}: postern site delegate",)
+    return ()
+
+
+def _of(files: SiteFiles, record: UnitRecord, policy: str | None, now: datetime) -> UnitState:
+    path = files.seen / f"{record.unit}.json"
+    seen = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=record.unit)
+    if record.revoked:
+        return UnitState(record.unit, "revoked", seen, ())
+    state: State = "unheard"
+    if seen.at is not None:
+        state = "silent" if now - parse_time(seen.at) > SILENT else "online"
+    if seen.online is False:
+        state = "offline"
+    return UnitState(record.unit, state, seen, tuple(_advice(record.unit, state, seen, policy)))
+
+
+_BY_STATE: dict[State, str] = {
+    "offline": "it left the broker: look at its power and network, then at its journal",
+    "silent": "nothing was heard of it for ten minutes: is the site's service running, and the unit?",
+    "unheard": "it has not been heard since it was let in: look at its journal (journalctl -u postern)",
+}
+
+
+def _advice(unit: str, state: State, seen: UnitSeen, policy: str | None) -> Iterator[str]:
+    if state in _BY_STATE:
+        yield _BY_STATE[state]
+    if seen.at is None:
+        return
+    yield from _about_papers(unit, seen)
+    yield from _about_work(unit, seen)
+    if seen.queue is not None and seen.queue >= LONG_QUEUE and state == "online":
+        yield f"{seen.queue} events wait though it is connected: look at the broker's rules for it"
+    if policy is not None and seen.policy is not None and seen.policy != policy:
+        yield "it matches by another policy than the site's: install policy.jws there"
+    if seen.told is not None:
+        yield f"what it was sent last was not taken ({seen.told})"
+
+
+def _about_papers(unit: str, seen: UnitSeen) -> Iterator[str]:
+    if seen.renews is False:
+        yield "its release takes no renewals by itself: upgrade it, or renew it by hand"
+    if seen.epochs == 0:
+        yield "it has no epoch key, so nobody is announced: look at what it was told last"
+    elif seen.epochs is not None and seen.epochs < EPOCHS_AHEAD:
+        yield f"it has epoch keys for {seen.epochs} week only: the service tries again when it hears of it"
+    if seen.certificate_days is not None and seen.certificate_days < CERTIFICATE_DAYS:
+        yield f"its certificate ends in {seen.certificate_days} days: postern site renew-unit {unit}, if it stays so"
+
+
+def _about_work(unit: str, seen: UnitSeen) -> Iterator[str]:
+    if seen.clock == "unsynced":
+        yield "it does not know the time: let it reach a time server"
+    if seen.recognition == "paused":
+        yield f"it recognises nobody: postern ask {unit} recognition/resume, if nobody wants that"
+    for what in seen.asks:
+        yield f"it asks about its {what}: postern ask {unit} unit/confirm what={what}"
+    if seen.camera == "none":
+        yield "its camera is lost: look at cable and network, then run postern doctor there"
+
+
+def _policy(files: SiteFiles) -> str | None:
+    """Digest of the policy that units are given when they join."""
+    if not files.policy.exists():
+        return None
+    try:
+        token = files.policy.read_text("ascii").strip()
+        return parse_policy(load_public_key(files.site_jwk).verify(token, typ=POLICY_TYPE)).digest
+    except (PosternError, ValueError):
+        return None

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Units that join by themselves: an invitation goes out, a request comes over the broker, the site lets the unit in.
+
+What is said to a unit follows from what is on disk: asked again, it is said again. A request waits in ``joining/``
+until somebody accepts it; of invitations that were made so, it does not wait. The unit asks until it has its answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from agent.clock import Clock
+from agent.errors import PosternError, RefusedError, VerificationError
+from agent.files import read_bounded, remove, write_atomic
+from agent.keys import PublicKey, decode_base64url, encode_base64url
+from agent.protocol import joining
+from agent.protocol.invitation import Invitation, claim_key, der, spell_claim, write_invitation
+from agent.protocol.joining import JoinReply, request_digest
+from agent.protocol.names import check_name, parse_time, round_down
+from agent.protocol.record import encode, load, save
+from agent.site.authority import read_certificate
+from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing
+from agent.site.records import BrokerRecord, SentAnswer, SiteFiles, TokenFile, TokenRecord
+from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
+
+JOINING_SUFFIX: Final = ".join"  # of the name in an invitation's certificate: with a dot it is nobody else's
+MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
+MAX_HOURS: Final = 24 * 30
+
+
+def invite(
+    folder: Path,
+    unit: str,
+    *,
+    hours: int = 24 * TOKEN_DAYS,
+    accepted: bool = False,
+    replace: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+    random: Callable[[int], bytes] = os.urandom,
+) -> str:
+    """Make the one line by which a unit joins; an earlier unused one, or a token, of this unit becomes worthless.
+
+    ``accepted`` lets whoever brings it in without asking anybody; ``replace`` is ``add_unit``'s. RefusedError where the
+    service or the broker was not set up, or the site has the unit.
+    """
+    check_name("unit", unit)
+    if not 1 <= hours <= MAX_HOURS:
+        raise RefusedError(f"an invitation is good for 1 to {MAX_HOURS} hours")
+    with changing(folder, clock=clock, needs_root=False, random=random) as site:
+        files = site.files
+        broker = load(files.broker_record, BrokerRecord) if files.broker_record.exists() else None
+        if site.issuing is None:
+            raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
+        if broker is None or not broker.hosts:
+            raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
+        if files.program(unit).exists():
+            raise RefusedError("a program has this name, and the broker tells them apart by name: choose another")
+        if files.unit(unit).exists() and not site.unit(unit).revoked and not replace:
+            raise RefusedError("the site has a unit of this name: revoke it first, or say --replace")
+        secret = random(joining.TOKEN_BYTES)
+        ends = site.now() + timedelta(hours=hours)
+        certificate = site.issuing.issue_client(
+            unit + JOINING_SUFFIX, claim_key(secret).public_key(), site.now(), until=ends
+        )
+        digest = encode_base64url(joining.token_key(joining.spell_token(secret)))
+        fresh = TokenRecord(
+            unit=unit,
+            digest=digest,
+            expires_at=round_down(ends, 1),
+            invited=True,
+            accepted=accepted,
+            replace=replace,
+        )
+        keep_token(site, fresh)
+        for old in (files.joining / f"{unit}.jws", *files.joining.glob(f"{unit}.*.refused")):
+            remove(old)  # what was asked by an earlier one
+        site.log("invited", unit=unit, hours=hours, accepted=accepted, serial=f"{certificate.serial_number:x}")
+        return write_invitation(
+            Invitation(
+                v=1,
+                site=site.name,
+                unit=unit,
+                host=broker.hosts[0],
+                port=broker.port,
+                claim=spell_claim(secret),
+                ends=int(ends.timestamp()),
+                ca=der(read_certificate(files.ca_crt)),
+                via=der(site.issuing.certificate),
+                crt=der(certificate),
+            )
+        )
+
+
+def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTEM_CLOCK) -> bytes:
+    """What is said to whoever asks with an invitation for ``unit``, as its certificate at the broker said.
+
+    A refusal is an answer, and stands in the log once for each reason. Raises KeyStoreError and StorageError.
+    """
+    digest = request_digest(request)
+    try:
+        return encode(_reply(folder, unit, request, digest, clock))
+    except RefusedError as error:
+        _log_refusal(folder, unit, error.reason, clock)
+        reason, message = error.reason[:64], str(error)[:512]
+        return encode(JoinReply(version=1, state="refused", request=digest, reason=reason, message=message))
+
+
+def accept(
+    folder: Path, unit: str, *, audiences: Iterable[str] = DEFAULT_AUDIENCES, clock: Clock = SYSTEM_CLOCK
+) -> None:
+    """Let a unit in that waits; it has its answer when it asks the next time. RefusedError when none waits."""
+    path = SiteFiles(folder).joining / f"{check_name('unit', unit)}.jws"
+    if not path.exists():
+        raise RefusedError(f"no unit {unit} waits: 'postern site units' lists those that do")
+    request = read_bounded(path, MAX_REQUEST_BYTES)
+    _let_in(folder, unit, request, audiences, clock)
+
+
+def _reply(folder: Path, unit: str, request: bytes, digest: str, clock: Clock) -> JoinReply:
+    with changing(folder, clock=clock, needs_root=False) as site:
+        record = _check(site, unit, request)
+        files = site.files
+        sent = files.sent / f"{unit}.json"
+        if sent.exists() and (answer := load(sent, SentAnswer)).request == digest and not site.unit(unit).revoked:
+            policy = read_bounded(files.policy).decode() if files.policy.exists() else None
+            return JoinReply(version=1, state="joined", request=digest, answer=answer.answer, policy=policy)
+        mine = used_by(request.decode("ascii").strip())
+        if record.used not in (None, mine):
+            raise VerificationError("used", "this invitation was used by another unit, or another card: make a new one")
+        if not record.accepted and record.used is None:
+            waiting = files.joining / f"{unit}.jws"
+            if not waiting.exists() or read_bounded(waiting, MAX_REQUEST_BYTES) != request:
+                write_atomic(waiting, request)
+                site.log("waits_to_join", unit=unit)
+            return JoinReply(
+                version=1,
+                state="waiting",
+                request=digest,
+                reason="waiting",
+                message=f"the site has to accept this unit: postern site accept {unit}",
+            )
+        audiences = site.unit(unit).audiences if files.unit(unit).exists() else DEFAULT_AUDIENCES
+    _let_in(folder, unit, request, audiences, clock)
+    return _reply(folder, unit, request, digest, clock)
+
+
+def _let_in(folder: Path, unit: str, request: bytes, audiences: Iterable[str], clock: Clock) -> None:
+    """Add the unit, and keep the answer; after a power cut in between the same request is answered once more."""
+    with changing(folder, clock=clock, needs_root=False) as site:
+        record = _check(site, unit, request)
+    answer = add_unit(folder, request, audiences=audiences, replace=record.replace, clock=clock)
+    with changing(folder, clock=clock, needs_root=False) as site:
+        kept = SentAnswer(version=1, request=request_digest(request), answer=answer.decode())
+        save(site.files.sent / f"{unit}.json", kept)
+        remove(site.files.joining / f"{unit}.jws")
+
+
+def _check(site: SiteFolder, unit: str, request: bytes) -> TokenRecord:
+    """Find the invitation that this request was made with. VerificationError says why there is none."""
+    if len(request) > MAX_REQUEST_BYTES:
+        raise VerificationError("malformed", "this is no request to join: begin again at the unit")
+    token = request.decode("ascii", errors="replace").strip()
+    asked = joining.unverified(token, joining.UnitRequest)
+    try:
+        PublicKey.from_jwk(asked.jwk).verify(token, typ=joining.REQUEST_TYPE)
+    except PosternError as error:
+        raise VerificationError("forged", "the request is not signed by the key that it names") from error
+    if asked.site != site.name:
+        raise VerificationError("wrong_site", f"this is site {site.name}, the request is for another one")
+    if asked.unit != unit:
+        raise VerificationError("wrong_unit", f"the invitation is for {unit}, the request for another unit")
+    found = [record for record in load(site.files.tokens, TokenFile, secret=True).tokens if record.unit == unit]
+    invited = [record for record in found if record.invited]
+    if not invited:
+        raise VerificationError("unknown_claim", f"the site has no invitation for {unit} any more: make a new one")
+    proven = [record for record in invited if joining.is_proof(decode_base64url(record.digest), asked)]
+    if not proven:
+        raise VerificationError("bad_claim", f"a newer invitation for {unit} was made: use that one")
+    if parse_time(proven[-1].expires_at) <= site.now():
+        raise VerificationError("expired", f"the invitation for {unit} has expired: make a new one")
+    return proven[-1]
+
+
+def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> None:
+    """Once for each unit and reason until the next invitation, so that nobody fills the log from outside."""
+    name = hashlib.sha256(f"{unit} {reason}".encode()).hexdigest()[:16]
+    mark = SiteFiles(folder).joining / f"{unit}.{name}.refused"
+    if mark.exists():
+        return
+    with changing(folder, clock=clock, needs_root=False) as site:
+        site.log("joining_refused", unit=unit, reason=reason)
+        write_atomic(mark, reason.encode())

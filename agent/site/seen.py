@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the site's service last heard of each unit: for the list of units, and for what has to be renewed.
+
+Health is signed by the unit and verified before it comes here. Info and availability are not: they are labels.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent import strict_json
+from agent.clock import ClockState
+from agent.errors import printable
+from agent.protocol.health import Count, Health
+from agent.protocol.names import Name, Time
+from agent.protocol.record import Record
+
+MAX_INFO_BYTES = 8192  # a document has about 1 500
+MAX_TEXT = 128
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+class UnitSeen(Record, frozen=True):
+    """``seen/<unit>.json``. ``told`` is why the unit, or the way to it, did not take what it was sent last."""
+
+    version: Literal[1]
+    unit: Name
+    at: Time | None = None  # of the last verified health
+    online: bool | None = None
+    epochs: Count | None = None
+    certificate_days: Count | None = None
+    queue: Count | None = None
+    clock: ClockState | None = None
+    recognition: Text | None = None
+    asks: Annotated[tuple[Text, ...], Meta(max_length=4)] = ()
+    release: Text | None = None
+    camera: Text | None = None
+    policy: Text | None = None
+    models: Annotated[dict[Text, Text], Meta(max_length=8)] = msgspec.field(default_factory=dict)
+    renews: bool | None = None  # whether its release takes renewals by the service
+    brokers_crl: Text | None = None  # digest of the list of revoked brokers that it took
+    told: Annotated[str, Meta(max_length=512)] | None = None
+
+
+class _Camera(msgspec.Struct):
+    kind: Text
+    width: Annotated[int, Meta(ge=0, le=100_000)]
+    height: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class _Info(msgspec.Struct, kw_only=True):
+    """What is read of ``info``; its other members may be of a newer release."""
+
+    version: Text
+    camera: _Camera | None = None
+    policy: Text | None = None
+    models: Annotated[dict[Text, Text], Meta(max_length=8)] = msgspec.field(default_factory=dict)
+    capabilities: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+
+
+def with_health(seen: UnitSeen, health: Health, at: str) -> UnitSeen:
+    """What is known after a verified health document that came at ``at``."""
+    return msgspec.structs.replace(
+        seen,
+        at=at,
+        online=True,
+        epochs=health.epochs,
+        certificate_days=health.certificate_days,
+        queue=health.queue_depth,
+        clock=health.clock,
+        recognition=health.recognition,
+        asks=health.asks,
+    )
+
+
+def with_info(seen: UnitSeen, payload: bytes, renewing: str) -> UnitSeen:
+    """What is known after an info document; what is none changes nothing. ``renewing`` is the verb of renewals."""
+    try:
+        info = strict_json.convert(strict_json.loads(payload, limit=MAX_INFO_BYTES), _Info)
+    except ValueError:
+        return seen
+    camera = "none" if info.camera is None else f"{info.camera.kind} {info.camera.width}x{info.camera.height}"
+    return msgspec.structs.replace(
+        seen,
+        release=printable(info.version),
+        camera=printable(camera),
+        policy=None if info.policy is None else printable(info.policy),
+        models={printable(task): printable(digest) for task, digest in info.models.items()},
+        renews=renewing in info.capabilities,
+    )
+
+
+def with_availability(seen: UnitSeen, payload: bytes) -> UnitSeen:
+    """What is known after the broker, or the unit, said whether it is there."""
+    return msgspec.structs.replace(seen, online=payload == b"online")

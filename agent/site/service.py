@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site's service at the broker: hands each message to the desk, and sends what the desk gives back.
+
+It may be killed at any moment and started again: the desk keeps nothing that the next health message does not tell.
+While it is away units go on; they hold epoch keys for two more weeks, and certificates for months.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from agent.backoff import Bounds, full_jitter
+from agent.clock import Clock
+from agent.errors import BrokerError, PosternError, in_one_sentence
+from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.site.desk import Desk
+from agent.site.records import SERVICE
+
+POLL_S: Final = 1.0  # also how long a stop may take
+RECONNECT_S: Final = Bounds(0.5, 2.0, 60.0)
+
+
+class SiteService:
+    """One run of the service; ``tell`` is handed sentences for the journal."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        settings: BrokerSettings,
+        *,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        tell: Callable[[str], None],
+        renew: Callable[[], None],
+    ) -> None:
+        """``renew`` makes the service's own certificate anew where it has to be."""
+        self._desk, self._settings, self._clock, self._random = desk, settings, clock, random
+        self._tell, self._renew = tell, renew
+        self._told: str | None = None
+
+    def run(self, keep_going: Callable[[], bool]) -> None:
+        """Serve until told otherwise; what is in the way is told once, and tried again."""
+        failures = 0
+        while keep_going():
+            try:
+                self._look_after_itself()
+                self._session(keep_going)
+                failures = 0
+            except BrokerError as error:
+                failures += 1
+                self._tell_once(str(error))
+                self._pause(full_jitter(failures, RECONNECT_S, self._random), keep_going)
+
+    def _session(self, keep_going: Callable[[], bool]) -> None:
+        connection = Connection(self._settings, client_id=SERVICE, clock=self._clock, session_expiry_s=0)
+        connection.open()
+        try:
+            connection.subscribe(*self._desk.filters(), retained=True)
+            self._tell_once("the site's service is connected to the broker")
+            while keep_going():
+                polled = connection.poll(POLL_S)
+                for message in polled.messages:
+                    self._serve(connection, message)
+                self._look_after_itself()
+        finally:
+            connection.close()
+
+    def _serve(self, connection: Connection, message: Incoming) -> None:
+        try:
+            letters = self._desk.take(message.topic, message.payload)
+        except Exception as error:  # noqa: BLE001  # one message must not end the service of all other units
+            self._tell(in_one_sentence(error)[0])
+            return
+        for letter in letters:
+            if connection.fits(letter.topic, letter.payload):
+                connection.publish(letter.topic, letter.payload, expiry_s=letter.expiry_s)
+            else:
+                self._tell(f"{letter.topic}: the broker takes no message so large: raise max_packet_size")
+
+    def _look_after_itself(self) -> None:
+        try:
+            self._desk.daily()
+            self._renew()
+        except PosternError as error:
+            self._tell_once(str(error))
+
+    def _pause(self, seconds: float, keep_going: Callable[[], bool]) -> None:
+        end_ns = self._clock.monotonic_ns() + round(seconds * 1e9)
+        while keep_going() and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
+            self._clock.sleep(min(left_ns / 1e9, POLL_S))
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence != self._told:
+            self._told = sentence
+            self._tell(sentence)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new unit that joins its site by an invitation: it makes its keys, asks over the broker, and takes the answer.
+
+Each step may be repeated, so a first boot that was cut off goes on where it was: the same request is sent until there
+is an answer, the same answer is taken again. The request is kept until all is done; ``joined.json`` is written last.
+What the site says is believed by the claim (``agent.unit.joining``); whoever runs the broker can only delay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from cryptography.hazmat.primitives import serialization
+
+from agent.clock import Clock
+from agent.errors import BrokerError, RefusedError, RetryError, printable
+from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_bounded, remove, write_atomic
+from agent.keys import decode_base64url, load_public_key, save_private_key
+from agent.match.policy import POLICY_TYPE
+from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
+from agent.protocol.invitation import Invitation, claim_key
+from agent.protocol.joining import JoinReply, request_digest, token_key
+from agent.protocol.names import JOINING_ROOT, Digest
+from agent.protocol.record import Record, decode, load, save
+from agent.unit.joining import install, new_unit_request, read_pending
+from agent.unit.key_files import UnitFiles
+
+ASK_S: Final = 10.0  # between two requests: a site's service that was away hears of it soon
+POLL_S: Final = 0.5
+SUFFIX: Final = ".join"  # of the name in an invitation's certificate
+
+
+class Joined(Record, frozen=True):
+    """``joined.json``: by which invitation this unit joined."""
+
+    version: Literal[1]
+    invitation: Digest
+
+
+def join(
+    invitation: Invitation,
+    keys: Path,
+    *,
+    policy: Path,
+    clock: Clock,
+    patience_s: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Join the site, or go on with it; at the end the unit has all its files. May be repeated after that, too.
+
+    ``policy`` is written when the site sent one. Raises RefusedError with the site's reason, BrokerError, RetryError
+    (``patience_s`` is over), KeyStoreError and StorageError.
+    """
+    files = UnitFiles(keys)
+    mark = Joined(version=1, invitation=_digest(invitation))
+    if files.joined.exists() and load(files.joined, Joined) == mark:
+        return
+    if clock.state() == "synced" and clock.now().timestamp() > invitation.ends:
+        raise RefusedError("the invitation has expired: make a new one at the site", reason="expired")
+    request = _request(files, invitation)
+    try:
+        reply = _ask(files.waiting, invitation, request, clock=clock, patience_s=patience_s, tell=tell)
+    finally:
+        for spent in (files.waiting.tls_crt, files.waiting.ca_crt):
+            remove(spent)
+        destroy(files.waiting.folder / "join.key")
+    install(keys, (reply.answer or "").encode(), clock=clock)
+    if reply.policy is not None:
+        load_public_key(files.site_jwk).verify(reply.policy.strip(), typ=POLICY_TYPE)
+        write_atomic(policy, reply.policy.encode(), mode=PUBLIC_MODE)
+    save(files.joined, mark)
+    remove(files.waiting.request)
+    files.waiting.folder.rmdir()
+    fsync_folder(keys)
+
+
+def _request(files: UnitFiles, invitation: Invitation) -> bytes:
+    """The request of this invitation: as it was made before, or a new one with new keys."""
+    waiting = files.waiting
+    if waiting.request.exists():
+        pending = read_pending(waiting.pending)
+        mine = token_key(invitation.token())
+        if pending is None or decode_base64url(pending.token_key) == mine:
+            return read_bounded(waiting.request)
+    request = new_unit_request(files.folder, invitation.site, invitation.unit, invitation.token())
+    write_atomic(waiting.request, request)
+    return request
+
+
+def _ask(
+    waiting: UnitFiles,
+    invitation: Invitation,
+    request: bytes,
+    *,
+    clock: Clock,
+    patience_s: float,
+    tell: Callable[[str], None],
+) -> JoinReply:
+    """Ask until the site lets the unit in, or says why not."""
+    name = invitation.unit + SUFFIX
+    base = f"{JOINING_ROOT}/{invitation.site}/{name}"
+    connection = Connection(claim_settings(waiting, invitation), client_id=name, clock=clock, session_expiry_s=0)
+    connection.open()
+    try:
+        connection.subscribe(f"{base}/answer")
+        end_ns = clock.monotonic_ns() + round(patience_s * 1e9)
+        ask_ns, told = clock.monotonic_ns(), ""
+        while clock.monotonic_ns() < end_ns:
+            if clock.monotonic_ns() >= ask_ns:
+                connection.publish(f"{base}/request", request, expiry_s=round(ASK_S))
+                ask_ns = clock.monotonic_ns() + round(ASK_S * 1e9)
+            polled = connection.poll(POLL_S)
+            if any(not ack.accepted for ack in polled.acks):
+                raise BrokerError("the broker does not let this unit ask: carry the site's newest acl to it, reload it")
+            for message in polled.messages:
+                reply = _read(message.payload, request)
+                if reply is None:
+                    continue
+                if reply.state == "joined":
+                    return reply
+                said = printable(reply.message or "", 512)
+                if reply.state == "refused":
+                    raise RefusedError(f"the site refuses this unit: {said}", reason=printable(reply.reason or ""))
+                if said != told:
+                    tell(said)
+                    told = said
+    finally:
+        connection.close()
+    raise RetryError(told or "the site's service does not answer: is 'postern site serve' running? It is asked again")
+
+
+def _read(payload: bytes, request: bytes) -> JoinReply | None:
+    """A reply to this very request; None for anything else."""
+    try:
+        reply = decode(payload, JoinReply)
+    except ValueError:
+        return None
+    return reply if reply.request == request_digest(request) else None
+
+
+def claim_settings(waiting: UnitFiles, invitation: Invitation) -> BrokerSettings:
+    """Write what the session needs: the claim's certificate, its key, and the site's authority."""
+    make_private_folder(waiting.folder)
+    key = waiting.folder / "join.key"
+    save_private_key(claim_key(invitation.secret()), key)
+    chain = b"".join(invitation.certificate(which).public_bytes(serialization.Encoding.PEM) for which in ("crt", "via"))
+    write_atomic(waiting.tls_crt, chain, mode=PUBLIC_MODE)
+    root = invitation.certificate("ca").public_bytes(serialization.Encoding.PEM)
+    write_atomic(waiting.ca_crt, root, mode=PUBLIC_MODE)
+    return BrokerSettings(invitation.host, Credentials(waiting.ca_crt, waiting.tls_crt, key), port=invitation.port)
+
+
+def _digest(invitation: Invitation) -> str:
+    return "sha256:" + hashlib.sha256(invitation.secret()).hexdigest()

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever has all that the site's service holds: what that gets, what it does not, and how the site ends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
+from agent.keys import PublicKey, SigningKey, load_public_key, save_private_key
+from agent.match.policy import POLICY_TYPE, parse_policy
+from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
+from agent.protocol.epoch_keys import seal_epoch_keys
+from agent.protocol.grant import SEPARATOR, MandatedKey, make_mandate
+from agent.protocol.pseudonym import EpochKey, epoch_of
+from agent.protocol.response import RESPONSE_TYPE, SignedResponse, command_digest
+from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust_file import TrustFile
+from agent.site import units
+from agent.site.authority import Authority, check_chain, pem, read_certificate
+from agent.site.delegation import delegate, finish_replacement
+from agent.site.mandated import load_issuing, load_mandate
+from agent.site.records import SiteFiles
+from agent.unit.joining import install_epoch_keys
+from tools.lib.lifetime.days import SITE, START, Fleet
+from tools.lib.lifetime.unit import FleetUnit
+
+COMMANDS = ("subject/revoke", "enrol/begin", "recognition/pause", "key/rotate", "unit/confirm", "verify", "config/get")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Two units, and the root's keys in the safe."""
+    return Fleet(tmp_path, 2)
+
+
+def root_back(fleet: Fleet) -> None:
+    """The safe is opened."""
+    (fleet.folder.parent / "safe").rename(fleet.folder.parent / "stick")
+
+
+def loot(fleet: Fleet) -> MandatedKey:
+    files = SiteFiles(fleet.folder)
+    return load_mandate(files, load_public_key(files.site_jwk), SITE, fleet.clock.now())
+
+
+def command(fleet: Fleet, verb: str, args: dict[str, object] | None = None, *, unit: str = "door-1") -> Command:
+    now = int(fleet.clock.now().timestamp())
+    fleet.clock.advance(1)
+    return Command(
+        site=SITE,
+        unit=unit,
+        verb=verb,
+        cmd_seq=now * 1000,
+        issued_at=now,
+        expires_at=now + 60,
+        transaction=os.urandom(8).hex(),
+        args=args or {},
+    )
+
+
+def refusal(fleet: Fleet, payload: bytes, verb: str) -> str | None:
+    """Reason by which a unit refuses what is sent as ``verb``; None when it is done."""
+    unit = fleet.units["door-1"]
+    answer = unit.handle(verb, payload)
+    assert answer is not None
+    content = msgspec.json.decode(load_key(unit).verify(answer.decode(), typ=RESPONSE_TYPE), type=SignedResponse)
+    assert content.command == command_digest(payload)
+    return content.error
+
+
+def load_key(unit: FleetUnit) -> PublicKey:
+    return SigningKey.load(unit.files.event_key).public
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_it_sends_no_other_command_than_a_renewal(fleet: Fleet, verb: str) -> None:
+    signer = loot(fleet)
+    payload = signer.sign(msgspec.json.encode(command(fleet, verb)), typ=SIGNATURE_TYPE).encode()
+    assert refusal(fleet, payload, verb) == "not_granted"
+    assert refusal(fleet, payload, RENEW) == "wrong_verb"
+
+
+@pytest.mark.parametrize(
+    "args", [{"references": "renew"}, {"site_key": "x", "policy": "y"}, {}, {"epoch_keys": "x", "seal_key": "show"}]
+)
+def test_a_renewal_changes_no_reference_and_no_key_of_the_site(fleet: Fleet, args: dict[str, object]) -> None:
+    payload = loot(fleet).sign(msgspec.json.encode(command(fleet, RENEW, args)), typ=SIGNATURE_TYPE).encode()
+    assert refusal(fleet, payload, RENEW) in ("not_granted", "bad_args")
+
+
+def test_it_signs_no_policy_and_no_mandate(fleet: Fleet) -> None:
+    signer, site_key = loot(fleet), load_public_key(SiteFiles(fleet.folder).site_jwk)
+    with pytest.raises(VerificationError):
+        site_key.verify(signer.sign(b"{}", typ=POLICY_TYPE), typ=POLICY_TYPE)
+    own = make_mandate("site-service", SigningKey.generate(), signer.key, site=SITE, now=fleet.clock.now(), number=99)
+    forged = MandatedKey(SigningKey.generate(), own)
+    payload = forged.sign(msgspec.json.encode(command(fleet, RENEW, {"seal_key": "show"})), typ=SIGNATURE_TYPE)
+    assert refusal(fleet, payload.encode(), RENEW) == "wrong_key"
+    nested = f"{signer.mandate}{SEPARATOR}{signer.sign(b'{}', typ=SIGNATURE_TYPE)}"
+    assert refusal(fleet, nested.encode(), RENEW) in ("malformed", "bad_signature")
+
+
+def test_it_certifies_no_broker_and_nobody_who_certifies(fleet: Fleet, tmp_path: Path) -> None:
+    """By OpenSSL's own rules, as units check their broker: the issuing certificate is for clients alone."""
+    files = SiteFiles(fleet.folder)
+    issuing = load_issuing(files)
+    assert issuing is not None
+    key = ec.generate_private_key(ec.SECP256R1())
+    false = issuing.issue_broker(["127.0.0.1"], key.public_key(), fleet.clock.now())
+    (tmp_path / "chain.pem").write_bytes(pem(false) + pem(issuing.certificate))
+    save_private_key(key, tmp_path / "key.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+    client = ssl.create_default_context(cafile=str(files.ca_crt))
+    client.check_hostname = False
+    reason = handshake(server, client)
+    assert "purpose" in reason
+    below = Authority(key, issuing.delegate("hq postern below", fleet.clock.now(), key).certificate)
+    leaf = below.issue_client("door-1", key.public_key(), fleet.clock.now())
+    with pytest.raises(KeyStoreError):
+        check_chain((leaf, below.certificate), read_certificate(files.ca_crt), "door-1")
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
+    """Why the client ends a handshake in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = client.wrap_bio(to_client, to_server)
+    other = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(8):
+        for side in (one, other):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                return str(error.verify_message)
+    return ""
+
+
+def test_past_weeks_are_not_among_what_it_holds(fleet: Fleet) -> None:
+    """They are destroyed, not only left out: the bytes of their keys are in no file of the service."""
+    files = SiteFiles(fleet.folder)
+    path = files.service_epochs("access")
+    before = {key["epoch"]: key["key"] for key in msgspec.json.decode(path.read_bytes())["keys"]}
+    first = epoch_of(START)
+    assert first in before
+    fleet.live(21, (), seed=1)
+    held = path.read_bytes()
+    assert before[first].encode() not in held
+    assert before[epoch_of(fleet.clock.now())].encode() in held
+    assert not (files.service / "master.key").exists()
+    assert all(before[first].encode() not in one.read_bytes() for one in files.service.rglob("*") if one.is_file())
+
+
+def test_a_new_mandate_ends_what_the_stolen_keys_sign_where_it_was_seen(fleet: Fleet, tmp_path: Path) -> None:
+    stolen, files = loot(fleet), SiteFiles(fleet.folder)
+    old_list = tmp_path / "old.jws"
+    shutil.copy(files.trust, old_list)
+    root_back(fleet)
+    delegate(fleet.folder, replace=True, clock=fleet.clock)
+    fleet.live(2, (), seed=1)  # every unit hears of it with its new certificate
+    payload = stolen.sign(msgspec.json.encode(command(fleet, RENEW, {"seal_key": "show"})), typ=SIGNATURE_TYPE)
+    assert refusal(fleet, payload.encode(), RENEW) == "superseded"
+    keys = seal_epoch_keys(
+        site=SITE,
+        unit="door-1",
+        seal_jwk=SigningKey.load(fleet.units["door-1"].files.seal_key).public_jwk(),
+        audiences=("access",),
+        now=fleet.clock.now(),
+        ahead=2,
+        number=10_000,
+        key_of=lambda audience, epoch: EpochKey(SITE, audience, epoch, "A" * 43),
+        signer=stolen,
+    )
+    with pytest.raises(VerificationError, match="newer mandate") as refused:
+        install_epoch_keys(
+            fleet.units["door-1"].files.folder,
+            keys.encode(),
+            site=SITE,
+            unit="door-1",
+            now=fleet.clock.now(),
+            clock="synced",
+        )
+    assert refused.value.reason == "superseded"
+    site_key = load_public_key(files.site_jwk)
+    shown = tmp_path / "trust.jws"
+    units.certify_unit(fleet.folder, "door-1", below=400, clock=fleet.clock)
+    shutil.copy(files.trust, shown)
+    assert TrustFile(shown, site_key).load().mandate == 2
+    forged = TrustedUnits.from_signed(old_list.read_bytes(), site_key)
+    assert forged.mandate == 1
+    shutil.copy(old_list, shown)
+    with pytest.raises(VerificationError):
+        TrustFile(shown, site_key).load()
+
+
+def test_certificates_of_the_stolen_issuing_key_are_out_once_the_replacement_is_finished(fleet: Fleet) -> None:
+    files = SiteFiles(fleet.folder)
+    thief = load_issuing(files)
+    assert thief is not None
+    false = thief.issue_client("door-1", ec.generate_private_key(ec.SECP256R1()).public_key(), fleet.clock.now())
+    root_back(fleet)
+    with pytest.raises(RefusedError, match="nothing to finish"):
+        finish_replacement(fleet.folder, clock=fleet.clock)
+    delegate(fleet.folder, replace=True, clock=fleet.clock)
+    assert issuers(files) == 3  # root, the new one, the former one: nobody is shut out yet
+    before = {name: unit.serial() for name, unit in fleet.units.items()}
+    fleet.live(2, (), seed=1)
+    assert all(unit.serial() != before[name] for name, unit in fleet.units.items())
+    finish_replacement(fleet.folder, clock=fleet.clock)
+    # Without a list by its issuer a certificate is refused (RFC 5280 sec. 6.3; OpenSSL: unable to get certificate CRL).
+    assert issuers(files) == 2
+    assert not any(listed.issuer == false.issuer for listed in lists(files))
+    for unit in fleet.units.values():
+        unit.check()
+
+
+def lists(files: SiteFiles) -> list[x509.CertificateRevocationList]:
+    blocks = files.crl.read_bytes().split(b"-----END X509 CRL-----\n")[:-1]
+    return [x509.load_pem_x509_crl(block + b"-----END X509 CRL-----\n") for block in blocks]
+
+
+def issuers(files: SiteFiles) -> int:
+    return len({listed.issuer.rfc4514_string() for listed in lists(files)})
+
+
+def test_without_the_root_the_site_signs_no_policy_and_says_where_its_keys_are(fleet: Fleet) -> None:
+    policy = parse_policy((Path(__file__).parents[2] / "models" / "policy.json").read_bytes())
+    with pytest.raises(KeyStoreError, match="stick"):
+        units.issue_policy(fleet.folder, policy, clock=fleet.clock)
+    units.revoke_unit(fleet.folder, "door-2", clock=fleet.clock)
+    assert "user door-2" not in SiteFiles(fleet.folder).acl.read_text()
+
+
+def test_a_mandate_that_has_ended_signs_nothing(fleet: Fleet) -> None:
+    fleet.clock.advance(timedelta(days=401).total_seconds())
+    with pytest.raises(PosternError, match="postern site delegate"):
+        units.issue_epoch_keys(fleet.folder, "door-1", clock=fleet.clock)

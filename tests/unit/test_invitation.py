@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An invitation: one line for a card or a QR code, read strictly; and what is said to whoever asks with one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.clock import SimulatedClock
+from agent.errors import PosternError, RefusedError
+from agent.protocol.invitation import (
+    MAX_BYTES,
+    MAX_TEXT,
+    PREFIX,
+    Invitation,
+    claim_key,
+    read_invitation,
+    write_invitation,
+)
+from agent.protocol.joining import JoinReply, request_digest
+from agent.protocol.record import decode
+from agent.site import joining, units
+from agent.site.fleet import list_units
+from agent.site.records import SiteFiles, UnitRecord
+from agent.site.seen import UnitSeen, with_availability, with_info
+from agent.unit.joining import install, new_unit_request
+from tools.lib.lifetime.days import SITE, Fleet
+
+QR_CHARACTERS = 1_852  # of a QR code of version 25-L in alphanumeric mode (ISO/IEC 18004, table 7)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("fleet"), 1)
+
+
+def ask(fleet: Fleet, unit: str, request: bytes) -> JoinReply:
+    return decode(joining.ask_to_join(fleet.folder, unit, request, clock=fleet.clock), JoinReply)
+
+
+def request(fleet: Fleet, folder: Path, text: str, **changes: object) -> bytes:
+    invitation = msgspec.structs.replace(read_invitation(text), **changes)
+    return new_unit_request(folder, invitation.site, invitation.unit, invitation.token())
+
+
+def test_an_invitation_is_one_line_that_fits_into_a_qr_code_and_tells_no_key(fleet: Fleet) -> None:
+    text = joining.invite(fleet.folder, "door-30", clock=fleet.clock)
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:"), "what QR codes pack best"
+    assert len(text) < QR_CHARACTERS
+    invitation = read_invitation(text)
+    assert (invitation.site, invitation.unit, invitation.host) == (SITE, "door-30", "127.0.0.1")
+    assert read_invitation(write_invitation(invitation)) == invitation
+    assert (
+        read_invitation("\n  " + "\n".join(text[at : at + 70] for at in range(0, len(text), 70)).lower()) == invitation
+    )
+    assert invitation.claim not in repr(invitation)
+    public = claim_key(invitation.secret()).public_key()
+    assert invitation.certificate("crt").public_key() == public
+    assert invitation.certificate("crt").subject.rfc4514_string() == "CN=door-30.join"
+    kept = b"".join(path.read_bytes() for path in fleet.folder.rglob("*") if path.is_file())
+    assert invitation.secret() not in kept
+    assert invitation.token().encode() not in kept
+
+
+def test_a_qr_code_of_it_is_written_as_a_picture_and_for_a_terminal(fleet: Fleet) -> None:
+    from PIL import Image  # noqa: PLC0415
+
+    from agent.cli.site_service import Code  # noqa: PLC0415
+
+    code = Code(joining.invite(fleet.folder, "door-31", clock=fleet.clock))
+    picture = Image.open(io.BytesIO(code.png()))
+    assert picture.width == picture.height > 600
+    assert len(code.terminal().splitlines()) > 40
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_an_invitation_or_refused_in_one_sentence(text: str) -> None:
+    for candidate in (text, PREFIX + text):
+        with pytest.raises(RefusedError, match="invitation") as refused:
+            read_invitation(candidate)
+        assert text not in str(refused.value) or len(text) < 30
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_behind_the_prefix_are_refused(content: bytes) -> None:
+    for packed in (content, zlib.compress(content)):
+        with pytest.raises(RefusedError):
+            read_invitation(PREFIX + base64.b32encode(packed).decode().rstrip("="))
+
+
+@given(st.dictionaries(st.sampled_from([*Invitation.__struct_fields__, "x"]), st.none() | st.integers() | st.text()))
+def test_no_other_members_make_an_invitation(members: dict[str, object]) -> None:
+    packed = zlib.compress(msgspec.json.encode(members))
+    with pytest.raises(RefusedError):
+        read_invitation(PREFIX + base64.b32encode(packed).decode().rstrip("="))
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    bomb = zlib.compress(b" " * 100_000_000)
+    text = PREFIX + base64.b32encode(bomb[: MAX_TEXT // 2]).decode().rstrip("=")
+    with pytest.raises(RefusedError):
+        read_invitation(text)
+    whole = zlib.compress(b"{" + b" " * (MAX_BYTES + 1) + b"}")
+    with pytest.raises(RefusedError):
+        read_invitation(PREFIX + base64.b32encode(whole).decode().rstrip("="))
+
+
+@given(st.binary(max_size=400))
+def test_whatever_asks_to_join_is_refused_with_a_reason(fleet: Fleet, content: bytes) -> None:
+    reply = ask(fleet, "door-1", content)
+    assert (reply.state, reply.reason) == ("refused", "malformed")
+    assert reply.request == request_digest(content)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_what_is_no_info_changes_nothing_that_is_known(payload: bytes) -> None:
+    seen = UnitSeen(version=1, unit="door-1", release="0.1.0")
+    assert with_info(seen, payload, "unit/renew") == seen
+    assert with_availability(seen, payload).online == (payload == b"online")
+
+
+def test_each_reason_to_refuse_is_told_and_stands_in_the_log_once(fleet: Fleet, tmp_path: Path) -> None:
+    text = joining.invite(fleet.folder, "door-40", accepted=True, clock=fleet.clock)
+    reasons = {
+        "wrong_site": ask(fleet, "door-40", request(fleet, tmp_path / "a", text, site="annex")).reason,
+        "wrong_unit": ask(fleet, "door-40", request(fleet, tmp_path / "b", text, unit="door-41")).reason,
+        "unknown_claim": ask(fleet, "door-41", request(fleet, tmp_path / "c", text, unit="door-41")).reason,
+    }
+    joining.invite(fleet.folder, "door-40", hours=1, accepted=True, clock=fleet.clock)
+    old = request(fleet, tmp_path / "d", text)
+    reasons["bad_claim"] = ask(fleet, "door-40", old).reason
+    ask(fleet, "door-40", old)
+    latest = joining.invite(fleet.folder, "door-42", hours=1, accepted=True, clock=fleet.clock)
+    late = request(fleet, tmp_path / "e", latest)
+    fleet.clock.advance(timedelta(hours=2).total_seconds())
+    reasons["expired"] = ask(fleet, "door-42", late).reason
+    assert reasons == {name: name for name in reasons}
+    lines = [line for line in (fleet.folder / "audit.log").read_text().splitlines() if "joining_refused" in line]
+    assert sum('"bad_claim"' in line for line in lines) == 1
+
+
+def test_a_claim_lets_one_set_of_keys_in_and_the_same_answer_is_given_again(fleet: Fleet, tmp_path: Path) -> None:
+    text = joining.invite(fleet.folder, "door-50", clock=fleet.clock)
+    asked = request(fleet, tmp_path / "keys", text)
+    assert ask(fleet, "door-50", asked).state == "waiting"
+    assert "door-50" not in {unit.unit for unit in fleet_records(fleet)}
+    with pytest.raises(RefusedError, match="site units"):
+        joining.accept(fleet.folder, "door-51", clock=fleet.clock)
+    with pytest.raises(RefusedError, match="no key of audience 'gym'"):
+        joining.accept(fleet.folder, "door-50", audiences=("gym",), clock=fleet.clock)
+    joining.accept(fleet.folder, "door-50", audiences=("canteen", "access"), clock=fleet.clock)
+    first, again = ask(fleet, "door-50", asked), ask(fleet, "door-50", asked)
+    assert first == again
+    assert first.state == "joined"
+    other = request(fleet, tmp_path / "thief", text)
+    assert ask(fleet, "door-50", other).reason == "used"
+    (sent := fleet.folder / "sent" / "door-50.json").unlink()  # a power cut between the unit's record and the answer
+    renewed = ask(fleet, "door-50", asked)
+    assert renewed.state == "joined"
+    assert sent.exists()
+    assert install(tmp_path / "keys", (renewed.answer or "").encode(), clock=fleet.clock) == "door-50"
+    (record,) = [unit for unit in fleet_records(fleet) if unit.unit == "door-50"]
+    assert record.audiences == ("canteen", "access")
+    units.revoke_unit(fleet.folder, "door-50", clock=fleet.clock)
+    assert ask(fleet, "door-50", asked).state == "refused"
+
+
+def fleet_records(fleet: Fleet) -> tuple[UnitRecord, ...]:
+    return SiteFiles(fleet.folder).all_units()
+
+
+def test_an_invitation_is_refused_where_it_could_not_be_kept(fleet: Fleet) -> None:
+    for name, hours, words in (("Door", 1, "a-z"), ("door-60", 0, "hours"), ("door-1", 1, "--replace")):
+        with pytest.raises(PosternError, match=words):
+            joining.invite(fleet.folder, name, hours=hours, clock=fleet.clock)
+    with pytest.raises(RefusedError, match="program"):
+        joining.invite(fleet.folder, "site-service", clock=fleet.clock)
+
+
+def test_the_list_says_of_each_unit_what_to_do(fleet: Fleet) -> None:
+    now = fleet.clock.now()
+    fleet.desk.take("postern/hq/door-1/health", fleet.units["door-1"].health())
+    (unit,) = [one for one in list_units(fleet.folder, clock=fleet.clock) if one.unit == "door-1"]
+    assert (unit.state, unit.facts()["weeks_of_epoch_keys"]) == ("online", 3)
+    later = SimulatedClock(now + timedelta(minutes=30))
+    (unit,) = [one for one in list_units(fleet.folder, clock=later) if one.unit == "door-1"]
+    assert unit.state == "silent"
+    assert "ten minutes" in unit.advice[0]
