@@ -65,7 +65,7 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def certificate(self, name: Literal["ca", "via", "crt"]) -> x509.Certificate:
         """The site's authority, its issuing certificate, or that of the claim; RefusedError when it is damaged."""
         try:
-            return x509.load_der_x509_certificate(_bytes(getattr(self, name)))
+            return x509.load_der_x509_certificate(_bytes({"ca": self.ca, "via": self.via, "crt": self.crt}[name]))
         except ValueError:
             raise _damaged() from None
 
