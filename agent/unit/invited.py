@@ -55,27 +55,45 @@ def join(
     ``policy`` is written when the site sent one. Raises RefusedError with the site's reason, BrokerError, RetryError
     (``patience_s`` is over), KeyStoreError and StorageError.
     """
+    waiting = UnitFiles(keys).waiting
+
+    def ask(request: bytes) -> JoinReply:
+        try:
+            return _ask(waiting, invitation, request, clock=clock, patience_s=patience_s, tell=tell)
+        finally:
+            for spent in (waiting.tls_crt, waiting.ca_crt):
+                remove(spent)
+            destroy(waiting.folder / "join.key")
+
+    go_on(invitation, keys, policy=policy, clock=clock, ask=ask)
+
+
+def go_on(invitation: Invitation, keys: Path, *, policy: Path, clock: Clock, ask: Callable[[bytes], JoinReply]) -> None:
+    """Do what is left of joining; ``ask`` hands the request to the site and returns its answer."""
     files = UnitFiles(keys)
     mark = Joined(version=1, invitation=_digest(invitation))
     if files.joined.exists() and load(files.joined, Joined) == mark:
+        _clear_waiting(files)
         return
     if clock.state() == "synced" and clock.now().timestamp() > invitation.ends:
         raise RefusedError("the invitation has expired: make a new one at the site", reason="expired")
     request = _request(files, invitation)
-    try:
-        reply = _ask(files.waiting, invitation, request, clock=clock, patience_s=patience_s, tell=tell)
-    finally:
-        for spent in (files.waiting.tls_crt, files.waiting.ca_crt):
-            remove(spent)
-        destroy(files.waiting.folder / "join.key")
+    reply = ask(request)
     install(keys, (reply.answer or "").encode(), clock=clock)
     if reply.policy is not None:
         load_public_key(files.site_jwk).verify(reply.policy.strip(), typ=POLICY_TYPE)
         write_atomic(policy, reply.policy.encode(), mode=PUBLIC_MODE)
     save(files.joined, mark)
-    remove(files.waiting.request)
-    files.waiting.folder.rmdir()
-    fsync_folder(keys)
+    _clear_waiting(files)
+
+
+def _clear_waiting(files: UnitFiles) -> None:
+    """Destroy what is left in the folder of the keys that waited, half-written files of a power cut too."""
+    if files.waiting.folder.exists():
+        for left in files.waiting.folder.iterdir():
+            destroy(left)
+        files.waiting.folder.rmdir()
+        fsync_folder(files.folder)
 
 
 def _request(files: UnitFiles, invitation: Invitation) -> bytes:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's units live by themselves: the service renews them through its outages, and nobody types anything.
+
+The long run is ``tools/lifetime days``; tools/README.md has its last figures.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from agent.site import units
+from agent.site.records import SiteFiles
+from agent.site.rotation import rotate_epoch_keys
+from tools.lib.lifetime.days import Fleet, Outage, outages
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_units_announce_through_outages_of_ten_days_and_lost_messages(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 3)
+    # The first begins on a Sunday evening: the week turns twice before the service is back.
+    tally = fleet.live(75, (Outage(6.5, 10), Outage(30, 10), Outage(48, 4)), seed=3)
+    assert tally.silent == 0
+    assert tally.announced == 3 * 75 * 2
+    assert tally.fewest_weeks >= 1
+    assert tally.certificates == 3, "each has a new certificate, too"
+    assert tally.fewest_days > 100
+
+
+def test_without_its_service_a_unit_falls_silent_within_three_weeks(tmp_path: Path) -> None:
+    """What the other test would not notice if its units never ran out."""
+    tally = Fleet(tmp_path, 1).live(30, (Outage(1, 29),), seed=3)
+    assert 0 < tally.silent < 30
+    assert any("no key for audience" in told for told in tally.told)
+
+
+def test_a_new_generation_of_epoch_keys_reaches_every_unit_and_a_revoked_one_gets_none(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 3)
+    fleet.live(1, (), seed=1)
+    before = {name: unit.files.epoch_keys.read_bytes() for name, unit in fleet.units.items()}
+    units.revoke_unit(fleet.folder, "door-3", clock=fleet.clock)
+    (tmp_path / "safe").rename(tmp_path / "stick")
+    rotate_epoch_keys(fleet.folder, clock=fleet.clock)
+    fleet.live(2, (), seed=1)
+    changed = {name for name, unit in fleet.units.items() if unit.files.epoch_keys.read_bytes() != before[name]}
+    assert changed == {"door-1", "door-2"}
+    assert {record.generation for record in SiteFiles(fleet.folder).all_units() if not record.revoked} == {1}
+
+
+def test_outages_hold_the_longest_and_leave_days_between() -> None:
+    found = outages(90, 10, 1)
+    assert max(one.days for one in found) == 10
+    assert all(later.day - one.day - one.days >= 7 for one, later in pairwise(found))
