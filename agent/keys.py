@@ -36,7 +36,7 @@ CURVE = "P-256"
 MAX_HEADER_BYTES = 512  # alg, kid (43 characters) and typ need about 100
 MAX_TOKEN_BYTES = 1024 * 1024  # a list of 4 000 units; the largest object that anyone signs here
 DERIVED_KEY_BYTES = 32
-KNOWN_HEADERS = 4096  # a unit's is the same each time; the least recently used of half a kilobyte makes room
+KNOWN_HEADERS = 1024  # a unit's is always the same; the least recently used, of at most 2 kB, makes room
 COORDINATE_BYTES = 32  # r and s of an ES256 signature (RFC 7518 sec. 3.4)
 
 

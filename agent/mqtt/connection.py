@@ -85,7 +85,7 @@ class Incoming:
 class Polled:
     acks: list[Ack] = field(default_factory=list)
     messages: list[Incoming] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)  # filters that ``subscribe`` did not wait for
+    refused: dict[str, str] = field(default_factory=dict)  # filters that ``subscribe`` did not wait for, and what to do
 
 
 class Connection:
@@ -114,7 +114,7 @@ class Connection:
         self._connack: int | None = None
         self._waiting_bytes = 0  # of what is in ``_messages``
         self._asked: dict[int, str] = {}  # filters by packet id, until the broker answers
-        self._refused: list[str] = []
+        self._refused: dict[str, str] = {}
         self._lost: int | None = None
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
         self.max_packet_bytes: int | None = None  # the broker's limits, once connected
@@ -193,14 +193,9 @@ class Connection:
                     raise BrokerError(f"the broker {self._place} does not answer a subscription: look at its load")
                 self._turn(0.1, None)
             if topic in self._refused:
-                self._refused.remove(topic)
-                raise BrokerError(self.explain_refused(topic))
+                raise BrokerError(self._refused.pop(topic))
             if self._lost is not None:
                 raise ConnectionLostError(self._lost, self._place)
-
-    def explain_refused(self, topic: str) -> str:
-        """What to do about a filter that the broker refuses."""
-        return f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL"
 
     def poll(self, timeout_s: float, wake: socket.socket | None = None) -> Polled:
         """Exchange what is ready, waiting up to ``timeout_s`` or until ``wake`` is readable.
@@ -211,7 +206,7 @@ class Connection:
         polled = Polled(self._acks, self._messages, self._refused)
         if self._lost is not None and polled == Polled():
             raise ConnectionLostError(self._lost, self._place)
-        self._acks, self._messages, self._refused, self._waiting_bytes = [], [], [], 0
+        self._acks, self._messages, self._refused, self._waiting_bytes = [], [], {}, 0
         return polled
 
     def acknowledge(self, messages: Iterable[Incoming]) -> None:
@@ -366,7 +361,8 @@ class Connection:
     ) -> None:
         topic = self._asked.pop(mid, None)
         if topic is not None and any(reason.value >= 0x80 for reason in reasons):
-            self._refused.append(topic)
+            told = f"the broker {self._place} refuses the subscription to {topic}: add it to its ACL"
+            self._refused[topic] = told
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         mid = message.mid if message.qos else 0

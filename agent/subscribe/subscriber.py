@@ -190,8 +190,8 @@ class Subscriber:
                 break  # what came is judged first; the next poll says it again
             if any(not ack.accepted for ack in polled.acks):
                 self._tell_once(NOBODY_ASKS)
-            for topic in polled.refused:
-                self._refused(topic, connection.explain_refused(topic))
+            for topic, told in polled.refused.items():
+                self._refused(topic, told)
             if not polled.messages:
                 break
             received += polled.messages

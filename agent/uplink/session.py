@@ -210,6 +210,8 @@ class Uplink:
         for topic in filters:
             try:
                 connection.subscribe(topic)
+            except ConnectionLostError:
+                raise
             except BrokerError as error:  # events matter more than commands: go on without
                 self._notify("refused", str(error))
 
@@ -269,6 +271,8 @@ class Uplink:
 
     def _exchange(self, connection: Link, timeout_s: float) -> None:
         polled = connection.poll(timeout_s, self._wakes)
+        for told in polled.refused.values():
+            self._notify("refused", told)
         with contextlib.suppress(BlockingIOError):
             while len(self._wakes.recv(WAKES_READ)) == WAKES_READ:
                 pass

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tools.lib.demo.brokers import DemoBroker
 from tools.lib.fleet.__main__ import main
 from tools.lib.fleet.report import percentiles
+from tools.lib.fleet.site import FleetSite
 
 
 @pytest.mark.broker
@@ -28,6 +30,25 @@ def test_fleet_under_faults_loses_nothing_and_says_what_it_cost(capsys: pytest.C
     assert told["late"] > 0
     assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"] <= told["latency_ms"]["max"]
     assert min(told["units_cpu_s"], told["subscriber_cpu_s"], told["broker_cpu_s"]) > 0
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(180)
+def test_fleet_runs_against_a_broker_that_is_there_and_does_so_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
+        pytest.skip("mosquitto is not installed")
+    folder = tmp_path / "fleet"
+    assert main(["join", str(folder), "--units", "2", "--host", "127.0.0.1"]) == 0
+    capsys.readouterr()
+    with DemoBroker(FleetSite(folder).files, tmp_path / "broker") as broker:
+        words = ["run", str(folder), "--broker", f"127.0.0.1:{broker.port}", "--pid", str(broker.pid)]
+        for _ in range(2):
+            assert main([*words, "--rate", "10", "--seconds", "3", "--json"]) == 0
+            told = json.loads(capsys.readouterr().out)
+            assert 0 < told["signed"] == told["delivered"] < 60
+            assert told["broker_cpu_s"] >= 0
 
 
 def test_fleet_joins_a_site_for_a_given_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
-from agent.outbox.queue import Head
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.fleet.audit import Audit
 from tools.lib.fleet.report import Report, percentiles
 from tools.lib.fleet.site import FleetSite
-from tools.lib.rig.ledger import balance
+from tools.lib.rig.ledger import Balance, balance
 from tools.lib.rig.process import head_of
 from tools.lib.rig.proxy import FaultyProxy
 
@@ -97,6 +96,7 @@ def run(fleet: FleetSite, plan: Plan) -> Report:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-fleet-"))) / "seen.db"
         audit = stack.enter_context(Audit(fleet, host, port, state=state))
         groups = [_group(fleet, part, plan, host, port, stack, share=len(part) / len(names)) for part in _parts(names)]
+        before = {name: head_of(fleet.unit(name) / "outbox.db").seq for name in names}
         spent, began = _Spent(pid), time.monotonic()
         for group in groups:
             group.start()
@@ -106,11 +106,12 @@ def run(fleet: FleetSite, plan: Plan) -> Report:
             group.quieten()
         seconds = time.monotonic() - began
         heads = {name: head_of(fleet.unit(name) / "outbox.db") for name in names}
-        _settle(lambda: len(audit.arrived) == sum(head.seq for head in heads.values()))
+        _settle(lambda: len(audit.arrived) == sum(head.seq - before[name] for name, head in heads.items()))
         cpu_s = spent.total()
         for group in groups:
             group.finish()
-    return _report(fleet, plan, audit, heads, seconds=seconds, units_s=sum(one.cpu_s for one in groups), broker_s=cpu_s)
+    books = {name: balance([head], audit.events.get(name, []), after=before[name]) for name, head in heads.items()}
+    return _report(fleet, plan, audit, books, seconds=seconds, units_s=sum(one.cpu_s for one in groups), broker_s=cpu_s)
 
 
 def cpu_of(pid: int) -> float | None:
@@ -181,17 +182,16 @@ def _report(
     fleet: FleetSite,
     plan: Plan,
     audit: Audit,
-    heads: dict[str, Head],
+    books: dict[str, Balance],
     *,
     seconds: float,
     units_s: float,
     broker_s: float | None,
 ) -> Report:
-    books = {name: balance([head], audit.events.get(name, [])) for name, head in heads.items()}
     refused = {reason: count for reason, count in audit.refused.items() if reason != "duplicate"}
     late = sum(one.late for events in audit.events.values() for one in events)
     return Report(
-        units=len(heads),
+        units=len(books),
         seconds=seconds,
         signed=sum(one.signed for one in books.values()),
         delivered=sum(one.verified for one in books.values()),
