@@ -22,6 +22,7 @@ from agent.protocol.response import MAX_RESPONSE_BYTES
 from agent.uplink.commands import (
     BURST,
     MAX_NONCES,
+    MAX_SKEW_S,
     MAX_VALIDITY_S,
     NONCE_LIFE_S,
     RECENT,
@@ -194,6 +195,25 @@ def test_expired_future_and_long_lived_commands_are_refused(station: Station) ->
     long = station.make(issued_at=now, expires_at=now + MAX_VALIDITY_S + 1)
     assert station.send(long)["error"] == "too_long_valid"
     assert station.send(station.make(issued_at=now, expires_at=now - 1))["error"] == "too_long_valid"
+
+
+@pytest.mark.parametrize(
+    ("issued", "expires", "error"),
+    [
+        (-9, 0, None),
+        (-9, -1, "expired"),
+        (MAX_SKEW_S, MAX_SKEW_S, None),
+        (MAX_SKEW_S + 1, MAX_SKEW_S + 1, "not_yet_valid"),
+        (0, MAX_VALIDITY_S, None),
+        (0, MAX_VALIDITY_S + 1, "too_long_valid"),
+    ],
+)
+def test_a_command_is_in_time_to_its_last_second_and_no_longer(
+    station: Station, issued: int, expires: int, error: str | None
+) -> None:
+    read_at = int(station.clock.now().timestamp()) + 1  # one second after it is sent
+    answer = station.send(station.make(issued_at=read_at + issued, expires_at=read_at + expires))
+    assert answer.get("error") == error
 
 
 def test_unit_without_the_time_asks_for_a_nonce_and_acts_on_the_answer(tmp_path: Path) -> None:
