@@ -61,6 +61,7 @@ ROOMS = {
     "uplink": Room(
         ("uplink/*.py",),
         ("unit/test_uplink_*.py", "attack/test_command_rights.py", "attack/test_commands_on_broker.py",
+         "attack/test_granted_questions.py",
          "fault/test_uplink_faults.py"),
     ),
     "mqtt": Room(("mqtt/*.py",), ("unit/test_uplink_credentials.py", "unit/test_uplink_session.py")),
