@@ -53,7 +53,7 @@ ROOMS = {
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
         ("site/*.py",),
-        ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py",
+        ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py", "attack/test_certificates.py",
          "attack/test_stolen_broker_key.py"),
     ),
     "clock": Room(("clock.py",), ("unit/test_timing.py", "attack/test_wrong_time.py")),
