@@ -53,7 +53,8 @@ ROOMS = {
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
         ("site/*.py",),
-        ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py", "attack/test_certificates.py",
+        ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py",
+         "attack/test_certificates.py",
          "attack/test_stolen_broker_key.py"),
     ),
     "clock": Room(("clock.py",), ("unit/test_timing.py", "attack/test_wrong_time.py")),
@@ -68,7 +69,7 @@ ROOMS = {
     "camera": Room(("camera/*.py",), ("unit/test_camera_*.py",)),
     "files": Room(
         ("files.py", "keys.py", "backoff.py"),
-        ("unit/test_keys.py", "unit/test_uplink_*.py", "unit/test_installers_day.py", "attack/test_site_secrets.py",
+        ("fault/test_files_power_cut.py", "unit/test_keys.py", "unit/test_uplink_turns.py", "unit/test_installers_day.py", "attack/test_site_secrets.py",
          "attack/test_folder_of_the_service.py", "fault/test_site_power_cut.py", "fault/test_gallery_power_cut.py"),
     ),
 }  # fmt: skip
