@@ -21,6 +21,7 @@ from tests.simulators.power import mark
 folder = Path(sys.argv[1])
 write_atomic(folder / "file", sys.argv[2].encode())
 mark("written")
+(folder / "other").write_bytes(b"life goes on")
 """
 
 
