@@ -136,6 +136,23 @@ def test_enrolled_person_who_acts_is_matched_once() -> None:
     assert recorded[0].zone == "door"
 
 
+@pytest.mark.parametrize(("people", "matched"), [(1, True), (400, False)])
+def test_the_larger_the_gallery_the_surer_a_match_has_to_be(people: int, matched: bool) -> None:
+    low, high = (POLICY.threshold(size, 3).value for size in (1, 400))
+    vector = np.zeros(128, np.float32)
+    vector[0] = (low + high) / 2
+    vector[127] = np.sqrt(1 - vector[0] ** 2)
+    others = np.random.default_rng(1).normal(size=(people - 1, 128)).astype(np.float32)
+    others[:, [0, 127]] = 0
+    others /= np.linalg.norm(others, axis=1, keepdims=True)
+    subjects = (ALICE, *(SubjectId(number.to_bytes(16, "big")) for number in range(people - 1)))
+    recorded: list[Match | PresenceChange] = []
+    stages = make_stages([[face(320, 240)]] * 60, recorded, count=60, vector=vector)
+    references = References(subjects, np.vstack([ALICE_VECTOR[None], others]), MODEL)
+    pipeline.run(replace(stages, references=lambda: references), keep_going=lambda: True)
+    assert any(isinstance(one, Match) for one in recorded) == matched
+
+
 @pytest.mark.parametrize(
     "passer_by",
     [face(60, 240), face(320, 240, size=60), face(320, 240, yaw=0.3)],

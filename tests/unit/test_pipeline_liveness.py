@@ -81,6 +81,16 @@ def test_who_turns_as_asked_is_announced_once_as_passed() -> None:
     assert {"left", "right"} & set(person.shown[:first])
 
 
+def test_what_a_track_passed_dies_with_it() -> None:
+    person = Person(lambda shown: obeys(shown) if len(shown) < FRAMES // 2 else None)
+    stages, recorded = play(person)
+    assert [one.liveness for one in recorded if isinstance(one, Match)] == ["passed"]
+    check = stages.liveness
+    assert isinstance(check, CheckedLiveness)
+    assert check.watched is None
+    assert not check._passed
+
+
 def gone_when_asked(shown: list[Prompt | None]) -> tuple[float, float] | None:
     """Leaves at the first turn and comes back after two seconds."""
     asked = next((number for number, prompt in enumerate(shown) if prompt in FAR), None)
