@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.cli.options import write_output
+from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.files import write_atomic
@@ -57,6 +57,7 @@ def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
 
 def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Write the one file by which a unit joins."""
+    check_output(arguments.png)  # before the invitation that was made last is worth nothing
     text = joining.invite(
         arguments.folder,
         arguments.unit,

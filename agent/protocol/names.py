@@ -14,6 +14,7 @@ from agent.errors import RefusedError, printable
 from agent.strict_json import MAX_SAFE_INTEGER, convert
 
 TOPIC_ROOT = "postern"
+BOARD_ROOT = "postern-site"  # what the site's service tells all of its programs
 JOINING_ROOT = "postern-join"  # beside it, so that no rule for units reaches there
 # '(?!\n)' because '$' alone allows a final line feed.
 _END = r"$(?!\n)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from agent.errors import printable
 from agent.protocol.event import KINDS
-from agent.protocol.names import TOPIC_ROOT, check_name
+from agent.protocol.names import BOARD_ROOT, TOPIC_ROOT, check_name
 
 # Home Assistant's. The unit is a level of its own there, because a broker's ACL can only substitute whole levels.
 DISCOVERY_PREFIX = "homeassistant"
@@ -43,6 +43,12 @@ class Topics:
         """Return the verb of a request topic of this unit, None for any other topic."""
         prefix = f"{self.base}/request/"
         return topic[len(prefix) :] if topic.startswith(prefix) else None
+
+
+def list_topic(site: str) -> str:
+    """Return where the site's service retains the list of units, as signed."""
+    check_name("site", site)
+    return f"{BOARD_ROOT}/{site}/trust"
 
 
 def event_filters(site: str) -> tuple[str, str]:

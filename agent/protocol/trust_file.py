@@ -13,7 +13,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from agent.errors import KeyStoreError, StorageError, VerificationError
-from agent.files import read_brought
+from agent.files import PUBLIC_MODE, read_brought, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
 from agent.protocol.grant import check_number
 from agent.protocol.names import Name, Sequence
@@ -68,6 +68,20 @@ class TrustFile:
             self._keep(self._seen)
         self._stamp = stamp
         return trusted
+
+    def offer(self, token: bytes) -> bool:
+        """Put a list that came from the site's service in the place of the file, where it is newer; whether it was.
+
+        For whoever has loaded one before. Raises as ``load``, and StorageError where the file cannot be written.
+        """
+        trusted, seen = TrustedUnits.from_signed(token, self._site_key), self._remembered()
+        if seen is None or trusted.site != seen.site:
+            raise VerificationError("wrong_site", "the list of units is of another site")
+        check_number(trusted.mandate, seen.mandate)
+        if trusted.serial <= seen.serial:
+            return False
+        write_atomic(self._path, token, mode=PUBLIC_MODE)
+        return True
 
     def load_if_changed(self) -> TrustedUnits | None:
         """Return the newer list, or None when there is nothing new or what is there is not yet usable.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.protocol.command import RENEW
-from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT
+from agent.protocol.names import BOARD_ROOT, JOINING_ROOT, TOPIC_ROOT
 from agent.site.records import Role
 
 _UNIT = (
@@ -35,6 +35,7 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         # What it missed: a question that changes nothing, signed by the program's own key under the site's grant.
         ("write", "{base}/+/request/outbox/replay"),
         ("read", "{base}/+/response/outbox/replay"),
+        ("read", BOARD_ROOT + "/{site}/trust"),
     ),
     # Live events, never the backlog: no automation may act on the past.
     "home-assistant": (
@@ -68,6 +69,7 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/health"),
         ("read", JOINING_ROOT + "/{site}/+/request"),
         ("write", JOINING_ROOT + "/{site}/+/answer"),
+        ("write", BOARD_ROOT + "/{site}/trust"),
     ),
 }
 # Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker

@@ -26,6 +26,7 @@ from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT, check_name, parse_tim
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
+from agent.protocol.topics import list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.folder import changing
@@ -47,7 +48,7 @@ class Letter(NamedTuple):
 
     topic: str
     payload: bytes
-    expiry_s: int
+    expiry_s: int | None = None  # None for what is retained
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Desk:
         self._number = 0
         self._daily_ns: int | None = None
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
+        self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
 
     def filters(self) -> tuple[str, ...]:
         """What the service listens to."""
@@ -90,6 +92,19 @@ class Desk:
         except PosternError as error:
             self._tell(f"{printable(topic)}: {error}")
             return []
+
+    def board(self) -> list[Letter]:
+        """What every program is to know, where it changed since it was asked for last: the list of units, as signed."""
+        self._list()
+        stamp = None if self._trusted is None else self._trusted[0]
+        if stamp is None or stamp == self._shown:
+            return []
+        self._shown = stamp
+        return [Letter(list_topic(self.site), self._files.trust.read_bytes())]
+
+    def show_again(self) -> None:
+        """Have ``board`` give everything once more, for another session."""
+        self._shown = None
 
     def daily(self) -> None:
         """Once a day, and at the start: destroy the epoch keys of past weeks. Raises PosternError."""

@@ -102,10 +102,16 @@ class SiteFolder:
         """The service's issuing certificate with its key; None where nothing was delegated."""
         return load_issuing(self.files)
 
-    def certify(self, name: str, key: EllipticCurvePublicKey) -> tuple[CertificateRecord, bytes]:
-        """Certify a unit or program, by the issuing key where there is one: what to keep, and the chain as PEM."""
+    def certify(
+        self, name: str, key: EllipticCurvePublicKey, *, days: int | None = None
+    ) -> tuple[CertificateRecord, bytes]:
+        """Certify a unit or program, by the issuing key where there is one: what to keep, and the chain as PEM.
+
+        For ``days`` where nobody renews it, but no longer than whoever issues it lasts.
+        """
         issuing = self.issuing
-        certificate = (issuing or self.authority).issue_client(name, key, self.now())
+        until = None if days is None else self.now() + timedelta(days=days)
+        certificate = (issuing or self.authority).issue_client(name, key, self.now(), until=until)
         chain = pem(certificate) + (b"" if issuing is None else pem(issuing.certificate))
         return record_of(certificate, issued=issuing is not None), chain
 

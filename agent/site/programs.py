@@ -16,7 +16,7 @@ from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
 from agent.protocol.names import check_name
 from agent.protocol.record import load, save
-from agent.site.authority import pem, read_certificate, record_of
+from agent.site.authority import LEAF_DAYS, pem, read_certificate, record_of
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.published import list_number
 from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
@@ -44,7 +44,7 @@ def issue_client(
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
         known = site.client(name).certificates if files.program(name).exists() else ()
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate, chain = site.certify(name, key.public_key())
+        certificate, chain = site.certify(name, key.public_key(), days=LEAF_DAYS)  # a person renews it
         issued = site.kept((*known, certificate))
         record = ClientRecord(version=1, name=name, role=role, revoked=False, certificates=issued)
         # On record before it is in a file: there is no certificate that cannot be revoked.

@@ -14,7 +14,7 @@ from agent.backoff import Bounds, full_jitter
 from agent.clock import Clock
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
-from agent.site.desk import Desk
+from agent.site.desk import Desk, Letter
 from agent.site.records import SERVICE
 
 POLL_S: Final = 1.0  # also how long a stop may take
@@ -58,11 +58,13 @@ class SiteService:
         try:
             connection.subscribe(*self._desk.filters(), retained=True)
             self._tell_once("the site's service is connected to the broker")
+            self._desk.show_again()
             while keep_going():
+                self._look_after_itself()
+                self._post(connection, self._shown())
                 polled = connection.poll(POLL_S)
                 for message in polled.messages:
                     self._serve(connection, message)
-                self._look_after_itself()
         finally:
             connection.close()
 
@@ -72,11 +74,22 @@ class SiteService:
         except Exception as error:  # noqa: BLE001  # one message must not end the service of all other units
             self._tell(in_one_sentence(error)[0])
             return
+        self._post(connection, letters)
+
+    def _shown(self) -> list[Letter]:
+        try:
+            return self._desk.board()
+        except PosternError as error:
+            self._tell_once(str(error))
+            return []
+
+    def _post(self, connection: Connection, letters: list[Letter]) -> None:
         for letter in letters:
             if connection.fits(letter.topic, letter.payload):
-                connection.publish(letter.topic, letter.payload, expiry_s=letter.expiry_s)
+                retain = letter.expiry_s is None
+                connection.publish(letter.topic, letter.payload, expiry_s=letter.expiry_s, retain=retain)
             else:
-                self._tell(f"{letter.topic}: the broker takes no message so large: raise max_packet_size")
+                self._tell(f"{letter.topic}: the broker takes no message so large: carry it there by hand")
 
     def _look_after_itself(self) -> None:
         try:

@@ -12,12 +12,12 @@ from typing import Self
 
 from agent.backoff import Bounds, full_jitter
 from agent.clock import Clock
-from agent.errors import BrokerError, VerificationError, printable
+from agent.errors import BrokerError, PosternError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol.health import Health
-from agent.protocol.topics import event_filters, health_filter, replay_filter
+from agent.protocol.topics import event_filters, health_filter, list_topic, replay_filter
 from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -92,6 +92,7 @@ class Subscriber:
         if trusted.expired_at(clock.now()):
             raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         self._trust, self._state, self._durable = trust, state, durable
+        self._list_topic = list_topic(site)
         self._replays, self._answers = replays, replay_filter(site)
         self._tails: dict[str, int] = {}  # the last number of each unit that does not wait there, says its health
         self._told: set[str] = set()
@@ -201,10 +202,11 @@ class Subscriber:
         """Go on without a subscription that the broker refuses, but for the events themselves: BrokerError."""
         if topic in self._filters:
             raise BrokerError(told)
-        lacks = (
-            "notices events that are withheld" if topic == self._health_filter else "asks for events that are missing"
-        )
-        self._on_notice(f"{told}; until then nobody here {lacks}")
+        lacks = {
+            self._health_filter: "notices events that are withheld",
+            self._list_topic: "hears of a newer list of units",
+        }
+        self._on_notice(f"{told}; until then nobody here {lacks.get(topic, 'asks for events that are missing')}")
 
     def _acknowledge(self) -> None:
         """Answer what was handed over, in the order of arrival."""
@@ -227,6 +229,9 @@ class Subscriber:
             self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
     def _check(self, message: Incoming) -> list[Handed]:
+        if message.topic == self._list_topic:
+            self._take_list(message.payload)
+            return []
         if not message.payload:  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
             return []
         if message.retained:
@@ -245,6 +250,14 @@ class Subscriber:
             return [self.verifier.check(message.topic, message.payload, now)]
         except VerificationError as error:
             return [self._refusal(message.topic, error)]
+
+    def _take_list(self, payload: bytes) -> None:
+        """Take the site's newest list of units, so that nobody has to carry it; what is none changes nothing."""
+        try:
+            if self._trust.offer(payload):
+                self._trust_checked_ns -= TRUST_CHECK_S * 1_000_000_000  # it counts from the next batch on
+        except (PosternError, ValueError) as error:
+            self._tell_once(f"the list of units at the broker is not taken: {error}")
 
     def _check_answer(self, message: Incoming) -> list[Handed]:
         """Take what a unit says again; what came meanwhile by itself is nothing new."""
@@ -302,12 +315,12 @@ class Subscriber:
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
         )
-        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else [])]
+        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), self._list_topic]
         try:
             connection.open()
             for topic in wanted:
                 try:
-                    connection.subscribe(topic)
+                    connection.subscribe(topic, retained=topic == self._list_topic)
                 except ConnectionLostError:
                     raise
                 except BrokerError as error:

@@ -38,12 +38,12 @@ def check_certificate(text: str, root: x509.Certificate, unit: str, tls_key: Pat
 def renew_certificate(keys: Path, unit: str, text: str, *, now: datetime) -> int:
     """Put a newer certificate for the unit's present key in force; for how many days it lasts.
 
-    Raises as ``check_certificate``, and VerificationError ``replayed`` for one that ends before the one in force.
+    Raises as ``check_certificate``, and VerificationError ``replayed`` for one that was issued before the one in force.
     """
     files = UnitFiles(keys)
     fresh = check_certificate(text, read_certificate(files.ca_crt), unit, files.tls_key)
-    ends = validity(fresh)[1]
-    if ends < validity(read_certificate(files.tls_crt))[1]:
-        raise VerificationError("replayed", "this unit has a certificate that lasts longer: issue a new one")
+    begins, ends = validity(fresh)
+    if begins < validity(read_certificate(files.tls_crt))[0]:  # by its beginning: the root's last longer
+        raise VerificationError("replayed", "this unit has a newer certificate: issue a new one")
     write_atomic(files.tls_crt, text.encode(), mode=PUBLIC_MODE)
     return max((ends - now).days, 0)

@@ -17,15 +17,19 @@ import msgspec
 import pytest
 
 from agent.clock import Clock, ClockState, SystemClock
-from agent.errors import BrokerError, PosternError, RefusedError, RetryError
+from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
 from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
 from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust_file import TrustFile
 from agent.site import joining
 from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
+from agent.site.programs import issue_client
 from agent.site.published import unfinished
+from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import wait_until
@@ -222,6 +226,37 @@ def take(site: LiveSite) -> None:
     reload = f"kill -HUP {site.broker.pid}"
     environment = {**os.environ, "POSTERN_BROKER_RELOAD": reload}
     subprocess.run([TAKE, site.files.broker, site.broker.folder], check=True, env=environment, capture_output=True)
+
+
+def test_a_subscriber_hears_of_a_new_unit_and_of_a_revocation_by_the_service(site: LiveSite, tmp_path: Path) -> None:
+    """Nobody carries the list of units; what is not newer, or not the site's, changes nothing."""
+    guard = issue_client(site.folder, "guard", "auditor")
+    settings = BrokerSettings(
+        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
+    )
+    trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
+    time.sleep(1)  # the broker has the auditor's rules
+    before = (guard / "trust.jws").read_bytes()
+    subscriber = Subscriber(settings, site=SITE, trust=trust, clock=SystemClock())
+    with subscriber:
+        thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
+        thread.start()
+        unit = joined(site, tmp_path)
+        wait_until(lambda: "door-7" in subscriber.verifier.trust.units_in_service())
+        postern("site", "revoke", "-f", site.folder, "door-7")
+        wait_until(lambda: "door-7" not in subscriber.verifier.trust.units_in_service())
+        subscriber.stop()
+        thread.join(10)
+    unit.close()
+    newest = (guard / "trust.jws").read_bytes()
+    assert newest == site.files.trust.read_bytes()
+    again = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
+    assert again.load().units() == ("door-7",)
+    for token in (before, newest):
+        assert not again.offer(token)
+    with pytest.raises(VerificationError):
+        again.offer(newest[:-4] + b"AAAA")
+    assert (guard / "trust.jws").read_bytes() == newest
 
 
 def test_what_a_killed_service_left_undone_is_done_by_the_next(site: LiveSite, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.site import units
+from agent.site.authority import read_certificate, validity
+from agent.site.programs import issue_client
 from agent.site.records import SiteFiles
 from agent.site.rotation import rotate_epoch_keys
 from tools.lib.lifetime.days import Fleet, Outage, outages
@@ -54,3 +56,15 @@ def test_outages_hold_the_longest_and_leave_days_between() -> None:
     found = outages(90, 10, 1)
     assert max(one.days for one in found) == 10
     assert all(later.day - one.day - one.days >= 7 for one, later in pairwise(found))
+
+
+def test_a_program_has_a_year_and_no_certificate_outlives_whoever_issued_it(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 1)
+    (tmp_path / "safe").rename(tmp_path / "stick")
+    issuing = read_certificate(SiteFiles(fleet.folder).issuing_crt)
+    for days, left in ((0, 365), (300, 100)):
+        fleet.clock.advance(days * 86_400)
+        folder = issue_client(fleet.folder, "guard", "auditor", clock=fleet.clock)
+        ends = validity(read_certificate(folder / "tls.crt"))[1]
+        assert (ends - fleet.clock.now()).days in (left, left - 1)
+        assert ends <= validity(issuing)[1]
