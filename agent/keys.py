@@ -151,6 +151,20 @@ class PublicKey:
             raise VerificationError("malformed", "the signature is not a detached JWS")
         self._check(read_header(signature), typ, [parts[0], encode_base64url(payload), parts[2]])
 
+    def verifies(self, message: bytes, signature: bytes) -> bool:
+        """Whether ``signature``, the bytes r and s of ES256, is this key's for ``message`` (RFC 9053 sec. 2.1).
+
+        ``message`` has to say by itself what it was signed for, as the structures of COSE do.
+        """
+        if len(signature) != 2 * COORDINATE_BYTES:
+            return False
+        r, s = (int.from_bytes(half, "big") for half in (signature[:COORDINATE_BYTES], signature[COORDINATE_BYTES:]))
+        try:
+            self._key.public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
     def _check(self, header: Header, typ: str, parts: list[str]) -> None:
         check_algorithm(header)
         if header.typ != typ:
@@ -204,9 +218,12 @@ class SigningKey:
         """Compact JWS over ``payload``."""
         header = json.dumps({"alg": ALGORITHM, "kid": self.kid, "typ": typ}, separators=(",", ":"))
         signed = f"{encode_base64url(header.encode())}.{encode_base64url(payload)}"
-        r, s = decode_dss_signature(self._private.sign(signed.encode("ascii"), _SIGNATURE))
-        signature = b"".join(number.to_bytes(COORDINATE_BYTES, "big") for number in (r, s))
-        return f"{signed}.{encode_base64url(signature)}"
+        return f"{signed}.{encode_base64url(self.sign_bytes(signed.encode('ascii')))}"
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """ES256 of ``message`` as the bytes r and s; see ``PublicKey.verifies``."""
+        r, s = decode_dss_signature(self._private.sign(message, _SIGNATURE))
+        return b"".join(number.to_bytes(COORDINATE_BYTES, "big") for number in (r, s))
 
     def sign_detached(self, payload: bytes, *, typ: str) -> str:
         """Detached JWS over ``payload`` (RFC 7515 App. F): ``header..signature``."""

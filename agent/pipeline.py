@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agent.match.records import Candidate, Match
     from agent.timing import StageTimes
 
-STAGES = ("frame", "change", "detect", "track", "align", "embed", "compare", "liveness", "record")
+STAGES = ("frame", "change", "read", "detect", "track", "align", "embed", "compare", "liveness", "record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class Stages:
     """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
 
     ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it;
-    ``enrolling`` tells whether it is. ``acting`` is told how many faces are admitted while somebody could be
+    ``enrolling`` tells whether it is. ``read`` shows a frame that is looked at to whoever reads what people hold up:
+    what it finds counts from this frame on. ``acting`` is told how many faces are admitted while somebody could be
     recognised.
     """
 
@@ -71,6 +72,7 @@ class Stages:
     record: Callable[[Match | PresenceChange], None]
     enrol: Callable[[Frame, Sequence[Track]], bool]
     enrolling: Callable[[], bool]
+    read: Callable[[Frame], None]
     acting: Callable[[int], None]
     times: StageTimes
 
@@ -92,6 +94,8 @@ def process(stages: Stages, frame: Frame) -> None:
     with times.measure("change"):
         due = stages.change.is_due(frame, busy=busy)
     if due:
+        with times.measure("read"):
+            stages.read(frame)
         with times.measure("detect"):
             faces = stages.detector.detect(frame, exact=False)
     with times.measure("track"):
@@ -119,6 +123,7 @@ def process(stages: Stages, frame: Frame) -> None:
         zone=stages.gate.zone,
         timestamp_ns=now_ns,
         vouch=stages.liveness.vouch,
+        method="token" if references.carried else "face",
     )
     stages.liveness.look(decision.named, _angles(stages, frame, tracks), now_ns)
     changes = stages.presence.update(decision.seen, now_ns)

@@ -40,6 +40,7 @@ Kind = Literal[
     "log_healed",
     "generation",
     "confirmed",
+    "token_issued",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": "check camera, models, keys, clock, disk and broker, and say what to do",
     "aim": "help to place the camera: what it sees now, and why a face is not accepted",
     "enrol": "enrol a person who is in front of the camera and has consented",
+    "token": "make the token that an enrolled person carries, or say whether this unit takes one",
     "door-off": "switch every output line off",
     "gallery": "list or erase what is held",
     "rights": "answer a person: what is held about me, withdraw, erase",

@@ -25,6 +25,8 @@ from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
+from agent.site.token_list import LIST_DAYS, has_tokens, issue_token_list
+from agent.subject import parse_subject
 
 DEFAULT_FOLDER = Path("site")
 ROLES: tuple[Role, ...] = ("auditor", "home-assistant", "operator", "announcer")
@@ -75,6 +77,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=TARGETS,
         help="how often somebody who is not enrolled may be taken for somebody who is, per attempt (as in the policy)",
     )
+    listing = act(
+        "token-list", _token_list, "sign the list of units that issue tokens and of tokens that count no more"
+    )
+    listing.add_argument("--issuer", action="append", default=[], metavar="UNIT", help="this unit issues tokens")
+    listing.add_argument("--no-issuer", action="append", default=[], metavar="UNIT", help="and this one no more")
+    listing.add_argument("--revoke", action="append", default=[], metavar="ID", help="a lost token, by the id on it")
+    listing.add_argument(
+        "--subject", action="append", default=[], type=parse_subject, metavar="SUBJECT", help="all tokens of a person"
+    )
+    listing.add_argument(
+        "--days", type=int, default=LIST_DAYS, metavar="N", help=f"how long it counts at a unit ({LIST_DAYS})"
+    )
     key = act("epoch-key", _epoch_key, "take out the key that resolves one week's pseudonyms; this is logged")
     key.add_argument("audience")
     key.add_argument("epoch", help="ISO week, such as 2026-W47")
@@ -85,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     act("rotate-epoch-keys", _rotate_epoch_keys, "replace epoch keys that a thief has; each unit needs the new ones")
     site_service.configure(act)
     act("log", _log, "check and list what was done with this folder")
-    for sub in (add, renew, issue, policy, key, change):
+    for sub in (add, renew, issue, policy, listing, key, change):
         sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     program = act("add-program", _add_program, "a certificate for a program that listens or sends commands")
     program.add_argument("name")
@@ -160,6 +174,27 @@ def _issue_keys(arguments: argparse.Namespace, passphrase: bytes | None) -> None
 def _seal_key(arguments: argparse.Namespace, _: bytes | None) -> None:
     token = read_brought(arguments.file).decode("ascii", errors="replace").strip()
     say(f"{units.take_seal_key(arguments.folder, token)}: its next epoch keys are sealed to this key")
+
+
+def _token_list(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    first = not has_tokens(arguments.folder)
+    listed = issue_token_list(
+        arguments.folder,
+        issuers=arguments.issuer,
+        not_issuers=arguments.no_issuer,
+        tokens=arguments.revoke,
+        subjects=arguments.subject,
+        days=arguments.days,
+        passphrase=passphrase,
+    )
+    write_output(arguments.output, listed.encode())
+    if first:
+        tell(
+            "the key of tokens goes to each unit with its next epoch keys (postern site issue-keys): upgrade units of"
+            " release 0.2 and older before that, they refuse an issue that holds it"
+        )
+    tell(f"carry {SiteFiles(arguments.folder).token_list} to every unit that issues or takes tokens:")
+    tell("  'postern ask UNIT key/rotate token_list=@FILE', or 'postern unit install-token-list FILE' there")
 
 
 def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

@@ -25,6 +25,7 @@ from agent.unit.key_rotation import change_site_key
 from agent.unit.retire import retire
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import statement
+from agent.unit.tokens import install_token_list
 
 DEFAULT_KEYS = Path("/var/lib/postern/keys")  # as keys.folder
 JOIN_WAIT_S = 300.0  # then whoever started this tries again
@@ -50,7 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     revocations = steps.add_parser(
         "install-revocations", help="take the site's list of brokers that nobody may believe"
     )
-    for step in (install, keys, site_key, revocations):
+    tokens = steps.add_parser("install-token-list", help="take the site's list of who issues tokens, and of void ones")
+    for step in (install, keys, site_key, revocations, tokens):
         step.add_argument("file", type=Path, metavar="FILE", help="what the site sent")
     seal = steps.add_parser("seal-key", help="the key that the site has to seal the next epoch keys to, signed")
     seal.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
@@ -63,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     retired = steps.add_parser(
         "retire", help="before it is renamed or taken away: clear what the broker retains of it (service stopped)"
     )
-    for step in (request, install, keys, site_key, revocations, seal, show, confirming, retired):
+    for step in (request, install, keys, site_key, revocations, tokens, seal, show, confirming, retired):
         add_config(step)
 
 
@@ -88,9 +90,8 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
         )
         say(f"epoch keys for {', '.join(held.epochs(config.events.audience))}")
         tell(RETURN_SEAL_KEY)
-    elif arguments.step == "install-revocations":
-        count = install_revocations(keys, read_brought(arguments.file))
-        say(f"{count} broker certificates are not believed any more, from the next connection on: restart the service")
+    elif arguments.step in ("install-revocations", "install-token-list"):
+        say(_install_list(arguments.step, keys, read_brought(arguments.file), site))
     elif arguments.step == "seal-key":
         check_output(arguments.output)
         write_output(arguments.output, statement(UnitFiles(keys), site=site, unit=unit).encode())
@@ -128,6 +129,15 @@ def _join(arguments: argparse.Namespace) -> int:
     )
     say(f"{invitation.unit} has joined site {invitation.site}")
     return 0
+
+
+def _install_list(step: str, keys: Path, content: bytes, site: str) -> str:
+    """Put a list of the site in force; what to tell."""
+    if step == "install-token-list":
+        listed = install_token_list(keys, content, site=site)
+        return f"list {listed.serial} of tokens counts until {listed.expires_at}"
+    count = install_revocations(keys, content)
+    return f"{count} broker certificates are not believed any more, from the next connection on: restart the service"
 
 
 class _SiteKeyChange(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,14 +7,16 @@ May be repeated: a unit that has erased already gives its receipt again, so whoe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from agent.cli.options import read_passphrase
 from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.subjects import tell_receipt
 from agent.cli.words import say, tell
-from agent.errors import RefusedError, RetryError
+from agent.errors import PosternError, RefusedError, RetryError, printable
 from agent.protocol.response import Response
+from agent.site.token_list import has_tokens, issue_token_list
 from agent.site.withdraw import whom_to_ask, withdraw
 from agent.strict_json import dumps
 from agent.subject import parse_subject
@@ -24,6 +26,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     parser.add_argument("--unit", action="append", metavar="UNIT", help="ask this unit alone; may be repeated")
     add_operator(parser)
+
+
+def revoke_tokens(
+    arguments: argparse.Namespace, asked: Sequence[str], ask: Callable[[str, str, Mapping[str, Any]], Response]
+) -> None:
+    """Where the site has tokens: put the person on its list, and send that to every unit asked.
+
+    A unit that does not take the list is named, and takes no tokens once its list has ended.
+    """
+    folder = arguments.site_key.parent
+    if not has_tokens(folder):
+        return
+    listed = issue_token_list(folder, subjects=[arguments.subject], passphrase=read_passphrase(arguments))
+    for unit in asked:
+        try:
+            response = ask(unit, "key/rotate", {"token_list": listed})
+            problem = None if response.status == "ok" else printable(response.message or response.error or "")
+        except PosternError as error:
+            problem = str(error)
+        if problem is not None:
+            tell(f"{unit} has not taken the list that voids this person's tokens: {problem}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     tell(f"asked: {', '.join(asked)} (list of units number {trusted.serial}, {path})")
     if revoked:
         tell(f"revoked, not asked: {', '.join(revoked)}; what they hold has to be erased at the unit")
+    if not arguments.unit:
+        revoke_tokens(arguments, asked, ask)
     waiting, receipts = [], 0
     for answer in withdraw(arguments.subject, asked, trusted=trusted, ask=ask):
         if answer.receipt is not None:

@@ -52,8 +52,13 @@ class SceneInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """The presses of a scripted scene; with a simulated camera only."""
 
 
+class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="token"):
+    """A code that holds its bearer's own sealed reference, held up to the camera; it is compared with that alone."""
+
+
 SpotInput = GpioInput | KeyInput | SceneInput  # what only somebody who stands there can press
 ButtonInput = SpotInput | CommandInput
+WindowInput = ButtonInput | TokenInput
 
 
 class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,9 +114,12 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Name, ...], Meta(min_length=1, max_length=MAX_OUTPUTS, description="names of outputs, one or more")
     ]
     when: Annotated[
-        Literal["match", "verified"],
-        Meta(description="any match, or one that answered the command 'verify' (1:1)"),
+        Literal["match", "verified", "token"],
+        Meta(description="any match, one that answered the command 'verify' (1:1), or one with the bearer's token"),
     ] = "match"
+    single_use: Annotated[
+        bool, Meta(description="with 'when: token': each token opens this once at this unit, true or false")
+    ] = False
     zone: Annotated[Name | None, Meta(description="the activation's name, or none for anywhere")] = None
     liveness: Annotated[
         Literal["passed", "unchecked: a photograph opens it"],
@@ -124,8 +132,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Inputs = Annotated[
-    tuple[ButtonInput, ...],
-    Meta(min_length=1, max_length=MAX_INPUTS, description="what opens the window: gpio, key, command or scene"),
+    tuple[WindowInput, ...],
+    Meta(min_length=1, max_length=MAX_INPUTS, description="what opens the window: gpio, key, command, token or scene"),
 ]
 Outputs = Annotated[
     tuple[GpioOutput | EventOutput, ...],

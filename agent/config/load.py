@@ -17,7 +17,7 @@ import msgspec
 
 from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
-from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, SceneInput
+from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, SceneInput, TokenInput
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
@@ -63,6 +63,7 @@ def checked(document: Document) -> Config:
         *_files(config),
         *_liveness(config),
         *_inputs(config),
+        *_tokens(config),
         *_lines(config),
         *_rules(config),
     ]
@@ -189,6 +190,27 @@ def _inputs(config: Config) -> list[Problem]:
     places += [(("enrolment", "button"), config.enrolment.button)] if config.enrolment.button is not None else []
     reason = "is the button of a simulated scene, and the camera is none: take gpio or key"
     return [(place, reason) for place, one in places if isinstance(one, SceneInput)]
+
+
+def _tokens(config: Config) -> list[Problem]:
+    """A code can be photographed and a face printed: together they are worth no more than the check for liveness."""
+    inputs = config.activation.inputs if isinstance(config.activation, ButtonActivation) else ()
+    places = [("activation", "inputs", number) for number, one in enumerate(inputs) if isinstance(one, TokenInput)]
+    problems: list[Problem] = []
+    if places and config.liveness != "require":
+        reason = "a photographed code and a print of its bearer would pass: set 'liveness: require' above"
+        problems.append((places[0], reason))
+    problems += [(place, "is there already: one is enough") for place in places[1:]]
+    for number, rule in enumerate(config.rules):
+        if rule.when == "token" and not places:
+            reason = "nobody can bring a token: add '{kind: token}' to activation.inputs (of kind button)"
+            problems.append((("rules", number, "when"), reason))
+        if rule.single_use and rule.when != "token":
+            problems.append((("rules", number, "single_use"), "only a token is used up: set 'when: token'"))
+        if rule.when == "token" and rule.liveness != "passed":
+            reason = "with a token liveness must pass: a photographed code and a print would open it"
+            problems.append((("rules", number, "liveness"), reason))
+    return problems
 
 
 def _lines(config: Config) -> list[Problem]:

@@ -4,7 +4,8 @@
 Somebody whom the unit does not know, somebody who has to wait and somebody whose liveness did not pass see the same
 ``wait``, for the same time, and then ``again``: nobody can learn from it who is enrolled. Passers-by see ``ready``, for
 they did not act. Where liveness is required, whoever was recognised is asked to turn their head and then knows that
-they were; a challenge that failed ends in the same ``wait`` and ``again``.
+they were; a challenge that failed ends in the same ``wait`` and ``again``. Somebody whose token is refused sees the
+lights of ``again``, and as the text the sentence that says why: what is wrong with it is theirs to know.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ TEXTS: Mapping[Shown, str] = {
 GRANTED_NS = 3_000_000_000  # long enough to be read
 WAIT_NS = 4_000_000_000  # from the act to ``again``: longer than any attempt takes, the same for everybody
 AGAIN_NS = 3_000_000_000
+REFUSED_NS = 5_000_000_000  # a sentence takes longer to read
 ACT_GAP_NS = 1_000_000_000  # nobody admitted for so long: the act is over
 
 
@@ -58,6 +60,8 @@ class Feedback:
         self._told = False  # whoever still stands there knows how it ended
         self._granted_ns: int | None = None
         self._guide: Shown | None = None
+        self._refusal: tuple[str, int] | None = None  # the sentence, and until when it is shown
+        self._written = ""
         self._show("ready")
 
     def acting(self) -> None:
@@ -71,11 +75,15 @@ class Feedback:
 
     def begin_act(self) -> None:
         """Somebody pressed, or was asked for: whoever is admitted now acts anew."""
-        self._act_ns, self._told = None, False
+        self._act_ns, self._told, self._refusal = None, False, None
 
     def granted(self) -> None:
         """Something was opened."""
         self._granted_ns = self._clock.monotonic_ns()
+
+    def refuse(self, sentence: str) -> None:
+        """Tell somebody why what they held up is refused."""
+        self._refusal = (sentence, self._clock.monotonic_ns() + REFUSED_NS)
 
     def guide(self, shown: Shown | None) -> None:
         """What a person is asked to do at this moment, or None."""
@@ -102,6 +110,10 @@ class Feedback:
             if now_ns - self._granted_ns < GRANTED_NS:
                 return "granted"
             self._granted_ns, self._act_ns, self._told = None, None, True
+        if self._refusal is not None and now_ns >= self._refusal[1]:
+            self._refusal = None
+        if self._refusal is not None and self._act_ns is None:
+            return "again"
         if self._guide is not None:
             return self._guide
         if self._act_ns is None:
@@ -114,9 +126,10 @@ class Feedback:
         return "ready"
 
     def _show(self, shown: Shown) -> None:
-        if shown == self._shown:
+        text = TEXTS[shown] if self._refusal is None or shown != "again" else self._refusal[0]
+        if (shown, text) == (self._shown, self._written):
             return
-        before, self._shown = self._shown, shown
+        before, self._shown, self._written = self._shown, shown, text
         on = self._lights.get(shown, ())
         try:
             for line in self._lights.get(before, ()) if before is not None else ():
@@ -125,7 +138,7 @@ class Feedback:
             for line in on:
                 line.set(on=True)
             if self._text is not None:
-                _write(self._text, TEXTS[shown])
+                _write(self._text, text)
         except PosternError as error:  # a lamp that is broken keeps no door from deciding
             self._on_problem(error)
 

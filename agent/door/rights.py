@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Self
@@ -23,6 +24,8 @@ from agent.sqlite import OwnedFile
 
 APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1
+SPENT_MARGIN_MS = 7 * 24 * 3600 * 1000  # kept on after the token's end: a clock may be set back
+MAX_SPENT = 1_000_000  # tokens of one unit that were used and have not ended; beyond it nothing opens by a token
 MAX_COOLDOWN_S = 7 * 24 * 3600  # a week; older uses are dropped at the next one
 
 _SCHEMA = """
@@ -33,6 +36,24 @@ CREATE TABLE used (
     PRIMARY KEY (rule, owner)
 ) STRICT, WITHOUT ROWID;
 """
+# Beside the table of version 1, which a release that knows no tokens goes on with.
+_SPENT = """
+CREATE TABLE IF NOT EXISTS spent (
+    rule TEXT NOT NULL,
+    token BLOB NOT NULL,
+    owner TEXT NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (rule, token)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """The token by which somebody was matched, for a rule that it opens once; remembered until it ends."""
+
+    token_id: bytes
+    until: datetime
 
 
 class RightsFile(OwnedFile):
@@ -60,6 +81,7 @@ class RightsFile(OwnedFile):
         found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
         if found != (APPLICATION_ID, SCHEMA_VERSION):
             raise StorageError(f"{self.path} is no record of used rules of this version: move it away")
+        execute(_SPENT)
         if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError
 
@@ -79,30 +101,52 @@ class Rights:
     def __exit__(self, *_: object) -> None:
         self._file.connection.close()
 
-    def take(self, rule: str, owner: str, cooldown_s: int) -> bool:
+    def take(self, rule: str, owner: str, cooldown_s: int, token: TokenUse | None = None) -> bool:
         """Use a rule if its last use is ``cooldown_s`` ago; whether that was so. Durable when it returns.
 
-        Raises StorageError, and then it was not used.
+        With a ``token`` the rule is used by that token for good, and not if it was before. Raises StorageError, and
+        then it was not used.
         """
         with self._lock:
             now_ns, now_ms = self._clock.monotonic_ns(), self._now_ms()
             if not self._is_free(rule, owner, cooldown_s, now_ns, now_ms):
                 return False
+            if token is not None and self._is_spent(rule, token.token_id):
+                return False
             with self._file.transaction() as connection:
+                if token is not None:
+                    self._spend(connection, rule, token, owner, now_ms)
                 connection.execute("DELETE FROM used WHERE at_ms < ?", (now_ms - MAX_COOLDOWN_S * 1000,))
                 connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (rule, owner, now_ms))
             self._here[rule, owner] = now_ns
             return True
+
+    def is_spent(self, rule: str, token_id: bytes) -> bool:
+        """Whether a token has used a rule. Raises StorageError."""
+        with self._lock:
+            return self._is_spent(rule, token_id)
 
     def erase(self, *owners: str) -> None:
         """Forget people; raises StorageError, and then they are remembered."""
         with self._lock:
             with self._file.transaction() as connection:
                 connection.executemany("DELETE FROM used WHERE owner = ?", [(owner,) for owner in owners])
+                connection.executemany("DELETE FROM spent WHERE owner = ?", [(owner,) for owner in owners])
             self._here = {key: at for key, at in self._here.items() if key[1] not in owners}
 
     def _now_ms(self) -> int:
         return int((self._settled() or self._clock.now()).timestamp() * 1000)
+
+    def _is_spent(self, rule: str, token_id: bytes) -> bool:
+        return self._file.row("SELECT 1 FROM spent WHERE rule = ? AND token = ?", rule, token_id) is not None
+
+    def _spend(self, connection: sqlite3.Connection, rule: str, token: TokenUse, owner: str, now_ms: int) -> None:
+        connection.execute("DELETE FROM spent WHERE until_ms < ?", (now_ms - SPENT_MARGIN_MS,))
+        (count,) = connection.execute("SELECT count(*) FROM spent").fetchone()
+        if count >= MAX_SPENT:
+            raise StorageError(f"{MAX_SPENT} tokens were used here and have not ended: issue them for a shorter time")
+        until_ms = int(token.until.timestamp() * 1000)
+        connection.execute("INSERT INTO spent VALUES (?, ?, ?, ?)", (rule, token.token_id, owner, until_ms))
 
     def _is_free(self, rule: str, owner: str, cooldown_s: int, now_ns: int, now_ms: int) -> bool:
         here = self._here.get((rule, owner))

@@ -13,11 +13,15 @@ from agent.subject import SubjectId
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class References:
-    """The gallery in memory: row i of ``matrix`` (float32, n x 128, unit rows) belongs to ``subjects[i]``."""
+    """The gallery in memory: row i of ``matrix`` (float32, n x 128, unit rows) belongs to ``subjects[i]``.
+
+    ``carried``: it is no gallery's, but the one reference that somebody brought along.
+    """
 
     subjects: tuple[SubjectId, ...]
     matrix: NDArray[np.float32]
     model: str
+    carried: bool = False
 
     def only(self, subject: SubjectId) -> References:
         """The reference of one subject; none when there is none."""

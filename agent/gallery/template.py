@@ -39,6 +39,7 @@ NONCE_BYTES = 12  # SP 800-38D sec. 5.2.1.1; each key seals two messages, so ran
 VECTOR_BYTES = EMBEDDING_DIM * 4  # float32, little endian
 ROUNDS = 3
 UNROTATE_ROWS = 512  # rows turned back at once, so that a large gallery needs little memory beside itself
+PACKED_MOST = 127  # of a signed byte
 MIN_MEAN_LENGTH = 0.2  # captures that cancel out are not of one face
 
 
@@ -61,6 +62,20 @@ def mean_reference(vectors: Sequence[Vector]) -> Vector:
         )
     reference: Vector = (mean / length).astype(np.float32)
     return reference
+
+
+def pack(reference: Vector) -> bytes:
+    """128 signed bytes of a unit vector: scores move by 0.0006 (standard deviation)."""
+    return bytes(np.rint(reference / np.abs(reference).max() * PACKED_MOST).astype(np.int8).tobytes())
+
+
+def unpack(packed: bytes) -> Vector:
+    """Unit-length float32 (128,) of what ``pack`` made; ValueError when it is no direction."""
+    vector = np.frombuffer(packed, np.int8).astype(np.float32)
+    length = float(np.linalg.norm(vector))
+    if vector.shape != (EMBEDDING_DIM,) or length == 0:
+        raise ValueError("this is no reference")
+    return vector / np.float32(length)
 
 
 def rotation_signs(secret: bytes, subject: SubjectId) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from agent.embed.records import Embedding
 from agent.match.policy import Policy
 from agent.match.probe import RECHECK_NS, Probes, Seen
-from agent.match.records import Candidate, Liveness, Match
+from agent.match.records import Candidate, Liveness, Match, Method
 from agent.subject import SubjectId
 
 VISIT_NS = 10_000_000_000  # after so long out of view a new match is a new visit, 10 s
@@ -128,6 +128,7 @@ class Decider:
         zone: str,
         timestamp_ns: int,
         vouch: Vouch = unchecked,
+        method: Method = "face",
     ) -> Decision:
         """Decide about the tracks that were compared in this frame: ``candidates`` as ``compare`` gave them.
 
@@ -149,7 +150,7 @@ class Decider:
         self._probes.settle([i for i, claim in self._claims.items() if claim.held], timestamp_ns)
         self._named = {i: s for i, s in self._named.items() if self._probes.crops(i)}
         self._visits = {s: at for s, at in self._visits.items() if 0 <= timestamp_ns - at < self._visit_ns}
-        seen = tuple(Match(s, zone, timestamp_ns, liveness=word) for s, (word, _) in confirmed.items())
+        seen = tuple(Match(s, zone, timestamp_ns, liveness=w, method=method) for s, (w, _) in confirmed.items())
         return Decision(matches=tuple(m for m in seen if confirmed[m.subject][1]), seen=seen, named=named)
 
     def _passed(self, track_id: int, candidate: Candidate | None, gallery_size: int) -> Candidate | None:

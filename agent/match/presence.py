@@ -32,9 +32,14 @@ class Presence:
         self._present: dict[SubjectId, Match] = {}  # in the order of the last sighting
 
     def update(self, seen: Iterable[Match], now_ns: int) -> list[PresenceChange]:
-        """Take the subjects confirmed in this frame (``Decision.seen``), possibly none, and say what changed."""
+        """Take the subjects confirmed in this frame (``Decision.seen``), possibly none, and say what changed.
+
+        Whoever brought their reference along is not held: of them nothing is kept once the window ends.
+        """
         changes = []
         for match in seen:
+            if match.method == "token":
+                continue
             previous = self._present.pop(match.subject, None)
             if previous is not None and previous.zone != match.zone:
                 changes.append(_left(previous))

@@ -9,6 +9,7 @@ from typing import Literal
 from agent.subject import SubjectId
 
 Liveness = Literal["passed", "failed", "not_checked"]
+Method = Literal["face", "token"]  # against whom: all who enrolled here (or one of them), or a reference brought along
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,4 @@ class Match:
     zone: str
     timestamp_ns: int
     liveness: Liveness = "not_checked"
+    method: Method = "face"

@@ -48,7 +48,7 @@ def make_match(
         "audience": audience,
         "epoch": epoch,
         "zone": match.zone,
-        "method": "face",
+        "method": match.method,
         "liveness": match.liveness,
         "policy": policy,
         "model": model,

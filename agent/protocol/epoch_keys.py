@@ -35,10 +35,15 @@ SEAL_KEY_TYPE = "postern-seal-key+jws"
 MAX_SEALED_BYTES = 32 * 1024  # 16 audiences of three epochs need about 12 000
 _ALGORITHMS = ["ECDH-ES", "A256GCM"]
 _LABEL = b"postern/epoch/v1"
+TokenKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
 
 
 class IssuedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What the site signs; ``number`` is 0 in version 1, which has none."""
+    """What the site signs; ``number`` is 0 in version 1, which has none.
+
+    ``token_key`` comes along where the site has tokens: a unit that does not know it refuses the issue as unreadable,
+    so units are upgraded before the site signs its first list of tokens.
+    """
 
     version: Literal[1, 2]
     site: Name
@@ -46,6 +51,7 @@ class IssuedKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     issued_at: Time
     keys: Annotated[tuple[EpochKey, ...], msgspec.Meta(max_length=64)]
     number: Annotated[int, msgspec.Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0
+    token_key: TokenKey | None = None
 
 
 class SealStatement(Record, frozen=True):
@@ -80,6 +86,7 @@ def seal_epoch_keys(
     number: int,
     key_of: Callable[[str, str], EpochKey],
     signer: Signer,
+    token_key: str | None = None,
 ) -> str:
     """Sign and encrypt the keys of the current epoch and the ``ahead`` next ones for one unit.
 
@@ -89,7 +96,15 @@ def seal_epoch_keys(
     if not 0 <= ahead <= EPOCHS_AHEAD:
         raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
     keys = tuple(key_of(audience, epoch) for audience in audiences for epoch in epochs_from(now, ahead))
-    issued = IssuedKeys(version=2, site=site, unit=unit, issued_at=round_down(now, 1), keys=keys, number=number)
+    issued = IssuedKeys(
+        version=2,
+        site=site,
+        unit=unit,
+        issued_at=round_down(now, 1),
+        keys=keys,
+        number=number,
+        token_key=token_key,
+    )
     signed = signer.sign(msgspec.json.encode(issued), typ=EPOCH_KEYS_TYPE)
     recipient = ECKey.import_key({**PublicKey.from_jwk(seal_jwk).jwk()})
     header = {"alg": "ECDH-ES", "enc": "A256GCM"}

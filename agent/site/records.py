@@ -128,6 +128,8 @@ class SiteFiles:
         self.master_key = root / "master.key"
         self.tokens = folder / "tokens.json"
         self.trust = folder / "trust.jws"
+        self.token_record = folder / "token-list.json"
+        self.token_list = folder / "token-list.jws"
         self.audit = folder / "audit.log"
         self.explanation = folder / "README.txt"
         self.units = folder / "units"

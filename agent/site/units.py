@@ -33,6 +33,7 @@ from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import public_pem, read_csr, read_public_pem
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
+from agent.site.token_list import token_key
 from agent.strict_json import MAX_SAFE_INTEGER
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
@@ -309,6 +310,7 @@ def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str,
         number=record.issued,
         key_of=site.epoch_key,
         signer=site.signs,
+        token_key=token_key(site),
     )
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import agent
 from agent.audit.chain import Fact, Kind
 from agent.config.schema import Config
 from agent.door.acts import Request
@@ -18,8 +20,9 @@ from agent.files import read_bounded, read_brought
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
+from agent.protocol.topics import Topics
 from agent.strict_json import loads
-from agent.unit.at_the_door import make_spot_act, takes_requests
+from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.confirm import Confirming
@@ -33,9 +36,12 @@ from agent.unit.mandate import take_mandate
 from agent.unit.pause import Pause
 from agent.unit.site_key import complete
 from agent.unit.stores import Stores, terms_of
+from agent.unit.tokens import TokenCheck, shortcomings
 from agent.unit.verbs import Parts, make_handlers
+from agent.unit.world import board
 from agent.uplink.answers import Answers
 from agent.uplink.commands import Commands, Handler
+from agent.uplink.discovery import Discovery, make_discovery
 from agent.uplink.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -47,6 +53,8 @@ if TYPE_CHECKING:
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
     from agent.outbox.epoch_keys import EpochKeys
+
+log = logging.getLogger("postern")
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
@@ -255,6 +263,29 @@ def command_side(
     )
     commands.bind(handlers)
     return CommandSide(commands, handlers)
+
+
+def make_token_check(config: Config, model: str, stores: Stores, clock: Clock) -> TokenCheck | None:
+    """What takes the tokens that people hold up; None where they may not."""
+    if not reads_tokens(config):
+        return None
+    for sentence in shortcomings(config, clock):
+        log.warning("%s", sentence)
+    return TokenCheck(config=config, model=model, clock=clock, tombstones=stores.gallery.tombstones)
+
+
+def make_unit_discovery(config: Config, topics: Topics) -> Discovery | None:
+    """What Home Assistant is told of this unit, where it is wanted."""
+    if not config.broker.home_assistant:
+        return None
+    return make_discovery(
+        topics,
+        name=config.unit.name,
+        model=board(),
+        version=agent.__version__,
+        presence=config.events.presence,
+        health_interval_s=config.broker.health_interval_s,
+    )
 
 
 def make_seal(config: Config) -> Callable[[str, str], str] | None:

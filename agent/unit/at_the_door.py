@@ -10,23 +10,36 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from agent.camera.base import Picture
 from agent.camera.scene.script import load_script
 from agent.clock import Clock
 from agent.config.camera import SceneCamera
-from agent.config.door import ButtonInput, CommandInput, EventOutput, GpioInput, GpioOutput, KeyInput, Light
+from agent.config.door import (
+    ButtonInput,
+    CommandInput,
+    EventOutput,
+    GpioInput,
+    GpioOutput,
+    KeyInput,
+    Light,
+    TokenInput,
+)
 from agent.config.schema import ButtonActivation, Config
 from agent.detect.gate import ButtonGate, FaceLimits, Gate, ZoneGate
 from agent.door.acts import Inputs, Press, Request, ScenePresses
 from agent.door.challenge import Prompt
+from agent.door.codes import QrCodes
 from agent.door.feedback import Feedback, Shown
 from agent.door.keys import KeyButton
 from agent.door.lines import Input, InputSpec, Lines, OutputLine, OutputSpec
 from agent.door.on_the_spot import ButtonAct, MovesAct, OnTheSpot
 from agent.door.outputs import Outputs, PulseSpec
-from agent.door.rights import Rights
+from agent.door.rights import Rights, TokenUse
 from agent.door.rules import Rule, Rules
+from agent.door.token import Carried, TokenAct
 from agent.door.verification import Verification
-from agent.errors import DeviceLostError, PosternError
+from agent.errors import DeviceLostError, PosternError, VerificationError
+from agent.gallery.references import References
 from agent.match.records import Match
 
 OnProblem = Callable[[PosternError], None]
@@ -49,10 +62,11 @@ def make_gate(config: Config) -> Gate:
 
 
 def buttons(config: Config) -> list[tuple[str, ButtonInput]]:
-    """All inputs of a unit with the names of their places in the file; the enrolment's own is the last."""
+    """What people press at a unit, with the names of the places in the file; the enrolment's own is the last."""
     found: list[tuple[str, ButtonInput]] = []
     if isinstance(config.activation, ButtonActivation):
-        found += [(f"activation.inputs[{n}]", one) for n, one in enumerate(config.activation.inputs)]
+        inputs = enumerate(config.activation.inputs)
+        found += [(f"activation.inputs[{n}]", one) for n, one in inputs if not isinstance(one, TokenInput)]
     if config.enrolment.button is not None:
         found.append(("enrolment.button", config.enrolment.button))
     return found
@@ -114,6 +128,12 @@ def takes_requests(config: Config) -> bool:
     return any(isinstance(one, CommandInput) for _, one in buttons(config))
 
 
+def reads_tokens(config: Config) -> bool:
+    """Whether people may hold up a token."""
+    act = config.activation
+    return isinstance(act, ButtonActivation) and any(isinstance(one, TokenInput) for one in act.inputs)
+
+
 def asks_for_moves(config: Config) -> bool:
     """Whether people who enrol turn their heads as asked, because there is no button that only they could press."""
     return all(isinstance(one, CommandInput) for _, one in buttons(config))
@@ -135,7 +155,8 @@ class Presses:
             return Inputs(makers, clock=clock, on_problem=on_problem)
 
         own = config.enrolment.button
-        self._window = opened(config.activation.inputs if isinstance(config.activation, ButtonActivation) else ())
+        inputs = config.activation.inputs if isinstance(config.activation, ButtonActivation) else ()
+        self._window = opened([one for one in inputs if not isinstance(one, TokenInput)])
         try:
             self._enrolment = opened((own,) if own is not None else ())
         except PosternError:
@@ -166,12 +187,14 @@ class Door:
         *,
         clock: Clock,
         verification: Verification,
+        check_token: Callable[[bytes], Carried] | None = None,
         on_problem: OnProblem,
     ) -> None:
-        """Raises DeviceLostError and ConfigError."""
+        """Raises DeviceLostError and ConfigError. ``check_token`` takes what people hold up, where they may."""
         self._gate, self._clock = gate, clock
         self._verification = verification
         self._prompt: Prompt | None = None
+        self._token = None if check_token is None else TokenAct(QrCodes(), partial(self._take, check_token), clock)
         self.request = Request()
         self._without_wire = frozenset(one.name for one in config.outputs if isinstance(one, EventOutput))
         self.outputs = Outputs(pulses(config), lines, clock=clock, on_problem=on_problem)
@@ -195,6 +218,7 @@ class Door:
                     needs_liveness=one.liveness == "passed",
                     cooldown_s=one.cooldown_s,
                     then=one.then,
+                    single_use=one.single_use,
                 )
                 for one in config.rules
             ],
@@ -216,11 +240,49 @@ class Door:
             return False
         ends_ns = self._verification.take()
         acted = ends_ns is not None or window is not None
+        over = self.carried is not None and not self._gate.waits(now_ns)
+        dropped = (acted or over) and self.drop_token()
         if acted:
             self._feedback.begin_act()
         if acted and isinstance(self._gate, ButtonGate):
             self._gate.open_window(now_ns, None if ends_ns is None else ends_ns - now_ns)
-        return acted
+        return acted or dropped
+
+    def read(self, picture: Picture) -> bool:
+        """Look for a token that somebody holds up; whether one was taken: they act, and are compared with it alone."""
+        now_ns = self._clock.monotonic_ns()
+        if self._token is None or self._verification.subject is not None:
+            return False
+        found = self._token.look(picture)
+        if isinstance(found, str):
+            self._feedback.refuse(found)
+        if not isinstance(found, Carried) or not isinstance(self._gate, ButtonGate):
+            return False
+        self._feedback.begin_act()
+        self._feedback.acting()
+        self._gate.open_window(now_ns)
+        return True
+
+    @property
+    def carried(self) -> References | None:
+        """The one reference that is compared with, while somebody's token counts."""
+        held = None if self._token is None else self._token.carried
+        return None if held is None else held.references
+
+    def _take(self, check: Callable[[bytes], Carried], data: bytes) -> Carried:
+        """What a token brought, if it could still open anything; VerificationError otherwise."""
+        carried = check(data)
+        if self._rules.used_up(carried.token_id):
+            carried.wipe()
+            raise VerificationError("used", "this token was used before, and counts once: ask the desk for a new one")
+        return carried
+
+    def drop_token(self) -> bool:
+        """End the window that a token opened, and overwrite what it carried; whether there was one."""
+        dropped = self._token is not None and self._token.drop()
+        if dropped and isinstance(self._gate, ButtonGate):
+            self._gate.shut()
+        return dropped
 
     def see(self, admitted: int) -> None:
         """How many faces are admitted in this frame; nothing but whether there is one is used."""
@@ -242,7 +304,9 @@ class Door:
         verified = self._verification.matched(match.subject)
         if isinstance(self._gate, ButtonGate):
             self._gate.shut()  # the act has had its effect
-        names = self._rules.outputs(match, verified=verified)
+        held = None if self._token is None else self._token.carried
+        use = None if held is None else TokenUse(held.token_id, held.expires_at)
+        names = self._rules.outputs(match, verified=verified, token=use)
         granted = tuple(name for name in names if name in self._without_wire or self.outputs.pulse(name))
         if granted:
             self._feedback.granted()
@@ -250,6 +314,7 @@ class Door:
 
     def close(self) -> None:
         """Switch everything off and let go of it; an open question is answered."""
+        self.drop_token()
         self.outputs.close()
         self._verification.cancel()
         self._presses.close()

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from datetime import datetime
 
 from agent.camera.open import open_camera
 from agent.clock import Clock, SystemClock
@@ -23,6 +24,7 @@ from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
 from agent.unit.spot_session import SpotSession, capture
 from agent.unit.stores import open_gallery, open_stores
+from agent.unit.tokens import Issued, TokenCheck, make_issued
 
 
 def enrol(
@@ -57,6 +59,43 @@ def enrol(
         ):
             vectors = capture(camera, models.detector, session, pressed=lambda: presses.look()[1], tell=tell)
         return registrar.keep(vectors, consent, subject, replace=replace)
+
+
+def issue_token(config: Config, subject: SubjectId, *, units: Sequence[str] | None, until: datetime | None) -> Issued:
+    """Make the token of somebody who enrolled here, to be handed to them; it is logged. Raises as ``make_issued``."""
+    clock, key, models = SystemClock(), load_key(config), load_models(config)
+    policy = load_policy(config, models)
+    with open_stores(config, key, clock) as stores:
+        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
+            doubted=stores.generation.doubted()
+        )
+        if stores.generation.doubt is not None:
+            raise RefusedError(stores.generation.doubt)
+        found = stores.gallery.references(models.embedder.model, policy.formerly).only(subject)
+        told = stores.gallery.held(subject)
+        if told is None or not found.subjects:
+            raise RefusedError("nobody is enrolled here under this subject: check the id, or enrol the person first")
+        issued = make_issued(
+            config,
+            told,
+            found.matrix[0],
+            model=models.embedder.model,
+            key=key,
+            clock=clock,
+            units=units,
+            until=until,
+        )
+        stores.audit.append("token_issued", {}, personal={"token": issued.token_id}, subject=subject)
+        return issued
+
+
+def check_token(config: Config, data: bytes) -> datetime:
+    """Whether this unit would take a token, and until when; VerificationError says why not. The service may run."""
+    models = load_models(config)
+    check = TokenCheck(config=config, model=models.embedder.model, clock=SystemClock(), tombstones=tuple)
+    carried = check(data)
+    carried.wipe()
+    return carried.expires_at
 
 
 def outputs_off(config: Config) -> list[str]:

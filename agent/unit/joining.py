@@ -118,6 +118,7 @@ def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
     # From here on nothing can be refused any more, and each step may be repeated.
     if issued is not None:
         _epoch_keys(files).add(issued.keys)
+        seal.keep_token_key(files, issued)
         _go_on(files, waiting if pending is not None else None, issued, content.epoch_keys)
     write_atomic(files.ca_crt, content.ca_crt.encode(), mode=PUBLIC_MODE)
     write_atomic(files.site_jwk, json.dumps(content.site_jwk).encode(), mode=PUBLIC_MODE)

@@ -21,6 +21,8 @@ class UnitFiles:
         self.revoked_brokers = self.ca_crt.with_name(REVOKED_BROKERS)
         self.site_jwk = folder / "site.jwk"
         self.epoch_keys = folder / "epoch-keys.json"
+        self.token_key = folder / "token.key"
+        self.token_list = folder / "token-list.jws"
         self.pending = folder / "pending.json"
         self.site_change = folder / "site-change.json"
         self.mandate = folder / "mandate.json"

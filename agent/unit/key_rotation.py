@@ -29,6 +29,7 @@ from agent.unit.key_files import UnitFiles
 from agent.unit.revocations import install_revocations
 from agent.unit.seal_key import settle, statement, take_issue
 from agent.unit.site_key import complete, put_in_force
+from agent.unit.tokens import install_token_list
 
 
 class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +40,7 @@ class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     references: Literal["renew"] | None = None  # new rotations, new keys, new key over them
     certificate: str | None = None  # a new one for the present TLS key, with that of who issued it: PEM
     revoked_brokers: str | None = None  # the site's list of broker certificates that nobody may believe any more
+    token_list: str | None = None  # the site's list of who issues tokens, and of those that count no more
     site_key: str | None = None  # the site kit's statement about its new command key
     policy: str | None = None  # the policy in force, signed by that key
 
@@ -91,6 +93,9 @@ class KeyRotation:
         elif wanted.revoked_brokers is not None:
             count = install_revocations(self.keys, wanted.revoked_brokers.encode())
             done = {"rotated": "revoked_brokers", "count": count}
+        elif wanted.token_list is not None:
+            listed = install_token_list(self.keys, wanted.token_list.encode(), site=self.site)
+            done = {"rotated": "token_list", "serial": listed.serial, "expires_at": listed.expires_at}
         elif wanted.site_key is not None and wanted.policy is not None:
             done = self._change_site_key(wanted.site_key, wanted.policy)
         else:
@@ -148,11 +153,11 @@ def _read(args: Mapping[str, Any]) -> NewKeys:
         wanted = convert(args, NewKeys)
     except msgspec.ValidationError:
         wanted = NewKeys()
-    kinds = [wanted.epoch_keys, wanted.references, wanted.site_key, wanted.seal_key, wanted.revoked_brokers]
-    kinds += [wanted.certificate]
+    kinds = [getattr(wanted, name) for name in NewKeys.__struct_fields__ if name != "policy"]
     if sum(kind is not None for kind in kinds) != 1 or (wanted.site_key is None) != (wanted.policy is None):
         raise RefusedError(
-            "give one of epoch_keys, seal_key=show, references=renew, certificate, revoked_brokers, or site_key with"
+            "give one of epoch_keys, seal_key=show, references=renew, certificate, revoked_brokers, token_list, or"
+            " site_key with"
             " policy",
             reason="bad_args",
         )

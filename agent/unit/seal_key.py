@@ -18,8 +18,8 @@ from msgspec import Meta
 
 from agent.clock import ClockState
 from agent.errors import VerificationError
-from agent.files import overwrite, remove, replace
-from agent.keys import PublicKey, SigningKey
+from agent.files import overwrite, remove, replace, write_atomic
+from agent.keys import PublicKey, SigningKey, decode_base64url
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.epoch_keys import SEAL_KEY_TYPE, IssuedKeys, SealStatement, open_epoch_keys
 from agent.protocol.names import Digest
@@ -78,9 +78,16 @@ def take_issue(
     if issued.number and not files.next_seal_key.exists():
         SigningKey.generate().save(files.next_seal_key)
     held.add(issued.keys)
+    keep_token_key(files, issued)
     if issued.number:
         write_state(files, issued, sealed, SigningKey.load(files.next_seal_key))
         settle(files)
+
+
+def keep_token_key(files: UnitFiles, issued: IssuedKeys) -> None:
+    """Put the key of the site's tokens in force, if the site has any."""
+    if issued.token_key is not None:
+        write_atomic(files.token_key, decode_base64url(issued.token_key))
 
 
 def write_state(files: UnitFiles, issued: IssuedKeys, sealed: str, following: SigningKey) -> None:

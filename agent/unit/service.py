@@ -19,6 +19,7 @@ import numpy as np
 import agent
 from agent import pipeline
 from agent.audit.chain import Fact, Kind
+from agent.camera.base import Frame
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
 from agent.detect.track import MAX_MISSED_NS, Tracker
@@ -53,8 +54,7 @@ from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
 from agent.unit.start_log import digest_of, log_start, tell_asked
 from agent.unit.stores import open_stores, source_of
-from agent.unit.world import World, board
-from agent.uplink.discovery import make_discovery
+from agent.unit.world import World
 from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
@@ -114,6 +114,7 @@ class Service:
             world.lines,
             clock=clock,
             verification=self._verification,
+            check_token=assemble.make_token_check(config, self._model, stores, clock),
             on_problem=self._problem,
         )
         stack.callback(self._door.close)
@@ -137,6 +138,7 @@ class Service:
             record=self._record,
             enrol=self._enrolment.offer,
             enrolling=lambda: self._enrolment.capturing,
+            read=self._read,
             acting=self._door.see,
             times=self.times,
         )
@@ -268,16 +270,8 @@ class Service:
         config = self._config
         credentials = assemble.credentials_of(config)
         load_identity(credentials, self._clock, common_name=config.unit.id)  # a human must hear of it now, not later
-        topics, discovery = Topics(config.unit.site, config.unit.id), None
-        if config.broker.home_assistant:
-            discovery = make_discovery(
-                topics,
-                name=config.unit.name,
-                model=board(),
-                version=agent.__version__,
-                presence=config.events.presence,
-                health_interval_s=config.broker.health_interval_s,
-            )
+        topics = Topics(config.unit.site, config.unit.id)
+        discovery = assemble.make_unit_discovery(config, topics)
         return Uplink(
             UplinkSettings(
                 broker=BrokerSettings(
@@ -322,9 +316,17 @@ class Service:
     def _look_at_the_door(self) -> None:
         """Between frames: was a button pressed, did a question end, what is there to show."""
         if self._door.between_frames(enrolling=self._enrolment.capturing, press=self._enrolment.press):
-            self._decider.begin_act()
-            self._liveness.forget_all()  # each act has a challenge of its own
+            self._begin_act()
         self._door.show(self._enrolment.asked)
+
+    def _begin_act(self) -> None:
+        self._decider.begin_act()
+        self._liveness.forget_all()  # each act has a challenge of its own
+
+    def _read(self, frame: Frame) -> None:
+        """Look for a token that somebody holds up, while somebody could be recognised."""
+        if not self._recognises_nobody() and self._door.read(frame.main):
+            self._begin_act()
 
     def _prompt(self, prompt: Prompt | None) -> None:
         """What somebody is to do whose liveness is checked; the door shows it."""
@@ -341,7 +343,10 @@ class Service:
     def _references(self) -> References:
         """The gallery of this moment; nobody's while recognition is paused, so that nobody is embedded."""
         if self._recognises_nobody():
+            self._door.drop_token()
             return References((), np.zeros((0, EMBEDDING_DIM), np.float32), self._model)
+        if (carried := self._door.carried) is not None:
+            return carried
         references = self._stores.gallery.references(self._model, self._policy.formerly)
         if (asked := self._verification.subject) is not None:  # one person alone is compared with
             return references.only(asked)
@@ -361,6 +366,7 @@ class Service:
             subject = self._erased.get_nowait()
             self._decider.forget_subject(subject)
             self._liveness.forget_subject(subject)
+            self._door.drop_token()
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued

@@ -44,6 +44,7 @@ IO_MODULES = {
     "subprocess": (),
     "urllib.request": (),
     "yaml": ("strict_yaml",),
+    "zxingcpp": ("door.codes",),
 }
 
 # The floors of the house. A room may know lower floors, and on the data path the rooms to its left.
@@ -70,7 +71,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "embed": ("camera.base", "detect.face", "inference.engine", "inference.manifest"),
     "gallery": ("embed.records", "protocol.names", "protocol.receipt"),
     "match": ("detect.track", "embed.records", "gallery.references", "protocol.names"),
-    "door": ("detect.pose", "detect.track", "match.records"),
+    "door": (
+        "camera.base", "detect.pose", "detect.track", "gallery.references", "match.records", "protocol.token",
+    ),
     "outbox": ("match.records", "protocol.event", "protocol.names", "protocol.pseudonym"),
     "pipeline": ("camera.base", "detect", "door.liveness", "embed", "gallery.references", "match"),
     "uplink": ("mqtt", "outbox.queue", "protocol"),

@@ -117,6 +117,7 @@ def make_stages(
         record=recorded.append,
         enrol=lambda frame, tracks: False,
         enrolling=lambda: False,
+        read=lambda frame: None,
         acting=lambda admitted: None,
         times=StageTimes(pipeline.STAGES),
     )

@@ -147,6 +147,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         embedder=embedder,
         enrol=lambda _frame, _tracks: False,
         enrolling=lambda: False,
+        read=lambda _frame: None,
         acting=lambda _admitted: None,
         references=lambda: references,
         decider=Decider(parse_policy((MANIFEST.parent / "policy.json").read_bytes())),
