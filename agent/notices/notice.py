@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 
-from agent.config.schema import Config, ZoneActivation
+from agent.config.door import TokenInput
+from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
 from agent.protocol.names import NoticeId
 
@@ -24,6 +25,14 @@ Where        {name} ({site}/{unit})
 LIVENESS = """\
 Asked here   You are asked to turn your head. That stops most flat pictures of you; it does not stop masks, bent paper,
              films that guess what is asked, or live forgeries.
+"""
+
+# Above the terms as well: whoever consented at the desk and brings no token is treated as before.
+CODE = """\
+With a code  You may bring a code that holds your own reference, sealed to this operator's devices. It is read when you
+             hold it up, compared with you alone and overwritten within a minute. Nothing of it is stored here but its
+             number until it ends, where it counts once. Keep it as you keep a key; if you lose it, have it revoked:
+             {operator}
 """
 
 TERMS = """\
@@ -48,7 +57,9 @@ def make_notice(config: Config) -> str:
     """Write the notice of this unit; ConfigError when the configuration does not say who answers for it."""
     unit = config.unit
     heading = HEADING.format(version=config.notice.version, name=unit.name, site=unit.site, unit=unit.id)
-    return heading + (LIVENESS if config.liveness == "require" else "") + make_terms(config)
+    terms = make_terms(config)
+    code = CODE.format(operator=_line(config.notice.operator or "")) if _takes_tokens(config) else ""
+    return heading + (LIVENESS if config.liveness == "require" else "") + code + terms
 
 
 def make_terms(config: Config) -> str:
@@ -64,12 +75,24 @@ def make_terms(config: Config) -> str:
     return TERMS.format(
         operator=_line(operator),
         purpose=_line(config.purpose),
-        act="step up and face the camera" if zone else "press the button",
+        act="step up and face the camera" if zone else _act(config),
         subject="a name of random digits that changes every week" if pseudonym else "a name that they alone can read",
         presence=", and when you left" if config.events.presence else "",
         retention_days=config.gallery.retention_days,
         alternative=_line(alternative),
     )
+
+
+def _takes_tokens(config: Config) -> bool:
+    act = config.activation
+    return isinstance(act, ButtonActivation) and any(isinstance(one, TokenInput) for one in act.inputs)
+
+
+def _act(config: Config) -> str:
+    """By what a window opens. Where a button does, its words stay: they are part of what people agreed to."""
+    act = config.activation
+    only_code = isinstance(act, ButtonActivation) and all(isinstance(one, TokenInput) for one in act.inputs)
+    return "hold up your code" if only_code else "press the button"
 
 
 def notice_id(config: Config) -> NoticeId:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,12 +21,14 @@ from agent.files import read_bounded, read_brought
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
+from agent.protocol.names import parse_time
 from agent.protocol.topics import Topics
 from agent.strict_json import loads
 from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
 from agent.unit.command_log import CommandLog
 from agent.unit.confirm import Confirming
+from agent.unit.endings import Endings
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.facts import public_facts
 from agent.unit.forget import Forgetting
@@ -36,7 +39,7 @@ from agent.unit.mandate import take_mandate
 from agent.unit.pause import Pause
 from agent.unit.site_key import complete
 from agent.unit.stores import Stores, terms_of
-from agent.unit.tokens import TokenCheck, shortcomings
+from agent.unit.tokens import TokenCheck, load_token_list, shortcomings
 from agent.unit.verbs import Parts, make_handlers
 from agent.unit.world import board
 from agent.uplink.answers import Answers
@@ -272,6 +275,19 @@ def make_token_check(config: Config, model: str, stores: Stores, clock: Clock) -
     for sentence in shortcomings(config, clock):
         log.warning("%s", sentence)
     return TokenCheck(config=config, model=model, clock=clock, tombstones=stores.gallery.tombstones)
+
+
+def make_endings(config: Config, clock: Clock, *, weeks: Callable[[], int]) -> Endings:
+    """What tells in good time that something runs out."""
+    tokens = partial(_token_list_end, config)
+    return Endings(credentials_of(config), clock, unit=config.unit.id, weeks=weeks, tokens=tokens)
+
+
+def _token_list_end(config: Config) -> datetime | None:
+    """Until when the site's list of tokens counts here; None where none are taken. Raises as ``load_token_list``."""
+    if not reads_tokens(config):
+        return None
+    return parse_time(load_token_list(UnitFiles(config.keys.folder), site=config.unit.site).expires_at)
 
 
 def make_unit_discovery(config: Config, topics: Topics) -> Discovery | None:

@@ -20,6 +20,7 @@ from agent.config.door import CommandInput
 from agent.config.schema import Config
 from agent.detect.change import ChangeTest
 from agent.door.acts import Request
+from agent.door.codes import QrCodes
 from agent.door.gpio import GpiodLines
 from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
 from agent.gallery.ageing import Ageing, read_kept
@@ -29,16 +30,17 @@ from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
-from agent.unit.at_the_door import buttons, lights, make_input, pulses, switch_off
+from agent.unit.at_the_door import buttons, lights, make_input, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
 from agent.unit.epochs import load_epoch_keys
 from agent.unit.generation import read_known
 from agent.unit.held import is_held
-from agent.unit.key_files import KeptFiles
+from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.looking import make_change_test, resolution
 from agent.unit.start_log import UNASKED_CLOCK
 from agent.unit.stores import open_gallery
+from agent.unit.tokens import load_token_list, shortcomings
 from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
@@ -286,6 +288,19 @@ def check_inputs(config: Config, clock: Clock) -> Found:
             yield "fault", f"{name}: nothing was heard: look at the wiring, bias and active_low, or the key's name"
 
 
+def check_tokens(config: Config, clock: Clock) -> Found:
+    """What people may hold up is read and taken."""
+    if not reads_tokens(config):
+        yield "ok", "no tokens are taken here"
+        return
+    QrCodes()
+    problems = shortcomings(config, clock)
+    yield from (("fault", problem) for problem in problems)
+    if not problems:
+        ends = load_token_list(UnitFiles(config.keys.folder), site=config.unit.site).expires_at
+        yield "ok", f"tokens are taken; the list of void ones counts until {ends}, renew it before"
+
+
 def check_outputs(config: Config, _: Clock) -> Found:
     """Each line is there and free; taking it switches it off, and nothing opens."""
     count = len(pulses(config)) + len(lights(config))
@@ -307,6 +322,7 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "gallery": check_gallery,
     "camera": check_camera,
     "inputs": check_inputs,
+    "tokens": check_tokens,
     "outputs": check_outputs,
     "broker": check_broker,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from agent.clock import Clock
@@ -15,15 +15,28 @@ from agent.mqtt.credentials import Credentials, read_ends
 log = logging.getLogger("postern")
 
 NOTICE: Final = timedelta(days=30)  # before a certificate ends: whoever looks once a month has time left
+TOKENS_NOTICE: Final = timedelta(days=4)  # of a list that lasts two weeks
 WEEKS_NOTICE: Final = 1  # epoch keys of this week alone are left: the unit falls silent when it is over
 REPEAT_NS: Final = 24 * 3600 * 1_000_000_000  # each is told once a day
 
 
 class Endings:
-    """Looks at the files as they are now, so that what was renewed is told no longer. ``weeks`` counts epochs held."""
+    """Looks at the files as they are now, so that what was renewed is told no longer. ``weeks`` counts epochs held.
 
-    def __init__(self, credentials: Credentials, clock: Clock, *, unit: str, weeks: Callable[[], int]) -> None:
+    ``tokens`` says until when the list of tokens counts, where tokens are taken; it may raise PosternError.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        clock: Clock,
+        *,
+        unit: str,
+        weeks: Callable[[], int],
+        tokens: Callable[[], datetime | None],
+    ) -> None:
         self._credentials, self._clock, self._unit, self._weeks = credentials, clock, unit, weeks
+        self._tokens = tokens
         self._next_ns = clock.monotonic_ns()
 
     def days_left(self) -> int | None:
@@ -55,3 +68,11 @@ class Endings:
             left = "this week's epoch key is the last" if weeks else "there is no epoch key, so nobody is announced"
             advice = f"postern site issue-keys {self._unit}, then postern ask {self._unit} key/rotate"
             yield f"{left}: issue new ones ({advice})"
+        try:
+            ends = self._tokens()
+        except PosternError as error:
+            yield str(error)
+        else:
+            if ends is not None and ends - now < TOKENS_NOTICE:
+                advice = f"postern site token-list, then postern ask {self._unit} key/rotate token_list=@FILE"
+                yield f"no token is taken after {ends:%Y-%m-%d}: carry a new list here ({advice})"

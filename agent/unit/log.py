@@ -9,6 +9,7 @@ from agent.clock import Clock
 from agent.detect.change import ChangeTest
 from agent.errors import PosternError
 from agent.timing import StageTimes
+from agent.uplink.session import UplinkNotice
 
 log = logging.getLogger("postern")
 
@@ -28,6 +29,10 @@ class Problems:
         if text != last_text or now_ns - last_ns > REPEAT_S * 1e9:
             self._last[type(error)] = (text, now_ns)
             log.error("%s", text)
+
+
+def tell_uplink(notice: UplinkNotice) -> None:
+    log.log(logging.INFO if notice.kind == "connected" else logging.WARNING, "%s", notice.message)
 
 
 def tell_times(frames: int, elapsed_s: float, change: ChangeTest, times: StageTimes) -> None:

@@ -42,13 +42,12 @@ from agent.timing import StageTimes
 from agent.unit import assemble, facts
 from agent.unit.at_the_door import Door, make_gate
 from agent.unit.confirm import Confirming
-from agent.unit.endings import Endings
 from agent.unit.epochs import load_epoch_keys
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
-from agent.unit.log import Problems, tell_times
+from agent.unit.log import Problems, tell_times, tell_uplink
 from agent.unit.looking import make_change_test
 from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
@@ -57,7 +56,7 @@ from agent.unit.stores import open_stores, source_of
 from agent.unit.world import World
 from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
-from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+from agent.uplink.session import Uplink, UplinkSettings
 
 log = logging.getLogger("postern")
 
@@ -119,7 +118,7 @@ class Service:
         )
         stack.callback(self._door.close)
         self._liveness = make_liveness(config, models.detector, random=world.random, prompt=self._prompt)
-        self._endings = Endings(assemble.credentials_of(config), clock, unit=config.unit.id, weeks=self._weeks)
+        self._endings = assemble.make_endings(config, clock, weeks=self._weeks)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
@@ -291,7 +290,7 @@ class Service:
             random=self._world.random,
             info=info,
             on_request=side.commands.handle,
-            on_notice=_log_uplink,
+            on_notice=tell_uplink,
             health=health.build,
             discovery=discovery,
             unwanted=() if discovery is not None else (topics.discovery,),
@@ -396,7 +395,3 @@ class Service:
         if notice.kind == "camera_lost":
             self._enrolment.interrupt("camera_lost", "the camera was lost: begin again once it is back")
         self._mailbox.info_changed()
-
-
-def _log_uplink(notice: UplinkNotice) -> None:
-    log.log(logging.INFO if notice.kind == "connected" else logging.WARNING, "%s", notice.message)

@@ -43,6 +43,7 @@ def test_each_example_is_played_by_a_scenario_of_its_name(file: Path) -> None:
             BASE
             | {k: v for k, v in played.items() if k in ("outputs", "rules")}
             | {"activation": {**BASE["activation"], "name": "door"}}
+            | {k: v for k, v in played.items() if k in ("activation", "liveness")}
         ).encode(),
         file,
     )

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "camera": ("config.camera",),
     "camera.scene": ("camera.base",),
     "audit": ("protocol.names",),
-    "notices": ("config.camera", "config.schema", "protocol.names"),
+    "notices": ("config.camera", "config.door", "config.schema", "protocol.names"),
     "detect": ("camera.base", "inference.engine", "inference.manifest"),
     "embed": ("camera.base", "detect.face", "inference.engine", "inference.manifest"),
     "gallery": ("embed.records", "protocol.names", "protocol.receipt"),

@@ -7,12 +7,14 @@ POSTERN_EXHAUSTIVE=1 kills a thousand times and cuts the power after every write
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SimulatedClock
-from agent.door.rights import Rights
+from agent.door.rights import Rights, TokenUse
 from tests.simulators.power import crashes, record
 from tools.lib.rig.pulse_kills import run
 
@@ -20,13 +22,27 @@ EXHAUSTIVE = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 KILLS = 1000 if EXHAUSTIVE else 40
 HOUR_S = 3600
 
+
+def token_of(owner: str) -> TokenUse:
+    """One token each; with it alone, and no waiting, somebody has one right."""
+    return TokenUse(owner[-12:].encode(), SimulatedClock().now() + timedelta(days=30))
+
+
+RIGHTS: dict[str, tuple[int, Callable[[str], TokenUse | None]]] = {
+    "cooldown": (HOUR_S, lambda _: None),
+    "token": (0, token_of),
+}
+
 # A mark is what the world has seen: the pulse comes right after ``take``.
 LIFE = """
 import sys
 from pathlib import Path
 from agent.clock import SimulatedClock
 from agent.door.rights import Rights
+from tests.fault.test_pulses_killed import RIGHTS
 from tests.simulators.power import mark
+
+cooldown_s, token = RIGHTS[sys.argv[2]]
 
 with Rights(Path(sys.argv[1]) / "rights.db", SimulatedClock()) as rights:
     for number in range(14):
@@ -37,7 +53,7 @@ with Rights(Path(sys.argv[1]) / "rights.db", SimulatedClock()) as rights:
             mark(f"erased {owner}")
         else:
             mark(f"taking {owner}")
-            if rights.take("portion", owner, 3600):
+            if rights.take("portion", owner, cooldown_s, token(owner)):
                 mark(f"pulse {owner}")
 """
 
@@ -52,10 +68,12 @@ def test_a_killed_unit_leaves_no_output_on_and_gives_nobody_two_pulses(tmp_path:
 
 
 @pytest.mark.timeout(300)
-def test_after_a_power_cut_at_any_write_no_right_is_used_twice_and_nobody_erased_is_left(work: Path) -> None:
+@pytest.mark.parametrize("kind", RIGHTS)
+def test_after_a_power_cut_at_any_write_no_right_is_used_twice_and_nobody_erased_is_left(work: Path, kind: str) -> None:
+    cooldown_s, token = RIGHTS[kind]
     living, crashed = work / "living", work / "crashed"
     living.mkdir()
-    steps = record(["-c", LIFE, str(living)], living, work)
+    steps = record(["-c", LIFE, str(living), kind], living, work)
     assert len([step for step in steps if step.op == "write"]) > 30, "the record shows no writes"
     tried = 0
     for crash in crashes(steps, seed=3, every=1 if EXHAUSTIVE else 5, torn=3 if EXHAUSTIVE else 1):
@@ -75,7 +93,9 @@ def test_after_a_power_cut_at_any_write_no_right_is_used_twice_and_nobody_erased
         if "rights.db" in crash.files:
             with Rights(crashed / "rights.db", SimulatedClock()) as rights:
                 for owner in sorted(used):
-                    assert not rights.take("portion", owner, HOUR_S), f"step {crash.step}, {crash.kind}: two pulses"
+                    assert not rights.take("portion", owner, cooldown_s, token(owner)), (
+                        f"step {crash.step}, {crash.kind}: two pulses"
+                    )
         assert not [one for one in erased if one.encode() in on_disk], f"step {crash.step}, {crash.kind}: left"
         tried += 1
     assert tried > 20

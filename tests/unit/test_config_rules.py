@@ -147,7 +147,7 @@ def test_the_example_loads() -> None:
 
 def test_every_alternative_of_the_example_loads() -> None:
     blocks = _alternatives()
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for block in blocks:
         said = yaml.safe_load(block)
         config(profile="demo", liveness="require" if "rules" in said else "not_checked", **said)

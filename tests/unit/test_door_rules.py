@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SimulatedClock
-from agent.door.rights import MAX_COOLDOWN_S, Rights
+from agent.door.rights import MAX_COOLDOWN_S, Rights, TokenUse
 from agent.door.rules import Rule, Rules
 from agent.errors import PosternError, StorageError
 from agent.match.records import Match
@@ -138,7 +139,7 @@ def test_uses_that_no_rule_can_ask_for_are_dropped(tmp_path: Path, clock: Simula
 
 
 class FullDisk(Rights):
-    def take(self, rule: str, owner: str, cooldown_s: int) -> bool:
+    def take(self, rule: str, owner: str, cooldown_s: int, token: TokenUse | None = None) -> bool:
         raise StorageError("the disk is full")
 
 
@@ -154,3 +155,77 @@ def test_a_file_that_is_none_is_refused_in_one_sentence(tmp_path: Path, clock: S
     (tmp_path / "rights.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(StorageError, match="it is damaged: move it away"):
         Rights(tmp_path / "rights.db", clock)
+
+
+# -- tokens ------------------------------------------------------------------------------------------
+
+
+def use(number: int, clock: SimulatedClock, *, days: int = 3) -> TokenUse:
+    return TokenUse(number.to_bytes(12, "big"), clock.now() + timedelta(days=days))
+
+
+BOARDING = rule(name="boarding", when="token", needs_liveness=True, cooldown_s=5, single_use=True)
+BY_TOKEN: dict[str, object] = {"method": "token", "liveness": "passed"}
+
+
+def by_token(rights: Rights, token: TokenUse | None, *rules: Rule, **match: object) -> tuple[str, ...]:
+    made = Match(**{"subject": ANN, "zone": "door", "timestamp_ns": 0, **BY_TOKEN, **match})  # type: ignore[arg-type]
+    return Rules(rules or (BOARDING,), rights, on_problem=pytest.fail).outputs(made, verified=False, token=token)
+
+
+def test_a_token_opens_a_rule_of_one_use_once_and_another_token_does_again(
+    rights: Rights, clock: SimulatedClock
+) -> None:
+    assert by_token(rights, use(1, clock)) == ("strike",)
+    clock.advance(3600)
+    assert by_token(rights, use(1, clock)) == (), "used before"
+    clock.advance(3600)
+    assert by_token(rights, use(2, clock)) == ("strike",)
+
+
+def test_a_rule_for_tokens_opens_for_no_other_match(rights: Rights, clock: SimulatedClock) -> None:
+    assert by_token(rights, use(1, clock), method="face") == ()
+    assert by_token(rights, None) == ()
+    assert by_token(rights, use(1, clock), liveness="not_checked") == ()
+    assert by_token(rights, use(1, clock)) == ("strike",), "and nothing was used up"
+
+
+def test_a_waiting_time_uses_no_token_up(rights: Rights, clock: SimulatedClock) -> None:
+    assert by_token(rights, use(1, clock))
+    assert not by_token(rights, use(2, clock)), "the same person, a moment later"
+    clock.advance(6)
+    assert by_token(rights, use(2, clock))
+
+
+def test_a_used_token_is_told_before_anybody_is_embedded(rights: Rights, clock: SimulatedClock) -> None:
+    rules = Rules([BOARDING], rights, on_problem=pytest.fail)
+    assert not rules.used_up(use(1, clock).token_id)
+    by_token(rights, use(1, clock))
+    assert rules.used_up(use(1, clock).token_id)
+    assert not Rules([BOARDING, OPEN], rights, on_problem=pytest.fail).used_up(use(1, clock).token_id)
+    assert not Rules([], rights, on_problem=pytest.fail).used_up(use(1, clock).token_id)
+
+
+def test_a_use_of_a_token_outlasts_a_restart_and_goes_after_its_end_or_with_its_person(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    with Rights(tmp_path / "rights.db", clock) as rights:
+        assert by_token(rights, use(1, clock))
+    clock.advance(60)
+    with Rights(tmp_path / "rights.db", clock) as rights:
+        assert rights.is_spent("boarding", use(1, clock).token_id)
+        rights.erase(subject_digest(ANN))
+        assert not rights.is_spent("boarding", use(1, clock).token_id)
+        assert by_token(rights, use(2, clock))
+        clock.advance(11 * 86_400)
+        assert by_token(rights, use(3, clock), subject=BOB)
+        assert not rights.is_spent("boarding", use(2, clock).token_id), "its token ended a week ago"
+
+
+def test_a_file_of_a_release_without_tokens_goes_on(tmp_path: Path, clock: SimulatedClock) -> None:
+    with Rights(tmp_path / "rights.db", clock) as rights:
+        assert opened(rights, OPEN)
+        rights._file.connection.execute("DROP TABLE spent")
+    with Rights(tmp_path / "rights.db", clock) as rights:
+        assert not opened(rights, OPEN)
+        assert by_token(rights, use(1, clock), subject=BOB)

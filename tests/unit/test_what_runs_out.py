@@ -20,7 +20,7 @@ def endings(folder: Path, days: int, *, weeks: int = 3, state: str = "synced") -
     now = datetime.now(UTC)
     clock = SimulatedClock(now, state=state)  # type: ignore[arg-type]
     identity = Authority(folder).issue("door-3", ends=now + timedelta(days=days, hours=1))
-    return Endings(identity, clock, unit="door-3", weeks=lambda: weeks), clock
+    return Endings(identity, clock, unit="door-3", weeks=lambda: weeks, tokens=lambda: None), clock
 
 
 def test_a_certificate_that_ends_is_logged_once_a_day(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,11 +9,14 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from agent.camera.base import Rgb
-from agent.camera.scene.script import Disturbance, Flag, Flicker, Insect, Rain
+from agent.camera.scene.script import Code, Disturbance, Flag, Flicker, Insect, Rain
 
 DROP_HEIGHT, DROP_WIDTH, DROP_LIGHT = 40, 2, 40  # pixels and grey levels of a drop near the camera, smeared by its fall
+CODE_QUIET, CODE_FINE = 4, 16  # modules of white around a code (ISO/IEC 18004); points drawn for each module
+CODE_DARK, CODE_LIGHT = 45, 225  # grey levels of print and paper
 FOLDS_HZ: Final = 1.5  # folds that run through a flag in a second
 FOLD_PIXELS: Final = 60.0  # from fold to fold
 FOLD_SHADE: Final = 0.35  # of the colour's light, at the deepest
@@ -30,6 +33,8 @@ def before(frame: Rgb, disturbances: Sequence[Disturbance], time: float, rng: np
     """Draw into ``frame`` what is nearer than everybody, and alter its light."""
     for one in disturbances:
         match one:
+            case Code() if one.appears <= time < one.leaves:
+                _code(frame, one)
             case Rain():
                 _rain(frame, one, rng)
             case Insect():
@@ -45,6 +50,17 @@ def _flag(frame: Rgb, flag: Flag, time: float) -> None:
     light = (1 - FOLD_SHADE * (1 + np.sin(phase)) / 2)[None, :, None]
     colour = np.array([int(flag.colour[i : i + 2], 16) for i in (1, 3, 5)])
     region[:] = (colour * light).astype(np.uint8)
+
+
+def _code(frame: Rgb, code: Code) -> None:
+    """Each pixel is the mean of what it covers, as a lens in focus gives it."""
+    modules = np.pad(np.array([[int(one) for one in row] for row in code.rows], np.uint8), CODE_QUIET)
+    paper = Image.fromarray(np.where(modules == 1, CODE_DARK, CODE_LIGHT).astype(np.uint8))
+    fine = paper.resize((paper.width * CODE_FINE, paper.height * CODE_FINE), Image.Resampling.NEAREST)
+    side = max(1, round(paper.width * code.module))
+    shown = np.asarray(fine.resize((side, side), Image.Resampling.BOX))
+    part = frame[code.y : code.y + side, code.x : code.x + side]
+    part[:] = shown[: part.shape[0], : part.shape[1], None]
 
 
 def _rain(frame: Rgb, rain: Rain, rng: np.random.Generator) -> None:

@@ -179,7 +179,18 @@ class Flicker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     hertz: Annotated[float, Meta(ge=0, le=60)] = 3.1
 
 
-Disturbance = Rain | Insect | Flag | Flicker
+class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="code"):
+    """A code on white paper that somebody holds up; ``rows`` are its modules, 1 is dark."""
+
+    rows: Annotated[tuple[Annotated[str, Meta(pattern="^[01]{21,177}$")], ...], Meta(min_length=21, max_length=177)]
+    x: Annotated[int, Meta(ge=0, le=MAX_SIDE, description="left edge of the paper, pixels")]
+    y: Annotated[int, Meta(ge=0, le=MAX_SIDE, description="upper edge of the paper, pixels")]
+    module: Annotated[float, Meta(gt=0.5, le=20, description="pixels of a module")] = 3.0
+    appears: Seconds = 0.0
+    leaves: Seconds = MAX_DURATION
+
+
+Disturbance = Code | Rain | Insect | Flag | Flicker
 
 
 class SceneScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

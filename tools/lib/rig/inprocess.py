@@ -78,6 +78,7 @@ class InProcess:
         self._broker = SimulatedBroker(self._clock, self._on_message)
         self._verifier = Verifier(self._unit.trusted())
         self._people: dict[bytes, str] = {}
+        self._bearers: dict[bytes, str] = {}
         self._heads: list[Head] = []  # what the unit had signed at each of its deaths and at its end
         self._log: list[str] = []
         self._board = Board(lambda: self._clock.monotonic_ns() / 1e9)
@@ -90,6 +91,8 @@ class InProcess:
         self._service: Service | None = None
         self._commands = 0
         view = scenario.view()
+        if view is not None:
+            view, self._bearers = self._unit.issue_tokens(scenario.tokens, view)
         self._view = None if view is None else SceneView(view, self._clock, plugged=lambda: self._plugged)
 
     def run(self) -> Run:
@@ -99,6 +102,7 @@ class InProcess:
         for one in self._scenario.enrolled:
             subject = self._unit.enrol(one.who, clock=self._clock, expires_at=one.expires_at)
             self._people[bytes.fromhex(subject)] = one.who
+        self._people |= self._bearers
         acts = self._acts()
         for fault in self._scenario.faults:
             self._clock.after(fault.at, partial(acts[type(fault)], fault))

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.camera.scene.script import SceneScript
 from agent.clock import Clock
 from agent.config.load import load_config
 from agent.config.schema import Config
@@ -31,10 +32,11 @@ from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.authority import Authority, pem
 from agent.unit.assemble import Models, load_key, load_models
-from agent.unit.key_files import KeptFiles
+from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.stores import open_gallery
 from tools.lib.demo.site import ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig.enrolment import captures, consent, policy
+from tools.lib.rig.tokens import Desk, Token, in_view
 
 # Order of the group of P-256 (FIPS 186-5, SP 800-186 sec. 3.2.1.3).
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -106,6 +108,21 @@ class Installation:
         with open_gallery(config, load_key(config), clock, random=self.random) as gallery:
             subject = gallery.enrol([vector.copy() for vector in vectors], consent=record, model=models.embedder.model)
         return subject.hex()
+
+    def issue_tokens(self, tokens: Sequence[Token], script: SceneScript) -> tuple[SceneScript, dict[bytes, str]]:
+        """Tokens of people who are not enrolled here: the scene in which they are held up, and whose they are."""
+        people: dict[bytes, str] = {}
+        if not tokens:
+            return script, people
+        key = hashlib.sha256(f"postern rig {self._seed} tokens".encode()).digest()
+        desk = Desk(self._key("desk", UnitKey), self.site_key, start=self._start, seed_key=key)
+        models = load_models(self.config())
+        for token in tokens:
+            chance = hashlib.sha256(f"postern rig {self._seed} token {len(people)}".encode()).digest()
+            subject, made = desk.issue(token, _captures(token.who, models), model=models.embedder.model, chance=chance)
+            script, people[subject] = in_view(script, token, made), token.who
+        desk.hand_over(UnitFiles(self.folder / "keys"))
+        return script, people
 
     def copy_to(self, folder: Path) -> None:
         """Go on in a copy: what the disk holds when the process dies here."""

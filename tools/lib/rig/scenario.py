@@ -35,6 +35,7 @@ from tools.lib.rig.faults import (
     Withdraw,
     mistakes,
 )
+from tools.lib.rig.tokens import Token
 
 MAX_FAULTS = 64
 MAX_EXPECTED = 64
@@ -134,6 +135,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     clock: ClockState = "synced"
     enrolled: Annotated[tuple[Enrolled, ...], Meta(max_length=8)] = ()
     configuration: Annotated[dict[str, Any], Meta(max_length=16, description="dotted keys of the unit's file")] = {}
+    tokens: Annotated[
+        tuple[Token, ...], Meta(max_length=4, description="what people hold up who are not enrolled at this unit")
+    ] = ()
     faults: Annotated[tuple[Fault, ...], Meta(max_length=MAX_FAULTS)] = ()
     expect: Annotated[tuple[Expected, ...], Meta(max_length=MAX_EXPECTED)] = ()
     pulses: (
@@ -158,6 +162,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     budgets: Budgets = Budgets()
 
     def __post_init__(self) -> None:
+        if self.tokens and self.script is None:
+            raise ValueError("tokens are drawn into a 'script'")
         if sum(one is not None for one in (self.scene, self.script, self.video)) != 1:
             raise ValueError("give one of 'scene', 'script' and 'video'")
         people = [one.who for one in self.enrolled]
@@ -167,7 +173,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("give 'resent' as [smaller, larger]")
         named = [one.who for one in self.faults if isinstance(one, Withdraw | Verify)]
         named += [one.who for one in self.expect if isinstance(one, ExpectMatch | ExpectPresence)]
-        if missing := sorted(set(named) - set(people)):
+        if missing := sorted(set(named) - {*people, *(one.who for one in self.tokens)}):
             raise ValueError(f"{missing[0]} is named in faults or expect and is not enrolled")
 
     def view(self) -> SceneScript | None:
@@ -188,7 +194,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def needs_obedience(self) -> bool:
         """Whether somebody in it has to do what the door shows: only a rig that sees that can play it."""
         view = self.view()
-        return view is not None and any(person.obeys for person in view.people)
+        return view is not None and (bool(self.tokens) or any(person.obeys for person in view.people))
 
     @property
     def needs_board(self) -> bool:
