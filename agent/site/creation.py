@@ -22,7 +22,7 @@ This folder is the root of trust of the Postern site '{site}'. Keep it off the b
 SECRET, mode 0600: whoever has one of these
   ca.key       can let machines into the broker
   site.key     can sign commands, policies and the list of units; site.key.next follows it while it is being changed
-  master.key   can tell which person a pseudonym stands for, of every epoch
+  master.key   can tell which person a pseudonym stands for, of every epoch, and opens what people carry (tokens)
   tokens.json  lists enrolment tokens by their digests
   service/     what the site's service works with: it can let units and programs in, and tell who it was in the weeks
                whose keys it holds; it signs no command, no policy. The three above may be taken away from beside it:
@@ -31,6 +31,7 @@ PUBLIC
   ca.crt       for the broker, units and programs
   site.jwk     by which units check commands and policies
   trust.jws    the units and their keys: for every subscriber that verifies
+  token-list.* who issues tokens and which count no more, once there are any: for every unit that takes some
   units/       what was issued to which unit
   programs/    what was issued to which program
   joining/, sent/, seen/  who waits to join, what was answered, what was last heard of each unit
