@@ -46,7 +46,7 @@ def shown(token: bytes, module: float, *, seed: int = 0, tilt: float = 0.0) -> R
         duration=1,
         seed=seed,
         noise=3.0,
-        disturbances=(Code(rows=rows, x=60 + seed % 7, y=40 + seed % 5, module=module + seed % 3 * 0.01),),
+        disturbances=(Code(rows=rows, x=180 + seed % 7, y=95 + seed % 5, module=module + seed % 3 * 0.01),),
     )
     frame = SceneRenderer(script).frame(seed % 4)
     if tilt:
