@@ -156,12 +156,9 @@ class PublicKey:
 
         ``message`` has to say by itself what it was signed for, as the structures of COSE do.
         """
-        if len(signature) != 2 * COORDINATE_BYTES:
-            return False
-        r, s = (int.from_bytes(half, "big") for half in (signature[:COORDINATE_BYTES], signature[COORDINATE_BYTES:]))
         try:
-            self._key.public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature:
+            self._point.verify(_in_asn1(signature), message, _VERIFICATION)
+        except (InvalidSignature, ValueError):
             return False
         return True
 
