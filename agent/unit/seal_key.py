@@ -77,8 +77,8 @@ def take_issue(
     )
     if issued.number and not files.next_seal_key.exists():
         SigningKey.generate().save(files.next_seal_key)
-    held.add(issued.keys)
     keep_token_key(files, issued)
+    held.add(issued.keys)
     if issued.number:
         write_state(files, issued, sealed, SigningKey.load(files.next_seal_key))
         settle(files)

@@ -363,9 +363,9 @@ class Service:
             self._presence.forget_subject(subject)
         while not self._erased.empty():
             subject = self._erased.get_nowait()
+            self._door.drop_token()
             self._decider.forget_subject(subject)
             self._liveness.forget_subject(subject)
-            self._door.drop_token()
             self._presence.forget_subject(subject)
             self._recorder.forget(subject)
             try:  # once more: a match that was being decided meanwhile may have been queued

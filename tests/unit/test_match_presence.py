@@ -59,3 +59,9 @@ def test_arrived_and_left_alternate_for_each_subject(history) -> None:
             assert states.get(change.subject, "left") != change.state
             states[change.subject] = change.state
         assert all(states[s] == "arrived" for s in subjects)
+
+
+def test_who_brought_their_reference_along_is_not_followed() -> None:
+    presence = Presence(hold_ns=1_000_000_000)
+    assert presence.update([Match(SubjectId(b"t" * 16), "gate", 0, method="token")], 0) == []
+    assert presence.update([], 60_000_000_000) == []
