@@ -150,7 +150,7 @@ def test_every_alternative_of_the_example_loads() -> None:
     assert len(blocks) == 9
     for block in blocks:
         said = yaml.safe_load(block)
-        config(profile="demo", liveness="require" if "rules" in said else "not_checked", **said)
+        config(profile="demo", **{"liveness": "require" if "rules" in said else "not_checked", **said})
 
 
 def _schema_keys() -> set[tuple[str, str]]:
