@@ -157,8 +157,7 @@ def _read(args: Mapping[str, Any]) -> NewKeys:
     if sum(kind is not None for kind in kinds) != 1 or (wanted.site_key is None) != (wanted.policy is None):
         raise RefusedError(
             "give one of epoch_keys, seal_key=show, references=renew, certificate, revoked_brokers, token_list, or"
-            " site_key with"
-            " policy",
+            " site_key with policy",
             reason="bad_args",
         )
     return wanted
