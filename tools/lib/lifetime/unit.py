@@ -64,7 +64,7 @@ class FleetUnit:
             on_mandate=lambda number: take_mandate(self.files.mandate, number),
         )
         self._commands.bind({RENEW: lambda command: rotation.renew(command.args)})
-        self._endings = Endings(self.credentials, clock, unit=name, weeks=self.weeks)
+        self._endings = Endings(self.credentials, clock, unit=name, weeks=self.weeks, tokens=lambda: None)
 
     @property
     def credentials(self) -> Credentials:
