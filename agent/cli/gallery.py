@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``postern gallery list`` and ``erase``: what this unit holds. The service must be stopped, or be asked instead."""
+"""``postern gallery list``, ``erase`` and ``card``: what this unit holds, and knows people by at a controller.
+
+The service must be stopped, or be asked instead; not for ``card``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from agent.clock import SystemClock
 from agent.config.schema import Config
 from agent.errors import RefusedError, printable
 from agent.subject import parse_subject
-from agent.unit.by_hand import erase, listing
+from agent.unit.by_hand import card_number, erase, listing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +28,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     erasing.add_argument("subject", nargs="*", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
     erasing.add_argument("--all", action="store_true", help="every reference: the unit is taken down or moved")
     add_config(erasing)
+    card = actions.add_parser("card", help="somebody's number at the access controller (outputs of kind osdp)")
+    card.add_argument("subject", type=parse_subject, metavar="SUBJECT", help="32 hexadecimal digits")
+    add_config(card)
 
 
 def run(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     if arguments.action == "list":
         return _list(config, as_json=arguments.json)
+    if arguments.action == "card":
+        number = card_number(config, secrets.token_bytes, arguments.subject)
+        say(f"{number.hex()} ({8 * len(number)} bits, {int.from_bytes(number, 'big')} as a number)")
+        return 0
     if bool(arguments.subject) == arguments.all:
         raise RefusedError("name the subjects to erase, or say --all")
     for receipt in erase(config, SystemClock(), secrets.token_bytes, None if arguments.all else arguments.subject):

@@ -89,6 +89,25 @@ class EventOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     name: Name
 
 
+class OsdpOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="osdp"):
+    """A card read at an access controller, by OSDP: the controller decides whether anything opens."""
+
+    name: Name
+    device: Annotated[Path, Meta(description="the serial line, best one of /dev/serial/by-id")]
+    key_file: Annotated[Path, Meta(description="file (mode 0600) with the secure channel's key, 32 hex digits")]
+    address: Annotated[int, Meta(ge=0, le=126, description="this reader's address at the controller, 0 to 126")] = 0
+    baud: Annotated[
+        int, Meta(ge=9600, le=230_400, description="speed of the line, 9600 to 230400 as it is set there")
+    ] = 9600
+    card: Annotated[
+        str,
+        Meta(
+            pattern=r"^(person|([0-9a-f]{2}){1,8})$(?!\n)",
+            description="'person': a number for each person (postern gallery card); or one number for all, hex digits",
+        ),
+    ] = "person"
+
+
 class Light(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A lamp or a buzzer on a line of the board."""
 
@@ -136,7 +155,7 @@ Inputs = Annotated[
     Meta(min_length=1, max_length=MAX_INPUTS, description="what opens the window: gpio, key, command, token or scene"),
 ]
 Outputs = Annotated[
-    tuple[GpioOutput | EventOutput, ...],
-    Meta(max_length=MAX_OUTPUTS, description="what can be opened: up to 8, of kind gpio or event"),
+    tuple[GpioOutput | EventOutput | OsdpOutput, ...],
+    Meta(max_length=MAX_OUTPUTS, description="what can be opened: up to 8, of kind gpio, event or osdp"),
 ]
 Rules = Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES, description="what a match opens: up to 16 rules")]

@@ -17,7 +17,7 @@ import msgspec
 
 from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
-from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, SceneInput, TokenInput
+from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, OsdpOutput, SceneInput, TokenInput
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
@@ -25,6 +25,7 @@ from agent.strict_yaml import Document, Place, dotted, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
+BAUDS = (9600, 19_200, 38_400, 57_600, 115_200, 230_400)  # of OSDP (IEC 60839-11-5)
 MIN_CHALLENGE_WINDOW_S = 30  # three turns and four pauses, with the longest times that each may take
 
 
@@ -267,6 +268,17 @@ def _rules(config: Config) -> list[Problem]:
             for position, name in enumerate(rule.then)
             if name not in outputs
         ]
+    problems += [
+        (("outputs", number, "baud"), f"no serial line has this speed: take one of {', '.join(map(str, BAUDS))}")
+        for number, one in enumerate(config.outputs)
+        if isinstance(one, OsdpOutput) and one.baud not in BAUDS
+    ]
+    lines = [(one.device, one.address) if isinstance(one, OsdpOutput) else None for one in config.outputs]
+    problems += [
+        (("outputs", number, "device"), "another output has this line: one reader has one")
+        for number, line in enumerate(lines)
+        if line is not None and line[0] in {other[0] for other in lines[:number] if other is not None}
+    ]
     used = {name for rule in config.rules for name in rule.then}
     problems += [
         (("outputs", number), f"no rule opens '{name}': name it in a rule's 'then', or leave it out")

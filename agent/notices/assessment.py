@@ -12,7 +12,7 @@ from __future__ import annotations
 import agent
 from agent.config.camera import RtspCamera
 from agent.config.schema import Config, ZoneActivation
-from agent.notices.notice import make_notice, notice_id
+from agent.notices.notice import make_notice, names_people_at_a_controller, notice_id
 
 TEMPLATE = """\
 # Impact assessment: {name} ({site}/{unit})
@@ -83,12 +83,15 @@ In China: before the number of people whose face data is stored reaches 100 000,
 """
 
 
+NUMBER = "; to the access controller a number that stands for the person and stays the same"
+
+
 def make_assessment(config: Config) -> str:
     """Write the assessment of this unit; ConfigError when the configuration does not say who answers for it."""
     events = config.events
     zone = isinstance(config.activation, ZoneActivation)
     pseudonym = events.subject == "pseudonym"
-    identity = notice_id(config)
+    identity, numbered = notice_id(config), names_people_at_a_controller(config)
     return TEMPLATE.format(
         name=config.unit.name,
         site=config.unit.site,
@@ -110,7 +113,7 @@ def make_assessment(config: Config) -> str:
             "a pseudonym that changes every week" if pseudonym else "a subject that is sealed to one consumer's key"
         ),
         step=events.time_resolution_s,
-        presence="; also when a person left" if events.presence else "",
+        presence=("; also when a person left" if events.presence else "") + (NUMBER if numbered else ""),
         alternative=config.notice.alternative,
         shown=(
             "the person has to turn the head as asked, in an order by chance"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from agent.config.door import TokenInput
+from agent.config.door import OsdpOutput, TokenInput
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
 from agent.protocol.names import NoticeId
@@ -35,6 +35,11 @@ With a code  You may bring a code that holds your own reference, sealed to this 
              {operator}
 """
 
+# Within the terms: who consented without it did not agree to a number that stays.
+CONTROLLER = """
+             The door's own controller is told a number that stands for you and stays the same. It decides what opens,
+             and may keep when it was told: ask its operator for how long."""
+
 TERMS = """\
 Operated by  {operator}
 Purpose      {purpose}
@@ -43,7 +48,7 @@ How          A camera finds faces in its picture. Only when you {act}
              If you are not enrolled, nothing is stored, counted or sent.
 If you       Several captures are turned into one reference, stored encrypted in this device. No picture is stored.
 enrol        When you are recognised, the device tells its operator's systems that an enrolled person was here, under
-             {subject}{presence}.
+             {subject}{presence}.{controller}
 How long     Until you withdraw; at the latest {retention_days} days after you were last recognised here, and never
              longer than your consent says. It is then destroyed, and you can have a signed receipt.
 Your choice  Enrolment is voluntary. Instead, at no cost to you: {alternative}
@@ -78,9 +83,15 @@ def make_terms(config: Config) -> str:
         act="step up and face the camera" if zone else _act(config),
         subject="a name of random digits that changes every week" if pseudonym else "a name that they alone can read",
         presence=", and when you left" if config.events.presence else "",
+        controller=CONTROLLER if names_people_at_a_controller(config) else "",
         retention_days=config.gallery.retention_days,
         alternative=_line(alternative),
     )
+
+
+def names_people_at_a_controller(config: Config) -> bool:
+    """Whether an access controller gets a number for each person."""
+    return any(isinstance(one, OsdpOutput) and one.card == "person" for one in config.outputs)
 
 
 def _takes_tokens(config: Config) -> bool:

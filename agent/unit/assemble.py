@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import agent
 from agent.audit.chain import Fact, Kind
+from agent.config.door import OsdpOutput
 from agent.config.schema import Config
 from agent.door.acts import Request
 from agent.door.verification import Answer, Verification
@@ -24,8 +25,10 @@ from agent.mqtt.credentials import Credentials
 from agent.protocol.names import parse_time
 from agent.protocol.topics import Topics
 from agent.strict_json import loads
+from agent.subject import SubjectId
 from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
+from agent.unit.cards import card_numbers
 from agent.unit.command_log import CommandLog
 from agent.unit.confirm import Confirming
 from agent.unit.endings import Endings
@@ -275,6 +278,13 @@ def make_token_check(config: Config, model: str, stores: Stores, clock: Clock) -
     for sentence in shortcomings(config, clock):
         log.warning("%s", sentence)
     return TokenCheck(config=config, model=model, clock=clock, tombstones=stores.gallery.tombstones)
+
+
+def make_cards(config: Config, random: Callable[[int], bytes]) -> Callable[[SubjectId], bytes] | None:
+    """Who gives people their numbers at a controller; None where there is none. Raises KeyStoreError, StorageError."""
+    if not any(isinstance(one, OsdpOutput) for one in config.outputs):
+        return None
+    return card_numbers(UnitFiles(config.keys.folder), random)
 
 
 def make_endings(config: Config, clock: Clock, *, weeks: Callable[[], int]) -> Endings:

@@ -22,6 +22,7 @@ from agent.config.door import (
     GpioOutput,
     KeyInput,
     Light,
+    OsdpOutput,
     TokenInput,
 )
 from agent.config.schema import ButtonActivation, Config
@@ -33,6 +34,7 @@ from agent.door.feedback import Feedback, Shown
 from agent.door.keys import KeyButton
 from agent.door.lines import Input, InputSpec, Lines, OutputLine, OutputSpec
 from agent.door.on_the_spot import ButtonAct, MovesAct, OnTheSpot
+from agent.door.osdp import OsdpPanels, Panel, Panels, PanelSpec
 from agent.door.outputs import Outputs, PulseSpec
 from agent.door.rights import Rights, TokenUse
 from agent.door.rules import Rule, Rules
@@ -41,6 +43,8 @@ from agent.door.verification import Verification
 from agent.errors import DeviceLostError, PosternError, VerificationError
 from agent.gallery.references import References
 from agent.match.records import Match
+from agent.subject import SubjectId
+from agent.unit.cards import read_panel_key
 
 OnProblem = Callable[[PosternError], None]
 
@@ -95,6 +99,15 @@ def pulses(config: Config) -> dict[str, PulseSpec]:
     }
 
 
+def panels(config: Config) -> dict[str, PanelSpec]:
+    """The controllers to which a unit is a reader, by the names of the outputs. Raises KeyStoreError."""
+    return {
+        one.name: PanelSpec(one.device, one.address, one.baud, read_panel_key(one.key_file))
+        for one in config.outputs
+        if isinstance(one, OsdpOutput)
+    }
+
+
 def lights(config: Config) -> dict[str, OutputSpec]:
     """The lines of the feedback by their names in the file."""
     shown: dict[str, Light | None] = {
@@ -120,6 +133,14 @@ def absent(config: Config) -> list[str]:
         for name, one in outputs
         if not one.chip.exists()
     ]
+    for reader in (one for one in config.outputs if isinstance(one, OsdpOutput)):
+        if not reader.device.exists():
+            place = f"outputs: {reader.name}.device"
+            found.append(f"{place}: there is no {reader.device}: plug the adapter in, or name one of /dev/serial/by-id")
+        try:
+            read_panel_key(reader.key_file)
+        except PosternError as error:
+            found.append(f"outputs: {reader.name}.key_file: {error}")
     return found
 
 
@@ -187,10 +208,15 @@ class Door:
         *,
         clock: Clock,
         verification: Verification,
+        to_panels: Panels | None = None,
+        card_of: Callable[[SubjectId], bytes] | None = None,
         check_token: Callable[[bytes], Carried] | None = None,
         on_problem: OnProblem,
     ) -> None:
-        """Raises DeviceLostError and ConfigError. ``check_token`` takes what people hold up, where they may."""
+        """Raises DeviceLostError, KeyStoreError and ConfigError.
+
+        ``check_token`` takes what people hold up, where they may; ``card_of`` gives somebody's number at a controller.
+        """
         self._gate, self._clock = gate, clock
         self._verification = verification
         self._prompt: Prompt | None = None
@@ -199,12 +225,19 @@ class Door:
         self._without_wire = frozenset(one.name for one in config.outputs if isinstance(one, EventOutput))
         self.outputs = Outputs(pulses(config), lines, clock=clock, on_problem=on_problem)
         opened: dict[str, OutputLine] = {}
+        self._panels: dict[str, Panel] = {}
+        self._cards = {one.name: one.card for one in config.outputs if isinstance(one, OsdpOutput)}
+        self._card_of = card_of
         try:
+            for name, reader in panels(config).items():
+                self._panels[name] = (to_panels or OsdpPanels()).open_panel(reader, clock, on_problem)
             for name, spec in lights(config).items():
                 opened[name] = lines.open_output(spec)
             self._presses = Presses(config, lines, clock=clock, request=self.request, on_problem=on_problem)
         except PosternError:
             self.outputs.close()
+            for panel in self._panels.values():
+                panel.close()
             for line in opened.values():
                 line.close()
             raise
@@ -297,6 +330,9 @@ class Door:
     def show(self, asked: str | None) -> None:
         """Show what there is to show at this moment; ``asked`` is what somebody who enrols is told, if anything."""
         self._feedback.guide(self._prompt if asked is None else ASKED.get(asked, "front"))
+        for panel in self._panels.values():
+            if panel.granted():
+                self._feedback.granted()
         self._feedback.tick()
 
     def matched(self, match: Match) -> tuple[str, ...]:
@@ -307,14 +343,25 @@ class Door:
         held = None if self._token is None else self._token.carried
         use = None if held is None else TokenUse(held.token_id, held.expires_at)
         names = self._rules.outputs(match, verified=verified, token=use)
-        granted = tuple(name for name in names if name in self._without_wire or self.outputs.pulse(name))
+        for name in names:
+            if (panel := self._panels.get(name)) is not None:
+                panel.report(self._card(name, match.subject))  # what it says to that is shown when it says it
+        wired = [name for name in names if name not in self._panels]
+        granted = tuple(name for name in wired if name in self._without_wire or self.outputs.pulse(name))
         if granted:
             self._feedback.granted()
         return tuple(name for name in granted if name in self._without_wire)
 
+    def _card(self, name: str, subject: SubjectId) -> bytes:
+        card = self._cards[name]
+        return self._card_of(subject) if card == "person" and self._card_of is not None else bytes.fromhex(card)
+
     def close(self) -> None:
         """Switch everything off and let go of it; an open question is answered."""
         self.drop_token()
+        for panel in self._panels.values():
+            panel.close()
+        self._panels = {}
         self.outputs.close()
         self._verification.cancel()
         self._presses.close()

@@ -18,7 +18,7 @@ from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
 from agent.subject import SubjectId
-from agent.unit.assemble import load_key, load_models, load_policy, make_registrar
+from agent.unit.assemble import load_key, load_models, load_policy, make_cards, make_registrar
 from agent.unit.at_the_door import Presses, make_gate, make_spot_act, switch_off
 from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
@@ -114,6 +114,14 @@ def erase(
         forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
         forgetting.settle(doubted=stores.generation.doubted())
         return list(forgetting.erase_all()) if subjects is None else [forgetting.erase(one) for one in subjects]
+
+
+def card_number(config: Config, random: Callable[[int], bytes], subject: SubjectId) -> bytes:
+    """By which an access controller knows a subject; RefusedError where this unit is a reader at none."""
+    card_of = make_cards(config, random)
+    if card_of is None:
+        raise RefusedError("this unit reports to no controller: add an output of kind osdp first")
+    return card_of(subject)
 
 
 def listing(config: Config) -> tuple[tuple[Held, ...], int]:

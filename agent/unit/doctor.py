@@ -22,6 +22,7 @@ from agent.detect.change import ChangeTest
 from agent.door.acts import Request
 from agent.door.codes import QrCodes
 from agent.door.gpio import GpiodLines
+from agent.door.osdp import OsdpPanels
 from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
 from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
@@ -30,7 +31,7 @@ from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
-from agent.unit.at_the_door import buttons, lights, make_input, pulses, reads_tokens, switch_off
+from agent.unit.at_the_door import buttons, lights, make_input, panels, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
 from agent.unit.epochs import load_epoch_keys
@@ -50,6 +51,7 @@ SLOW_FIRST_S = 4.0  # seconds to the first picture; with a key interval of two s
 CAMERA_FRAMES = 30  # enough for a steady figure: about a second
 CALM = 0.5  # of the frames: a scene in which more of them changed is not at rest
 PRESS_S = 15.0  # for a person to walk to the button
+PANEL_S = 8.0  # for a controller to find a reader and set up the secure channel
 PRESS_LOOK_S = 0.05
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
 
@@ -301,13 +303,26 @@ def check_tokens(config: Config, clock: Clock) -> Found:
         yield "ok", f"tokens are taken; the list of void ones counts until {ends}, renew it before"
 
 
-def check_outputs(config: Config, _: Clock) -> Found:
+def check_outputs(config: Config, clock: Clock) -> Found:
     """Each line is there and free; taking it switches it off, and nothing opens."""
     count = len(pulses(config)) + len(lights(config))
     problems = switch_off(config, GpiodLines())
     yield from (("fault", f"{problem} (is the unit running? it holds its lines)") for problem in problems)
     if not problems:
         yield "ok", f"{count} output lines, all off" if count else "no output line"
+    for name, spec in panels(config).items():
+        opened = OsdpPanels().open_panel(spec, clock, lambda _: None)
+        try:
+            end_ns = clock.monotonic_ns() + round(PANEL_S * 1e9)
+            while not (secure := opened.is_secure()) and clock.monotonic_ns() < end_ns:
+                clock.sleep(PRESS_LOOK_S)
+        finally:
+            opened.close()
+        if secure:
+            yield "ok", f"{name}: {spec} talks to this unit, and both have the same key"
+        else:
+            advice = "check the wires, address and baud rate, and that both have the same key"
+            yield "fault", f"{name}: {spec} does not talk to this unit: {advice}"
 
 
 CHECKS: dict[str, Callable[[Config, Clock], Found]] = {

@@ -22,6 +22,7 @@ class UnitFiles:
         self.site_jwk = folder / "site.jwk"
         self.epoch_keys = folder / "epoch-keys.json"
         self.token_key = folder / "token.key"
+        self.card_secret = folder / "card.key"
         self.token_list = folder / "token-list.jws"
         self.pending = folder / "pending.json"
         self.site_change = folder / "site-change.json"

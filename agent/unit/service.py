@@ -113,6 +113,8 @@ class Service:
             world.lines,
             clock=clock,
             verification=self._verification,
+            to_panels=world.panels,
+            card_of=assemble.make_cards(config, world.random),
             check_token=assemble.make_token_check(config, self._model, stores, clock),
             on_problem=self._problem,
         )

@@ -22,6 +22,7 @@ from agent.config.camera import CameraSettings
 from agent.door.challenge import Prompt
 from agent.door.gpio import GpiodLines
 from agent.door.lines import Lines
+from agent.door.osdp import OsdpPanels, Panels
 from agent.door.outputs import Outputs, Ticking
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Connect
@@ -93,6 +94,7 @@ class World:
     connect: Connect = Connection
     background: Callable[[Uplink, Housekeeping, Outputs], AbstractContextManager[None]] = in_threads
     lines: Lines = field(default_factory=GpiodLines)
+    panels: Panels = field(default_factory=OsdpPanels)
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
     prompt: Callable[[Prompt | None], None] = shown_nowhere

@@ -34,6 +34,8 @@ IO_MODULES = {
     "http": ("bridge.post",),
     "libcamera": ("camera",),
     "multiprocessing": (),
+    "osdp": ("door.osdp",),
+    "osdp_sys": ("door.osdp",),
     "paho": ("mqtt",),
     "pickle": (),
     "picamera2": ("camera",),
