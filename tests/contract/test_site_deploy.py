@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed beside the broker: the site's service, and what carries its lists to Mosquitto."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SERVICE = DEPLOY / "site" / "postern-site.service"
+BROKER = [DEPLOY / "mosquitto" / name for name in ("postern-broker.service", "postern-broker.path")]
+TAKE = DEPLOY / "mosquitto" / "postern-broker-take"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    for unit in (SERVICE, *BROKER):
+        text = re.sub(r"(?m)^(ExecStart=)\S+", r"\1/bin/true", unit.read_text())
+        (tmp_path / unit.name).write_text(text)
+    units = sorted(tmp_path.iterdir())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_both_speak_of_the_same_folder_and_the_service_listens_nowhere_and_has_no_right() -> None:
+    service, taking = SERVICE.read_text(), BROKER[0].read_text()
+    (folder,) = re.findall(r"--folder (\S+)", service)
+    assert f"{folder}/broker /etc/mosquitto/postern" in taking
+    watched = set(re.findall(r"PathChanged=(\S+)", BROKER[1].read_text()))
+    assert watched == {f"{folder}/broker/acl", f"{folder}/broker/ca.crl"}
+    for setting in (
+        "CapabilityBoundingSet=",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "UMask=0077",
+        "LimitCORE=0",
+    ):
+        assert f"\n{setting}\n" in service
+
+
+def take(source: Path, target: Path, reload: str = "true") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "POSTERN_BROKER_RELOAD": reload}
+    return subprocess.run([TAKE, source, target], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_lists_are_taken_whole_and_no_link_is_followed(tmp_path: Path) -> None:
+    source, target = tmp_path / "site", tmp_path / "broker"
+    source.mkdir()
+    target.mkdir()
+    secret = tmp_path / "shadow"
+    secret.write_text("of root alone")
+    (source / "acl").write_text("user a\n")
+    (source / "ca.crl").symlink_to(secret)
+    (target / ".acl.new").write_text("half")  # what a kill left
+    done = take(source, target)
+    assert done.returncode == 0, done.stderr
+    assert "acl" in done.stdout
+    assert (target / "acl").read_text() == "user a\n"
+    assert (target / "acl").stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in target.iterdir()) == ["acl"]
+    assert "what was there" in take(source, target).stdout
+    assert take(source, target, reload="false").returncode != 0, "a broker that was not told is noticed"
