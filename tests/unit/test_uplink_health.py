@@ -140,6 +140,7 @@ def test_info_holds_no_secret() -> None:
         profile="production",
         camera=CameraFacts("picamera2", 1280, 720),
         models={"detector": "sha256:" + "0" * 64, "embedder": "sha256:" + "1" * 64},
+        policy="sha256:" + "1" * 64,
         detection=DetectionFacts("picture", "changes"),
         config_schema="postern-config-1",
         public_key=key.public_jwk(),  # type: ignore[arg-type]
