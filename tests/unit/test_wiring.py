@@ -18,6 +18,7 @@ from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.detect.track import MAX_MISSED_NS
+from agent.door.liveness import CheckedLiveness
 from agent.embed.records import Embedding
 from agent.errors import StorageError
 from agent.match.policy import parse_policy
@@ -146,6 +147,43 @@ def test_so_does_a_camera_that_gives_no_frame(unit: Unit) -> None:
         assert crops() == 1
         service._camera.while_waiting()
         assert crops() == 0
+
+
+def test_an_act_makes_void_what_was_seen_before_it(unit: Unit) -> None:
+    button = {"kind": "button", "name": "door", "window_s": 40, "inputs": [{"kind": "command"}]}
+    with unit.running(activation=button, liveness="require") as service:
+        crops = sees_somebody(service)
+        liveness = service._liveness
+        assert isinstance(liveness, CheckedLiveness)
+        liveness._passed[3] = unit.people[0]
+        service._look_at_the_door()
+        assert crops() == 1
+        assert liveness._passed
+        service._door.request.ask()
+        service._look_at_the_door()
+        assert crops() == 0
+        assert not liveness._passed, "each act has a challenge of its own"
+
+
+def test_a_match_ends_the_window(unit: Unit) -> None:
+    button = {"kind": "button", "name": "door", "inputs": [{"kind": "command"}]}
+    with unit.running(activation=button) as service:
+        service._door.request.ask()
+        service._look_at_the_door()
+        gate = service._stages.gate
+        assert gate.waits(unit.clock.monotonic_ns())
+        service._record(Match(unit.people[0], "door", 0))
+        assert not gate.waits(unit.clock.monotonic_ns())
+
+
+def test_a_press_of_somebody_who_enrols_opens_no_window(unit: Unit) -> None:
+    button = {"kind": "button", "name": "door", "inputs": [{"kind": "command"}]}
+    with unit.running(activation=button) as service:
+        pressed: list[int] = []
+        service._door.request.ask()
+        assert not service._door.between_frames(enrolling=True, press=pressed.append)
+        assert not service._stages.gate.waits(unit.clock.monotonic_ns())
+        assert not pressed, "a command is no act on the spot"
 
 
 # -- erasures ---------------------------------------------------------------------------------------------------------
