@@ -33,7 +33,7 @@ from agent.protocol.token_list import (
 )
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.records import SiteFiles
-from agent.strict_json import MAX_SAFE_INTEGER
+from agent.strict_json import MAX_SAFE_INTEGER, convert
 from agent.subject import SubjectId
 
 LIST_DAYS = 14  # as often as epoch keys fall due
@@ -134,6 +134,6 @@ def _counting(revoked: dict[str, str], site: SiteFolder) -> dict[str, str]:
 
 def _token_id(text: str) -> str:
     try:
-        return msgspec.convert(text, TokenId)
+        return convert(text, TokenId)
     except msgspec.ValidationError:
         raise RefusedError("a token's id is 24 hexadecimal digits: it stands on the card") from None

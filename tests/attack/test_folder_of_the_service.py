@@ -146,7 +146,10 @@ EXAMPLES = {  # what people copy, and the test that runs or parses it
     "home-assistant/README.md": "contract/test_readme.py",
     "mosquitto/mosquitto.conf": "attack/test_broker_acl.py",
     "mosquitto/acl": "attack/test_broker_acl.py",
+    "grafana/postern.json": "contract/test_bridge_deploy.py",
+    "node-red/event.schema.json": "contract/test_vectors.py",
     "node-red/flow.json": "contract/test_node_red.py",
+    "node-red/trust.schema.json": "contract/test_vectors.py",
     "network.conf.example": "contract/test_deploy.py",
 }
 
