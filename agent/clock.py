@@ -3,6 +3,9 @@
 
 A Raspberry Pi has no battery-backed clock: wall time is a labelled statement (``synced`` or
 ``unsynced``), never the basis of order. Everything that needs time takes a ``Clock``.
+
+How long to wait between attempts is here too: exponential back-off with full jitter, so that a fleet does not come back
+all at once (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, "full jitter").
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 ClockState = Literal["synced", "unsynced"]
 
@@ -27,6 +31,7 @@ SYNC_LASTS_S = (
 )
 MARK_AHEAD_S = 60.0  # of a mark that was just made, on a clock that is being slewed
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4)
+MAX_DOUBLINGS = 16  # keeps 2**n small; every ceiling in use is reached long before
 
 
 class Clock(Protocol):
@@ -129,3 +134,22 @@ class SimulatedClock:
         """Move the wall clock alone, as a wrong time server or a reset battery would."""
         self._wall += timedelta(seconds=seconds)
         self._state = state or self._state
+
+
+def uniform(random: Callable[[int], bytes]) -> float:
+    """Draw a number in [0, 1) from a source of random bytes."""
+    return int.from_bytes(random(4), "big") / 4294967296.0  # 2**32
+
+
+class Bounds(NamedTuple):
+    """Seconds: the least wait, what the wait after one failure stays below, and what every wait stays below."""
+
+    least_s: float
+    first_s: float
+    most_s: float
+
+
+def full_jitter(failures: int, bounds: Bounds, random: Callable[[int], bytes]) -> float:
+    """Seconds to wait after ``failures`` (1 or more) failures in a row: any within bounds that double each time."""
+    ceiling = min(bounds.most_s, bounds.first_s * float(1 << min(failures - 1, MAX_DOUBLINGS)))
+    return bounds.least_s + uniform(random) * (ceiling - bounds.least_s)

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from agent.backoff import Bounds, full_jitter
 from agent.bridge.outputs import Item, Output, Sent
 from agent.bridge.people import Person
 from agent.bridge.records import Body, Record
 from agent.bridge.store import Store
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import PosternError, printable
 
 WAIT_S = 0.5  # how late a request to stop may be noticed

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from agent.backoff import Bounds, full_jitter
 from agent.bridge import settings as wanted
 from agent.bridge.outputs import Output
 from agent.bridge.people import Resolving
@@ -22,7 +21,7 @@ from agent.bridge.records import notice, records_of, withdrawn
 from agent.bridge.settings import Settings
 from agent.bridge.status import Status
 from agent.bridge.store import Store
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, RefusedError
 from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings

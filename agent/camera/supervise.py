@@ -13,9 +13,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from threading import Condition, Event, Thread
 from typing import Final, Literal, Self
 
-from agent.backoff import Bounds, full_jitter
 from agent.camera.base import Camera, CameraInfo, Frame
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import CameraLostError
 
 REOPEN_S: Final = Bounds(0.0, 1.0, 30.0)  # a camera that reboots needs seconds; one that is back is noticed within 30

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.backoff import Bounds, full_jitter
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.site.desk import Desk, Letter

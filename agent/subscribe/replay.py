@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 import rfc8785
 
-from agent.backoff import Bounds, full_jitter
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import VerificationError, printable
 from agent.files import read_bounded
 from agent.keys import SigningKey

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from agent.backoff import Bounds, full_jitter
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agent.backoff import Bounds, full_jitter
+from agent.clock import Bounds, full_jitter
 from agent.mqtt import refusals
 from agent.outbox.queue import Row
 

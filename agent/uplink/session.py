@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from agent.backoff import Bounds, full_jitter, uniform
-from agent.clock import Clock
+from agent.clock import Bounds, Clock, full_jitter, uniform
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
 from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
 from agent.mqtt.link import Connect, Link

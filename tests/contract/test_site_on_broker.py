@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.backoff import Bounds
-from agent.clock import SystemClock
+from agent.clock import Bounds, SystemClock
 from agent.errors import BrokerError
 from agent.keys import UnitKey
 from agent.mqtt.connection import BrokerSettings, Connection

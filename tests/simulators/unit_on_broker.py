@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agent.backoff import Bounds
-from agent.clock import ClockState, SystemClock
+from agent.clock import Bounds, ClockState, SystemClock
 from agent.mqtt.connection import BrokerSettings
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.backoff import full_jitter
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.camera.supervise import REOPEN_S, STABLE_S, CameraNotice, LatestFrame, Supervised
 from agent.camera.timestamps import Timestamps
-from agent.clock import SimulatedClock
+from agent.clock import SimulatedClock, full_jitter
 from agent.errors import CameraLostError, ConfigError
 from tests.simulators.camera import ScriptedCamera, threads_named
 

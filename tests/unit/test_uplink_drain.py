@@ -9,7 +9,7 @@ from itertools import pairwise
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from agent.backoff import full_jitter
+from agent.clock import full_jitter
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT
 from agent.outbox.queue import Row
 from agent.protocol.event import KINDS, Kind

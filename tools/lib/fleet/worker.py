@@ -16,8 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from agent.backoff import Bounds
-from agent.clock import SystemClock
+from agent.clock import Bounds, SystemClock
 from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings
 from agent.outbox.draft import Draft
