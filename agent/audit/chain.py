@@ -41,6 +41,7 @@ Kind = Literal[
     "generation",
     "confirmed",
     "token_issued",
+    "console",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "check-config": "check a configuration file and say what it does",
     "doctor": "check camera, models, keys, clock, disk and broker, and say what to do",
     "aim": "help to place the camera: what it sees now, and why a face is not accepted",
+    "console": "the web console of this unit, for whoever installs it: open, close, serve",
     "enrol": "enrol a person who is in front of the camera and has consented",
     "token": "make the token that an enrolled person carries, or say whether this unit takes one",
     "door-off": "switch every output line off",

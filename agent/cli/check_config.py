@@ -10,10 +10,12 @@ from agent.cli.options import DEFAULT_CONFIG
 from agent.cli.words import say, tell
 from agent.config.load import load_config
 from agent.config.schema import Config, ZoneActivation
+from agent.console.opening import host_of
 from agent.errors import ConfigError
-from agent.unit.at_the_door import absent, asks_for_moves
+from agent.unit.at_the_door import asks_for_moves
 from agent.unit.looking import foreseen
 from agent.unit.named_models import check_named_models
+from agent.unit.wiring import absent
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("opens", _opens(config)),
         ("keeps", f"references of enrolled people, erased {config.gallery.retention_days} days after the last use"),
         ("publishes", _what(config)),
+        ("console", _console(config)),
         ("to", f"{config.broker.host}:{config.broker.port}, MQTT {config.broker.protocol}, mutual TLS"),
     ]
 
@@ -67,6 +70,17 @@ def _enrols(config: Config) -> str:
     if asks_for_moves(config):
         return "who consented, by command or here, and turns their head as the unit asks"
     return "who consented, by command or here, and presses the button"
+
+
+def _console(config: Config) -> str:
+    console = config.console
+    if console is None:
+        return "none"
+    ways = ["the signed command console/open", "'postern console open'"]
+    ways += ["a button, for aiming" if console.button is not None else ""]
+    ways += ["the first start, once" if console.first_boot_code is not None else ""]
+    where = host_of(console.address, console.port)
+    return f"https://{where}/ for {console.minutes} minutes once it is opened, by {', '.join(filter(None, ways))}"
 
 
 def _opens(config: Config) -> str:

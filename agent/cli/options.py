@@ -9,6 +9,7 @@ import pwd
 import sys
 from pathlib import Path
 
+from agent.config.drawn import as_drawn
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import RefusedError, StorageError
@@ -44,13 +45,14 @@ def read_unit_config(arguments: argparse.Namespace) -> Config:
             raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
     if _owner(config.keys.folder) not in (None, os.geteuid()):
         raise RefusedError("the unit's files belong to root: run this as root, or give them to the service (chown)")
-    return config
+    return as_drawn(config)
 
 
 def drop_root(config: Config) -> None:
     """Become the user that the unit's files belong to, if this is root; for anybody else do nothing.
 
-    Raises RefusedError where a folder is a link, which could lead root to where everything belongs to root.
+    What lies in the service's folder, such as a zone that was drawn, is read after it. Raises RefusedError where a
+    folder is a link, which could lead root to where everything belongs to root.
     """
     become_owner(config.keys.folder)
 

@@ -17,23 +17,27 @@ import msgspec
 
 from agent.config.camera import FileCamera, GstreamerCamera, RtspCamera, SceneCamera
 from agent.config.check import Problem, convert, refusal
+from agent.config.console import refuse_address
 from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, OsdpOutput, SceneInput, TokenInput
+from agent.config.drawn import as_drawn, refuse_zone
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.errors import ConfigError
 from agent.strict_yaml import Document, Place, dotted, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
-MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
 BAUDS = (9600, 19_200, 38_400, 57_600, 115_200, 230_400)  # of OSDP (IEC 60839-11-5)
 MIN_CHALLENGE_WINDOW_S = 30  # three turns and four pauses, with the longest times that each may take
 
 
 def load_config(file: Path) -> Config:
-    """Read ``file``; relative paths in it resolve against its folder. Raises ConfigError."""
+    """Read ``file``; relative paths in it resolve against its folder. Raises ConfigError.
+
+    A zone that was drawn in the console stands in place of the one in the file (``agent.config.drawn``).
+    """
     config = checked(read_document(file))
     _check_secrecy(file, config)
-    return config
+    return as_drawn(config)
 
 
 def _check_secrecy(file: Path, config: Config) -> None:
@@ -67,6 +71,7 @@ def checked(document: Document) -> Config:
         *_tokens(config),
         *_lines(config),
         *_rules(config),
+        *_console(config),
     ]
     if problems:
         raise refusal(document, problems)
@@ -111,17 +116,8 @@ def _notice(config: Config) -> list[Problem]:
 
 def _zone(config: Config) -> list[Problem]:
     zone = config.activation
-    if not isinstance(zone, ZoneActivation):
-        return []
-    place = ("activation", "polygon")
-    corners = zone.polygon
-    sides = list(zip(corners, (*corners[1:], corners[0]), strict=True))
-    if any(_cross(*one, *other) for one, other in combinations(sides, 2)):
-        return [(place, "the sides of the zone cross each other; list the corners in order around it")]
-    area = abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in sides)) / 2
-    if area < MIN_ZONE_AREA:
-        return [(place, "the zone is too small for a face to be in it; corners are fractions of the picture, 0 to 1")]
-    return []
+    reason = refuse_zone(zone.polygon) if isinstance(zone, ZoneActivation) else None
+    return [] if reason is None else [(("activation", "polygon"), reason)]
 
 
 def _view(config: Config) -> list[Problem]:
@@ -134,16 +130,6 @@ WAITS_IN_VAIN = (
     "it would never open: it waits for liveness, which is not checked; set 'liveness: require', or the rule's"
     " 'liveness' to \"unchecked: a photograph opens it\""
 )
-_Point = tuple[float, float]
-
-
-def _cross(a: _Point, b: _Point, c: _Point, d: _Point) -> bool:
-    """Whether the segments ab and cd cross in one inner point (touching corners do not count)."""
-
-    def side(p: _Point, q: _Point, r: _Point) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-
-    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 def _subject(config: Config) -> list[Problem]:
@@ -189,6 +175,7 @@ def _inputs(config: Config) -> list[Problem]:
     inputs = config.activation.inputs if isinstance(config.activation, ButtonActivation) else ()
     places: list[tuple[Place, object]] = [(("activation", "inputs", number), one) for number, one in enumerate(inputs)]
     places += [(("enrolment", "button"), config.enrolment.button)] if config.enrolment.button is not None else []
+    places += [(("console", "button"), config.console.button)] if config.console and config.console.button else []
     reason = "is the button of a simulated scene, and the camera is none: take gpio or key"
     return [(place, reason) for place, one in places if isinstance(one, SceneInput)]
 
@@ -234,11 +221,26 @@ def _wires(config: Config) -> Iterator[tuple[Place, GpioInput | KeyInput | GpioO
                 yield ("activation", "inputs", number), button
     if isinstance(config.enrolment.button, GpioInput | KeyInput):
         yield ("enrolment", "button"), config.enrolment.button
+    if config.console is not None and isinstance(config.console.button, GpioInput | KeyInput):
+        yield ("console", "button"), config.console.button
     for number, output in enumerate(config.outputs):
         if isinstance(output, GpioOutput):
             yield ("outputs", number), output
     lights = {name: getattr(config.feedback, name) for name in ("granted", "wait", "look")}
     yield from ((("feedback", name), light) for name, light in lights.items() if light is not None)
+
+
+def _console(config: Config) -> list[Problem]:
+    """It listens in the local network alone, and a code that nobody can read opens nothing."""
+    console = config.console
+    if console is None:
+        return []
+    problems: list[Problem] = []
+    if (reason := refuse_address(console.address)) is not None:
+        problems.append((("console", "address"), reason))
+    if console.button is not None and config.feedback.text is None:
+        problems.append((("console", "button"), "shows its code on a display: name the display's file, feedback.text"))
+    return problems
 
 
 def _rules(config: Config) -> list[Problem]:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from agent.config import door
 from agent.config.camera import CameraSettings
+from agent.config.console import Console
 from agent.protocol import names
 
 MAX_RETENTION_DAYS = 1095  # 740 ILCS 14/15(a): three years after the last interaction at the latest
@@ -258,3 +259,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: Events = msgspec.field(default_factory=Events)
     outbox: Outbox = msgspec.field(default_factory=Outbox)
     keys: Keys = msgspec.field(default_factory=Keys)
+    console: Annotated[
+        Console | None, Meta(description="the web console for whoever installs the unit; none without this section")
+    ] = None

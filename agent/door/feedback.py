@@ -61,7 +61,8 @@ class Feedback:
         self._granted_ns: int | None = None
         self._guide: Shown | None = None
         self._refusal: tuple[str, int] | None = None  # the sentence, and until when it is shown
-        self._written = ""
+        self._announced: str | None = None
+        self._said: str | None = None
         self._show("ready")
 
     def acting(self) -> None:
@@ -90,6 +91,10 @@ class Feedback:
         if shown is None and self._guide is not None and self._act_ns is not None:
             self._act_ns = self._clock.monotonic_ns()  # how it ended is told from here on
         self._guide = shown
+
+    def announce(self, text: str | None) -> None:
+        """Show ``text`` on the display while it would say nothing else; may be called from any thread."""
+        self._announced = text
 
     def tick(self) -> None:
         """Show what there is to show now."""
@@ -126,21 +131,26 @@ class Feedback:
         return "ready"
 
     def _show(self, shown: Shown) -> None:
-        text = TEXTS[shown] if self._refusal is None or shown != "again" else self._refusal[0]
-        if (shown, text) == (self._shown, self._written):
-            return
-        before, self._shown, self._written = self._shown, shown, text
-        on = self._lights.get(shown, ())
+        before, self._shown = self._shown, shown
         try:
-            for line in self._lights.get(before, ()) if before is not None else ():
-                if not any(line is other for other in on):
-                    line.set(on=False)
-            for line in on:
-                line.set(on=True)
-            if self._text is not None:
+            if shown != before:
+                self._switch(before, shown)
+            text = (shown == "ready" and self._announced) or TEXTS[shown]
+            if shown == "again" and self._refusal is not None:
+                text = self._refusal[0]
+            if self._text is not None and text != self._said:
+                self._said = text
                 _write(self._text, text)
         except PosternError as error:  # a lamp that is broken keeps no door from deciding
             self._on_problem(error)
+
+    def _switch(self, before: Shown | None, shown: Shown) -> None:
+        on = self._lights.get(shown, ())
+        for line in self._lights.get(before, ()) if before is not None else ():
+            if not any(line is other for other in on):
+                line.set(on=False)
+        for line in on:
+            line.set(on=True)
 
 
 def _write(path: Path, text: str) -> None:

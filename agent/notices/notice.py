@@ -35,6 +35,12 @@ With a code  You may bring a code that holds your own reference, sealed to this 
              {operator}
 """
 
+# Likewise above the terms: what it shows can be nobody's face.
+CONSOLE = """\
+Installers   Whoever installs or looks after this device can have it show what the camera sees, for a limited time, in a
+             picture of 48 pixels with every face covered.
+"""
+
 # Within the terms: who consented without it did not agree to a number that stays.
 CONTROLLER = """
              The door's own controller is told a number that stands for you and stays the same. It decides what opens,
@@ -64,7 +70,8 @@ def make_notice(config: Config) -> str:
     heading = HEADING.format(version=config.notice.version, name=unit.name, site=unit.site, unit=unit.id)
     terms = make_terms(config)
     code = CODE.format(operator=_line(config.notice.operator or "")) if _takes_tokens(config) else ""
-    return heading + (LIVENESS if config.liveness == "require" else "") + code + terms
+    console = CONSOLE if config.console is not None else ""
+    return heading + (LIVENESS if config.liveness == "require" else "") + code + console + terms
 
 
 def make_terms(config: Config) -> str:

@@ -32,6 +32,8 @@ VERBS = (
     "selftest",
     "unit/confirm",
     RENEW,
+    "console/open",
+    "console/close",
 )
 READING = (
     "health",

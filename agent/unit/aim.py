@@ -53,7 +53,7 @@ def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, se
             elif now_ns - told_ns >= PERIOD_NS:
                 frames = count - told_count
                 rate, detection = frames * 1e9 / (now_ns - told_ns), spent_ns / frames / 1e6
-                words = (_words(track, _refusal(gate, track, tracks, frame), limits) for track in tracks)
+                words = (_words(track, refusal_of(gate, track, tracks, frame), limits) for track in tracks)
                 people = "; ".join(words) or "nobody in view"
                 yield f"{rate:5.1f} frames/s  detection {detection:.0f} ms{_light(frame)}  {people}"
                 told_ns, told_count, spent_ns = now_ns, count, 0
@@ -66,7 +66,8 @@ def _light(frame: Frame) -> str:
     return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
 
 
-def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Refusal | None:
+def refusal_of(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Refusal | None:
+    """Why ``track`` is not admitted in ``frame``, which ``gate`` has just seen."""
     width, height = frame.main.width, frame.main.height
     if isinstance(gate, ZoneGate):
         return gate.refusal(track, frame_width=width, frame_height=height, timestamp_ns=frame.timestamp_ns)
@@ -78,6 +79,11 @@ def _refusal(gate: Gate, track: Track, tracks: list[Track], frame: Frame) -> Ref
 def _words(track: Track, refusal: Refusal | None, limits: FaceLimits) -> str:
     size = min(track.face.width, track.face.height)
     turn = head_pose(track.face.landmarks).turn
+    return f"face {size:.0f} px, turned {turn:.0f} degrees: {why(refusal, limits)}"
+
+
+def why(refusal: Refusal | None, limits: FaceLimits) -> str:
+    """Say in words what somebody who aims should do about it."""
     reasons: dict[Refusal | None, str] = {
         None: "accepted here",
         "outside_zone": "outside the zone",
@@ -87,4 +93,4 @@ def _words(track: Track, refusal: Refusal | None, limits: FaceLimits) -> str:
         "shut": "the button is not pressed",
         "not_nearest": "somebody else is nearer",
     }
-    return f"face {size:.0f} px, turned {turn:.0f} degrees: {reasons[refusal]}"
+    return reasons[refusal]

@@ -31,6 +31,7 @@ from agent.unit.capturing import Embeds
 from agent.unit.cards import card_numbers
 from agent.unit.command_log import CommandLog
 from agent.unit.confirm import Confirming
+from agent.unit.console_open import console_handlers
 from agent.unit.endings import Endings
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.facts import public_facts
@@ -248,7 +249,7 @@ def command_side(
         clock=clock,
         on_site_key=commands.obey,
     )
-    handlers = make_handlers(
+    handlers = console_handlers(config, clock) | make_handlers(
         Parts(
             gallery=stores.gallery,
             outbox=stores.outbox,

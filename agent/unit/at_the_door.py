@@ -118,32 +118,6 @@ def lights(config: Config) -> dict[str, OutputSpec]:
     return {name: OutputSpec(one.chip, one.line, one.active_low) for name, one in shown.items() if one is not None}
 
 
-def absent(config: Config) -> list[str]:
-    """What the file names and this machine has not, a sentence each; nothing is opened."""
-    found: list[str] = []
-    for name, one in buttons(config):
-        if isinstance(one, GpioInput) and not one.chip.exists():
-            found.append(f"{name}.chip: there is no {one.chip} on this machine: name a chip that gpiodetect shows")
-        if isinstance(one, KeyInput) and not one.device.exists():
-            found.append(f"{name}.device: there is no {one.device}: plug it in, or name one of /dev/input/by-id")
-    outputs = [*((f"outputs: {name}", one.line) for name, one in pulses(config).items())]
-    outputs += [(f"feedback.{name}", one) for name, one in lights(config).items()]
-    found += [
-        f"{name}: there is no {one.chip} on this machine: name a chip that gpiodetect shows"
-        for name, one in outputs
-        if not one.chip.exists()
-    ]
-    for reader in (one for one in config.outputs if isinstance(one, OsdpOutput)):
-        if not reader.device.exists():
-            place = f"outputs: {reader.name}.device"
-            found.append(f"{place}: there is no {reader.device}: plug the adapter in, or name one of /dev/serial/by-id")
-        try:
-            read_panel_key(reader.key_file)
-        except PosternError as error:
-            found.append(f"outputs: {reader.name}.key_file: {error}")
-    return found
-
-
 def takes_requests(config: Config) -> bool:
     """Whether a signed command may open the window."""
     return any(isinstance(one, CommandInput) for _, one in buttons(config))
@@ -322,6 +296,10 @@ class Door:
         if admitted:
             self._verification.acting()
             self._feedback.acting()
+
+    def announce(self, text: str | None) -> None:
+        """Show ``text`` on the display while nobody is there to be told anything; from any thread."""
+        self._feedback.announce(text)
 
     def prompt(self, prompt: Prompt | None) -> None:
         """What somebody is to do whose liveness is checked, from now on; None when there is nothing."""

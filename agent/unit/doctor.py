@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ from agent.clock import Clock
 from agent.config.camera import RtspCamera
 from agent.config.door import CommandInput
 from agent.config.schema import Config
+from agent.console.link import can_listen
+from agent.console.opening import host_of, read_opening
 from agent.detect.change import ChangeTest
 from agent.door.acts import Request
 from agent.door.codes import QrCodes
@@ -31,7 +34,7 @@ from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
-from agent.unit.at_the_door import buttons, lights, make_input, panels, pulses, reads_tokens, switch_off
+from agent.unit.at_the_door import lights, make_input, panels, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
 from agent.unit.epochs import load_epoch_keys
@@ -42,6 +45,7 @@ from agent.unit.looking import make_change_test, resolution
 from agent.unit.start_log import UNASKED_CLOCK
 from agent.unit.stores import open_gallery
 from agent.unit.tokens import load_token_list, shortcomings
+from agent.unit.wiring import all_buttons
 from agent.uplink.health import read_disk_free
 
 CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
@@ -272,7 +276,7 @@ def tell_looking(config: Config, change: ChangeTest, camera: CameraInfo, input_s
 
 def check_inputs(config: Config, clock: Clock) -> Found:
     """Each button is there, free, and heard when somebody presses it."""
-    wanted = [(name, one) for name, one in buttons(config) if not isinstance(one, CommandInput)]
+    wanted = [(name, one) for name, one in all_buttons(config) if not isinstance(one, CommandInput)]
     if not wanted:
         yield "ok", "no button; who enrols turns their head as the unit asks"
     for name, one in wanted:
@@ -325,6 +329,24 @@ def check_outputs(config: Config, clock: Clock) -> Found:
             yield "fault", f"{name}: {spec} does not talk to this unit: {advice}"
 
 
+def check_console(config: Config, clock: Clock) -> Found:
+    """The console's address is this machine's, and what it is made of is installed."""
+    console = config.console
+    if console is None:
+        yield "ok", "none"
+        return
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        yield "fault", f"{' and '.join(missing)} not installed: apt install python3-starlette python3-uvicorn"
+    elif not can_listen(console.address, console.port):
+        yield "fault", f"{console.address} is no address of this machine: correct console.address"
+    else:
+        opening = read_opening(console.folder, clock)
+        left = 0 if opening is None else opening.seconds_left(clock)
+        where = f"https://{host_of(console.address, console.port)}/"
+        yield "ok", f"{where}, open for {left} s" if left else f"{where}, closed"
+
+
 CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "folders": check_folders,
     "disk": check_disk,
@@ -340,6 +362,7 @@ CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
     "tokens": check_tokens,
     "outputs": check_outputs,
     "broker": check_broker,
+    "console": check_console,
 }
 
 

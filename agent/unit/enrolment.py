@@ -127,6 +127,15 @@ class _Open:
     complete: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What was told last, and of which session."""
+
+    name: str
+    data: dict[str, Any] | None
+    end: tuple[str, str] | None
+
+
 class LiveEnrolment:
     """See the module. ``tell`` takes a session's name and what to report about it, and must not block.
 
@@ -143,7 +152,8 @@ class LiveEnrolment:
         gate: Gate,
         act: Callable[[], OnTheSpot],
     ) -> None:
-        self._registrar, self._clock, self._tell = registrar, clock, tell
+        self._registrar, self._clock = registrar, clock
+        self._hear, self._last = tell, _Report("", None, None)
         self._gate, self._act = gate, act
         self._lock = threading.Lock()
         self._open: _Open | None = None
@@ -178,6 +188,11 @@ class LiveEnrolment:
                 **_state(self._open, "capturing", Progress(0, session.wanted, None)),
                 "seconds": SESSION_NS // 10**9,
             }
+
+    def last(self, name: str) -> tuple[dict[str, Any] | None, tuple[str, str] | None] | None:
+        """What was told last of the session ``name``; None when nothing was, or another one was told of since."""
+        last = self._last
+        return (last.data, last.end) if last.name == name else None
 
     def press(self, now_ns: int) -> None:
         """Take a press of the button by which people enrol; runs on the pipeline's thread."""
@@ -258,6 +273,10 @@ class LiveEnrolment:
         with self._lock:
             if self._open is not None and self._clock.monotonic_ns() > self._open.ends_ns:
                 self._end("timed_out", ADVICE["timed_out"])
+
+    def _tell(self, name: str, data: dict[str, Any] | None, end: tuple[str, str] | None) -> None:
+        self._last = _Report(name, data, end)
+        self._hear(name, data, end)
 
     def _named(self, name: str) -> _Open:
         if self._open is None or self._open.name != name:

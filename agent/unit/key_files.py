@@ -44,3 +44,4 @@ class KeptFiles:
         self.time = outbox.with_name("time.json")
         self.generation = outbox.with_name("generation.json")
         self.pause = outbox.with_name("paused")
+        self.console_opened = outbox.with_name("console-opened")

@@ -42,6 +42,7 @@ from agent.timing import StageTimes
 from agent.unit import assemble, facts
 from agent.unit.at_the_door import Door, make_gate
 from agent.unit.confirm import Confirming
+from agent.unit.console import ConsoleDone, ConsoleSide
 from agent.unit.epochs import load_epoch_keys
 from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
@@ -75,11 +76,9 @@ class Service:
         self._withheld: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
-        key = assemble.load_key(config)
-        models = assemble.load_models(config)
+        key, models = assemble.load_key(config), assemble.load_models(config)
         policy = assemble.load_policy(config, models)
-        self._model, self._range = models.embedder.model, MeasuredRange(policy)
-        self._policy = policy
+        self._policy, self._model, self._range = policy, models.embedder.model, MeasuredRange(policy)
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
         self._facts |= {"model": self._model, "kid": key.kid}
         self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
@@ -95,13 +94,11 @@ class Service:
             on_problem=self._problem,
         )
         self._forgetting.settle(doubted=stores.generation.doubted())
-        self._epoch_keys = load_epoch_keys(config)
-        self._mailbox = Mailbox()
+        self._epoch_keys, self._mailbox = load_epoch_keys(config), Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
         registrar = assemble.make_registrar(config, models, policy, stores, clock=clock, random=world.random)
-        answers = assemble.make_answers(config, key)
-        gate = make_gate(config)
+        answers, gate = assemble.make_answers(config, key), make_gate(config)
         self._enrolment = assemble.make_enrolment(
             config, registrar, gate, self._mailbox, answers, clock=clock, random=world.random
         )
@@ -119,6 +116,8 @@ class Service:
             on_problem=self._problem,
         )
         stack.callback(self._door.close)
+        done = ConsoleDone(stores.generation.advance, self._log, self._problem)
+        self._console = ConsoleSide(config, models.detector, self._enrolment, self._door, world, done)
         self._liveness = make_liveness(config, models.detector, random=world.random, prompt=self._prompt)
         self._endings = assemble.make_endings(config, clock, weeks=self._weeks)
         self._recorder = self._make_recorder(policy.digest)
@@ -137,8 +136,8 @@ class Service:
             liveness=self._liveness,
             presence=self._presence,
             record=self._record,
-            enrol=self._enrolment.offer,
-            enrolling=lambda: self._enrolment.capturing,
+            enrol=self._console.offer,
+            enrolling=lambda: self._console.busy,
             read=self._read,
             acting=self._door.see,
             times=self.times,
@@ -204,22 +203,24 @@ class Service:
                 with self._camera:
                     self._mailbox.info_changed()  # now it can say which camera
                     self._camera.while_waiting = waiting
+                    self._console.start()
                     pipeline.run(self._stages, keep_going=after_frame)
             finally:
                 self._forget_faces()
                 self._stages.change.forget()
+                self._console.stop()
                 self._door.close()
                 self._housekeeping.stop()
                 self._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
                 self._recorder.unit("stopping")
                 self._log("stopped")
         if self._config.profile == "demo":
-            elapsed_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-            tell_times(self._frames, elapsed_s, self._stages.change, self.times)
+            tell_times(self._frames, (self._clock.monotonic_ns() - began_ns) / 1e9, self._stages.change, self.times)
 
     def check_ended(self) -> None:
         """Raise RetryError while a thread of this run is left: beside it no other may begin, only a new process."""
-        left = [part.name for part in (self._uplink.thread, self._housekeeping.thread) if part.is_alive()]
+        own = (self._uplink.thread, self._housekeeping.thread, *self._console.threads)
+        left = [one.name for one in own if one.is_alive()]
         if left:
             raise RetryError(f"{' and '.join(left)} did not end in time: the unit ends, and has to be started anew")
 

@@ -40,14 +40,17 @@ IO_MODULES = {
     "pickle": (),
     "picamera2": ("camera",),
     "requests": (),
-    "socket": ("camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "bridge.syslog"),
+    "socket": (
+        "camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk", "bridge.syslog",
+        "console.link",
+    ),
     "sqlite3": ("sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),
     "ssl": ("mqtt", "unit.broker_check", "bridge.post", "bridge.syslog"),
     "subprocess": (),
     "urllib.request": (),
     "yaml": ("strict_yaml",),
     "zxingcpp": ("door.codes",),
-}
+}  # fmt: skip
 
 # The floors of the house. A room may know lower floors, and on the data path the rooms to its left.
 FLOORS = {
@@ -55,7 +58,7 @@ FLOORS = {
     "config": 2,
     "mqtt": 3, "audit": 3, "inference": 3, "camera": 3, "camera.scene": 3, "notices": 3,
     "detect": 4, "embed": 4, "gallery": 4, "match": 4, "door": 4, "outbox": 4,
-    "uplink": 5, "subscribe": 5, "site": 5,
+    "uplink": 5, "subscribe": 5, "site": 5, "console": 5,
     "pipeline": 6, "unit": 6, "bridge": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
@@ -81,6 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "uplink": ("mqtt", "outbox.queue", "protocol"),
     "bridge": ("mqtt.connection", "mqtt.credentials", "protocol", "subscribe"),
     "bridge.settings": ("config.check",),
+    "console": ("protocol.names",),
     "subscribe": ("mqtt.connection", "mqtt.credentials", "mqtt.refusals", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
     "site.delegation": ("mqtt.connection", "mqtt.credentials"),
@@ -90,8 +94,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "site.service": ("mqtt.connection",),
     # The command line has no logic: beside what it calls it knows records that it reads or prints.
     "cli": (
-        "unit", "site", "subscribe", "bridge", "notices", "protocol", "config", "audit.chain", "gallery.consent",
-        "gallery.records", "match.policy", "mqtt.connection", "mqtt.credentials",
+        "unit", "site", "subscribe", "bridge", "console", "notices", "protocol", "config", "audit.chain",
+        "gallery.consent", "gallery.records", "match.policy", "mqtt.connection", "mqtt.credentials",
     ),
     "cli.audit": ("gallery.database",),
     "__main__": ("cli",),
@@ -102,6 +106,9 @@ NEVER_LOADED = {
     "subscribe": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
     "bridge": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
     "site": ("numpy", "agent.camera", "agent.gallery", "agent.inference"),
+    "console": ("numpy", "PIL", "agent.camera", "agent.detect", "agent.gallery", "agent.inference", "agent.unit"),
+    "cli.console": ("numpy", "PIL", "agent.camera", "agent.detect", "agent.gallery", "agent.inference"),
+    "unit.examiner": ("numpy", "PIL", "agent.camera", "agent.detect", "agent.inference"),
 }
 
 # Who may read the configuration: the command line, and the assembly that turns it into plain arguments. Camera settings

@@ -30,7 +30,7 @@ def config(**changes: object) -> Config:
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in BASE.items()}
     for key, value in changes.items():
         if isinstance(value, dict) and "source" not in value and "kind" not in value:
-            data[key] = {**data[key], **value}
+            data[key] = {**(data.get(key) or {}), **value}
         else:
             data[key] = value
     return parse_config(yaml.safe_dump(data, sort_keys=False).encode(), Path("unit.yaml"))
@@ -147,7 +147,7 @@ def test_the_example_loads() -> None:
 
 def test_every_alternative_of_the_example_loads() -> None:
     blocks = _alternatives()
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         said = yaml.safe_load(block)
         config(profile="demo", **{"liveness": "require" if "rules" in said else "not_checked", **said})

@@ -16,8 +16,9 @@ from agent.door.keys import KeyButton
 from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import ConfigError, DeviceLostError
-from agent.unit.at_the_door import Door, absent, make_gate, switch_off
+from agent.unit.at_the_door import Door, make_gate, switch_off
 from agent.unit.doctor import examine
+from agent.unit.wiring import absent
 from tests.simulators.config import parse_config
 from tools.lib.rig.board import Board, BoardLines
 

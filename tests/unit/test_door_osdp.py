@@ -22,10 +22,11 @@ from agent.match.records import Match
 from agent.notices.assessment import make_assessment
 from agent.notices.notice import make_notice, notice_id
 from agent.subject import SubjectId
-from agent.unit.at_the_door import Door, absent, make_gate
+from agent.unit.at_the_door import Door, make_gate
 from agent.unit.cards import card_numbers, read_panel_key
 from agent.unit.doctor import examine
 from agent.unit.key_files import UnitFiles
+from agent.unit.wiring import absent
 from tests.simulators.config import parse_config
 from tests.simulators.control_panel import BUZZ, GREEN, KEY, OPEN, control_panel
 from tools.lib.rig.board import Board, BoardLines

@@ -13,12 +13,23 @@ import sys
 from typing import Any
 
 from agent.errors import PosternError
-from tools.lib.evaluate import calibrate, detection, fairness, identification, pad, pose, unlinkability, verification
+from tools.lib.evaluate import (
+    calibrate,
+    cover,
+    detection,
+    fairness,
+    identification,
+    pad,
+    pose,
+    unlinkability,
+    verification,
+)
 
 COMMANDS = {
     "verification": (verification, "1:1 over listed pairs"),
     "identification": (identification, "open-set 1:N over one folder per person"),
     "detection": (detection, "faces found, false faces, landmark error"),
+    "cover": (cover, "faces left to be recognised in the pictures of the web console"),
     "calibrate": (calibrate, "impostor scores, and the matching policy that follows"),
     "unlinkability": (unlinkability, "whether two sites' templates of the same people can be linked or inverted"),
     "fairness": (fairness, "false matches within groups of a labelled set"),

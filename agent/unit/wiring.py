@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every button of a unit, and what its configuration names that this machine has not."""
+
+from __future__ import annotations
+
+from agent.config.door import ButtonInput, GpioInput, KeyInput, OsdpOutput
+from agent.config.schema import Config
+from agent.errors import PosternError
+from agent.unit.at_the_door import buttons, lights, pulses
+from agent.unit.cards import read_panel_key
+
+
+def all_buttons(config: Config) -> list[tuple[str, ButtonInput]]:
+    """The inputs by which people act, and the one that opens the console."""
+    own = config.console.button if config.console is not None else None
+    return [*buttons(config), *([("console.button", own)] if own is not None else [])]
+
+
+def absent(config: Config) -> list[str]:
+    """What the file names and this machine has not, a sentence each; nothing is opened."""
+    found: list[str] = []
+    for name, one in all_buttons(config):
+        if isinstance(one, GpioInput) and not one.chip.exists():
+            found.append(f"{name}.chip: there is no {one.chip} on this machine: name a chip that gpiodetect shows")
+        if isinstance(one, KeyInput) and not one.device.exists():
+            found.append(f"{name}.device: there is no {one.device}: plug it in, or name one of /dev/input/by-id")
+    outputs = [*((f"outputs: {name}", one.line) for name, one in pulses(config).items())]
+    outputs += [(f"feedback.{name}", one) for name, one in lights(config).items()]
+    found += [
+        f"{name}: there is no {one.chip} on this machine: name a chip that gpiodetect shows"
+        for name, one in outputs
+        if not one.chip.exists()
+    ]
+    for reader in (one for one in config.outputs if isinstance(one, OsdpOutput)):
+        if not reader.device.exists():
+            place = f"outputs: {reader.name}.device"
+            found.append(f"{place}: there is no {reader.device}: plug the adapter in, or name one of /dev/serial/by-id")
+        try:
+            read_panel_key(reader.key_file)
+        except PosternError as error:
+            found.append(f"outputs: {reader.name}.key_file: {error}")
+    return found

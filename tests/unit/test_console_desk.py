@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running unit's side of its console: the socket, the zone that was drawn, the display, the checks' child."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.config.console import Console, refuse_address
+from agent.config.drawn import as_drawn, draw, zone_file
+from agent.config.schema import Config, ZoneActivation
+from agent.console.link import MAX_ASK_BYTES, ask, can_listen, socket_of
+from agent.console.opening import Opening, close, digest_of_code, make_opening, write_opening
+from agent.door.acts import Inputs
+from agent.errors import ConfigError, PosternError, RefusedError, RetryError
+from agent.unit.console_open import open_console
+from agent.unit.desk import Desk
+from agent.unit.examiner import Examiner
+from tests.simulators.broker import wait_until
+from tests.simulators.config import parse_config
+from tools.lib.demo.site import NOTICE, PURPOSE
+
+
+def config(folder: Path, polygon: str = "[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]", more: str = "") -> Config:
+    text = f"""
+profile: production
+purpose: {PURPOSE}
+unit: {{site: hq, id: door-1, name: Door}}
+notice: {{version: "1", operator: "{NOTICE["operator"]}", alternative: "{NOTICE["alternative"]}"}}
+camera: {{source: picamera2}}
+activation: {{kind: zone, name: door, polygon: {polygon}}}
+broker: {{host: broker.example.org}}
+outbox: {{path: outbox.db}}
+{more}
+"""
+    return parse_config(text.encode(), folder / "config.yaml")
+
+
+class Unit:
+    """A desk with one act, and what it noticed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock, self.noticed = SystemClock(), list[Opening | None]()
+        self.settings = Console(address="127.0.0.1", folder=folder / "run")
+        self.settings.folder.mkdir()
+        self.problems: list[PosternError] = []
+        acts: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+            "say": lambda arguments: {"said": dict(arguments)},
+            "refuse": self._refuse,
+            "break": lambda _: {"never": 1 // 0},
+        }
+        self.desk = Desk(
+            self.settings,
+            acts,
+            self.clock,
+            noticed=self.noticed.append,
+            button=Inputs((), clock=self.clock, on_problem=self.problems.append),
+            pressed=lambda: None,
+            on_problem=self.problems.append,
+        )
+
+    def _refuse(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise RefusedError("not so: do it another way")
+
+    def open(self) -> None:
+        opening = make_opening(self.clock, code=digest_of_code("x"), minutes=1, scope="aim", by="unit")
+        write_opening(self.settings.folder, opening)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(ask(self.settings.folder, "say", {}))
+        except RetryError:
+            return False
+
+    def raw(self, content: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(5)
+            link.connect(str(socket_of(self.settings.folder)))
+            link.sendall(content)
+            return link.recv(65536)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Any:
+    made = Unit(tmp_path)
+    made.desk.start()
+    yield made
+    made.desk.stop()
+
+
+def test_nothing_answers_before_it_is_opened_and_after_it_is_closed(unit: Unit) -> None:
+    with pytest.raises(RetryError):
+        ask(unit.settings.folder, "say", {})
+    unit.open()
+    assert ask(unit.settings.folder, "say", {"what": "x"}) == {"said": {"what": "x"}}
+    assert socket_of(unit.settings.folder).stat().st_mode & 0o777 == 0o600
+    close(unit.settings.folder)
+    wait_until(lambda: len(unit.noticed) == 2)
+    assert [one is None for one in unit.noticed] == [False, True]
+    wait_until(lambda: not socket_of(unit.settings.folder).exists())
+
+
+def test_every_question_gets_one_sentence_and_none_ends_the_desk(unit: Unit) -> None:
+    unit.open()
+    with pytest.raises(RefusedError, match="not so"):
+        ask(unit.settings.folder, "refuse", {})
+    with pytest.raises(RefusedError, match="a fault of this program"):
+        ask(unit.settings.folder, "break", {})
+    with pytest.raises(RefusedError, match="no such act"):
+        ask(unit.settings.folder, "other", {})
+    for content in (b"\n", b"\xff\n", b'{"do":1}\n', b'{"do":"say","x":1.5}\n', b"[" * 9000 + b"\n", b"{}\n"):
+        assert b'"error"' in unit.raw(content)
+    assert b'"error"' in unit.raw(b"x" * (MAX_ASK_BYTES + 1))
+    with pytest.raises(RefusedError, match="too long"):
+        ask(unit.settings.folder, "say", {"what": "x" * MAX_ASK_BYTES})
+    assert ask(unit.settings.folder, "say", {"do": "break"}) == {"said": {}}, "what is asked is the console's to say"
+    assert unit.desk.thread.is_alive()
+    assert unit.problems == []
+
+
+def test_whoever_connects_and_says_nothing_keeps_nobody_waiting_for_long(unit: Unit) -> None:
+    unit.open()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.connect(str(socket_of(unit.settings.folder)))
+        assert ask(unit.settings.folder, "say", {}) == {"said": {}}
+
+
+def test_a_zone_that_was_drawn_counts_until_the_file_says_another(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    assert as_drawn(made) == made
+    draw(made, ((200, 200), (800, 200), (800, 800)))
+    drawn = as_drawn(made)
+    assert isinstance(drawn.activation, ZoneActivation)
+    assert drawn.activation.polygon == ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8))
+    assert as_drawn(drawn) == drawn
+    draw(drawn, ((300, 300), (800, 300), (800, 800)))
+    again = as_drawn(made)
+    assert isinstance(again.activation, ZoneActivation)
+    assert again.activation.polygon[0] == (0.3, 0.3), "drawn twice, it still stands for the file's"
+    other = config(tmp_path, "[[0.1, 0.1], [0.5, 0.1], [0.9, 0.9]]")
+    assert as_drawn(other) == other, "who changes the file has the last word"
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        (),
+        ((1, 1), (2, 2)),
+        ((200, 200), (800, 800), (800, 200), (200, 800)),
+        ((0, 0), (1001, 0), (0, 1000)),
+        ((0, 0), (-1, 0), (0, 1000)),
+        ((0, 0), (10, 0), (0, 10)),
+        tuple((n * 50, n * n) for n in range(17)),
+    ],
+)
+def test_a_zone_that_the_file_could_not_hold_is_not_kept(tmp_path: Path, corners: Any) -> None:
+    made = config(tmp_path)
+    with pytest.raises(RefusedError) as refused:
+        draw(made, corners)
+    assert "\n" not in str(refused.value)
+    assert not zone_file(made).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"v":1,"instead_of":[],"corners":[]}', b"\xff" * 5000])
+def test_a_damaged_or_foreign_zone_is_as_none(tmp_path: Path, content: bytes) -> None:
+    made = config(tmp_path)
+    zone_file(made).write_bytes(content)
+    zone_file(made).chmod(0o600)
+    assert as_drawn(made) == made
+    draw(made, ((200, 200), (800, 200), (800, 800)))
+    zone_file(made).chmod(0o644)
+    assert as_drawn(made) == made, "whoever can write it could be another"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "8.8.8.8", "224.0.0.1", "door-1.local", "192.168.1.300", ""])
+def test_the_console_listens_at_no_address_of_the_world(tmp_path: Path, address: str) -> None:
+    assert refuse_address(address) is not None
+    with pytest.raises(ConfigError, match=r"console\.address"):
+        config(tmp_path, more=f'console: {{address: "{address}"}}')
+
+
+def test_the_console_listens_in_the_local_network() -> None:
+    for address in ("192.168.1.30", "10.0.0.1", "127.0.0.1", "fd00::1"):
+        assert refuse_address(address) is None
+    assert can_listen("127.0.0.1", 8443)
+    assert not can_listen("192.0.2.1", 8443)
+
+
+def test_a_button_without_a_display_and_a_unit_without_a_console_open_nothing(tmp_path: Path) -> None:
+    button = "{kind: gpio, chip: /dev/gpiochip0, line: 4}"
+    with pytest.raises(ConfigError, match=r"console\.button: shows its code on a display"):
+        config(tmp_path, more=f"console: {{address: 192.168.1.30, button: {button}}}")
+    with pytest.raises(RefusedError, match="has no console"):
+        open_console(config(tmp_path), SystemClock(), code=digest_of_code("x"), scope="aim", by="unit")
+
+
+def test_checks_are_done_beside_threads_by_a_child_that_was_there_before(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    with Examiner(made, SystemClock()) as examiner:
+        found: list[Any] = []
+        asking = threading.Thread(target=lambda: found.append((examiner.checks(), examiner.examine("memory"))))
+        asking.start()
+        asking.join(30)
+    (names, findings) = found[0]
+    assert {"disk", "camera", "console"} <= set(names)
+    assert findings
+    assert {"check", "state", "text"} == set(findings[0])
