@@ -39,9 +39,10 @@ class Request:
         self._asked.set()
 
     def pressed(self) -> bool:
-        asked = self._asked.is_set()
+        if not self._asked.is_set():
+            return False  # and not cleared: what is asked for at this moment counts at the next look
         self._asked.clear()
-        return asked
+        return True
 
     def close(self) -> None:
         self._asked.clear()

@@ -10,13 +10,18 @@ lights of ``again``, and as the text the sentence that says why: what is wrong w
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from agent.clock import Clock
 from agent.door.lines import OutputLine
 from agent.errors import DeviceLostError, PosternError, StorageError
+from agent.files import PUBLIC_MODE
 
 Shown = Literal["ready", "wait", "granted", "again", "press", "front", "left", "right", "up", "down"]
 
@@ -36,13 +41,18 @@ GRANTED_NS = 3_000_000_000  # long enough to be read
 WAIT_NS = 4_000_000_000  # from the act to ``again``: longer than any attempt takes, the same for everybody
 AGAIN_NS = 3_000_000_000
 REFUSED_NS = 5_000_000_000  # a sentence takes longer to read
+MAX_TEXT_BYTES = 512  # of a text
 ACT_GAP_NS = 1_000_000_000  # nobody admitted for so long: the act is over
+
+_A_TEXT = re.compile(rb"(ready|[ !'-z]* [ !'-z]*)?\n?")  # one line of words, of this release or another
 
 
 class Feedback:
     """Shows one thing at a time; owned by the pipeline's thread.
 
-    ``lights`` are lines by what they show; ``text`` is a file that a display program shows.
+    ``lights`` are lines by what they show; ``text`` is a file that a display program shows. Where a ``press`` is the
+    act there is one answer to each; else somebody acts anew who was away for ``ACT_GAP_NS``. A press admits somebody
+    who is refused for a shorter time than a stranger, so who comes back must not tell them apart.
     """
 
     def __init__(
@@ -50,11 +60,13 @@ class Feedback:
         lights: Mapping[Shown, Sequence[OutputLine]],
         text: Path | None,
         *,
+        press: bool,
         clock: Clock,
         on_problem: Callable[[PosternError], None],
     ) -> None:
         self._lights, self._text, self._clock, self._on_problem = dict(lights), text, clock, on_problem
-        self._shown: Shown | None = None
+        self._press = press
+        self._lit: dict[int, bool] = {}  # each line as it is, as far as that is known
         self._act_ns: int | None = None  # since when somebody is acting
         self._seen_ns = 0  # when somebody who acts was seen last
         self._told = False  # whoever still stands there knows how it ended
@@ -62,13 +74,13 @@ class Feedback:
         self._guide: Shown | None = None
         self._refusal: tuple[str, int] | None = None  # the sentence, and until when it is shown
         self._announced: str | None = None
-        self._said: str | None = None
+        self._written: str | None = None
         self._show("ready")
 
     def acting(self) -> None:
         """Somebody's face is admitted in this frame."""
         now_ns = self._clock.monotonic_ns()
-        if now_ns - self._seen_ns > ACT_GAP_NS:
+        if now_ns - self._seen_ns > ACT_GAP_NS and not self._press:
             self._told = False
         self._seen_ns = now_ns
         if self._act_ns is None and not self._told:
@@ -103,7 +115,7 @@ class Feedback:
     def close(self) -> None:
         """Switch everything off."""
         self._show("ready")
-        for line in {id(line): line for lines in self._lights.values() for line in lines}.values():
+        for line in self._each_line():
             try:
                 line.close()
             except DeviceLostError as error:
@@ -131,33 +143,61 @@ class Feedback:
         return "ready"
 
     def _show(self, shown: Shown) -> None:
-        before, self._shown = self._shown, shown
-        try:
-            if shown != before:
-                self._switch(before, shown)
-            text = (shown == "ready" and self._announced) or TEXTS[shown]
-            if shown == "again" and self._refusal is not None:
-                text = self._refusal[0]
-            if self._text is not None and text != self._said:
-                self._said = text
-                _write(self._text, text)
-        except PosternError as error:  # a lamp that is broken keeps no door from deciding
-            self._on_problem(error)
-
-    def _switch(self, before: Shown | None, shown: Shown) -> None:
+        """Each part by itself: a lamp that is broken keeps no door from deciding, and no other lamp from its word."""
         on = self._lights.get(shown, ())
-        for line in self._lights.get(before, ()) if before is not None else ():
-            if not any(line is other for other in on):
-                line.set(on=False)
-        for line in on:
-            line.set(on=True)
+        for line in self._each_line():
+            lit = any(line is other for other in on)
+            if self._lit.get(id(line), False) == lit:
+                continue
+            try:
+                line.set(on=lit)
+                self._lit[id(line)] = lit
+            except DeviceLostError as error:
+                self._on_problem(error)
+        text = (shown == "ready" and self._announced) or TEXTS[shown]
+        if shown == "again" and self._refusal is not None:
+            text = self._refusal[0]
+        if self._text is not None and self._written != text:
+            try:
+                write_text(self._text, text)
+                self._written = text
+            except StorageError as error:
+                self._on_problem(error)
+
+    def _each_line(self) -> list[OutputLine]:
+        return list({id(line): line for lines in self._lights.values() for line in lines}.values())
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the text whole; it need not survive anything."""
-    fresh = path.with_name(path.name + ".new")
+def write_text(path: Path, text: str) -> None:
+    """Replace the text whole; it need not survive anything. Raises StorageError.
+
+    Nothing but such a text is replaced, and no link is followed: a path that somebody mistyped, or laid a trap at,
+    costs no other file, and the unit never waits for one.
+    """
+    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(text + "\n")
+        _check_ours(path)
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PUBLIC_MODE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(re.sub("[^ !'-z]", "?", text)[: MAX_TEXT_BYTES - 1] + "\n")
         fresh.replace(path)
     except OSError as error:
-        raise StorageError(f"cannot write {path} ({error.strerror}): make its folder writable") from error
+        with suppress(OSError):
+            fresh.unlink()
+        raise StorageError(f"cannot write {path} ({error.strerror}): make its folder writable, with space") from error
+
+
+def _check_ours(path: Path) -> None:
+    """Raises StorageError when something else lies there than a text of ours, or nothing yet, in a plain file."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        ours = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_TEXT_BYTES
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) if ours else -1
+        if descriptor >= 0:
+            with os.fdopen(descriptor, "rb") as file:
+                ours = _A_TEXT.fullmatch(file.read(MAX_TEXT_BYTES + 1)) is not None
+        if not ours:
+            raise StorageError(
+                f"{path} holds no text of a display: name another file as feedback.text, or move it away"
+            )

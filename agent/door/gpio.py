@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpiod import LineRequest
 
 CONSUMER = "postern"  # as ``gpioinfo`` shows it
+MAX_READS = 16  # of the kernel's buffer at one look: a line that flutters must not hold up the frames
 MISSING = "gpiod is missing: install python3-gpiod (libgpiod 2), or the wheel gpiod"
 
 
@@ -56,7 +57,9 @@ class _GpioButton:
     def pressed(self) -> bool:
         with _explained(self._spec):
             found = False
-            while self._request.wait_edge_events(timedelta(0)):
+            for _ in range(MAX_READS):
+                if not self._request.wait_edge_events(timedelta(0)):
+                    break
                 found = bool(self._request.read_edge_events()) or found
             return found
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evdev import InputDevice
 
 DOWN = 1  # value of a key event: 0 is up, 2 is a repeat (linux/input.h)
+MAX_EVENTS = 4096  # at one look: a device that sends without end must not hold up the frames
 MISSING = "evdev is missing: install python3-evdev"
 
 
@@ -50,7 +51,9 @@ class KeyButton:
     def pressed(self) -> bool:
         found = False
         try:
-            while (event := self._device.read_one()) is not None:
+            for _ in range(MAX_EVENTS):
+                if (event := self._device.read_one()) is None:
+                    break
                 found = found or (event.type == self._kind and event.code == self._code and event.value == DOWN)
         except OSError as error:
             raise DeviceLostError(f"{self} cannot be used: {_advice(error)}") from error

@@ -7,9 +7,15 @@ goes away is a ``DeviceLostError``, never silence.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+from agent.clock import Clock
+from agent.errors import DeviceLostError
+
+REOPEN_NS = 1_000_000_000  # between attempts to take an output line again that went away
 
 Bias = Literal["as_is", "disabled", "pull_up", "pull_down"]
 
@@ -73,3 +79,42 @@ class Lines(Protocol):
     def open_input(self, spec: InputSpec) -> Input: ...
 
     def open_output(self, spec: OutputSpec) -> OutputLine: ...
+
+
+class KeptLine:
+    """An output line that is taken again once it is back, as of a board on USB that was pulled out.
+
+    A line that is taken is off. ``set`` raises DeviceLostError while it cannot be switched.
+    """
+
+    def __init__(self, lines: Lines, spec: OutputSpec, clock: Clock) -> None:
+        """Take it; raises DeviceLostError."""
+        self._lines, self._spec, self._clock = lines, spec, clock
+        self._line: OutputLine | None = lines.open_output(spec)
+        self._retry_ns = clock.monotonic_ns()
+
+    def set(self, *, on: bool) -> None:
+        if self._line is not None:
+            try:
+                self._line.set(on=on)
+            except DeviceLostError:
+                if self._clock.monotonic_ns() < self._retry_ns:
+                    raise
+            else:
+                return
+        self._take_again().set(on=on)
+
+    def close(self) -> None:
+        """Switch it off and let go of it; raises DeviceLostError."""
+        line, self._line = self._line, None
+        self._retry_ns = self._clock.monotonic_ns() + REOPEN_NS
+        if line is not None:
+            line.close()
+
+    def _take_again(self) -> OutputLine:
+        if self._clock.monotonic_ns() < self._retry_ns:
+            raise DeviceLostError(f"{self._spec} cannot be used: it went away, and is looked for again")
+        with suppress(DeviceLostError):
+            self.close()
+        self._line = self._lines.open_output(self._spec)
+        return self._line

@@ -8,13 +8,16 @@ the service manager then has ``postern door-off`` switch it off once more. No pu
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.clock import Clock
-from agent.door.lines import Lines, OutputLine, OutputSpec
+from agent.door.lines import KeptLine, Lines, OutputSpec
 from agent.errors import DeviceLostError, PosternError
+
+log = logging.getLogger("postern")
 
 MAX_PULSE_NS = 60_000_000_000  # a minute; what must stay open longer is no pulse
 TICK_S = 0.02  # between looks at what is due: the error of a pulse's length
@@ -36,7 +39,7 @@ class Outputs:
     """The output lines of one unit; thread-safe.
 
     ``on_problem`` gets what keeps a line from being switched. A line that could not be switched off is tried again at
-    every tick.
+    every tick; one that went away is taken again, off, once it is back.
     """
 
     def __init__(
@@ -46,10 +49,10 @@ class Outputs:
         self._specs, self._clock, self._on_problem = dict(specs), clock, on_problem
         self._lock = threading.Lock()
         self._ends_ns: dict[str, int] = {}
-        self._lines: dict[str, OutputLine] = {}
+        self._lines: dict[str, KeptLine] = {}
         try:
             for name, spec in self._specs.items():
-                self._lines[name] = lines.open_output(spec.line)
+                self._lines[name] = KeptLine(lines, spec.line, clock)
         except PosternError:
             self.close()
             raise
@@ -95,7 +98,7 @@ class Outputs:
 
 
 class Ticking:
-    """Calls ``tick`` on a thread of its own until it is stopped."""
+    """Calls ``tick`` on a thread of its own until it is stopped, whatever it raises: nothing else ends a pulse."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
@@ -110,5 +113,13 @@ class Ticking:
         self._thread.join(1.0)
 
     def _run(self) -> None:
+        failed = False
         while not self._stop.wait(TICK_S):
-            self._tick()
+            try:
+                self._tick()
+            except Exception as error:  # noqa: BLE001 - as when memory is short for a moment
+                if not failed:  # told once, however long it lasts
+                    log.error("pulses could not be ended (%s): it is tried again", type(error).__name__)  # noqa: TRY400
+                failed = True
+            else:
+                failed = False

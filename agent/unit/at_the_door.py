@@ -32,7 +32,7 @@ from agent.door.challenge import Prompt
 from agent.door.codes import QrCodes
 from agent.door.feedback import Feedback, Shown
 from agent.door.keys import KeyButton
-from agent.door.lines import Input, InputSpec, Lines, OutputLine, OutputSpec
+from agent.door.lines import Input, InputSpec, KeptLine, Lines, OutputLine, OutputSpec
 from agent.door.on_the_spot import ButtonAct, MovesAct, OnTheSpot
 from agent.door.osdp import OsdpPanels, Panel, Panels, PanelSpec
 from agent.door.outputs import Outputs, PulseSpec
@@ -206,7 +206,7 @@ class Door:
             for name, reader in panels(config).items():
                 self._panels[name] = (to_panels or OsdpPanels()).open_panel(reader, clock, on_problem)
             for name, spec in lights(config).items():
-                opened[name] = lines.open_output(spec)
+                opened[name] = KeptLine(lines, spec, clock)
             self._presses = Presses(config, lines, clock=clock, request=self.request, on_problem=on_problem)
         except PosternError:
             self.outputs.close()
@@ -215,7 +215,13 @@ class Door:
             for line in opened.values():
                 line.close()
             raise
-        self._feedback = Feedback(_by_shown(opened), config.feedback.text, clock=clock, on_problem=on_problem)
+        self._feedback = Feedback(
+            _by_shown(opened),
+            config.feedback.text,
+            press=isinstance(gate, ButtonGate),
+            clock=clock,
+            on_problem=on_problem,
+        )
         self._rules = Rules(
             [
                 Rule(

@@ -12,8 +12,9 @@ from agent.camera.open import open_camera
 from agent.clock import Clock, SystemClock
 from agent.config.schema import Config
 from agent.door.acts import Request
+from agent.door.feedback import TEXTS, write_text
 from agent.door.gpio import GpiodLines
-from agent.errors import RefusedError
+from agent.errors import RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
@@ -99,8 +100,18 @@ def check_token(config: Config, data: bytes) -> datetime:
 
 
 def outputs_off(config: Config) -> list[str]:
-    """Switch every output line off; what could not be done, a sentence each."""
-    return switch_off(config, GpiodLines())
+    """Switch every output line off; what could not be done, a sentence each.
+
+    Where nobody holds a line the display shows what it shows at the start: a unit that was killed says no more that
+    somebody may come in.
+    """
+    problems, text = switch_off(config, GpiodLines()), config.feedback.text
+    if not problems and text is not None:
+        try:
+            write_text(text, TEXTS["ready"])
+        except StorageError as error:
+            problems.append(f"feedback.text: {error}")
+    return problems
 
 
 def erase(

@@ -200,7 +200,9 @@ class Display:
     def __init__(self, text: Path) -> None:
         self.clock, self.shown, self.text = SimulatedClock(), [], text
         lights = {"wait": [Lamp(self.shown, "wait")], "granted": [Lamp(self.shown, "granted")]}
-        self.feedback = Feedback(lights, text, clock=self.clock, on_problem=lambda error: pytest.fail(str(error)))
+        self.feedback = Feedback(
+            lights, text, press=False, clock=self.clock, on_problem=lambda error: pytest.fail(str(error))
+        )
 
     def play(self, seconds: float, *, acting: bool, granted_at: float | None = None) -> list[str]:
         texts = []
