@@ -17,7 +17,7 @@ import msgspec
 from agent.config.schema import Config, Point, ZoneActivation
 from agent.errors import KeyStoreError, RefusedError
 from agent.files import read_secret, write_atomic
-from agent.strict_json import StrictJsonError, decode
+from agent.strict_json import StrictJsonError, convert, decode
 
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
 THOUSANDTHS = 1000  # of the picture: what a corner is kept in, a pixel or two
@@ -73,7 +73,7 @@ def _read(config: Config) -> Drawn | None:
 def _with(zone: ZoneActivation, corners: Corners) -> ZoneActivation:
     polygon = tuple((x / THOUSANDTHS, y / THOUSANDTHS) for x, y in corners)
     try:
-        msgspec.convert(polygon, get_type_hints(ZoneActivation, include_extras=True)["polygon"])
+        convert(polygon, get_type_hints(ZoneActivation, include_extras=True)["polygon"])
     except msgspec.ValidationError:
         raise RefusedError("a zone has 3 to 16 corners within the picture: draw it anew") from None
     if (reason := refuse_zone(polygon)) is not None:

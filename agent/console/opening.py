@@ -19,7 +19,7 @@ from agent.clock import Clock
 from agent.errors import KeyStoreError, RefusedError
 from agent.files import make_private_folder, read_secret, remove, write_atomic
 from agent.protocol.names import Digest
-from agent.strict_json import StrictJsonError, decode
+from agent.strict_json import StrictJsonError, convert, decode
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter looks like another or a digit
 CODE_BYTES: Final = 10  # 80 bits: nobody tries them all, not even against the digest
@@ -69,7 +69,7 @@ def make_opening(clock: Clock, *, code: str, minutes: int, scope: Scope, by: By)
             f"a console is open {MIN_MINUTES} to {MAX_MINUTES} minutes: choose a time in that range", reason="bad_args"
         )
     try:
-        msgspec.convert(code, Digest)
+        convert(code, Digest)
     except msgspec.ValidationError:
         raise RefusedError(
             "a code is named by its digest: take what 'postern console code' prints", reason="bad_args"

@@ -30,6 +30,7 @@ from agent.files import write_atomic
 from agent.gallery.consent import MAX_CONSENT_DAYS, AgeClass, ConsentRecord
 from agent.notices.notice import make_notice
 from agent.protocol.names import Digest
+from agent.strict_json import convert
 from agent.unit.at_the_door import Door, make_input
 from agent.unit.consenting import DEFAULT_DAYS, make_record
 from agent.unit.console_open import open_console
@@ -194,7 +195,7 @@ class ConsoleSide:
 
     def _begin(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            asked = msgspec.convert(arguments, _Begin)
+            asked = convert(arguments, _Begin)
         except msgspec.ValidationError:
             raise RefusedError("choose the file that was signed, and how old the person says they are") from None
         consent = make_record(

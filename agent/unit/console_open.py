@@ -16,6 +16,7 @@ from agent.console.opening import By, Scope, host_of, make_opening, write_openin
 from agent.errors import RefusedError
 from agent.protocol.command import Command
 from agent.protocol.names import Digest
+from agent.strict_json import convert
 from agent.unit.key_files import UnitFiles
 from agent.uplink.commands import Handler
 
@@ -58,7 +59,7 @@ def console_handlers(config: Config, clock: Clock) -> dict[str, Handler]:
 
     def begin(command: Command) -> Mapping[str, Any]:
         try:
-            asked = msgspec.convert(command.args, _Ask, strict=False)  # as text too, as a person types them
+            asked = convert(command.args, _Ask, strict=False)  # as text too, as a person types them
         except msgspec.ValidationError:
             raise RefusedError(
                 "console/open takes code (a digest, from 'postern console code'), minutes, and scope (aim or install)",

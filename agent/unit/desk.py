@@ -26,7 +26,7 @@ from agent.console.link import MAX_ASK_BYTES, socket_of
 from agent.console.opening import Opening, read_opening
 from agent.door.acts import Inputs
 from agent.errors import PosternError, RefusedError, in_one_sentence
-from agent.strict_json import StrictJsonError, loads
+from agent.strict_json import StrictJsonError, convert, loads
 
 log = logging.getLogger("postern")
 
@@ -156,7 +156,7 @@ def reread() -> Mapping[str, Any]:
 def corners_in(arguments: Mapping[str, Any]) -> Sequence[tuple[int, int]]:
     """Corners of a zone in thousandths as a page sends them; RefusedError for anything else."""
     try:
-        return msgspec.convert(arguments, _Zone).corners
+        return convert(arguments, _Zone).corners
     except msgspec.ValidationError:
         raise RefusedError("a zone is a list of corners within the picture: draw it anew") from None
 

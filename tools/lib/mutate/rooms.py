@@ -68,7 +68,7 @@ ROOMS = {
     "mqtt": Room(("mqtt/*.py",), ("unit/test_uplink_credentials.py", "unit/test_uplink_session.py")),
     "camera": Room(("camera/*.py",), ("unit/test_camera_*.py",)),
     "files": Room(
-        ("files.py", "keys.py", "clock.py"),
+        ("files.py", "keys.py"),
         ("fault/test_files_power_cut.py", "unit/test_keys.py", "unit/test_uplink_turns.py",
          "unit/test_installers_day.py", "attack/test_site_secrets.py",
          "attack/test_folder_of_the_service.py", "fault/test_site_power_cut.py", "fault/test_gallery_power_cut.py"),
