@@ -94,7 +94,7 @@ def play(folder: Path, *, clock: Clock, random: Callable[[int], bytes]) -> Itera
         ("backlog", missed),  # and what closes it
         ("event", unlisted),  # somebody enrolled whom this map does not know
     ]
-    store = Store(folder / "bridge.db", outputs=[OUTPUT])
+    store = Store(folder / "bridge.db", outputs=[OUTPUT], clock=clock, random=random)
     try:
         for leaf, payload in sent:
             handed = _check(verifier, f"postern/{SITE}/{UNIT}/{leaf}/match", payload, clock.now())

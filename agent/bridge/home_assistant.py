@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import agent
-from agent.bridge.outputs import Item, Sent, is_of_this_moment, may_open
+from agent.bridge.outputs import BATCH_NS, Item, Sent, is_of_this_moment, may_open
 from agent.bridge.people import Person
 from agent.clock import Clock
 from agent.errors import BrokerError
@@ -23,6 +23,7 @@ from agent.mqtt.credentials import load_identity
 ROOT = "postern-people"
 BIRTH = "homeassistant/status"
 EXPIRY_S = 10  # of a message on its way: whoever acts on it later acts on the past
+NOBODY_LISTENS = 0x10  # "no matching subscribers" (MQTT 5, 3.4.2.1)
 ANSWER_S = 5.0  # a broker that does not take a message by then is away
 
 
@@ -49,10 +50,12 @@ class HomeAssistant:
         self._announced: dict[str, Person] = {}
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
-        sent = Sent()
+        sent, began_ns = Sent(), self._clock.monotonic_ns()
         try:
             self._meet(now_s)
             for item in items:
+                if self._clock.monotonic_ns() - began_ns > BATCH_NS and sent.through:
+                    break  # what is said of the rest would be of the past
                 self._say(item, now_s)
                 sent.through = item.record.number
         except BrokerError as error:
@@ -114,15 +117,25 @@ class HomeAssistant:
             self._publish(f"{base}/presence", here, EXPIRY_S)
 
     def _remove(self, name: str) -> None:
-        """An empty description removes a device ("Device discovery payload", Home Assistant's MQTT integration)."""
-        self._publish(self._config_topic(name), b"")
+        """An empty description removes a device ("Device discovery payload", Home Assistant's MQTT integration).
+
+        It does so for a device that it was told of since its start, so that is said once more, without the name in
+        full. Whoever is not listening is waited for: nothing of it is retained.
+        """
+        described = _device(self._site, Person(name, name), self._presence_s)
+        for payload in (described, b""):
+            if self._publish(self._config_topic(name), payload) == NOBODY_LISTENS:
+                raise BrokerError("Home Assistant is not listening, and somebody has to be removed from it: start it")
         self._announced.pop(name, None)
 
     def _config_topic(self, name: str) -> str:
         return f"homeassistant/device/postern-people-{self._site}/{name}/config"
 
-    def _publish(self, topic: str, payload: bytes, expiry_s: int | None = None) -> None:
-        """Say it, never retained, and wait until the broker has it; BrokerError when it does not take it."""
+    def _publish(self, topic: str, payload: bytes, expiry_s: int | None = None) -> int:
+        """Say it, never retained, and wait until the broker has it; BrokerError when it does not take it.
+
+        The broker's reason code.
+        """
         if self._connection is None:
             raise BrokerError("the connection for Home Assistant is gone")
         mid = self._connection.publish(topic, payload, expiry_s=expiry_s)
@@ -134,7 +147,7 @@ class HomeAssistant:
                 if ack.mid == mid and not ack.accepted:
                     raise BrokerError(f"the broker refuses {topic}: give the program the role announcer")
                 if ack.mid == mid:
-                    return
+                    return ack.reason
         raise BrokerError("the broker does not answer")
 
     def _hear(self, messages: list[Incoming]) -> None:

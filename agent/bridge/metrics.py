@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,6 +21,8 @@ from agent.bridge.store import Store
 from agent.errors import RefusedError
 
 DAY_S = 24 * 3600
+MAX_QUESTIONS = 16  # at once; more are hung up on
+TIMEOUT_S, DEADLINE_S = 10, 30  # for one step of a question, and for all of it
 
 
 class Metrics:
@@ -29,11 +36,13 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(self._gathered)
         try:
-            self._server, self._thread = start_http_server(port, listen, registry)
+            self._server = _Server(listen, port, registry)
         except OSError as error:
             raise RefusedError(
                 f"cannot serve metrics on {listen} port {port} ({error.strerror}): choose another"
             ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="postern-metrics", daemon=True)
+        self._thread.start()
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:  # noqa: ARG002
         for item in items:
@@ -52,6 +61,54 @@ class Metrics:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2)
+
+
+Asked = socket.socket | tuple[bytes, socket.socket]  # as socketserver types it; the pair is of UDP
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = TIMEOUT_S  # of one read or write
+
+    def log_message(self, *_: object) -> None:
+        """Who asks is nobody's business."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each question, few at once and for a short time: whoever reaches the port holds up no output."""
+
+    daemon_threads = True
+
+    def __init__(self, listen: str, port: int, registry: CollectorRegistry) -> None:
+        """Listen; raises OSError."""
+        self._places = threading.BoundedSemaphore(MAX_QUESTIONS)
+        self.address_family = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        super().__init__((listen, port), _Handler)
+        self.set_app(make_wsgi_app(registry))
+
+    def process_request(self, request: Asked, client_address: object) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Asked, client_address: object) -> None:
+        watch = threading.Timer(DEADLINE_S, _cut, [request])
+        watch.daemon = True
+        watch.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            watch.cancel()
+            self._places.release()
+
+    def handle_error(self, request: Asked, client_address: object) -> None:
+        """Whoever hangs up in the middle of a question is none of ours."""
+
+
+def _cut(request: Asked) -> None:
+    if isinstance(request, socket.socket):
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class Gathered(Collector):

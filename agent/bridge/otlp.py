@@ -21,10 +21,11 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber as Severity
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent import __version__
-from agent.bridge.outputs import Item, Sent, told
+from agent.bridge.outputs import BATCH_NS, Item, Sent, told
 from agent.bridge.post import Poster, UnreachableError
 from agent.bridge.records import Record
-from agent.errors import printable
+from agent.clock import Clock
+from agent.errors import RefusedError, printable
 from agent.files import read_secret
 from agent.strict_json import dumps
 
@@ -43,24 +44,30 @@ class Otlp:
 
     batch = 128
 
-    def __init__(self, url: str, *, site: str, token: Path | None, ca: Path | None, words: str | None) -> None:
+    def __init__(
+        self, url: str, *, site: str, token: Path | None, ca: Path | None, words: str | None, clock: Clock
+    ) -> None:
         """Read the token; RefusedError or KeyStoreError says what is wrong."""
         self._poster = Poster(url, ca)
         self._headers = {"Content-Type": "application/x-protobuf"}
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {read_secret(token).decode('ascii', errors='replace').strip()}"
-        self._words = words
+            if not self._poster.private:
+                raise RefusedError(f"the token would go to {self._poster.host} in clear: give the URL with https")
+            self._headers["Authorization"] = f"Bearer {_read_token(token)}"
+        self._words, self._clock = words, clock
         self._resource = Resource(attributes=[_attribute("service.name", "postern"), _attribute("postern.site", site)])
         self._scope = InstrumentationScope(name="postern.bridge", version=__version__)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
-        sent = Sent()
+        sent, began_ns = Sent(), self._clock.monotonic_ns()
         try:
             refused = self._export(items, now_s)
             if refused is None:
                 sent.through = items[-1].record.number
                 return sent
             for item in items:
+                if self._clock.monotonic_ns() - began_ns > BATCH_NS and sent.through:
+                    break
                 alone = refused if len(items) == 1 else self._export([item], now_s)
                 if alone is not None:
                     sent.dead.append((item.record, alone))
@@ -92,6 +99,14 @@ class Otlp:
         if partial.rejected_log_records:
             return f"the collector rejected it: {printable(partial.error_message) or 'it does not say why'}"
         return None
+
+
+def _read_token(file: Path) -> str:
+    """The bearer token; RefusedError, which holds nothing of it, when it can be none."""
+    token = read_secret(file).strip()
+    if not token or not all(0x21 <= byte <= 0x7E for byte in token):
+        raise RefusedError(f"{file} holds no token: one line of printable ASCII without spaces, and nothing else")
+    return token.decode()
 
 
 def _record(record: Record, content: dict[str, Any]) -> LogRecord:

@@ -22,7 +22,7 @@ ACT_WITHIN_S = (
 class Sent:
     """What became of a batch: everything ``through`` this number is done with, ``dead`` of it will never be taken.
 
-    ``problem`` is one sentence on why the rest has to wait.
+    ``problem`` is one sentence on why the rest has to wait; without one the rest is offered again at once.
     """
 
     through: int = 0
@@ -36,6 +36,9 @@ class Item:
 
     record: Record
     person: Person | None
+
+
+BATCH_NS = 2_000_000_000  # one ``send`` of several steps ends after this: by then it is another moment
 
 
 class Output(Protocol):
@@ -53,9 +56,13 @@ class Output(Protocol):
 
 
 def is_of_this_moment(record: Record, now_s: int) -> bool:
-    """Whether an automation may act on it: late, repeated and waiting records are history."""
-    body = record.body
-    return body.fresh and not body.repeat and 0 <= now_s - record.taken_s <= ACT_WITHIN_S
+    """Whether an automation may act on it: late, repeated and waiting records are history.
+
+    Both clocks have to say so: the one that can be set, and the running one, which knows nothing of before the start.
+    """
+    body, age_s = record.body, record.age_s
+    recent = age_s is not None and age_s <= ACT_WITHIN_S and 0 <= now_s - record.taken_s <= ACT_WITHIN_S
+    return recent and body.fresh and not body.repeat
 
 
 def may_open(record: Record, now_s: int, words: str | None) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 MAX_PEOPLE = 4096  # Home Assistant gets a device for each
+MAX_TITLE = 128  # characters of a name in full
 MAX_KEYS = 256  # files: five years of weeks
 
 
@@ -54,7 +55,9 @@ def read_people(path: Path) -> dict[bytes, Person]:
                 f"line {number} of {path}: write a subject id of 32 hexadecimal digits, once, then a name in small"
                 " letters, then the name in full"
             )
-        title = titles.setdefault(name, words[2] if len(words) > 2 else name)
+        title = titles.setdefault(name, words[2].strip() if len(words) > 2 else name)
+        if len(title) > MAX_TITLE or not title.isprintable():
+            raise RefusedError(f"line {number} of {path}: a name in full has at most {MAX_TITLE} printable characters")
         people[subject] = Person(name, title)
     if len(titles) > MAX_PEOPLE:
         raise RefusedError(f"{path} names more than {MAX_PEOPLE} people: split the site's doors over two bridges")
@@ -74,12 +77,13 @@ class Resolving:
 
     def refresh(self) -> bool:
         """Read again what changed; whether it did. What is wrong changes nothing and stands in ``refusal``."""
-        if self._stamp() == self._seen:
+        stamp = self._stamp()
+        if stamp == self._seen:
             return False
         try:
             self._read()
         except PosternError as error:
-            self.refusal, self._seen = str(error), self._stamp()
+            self.refusal, self._seen = str(error), stamp
             return False
         return True
 
@@ -88,8 +92,8 @@ class Resolving:
         return {person.name: person for person in self._now[0].values()}
 
     def epochs(self) -> int:
-        """How many keys there are."""
-        return len(self._key_files())
+        """How many keys are used."""
+        return self._count
 
     def person(self, body: Body) -> Person | None:
         """Who an event is about; None where these keys do not say."""
@@ -109,6 +113,7 @@ class Resolving:
         if files:
             keys = Keys([read_epoch_key(path) for path in files], people, consumer=self._consumer())
         self._now, self._seen, self.refusal = (people, keys), stamp, None
+        self._count = len(files)
 
     def _consumer(self) -> X25519PrivateKey | None:
         if self._consumer_file is None:
@@ -126,8 +131,9 @@ class Resolving:
         return files
 
     def _stamp(self) -> object:
+        """What tells what lies there from what lay there; never raises PosternError."""
         try:
             files = [*self._key_files(), *([self._people_file] if self._people_file else [])]
             return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-        except OSError:
-            return None
+        except (OSError, KeyStoreError) as error:
+            return str(error)

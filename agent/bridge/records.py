@@ -14,11 +14,14 @@ from typing import Any, Literal
 import msgspec
 
 from agent.protocol.event import MatchData, PresenceData
+from agent.protocol.names import MAX_NAME
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Handed, Refusal
 from agent.subscribe.verify import Loss, VerifiedEvent
 
 RecordKind = Literal["match", "presence", "unit", "gap", "loss", "refusal", "notice", "withdrawn"]
+
+MAX_TEXT = 1000  # characters of a sentence: what others send must not make a record that no output takes
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -52,19 +55,24 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A stored body: ``number`` rises with each, ``taken_s`` is when it was taken, in seconds since 1970."""
+    """A stored body: ``number`` rises with each, ``taken_s`` is when it was taken, in seconds since 1970.
+
+    ``age_s`` is how long ago that was when the record was read, by the running clock; None where nobody knows.
+    """
 
     number: int
     key: str
     taken_s: int
     body: Body
+    age_s: float | None = None
 
 
 def records_of(handed: Handed, site: str, *, serial: Callable[[], str]) -> Iterator[tuple[str, Body]]:
     """Key and body of all that one outcome says; ``serial`` makes the key of what has none of its own."""
     if isinstance(handed, Refusal):
         unit = [*handed.topic.split("/"), "", "", ""][2] or None
-        yield f"refusal-{serial()}", Body(kind="refusal", unit=unit, reason=handed.reason, text=handed.message)
+        text, unit = handed.message[:MAX_TEXT], unit and unit[:MAX_NAME]
+        yield f"refusal-{serial()}", Body(kind="refusal", unit=unit, reason=handed.reason, text=text)
     elif isinstance(handed, Loss):
         gap = handed.gap
         key = f"/postern/{site}/{handed.unit}#loss-{gap.first}-{gap.last}"
@@ -76,7 +84,7 @@ def records_of(handed: Handed, site: str, *, serial: Callable[[], str]) -> Itera
 
 
 def notice(text: str, *, serial: str) -> tuple[str, Body]:
-    return f"notice-{serial}", Body(kind="notice", text=text)
+    return f"notice-{serial}", Body(kind="notice", text=text[:MAX_TEXT])
 
 
 def withdrawn(person: str, *, serial: str) -> tuple[str, Body]:

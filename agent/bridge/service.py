@@ -33,6 +33,7 @@ from agent.subscribe.subscriber import Handed, Subscriber
 from agent.subscribe.verify import VerifiedEvent
 
 AGAIN_S = Bounds(1.0, 2.0, 60.0)  # pauses after a broker that cannot be reached, or a disk that is full
+STOP_S = 10  # for all outputs together to end what they have in hand; the service manager waits longer
 LOOK_S = 5  # between two looks at people, keys and what is missing
 
 
@@ -57,7 +58,12 @@ class Bridge:
         self._credentials = credentials_in(settings.keys)
         identity = load_identity(self._credentials, self.clock)
         self.status.facts.certificate_s = int(identity.expires.timestamp())
-        self.store = Store(settings.state / "bridge.db", outputs=[output.name for output in settings.outputs])
+        self.store = Store(
+            settings.state / "bridge.db",
+            outputs=[output.name for output in settings.outputs],
+            clock=self.clock,
+            random=self.random,
+        )
         with ExitStack() as stack:
             stack.callback(self.store.close)
             outputs = [(one, self._make(one)) for one in settings.outputs]
@@ -87,6 +93,7 @@ class Bridge:
         failures = 0
         told: str | None = None
         listened = False  # before, a mistake in the files is for the person who starts it
+        self.store.keep_only(output.name for output in self.settings.outputs)
         for pump in self._pumps:
             pump.start()
         try:
@@ -102,6 +109,7 @@ class Bridge:
                         told = str(error)
                         self.on_notice(told)
                     failures += 1
+                    self._look_at_outputs()
                     self._stopping.wait(full_jitter(failures, AGAIN_S, self.random))
         finally:
             self.close()
@@ -109,7 +117,10 @@ class Bridge:
     def close(self) -> None:
         """Let the outputs end what they have in hand, and let go of the store."""
         for pump in self._pumps:
-            pump.stop()
+            pump.end()
+        end_ns = self.clock.monotonic_ns() + STOP_S * 1_000_000_000
+        for pump in self._pumps:
+            pump.stop(max(end_ns - self.clock.monotonic_ns(), 0) / 1e9)
         self.store.close()
 
     def _listen(self) -> None:
@@ -131,6 +142,8 @@ class Bridge:
         )
         with subscriber:
             self._subscriber = subscriber
+            if self._stopping.is_set():  # it was asked for while the broker was being reached
+                return
             self.on_notice(f"listening to site {settings.site} at {broker.host}:{broker.port}")
             for handed in subscriber:
                 self._keep(handed)
@@ -161,6 +174,7 @@ class Bridge:
         if self._looked_ns is not None and now_ns - self._looked_ns < LOOK_S * 1_000_000_000:
             return
         first, self._looked_ns = self._looked_ns is None, now_ns
+        self._look_at_outputs()
         if self._resolving.refresh() or first:
             for name in sorted(self.store.people(frozenset(self._resolving.everybody()))):
                 item = withdrawn(name, serial=self.store.serial())
@@ -180,6 +194,10 @@ class Bridge:
             facts.list_s = None if verifier.trust.expires is None else int(verifier.trust.expires.timestamp())
             facts.epoch_keys = self._resolving.epochs()
 
+    def _look_at_outputs(self) -> None:
+        for pump in self._pumps:
+            pump.look()
+
     def _make(self, one: wanted.Output) -> Output:
         """Each output loads what it needs alone."""
         broker, words = self.settings.broker, one.liveness_not_checked
@@ -188,7 +206,7 @@ class Bridge:
                 case wanted.Webhook():
                     from agent.bridge.webhook import Webhook  # noqa: PLC0415
 
-                    return Webhook(one.url, one.secret, words)
+                    return Webhook(one.url, one.secret, words, self.clock)
                 case wanted.Sql():
                     from agent.bridge.sql import Sql  # noqa: PLC0415
 
@@ -200,7 +218,9 @@ class Bridge:
                 case wanted.Otlp():
                     from agent.bridge.otlp import Otlp  # noqa: PLC0415
 
-                    return Otlp(one.url, site=self.settings.site, token=one.token, ca=one.ca, words=words)
+                    return Otlp(
+                        one.url, site=self.settings.site, token=one.token, ca=one.ca, words=words, clock=self.clock
+                    )
                 case wanted.Syslog():
                     from agent.bridge.syslog import Syslog  # noqa: PLC0415
 

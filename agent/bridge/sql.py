@@ -20,6 +20,13 @@ from agent.files import read_secret
 from agent.strict_json import dumps
 
 CONNECT_S = 10
+POSTGRES = {  # libpq's own names: a server that vanished is noticed, also in the middle of a statement
+    "connect_timeout": CONNECT_S,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # ms
+}
 TABLE = sa.Table(
     "postern_record",
     sa.MetaData(),
@@ -56,14 +63,15 @@ class Sql:
         """Connect to nothing yet; RefusedError when the URL cannot be used."""
         try:
             parsed = sa.make_url(url)
-            if parsed.password is not None:
+            if parsed.password is not None or "password" in parsed.query:
                 raise RefusedError("the URL of a database holds no password: name a file of mode 0600 with 'password'")
             if password is not None:
                 parsed = parsed.set(password=read_secret(password).decode().strip())
-            timeout = "timeout" if parsed.get_backend_name() == "sqlite" else "connect_timeout"
-            self._engine = sa.create_engine(
-                parsed, connect_args={timeout: CONNECT_S}, hide_parameters=True, pool_pre_ping=True
-            )
+            on_disk = parsed.get_backend_name() == "sqlite"
+            if on_disk and parsed.database in (None, "", ":memory:"):
+                raise RefusedError("the URL of SQLite names no file: sqlite:////var/lib/postern-bridge/archive.db")
+            connecting = {"timeout": CONNECT_S} if on_disk else POSTGRES
+            self._engine = sa.create_engine(parsed, connect_args=connecting, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
             raise RefusedError(f"the URL of a database cannot be used: {printable(str(error))}") from error
         self._insert: sqlite.Insert | postgresql.Insert = (

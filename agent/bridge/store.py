@@ -3,16 +3,19 @@
 
 One SQLite file. A record is on disk before the broker hears that its event was taken; an output's place moves in the
 transaction that says what became of the records. So after a crash each output gets everything, perhaps some of it
-again, with the same keys. Bounded: an output that is too far behind loses the oldest, which is written down as a dead
-letter, so that one that is broken for weeks does not end the others.
+again, with the same keys. Which records are of this moment is known by the running clock, and only of those that were
+taken since the start: a clock that is set back makes nothing fresh. Bounded: an output that is too far behind loses
+the oldest, which is written down as a dead letter, so that one that is broken for weeks does not end the others.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +23,7 @@ from typing import ClassVar
 import msgspec
 
 from agent.bridge.records import Body, Record
+from agent.clock import Clock
 from agent.errors import StorageError
 from agent.files import SECRET_MODE
 from agent.process_lock import ProcessLock
@@ -27,12 +31,15 @@ from agent.sqlite import SqliteFile
 from agent.strict_json import StrictJsonError, decode
 
 APPLICATION_ID = 0x506F6272  # "Pobr"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had a table of numbers, which began again with a new file
 MAX_BEHIND = 100_000  # records that an output may be behind: two days at one event every two seconds, 200 MB
 KEEP_ROWS = 10_000  # records that stay after every output has them: by their keys what comes again is known
 MAX_DEAD = 10_000  # dead letters kept for each output; the oldest goes
 MAX_BODY_BYTES = 16 * 1024
 TRIM_EVERY = 500  # records between two looks at what may go
+RECENT_NS = 60_000_000_000  # so long it is known when a record was taken; longer than anything is of this moment
+TOO_LONG = "longer than a record may be, and left out"
+BY_THE_BRIDGE = "stop the bridge (systemctl stop postern-bridge)"
 
 _SCHEMA = """
 CREATE TABLE record (
@@ -44,8 +51,6 @@ CREATE TABLE dead (
     reason TEXT NOT NULL, body BLOB NOT NULL
 ) STRICT;
 CREATE TABLE person (name TEXT PRIMARY KEY) STRICT;
-CREATE TABLE serial (id INTEGER PRIMARY KEY CHECK (id = 0), number INTEGER NOT NULL) STRICT;
-INSERT INTO serial VALUES (0, 0);
 """
 
 
@@ -73,14 +78,27 @@ class Store(SqliteFile):
     }
     DAMAGED = "it is damaged: move it away; outputs then begin with what comes next"
 
-    def __init__(self, path: Path, *, outputs: Iterable[str], max_behind: int = MAX_BEHIND) -> None:
-        """Open or create it for ``outputs``: a new one begins with what comes next. Raises StorageError."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        outputs: Iterable[str],
+        clock: Clock,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+        max_behind: int = MAX_BEHIND,
+    ) -> None:
+        """Open or create it for ``outputs``: a new one begins with what comes next. Raises StorageError.
+
+        The places of others stay: ``keep_only`` drops them.
+        """
         super().__init__(path)
-        self._max_behind = max_behind
+        self._clock, self._random, self._max_behind = clock, random, max_behind
+        self._before = 0  # numbers up to this were taken before anything that is known
+        self._taken: deque[tuple[int, int]] = deque()  # a number, and when it and those since the one before were taken
         self._guard = threading.RLock()
         self._written = threading.Condition(self._guard)
         self._since_trim = 0
-        self._lock = ProcessLock(path)
+        self._lock = ProcessLock(path, advice=BY_THE_BRIDGE)
         try:
             self._open(tuple(outputs))
         except BaseException:
@@ -88,20 +106,24 @@ class Store(SqliteFile):
             raise
 
     def serial(self) -> str:
-        """A number never given before, for the key of what has none of its own."""
-        with self._guard, self.transaction() as db:
-            return str(db.execute("UPDATE serial SET number = number + 1 RETURNING number").fetchone()[0])
+        """What was never given before, by this file or one that was moved away, for the key of what has none."""
+        return self._random(16).hex()
 
     def put(self, items: Iterable[tuple[str, Body]], now_s: int) -> None:
         """Keep records, durably; one whose key is known is dropped."""
-        rows = [(key, now_s, msgspec.json.encode(body)) for key, body in items]
+        rows = [(key, now_s, _content(body)) for key, body in items]
         with self._guard:
             with self.transaction() as db:
                 db.executemany("INSERT OR IGNORE INTO record (key, taken_s, body) VALUES (?, ?, ?)", rows)
+                newest = _newest(db)
                 self._since_trim += len(rows)
                 if self._since_trim >= TRIM_EVERY:
                     self._since_trim = 0
                     self._trim(db, now_s)
+            now_ns = self._clock.monotonic_ns()
+            self._taken.append((newest, now_ns))
+            while now_ns - self._taken[0][1] > RECENT_NS:
+                self._before = self._taken.popleft()[0]
             self._written.notify_all()
 
     def upcoming(self, output: str, most: int, timeout_s: float = 0.0) -> list[Record]:
@@ -114,11 +136,11 @@ class Store(SqliteFile):
             rows = list(self.rows(query, output, most))
             if not rows and timeout_s > 0 and self._written.wait(timeout_s):
                 rows = list(self.rows(query, output, most))
-        return [Record(number, key, taken_s, _body(body)) for number, key, taken_s, body in rows]
+            return [Record(row[0], row[1], row[2], _body(row[3]), self._age_s(row[0])) for row in rows]
 
     def passed(self, output: str, number: int, dead: Sequence[tuple[Record, str]], now_s: int) -> None:
         """Move an output's place up to ``number``; ``dead`` are those that it will never take, with the reason."""
-        letters = [(output, one.key, now_s, reason, msgspec.json.encode(one.body)) for one, reason in dead]
+        letters = [(output, one.key, now_s, reason, _content(one.body)) for one, reason in dead]
         with self._guard, self.transaction() as db:
             db.execute("UPDATE cursor SET number = max(number, ?) WHERE output = ?", (number, output))
             self._bury(db, output, letters)
@@ -153,8 +175,15 @@ class Store(SqliteFile):
             with self.transaction() as db:
                 db.execute("DELETE FROM person WHERE name = ?", (name,))
                 insert = "INSERT OR IGNORE INTO record (key, taken_s, body) VALUES (?, ?, ?)"
-                db.execute(insert, (key, now_s, msgspec.json.encode(body)))
+                db.execute(insert, (key, now_s, _content(body)))
             self._written.notify_all()
+
+    def keep_only(self, outputs: Iterable[str]) -> None:
+        """Forget the places of all other outputs: one of such a name begins with what comes next."""
+        names = tuple(outputs)
+        marks = ", ".join("?" * len(names))
+        with self._guard, self.transaction() as db:
+            db.execute(f"DELETE FROM cursor WHERE output NOT IN ({marks})", names)  # noqa: S608 - question marks
 
     def close(self) -> None:
         """Let go of it; may be repeated."""
@@ -180,17 +209,21 @@ class Store(SqliteFile):
                     f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 )
             found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
+            if found == (APPLICATION_ID, 1):
+                self.connection.executescript("BEGIN EXCLUSIVE; DROP TABLE serial; PRAGMA user_version = 2; COMMIT;")
+                found = (APPLICATION_ID, SCHEMA_VERSION)
+            if found == (APPLICATION_ID, SCHEMA_VERSION) and execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError
         if found != (APPLICATION_ID, SCHEMA_VERSION):
             raise StorageError(f"{self.path} is not the store of a bridge of this version: give the bridge its own")
         with self.transaction() as db:
             last = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").fetchone()[0]
             db.executemany("INSERT OR IGNORE INTO cursor VALUES (?, ?)", [(name, last) for name in outputs])
-            marks = ", ".join("?" * len(outputs))
-            db.execute(f"DELETE FROM cursor WHERE output NOT IN ({marks})", outputs)  # noqa: S608 - question marks
+            self._before = last
 
     def _trim(self, db: sqlite3.Connection, now_s: int) -> None:
         """Forget what every output has, but for the newest; move on who is too far behind."""
-        newest = db.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()[0]
+        newest = _newest(db)
         floor = newest - self._max_behind
         for output, number in db.execute("SELECT output, number FROM cursor WHERE number < ?", (floor,)).fetchall():
             reason = f"records {number + 1} to {floor} were dropped: the output was more than {self._max_behind} behind"
@@ -208,6 +241,26 @@ class Store(SqliteFile):
             "DELETE FROM dead WHERE output = ?1 AND number <= (SELECT max(number) FROM dead WHERE output = ?1) - ?2",
             (output, MAX_DEAD),
         )
+
+    def _age_s(self, number: int) -> float | None:
+        """Seconds since a record was taken, by the running clock; None where that is not known."""
+        if number <= self._before:
+            return None
+        taken_ns = next((at for last, at in self._taken if number <= last), None)
+        return None if taken_ns is None else (self._clock.monotonic_ns() - taken_ns) / 1e9
+
+
+def _newest(db: sqlite3.Connection) -> int:
+    found: int = db.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()[0]
+    return found
+
+
+def _content(body: Body) -> bytes:
+    """The stored form; what can be read again is never longer than ``MAX_BODY_BYTES``."""
+    content = msgspec.json.encode(body)
+    if len(content) > MAX_BODY_BYTES:
+        content = msgspec.json.encode(msgspec.structs.replace(body, text=TOO_LONG, unit=None, event=None))
+    return content
 
 
 def _body(content: bytes) -> Body:

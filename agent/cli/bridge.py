@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise RefusedError("give the bridge's configuration, or --demo to see what a bridge does")
     settings = load_settings(arguments.config)
     if arguments.dead:
-        store = Store(settings.state / "bridge.db", outputs=[output.name for output in settings.outputs])
+        store = Store(settings.state / "bridge.db", outputs=(), clock=SystemClock())
         for letter in store.dead():
             told = {"output": letter.output, "key": letter.key, "at_s": letter.at_s, "reason": letter.reason}
             say(dumps({**told, "kind": letter.body.kind, "unit": letter.body.unit, "seq": letter.body.seq}))

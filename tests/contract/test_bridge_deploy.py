@@ -20,6 +20,7 @@ from agent.bridge.metrics import Gathered
 from agent.bridge.settings import load_settings
 from agent.bridge.status import Status
 from agent.bridge.store import Store
+from agent.clock import SimulatedClock
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "bridge"
@@ -60,7 +61,7 @@ def test_dashboard_is_one_of_grafana_and_asks_for_what_the_bridge_tells(tmp_path
     text = (FOLDER.parent / "grafana" / "postern.json").read_text()
     dashboard = Dashboard.from_json(json.loads(text))
     assert _without_nothing(json.loads(json.dumps(dashboard, cls=JSONEncoder))) == _without_nothing(json.loads(text))
-    registry, store = CollectorRegistry(), Store(tmp_path / "bridge.db", outputs=[])
+    registry, store = CollectorRegistry(), Store(tmp_path / "bridge.db", outputs=[], clock=SimulatedClock())
     registry.register(Gathered(Status(), store, lambda: 0))
     told = {line.split()[2] for line in generate_latest(registry).decode().splitlines() if line.startswith("# TYPE ")}
     store.close()

@@ -41,7 +41,8 @@ IO_MODULES = {
     "picamera2": ("camera",),
     "requests": (),
     "socket": (
-        "camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk", "bridge.syslog",
+        "camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk",
+        "bridge.metrics", "bridge.post", "bridge.syslog",
         "console.link",
     ),
     "sqlite3": ("sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),

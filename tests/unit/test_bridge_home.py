@@ -135,4 +135,26 @@ def test_withdrawal_removes_the_device(house: House) -> None:
     bench.store.forget_person(gone, withdrawn(gone, serial=secrets.token_hex(4)), bench.now_s)
     house.pump.step()
     assert house.heard(1)[0] == CONFIG
-    assert all(message.payload == b"" for message in house.home.messages)
+    assert house.home.messages[-1].payload == b""
+    assert not any(b"Anna Bauer" in message.payload for message in house.home.messages)
+
+
+def test_somebody_is_removed_also_where_home_assistant_is_away_when_they_go(house: House) -> None:
+    bench = house.bench
+    house.pump.step()
+    house.heard(1)
+    house.home.connection.close()
+    bench.store.people(frozenset(house.resolving.everybody()))
+    house.known.write()
+    assert house.resolving.refresh()
+    bench.store.people(frozenset())
+    bench.store.forget_person("anna", withdrawn("anna", serial=secrets.token_hex(4)), bench.now_s)
+    assert house.pump.step() > 0
+    assert "not listening" in bench.notices[-1]
+    assert bench.store.behind()["hook"] == 1
+    house.home = connect(
+        house.broker, house.broker.authority.issue("home-assistant"), "home-assistant", "homeassistant/#"
+    )
+    assert house.pump.step() == 0, bench.notices
+    assert house.heard(2)[-1] == CONFIG
+    assert house.home.messages[-1].payload == b""

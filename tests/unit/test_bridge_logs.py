@@ -45,7 +45,7 @@ def syslog(authority: Authority) -> Iterator[SyslogReceiver]:
 
 
 def otlp(bench: Bench, collector: Collector, token: Path | None = None) -> Pump:  # noqa: F811
-    return bench.pump("hook", Otlp(collector.url, site="hq", token=token, ca=None, words=None))
+    return bench.pump("hook", Otlp(collector.url, site="hq", token=token, ca=None, words=None, clock=bench.clock))
 
 
 def to_syslog(bench: Bench, receiver: SyslogReceiver, ca: Path) -> Pump:  # noqa: F811

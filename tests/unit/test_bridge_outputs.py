@@ -50,7 +50,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.unit = SigningUnit(self.folder / "outbox.db", clock=self.clock)
         self.verifier = verifier_of(self.unit)
-        self.store = Store(self.folder / "bridge.db", outputs=OUTPUTS)
+        self.store = Store(self.folder / "bridge.db", outputs=OUTPUTS, clock=self.clock)
         write_atomic(self.folder / "secret", SECRET)
         self.status = Status()
 
@@ -81,7 +81,7 @@ class Bench:
         return pump
 
     def hook(self, receiver: Receiver, words: str | None = None) -> Pump:
-        return self.pump("hook", Webhook(receiver.url, self.folder / "secret", words))
+        return self.pump("hook", Webhook(receiver.url, self.folder / "secret", words, self.clock))
 
     def archive(self, person: object = None) -> Pump:
         return self.pump("archive", Sql(f"sqlite:///{self.folder}/archive.db", None), person)
@@ -189,7 +189,7 @@ def test_output_that_breaks_altogether_stops_no_other(bench: Bench, receiver: Re
             raise ZeroDivisionError
 
     bench.hear()
-    pump = bench.pump("archive", Broken(receiver.url, bench.folder / "secret", None))
+    pump = bench.pump("archive", Broken(receiver.url, bench.folder / "secret", None, bench.clock))
     assert pump.step() > 0
     assert "report this" in bench.notices[0]
     bench.hook(receiver).step()
@@ -197,7 +197,7 @@ def test_output_that_breaks_altogether_stops_no_other(bench: Bench, receiver: Re
 
 
 def test_output_that_is_too_far_behind_loses_the_oldest_and_says_so(tmp_path: Path) -> None:
-    store = Store(tmp_path / "bridge.db", outputs=OUTPUTS, max_behind=1000)
+    store = Store(tmp_path / "bridge.db", outputs=OUTPUTS, clock=SimulatedClock(), max_behind=1000)
     try:
         for number in range(1600):
             store.put([notice(str(number), serial=str(number))], 0)

@@ -10,6 +10,7 @@ import pytest
 from agent.bridge.records import notice
 from agent.bridge.store import Store
 from agent.cli import main
+from agent.clock import SimulatedClock
 from tests.fault.test_bridge_killed import Premises
 
 GOOD = """\
@@ -81,7 +82,7 @@ def test_files_that_fit_pass_the_check_and_a_short_secret_does_not(
 
 def test_dead_letters_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bridge.yaml").write_text(GOOD)
-    store = Store(tmp_path / "bridge.db", outputs=["hook"])
+    store = Store(tmp_path / "bridge.db", outputs=["hook"], clock=SimulatedClock())
     store.put([notice("hello", serial="1")], 0)
     (record,) = store.upcoming("hook", 1)
     store.passed("hook", 1, [(record, "the receiver answered 400")], 7)
