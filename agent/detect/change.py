@@ -102,7 +102,9 @@ class ChangeTest:
         return blocks
 
     def _differs(self, blocks: _Blocks, seen: _Blocks) -> bool:
-        """Whether a block changed by more than light and noise explain."""
+        """Whether a block changed by more than light and noise explain; in a picture smaller than a block all does."""
+        if not blocks.size:
+            return True
         gain = (blocks.sum(1) + 1) / (seen.sum(1) + 1)
         rest = np.abs(blocks - seen * gain[:, None])
         if self._fresh:

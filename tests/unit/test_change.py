@@ -201,3 +201,36 @@ def test_what_is_kept_is_coarse_and_overwritten_once_somebody_is_there() -> None
     assert kept.shape == (22, 40), "a fifth of the smallest face a block"
     change.is_due(still(1, WALL), busy=True)
     assert not kept.any()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (160, 17), (17, 160), (31, 31)])
+@pytest.mark.parametrize("least_px", [32, 160, 2000])
+def test_a_stream_that_shrinks_to_less_than_a_block_ends_no_unit(size: tuple[int, int], least_px: int) -> None:
+    """As a network camera may at any moment: every such frame is looked at."""
+    test, detector = ChangeTest(part_of(DOOR), min_face_px=least_px), load_detector(MANIFEST, "detector-320x240")
+    wide = RgbPicture(np.zeros((360, 640, 3), np.uint8))
+    small = RgbPicture(np.zeros((size[1], size[0], 3), np.uint8))
+    for number in range(40):
+        test.is_due(Frame(number, number * SECOND // FPS, wide.array, wide), busy=False)
+    for number in range(40, 60):
+        frame = Frame(number, number * SECOND // FPS, small.array, small)
+        due = test.is_due(frame, busy=False)
+        assert due or least_px == 32
+        assert not (due and detector.detect(frame, exact=False))
+
+
+@pytest.mark.parametrize("times", ["frozen", "backwards", "leaping"])
+def test_a_face_is_looked_at_in_its_first_frame_whatever_a_camera_says_of_the_time(times: str) -> None:
+    random = np.random.default_rng(5)
+    empty = np.kron(random.integers(60, 180, (12, 16)), np.ones((20, 20))).astype(np.uint8)[:, :, None].repeat(3, 2)
+    yy, xx = np.mgrid[:240, :320]
+    somebody = empty.copy()
+    somebody[((yy - 120) / 38) ** 2 + ((xx - 160) / 30) ** 2 < 1] += 10
+    test, now_ns = ChangeTest(WHOLE, min_face_px=LEAST_PX), SECOND
+    for number in range(60):
+        if number < 20 or times != "frozen":
+            now_ns += SECOND // FPS
+        if number == 40:
+            now_ns += {"frozen": 0, "backwards": -SECOND // 2, "leaping": 10_000 * SECOND}[times]
+        test.is_due(Frame(number, now_ns, empty, RgbPicture(empty)), busy=False)
+    assert test.is_due(Frame(60, now_ns, somebody, RgbPicture(somebody)), busy=False)
