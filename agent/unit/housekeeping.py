@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,8 @@ from agent.protocol.event import Condition
 
 TICK_S = 1.0  # seconds between looks; what drifts and fills is slower, and a consent that ends ends by then
 CLOCK_STEP_S = 5.0  # wall time that jumps further than this against the monotonic clock was set, not slewed
-CLOCK_STEP_EVERY_S = 60.0  # a clock that two services pull at would fill the queue: one event tells of all its steps
+# A clock that two services pull at would fill the queue: each of a few steps is told, then one tells of all.
+CLOCK_STEPS_AT_ONCE, CLOCK_STEP_EVERY_S = 4, 60.0
 STORAGE_LOW_BYTES = 64 * 1024 * 1024  # room for the outbox at its limit and the journal beside it
 STORAGE_BACK_BYTES = 2 * STORAGE_LOW_BYTES  # hysteresis: the condition is not reported again and again
 
@@ -40,7 +42,7 @@ class Housekeeping:
         self._duties, self._clock = duties, clock
         self._offset_s = self._offset()
         self._stepped = False  # and not told yet
-        self._told_ns: int | None = None
+        self._told_ns: deque[int] = deque(maxlen=CLOCK_STEPS_AT_ONCE)
         self._storage_low = False
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
@@ -82,10 +84,11 @@ class Housekeeping:
         self._stepped |= abs(offset_s - self._offset_s) > CLOCK_STEP_S
         self._offset_s = offset_s
         now_ns = self._clock.monotonic_ns()
-        waits = self._told_ns is not None and (now_ns - self._told_ns) / 1e9 < CLOCK_STEP_EVERY_S
-        if self._stepped and not waits:
+        recent = sum((now_ns - told_ns) / 1e9 < CLOCK_STEPS_AT_ONCE * CLOCK_STEP_EVERY_S for told_ns in self._told_ns)
+        if self._stepped and recent < CLOCK_STEPS_AT_ONCE:
             self._duties.unit_event("clock_step")
-            self._stepped, self._told_ns = False, now_ns
+            self._stepped = False
+            self._told_ns.append(now_ns)
 
     def _watch_disk(self) -> None:
         free = self._duties.disk_free()

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.errors import KeyStoreError, RefusedError
-from agent.site.authority import CA_DAYS, LEAF_DAYS, Authority, check_issued, make_csr, pem, read_csr
+from agent.site.authority import CA_DAYS, LEAF_DAYS, Authority, check_chain, make_csr, pem, read_csr
 
 NOW = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
 UNIT = "door-1"
@@ -71,16 +71,16 @@ def test_a_request_that_is_not_this_units_own_is_certified_by_nobody(content: by
 
 def test_a_certificate_is_taken_for_its_own_name_from_its_own_authority_alone(authority: Authority) -> None:
     issued = authority.issue_client(UNIT, new_key().public_key(), NOW)
-    check_issued(issued, authority.certificate, UNIT)
+    check_chain((issued,), authority.certificate, UNIT)
     with pytest.raises(KeyStoreError, match="for another name"):
-        check_issued(issued, authority.certificate, "door-2")
+        check_chain((issued,), authority.certificate, "door-2")
     with pytest.raises(KeyStoreError, match="not issued by this site's authority"):
-        check_issued(issued, Authority.create("hq", NOW).certificate, UNIT)
+        check_chain((issued,), Authority.create("hq", NOW).certificate, UNIT)
     with pytest.raises(KeyStoreError, match="not issued by this site's authority"):
-        check_issued(issued, Authority.create("annex", NOW).certificate, UNIT)
+        check_chain((issued,), Authority.create("annex", NOW).certificate, UNIT)
     forged = x509.load_pem_x509_certificate(flipped(pem(issued)))
     with pytest.raises(KeyStoreError, match="not issued by this site's authority"):
-        check_issued(forged, authority.certificate, UNIT)
+        check_chain((forged,), authority.certificate, UNIT)
 
 
 def test_what_a_certificate_says_about_time_and_purpose(authority: Authority) -> None:

@@ -190,7 +190,7 @@ def test_a_token_that_stays_in_view_after_its_window_acts_again_only_once_it_was
 
 def test_who_is_refused_reads_why_and_others_see_what_everybody_sees(tmp_path: Path) -> None:
     clock, text = SimulatedClock(), tmp_path / "display"
-    feedback = Feedback({}, text, clock=clock, on_problem=pytest.fail)
+    feedback = Feedback({}, text, press=True, clock=clock, on_problem=pytest.fail)
     feedback.refuse("the token has ended: ask the desk for a new one")
     feedback.tick()
     assert text.read_text().strip() == "the token has ended: ask the desk for a new one"
