@@ -14,7 +14,7 @@ from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.files import MAX_SECRET_BYTES, read_brought
-from agent.protocol.invitation import read_invitation
+from agent.protocol.invitation import read_invitation, text_of
 from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
@@ -116,7 +116,7 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
 
 def _join(arguments: argparse.Namespace) -> int:
     """Join by an invitation: no configuration is needed, the site may bring it."""
-    invitation = read_invitation(read_brought(arguments.file).decode("ascii", errors="replace"))
+    invitation = read_invitation(text_of(read_brought(arguments.file)))
     keys = arguments.keys
     become_owner(keys)
     join(

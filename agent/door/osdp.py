@@ -6,7 +6,7 @@ the key is never set over the line. What is reported is a card number; what a ru
 controller answers as it does to any reader, by an output that goes on or a green light: that is shown as ``granted``.
 
 A report is for the moment. It is given up when the controller is not there, or has not fetched it within
-``REPORT_NS``: a door must not open for somebody who left.
+``REPORT_NS``, together with those behind it: a door must not open for somebody who left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import termios
 import threading
 import tty
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class _Reader:
         self._stop, self._granted = threading.Event(), threading.Event()
         self._secure = False
         self._silent_ns = self._clock.monotonic_ns()
-        self._report_ns: int | None = None  # when what waits for the controller was reported
+        self._reports_ns: deque[int] = deque()  # when each was reported that waits for the controller, oldest first
         self._line = _Line(spec)
         try:
             self._device = _peripheral(spec, self._line, self._obey, self._fetched)
@@ -113,7 +114,7 @@ class _Reader:
         with self._lock:
             heard = self._secure and bool(self._device.submit_event(read))
             if heard:
-                self._report_ns = self._clock.monotonic_ns()
+                self._reports_ns.append(self._clock.monotonic_ns())
         if not heard:
             self._on_problem(DeviceLostError(f"{self._spec} is not there: nobody can be reported to it"))
         return heard
@@ -139,10 +140,9 @@ class _Reader:
 
     def _watch(self, now_ns: int) -> None:
         secure = bool(self._device.is_sc_active()) and not self._line.is_lost
-        overdue = self._report_ns is not None and now_ns - self._report_ns > REPORT_NS
-        if self._report_ns is not None and (overdue or not secure):
+        if self._reports_ns and (now_ns - self._reports_ns[0] > REPORT_NS or not secure):
             self._device.flush_events()
-            self._report_ns = None
+            self._reports_ns.clear()
             self._on_problem(DeviceLostError(f"{self._spec} did not fetch a report in time: it was given up"))
         if secure or self._secure:
             self._silent_ns = now_ns
@@ -170,7 +170,8 @@ class _Reader:
         return 0, None
 
     def _fetched(self, *_: object) -> None:
-        self._report_ns = None
+        if self._reports_ns:  # none, where it is told of those that were given up
+            self._reports_ns.popleft()
 
 
 def _is_green(command: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
-from agent.protocol.grant import SIGNS_EPOCH_KEYS, Signer, verify_document
+from agent.protocol.grant import SEPARATOR, SIGNS_EPOCH_KEYS, Signer, verify_document
 from agent.protocol.names import Name, Time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
 from agent.protocol.record import Record, decode
@@ -33,6 +33,8 @@ from agent.protocol.record import Record, decode
 EPOCH_KEYS_TYPE = "postern-epoch-keys+jws"
 SEAL_KEY_TYPE = "postern-seal-key+jws"
 MAX_SEALED_BYTES = 32 * 1024  # 16 audiences of three epochs need about 12 000
+MAX_SKIPPED_ISSUES = 1_000_000  # between two that a unit takes: a thief of the service's key uses up no unit's numbers
+MAX_ISSUE = 2**52  # that a unit may state: the site numbers on from there
 _ALGORITHMS = ["ECDH-ES", "A256GCM"]
 _LABEL = b"postern/epoch/v1"
 TokenKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
@@ -60,7 +62,7 @@ class SealStatement(Record, frozen=True):
     version: Literal[1]
     site: Name
     unit: Name
-    number: Annotated[int, msgspec.Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
+    number: Annotated[int, msgspec.Meta(ge=0, le=MAX_ISSUE)]
     jwk: dict[str, str]
 
 
@@ -126,8 +128,10 @@ def open_epoch_keys(
     """Decrypt and verify what the site issued; keys of past epochs are left out when the clock is known to be right.
 
     ``above`` is the number of the last issue that the unit took; ``on_mandate`` is ``verify_document``'s.
-    Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``old_issue``, ``past_epochs``, or as
-    ``verify_document``) and KeyStoreError when ``seal_key`` is missing.
+    The key of tokens is taken from the site's own key alone: with another one a thief of the service's key would read
+    what desks issue. Raises VerificationError (``malformed``, ``not_for_us``, ``wrong_unit``, ``old_issue``,
+    ``number_ahead``, ``not_granted``, ``past_epochs``, or as ``verify_document``) and KeyStoreError when the key is
+    missing.
     """
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
@@ -159,16 +163,24 @@ def open_epoch_keys(
         raise VerificationError("malformed", "the epoch keys are not readable: issue them again") from None
     if (issued.site, issued.unit) != (site, unit) or any(key.site != site for key in issued.keys):
         raise VerificationError("wrong_unit", "the epoch keys were issued for another unit")
-    if above and issued.number == 0:
-        raise VerificationError("old_issue", "the epoch keys come from an older release of the site: upgrade the site")
-    if above and issued.number <= above:
-        raise VerificationError("old_issue", f"this unit took issue {above}: issue the epoch keys again")
-    if (issued.version == 2) != (issued.number > 0):
-        raise VerificationError("malformed", "the epoch keys have no number: issue them again")
+    _check_issue(issued, above=above, by_service=SEPARATOR in token)
     kept = tuple(key for key in issued.keys if clock == "unsynced" or key.epoch >= epoch_of(now))
     if issued.keys and not kept:
         raise VerificationError("past_epochs", "all issued epoch keys are of past epochs: issue them again")
     return msgspec.structs.replace(issued, keys=kept)
+
+
+def _check_issue(issued: IssuedKeys, *, above: int, by_service: bool) -> None:
+    if above and issued.number == 0:
+        raise VerificationError("old_issue", "the epoch keys come from an older release of the site: upgrade the site")
+    if above and issued.number <= above:
+        raise VerificationError("old_issue", f"this unit took issue {above}: issue the epoch keys again")
+    if issued.number > above + MAX_SKIPPED_ISSUES:
+        raise VerificationError("number_ahead", f"the issue's number is far above {above}, the last one: issue again")
+    if issued.token_key is not None and by_service:
+        raise VerificationError("not_granted", "the key of tokens comes from the site's own key alone: issue again")
+    if (issued.version == 2) != (issued.number > 0):
+        raise VerificationError("malformed", "the epoch keys have no number: issue them again")
 
 
 def read_seal_statement(token: str, key: PublicKey, *, site: str, unit: str) -> SealStatement:

@@ -12,6 +12,7 @@ alphanumeric mode). It is no secret's protection; keep it like a key until it wa
 from __future__ import annotations
 
 import base64
+import codecs
 import zlib
 from typing import Annotated, Final, Literal
 
@@ -74,6 +75,12 @@ def write_invitation(invitation: Invitation) -> str:
     """Spell an invitation as one line."""
     packed = zlib.compress(msgspec.json.encode(invitation), 9)
     return PREFIX + base64.b32encode(packed).decode("ascii").rstrip("=")
+
+
+def text_of(content: bytes) -> str:
+    """The text of a file, with the marks that editors put before it, or in UTF-16."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
 
 
 def read_invitation(text: str) -> Invitation:

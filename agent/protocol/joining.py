@@ -49,9 +49,10 @@ class UnitAnswer(Record, frozen=True):
 
 
 class JoinReply(Record, frozen=True):
-    """What the site's service says to a unit that asks to join, over the broker. Believed is ``answer`` alone.
+    """What the site's service says to a unit that asks to join, over the broker.
 
-    ``answer`` and ``policy`` are signed; ``reason`` and ``message`` say why somebody has to wait or is refused.
+    ``answer`` and ``policy`` are signed, and ``proof`` is of the claim: they belong together, and the policy is the
+    site's newest. ``reason`` and ``message`` say why somebody has to wait or is refused, and are believed by nobody.
     """
 
     version: Literal[1]
@@ -61,6 +62,7 @@ class JoinReply(Record, frozen=True):
     policy: Annotated[str, Meta(max_length=16 * 1024)] | None = None
     reason: Annotated[str, Meta(max_length=64)] | None = None
     message: Annotated[str, Meta(max_length=512)] | None = None
+    proof: Base64url | None = None
 
 
 def request_digest(request: bytes) -> str:
@@ -109,13 +111,13 @@ def token_key(token: str) -> bytes:
     return hashlib.sha256(_TOKEN_LABEL + secret).digest()
 
 
-def prove(key: bytes, record: UnitRequest | UnitAnswer) -> str:
+def prove(key: bytes, record: UnitRequest | UnitAnswer | JoinReply) -> str:
     """Prove that ``key`` is held and that ``record`` is meant, by an HMAC over its canonical JSON without ``proof``."""
     members = msgspec.to_builtins(msgspec.structs.replace(record, proof=None))
     return encode_base64url(hmac.digest(key, type(record).__name__.encode() + rfc8785.dumps(members), "sha256"))
 
 
-def is_proof(key: bytes, record: UnitRequest | UnitAnswer) -> bool:
+def is_proof(key: bytes, record: UnitRequest | UnitAnswer | JoinReply) -> bool:
     """Check a proof in constant time."""
     return record.proof is not None and hmac.compare_digest(record.proof, prove(key, record))
 

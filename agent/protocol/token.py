@@ -156,14 +156,19 @@ def check_signature(outside: Outside, issuers: Iterable[PublicKey], *, site: str
         raise VerificationError("damaged", "the token is damaged or forged: ask the desk for a new one")
 
 
-def open_content(outside: Outside, key: bytes, *, site: str) -> Content:
-    """Open a token whose signature holds. Raises VerificationError: ``replaced_key``, ``damaged``."""
-    from cbor2 import CBORDecodeError, dumps, loads  # noqa: PLC0415
-
+def check_key(outside: Outside, key: bytes) -> None:
+    """Raise VerificationError ``replaced_key`` unless the token is sealed with ``key``."""
     if key_mark(key) != outside.key:
         raise VerificationError(
             "replaced_key", "the site has replaced the key of this token: ask the desk for a new one"
         )
+
+
+def open_content(outside: Outside, key: bytes, *, site: str) -> Content:
+    """Open a token whose signature holds. Raises VerificationError: ``replaced_key``, ``damaged``."""
+    from cbor2 import CBORDecodeError, dumps, loads  # noqa: PLC0415
+
+    check_key(outside, key)
     try:
         bound = dumps(["Encrypt0", _A256GCM + outside.key, site.encode()])
         members = loads(AESGCM(key).decrypt(outside.token_id, outside.ciphertext, bound))

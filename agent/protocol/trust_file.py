@@ -2,7 +2,8 @@
 """The site's list of units as a file that is carried here: read, verified, and never one older than one seen before.
 
 Beside it, in ``NAME.seen``, stands the highest serial that was ever read from it, so that a restart forgets no
-revocation. The site is compared first: serials of two sites say nothing about each other.
+revocation. The site is compared first: serials of two sites say nothing about each other. A newer mandate of the site's
+service ends what a stolen one numbered: its first list counts whatever serial came before by an older mandate.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ class SeenList(Record, frozen=True):
     site: Name
     serial: Sequence
     mandate: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0  # the highest one of the site's service
+    signed_by: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0  # the mandate of this list; 0: the site's key
+
+    def is_before(self, trusted: TrustedUnits) -> bool:
+        """Whether ``trusted`` is newer, or as new."""
+        return trusted.serial >= self.serial or trusted.mandate > self.signed_by > 0
 
 
 class TrustFile:
@@ -57,15 +63,16 @@ class TrustFile:
             raise VerificationError(
                 "wrong_site", f"the list of units is of site {trusted.site}, not {wanted}: give its own"
             )
-        if seen is not None and seen.site == trusted.site and trusted.serial < seen.serial:
+        if seen is not None and seen.site == trusted.site and not seen.is_before(trusted):
             raise VerificationError("replayed", "the site's list of units is older than the one known: fetch it again")
         mandate = trusted.mandate
         if seen is not None and seen.site == trusted.site:
             check_number(mandate, seen.mandate)
             mandate = max(mandate, seen.mandate)
-        if seen is None or (seen.site, seen.serial, seen.mandate) != (trusted.site, trusted.serial, mandate):
-            self._seen = SeenList(site=trusted.site, serial=trusted.serial, mandate=mandate)
-            self._keep(self._seen)
+        newest = SeenList(site=trusted.site, serial=trusted.serial, mandate=mandate, signed_by=trusted.mandate)
+        if seen != newest:
+            self._seen = newest
+            self._keep(newest)
         self._stamp = stamp
         return trusted
 
@@ -78,7 +85,7 @@ class TrustFile:
         if seen is None or trusted.site != seen.site:
             raise VerificationError("wrong_site", "the list of units is of another site")
         check_number(trusted.mandate, seen.mandate)
-        if trusted.serial <= seen.serial:
+        if trusted.serial == seen.serial or not seen.is_before(trusted):
             return False
         write_atomic(self._path, token, mode=PUBLIC_MODE)
         return True

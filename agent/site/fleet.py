@@ -20,6 +20,7 @@ from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.protocol.record import load
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
+from agent.site.joining import is_contested
 from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen
 
@@ -83,6 +84,8 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
         ended = parse_time(token.expires_at) <= now
         waits = (files.joining / f"{unit}.jws").exists()
         advice = f"postern site accept {unit}" if waits else f"put the invitation on its card by {token.expires_at}"
+        if waits and is_contested(files, unit):
+            advice = f"two asked with its invitation, and one may not be yours: postern site invite {unit}"
         if ended:
             advice = f"the invitation has expired: postern site invite {unit}"
         blank = UnitSeen(version=1, unit=unit)

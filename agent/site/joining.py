@@ -3,6 +3,7 @@
 
 What is said to a unit follows from what is on disk: asked again, it is said again. A request waits in ``joining/``
 until somebody accepts it; of invitations that were made so, it does not wait. The unit asks until it has its answer.
+Whoever asks first with an invitation is the one who waits; once another one asked, nobody is let in by it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent.clock import Clock
 from agent.errors import PosternError, RefusedError, VerificationError
@@ -31,6 +34,7 @@ from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
 JOINING_SUFFIX: Final = ".join"  # of the name in an invitation's certificate: with a dot it is nobody else's
 MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
 MAX_HOURS: Final = 24 * 30
+CONTESTED: Final = "contested"
 
 
 def invite(
@@ -117,8 +121,24 @@ def accept(
     path = SiteFiles(folder).joining / f"{check_name('unit', unit)}.jws"
     if not path.exists():
         raise RefusedError(f"no unit {unit} waits: 'postern site units' lists those that do")
+    if is_contested(SiteFiles(folder), unit):
+        raise RefusedError(
+            f"two asked with the invitation of {unit}, and one may not be yours: postern site invite {unit}",
+            reason=CONTESTED,
+        )
     request = read_bounded(path, MAX_REQUEST_BYTES)
     _let_in(folder, unit, request, audiences, clock)
+
+
+def is_contested(files: SiteFiles, unit: str) -> bool:
+    """Whether somebody else asked with the invitation of the unit that waits."""
+    return _mark(files, unit, CONTESTED).exists()
+
+
+def _mark(files: SiteFiles, unit: str, reason: str) -> Path:
+    """Where it stands that somebody was refused for this reason."""
+    name = hashlib.sha256(f"{unit} {reason}".encode()).hexdigest()[:16]
+    return files.joining / f"{unit}.{name}.refused"
 
 
 def _reply(folder: Path, unit: str, request: bytes, digest: str, clock: Clock) -> JoinReply:
@@ -128,15 +148,20 @@ def _reply(folder: Path, unit: str, request: bytes, digest: str, clock: Clock) -
         sent = files.sent / f"{unit}.json"
         if sent.exists() and (answer := load(sent, SentAnswer)).request == digest and not site.unit(unit).revoked:
             policy = read_bounded(files.policy).decode() if files.policy.exists() else None
-            return JoinReply(version=1, state="joined", request=digest, answer=answer.answer, policy=policy)
+            reply = JoinReply(version=1, state="joined", request=digest, answer=answer.answer, policy=policy)
+            return msgspec.structs.replace(reply, proof=joining.prove(decode_base64url(record.digest), reply))
         mine = used_by(request.decode("ascii").strip())
         if record.used not in (None, mine):
             raise VerificationError("used", "this invitation was used by another unit, or another card: make a new one")
         if not record.accepted and record.used is None:
             waiting = files.joining / f"{unit}.jws"
-            if not waiting.exists() or read_bounded(waiting, MAX_REQUEST_BYTES) != request:
+            if not waiting.exists():
                 write_atomic(waiting, request)
                 site.log("waits_to_join", unit=unit)
+            elif read_bounded(waiting, MAX_REQUEST_BYTES) != request:  # whom would the site accept?
+                raise VerificationError(
+                    CONTESTED, "another unit, or another card, asked with this invitation before: make a new one"
+                )
             return JoinReply(
                 version=1,
                 state="waiting",
@@ -188,8 +213,7 @@ def _check(site: SiteFolder, unit: str, request: bytes) -> TokenRecord:
 
 def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> None:
     """Once for each unit and reason until the next invitation, so that nobody fills the log from outside."""
-    name = hashlib.sha256(f"{unit} {reason}".encode()).hexdigest()[:16]
-    mark = SiteFiles(folder).joining / f"{unit}.{name}.refused"
+    mark = _mark(SiteFiles(folder), unit, reason)
     if mark.exists():
         return
     with changing(folder, clock=clock, needs_root=False) as site:

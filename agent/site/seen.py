@@ -6,6 +6,7 @@ Health is signed by the unit and verified before it comes here. Info and availab
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import printable
 from agent.protocol.health import Count, Health
-from agent.protocol.names import Name, Time
+from agent.protocol.names import Name, Time, parse_time
 from agent.protocol.record import Record
 
 MAX_INFO_BYTES = 8192  # a document has about 1 500
@@ -62,7 +63,13 @@ class _Info(msgspec.Struct, kw_only=True):
 
 
 def with_health(seen: UnitSeen, health: Health, at: str) -> UnitSeen:
-    """What is known after a verified health document that came at ``at``."""
+    """What is known after a verified health document that came at ``at``.
+
+    Where the unit knew the time it is as old as it says: one that the broker kept hides nobody's silence.
+    """
+    with contextlib.suppress(ValueError):  # a moment that does not exist
+        if health.clock == "synced" and parse_time(health.time) < parse_time(at):
+            at = health.time
     return msgspec.structs.replace(
         seen,
         at=at,

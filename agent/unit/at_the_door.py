@@ -254,7 +254,10 @@ class Door:
         ends_ns = self._verification.take()
         acted = ends_ns is not None or window is not None
         over = self.carried is not None and not self._gate.waits(now_ns)
-        dropped = (acted or over) and self.drop_token()
+        ended = None if self._token is None else self._token.ended()
+        dropped = (acted or over or ended is not None) and self.drop_token()
+        if ended is not None and not acted:
+            self._feedback.refuse(ended)
         if acted:
             self._feedback.begin_act()
         if acted and isinstance(self._gate, ButtonGate):

@@ -23,7 +23,7 @@ from agent.match.policy import POLICY_TYPE
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import Invitation, claim_key
-from agent.protocol.joining import JoinReply, request_digest, token_key
+from agent.protocol.joining import JoinReply, is_proof, request_digest, token_key
 from agent.protocol.names import JOINING_ROOT, Digest
 from agent.protocol.record import Record, decode, load, save
 from agent.unit.joining import install, new_unit_request, read_pending
@@ -135,7 +135,7 @@ def _ask(
             if any(not ack.accepted for ack in polled.acks):
                 raise BrokerError("the broker does not let this unit ask: carry the site's newest acl to it, reload it")
             for message in polled.messages:
-                reply = _read(message.payload, request)
+                reply = _read(message.payload, request, token_key(invitation.token()))
                 if reply is None:
                     continue
                 if reply.state == "joined":
@@ -151,13 +151,15 @@ def _ask(
     raise RetryError(told or "the site's service does not answer: is 'postern site serve' running? It is asked again")
 
 
-def _read(payload: bytes, request: bytes) -> JoinReply | None:
-    """A reply to this very request; None for anything else."""
+def _read(payload: bytes, request: bytes, key: bytes) -> JoinReply | None:
+    """A reply to this very request; None for anything else, such as one that was put together from others."""
     try:
         reply = decode(payload, JoinReply)
     except ValueError:
         return None
-    return reply if reply.request == request_digest(request) else None
+    if reply.request != request_digest(request) or (reply.state == "joined" and not is_proof(key, reply)):
+        return None
+    return reply
 
 
 def claim_settings(waiting: UnitFiles, invitation: Invitation) -> BrokerSettings:

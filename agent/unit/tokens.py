@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from agent.protocol.token import (
     MAX_UNITS,
     TOKEN_KEY_BYTES,
     Content,
+    Outside,
+    check_key,
     check_signature,
     look_at,
     make_token,
@@ -112,31 +115,43 @@ class TokenCheck:
     def __call__(self, data: bytes) -> Carried:
         """Verify and open; VerificationError with its reason, ``no_token`` for bytes that are something else."""
         outside = look_at(data)
-        config, site = self.config, self.config.unit.site
-        if self.clock.state() != "synced":
-            raise VerificationError("clock", CLOCK)
-        files, now = UnitFiles(config.keys.folder), self.clock.now()
-        try:
-            listed, key = load_token_list(files, site=site), load_token_key(files)
-        except PosternError as error:
-            raise VerificationError("not_ready", str(error)) from None
-        if not listed.is_in_force(now):
-            raise VerificationError("list_ended", ENDED)
-        check_signature(outside, listed.issuer_keys(), site=site)
-        if outside.token_id.hex() in listed.tokens:
-            raise VerificationError("revoked", REVOKED)
-        content = open_content(outside, key, site=site)
-        self._check(content, listed, now)
+        listed, key = self._believed(outside)
+        content = open_content(outside, key, site=self.config.unit.site)
+        self._check(content, listed)
         try:
             row = unpack(content.template)
         except ValueError:
             raise VerificationError("damaged", "the token holds no reference: ask the desk for a new one") from None
         references = References((content.subject,), row[np.newaxis], self.model, carried=True)
-        return Carried(references, outside.token_id, content.expires_at)
+        again = partial(self._again, outside, replace(content, template=b""))
+        return Carried(references, outside.token_id, content.expires_at, again)
 
-    def _check(self, content: Content, listed: TokenList, now: datetime) -> None:
+    def _again(self, outside: Outside, content: Content) -> None:
+        """Raise VerificationError when a token that was taken counts no more; ``content`` is without its reference."""
+        listed, key = self._believed(outside)
+        check_key(outside, key)
+        self._check(content, listed)
+
+    def _believed(self, outside: Outside) -> tuple[TokenList, bytes]:
+        """The list in force and the key of tokens, where by them the token is an issuer's and was not revoked."""
+        site = self.config.unit.site
+        if self.clock.state() != "synced":
+            raise VerificationError("clock", CLOCK)
+        files = UnitFiles(self.config.keys.folder)
+        try:
+            listed, key = load_token_list(files, site=site), load_token_key(files)
+        except PosternError as error:
+            raise VerificationError("not_ready", str(error)) from None
+        if not listed.is_in_force(self.clock.now()):
+            raise VerificationError("list_ended", ENDED)
+        check_signature(outside, listed.issuer_keys(), site=site)
+        if outside.token_id.hex() in listed.tokens:
+            raise VerificationError("revoked", REVOKED)
+        return listed, key
+
+    def _check(self, content: Content, listed: TokenList) -> None:
         config = self.config
-        if now >= content.expires_at:
+        if self.clock.now() >= content.expires_at:
             raise VerificationError("expired", "the token has ended: ask the desk for a new one")
         if unit_mark(config.unit.id) not in content.units:
             raise VerificationError("wrong_unit", "the token is not for this unit: use the one that it names")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import ssl
@@ -18,17 +19,19 @@ from agent.errors import KeyStoreError, PosternError, RefusedError, Verification
 from agent.keys import PublicKey, SigningKey, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE, parse_policy
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
-from agent.protocol.epoch_keys import seal_epoch_keys
+from agent.protocol.epoch_keys import SEAL_KEY_TYPE, seal_epoch_keys
 from agent.protocol.grant import SEPARATOR, MandatedKey, make_mandate
+from agent.protocol.names import round_down
 from agent.protocol.pseudonym import EpochKey, epoch_of
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse, command_digest
-from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust import TrustedUnits, TrustList
 from agent.protocol.trust_file import TrustFile
 from agent.site import units
 from agent.site.authority import Authority, check_chain, pem, read_certificate
 from agent.site.delegation import delegate, finish_replacement
 from agent.site.mandated import load_issuing, load_mandate
 from agent.site.records import SiteFiles
+from agent.strict_json import MAX_SAFE_INTEGER
 from agent.unit.joining import install_epoch_keys
 from tools.lib.lifetime.days import SITE, START, Fleet
 from tools.lib.lifetime.unit import FleetUnit
@@ -245,3 +248,84 @@ def test_a_mandate_that_has_ended_signs_nothing(fleet: Fleet) -> None:
     fleet.clock.advance(timedelta(days=401).total_seconds())
     with pytest.raises(PosternError, match="postern site delegate"):
         units.issue_epoch_keys(fleet.folder, "door-1", clock=fleet.clock)
+
+
+def test_it_exhausts_no_serial_a_list_by_the_new_mandate_is_believed(fleet: Fleet, tmp_path: Path) -> None:
+    """A thief signs the list with the highest serial there is: were it the end, no revocation would count any more."""
+    stolen, files = loot(fleet), SiteFiles(fleet.folder)
+    site_key, shown = load_public_key(files.site_jwk), tmp_path / "trust.jws"
+    poisoned = TrustList(
+        version=2,
+        site=SITE,
+        serial=MAX_SAFE_INTEGER,
+        issued_at=round_down(fleet.clock.now(), 1),
+        expires_at=round_down(fleet.clock.now() + timedelta(days=400), 1),
+        units={},
+    )
+    shown.write_bytes(poisoned.sign(stolen).encode())
+    assert TrustFile(shown, site_key).load().serial == MAX_SAFE_INTEGER
+    root_back(fleet)
+    delegate(fleet.folder, replace=True, clock=fleet.clock)
+    subscriber = TrustFile(shown, site_key)
+    subscriber.load()
+    assert subscriber.offer(files.trust.read_bytes())
+    shutil.copy(files.trust, shown)
+    assert subscriber.load().mandate == 2
+    again = TrustFile(shown, site_key)
+    assert again.load().mandate == 2, "after a restart, too"
+    shown.write_bytes(poisoned.sign(stolen).encode())
+    with pytest.raises(VerificationError) as refused:
+        again.load()
+    assert refused.value.reason in ("replayed", "superseded")
+
+
+def issue_by(fleet: Fleet, signer: MandatedKey, *, number: int, token_key: str | None = None) -> None:
+    """What a thief of the service's keys issues to a unit."""
+    files = fleet.units["door-1"].files
+    keys = seal_epoch_keys(
+        site=SITE,
+        unit="door-1",
+        seal_jwk=SigningKey.load(files.seal_key).public_jwk(),
+        audiences=("access",),
+        now=fleet.clock.now(),
+        ahead=2,
+        number=number,
+        key_of=lambda audience, epoch: EpochKey(SITE, audience, epoch, "A" * 43),
+        signer=signer,
+        token_key=token_key,
+    )
+    install_epoch_keys(files.folder, keys.encode(), site=SITE, unit="door-1", now=fleet.clock.now(), clock="synced")
+
+
+@pytest.mark.parametrize("number", [MAX_SAFE_INTEGER, 2**52, 2_000_000])
+def test_it_uses_up_no_units_numbers(fleet: Fleet, number: int) -> None:
+    """A unit that took the highest number of an issue would take no epoch key any more, from anybody."""
+    with pytest.raises(VerificationError) as refused:
+        issue_by(fleet, loot(fleet), number=number)
+    assert refused.value.reason == "number_ahead"
+
+
+def test_it_gives_no_unit_a_key_of_tokens(fleet: Fleet) -> None:
+    """With a key of the thief's own desks would seal references to the thief."""
+    files = fleet.units["door-1"].files
+    with pytest.raises(VerificationError) as refused:
+        issue_by(fleet, loot(fleet), number=10, token_key="A" * 43)
+    assert refused.value.reason == "not_granted"
+    assert not files.token_key.exists()
+
+
+@pytest.mark.parametrize("number", [MAX_SAFE_INTEGER, 2**52])
+def test_a_unit_that_states_an_impossible_number_makes_no_record_of_the_site_unreadable(
+    fleet: Fleet, number: int
+) -> None:
+    unit = fleet.units["door-1"].files
+    key = SigningKey.load(unit.event_key)
+    stated = {"version": 1, "site": SITE, "unit": "door-1", "number": number, "jwk": SigningKey.generate().public_jwk()}
+    token = key.sign(msgspec.json.encode(stated), typ=SEAL_KEY_TYPE)
+    with contextlib.suppress(VerificationError):
+        units.take_seal_key(fleet.folder, token, clock=fleet.clock)
+    for name in ("door-1", "door-2"):
+        with contextlib.suppress(PosternError):
+            units.issue_epoch_keys(fleet.folder, name, clock=fleet.clock)
+        units.certify_unit(fleet.folder, name, below=400, clock=fleet.clock)
+    assert len(SiteFiles(fleet.folder).all_units()) == 2

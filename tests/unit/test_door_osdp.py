@@ -14,7 +14,7 @@ from osdp import Command
 
 from agent.clock import SystemClock
 from agent.config.schema import Config
-from agent.door.osdp import OsdpPanels, Panel, PanelSpec
+from agent.door.osdp import REPORT_NS, OsdpPanels, Panel, PanelSpec
 from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import DeviceLostError, KeyStoreError, PosternError
@@ -124,6 +124,22 @@ def test_a_report_that_nobody_fetches_is_given_up() -> None:
         assert wait_for(unit.is_secure, 20)
         time.sleep(0.5)
         assert panel.reads == [], "no door opens for somebody who left"
+
+
+def test_reports_that_follow_each_other_keep_none_of_them_alive() -> None:
+    """A controller is busy for some seconds while people go on: nothing so old is fetched when it asks again."""
+    problems: list[PosternError] = []
+    with control_panel() as panel, reader(panel.device, problems) as unit:
+        assert wait_for(unit.is_secure)
+        with panel.lock:  # it asks nothing
+            for _ in range(4):  # each sooner than the one before is given up
+                unit.report(CARD)
+                time.sleep(0.6 * REPORT_NS / 1e9)
+        time.sleep(1.0)
+        assert panel.reads == [], "no door opens for somebody who left"
+        assert unit.report(CARD)
+        assert wait_for(lambda: len(panel.reads) == 1), "the next one is heard"
+    assert sum("given up" in str(one) for one in problems) == 2
 
 
 def test_a_line_that_is_missing_or_taken_is_one_sentence(tmp_path: Path) -> None:

@@ -104,12 +104,14 @@ class Held:
 
     def __init__(self) -> None:
         self.clock, self.view, self.looks = SimulatedClock(), [], 0
+        self.takes_s = 0.0
         self.refuse: VerificationError | None = None
         self.made: list[Carried] = []
         self.act = TokenAct(self, self.check, self.clock)
 
     def read(self, picture: object) -> list[bytes]:
         self.looks += 1
+        self.clock.advance(self.takes_s)
         return list(self.view)
 
     def check(self, data: bytes) -> Carried:
@@ -118,10 +120,17 @@ class Held:
         row = np.full((1, 128), 0.088, np.float32)
         self.made.append(
             Carried(
-                References((SubjectId(data[:16]),), row, "m", carried=True), look_at(data).token_id, self.clock.now()
+                References((SubjectId(data[:16]),), row, "m", carried=True),
+                look_at(data).token_id,
+                self.clock.now(),
+                self.again,
             )
         )
         return self.made[-1]
+
+    def again(self) -> None:
+        if self.refuse is not None:
+            raise self.refuse
 
     def look(self, seconds: float = 0.25) -> Carried | str | None:
         self.clock.advance(seconds)
@@ -155,6 +164,44 @@ def test_nothing_is_read_more_often_than_needed_nor_while_a_token_counts() -> No
     for _ in range(20):
         held.look()
     assert held.looks == before
+
+
+def test_a_poster_that_is_slow_to_read_takes_a_fifth_of_the_time_at_most() -> None:
+    """A pattern of a code's corners alone keeps the library busy for a second."""
+    held = Held()
+    held.takes_s, began = 0.5, 0.0
+    for _ in range(200):
+        held.look(0.05)
+        began += 0.05
+    assert held.looks * held.takes_s <= (began + held.looks * held.takes_s) / 4
+    held.takes_s = 0.008
+    before = held.looks
+    for _ in range(100):
+        held.look(0.05)
+    assert held.looks - before >= 15, "and no longer than it is there"
+
+
+def test_a_token_that_is_revoked_while_its_window_is_open_ends_it_at_once() -> None:
+    held = Held()
+    held.view = [a_token()]
+    assert isinstance(held.look(), Carried)
+    held.clock.advance(0.25)
+    assert held.act.ended() is None
+    held.refuse = VerificationError("revoked", "the token was revoked: ask the desk for a new one")
+    held.clock.advance(0.25)
+    assert held.act.ended() == "the token was revoked: ask the desk for a new one"
+    assert held.act.drop()
+    held.clock.advance(0.25)
+    assert held.act.ended() is None
+
+
+def test_a_refusal_is_told_though_another_code_is_beside_it() -> None:
+    held = Held()
+    held.view, held.refuse = [a_token(), b"https://example.org"], None
+    reasons = iter(["expired", "no_token"])
+    held.check = lambda data: (_ for _ in ()).throw(VerificationError(next(reasons), "the token has ended"))  # type: ignore[method-assign]
+    held.act = TokenAct(held, held.check, held.clock)
+    assert held.look() == "the token has ended"
 
 
 def test_a_code_that_is_no_token_is_as_good_as_none() -> None:

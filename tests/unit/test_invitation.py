@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import zlib
 from datetime import timedelta
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from agent.clock import SimulatedClock
 from agent.errors import PosternError, RefusedError
+from agent.protocol.health import EventHead, Health
 from agent.protocol.invitation import (
     MAX_BYTES,
     MAX_TEXT,
@@ -23,14 +25,16 @@ from agent.protocol.invitation import (
     Invitation,
     claim_key,
     read_invitation,
+    text_of,
     write_invitation,
 )
-from agent.protocol.joining import JoinReply, request_digest
-from agent.protocol.record import decode
+from agent.protocol.joining import JoinReply, request_digest, token_key
+from agent.protocol.record import decode, encode
 from agent.site import joining, units
 from agent.site.fleet import list_units
 from agent.site.records import SiteFiles, UnitRecord
-from agent.site.seen import UnitSeen, with_availability, with_info
+from agent.site.seen import UnitSeen, with_availability, with_health, with_info
+from agent.unit.invited import _read
 from agent.unit.joining import install, new_unit_request
 from tools.lib.lifetime.days import SITE, Fleet
 
@@ -194,3 +198,80 @@ def test_the_list_says_of_each_unit_what_to_do(fleet: Fleet) -> None:
     (unit,) = [one for one in list_units(fleet.folder, clock=later) if one.unit == "door-1"]
     assert unit.state == "silent"
     assert "ten minutes" in unit.advice[0]
+
+
+def test_an_accepted_units_keys_cannot_be_swapped_by_who_copied_its_card(fleet: Fleet, tmp_path: Path) -> None:
+    """Both ask with one claim while the site looks: whoever asked first waits, and then nobody is let in by it."""
+    text = joining.invite(fleet.folder, "door-70", clock=fleet.clock)
+    mine, thief = request(fleet, tmp_path / "mine", text), request(fleet, tmp_path / "thief", text)
+    assert ask(fleet, "door-70", mine).state == "waiting"
+    waiting = fleet.folder / "joining" / "door-70.jws"
+    log = fleet.folder / "audit.log"
+    before = log.read_text().count("\n")
+    for _ in range(20):
+        refused = ask(fleet, "door-70", thief)
+        assert (refused.state, refused.reason) == ("refused", "contested")
+        assert ask(fleet, "door-70", mine).state == "waiting"
+    assert waiting.read_bytes() == mine, "what waits is what asked first"
+    assert log.read_text().count("\n") == before + 1, "once in the log, however often both ask"
+    (listed,) = [one for one in list_units(fleet.folder, clock=fleet.clock) if one.unit == "door-70"]
+    assert "two asked with its invitation" in listed.advice[0]
+    with pytest.raises(RefusedError, match="postern site invite door-70"):
+        joining.accept(fleet.folder, "door-70", clock=fleet.clock)
+    fresh = request(fleet, tmp_path / "again", joining.invite(fleet.folder, "door-70", clock=fleet.clock))
+    assert ask(fleet, "door-70", fresh).state == "waiting"
+    joining.accept(fleet.folder, "door-70", clock=fleet.clock)
+    assert ask(fleet, "door-70", fresh).state == "joined"
+
+
+def test_a_broker_gives_no_unit_an_older_policy_nor_keeps_the_policy_back(fleet: Fleet, tmp_path: Path) -> None:
+    """It puts a reply together: the answer of today, and a policy of the site that it kept, or none."""
+    text = joining.invite(fleet.folder, "door-71", accepted=True, clock=fleet.clock)
+    asked = request(fleet, tmp_path / "keys", text)
+    reply, key = ask(fleet, "door-71", asked), token_key(read_invitation(text).token())
+    assert _read(encode(reply), asked, key) == reply
+    for altered in (
+        msgspec.structs.replace(reply, policy="an.older.one"),
+        msgspec.structs.replace(reply, policy=None, proof=None),
+        msgspec.structs.replace(reply, answer="x.y.z"),
+        msgspec.structs.replace(reply, proof=None),
+    ):
+        assert _read(encode(altered), asked, key) is None, "it is not heard, and asked again"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "", "\n\n \t"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8-sig", "utf-16"])
+def test_an_invitation_is_read_from_any_editor(fleet: Fleet, encoding: str, ending: str) -> None:
+    text = joining.invite(fleet.folder, "door-72", clock=fleet.clock)
+    assert read_invitation(text_of((text + ending).encode(encoding))).unit == "door-72"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_of_a_file_are_an_invitation_or_refused(content: bytes) -> None:
+    for start in (b"", codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        with pytest.raises(RefusedError):
+            read_invitation(text_of(start + content))
+
+
+def test_a_health_document_that_the_broker_kept_hides_nobodys_silence() -> None:
+    blank = UnitSeen(version=1, unit="door-1")
+    health = Health(
+        type="io.postern.health.v1",
+        source="/postern/hq/door-1",
+        boot="0" * 16,
+        uptime_s=60,
+        time="2026-01-05T08:00:00Z",
+        clock="synced",
+        recognition="running",
+        fps_milli=0,
+        queue_depth=0,
+        temperature_c=None,
+        disk_free_bytes=0,
+        head=EventHead(seq=0, digest="sha256:" + "0" * 64),
+    )
+    assert with_health(blank, health, "2026-01-09T08:00:00Z").at == "2026-01-05T08:00:00Z"
+    assert with_health(blank, health, "2026-01-04T08:00:00Z").at == "2026-01-04T08:00:00Z", "nobody is seen tomorrow"
+    lost = msgspec.structs.replace(health, clock="unsynced")
+    assert with_health(blank, lost, "2026-01-09T08:00:00Z").at == "2026-01-09T08:00:00Z"
+    absurd = msgspec.structs.replace(health, time="2026-13-45T99:00:00Z")
+    assert with_health(blank, absurd, "2026-01-09T08:00:00Z").at == "2026-01-09T08:00:00Z"
