@@ -128,7 +128,8 @@ function settle(chain) {
 class Verifier {
   /** From the site's public JWK, its list of units, and an `export` as `state`; the rest is in seconds. */
   constructor(siteKey, list, { timeStep = 1, fresh = FRESH_S, skew = SKEW_S, state = '{}' } = {}) {
-    Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew, serial: 0, mandate: 0 });
+    Object.assign(this, { siteKey: readKey(siteKey), oldest: fresh + skew + timeStep, skew });
+    Object.assign(this, { serial: 0, mandate: 0, by: 0 });
     this.trust(list);
     this.chains = JSON.parse(state); // by source, then by kid
     if (Array.isArray(this.chains)) throw new Error('what was remembered is of an older verifier: move it away');
@@ -151,8 +152,9 @@ class Verifier {
     }
     const ends = expires_at === null ? Infinity : moment(expires_at);
     ensure(site === (this.site ?? site) && site === (signer.site ?? site), 'wrong_site');
-    ensure(serial >= this.serial, 'replayed');
-    Object.assign(this, { site, serial, expires_at, ends, keys, mandate: signer.number ?? this.mandate });
+    const { number = 0 } = signer; // 0: the site's own key; a newer mandate ends the serials of a stolen one
+    ensure(serial >= this.serial || (this.by > 0 && number > this.by), 'replayed');
+    Object.assign(this, { site, serial, expires_at, ends, keys, by: number, mandate: number || this.mandate });
   }
   /** Key of the site's service by its mandate: it may sign the list of units, until a mandate with a higher number. */
   service(grant) {

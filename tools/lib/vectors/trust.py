@@ -158,6 +158,13 @@ def _mandates() -> Iterator[Members]:
         _step(_mandated(old), taken(old)), _step(_mandated(new, 2), taken(new)),
         _step(_mandated(_small(serial=9)), refused("superseded")), _step(_mandated(new, 2), taken(new)),
     ]}  # fmt: skip
+    comment = (
+        "the thief took the highest serial there is: a list by the new mandate counts all the same, and from there"
+    )
+    yield {"name": "serial-of-a-former-mandate", "comment": comment, "lists": [
+        _step(_mandated(_small(serial=2**53 - 1)), taken(_small(serial=2**53 - 1))),
+        _step(_mandated(new, 2), taken(new)), _step(_mandated(old, 2), refused("replayed")),
+    ]}  # fmt: skip
     for name, comment, token, reason in (
         (
             "mandate-for-other-things",
