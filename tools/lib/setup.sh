@@ -17,15 +17,26 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
+# install ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
+install() {
+  local pip=("$BIN/python" -m pip install --quiet --disable-pip-version-check)
+  if [ -f "$3" ]; then
+    "${pip[@]}" --require-hashes --requirement "$3" && "${pip[@]}" --no-deps --no-build-isolation --editable "$1"
+  else
+    "${pip[@]}" --editable "$1[$2]"
+  fi
+}
+
 # set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev), and with agent and tools as
 # they are in ROOT. Sets BIN, the folder of its commands. Quick when nothing changed.
 set_up() {
-  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log
+  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log lock
+  lock="$root/tools/lib/locks/$extra.txt"
   python=$(find_python)
   stamp="$venv/.stamp"
-  wanted=$("$python" - "$root/pyproject.toml" "$root/tools/lib/setup.sh" <<'PY'
+  wanted=$("$python" - "$root/pyproject.toml" "$root/tools/lib/setup.sh" "$lock" <<'PY'
 import hashlib, pathlib, sys
-made_by = b"".join(pathlib.Path(path).read_bytes() for path in sys.argv[1:])
+made_by = b"".join(path.read_bytes() for path in map(pathlib.Path, sys.argv[1:]) if path.exists())
 print(sys.version.split()[0], sys.executable, hashlib.sha256(made_by).hexdigest())
 PY
   )
@@ -36,7 +47,7 @@ PY
   echo "setting up $venv with $python"
   "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
   log="$venv/install.log"
-  "$BIN/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]" >"$log" 2>&1 ||
+  install "$root" "$extra" "$lock" >"$log" 2>&1 ||
     fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
   printf '%s\n' "$root" >"$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/postern-tools.pth"
   printf '%s\n' "$wanted" >"$stamp"
