@@ -17,8 +17,8 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
-# install ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
-install() {
+# install_into ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
+install_into() {
   local pip=("$BIN/python" -m pip install --quiet --disable-pip-version-check)
   if [ -f "$3" ]; then
     "${pip[@]}" --require-hashes --requirement "$3" && "${pip[@]}" --no-deps --no-build-isolation --editable "$1"
@@ -47,7 +47,7 @@ PY
   echo "setting up $venv with $python"
   "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
   log="$venv/install.log"
-  install "$root" "$extra" "$lock" >"$log" 2>&1 ||
+  install_into "$root" "$extra" "$lock" >"$log" 2>&1 ||
     fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
   printf '%s\n' "$root" >"$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/postern-tools.pth"
   printf '%s\n' "$wanted" >"$stamp"
