@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from agent.clock import Clock
-from agent.errors import PosternError, VerificationError, printable
+from agent.errors import KeyStoreError, PosternError, VerificationError, printable
 from agent.files import read_bounded
 from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
@@ -277,8 +277,13 @@ class Desk:
             save(self._files.seen / f"{seen.unit}.json", seen)
 
     def _list(self) -> TrustedUnits:
-        """The site's list, read again where it was written since."""
-        status = self._files.trust.stat()
+        """The site's list, read again where it was written since; KeyStoreError when it is not there."""
+        try:
+            status = self._files.trust.stat()
+        except OSError as error:
+            raise KeyStoreError(
+                f"{self._files.trust} cannot be read ({error.strerror}): write it anew with 'postern site trust'"
+            ) from error
         stamp = status.st_mtime_ns, status.st_ino
         if self._trusted is None or self._trusted[0] != stamp:
             listed = TrustedUnits.from_signed(self._files.trust.read_bytes(), load_public_key(self._files.site_jwk))

@@ -67,3 +67,19 @@ def test_lists_are_taken_whole_and_no_link_is_followed(tmp_path: Path) -> None:
     assert sorted(path.name for path in target.iterdir()) == ["acl"]
     assert "what was there" in take(source, target).stdout
     assert take(source, target, reload="false").returncode != 0, "a broker that was not told is noticed"
+
+
+def test_neither_a_pipe_nor_what_is_no_list_takes_the_place_of_one(tmp_path: Path) -> None:
+    source, target = tmp_path / "site", tmp_path / "broker"
+    source.mkdir()
+    target.mkdir()
+    (target / "acl").write_text("user a\n")
+    os.mkfifo(source / "acl")
+    assert take(source, target).returncode == 0, "a pipe is passed over"
+    (source / "acl").unlink()
+    with (source / "acl").open("wb") as file:
+        file.truncate(16 * 1024 * 1024 + 1)
+    done = take(source, target)
+    assert done.returncode == 1
+    assert "more than 16 MiB" in done.stderr
+    assert (target / "acl").read_text() == "user a\n"
