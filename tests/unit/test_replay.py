@@ -99,17 +99,17 @@ def test_auditor_that_was_away_for_a_day_gets_every_event(site: AskingSite) -> N
         site.unit.start()
         site.unit.say()
         take(events, 1)
-    miss(site, 1440, 60)
+    miss(site, 480, 180)
     with site.subscriber(state=state, replays=site.replays) as events:
         site.unit.say()
         wait_until(lambda: site.unit.outbox.depth() == 0)
         site.clock.skipped_s += 3.1
-        found = hear(site, events, 1442)
+        found = hear(site, events, 482)
         assert events.verifier.all_missing() == {}
     numbers = [one.event.data.seq for one in found if isinstance(one, VerifiedEvent)]
-    assert sorted(numbers) == list(range(2, 1443))
+    assert sorted(numbers) == list(range(2, 483))
     late = [one for one in found if isinstance(one, VerifiedEvent) and one.late]
-    assert len(late) == 1440
+    assert len(late) == 480
     assert not any(one.fresh for one in late)
 
 
