@@ -93,7 +93,6 @@ class Service:
             on_done=stores.generation.advance,
             on_problem=self._problem,
         )
-        self._forgetting.settle(doubted=stores.generation.doubted())
         self._epoch_keys, self._mailbox = load_epoch_keys(config), Mailbox()
         self._decider, self._presence = Decider(policy), Presence(hold_ns=config.events.presence_hold_s * 1_000_000_000)
         self.times = StageTimes(pipeline.STAGES)
@@ -102,6 +101,7 @@ class Service:
         self._enrolment = assemble.make_enrolment(
             config, registrar, gate, self._mailbox, answers, clock=clock, random=world.random
         )
+        self._forgetting.settle(doubted=stores.generation.doubted())
         self._verification = assemble.make_verification(self._mailbox, clock, answers)
         self._door = Door(
             config,
