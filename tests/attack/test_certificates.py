@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -12,7 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from agent.clock import SimulatedClock
 from agent.errors import KeyStoreError, RefusedError
+from agent.keys import save_private_key
+from agent.mqtt.credentials import Credentials, load_identity
 from agent.site.authority import CA_DAYS, LEAF_DAYS, Authority, check_chain, make_csr, pem, read_csr
 
 NOW = datetime(2026, 11, 22, 9, 41, 3, tzinfo=UTC)
@@ -103,3 +107,16 @@ def test_what_a_revocation_list_says_about_time(authority: Authority) -> None:
     assert timedelta(0) < NOW - listed.last_update_utc <= timedelta(days=1), "clocks differ"
     assert listed.next_update_utc is not None
     assert listed.next_update_utc - NOW == timedelta(days=CA_DAYS), "a list that has run out shuts everybody out"
+
+
+def test_an_authority_that_has_ended_vouches_for_nobody(tmp_path: Path) -> None:
+    key = new_key()
+    save_private_key(key, tmp_path / "tls.key")
+    files = Credentials(tmp_path / "ca.crt", tmp_path / "tls.crt", tmp_path / "tls.key")
+    authority, former = Authority.create("hq", NOW), Authority.create("hq", NOW - timedelta(days=CA_DAYS + 1))
+    files.certificate.write_bytes(pem(authority.issue_client(UNIT, key.public_key(), NOW)))
+    files.ca.write_bytes(pem(authority.certificate))
+    load_identity(files, SimulatedClock(NOW), common_name=UNIT)
+    files.ca.write_bytes(pem(authority.certificate) + pem(former.certificate))
+    with pytest.raises(KeyStoreError, match=r"ca\.crt expired"):
+        load_identity(files, SimulatedClock(NOW), common_name=UNIT)

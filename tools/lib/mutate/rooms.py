@@ -65,7 +65,10 @@ ROOMS = {
          "attack/test_granted_questions.py",
          "fault/test_uplink_faults.py"),
     ),
-    "mqtt": Room(("mqtt/*.py",), ("unit/test_uplink_credentials.py", "unit/test_uplink_session.py")),
+    "mqtt": Room(
+        ("mqtt/*.py",),
+        ("unit/test_uplink_credentials.py", "attack/test_certificates.py", "unit/test_uplink_session.py"),
+    ),
     "camera": Room(("camera/*.py",), ("unit/test_camera_*.py",)),
     "files": Room(
         ("files.py", "keys.py"),
