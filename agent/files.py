@@ -178,6 +178,32 @@ def destroy(path: Path) -> None:
     remove(path)
 
 
+def supersede(fresh: Path, old: Path) -> None:
+    """Put a secret file that is complete on the disk in the place of ``old``, whose bytes are overwritten first."""
+    overwrite(old)
+    replace(fresh, old)
+
+
+def waiting(path: Path) -> Path:
+    """Where the new content of a secret file waits until the old one's bytes are gone."""
+    return path.with_name(path.name + ".new")
+
+
+def finish_secret(path: Path) -> None:
+    """Complete what a power cut ended in ``replace_secret``; to be called before the file is read."""
+    if waiting(path).exists():
+        supersede(waiting(path), path)
+
+
+def replace_secret(path: Path, content: bytes) -> None:
+    """Replace a secret file durably; the bytes of the one before are overwritten, not only unlinked.
+
+    The new file is complete on the disk beside the old one before that is touched. Raises StorageError.
+    """
+    write_atomic(waiting(path), content)
+    finish_secret(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file durably; a missing file is fine."""
     try:

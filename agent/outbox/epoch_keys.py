@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from agent.errors import KeyStoreError
-from agent.files import MAX_SECRET_BYTES, overwrite, read_secret, replace, write_atomic
+from agent.files import MAX_SECRET_BYTES, finish_secret, read_secret, replace_secret, waiting
 from agent.keys import encode_base64url
 from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
 from agent.strict_json import StrictJsonError, decode
@@ -44,7 +44,7 @@ class EpochKeys:
     @classmethod
     def load(cls, path: Path) -> EpochKeys:
         """Read ``epoch-keys.json`` (mode 0600); KeyStoreError when it is missing, open to others or damaged."""
-        _finish(path)
+        finish_secret(path)
         return cls(_read(path), path)
 
     def sites(self) -> frozenset[str]:
@@ -123,18 +123,13 @@ class EpochKeys:
 
 
 def save(path: Path, keys: Iterable[EpochKey]) -> None:
-    """Write ``epoch-keys.json`` durably; the bytes of an earlier file are overwritten, not only unlinked.
-
-    The new file is complete on disk beside the old one before that is touched; ``load`` finishes what a
-    power cut interrupted.
-    """
-    write_atomic(_fresh(path), msgspec.json.encode(EpochKeyFile(1, tuple(keys))))
-    _finish(path)
+    """Write ``epoch-keys.json`` durably; ``load`` finishes what a power cut interrupted."""
+    replace_secret(path, msgspec.json.encode(EpochKeyFile(1, tuple(keys))))
 
 
 def check_readable(path: Path) -> None:
     """Raise KeyStoreError where ``EpochKeys.load`` would; nothing is written, so the running unit may hold the file."""
-    if not _fresh(path).exists():
+    if not waiting(path).exists():
         _read(path)
 
 
@@ -143,13 +138,3 @@ def _read(path: Path) -> tuple[EpochKey, ...]:
         return decode(read_secret(path), EpochKeyFile, MAX_SECRET_BYTES).keys
     except StrictJsonError:
         raise KeyStoreError(f"{path} is damaged: issue the epoch keys again") from None
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
-
-
-def _finish(path: Path) -> None:
-    if _fresh(path).exists():
-        overwrite(path)
-        replace(_fresh(path), path)

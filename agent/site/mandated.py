@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import overwrite, read_bounded, replace, write_atomic
+from agent.files import finish_secret, read_bounded, replace_secret
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
 from agent.protocol.grant import MandatedKey, read_grant
 from agent.protocol.pseudonym import EpochKey
@@ -59,7 +59,7 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
 def service_epoch_key(files: SiteFiles, audience: str, epoch: str) -> EpochKey:
     """A key that the service was given; RefusedError where it was not."""
     path = files.service_epochs(audience)
-    _finish(path)
+    finish_secret(path)
     if path.exists():
         for key in load(path, ServiceEpochs, secret=True).keys:
             if key.epoch == epoch:
@@ -69,28 +69,17 @@ def service_epoch_key(files: SiteFiles, audience: str, epoch: str) -> EpochKey:
 
 def save_epochs(path: Path, keys: Iterable[EpochKey]) -> None:
     """Write one audience's keys durably; the bytes of those before are overwritten, also after a power cut."""
-    write_atomic(_fresh(path), encode(ServiceEpochs(version=1, keys=tuple(keys))))
-    _finish(path)
+    replace_secret(path, encode(ServiceEpochs(version=1, keys=tuple(keys))))
 
 
 def destroy_past(files: SiteFiles, epoch: str) -> int:
     """Destroy what the service holds of epochs before ``epoch``; how many keys that were."""
     gone = 0
     for path in sorted(files.epochs.glob("*.json")):
-        _finish(path)
+        finish_secret(path)
         held = load(path, ServiceEpochs, secret=True).keys
         kept = tuple(key for key in held if key.epoch >= epoch)
         if len(kept) != len(held):
             save_epochs(path, kept)
             gone += len(held) - len(kept)
     return gone
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
-
-
-def _finish(path: Path) -> None:
-    if _fresh(path).exists():
-        overwrite(path)
-        replace(_fresh(path), path)

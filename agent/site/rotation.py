@@ -18,7 +18,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.files import overwrite, replace
+from agent.files import supersede
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import Policy, sign_policy
 from agent.protocol.record import load, save
@@ -71,8 +71,7 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
         if begun:
             SigningKey.load(files.next_site_key, passphrase)  # a wrong passphrase must not cost the old key
             _ = site.authority, site.master
-            overwrite(files.site_key)
-            replace(files.next_site_key, files.site_key)
+            supersede(files.next_site_key, files.site_key)
         if not begun and load_public_key(files.site_jwk).kid == site.signer.kid:
             raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
         site.complete("site_key_changed", kid=site.signer.kid)

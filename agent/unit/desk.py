@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from agent.console.opening import Opening, read_opening
 from agent.door.acts import Inputs
 from agent.errors import PosternError, RefusedError, in_one_sentence
 from agent.strict_json import StrictJsonError, convert, loads
+from agent.unit.beside import Beside
 
 log = logging.getLogger("postern")
 
@@ -37,7 +37,7 @@ WAITING: Final = 4  # questions that may wait
 Act = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-class Desk:
+class Desk(Beside):
     """``acts`` by what is asked; each raises PosternError to refuse, and then its sentence is the answer.
 
     ``noticed`` is told of each opening and, with None, of its end; ``pressed`` opens the console for aiming.
@@ -54,19 +54,10 @@ class Desk:
         pressed: Callable[[], None],
         on_problem: Callable[[PosternError], None],
     ) -> None:
+        super().__init__("desk")
         self._settings, self._acts, self._clock = settings, acts, clock
         self._noticed, self._button, self._pressed, self._on_problem = noticed, button, pressed, on_problem
         self._opening: Opening | None = None
-        self._stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="postern-desk", daemon=True)
-
-    def start(self) -> None:
-        self.thread.start()
-
-    def stop(self, timeout_s: float = 1.0) -> None:
-        self._stop.set()
-        if self.thread.is_alive():
-            self.thread.join(timeout_s)
 
     def _run(self) -> None:
         try:

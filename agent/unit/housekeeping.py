@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from agent.clock import Clock
 from agent.errors import PosternError
 from agent.protocol.event import Condition
+from agent.unit.beside import Beside
 
 TICK_S = 1.0  # seconds between looks; what drifts and fills is slower, and a consent that ends ends by then
 CLOCK_STEP_S = 5.0  # wall time that jumps further than this against the monotonic clock was set, not slewed
@@ -35,25 +35,16 @@ class Duties:
     on_problem: Callable[[PosternError], None]
 
 
-class Housekeeping:
+class Housekeeping(Beside):
     """Run ``tick`` once a second until stopped."""
 
     def __init__(self, duties: Duties, *, clock: Clock) -> None:
+        super().__init__("housekeeping")
         self._duties, self._clock = duties, clock
         self._offset_s = self._offset()
         self._stepped = False  # and not told yet
         self._told_ns: deque[int] = deque(maxlen=CLOCK_STEPS_AT_ONCE)
         self._storage_low = False
-        self._stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="postern-housekeeping", daemon=True)
-
-    def start(self) -> None:
-        self.thread.start()
-
-    def stop(self, timeout_s: float = 1.0) -> None:
-        self._stop.set()
-        if self.thread.is_alive():
-            self.thread.join(timeout_s)
 
     def tick(self) -> None:
         """Look at everything once; no failure of one duty keeps another from being done."""

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from agent.clock import ClockState
 from agent.errors import VerificationError
-from agent.files import overwrite, remove, replace, write_atomic
+from agent.files import remove, supersede, write_atomic
 from agent.keys import PublicKey, SigningKey, decode_base64url
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.epoch_keys import SEAL_KEY_TYPE, IssuedKeys, SealStatement, open_epoch_keys
@@ -42,8 +42,7 @@ def settle(files: UnitFiles) -> None:
     """End what a power cut interrupted; to be called before the seal key is read. May be repeated."""
     state = _state(files)
     if state is not None and files.next_seal_key.exists() and SigningKey.load(files.next_seal_key).kid == state.kid:
-        overwrite(files.seal_key)
-        replace(files.next_seal_key, files.seal_key)
+        supersede(files.next_seal_key, files.seal_key)
 
 
 def take_issue(

@@ -20,13 +20,14 @@ from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.files import write_atomic
 from agent.keys import SigningKey, UnitKey
+from agent.outbox.draft import assemble
 from agent.protocol.event import FIRST_PREV, SIGNATURE_TYPE, canonical, digest
 from agent.protocol.names import round_down
-from agent.protocol.pseudonym import epoch_of
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustList, UnitKeyEntry
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.verify import Verifier
+from tools.lib.fleet.match import random_match
 from tools.lib.fleet.site import SITE
 from tools.lib.rig.process import usage_of
 
@@ -36,7 +37,6 @@ WARM_UP = 0.1  # share of the events after which the memory is what it stays
 MIN_RATE = 8000.0  # events a second, on a core that does nothing else
 MAX_GROWTH_MIB = 4.0
 MAX_RESTART_S = 1.0
-DIGEST = "sha256:" + "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,30 +79,8 @@ class _Speaker:
 
     def say(self, now: datetime) -> tuple[str, bytes]:
         self._seq += 1
-        data = {
-            "event_type": "match",
-            "boot": self._boot,
-            "seq": self._seq,
-            "prev": self._prev,
-            "clock": "synced",
-            "subject": f"p1_{secrets.token_hex(16)}",
-            "audience": "access",
-            "epoch": epoch_of(now),
-            "zone": "door",
-            "method": "face",
-            "liveness": "not_checked",
-            "policy": DIGEST,
-            "model": DIGEST,
-        }
-        event: dict[str, Any] = {
-            "specversion": "1.0",
-            "type": "io.postern.match.v1",
-            "source": f"/postern/{SITE}/{self.name}",
-            "id": f"{self._boot}-{self._seq}",
-            "time": round_down(now, 1),
-            "datacontenttype": "application/json",
-            "data": data,
-        }
+        draft, source = random_match(now, "synced"), f"/postern/{SITE}/{self.name}"
+        event = assemble(draft, source=source, boot=self._boot, seq=self._seq, prev=self._prev)
         signed = canonical(event)
         self._prev = digest(signed)
         return self._topic, rfc8785.dumps({**event, "sig": self.key.sign_detached(signed, typ=SIGNATURE_TYPE)})

@@ -19,10 +19,7 @@ from pathlib import Path
 from agent.clock import Bounds, SystemClock
 from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings
-from agent.outbox.draft import Draft
 from agent.outbox.queue import Outbox
-from agent.protocol.names import round_down
-from agent.protocol.pseudonym import epoch_of
 from agent.unit.key_files import UnitFiles
 from agent.unit.verbs import replay
 from agent.uplink.answers import Answers
@@ -30,12 +27,12 @@ from agent.uplink.commands import CommandCounter, Commands
 from agent.uplink.health import HealthReporter, read_disk_free
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
+from tools.lib.fleet.match import random_match
 from tools.lib.fleet.site import SITE, FleetSite
 
 HEALTH_S = 5  # where the chain ends, so that a tail that is withheld is noticed
 RECONNECT_S = Bounds(0.2, 0.5, 5.0)  # units wait longer; a measurement of minutes would see nothing but their pauses
 FLUSH_S = 60.0
-DIGEST = "sha256:" + "0" * 64
 
 
 class FleetUnit:
@@ -84,19 +81,8 @@ class FleetUnit:
         self.uplink.start()
 
     def say(self) -> None:
-        now = self._clock.now()
-        facts = {
-            "subject": f"p1_{secrets.token_hex(16)}",
-            "audience": "access",
-            "epoch": epoch_of(now),
-            "zone": "door",
-            "method": "face",
-            "liveness": "not_checked",
-            "policy": DIGEST,
-            "model": DIGEST,
-        }
         began = time.monotonic()
-        seq = self.outbox.append(Draft("match", round_down(now, 1), self._clock.state(), facts))
+        seq = self.outbox.append(random_match(self._clock.now(), self._clock.state()))
         self._signed.write(f"{seq} {began}\n")
         self._mailbox.wake()
 

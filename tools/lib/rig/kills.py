@@ -8,7 +8,6 @@ the chain holds, who was enrolled is there, who was erased is not in any byte, a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -16,7 +15,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -47,6 +45,7 @@ from agent.unit.forget import Forgetting, owner_of
 from agent.unit.stores import Stores, open_stores
 from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
 from tools.lib.no_camera import NoCamera
+from tools.lib.rig import kill_run
 from tools.lib.rig.enrolment import DIGEST, consent
 
 MODEL = "sha256:" + "5a" * 32
@@ -278,24 +277,13 @@ def _kill_one(process: subprocess.Popen[bytes], books: Books, dice: random.Rando
 
 def main(words: Sequence[str] | None = None) -> int:
     """``tools/rig kills``: exit status 0 only if every promise held."""
-    parser = argparse.ArgumentParser(prog="tools/rig kills", description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments of death")
-    parser.add_argument("--json", action="store_true", help="one object on standard output")
-    parser.add_argument("--nursery", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(words)
-    if arguments.nursery is not None:
-        nursery(arguments.nursery)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="postern-kills-") as folder:
-        books = run(Path(folder), arguments.kills, seed=arguments.seed)
-    facts = {"kills": arguments.kills, **dict(sorted(books.did.items())), "events": len(books.published)}
-    if arguments.json:
-        print(json.dumps({**facts, "wrong": books.wrong}))
-    else:
-        print(", ".join(f"{name} {count}" for name, count in facts.items()))
-        print("\n".join(books.wrong) or "nothing lost, nothing doubled, no number used twice, both stores open clean")
-    return 1 if books.wrong else 0
+
+    def told(folder: Path, kills: int, seed: int) -> tuple[dict[str, int], list[str]]:
+        books = run(folder, kills, seed=seed)
+        return {"kills": kills, **dict(sorted(books.did.items())), "events": len(books.published)}, books.wrong
+
+    well = "nothing lost, nothing doubled, no number used twice, both stores open clean"
+    return kill_run.main("kills", __doc__, words, nursery=nursery, run=told, well=well)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ no line may have two.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
 import random
@@ -18,7 +16,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -38,6 +35,7 @@ from agent.match.records import Match
 from agent.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate, rights_path
 from tools.lib.demo.site import ROOT
+from tools.lib.rig import kill_run
 from tools.lib.rig.board import Board, SocketLines, serve
 
 BOARD = "board"
@@ -182,23 +180,13 @@ def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random, 
 
 def main(words: Sequence[str] | None = None) -> int:
     """``tools/rig pulses``: exit status 0 only if no output was left on and nobody got two pulses."""
-    parser = argparse.ArgumentParser(prog="tools/rig pulses", description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments of death")
-    parser.add_argument("--json", action="store_true", help="one object on standard output")
-    parser.add_argument("--nursery", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(words)
-    if arguments.nursery is not None:
-        nursery(arguments.nursery)
-        return 0
-    with tempfile.TemporaryDirectory(prefix="postern-pulses-") as folder:
-        did, wrong = run(Path(folder), arguments.kills, seed=arguments.seed)
-    if arguments.json:
-        print(json.dumps({**did, "wrong": wrong}))
-    else:
-        print(", ".join(f"{name} {count}" for name, count in sorted(did.items())))
-        print("\n".join(wrong) or "no output left on, nobody got two pulses for one right")
-    return 1 if wrong else 0
+
+    def told(folder: Path, kills: int, seed: int) -> tuple[dict[str, int], list[str]]:
+        did, wrong = run(folder, kills, seed=seed)
+        return dict(sorted(did.items())), wrong
+
+    well = "no output left on, nobody got two pulses for one right"
+    return kill_run.main("pulses", __doc__, words, nursery=nursery, run=told, well=well)
 
 
 if __name__ == "__main__":
