@@ -77,7 +77,7 @@ class Verifier {
     const [grant, listed] = list.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '').split(/~(.*)/s), keys = new Map();
     const by = listed === undefined ? this.siteKey : this.service(grant), told = open(listed ?? grant, 'trust', by);
     ensure(isList(told) && (told.version === 2) === (told.expires_at !== null)); // isList fills in what may be missing
-    const { version, site, serial, expires_at, units } = told, { number = 0 } = by; // 0: the site's own key
+    const { version, site, serial, expires_at, units } = told, { number = 0 } = by; // 0: none; a newer one begins anew
     const entries = Object.entries(units).flatMap(([unit, keys]) => keys.map((one) => ({ unit, ...one })));
     for (const { jwk, ...entry } of entries) {
       const { key, kid } = readKey(jwk), end = moment(entry.until);
@@ -86,7 +86,7 @@ class Verifier {
     }
     const ends = moment(expires_at);
     ensure(site === (this.site ?? site) && site === (by.site ?? site), 'wrong_site');
-    ensure(serial >= this.serial || (this.by > 0 && number > this.by), 'replayed'); // a newer mandate begins anew
+    ensure(serial >= this.serial || (this.by > 0 && number > this.by), 'replayed');
     Object.assign(this, { site, serial, expires_at, ends, keys, by: number, mandate: number || this.mandate });
   }
   /** Key of the site's service by its mandate: it may sign the list of units, until a mandate with a higher number. */

@@ -174,7 +174,7 @@ def test_verifier_in_javascript_says_the_same(javascript: Path) -> None:
         "    [differs(known, seq - 1, prev), 'fork'],",
         "    [chain.quarantined, 'quarantined'],",
         "  ensure(+now <= this.ends, 'expired');",
-        "  ensure(serial >= this.serial || (this.by > 0 && number > this.by), 'replayed'); // a newer mandate begins anew",
+        "  ensure(serial >= this.serial || (this.by > 0 && number > this.by), 'replayed');",
         "  checkHeader(header, 'receipt');",
         " && marks(text) === marks(JSON.stringify(value))",
         "  ensure(isEvent(event) && event.id === `${data.boot}-${data.seq}`);",
