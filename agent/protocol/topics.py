@@ -51,6 +51,11 @@ def list_topic(site: str) -> str:
     return f"{BOARD_ROOT}/{site}/trust"
 
 
+def list_part_topic(site: str, part: int | None = None) -> str:
+    """Return where one part of a longer list is retained; without ``part`` the filter for all of them."""
+    return f"{list_topic(site)}/{'+' if part is None else part}"
+
+
 def event_filters(site: str) -> tuple[str, str]:
     """Return what a subscriber listens to: live events and backlog of every unit of the site."""
     check_name("site", site)

@@ -36,6 +36,7 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("write", "{base}/+/request/outbox/replay"),
         ("read", "{base}/+/response/outbox/replay"),
         ("read", BOARD_ROOT + "/{site}/trust"),
+        ("read", BOARD_ROOT + "/{site}/trust/+"),
     ),
     # Live events, never the backlog: no automation may act on the past.
     "home-assistant": (
@@ -70,6 +71,7 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", JOINING_ROOT + "/{site}/+/request"),
         ("write", JOINING_ROOT + "/{site}/+/answer"),
         ("write", BOARD_ROOT + "/{site}/trust"),
+        ("write", BOARD_ROOT + "/{site}/trust/+"),
     ),
 }
 # Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker

@@ -22,11 +22,12 @@ from agent.files import read_bounded
 from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.health import read_health, verify_health
+from agent.protocol.list_parts import MAX_PARTS, in_parts
 from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT, check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
-from agent.protocol.topics import list_topic
+from agent.protocol.topics import list_part_topic, list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.folder import changing
@@ -41,6 +42,9 @@ RETRY_S: Final = 900  # between two attempts at the same thing of one unit
 ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
 KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
 DAY_S: Final = 86_400
+SAY_AGAIN_S: Final = (
+    300  # the list of units: a broker may retain nothing, or not for who listens at another of its nodes
+)
 
 
 class Letter(NamedTuple):
@@ -78,6 +82,7 @@ class Desk:
         self._daily_ns: int | None = None
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
+        self._shown_ns = 0
 
     def filters(self) -> tuple[str, ...]:
         """What the service listens to."""
@@ -94,13 +99,20 @@ class Desk:
             return []
 
     def board(self) -> list[Letter]:
-        """What every program is to know, where it changed since it was asked for last: the list of units, as signed."""
+        """What every program is to know: the list of units, as signed, where it changed or was said a while ago."""
         self._list()
         stamp = None if self._trusted is None else self._trusted[0]
-        if stamp is None or stamp == self._shown:
+        if stamp is None or (stamp == self._shown and self._since_s(self._shown_ns) < SAY_AGAIN_S):
             return []
-        self._shown = stamp
-        return [Letter(list_topic(self.site), self._files.trust.read_bytes())]
+        anew, self._shown, self._shown_ns = stamp != self._shown, stamp, self._clock.monotonic_ns()
+        whole, token = list_topic(self.site), self._files.trust.read_bytes()
+        if not (parts := in_parts(token)):
+            return [Letter(whole, token)]
+        # What is retained of a list before it goes: its last parts, or the whole of a shorter one.
+        unused = [list_part_topic(self.site, part) for part in range(len(parts) + 1, MAX_PARTS + 1)]
+        cleared = [Letter(topic, b"") for topic in (whole, *unused)] if anew else []
+        said = [Letter(list_part_topic(self.site, number), part) for number, part in enumerate(parts, start=1)]
+        return [*cleared, *said]
 
     def show_again(self) -> None:
         """Have ``board`` give everything once more, for another session."""

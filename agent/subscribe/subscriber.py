@@ -16,7 +16,8 @@ from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, 
 from agent.mqtt.credentials import load_identity
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol.health import Health
-from agent.protocol.topics import event_filters, health_filter, list_topic, replay_filter
+from agent.protocol.list_parts import Gathering
+from agent.protocol.topics import event_filters, health_filter, list_part_topic, list_topic, replay_filter
 from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -91,7 +92,8 @@ class Subscriber:
         if trusted.expired_at(clock.now()):
             raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         self._trust, self._state, self._durable = trust, state, durable
-        self._list_topic = list_topic(site)
+        self._list_topics = list_topic(site), list_part_topic(site)
+        self._list_parts = Gathering()
         self._replays, self._answers = replays, replay_filter(site)
         self._tails: dict[str, int] = {}  # the last number of each unit that does not wait there, says its health
         self._told: set[str] = set()
@@ -203,7 +205,8 @@ class Subscriber:
             raise BrokerError(told)
         lacks = {
             self._health_filter: "notices events that are withheld",
-            self._list_topic: "hears of a newer list of units",
+            self._list_topics[0]: "hears of a newer list of units",
+            self._list_topics[1]: "hears of a newer list of many units",
         }
         self._on_notice(f"{told}; until then nobody here {lacks.get(topic, 'asks for events that are missing')}")
 
@@ -228,8 +231,8 @@ class Subscriber:
             self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
     def _check(self, message: Incoming) -> list[Handed]:
-        if message.topic == self._list_topic:
-            self._take_list(message.payload)
+        if message.topic.startswith(self._list_topics[0]):
+            self._take_list(message)
             return []
         if not message.payload:  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
             return []
@@ -250,10 +253,12 @@ class Subscriber:
         except VerificationError as error:
             return [self._refusal(message.topic, error)]
 
-    def _take_list(self, payload: bytes) -> None:
+    def _take_list(self, message: Incoming) -> None:
         """Take the site's newest list of units, so that nobody has to carry it; what is none changes nothing."""
         try:
-            if self._trust.offer(payload):
+            whole = message.topic == self._list_topics[0]
+            token = message.payload if whole or not message.payload else self._list_parts.take(message.payload)
+            if token and self._trust.offer(token):
                 self._trust_checked_ns -= TRUST_CHECK_S * 1_000_000_000  # it counts from the next batch on
         except (PosternError, ValueError) as error:
             self._tell_once(f"the list of units at the broker is not taken: {error}")
@@ -314,12 +319,12 @@ class Subscriber:
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
         )
-        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), self._list_topic]
+        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *self._list_topics]
         try:
             connection.open()
             for topic in wanted:
                 try:
-                    connection.subscribe(topic, retained=topic == self._list_topic)
+                    connection.subscribe(topic, retained=topic in self._list_topics)
                 except ConnectionLostError:
                     raise
                 except BrokerError as error:

@@ -33,6 +33,7 @@ SUSPICIOUS = 3  # short sessions in a row: the broker may know this client's nam
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
+SAY_AGAIN_S = 300  # what is retained: a broker may retain nothing, or not for who listens at another of its nodes
 BIRTH_SPREAD_S = 5.0  # a fleet does not answer Home Assistant's birth message all at once
 OTHERS_IN_FLIGHT = 4  # availability, info, health and discovery, sent together after connecting
 PAGE_ROWS = 2 * IN_FLIGHT  # rows read at a time: a full window beside those still in flight
@@ -98,7 +99,7 @@ class Uplink:
         self._connected_ns = self._short = 0
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
-        self._due: dict[str, int] = {}  # "info", "health", "discovery" -> monotonic ns
+        self._due: dict[str, int] = {}  # what is due, by name -> monotonic ns
         self._stopping = threading.Event()
         self._turns = self._all_turns()
         self.thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
@@ -186,10 +187,9 @@ class Uplink:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
         self._notify("connected", f"connected to the broker {self.settings.broker.host}:{self.settings.broker.port}")
         began_ns = self._connected_ns = self.clock.monotonic_ns()
-        self._send(connection, self._topics.availability, ONLINE, retain=True)
         for topic in self.unwanted:
             self._send(connection, topic, b"", retain=True)
-        self._due = {"info": began_ns, "health": began_ns, "discovery": began_ns}
+        self._due = dict.fromkeys(("availability", "info", "health", "discovery"), began_ns)
         self.mailbox.drop_reports()
         while not self._stopping.is_set():
             now_ns = self.clock.monotonic_ns()
@@ -218,8 +218,10 @@ class Uplink:
         if self.mailbox.take_info_changed():
             self._due["info"] = now_ns
         for name in [name for name, at_ns in self._due.items() if at_ns <= now_ns]:
-            del self._due[name]
-            if name == "info" and (document := self._make(name, self.info)):
+            self._due[name] = now_ns + SAY_AGAIN_S * 1_000_000_000
+            if name == "availability":
+                self._send(connection, self._topics.availability, ONLINE, retain=True)
+            elif name == "info" and (document := self._make(name, self.info)):
                 self._send(connection, self._topics.info, document, retain=True)
             elif name == "discovery" and self.discovery is not None:
                 self._send(connection, self.discovery.topic, self.discovery.payload, retain=True)
@@ -308,7 +310,8 @@ class Uplink:
             return
         if self.discovery is not None and message.topic == self.discovery.birth_topic:
             if message.payload == ONLINE:
-                self._due["discovery"] = now_ns + round(uniform(self.random) * BIRTH_SPREAD_S * 1e9)
+                spread_ns = round(uniform(self.random) * BIRTH_SPREAD_S * 1e9)
+                self._due["discovery"] = self._due["availability"] = now_ns + spread_ns
             return
         verb = self._topics.verb(message.topic)
         answer = self.on_request(verb, message.payload) if verb is not None else None

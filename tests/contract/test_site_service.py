@@ -18,17 +18,19 @@ import pytest
 
 from agent.clock import Clock, ClockState, SystemClock
 from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
-from agent.keys import load_public_key
+from agent.files import write_atomic
+from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
-from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining
 from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
+from agent.site.units import load_site_key
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
 from agent.unit.key_files import UnitFiles
@@ -257,6 +259,26 @@ def test_a_subscriber_hears_of_a_new_unit_and_of_a_revocation_by_the_service(sit
     with pytest.raises(VerificationError):
         again.offer(newest[:-4] + b"AAAA")
     assert (guard / "trust.jws").read_bytes() == newest
+
+
+def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveSite) -> None:
+    """It is five times as long as a message may be at the broker as deployed."""
+    guard = issue_client(site.folder, "guard", "auditor")
+    settings = BrokerSettings(
+        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
+    )
+    trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
+    time.sleep(1)  # the broker has the auditor's rules
+    units = {f"door-{n}": (UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active"),) for n in range(500)}
+    listed = TrustList(version=1, site=SITE, serial=1000, issued_at="2026-11-27T00:00:00Z", units=units)
+    write_atomic(site.files.trust, listed.sign(load_site_key(site.folder)).encode())
+    with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
+        thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
+        thread.start()
+        wait_until(lambda: len(subscriber.verifier.trust.units_in_service()) == 500)
+        subscriber.stop()
+        thread.join(10)
+    assert (guard / "trust.jws").read_bytes() == site.files.trust.read_bytes()
 
 
 def test_what_a_killed_service_left_undone_is_done_by_the_next(site: LiveSite, tmp_path: Path) -> None:

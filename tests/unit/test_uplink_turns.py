@@ -24,6 +24,7 @@ from agent.uplink.session import (
     ONLINE,
     RECONNECT_S,
     RESPONSE_EXPIRY_S,
+    SAY_AGAIN_S,
     STABLE_S,
     Uplink,
     UplinkSettings,
@@ -149,6 +150,21 @@ def test_a_birth_that_the_broker_kept_is_no_birth(station: Station) -> None:
         station.wire.coming = [Incoming("homeassistant/status", ONLINE, retained)]
         station.turn(3, seconds=BIRTH_SPREAD_S)
         assert len(station.wire.said("homeassistant/x")) == count
+
+
+def test_what_is_retained_is_said_again_because_a_broker_may_retain_nothing(station: Station) -> None:
+    """A cluster keeps it at the one node where it was said, or nowhere: whoever listens later hears it all the same."""
+    retained = (TOPICS.availability, TOPICS.info, "homeassistant/x")
+    station.turn(3)
+    assert [len(station.wire.said(topic)) for topic in retained] == [1, 1, 1]
+    station.turn(SAY_AGAIN_S + 5, seconds=1)
+    assert [len(station.wire.said(topic)) for topic in retained] == [2, 2, 2]
+    assert all(options["retain"] for topic in retained for options in station.wire.said(topic))
+    station.wire.coming = [Incoming("homeassistant/status", ONLINE, retained=False)]
+    station.turn(3, seconds=BIRTH_SPREAD_S)
+    assert [len(station.wire.said(topic)) for topic in retained] == [3, 2, 3], (
+        "Home Assistant was born and knows nothing"
+    )
 
 
 def test_availability_is_retained_and_the_will_takes_it_back(station: Station) -> None:
