@@ -52,7 +52,8 @@ class JoinReply(Record, frozen=True):
     """What the site's service says to a unit that asks to join, over the broker.
 
     ``answer`` and ``policy`` are signed, and ``proof`` is of the claim: they belong together, and the policy is the
-    site's newest. ``reason`` and ``message`` say why somebody has to wait or is refused, and are believed by nobody.
+    site's newest. ``reason`` and ``message`` say why somebody has to wait or is refused. ``refused`` is for good, and
+    ends the asking where it is proven; whoever has no proof (a broker, a site that does not know the claim) only tells.
     """
 
     version: Literal[1]

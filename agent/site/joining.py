@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -103,15 +103,22 @@ def invite(
 def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTEM_CLOCK) -> bytes:
     """What is said to whoever asks with an invitation for ``unit``, as its certificate at the broker said.
 
-    A refusal is an answer, and stands in the log once for each reason. Raises KeyStoreError and StorageError.
+    A refusal is an answer, proven by the claim where the site knows that, and stands in the log once for each reason.
+    What the site can still mend (its service has no mandate, the name is taken) lets the unit wait. Raises
+    KeyStoreError and StorageError.
     """
     digest = request_digest(request)
     try:
         return encode(_reply(folder, unit, request, digest, clock))
     except RefusedError as error:
         _log_refusal(folder, unit, error.reason, clock)
-        reason, message = error.reason[:64], str(error)[:512]
-        return encode(JoinReply(version=1, state="refused", request=digest, reason=reason, message=message))
+        state: Literal["waiting", "refused"] = "refused" if isinstance(error, VerificationError) else "waiting"
+        reply = JoinReply(
+            version=1, state=state, request=digest, reason=error.reason[:64], message=str(error)[:512]
+        )
+        if (key := _claim(SiteFiles(folder), unit, request)) is not None:
+            reply = msgspec.structs.replace(reply, proof=joining.prove(key, reply))
+        return encode(reply)
 
 
 def accept(
@@ -199,8 +206,7 @@ def _check(site: SiteFolder, unit: str, request: bytes) -> TokenRecord:
         raise VerificationError("wrong_site", f"this is site {site.name}, the request is for another one")
     if asked.unit != unit:
         raise VerificationError("wrong_unit", f"the invitation is for {unit}, the request for another unit")
-    found = [record for record in load(site.files.tokens, TokenFile, secret=True).tokens if record.unit == unit]
-    invited = [record for record in found if record.invited]
+    invited = _invitations(site.files, unit)
     if not invited:
         raise VerificationError("unknown_claim", f"the site has no invitation for {unit} any more: make a new one")
     proven = [record for record in invited if joining.is_proof(decode_base64url(record.digest), asked)]
@@ -209,6 +215,23 @@ def _check(site: SiteFolder, unit: str, request: bytes) -> TokenRecord:
     if parse_time(proven[-1].expires_at) <= site.now():
         raise VerificationError("expired", f"the invitation for {unit} has expired: make a new one")
     return proven[-1]
+
+
+def _invitations(files: SiteFiles, unit: str) -> list[TokenRecord]:
+    tokens = load(files.tokens, TokenFile, secret=True).tokens
+    return [record for record in tokens if record.unit == unit and record.invited]
+
+
+def _claim(files: SiteFiles, unit: str, request: bytes) -> bytes | None:
+    """The key by which a request of any content proves an invitation for ``unit``; None where it proves none."""
+    if len(request) > MAX_REQUEST_BYTES:
+        return None
+    try:
+        asked = joining.unverified(request.decode("ascii", errors="replace").strip(), joining.UnitRequest)
+    except VerificationError:
+        return None
+    keys = (decode_base64url(record.digest) for record in _invitations(files, unit))
+    return next((key for key in keys if joining.is_proof(key, asked)), None)
 
 
 def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> None:

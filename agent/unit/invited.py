@@ -3,7 +3,8 @@
 
 Each step may be repeated, so a first boot that was cut off goes on where it was: the same request is sent until there
 is an answer, the same answer is taken again. The request is kept until all is done; ``joined.json`` is written last.
-What the site says is believed by the claim (``agent.unit.joining``); whoever runs the broker can only delay.
+What the site says is believed by the claim (``agent.unit.joining``), a refusal too: whoever runs the broker can only
+delay.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from agent.unit.key_files import UnitFiles
 
 ASK_S: Final = 10.0  # between two requests: a site's service that was away hears of it soon
 POLL_S: Final = 0.5
+UNPROVEN: Final = "a refusal that the site did not prove, so this unit asks on"  # a broker may make one
 SUFFIX: Final = ".join"  # of the name in an invitation's certificate
 
 
@@ -126,7 +128,7 @@ def _ask(
     try:
         connection.subscribe(f"{base}/answer")
         end_ns = clock.monotonic_ns() + round(patience_s * 1e9)
-        ask_ns, told = clock.monotonic_ns(), ""
+        ask_ns, told, key = clock.monotonic_ns(), "", token_key(invitation.token())
         while clock.monotonic_ns() < end_ns:
             if clock.monotonic_ns() >= ask_ns:
                 connection.publish(f"{base}/request", request, expiry_s=round(ASK_S))
@@ -135,14 +137,16 @@ def _ask(
             if any(not ack.accepted for ack in polled.acks):
                 raise BrokerError("the broker does not let this unit ask: carry the site's newest acl to it, reload it")
             for message in polled.messages:
-                reply = _read(message.payload, request, token_key(invitation.token()))
+                reply = _read(message.payload, request, key)
                 if reply is None:
                     continue
                 if reply.state == "joined":
                     return reply
                 said = printable(reply.message or "", 512)
                 if reply.state == "refused":
-                    raise RefusedError(f"the site refuses this unit: {said}", reason=printable(reply.reason or ""))
+                    if is_proof(key, reply):
+                        raise RefusedError(f"the site refuses this unit: {said}", reason=printable(reply.reason or ""))
+                    said = f"{UNPROVEN}: {said}"
                 if said != told:
                     tell(said)
                     told = said

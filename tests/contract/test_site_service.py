@@ -129,8 +129,8 @@ def test_a_claim_is_good_once_for_one_unit_and_refused_with_its_reason_on_both_s
     renewed = joining.invite(site.folder, "door-8", accepted=True)
     old = Card(tmp_path / "old", renewed)
     joining.invite(site.folder, "door-8", accepted=True)
-    with pytest.raises(RefusedError, match="newer invitation"):
-        old.join()
+    with pytest.raises(PosternError, match="newer invitation"):
+        old.join(patience_s=5)
     reasons = {line.split('"reason":"')[1].split('"')[0] for line in _log(site, "joining_refused")}
     assert reasons == {"used", "bad_claim"}
 
