@@ -35,7 +35,7 @@ from agent.site.joining import JOINING_SUFFIX, ask_to_join
 from agent.site.mandated import destroy_past, load_mandate
 from agent.site.operator import VALIDITY_S, next_command
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
-from agent.site.seen import UnitSeen, with_availability, with_health, with_info
+from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
 
 RENEW_DAYS: Final = 120  # left of a certificate: two months after it was issued
 RETRY_S: Final = 900  # between two attempts at the same thing of one unit
@@ -78,6 +78,7 @@ class Desk:
         self._written_ns: dict[str, int] = {}
         self._flights: dict[str, _Flight] = {}
         self._tried_ns: dict[tuple[str, str], int] = {}
+        self._replayed: set[str] = set()  # units of whom old health comes
         self._number = 0
         self._daily_ns: int | None = None
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
@@ -158,13 +159,18 @@ class Desk:
         return None if record is None or record.revoked else record
 
     def _heard(self, record: UnitRecord, payload: bytes) -> Iterator[Letter]:
-        """Believe a health document that the unit signed, and send what falls due."""
+        """Believe a health document that the unit signed and that is its newest, and send what falls due."""
         read_health(payload)
         key = PublicKey.from_jwk(record.keys[-1].jwk)
         health = verify_health(payload, key, source=f"/{TOPIC_ROOT}/{self.site}/{record.unit}")
-        before = self._of(record.unit)
-        seen = with_health(before, health, round_down(self._clock.now(), 1))
-        changed = msgspec.structs.replace(seen, at=before.at, queue=before.queue) != before
+        before, mark = self._of(record.unit), mark_of(health, key.kid)
+        knows = self._clock.state() == "synced" == health.clock
+        if is_replayed(mark, before.mark, self._clock.now() if knows else None):
+            self._pass_over(record.unit, again=mark == before.mark)
+            return
+        self._replayed.discard(record.unit)
+        seen = with_health(before, health, round_down(self._clock.now(), 1), mark)
+        changed = msgspec.structs.replace(seen, at=before.at, queue=before.queue, mark=before.mark) != before
         self._keep(seen, now=changed)
         flight = self._flights.get(record.unit)
         if flight is not None and self._since_s(flight.sent_ns) < ANSWER_S:
@@ -176,6 +182,15 @@ class Desk:
             what, make = due
             self._tried_ns[record.unit, what] = self._clock.monotonic_ns()
             yield self._send(record.unit, what, make())
+
+    def _pass_over(self, unit: str, *, again: bool) -> None:
+        """Do nothing for a health document that came before; an older one is told of until a newer one comes."""
+        if not again and unit not in self._replayed:
+            self._replayed.add(unit)
+            self._tell(
+                f"{unit}: its health is older than what was heard of it before, so nothing is done for it: somebody"
+                " repeats it, or files of the unit were put back and it does not know the time"
+            )
 
     def _due(self, record: UnitRecord, seen: UnitSeen) -> tuple[str, Callable[[], dict[str, str]]] | None:
         """The first thing that falls due for a unit and was not tried a moment ago, and how it is made."""

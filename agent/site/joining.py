@@ -113,9 +113,7 @@ def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTE
     except RefusedError as error:
         _log_refusal(folder, unit, error.reason, clock)
         state: Literal["waiting", "refused"] = "refused" if isinstance(error, VerificationError) else "waiting"
-        reply = JoinReply(
-            version=1, state=state, request=digest, reason=error.reason[:64], message=str(error)[:512]
-        )
+        reply = JoinReply(version=1, state=state, request=digest, reason=error.reason[:64], message=str(error)[:512])
         if (key := _claim(SiteFiles(folder), unit, request)) is not None:
             reply = msgspec.structs.replace(reply, proof=joining.prove(key, reply))
         return encode(reply)

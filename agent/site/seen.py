@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the site's service last heard of each unit: for the list of units, and for what has to be renewed.
 
-Health is signed by the unit and verified before it comes here. Info and availability are not: they are labels.
+Health is signed by the unit and verified before it comes here; one that a broker recorded is told apart by the mark
+of the newest. Info and availability are not signed: they are labels.
 """
 
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,12 +18,24 @@ from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import printable
 from agent.protocol.health import Count, Health
-from agent.protocol.names import Name, Time, parse_time
+from agent.protocol.names import Boot, Name, Time, parse_time
 from agent.protocol.record import Record
 
 MAX_INFO_BYTES = 8192  # a document has about 1 500
 MAX_TEXT = 128
+FRESH = timedelta(minutes=10)  # health comes each minute, and two clocks that were set differ by less
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+class Mark(Record, frozen=True):
+    """Where the newest health of a unit stands: by which key, in which run, and how far its chains had come."""
+
+    kid: Annotated[str, Meta(max_length=64)]
+    boot: Boot
+    uptime_s: Count
+    time: Time
+    seq: Count
+    audit: Count
 
 
 class UnitSeen(Record, frozen=True):
@@ -44,6 +58,7 @@ class UnitSeen(Record, frozen=True):
     renews: bool | None = None  # whether its release takes renewals by the service
     brokers_crl: Text | None = None  # digest of the list of revoked brokers that it took
     told: Annotated[str, Meta(max_length=512)] | None = None
+    mark: Mark | None = None
 
 
 class _Camera(msgspec.Struct):
@@ -62,8 +77,32 @@ class _Info(msgspec.Struct, kw_only=True):
     capabilities: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
 
 
-def with_health(seen: UnitSeen, health: Health, at: str) -> UnitSeen:
-    """What is known after a verified health document that came at ``at``.
+def mark_of(health: Health, kid: str) -> Mark:
+    """Where a health document stands that the key ``kid`` signed."""
+    audit = 0 if health.audit is None else int(health.audit.partition(":")[0])
+    return Mark(kid=kid, boot=health.boot, uptime_s=health.uptime_s, time=health.time, seq=health.head.seq, audit=audit)
+
+
+def is_replayed(mark: Mark, newest: Mark | None, now: datetime | None) -> bool:
+    """Whether a verified health document with ``mark`` is one that came before, or older than one that did.
+
+    Within a run of the unit its running time says so. Another run has gone on with the chains, unless files were put
+    back; then its clock must say ``now``, which is None where unit or site do not know the time.
+    """
+    if newest is None or newest.kid != mark.kid:
+        return False
+    if newest.boot == mark.boot:
+        return mark.uptime_s <= newest.uptime_s
+    here, there = (mark.seq, mark.audit), (newest.seq, newest.audit)
+    if here != there and all(one >= other for one, other in zip(here, there, strict=True)):
+        return False
+    with contextlib.suppress(ValueError):  # a moment that does not exist
+        return now is None or mark.time <= newest.time or abs(now - parse_time(mark.time)) > FRESH
+    return True
+
+
+def with_health(seen: UnitSeen, health: Health, at: str, mark: Mark | None = None) -> UnitSeen:
+    """What is known after a verified health document that came at ``at`` and stands at ``mark``.
 
     Where the unit knew the time it is as old as it says: one that the broker kept hides nobody's silence.
     """
@@ -80,6 +119,7 @@ def with_health(seen: UnitSeen, health: Health, at: str) -> UnitSeen:
         clock=health.clock,
         recognition=health.recognition,
         asks=health.asks,
+        mark=mark,
     )
 
 
