@@ -64,7 +64,7 @@ class RightsFile(OwnedFile):
         **OwnedFile.ADVICE,
         sqlite3.SQLITE_FULL: "the disk is full: free space on it; nothing opens until then",
     }
-    DAMAGED = "it is damaged: move it away; everybody may then use each rule once more at once"
+    DAMAGED = "it is damaged: move it away and confirm that; everybody may then use each rule once more at once"
     UNUSABLE = "{path} cannot be used ({reason}): make its folder writable"
 
     def _prepare(self) -> None:
@@ -100,6 +100,16 @@ class Rights:
 
     def __exit__(self, *_: object) -> None:
         self._file.connection.close()
+
+    def generation(self) -> int:
+        """Number in common with the unit's other files; 0 before its first. Raises StorageError."""
+        with self._lock:
+            return self._file.generation()
+
+    def stamp(self, number: int) -> None:
+        """Carry ``number`` from now on, durably. Raises StorageError."""
+        with self._lock, self._file.transaction() as connection:
+            self._file.stamp(connection, number)
 
     def take(self, rule: str, owner: str, cooldown_s: int, token: TokenUse | None = None) -> bool:
         """Use a rule if its last use is ``cooldown_s`` ago; whether that was so. Durable when it returns.

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One number across all that a unit keeps, by which a file that was put back to an older state is noticed.
 
-Gallery, command counter, outbox and audit log carry the number; a file beside them says which it is. It rises when they
-are opened and closed, after each signed command that may change something, and after each erasure. A gallery from a
-backup would match somebody who was erased since, a counter would take a command twice, an outbox would sign its numbers
-twice: so where the numbers differ nobody is matched and enrolled, every command has to answer a challenge, and the
-outbox goes on behind the last number that any of the files knows of, until the site has looked at the unit and says so.
+Gallery, command counter, outbox, record of used rules and audit log carry the number; a file beside them says which it
+is. It rises when they are opened and closed, after each signed command that may change something, and after each
+erasure. A gallery from a backup would match somebody who was erased since, a counter would take a command twice, an
+outbox would sign its numbers twice, a record of used rules would give once more what is used up: so where the numbers
+differ nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind the last
+number that any of the files knows of, until the site has looked at the unit and says so.
 
 The number rises in an order that a power cut may end anywhere: the file names the coming number before the first of
-the four carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
+them carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
 subscriber (``agent.subscribe.chain``).
 """
 
@@ -31,13 +32,17 @@ from agent.protocol.names import Digest
 from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, convert, decode
 
 MAX_FILE_BYTES = 2048
+RIGHTS = "record of used rules"
 MAX_REASON = 200  # characters of what a person gives as the reason
 
 Number = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 
 
-class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. ``coming`` is a number that some may carry already, ``doubt`` the sentence while the site is asked."""
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The file. ``coming`` is a number that some may carry already, ``doubt`` the sentence while the site is asked.
+
+    ``rights`` says that the record of used rules carries it, too: not yet at a unit of a release before.
+    """
 
     number: Number = 0
     coming: Number | None = None
@@ -45,6 +50,7 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_digest: Digest = FIRST_PREV
     cmd_seq: Number = 0
     doubt: Annotated[str, Meta(max_length=500)] | None = None
+    rights: bool = False
 
 
 class Numbered(Protocol):
@@ -95,17 +101,26 @@ def read_known(path: Path, audit: AuditLog | None = None) -> Known | None:
 
 
 class Generation:
-    """See the module. Made once all four are open; thread-safe."""
+    """See the module. Made once all are open; thread-safe."""
 
-    def __init__(self, path: Path, *, gallery: Numbered, audit: AuditLog, counter: Counts, outbox: Queues) -> None:
+    def __init__(
+        self, path: Path, *, gallery: Numbered, audit: AuditLog, counter: Counts, outbox: Queues, rights: Numbered
+    ) -> None:
         """Compare; where all agree, the number rises. Raises StorageError."""
         self._path, self._audit, self._counter, self._outbox = path, audit, counter, outbox
-        self._stamped: Mapping[str, Numbered] = {"gallery": gallery, "command counter": counter, "outbox": outbox}
+        self._stamped: Mapping[str, Numbered] = {
+            "gallery": gallery,
+            "command counter": counter,
+            "outbox": outbox,
+            RIGHTS: rights,
+        }
         self._lock = threading.Lock()
         entry = audit.last("generation")
         carried = {name: one.generation() for name, one in self._stamped.items()}
         carried["audit log"] = 0 if entry is None else _number(entry.facts.get("number"))
         known = read_known(path) if path.exists() or any(carried.values()) else Known()
+        if known is not None and not known.rights:
+            del carried[RIGHTS]
         self._known = known or Known(number=max(carried.values()))
         doubt = self._known.doubt or _doubt(carried, known)
         if doubt is None:
@@ -145,7 +160,7 @@ class Generation:
         for one in self._stamped.values():
             one.stamp(coming)
         head = self._outbox.head()
-        done = Known(coming, None, head.seq, head.digest, self._counter.last)
+        done = Known(coming, None, head.seq, head.digest, self._counter.last, rights=True)
         facts: dict[str, Fact] = {
             "number": coming,
             "event_seq": head.seq,

@@ -108,7 +108,9 @@ def open_stores(
             Rights(rights_path(config), clock, settled=ageing.settled) as rights,
         ):
             counter = CommandCounter(files.commands)
-            generation = Generation(files.generation, gallery=gallery, audit=audit, counter=counter, outbox=outbox)
+            generation = Generation(
+                files.generation, gallery=gallery, audit=audit, counter=counter, outbox=outbox, rights=rights
+            )
             yield Stores(gallery, outbox, audit, ageing, counter, generation, rights)
             with suppress(StorageError):  # the number of the start is good enough
                 generation.advance()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from agent.audit.chain import read_entries
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.door.rights import TokenUse
 from agent.errors import RefusedError, StorageError
 from agent.files import write_atomic
 from agent.keys import SigningKey, decode_base64url
@@ -48,6 +50,7 @@ FILES = {
     "gallery": ("gallery.db", "kek"),
     "command counter": ("commands.json",),
     "outbox": ("outbox.db",),
+    "record of used rules": ("rights.db",),
     "audit log": ("audit.log",),
     "file of their common number": ("generation.json",),
 }
@@ -145,6 +148,47 @@ def test_an_outbox_put_back_signs_no_number_twice(unit: Unit, together: tuple[st
     assert (event.data.seq, event.data.prev) == (unit.head.seq + 1, unit.head.digest)
 
 
+TOKEN = TokenUse(b"t" * 12, SimulatedClock().now() + timedelta(days=30))
+OWNER = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize("how", ["put back", "taken away"])
+def test_a_record_of_used_rules_gives_no_right_again(unit: Unit, how: str) -> None:
+    """A token that counts once, and a waiting time: used, then the record of before is put in its place."""
+    with unit.open() as stores:
+        assert stores.rights.take("gate", OWNER, 0, TOKEN)
+        assert stores.rights.take("portion", OWNER, 540)
+    if how == "put back":
+        unit.put_back("record of used rules")
+    else:
+        (unit.folder / "rights.db").unlink()
+    for _ in range(2):
+        with unit.open() as stores:
+            assert "record of used rules was put back" in str(stores.generation.doubt), "nobody is matched"
+            unit.clock.advance(60)
+    with unit.open() as stores:
+        unit.confirming(stores).files("the card was exchanged")
+    with unit.open() as stores:
+        assert not stores.generation.doubted()
+
+
+def test_the_record_of_a_release_before_is_taken_over_once(unit: Unit) -> None:
+    """It carries no number yet, and the file of their common number says so."""
+    with sqlite3.connect(unit.folder / "rights.db") as connection:
+        connection.execute("DROP TABLE generation")
+    connection.close()
+    file = unit.folder / "generation.json"
+    known = json.loads(file.read_bytes())
+    file.write_text(json.dumps({name: value for name, value in known.items() if name != "rights"}))
+    with unit.open() as stores:
+        assert not stores.generation.doubted()
+        number = stores.rights.generation()
+        assert number == stores.gallery.generation() > 0
+    unit.put_back("record of used rules")
+    with unit.open() as stores:
+        assert stores.generation.doubted()
+
+
 @pytest.mark.timeout(900 if EXHAUSTIVE else 300)
 def test_a_power_cut_is_not_taken_for_a_restored_file(work: Path) -> None:
     living, file = work / "living", work / "config.yaml"
@@ -169,7 +213,7 @@ def test_nor_is_a_disk_that_fills_up(unit: Unit, monkeypatch: pytest.MonkeyPatch
         def full(_: int) -> None:
             raise StorageError("the disk is full")
 
-        for at in (stores.gallery, stores.counter, stores.outbox):
+        for at in (stores.gallery, stores.counter, stores.outbox, stores.rights):
             with monkeypatch.context() as patch:
                 patch.setattr(at, "stamp", full)
                 with pytest.raises(StorageError):
@@ -178,7 +222,7 @@ def test_nor_is_a_disk_that_fills_up(unit: Unit, monkeypatch: pytest.MonkeyPatch
         assert stores.generation.doubt is None
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(7))
 def test_a_full_disk_takes_no_word_of_the_site_for_given(unit: Unit, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The doubt ends with the last write of ``accept``; what was cut off can be said again."""
     unit.put_back("gallery")
@@ -196,7 +240,7 @@ def test_a_full_disk_takes_no_word_of_the_site_for_given(unit: Unit, monkeypatch
             return write
 
         with monkeypatch.context() as patch:
-            for one in (stores.gallery, stores.counter, stores.outbox):
+            for one in (stores.gallery, stores.counter, stores.outbox, stores.rights):
                 patch.setattr(one, "stamp", until_full(one.stamp))
             patch.setattr(stores.audit, "append", until_full(stores.audit.append))
             patch.setattr("agent.unit.generation.write_atomic", until_full(write_atomic))
