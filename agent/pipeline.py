@@ -10,7 +10,8 @@ embedding are overwritten within their frame. What outlives it is the sum of a t
 (``agent.match.probe``): of somebody who matches nobody for at most ten seconds, and until the track dies, recognition
 pauses, an enrolment begins, somebody is erased or the unit stops. It is overwritten then; nothing counts it, logs it or
 stores it. Where liveness is required (``agent.door.liveness``) a face that was named has to pass a challenge first, for
-which the angles of its head are looked at in each frame. Only a ``Match``, or its subject's coming and going, reaches
+which the angles of its head are looked at in each frame and, where that is required as well, a passive network sees a
+few of them. Only a ``Match``, or its subject's coming and going, reaches
 ``record``.
 
 An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match, five an attempt that
@@ -125,7 +126,7 @@ def process(stages: Stages, frame: Frame) -> None:
         vouch=stages.liveness.vouch,
         method="token" if references.carried else "face",
     )
-    stages.liveness.look(decision.named, _angles(stages, frame, tracks), now_ns)
+    stages.liveness.look(decision.named, _watch(stages, frame, tracks), now_ns)
     changes = stages.presence.update(decision.seen, now_ns)
     outcomes: tuple[Match | PresenceChange, ...] = (*decision.matches, *changes)
     if outcomes:
@@ -144,15 +145,18 @@ def _see(stages: Stages, frame: Frame, track: Track) -> Seen:
     return seen
 
 
-def _angles(stages: Stages, frame: Frame, tracks: Sequence[Track]) -> Angles | None:
+def _watch(stages: Stages, frame: Frame, tracks: Sequence[Track]) -> Angles | None:
     """How the head is held whose liveness is being checked; None when it, or its second look, was not seen."""
     watched = next((track for track in tracks if track.id == stages.liveness.watched), None)
     if watched is None:
         return None
     with stages.times.measure("liveness"):
         face = stages.detector.locate(frame, watched.face)
+        if face is watched.face:
+            return None
+        stages.liveness.see(frame.main, face.box, frame.timestamp_ns)
         pose = head_pose(face.landmarks)
-    return None if face is watched.face else (pose.yaw, pose.pitch)
+    return pose.yaw, pose.pitch
 
 
 def _compare(stages: Stages, references: References, probe: Embedding) -> Candidate | None:

@@ -141,13 +141,16 @@ def _subject(config: Config) -> list[Problem]:
 
 
 def _liveness(config: Config) -> list[Problem]:
-    """A challenge has to end before the window that it needs does."""
-    act = config.activation
-    if (
-        config.liveness == "not_checked"
-        or not isinstance(act, ButtonActivation)
-        or act.window_s >= MIN_CHALLENGE_WINDOW_S
-    ):
+    """A challenge has to end before the window that it needs does, and is what tells flat from solid."""
+    act, parts = config.activation, config.liveness_parts
+    if "challenge" not in parts:
+        return [(("liveness_parts",), "the passive part alone is too weak to let anybody in: add 'challenge'")]
+    if len(set(parts)) < len(parts):
+        return [(("liveness_parts",), "names a part twice: once is enough")]
+    if config.liveness == "not_checked":
+        reason = "nothing is checked: set 'liveness: require', or leave this out"
+        return [(("liveness_parts",), reason)] if "passive" in parts else []
+    if not isinstance(act, ButtonActivation) or act.window_s >= MIN_CHALLENGE_WINDOW_S:
         return []
     reason = f"liveness: require takes its time: set {MIN_CHALLENGE_WINDOW_S} seconds or more"
     return [(("activation", "window_s"), reason)]

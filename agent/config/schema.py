@@ -65,6 +65,12 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedder: Annotated[str, Meta(min_length=1, max_length=64, description="an embedder's name in the manifest")] = (
         "embedder"
     )
+    pad: Annotated[
+        str,
+        Meta(
+            min_length=1, max_length=64, description="a liveness network's name in the manifest, for its passive part"
+        ),
+    ] = "liveness"
     threads: Annotated[
         int, Meta(ge=1, le=16, description="threads per model, 1 to 16; measure, more is often slower on small boards")
     ] = 1
@@ -247,6 +253,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["not_checked", "require"],
         Meta(description="not_checked, or require: nobody is announced before turning their head as the door asks"),
     ] = "not_checked"
+    liveness_parts: Annotated[
+        tuple[Literal["challenge", "passive"], ...],
+        Meta(
+            min_length=1,
+            max_length=2,
+            description="what 'require' requires: [challenge], or [challenge, passive] to have a network look as well, "
+            "which refuses some more attacks and some more people",
+        ),
+    ] = ("challenge",)
     enrolment: door.Enrolment = msgspec.field(default_factory=door.Enrolment)
     feedback: door.Feedback = msgspec.field(default_factory=door.Feedback)
     outputs: door.Outputs = ()

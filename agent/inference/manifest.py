@@ -117,7 +117,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     input: InputSpec
     outputs: Annotated[dict[str, OutputSpec], msgspec.Meta(min_length=1, max_length=MAX_OUTPUTS)]
     golden: Golden
-    score_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # detectors, landmarks: the working point
+    score_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # the working point, of all but embedders
     landmarks: Name | None = None  # detectors: the model that takes a second look at each candidate
     embedding_dim: Annotated[int, msgspec.Meta(ge=16, le=4096)] | None = None  # embedders
     licence: Text

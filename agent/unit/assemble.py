@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from agent.detect.gate import Gate
     from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
+    from agent.inference.engine import Engine
     from agent.outbox.epoch_keys import EpochKeys
 
 log = logging.getLogger("postern")
@@ -69,10 +70,11 @@ MAX_JWK_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Detector and embedder, verified and self-tested."""
+    """Detector, embedder and, where it is required, the liveness network; verified and self-tested."""
 
     detector: Detector
     embedder: Embedder
+    pad: Engine | None = None
 
     def align(self, frame: Frame, face: Face) -> Crop:
         """Aligned crop of a detected face, by its landmarks in the main picture."""
@@ -121,9 +123,10 @@ def load_site_key(config: Config) -> PublicKey:
 
 
 def load_models(config: Config) -> Models:
-    """Both models; raises ModelError."""
+    """All models that this configuration needs; raises ModelError."""
     from agent.detect.detector import load_detector  # noqa: PLC0415 - the runtime is needed by few commands
     from agent.embed.embedder import load_embedder  # noqa: PLC0415
+    from agent.inference.engine import load_engine  # noqa: PLC0415
     from agent.inference.manifest import load_manifest  # noqa: PLC0415
 
     models = config.models
@@ -135,6 +138,7 @@ def load_models(config: Config) -> Models:
     return Models(
         load_detector(listed, models.detector, models.threads, view=make_view(config)),
         load_embedder(listed, models.embedder, models.threads),
+        load_engine(listed, models.pad, threads=models.threads) if "passive" in config.liveness_parts else None,
     )
 
 

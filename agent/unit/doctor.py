@@ -41,6 +41,7 @@ from agent.unit.epochs import load_epoch_keys
 from agent.unit.generation import read_known
 from agent.unit.held import is_held
 from agent.unit.key_files import KeptFiles, UnitFiles
+from agent.unit.liveness import make_passive
 from agent.unit.looking import make_change_test, resolution
 from agent.unit.start_log import UNASKED_CLOCK
 from agent.unit.stores import open_gallery
@@ -192,6 +193,9 @@ def check_models(config: Config, _: Clock) -> Found:
     width, height = models.detector.input_size
     yield "ok", f"detector {config.models.detector}, {width}x{height}, answers as listed"
     yield "ok", f"embedder {config.models.embedder}, answers as listed"
+    if models.pad is not None:
+        make_passive(models.pad)
+        yield "ok", f"liveness network {config.models.pad}, answers as listed"
     policy = load_policy(config, models)
     yield from tell_policy(policy, count_references(config.gallery.path, policy.model, policy.formerly))
 

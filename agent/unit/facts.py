@@ -39,6 +39,8 @@ def make_info(
     digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": models.embedder.model}
     if second is not None:
         digests["landmarks"] = second.engine.digest
+    if models.pad is not None:
+        digests["pad"] = models.pad.digest
     return encode_info(
         Info(
             source=source_of(config),
@@ -70,6 +72,7 @@ def public_facts(config: Config) -> Mapping[str, Any]:
         "purpose": config.purpose,
         "notice_version": config.notice.version,
         "liveness": config.liveness,
+        "liveness_parts": list(config.liveness_parts),
         "activation": _without_places(msgspec.to_builtins(config.activation, enc_hook=str)),
         "retention_days": config.gallery.retention_days,
         "events": {

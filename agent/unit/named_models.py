@@ -28,7 +28,9 @@ def check_named_models(config: Config, file: Path) -> bool:
         manifest = load_manifest(models.manifest)
     except ModelError as error:
         raise refused("manifest", error) from error
-    for key, name in (("detector", models.detector), ("embedder", models.embedder)):
+    named = [("detector", models.detector), ("embedder", models.embedder)]
+    named += [("pad", models.pad)] if "passive" in config.liveness_parts else []
+    for key, name in named:
         try:
             entry = manifest.entry(name)
             manifest.read(entry)

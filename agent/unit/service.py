@@ -118,7 +118,7 @@ class Service:
         stack.callback(self._door.close)
         done = ConsoleDone(stores.generation.advance, self._log, self._problem)
         self._console = ConsoleSide(config, models.detector, self._enrolment, self._door, world, done)
-        self._liveness = make_liveness(config, models.detector, random=world.random, prompt=self._prompt)
+        self._liveness = make_liveness(config, models.detector, models.pad, random=world.random, prompt=self._prompt)
         self._endings = assemble.make_endings(config, clock, weeks=self._weeks)
         self._recorder = self._make_recorder(policy.digest)
         self._camera = world.open_source(

@@ -15,7 +15,9 @@ import yaml
 from agent.config.load import json_schema
 from agent.config.schema import Config
 from agent.door.liveness import UncheckedLiveness
+from agent.door.passive import SIDE
 from agent.errors import ConfigError, ModelError
+from agent.inference.manifest import load_manifest
 from agent.unit.at_the_door import make_gate
 from agent.unit.liveness import make_liveness
 from tests.simulators.config import parse_config
@@ -233,6 +235,21 @@ def test_liveness_that_nobody_could_pass_is_refused_before_the_unit_starts() -> 
     assert isinstance(off, UncheckedLiveness)
 
 
+def test_a_network_that_judges_no_liveness_is_refused_before_the_unit_starts() -> None:
+    manifest = load_manifest(ROOT / "models" / "manifest.yaml")
+    both = config(liveness="require", liveness_parts=["challenge", "passive"])
+    detector = SimpleNamespace(landmarker=object())
+
+    def made(pad: object) -> object:
+        return make_liveness(both, detector, pad, random=bytes, prompt=lambda _: None)  # type: ignore[arg-type]
+
+    with pytest.raises(ModelError, match="landmarks: liveness is judged by two cuts of 80x80 pixels"):
+        made(SimpleNamespace(entry=manifest.entry("landmarks")))
+    shape = SimpleNamespace(width=SIDE, height=2 * SIDE)
+    with pytest.raises(ModelError, match="the manifest states no score_threshold"):
+        made(SimpleNamespace(entry=SimpleNamespace(name="other", task="pad", input=shape, score_threshold=None)))
+
+
 def test_a_rule_that_waits_for_what_is_not_checked_is_refused() -> None:
     door = {
         "outputs": [{"name": "strike", "kind": "event"}],
@@ -242,3 +259,13 @@ def test_a_rule_that_waits_for_what_is_not_checked_is_refused() -> None:
     assert config(liveness="require", **door).rules[0].liveness == "passed"
     said = {"rules": [{"name": "staff", "then": ["strike"], "liveness": "unchecked: a photograph opens it"}]}
     assert config(**(door | said)).liveness == "not_checked"
+
+
+def test_the_passive_part_never_stands_alone() -> None:
+    refused("liveness_parts: the passive part alone is too weak", liveness="require", liveness_parts=["passive"])
+    refused("liveness_parts: nothing is checked: set 'liveness: require'", liveness_parts=["challenge", "passive"])
+    twice = ["challenge", "challenge"]
+    refused("liveness_parts: names a part twice", liveness="require", liveness_parts=twice)
+    both = config(liveness="require", liveness_parts=["challenge", "passive"])
+    assert both.liveness_parts == ("challenge", "passive")
+    assert config(liveness="require").liveness_parts == ("challenge",)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.door.challenge import Challenge, failed
+from agent.door.passive import MIN_LOOKS, Looks, Passive
 from tools.lib.evaluate.__main__ import main
-from tools.lib.evaluate.pad import challenge_of, rate
+from tools.lib.evaluate.pad import Count, Trial, challenge_of, rate
 from tools.lib.evaluate.pose import fit
 
 pytestmark = pytest.mark.timeout(300)
@@ -46,3 +48,21 @@ def test_a_drawn_print_is_an_attempt_that_does_not_pass(capsys: pytest.CaptureFi
     assert report["attacks"]["print"]["passed"] == 0
     assert report["worst_species"] == "print"
     assert report["cpu_milliseconds"]["challenge"]["p95"] < 5
+
+
+def test_an_attempt_passes_by_every_part_that_is_required() -> None:
+    passive = Passive(lambda _: 0.0, 0.5)
+    passed = Challenge((), (0,), began_ns=0, last_ns=0, phase="passed")
+    count = Count()
+    count.add(Trial(passed, passive, Looks(MIN_LOOKS, 1.0 * MIN_LOOKS)))
+    count.add(Trial(passed, passive, Looks(MIN_LOOKS, 0.0)))
+    count.add(Trial(passed, passive, Looks(MIN_LOOKS - 1, 9.0)))
+    count.add(Trial(failed(passed, "lost"), passive, Looks(MIN_LOOKS, 9.0)))
+    assert (count.attempts, count.passed) == (4, 1)
+    assert count.by_part == {"challenge_alone": 3, "passive_alone": 3}
+    assert count.reasons == {"lost": 1}
+
+
+def test_without_a_challenge_faces_are_only_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pad", "--json", "--simulate", "1", "--species", "bona-fide", "--seed", "4", "--ahead"]) == 0
+    assert json.loads(capsys.readouterr().out)["bona_fide"]["passed"] == 1

@@ -15,6 +15,7 @@ from agent.camera.base import Frame
 from agent.detect.face import Face
 from agent.door.challenge import Prompt
 from agent.door.liveness import CheckedLiveness
+from agent.door.passive import MAX_LOOKS, Passive
 from agent.match.presence import PresenceChange
 from agent.match.records import Match
 from tests.simulators import heads
@@ -60,12 +61,12 @@ class Person:
 
 
 def play(
-    person: Person, *, vector: np.ndarray | None = None, frames: int = FRAMES
+    person: Person, *, vector: np.ndarray | None = None, frames: int = FRAMES, passive: Passive | None = None
 ) -> tuple[pipeline.Stages, list[Match | PresenceChange]]:
     recorded: list[Match | PresenceChange] = []
     changes = {} if vector is None else {"vector": vector}
     stages = make_stages([], recorded, count=frames, **changes)
-    check = CheckedLiveness(random.Random(3).randbytes, person.show)
+    check = CheckedLiveness(random.Random(3).randbytes, person.show, passive)
     stages = replace(stages, detector=person, liveness=check)  # type: ignore[arg-type]
     pipeline.run(stages, keep_going=lambda: True)
     return stages, recorded
@@ -79,6 +80,30 @@ def test_who_turns_as_asked_is_announced_once_as_passed() -> None:
     assert isinstance(recorded[1], PresenceChange)
     first = matches[0].timestamp_ns // 100_000_000
     assert {"left", "right"} & set(person.shown[:first])
+
+
+@pytest.mark.parametrize(("logit", "announced"), [(1.0, ["passed"]), (-1.0, [])])
+def test_who_turns_as_asked_and_looks_like_an_attack_is_not_announced(logit: float, announced: list[str]) -> None:
+    seen: list[np.ndarray] = []
+
+    def answer(both: np.ndarray) -> float:
+        seen.append(both)
+        return logit
+
+    _, recorded = play(Person(obeys), passive=Passive(answer, 0.0))
+    assert [one.liveness for one in recorded if isinstance(one, Match)] == announced
+    assert bool(recorded) == bool(announced), "nor is who was refused present"
+    assert seen
+    assert not any(both.any() for both in seen)
+
+
+def test_a_passive_network_never_sees_somebody_whom_the_unit_does_not_know() -> None:
+    seen: list[np.ndarray] = []
+    passive = Passive(lambda both: float(seen.append(both) is None), 0.0)
+    _, recorded = play(Person(obeys), vector=NOBODYS_VECTOR, passive=passive)
+    assert (recorded, seen) == ([], [])
+    play(Person(stands_still), passive=passive)
+    assert 0 < len(seen) <= 4 * MAX_LOOKS, "four challenges in half a minute at the most"
 
 
 def test_what_a_track_passed_dies_with_it() -> None:

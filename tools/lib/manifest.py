@@ -272,7 +272,9 @@ def main() -> int:
     adding.add_argument("--colour", default="RGB", choices=["RGB", "BGR"])
     adding.add_argument("--mean", type=_per_channel, default=(128.0,) * 3, help="of pixels; one number or a,b,c")
     adding.add_argument("--std", type=_per_channel, default=(128.0,) * 3, help="likewise; (pixel - mean) / std")
-    adding.add_argument("--score-threshold", type=float, help="the working point of a detector or a landmark model")
+    adding.add_argument(
+        "--score-threshold", type=float, help="the working point of a detector, a landmark or a liveness network"
+    )
     adding.add_argument("--landmarks", metavar="NAME", help="a detector's landmark model, listed before")
     adding.add_argument("--licence", required=True, help="SPDX expression of the weights")
     adding.add_argument("--training-data", required=True)

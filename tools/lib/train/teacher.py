@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teachers, run with ONNX Runtime: MobileFaceNet (embeddings, feature maps) and YuNet (boxes, landmarks)."""
+"""The teachers, run with ONNX Runtime or OpenCV: MobileFaceNet (embeddings, feature maps), YuNet, and MiniFASNet."""
 
 from __future__ import annotations
 
@@ -72,3 +72,28 @@ class DetectionTeacher:
         self._net.setInputSize((bgr.shape[1], bgr.shape[0]))
         faces = self._net.detect(bgr)[1]
         return np.zeros((0, 15), np.float32) if faces is None else faces
+
+
+class LivenessTeacher:
+    """Silent-Face's MiniFASNetV2 (2.7 faces around) and V1SE (4 faces): how sure each is that a face is alive."""
+
+    def __init__(self, folder: Path) -> None:
+        files = ((2.7, "2.7_80x80_MiniFASNetV2.onnx"), (4.0, "4_0_0_80x80_MiniFASNetV1SE.onnx"))
+        self._nets = [(reach, session(str(folder / name))) for reach, name in files]
+
+    def __call__(self, rgb: np.ndarray, box: np.ndarray) -> list[float]:
+        """A share in [0, 1] from each; ``box`` x0, y0, x1, y1 in pixels of ``rgb``."""
+        height, width = rgb.shape[:2]
+        x0, y0, x1, y1 = (float(v) for v in box)
+        answers = []
+        for reach, net in self._nets:
+            reach = min(reach, (width - 1) / (x1 - x0), (height - 1) / (y1 - y0))  # noqa: PLW2901 - as published
+            half_w, half_h = (x1 - x0) * reach / 2, (y1 - y0) * reach / 2
+            left = int(min(max((x0 + x1) / 2 - half_w, 0), width - 1 - 2 * half_w))
+            top = int(min(max((y0 + y1) / 2 - half_h, 0), height - 1 - 2 * half_h))
+            part = rgb[top : int(top + 2 * half_h) + 1, left : int(left + 2 * half_w) + 1, ::-1]
+            seen = cv2.resize(part, (80, 80)).astype(np.float32).transpose(2, 0, 1)[None]
+            (logits,) = net.run(None, {net.get_inputs()[0].name: seen})
+            shares = np.exp(logits[0] - logits[0].max())
+            answers.append(float(shares[1] / shares.sum()))
+        return answers
