@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -10,9 +12,9 @@ from msgspec.structs import replace
 from agent.errors import RefusedError
 from agent.match.policy import TARGETS, Probing, parse_policy
 from tests.simulators.gallery_life import MODEL
-from tools.lib.evaluate import decisions
+from tools.lib.evaluate import decisions, extrapolation
 from tools.lib.evaluate.calibrate import GALLERIES, measure
-from tools.lib.evaluate.decisions import People, by_name, impostors, interval, mated, tail, unit
+from tools.lib.evaluate.decisions import People, by_name, impostors, interval, mated, named, tail, unit
 
 PROBE = Probing(first=3, most=5, spacing_ms=200, mirror=0.9, agreement=0.0)
 NONE = np.zeros((0, 128), np.float32)
@@ -121,3 +123,25 @@ def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
         people(80, 8), NONE, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
     )
     assert max(one.gallery for one in smaller.decision(3).misses) == 10, "no gallery larger than there are people"
+
+
+def test_the_tail_of_some_people_is_counted_on_others_and_one_person_under_two_names_shows() -> None:
+    made = people(300, 1)
+    how = argparse.Namespace(seed=0, fit=100, probes=1, captures=1)
+    found = [extrapolation.split(made, list(range(300)), how, number) for number in range(6)]
+    fmr, fpir = (np.mean([one[place] for one in found], axis=0) for place in (0, 1))
+    assert {one[2] for one in found} == {199}
+    assert fmr[0] == pytest.approx(1e-2, rel=0.2)
+    assert fmr[1] == pytest.approx(1e-3, rel=0.4)
+    assert fpir[0] < 2e-2
+    twice = People(np.concatenate([made.vectors, made.vectors[:1]]), [*made.rows, np.array([300])])
+    again = np.mean([extrapolation.split(twice, list(range(301)), how, number)[1] for number in range(6)], axis=0)
+    assert again[2] > 10 * TARGETS[2]
+
+
+def test_who_is_in_the_pictures_under_another_name_as_well_is_left_out() -> None:
+    vectors = np.eye(128, dtype=np.float32)[:3]
+    assert len(named(["a", "b", "b"], vectors, ["a"]).rows) == 1
+    assert len(named(["a", "b", "b"], vectors, []).rows) == 2
+    with pytest.raises(RefusedError, match="nobody called c"):
+        named(["a", "b", "b"], vectors, ["c"])

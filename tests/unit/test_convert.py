@@ -172,13 +172,13 @@ def test_a_detector_is_not_judged_on_pictures_without_faces() -> None:
 # --- the graph, with the extra ------------------------------------------------------------------------------------
 
 
-def save_model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], size: int = 16) -> Path:
+def save_model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], size: int = 16, opset: int = 13) -> Path:
     onnx = pytest.importorskip("onnx", reason="needs the extra convert")
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
     picture = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, size, size))
     answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     graph = onnx.helper.make_graph(nodes, "g", [picture], [answer], tensors)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
     onnx.save(onnx.shape_inference.infer_shapes(model), str(path))  # outputs need a shape
     return path
 
@@ -194,6 +194,24 @@ def test_an_operation_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match="is not an ONNX model"):
         read_graph(tmp_path / "bad.onnx", frozenset())
+
+
+@heavy
+@pytest.mark.parametrize("opset", [11, 13])
+def test_what_is_known_beforehand_is_computed_by_the_version_that_the_model_was_written_for(
+    opset: int, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra convert")
+    from tools.lib.convert.graph import read_graph  # noqa: PLC0415
+
+    known, axes = {"k": np.array(7)}, {"axes": np.array([0])}
+    new = onnx.helper.make_node("Unsqueeze", ["k", "axes"], ["z"])
+    old = onnx.helper.make_node("Unsqueeze", ["k"], ["z"], axes=[0])
+    nodes = [new if opset == 13 else old, onnx.helper.make_node("Relu", ["x"], ["y"])]
+    path = save_model(tmp_path / "m.onnx", nodes, known | (axes if opset == 13 else {}), opset=opset)
+    graph = read_graph(path, frozenset({"Relu", "Unsqueeze"}))
+    (folded,) = graph.fold(graph.nodes[0], [graph.constants[name] for name in graph.nodes[0].inputs])
+    np.testing.assert_array_equal(folded, [7])
 
 
 def weights(*shape: int) -> np.ndarray:
@@ -286,5 +304,5 @@ def test_an_embedder_is_listed_when_it_loses_little_and_nothing_is_written_other
     assert not manifest.parent.exists()
     assert main(command) == 0
     engine = load_engine(manifest, "mobilefacenet")
-    assert (engine.entry.input.scale, engine.entry.input.zero_point) == (1 / 128, 128)
+    assert (engine.entry.input.scale, engine.entry.input.zero_point) == (1 / 128, 0)
     assert engine.entry.metrics["int8_mean_cosine"] > 1 - loss.MAX_COSINE_LOSS

@@ -3,38 +3,36 @@
 
 Weights become int8 per channel, activations int8; the model's own normalisation and order of colours go into its first
 layer, so that a unit feeds RGB pixels. Above a limit of the loss nothing is written, and the exit status is 2.
+
+With --pack the network is fetched from where its authors publish it, once its licence was accepted, and a matching
+policy is measured too.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from agent.detect.detector import load_detector
-from agent.embed.records import CROP_SIZE, EMBEDDING_DIM
-from agent.errors import ModelError, PosternError
-from agent.inference.engine import Engine
-from tools.lib.convert import loss, material
-from tools.lib.convert.graph import read_graph
-from tools.lib.convert.network import FloatModel, Normalisation, check_forward, make_forward, quantise
-from tools.lib.convert.operators import OPERATORS
-from tools.lib.convert.outputs import TASKS, name_outputs
-from tools.lib.evaluate import pictures
+from agent.errors import ModelError, PosternError, RefusedError
+from agent.files import PUBLIC_MODE, write_atomic
+from agent.inference.manifest import ModelEntry
+from tools.lib.convert import fetch, loss, material, pack
+from tools.lib.convert.outputs import TASKS
 from tools.lib.evaluate.__main__ import finite, table
-from tools.lib.evaluate.recogniser import existing_file, progress
-from tools.lib.manifest import DEFAULT_MANIFEST, add_entry, build_entry
+from tools.lib.evaluate.recogniser import existing_file
+from tools.lib.manifest import DEFAULT_MANIFEST, add_entry
 
-DEFAULT_LIMITS = {"embedder": loss.MAX_COSINE_LOSS, "detector": loss.MAX_FACE_LOSS}
+MAX_ANSWER = 200  # characters of what is typed when the licence is asked for
+REQUIRED = ("model", "name", "decoder", "pictures", "mean", "std", "licence", "training_data")  # without a pack
 
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
-        report = convert(args)
+        report = convert_pack(args) if args.pack else convert(args)
     except (PosternError, OSError) as error:  # Pillow's errors about a broken picture are OSErrors
         print(f"tools/convert: {error}", file=sys.stderr)
         return error.exit_status if isinstance(error, PosternError) else 2
@@ -47,67 +45,71 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> dict[str, Any]:
     """Convert, measure and list; raises ModelError before anything is written."""
+    if missing := [name for name in REQUIRED if getattr(args, name) is None]:
+        raise RefusedError(f"give --pack NAME, or --{missing[0].replace('_', '-')} and what else describes the model")
+    if foreign := [name for name in ("accept_licence", "people", "fill", "policy") if getattr(args, name) is not None]:
+        raise RefusedError(f"--{foreign[0].replace('_', '-')} goes with --pack")
+    args.colour = args.colour or "RGB"
     check_arguments(args)
-    task = TASKS[args.decoder]
-    graph = read_graph(args.model, frozenset(OPERATORS), args.size)
-    _, _, height, width = graph.shape
-    size = (width, height)
-    normalisation = Normalisation(args.mean, args.std, args.colour == "BGR")
-    everything = {name: name for name in graph.outputs}
-    blank = np.zeros((height, width, 3), np.uint8)
-    found = {name: value.shape for name, value in FloatModel(args.model, normalisation, everything).run(blank).items()}
-    names = name_outputs(args.decoder, found, args.output, size)
-    shapes = {"embedding": embedding_shape(found[names["embedding"]], size)} if task == "embedder" else {}
-    model = FloatModel(args.model, normalisation, names)
-    forward = make_forward(graph, normalisation, names, shapes)
-    difference = check_forward(forward, model, size)
+    # TensorFlow takes ten seconds to load: what can be refused is refused before.
+    from tools.lib.convert.conversion import make  # noqa: PLC0415
 
-    aligner = None if args.aligned or task == "detector" else load_detector(args.models, args.detector_name)
-    paths = pictures.find(args.pictures, min(args.limit, material.MAX_PICTURES))
-    if task == "embedder":
-        images = material.crops_of(paths, aligner)
-    else:
-        images = [pictures.load(path, size).lores for path in progress(paths)]
-    ranges, held_out = material.split(images)
-    content = quantise(forward, size, ranges)
+    made = make(args)
+    add_entry(args.manifest, made.entry, made.content)
+    return {**made.report, "manifest": str(args.manifest)}
 
-    facts = {
-        "licence": args.licence,
-        "training_data": args.training_data,
-        "teacher": args.teacher,
-        "score_threshold": args.score_threshold,
-    }
-    entry = build_entry(content, f"{args.name}.tflite", args.name, args.decoder, **facts)
-    engine = Engine(entry, content)
-    allowed = DEFAULT_LIMITS[task] if args.max_loss is None else args.max_loss
-    if task == "embedder":
-        embedders = loss.Embedders(engine, model)
-        figures, limit = embedders.cosine(held_out, allowed)
-        limits = [limit]
-        metrics = {"int8_mean_cosine": figures["mean_cosine"]}
-        if args.pairs:
-            verified, limit = embedders.verify(args.pairs, args.images, aligner, args.max_accuracy_loss)
-            figures |= verified
-            limits.append(limit)
-            metrics["accuracy"] = verified["verification_int8"]["accuracy"]
-        figures["cpu_milliseconds"] = embedders.times.summary()
-    else:
-        figures, limits = loss.compare_detectors(engine, model, held_out, allowed, args.max_landmark_loss)
-        metrics = {"int8_share_found_again": figures["share_found_again"]}
-    print("\n".join(table(finite(figures))), file=sys.stderr)
-    loss.check_limits(limits)
-    entry = build_entry(content, f"{args.name}.tflite", args.name, args.decoder, metrics=metrics, **facts)
-    add_entry(args.manifest, entry, content)
+
+def convert_pack(args: argparse.Namespace) -> dict[str, Any]:
+    """Fetch, convert, measure, list, and write a policy; whatever is refused leaves nothing behind."""
+    chosen = pack.read_pack(args.pack)
+    pack.take_over(args, chosen)
+    people = pack.check_material(chosen, args.pictures, args.people)
+    check_arguments(args)
+    target = args.policy or args.manifest.with_name(f"policy-{chosen.name}.json")
+    pack.accept_licence(chosen, args.accept_licence, say=lambda text: print(text, file=sys.stderr), ask=ask)
+    with tempfile.TemporaryDirectory(prefix="convert-") as folder:
+        file = Path(folder) / f"{chosen.name}.onnx"
+        if args.model is None:
+            print(f"fetching {chosen.size} bytes from {fetch.host(chosen.address)}", file=sys.stderr)
+            fetch.fetch(chosen.address, file, size=chosen.size, sha256=chosen.sha256)
+        else:
+            fetch.copy(args.model, file, size=chosen.size, sha256=chosen.sha256)
+        args.model = file
+        from tools.lib.convert.conversion import make  # noqa: PLC0415 - as in convert
+        from tools.lib.convert.policy import measure  # noqa: PLC0415 - likewise
+
+        made = make(args)
+        policy, figures = measure(made, args, people, Path(folder))
+    publish(args.manifest, made.entry, made.content, target, policy)
     return {
-        "model": entry.name,
-        "digest": entry.digest,
-        "bytes": entry.size,
+        **made.report,
+        "policy_measured": figures,
         "manifest": str(args.manifest),
-        "difference_before_quantisation": difference,
-        "pictures_for_ranges": len(ranges),
-        **figures,
-        "losses": {item.what: {"loss": item.loss, "allowed": item.allowed} for item in limits},
+        "policy": str(target),
+        "next": f"have the site sign the policy (postern site policy {target}), set models.{made.entry.task} to"
+        f" {chosen.name}" + (" and enrol everybody anew" if made.entry.task == "embedder" else ""),
     }
+
+
+def publish(manifest: Path, entry: ModelEntry, content: bytes, target: Path, policy: bytes) -> None:
+    """Write policy, model and manifest, each at once; the manifest last, so that it lists nothing that is not there."""
+    before = target.read_bytes() if target.exists() else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, policy, mode=PUBLIC_MODE)
+    try:
+        add_entry(manifest, entry, content)
+    except (PosternError, OSError):
+        if before is None:
+            target.unlink()
+        else:
+            write_atomic(target, before, mode=PUBLIC_MODE)
+        raise
+
+
+def ask(question: str) -> str:
+    """What a person types, empty at the end of the input."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline(MAX_ANSWER)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -120,46 +122,44 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ModelError("--std divides pixels and must be above 0")
 
 
-def embedding_shape(found: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
-    """Return the shape to give the embedding; raises ModelError when no unit could use it."""
-    if size != (CROP_SIZE, CROP_SIZE) or int(np.prod(found)) != EMBEDDING_DIM:
-        raise ModelError(
-            f"an embedder takes {CROP_SIZE}x{CROP_SIZE} crops and answers {EMBEDDING_DIM} numbers, "
-            f"which is what galleries hold; this one takes {size[0]}x{size[1]} and answers {found}"
-        )
-    return 1, EMBEDDING_DIM
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     say = parser.add_argument
-    say("--model", type=existing_file, required=True, metavar="FILE.onnx")
-    say("--name", required=True, help="in the manifest, and of the file")
-    say("--decoder", required=True, choices=sorted(TASKS))
-    say("--pictures", type=Path, required=True, metavar="FOLDER", help="representative: like what the cameras will see")
+    say("--pack", metavar="NAME", help="a network in models/packs, or a file of that kind: it says what follows itself")
+    say("--accept-licence", metavar="SPDX", help="the pack's licence, read before; else it is asked for")
+    say("--people", type=Path, metavar="FOLDER", help="one folder per person, for the policy; default: --pictures")
+    say("--fill", type=Path, metavar="FOLDER", help="one picture each of further people, who fill its galleries")
+    say("--policy", type=Path, metavar="FILE.json", help="where to write it; default: policy-NAME.json by the manifest")
+    say("--model", type=existing_file, metavar="FILE.onnx", help="with --pack: its file, fetched by other means")
+    say("--name", help="in the manifest, and of the file")
+    say("--decoder", choices=sorted(TASKS))
+    say("--pictures", type=Path, metavar="FOLDER", help="representative: like what the cameras will see")
     say("--limit", type=int, default=material.MAX_PICTURES, help="at most so many of them; default: %(default)s")
     say("--aligned", action="store_true", help="an embedder's pictures are aligned 112x112 crops already")
-    say("--mean", type=per_channel, required=True, help="the model sees (pixel - mean) / std: one number or three")
-    say("--std", type=per_channel, required=True, help="likewise; pixels are 0 to 255")
-    say("--colour", choices=["RGB", "BGR"], default="RGB", help="what the model takes; default: %(default)s")
+    say("--mean", type=per_channel, help="the model sees (pixel - mean) / std: one number or three")
+    say("--std", type=per_channel, help="likewise; pixels are 0 to 255")
+    say("--colour", choices=["RGB", "BGR"], help="what the model takes; default: RGB")
     say("--size", type=picture_size, metavar="WIDTHxHEIGHT", help="of a model that leaves it open")
     say("--output", type=named, action=_Named, default={}, metavar="NAME=TENSOR", help="the model's name of an output")
     say("--score-threshold", type=float, help="a detector's working point, 0 to 1")
     say(
-        "--max-loss", type=float, help=f"embedder: 1 - mean cosine; detector: share of faces; default: {DEFAULT_LIMITS}"
+        "--max-loss",
+        type=float,
+        help=f"embedder: 1 - mean cosine; detector: share of faces; default: {loss.DEFAULT_LIMITS}",
     )
     say("--max-accuracy-loss", type=float, default=loss.MAX_ACCURACY_LOSS, help="over --pairs; default: %(default)s")
     say("--max-landmark-loss", type=float, default=loss.MAX_LANDMARK_LOSS, help="eye distances; default: %(default)s")
     say("--pairs", type=existing_file, metavar="CSV", help="also compare the accuracy over pairs: columns a, b, same")
     say("--images", type=Path, metavar="FOLDER", help="of the pictures that --pairs names")
-    say("--licence", required=True, help="SPDX expression of the weights")
-    say("--training-data", required=True)
+    say("--licence", help="SPDX expression of the weights")
+    say("--training-data")
     say("--teacher")
     say("--manifest", type=Path, default=DEFAULT_MANIFEST, help="where to list it; default: models/manifest.yaml")
     say("--models", type=Path, default=DEFAULT_MANIFEST, help="manifest of the detector that aligns; likewise")
     say("--detector-name", default="detector-320x240", help="that detector; default: %(default)s")
+    say("--embedder-name", default="embedder", help="the policy's, for a detector's pack; default: %(default)s")
     return parser
 
 

@@ -47,7 +47,15 @@ class Graph:
     def fold(self, node: Node, inputs: list[Array | None]) -> list[Array]:
         """Compute a node of known inputs with ONNX's reference implementation."""
         feeds = {name: value for name, value in zip(node.inputs, inputs, strict=True) if name and value is not None}
-        return list(ReferenceEvaluator(node.proto, opsets={"": self.opset}).run(None, feeds))
+        known = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in feeds.items()
+        ]
+        made = [helper.make_empty_tensor_value_info(name) for name in node.outputs]
+        alone = helper.make_graph([node.proto], "folded", known, made)
+        # As a model: of a node by itself the evaluator takes the newest version, whatever the opset.
+        model = helper.make_model(alone, opset_imports=[helper.make_opsetid("", self.opset)])
+        return list(ReferenceEvaluator(model).run(None, feeds))
 
 
 def read_graph(path: Path, known: frozenset[str], size: tuple[int, int] | None = None) -> Graph:

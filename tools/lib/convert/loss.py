@@ -32,6 +32,7 @@ MAX_COSINE_LOSS = 0.03  # 1 - cosine; two pictures of one person lie ten times a
 MAX_ACCURACY_LOSS = 0.003  # of pairs: 0.3 points, within the deviation of LFW's ten folds
 MAX_FACE_LOSS = 0.05  # of faces missed or invented; a face is seen in many frames, so one in twenty costs no visit
 MAX_LANDMARK_LOSS = 0.05  # of the eye distance: under two pixels of the aligned crop, within what embedders tolerate
+DEFAULT_LIMITS = {"embedder": MAX_COSINE_LOSS, "detector": MAX_FACE_LOSS}
 MIN_FACES = 20  # below that one face is more than the limit
 FOLD_SEED = 0  # as in tools/evaluate
 

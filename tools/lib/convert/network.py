@@ -124,7 +124,9 @@ def quantise(forward: Forward, size: tuple[int, int], pictures: Sequence[Picture
     """
     width, height = size
     spec = tf.TensorSpec((1, height, width, 3), tf.float32, name="image")
-    serve = tf.function(forward, input_signature=[spec])
+    serve = tf.function(
+        forward, input_signature=[spec], autograph=False
+    )  # its branches are of the graph, not of values
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(tf.Module(), folder, signatures={"serving_default": serve.get_concrete_function()})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

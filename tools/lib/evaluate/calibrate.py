@@ -20,7 +20,6 @@ policy``), and until then no unit takes it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,12 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_decision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fill", type=Path, metavar="DIR", help="pictures of further people, one each, for galleries")
-    parser.add_argument(
-        "--refuse", type=float, default=0.1, metavar="SHARE", help="least agreeing; default: %(default)s"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of every choice of pictures and people")
-    parser.add_argument("--vectors", type=Path, metavar="FILE.npz", help="keep the vectors of --images here")
     parser.add_argument("--fill-vectors", type=Path, metavar="FILE.npz", help="and those of --fill here")
+    decisions.add_people_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not len(found):
         raise RefusedError("in none of the pictures a face was found")
     limit = round(float(np.quantile(found, args.refuse)), 4) if args.refuse > 0 else -1.0
-    people = decisions.by_name([path.parent.name for path in paths], views.admitted(limit))
+    people = decisions.named([path.parent.name for path in paths], views.admitted(limit), args.leave_out)
     fillers = filling(recogniser, args, limit)
     first, most, spacing_ms = (int(part) for part in args.probe.split("/"))
     policy = measure(
@@ -94,8 +90,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
     )
     args.out.write_bytes(written(policy, args.site_key, args.passphrase_file) + b"\n")
-    print(f"written: {args.out}", file=sys.stderr)
     return {
+        "written": str(args.out),
         "pictures": len(paths),
         "failed_to_detect": len(paths) - len(found),
         "refused_by_mirror": int((found < limit).sum()),

@@ -9,12 +9,15 @@ because the pairs of one person depend on each other.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.errors import RefusedError
 from agent.match.tail import RULE_OF_THREE, Tail, TailPoint
 
 Vectors = NDArray[np.float32]
@@ -54,6 +57,26 @@ def by_name(names: Sequence[str], vectors: Vectors) -> People:
     _, number = np.unique(np.asarray(names)[found], return_inverse=True)
     order = np.argsort(number, kind="stable")
     return People(vectors[found], np.split(order, np.flatnonzero(np.diff(number[order])) + 1))
+
+
+def add_people_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``calibrate``, ``identification`` and ``extrapolation`` are told about the pictures of people."""
+    parser.add_argument(
+        "--refuse", type=float, default=0.1, metavar="SHARE", help="least agreeing; default: %(default)s"
+    )
+    parser.add_argument("--vectors", type=Path, metavar="FILE.npz", help="keep the vectors of --images here")
+    parser.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="NAME", help="folders of people who have another one as well"
+    )
+
+
+def named(names: Sequence[str], vectors: Vectors, leave_out: Sequence[str]) -> People:
+    """Group by name, but for those to be left out; RefusedError when one of them is not there."""
+    if absent := set(leave_out) - set(names):
+        raise RefusedError(f"there is nobody called {min(absent)} to leave out")
+    kept = vectors.copy()
+    kept[np.isin(names, list(leave_out))] = np.nan
+    return by_name(names, kept)
 
 
 def unit(total: Vectors) -> Vectors:
@@ -107,8 +130,11 @@ def impostors(people: People, probes: int, captures: int, seed: int) -> Impostor
     return Impostors(score[order], np.asarray(probed)[a], np.asarray(enrolled)[b], probed, enrolled)
 
 
-def tail(found: Impostors, seed: int) -> Tail:
-    """The table of thresholds, measured as far as the pairs support it and then extrapolated, with intervals."""
+def tail(found: Impostors, seed: int, resampled: int = RESAMPLED) -> Tail:
+    """The table of thresholds, measured as far as the pairs support it and then extrapolated, with intervals.
+
+    The intervals are of so many bootstrap samples as ``resampled`` says: one will do where nobody reads them.
+    """
     measured_to = max(RULE_OF_THREE / found.pairs, SMALLEST_FMR)
     if measured_to >= LARGEST_FMR / 2:
         raise ValueError(f"{found.pairs} pairs of people are too few for a tail: some hundred are needed")
@@ -121,7 +147,7 @@ def tail(found: Impostors, seed: int) -> Tail:
     number = np.zeros(max(everyone) + 1, np.int64)
     number[everyone] = np.arange(len(everyone))
     again = []
-    for _ in range(RESAMPLED):
+    for _ in range(resampled):
         weight = np.bincount(rng.integers(0, len(everyone), len(everyone)), minlength=len(everyone)).astype(float)
         again.append(_thresholds(found, rates, measured_to, weight[number[found.a]], weight[number[found.b]],
                                  _pair_weight(weight, number, found)))  # fmt: skip

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise RefusedError("the policy was measured for another model: name the embedder's own with --policy")
     views = recogniser.both_ways(paths, args.vectors)
     limit = policy.probe.mirror if args.refuse > 0 else -1.0
-    people = decisions.by_name([path.parent.name for path in paths], views.admitted(limit))
+    people = decisions.named([path.parent.name for path in paths], views.admitted(limit), args.leave_out)
     fillers = filling(recogniser, args, limit)
     return {
         "people": len(people.rows),
