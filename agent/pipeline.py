@@ -10,9 +10,8 @@ embedding are overwritten within their frame. What outlives it is the sum of a t
 (``agent.match.probe``): of somebody who matches nobody for at most ten seconds, and until the track dies, recognition
 pauses, an enrolment begins, somebody is erased or the unit stops. It is overwritten then; nothing counts it, logs it or
 stores it. Where liveness is required (``agent.door.liveness``) a face that was named has to pass a challenge first, for
-which the angles of its head are looked at in each frame and, where that is required as well, a passive network sees a
-few of them. Only a ``Match``, or its subject's coming and going, reaches
-``record``.
+which the angles of its head are looked at in each frame; other parts that are required see a few of them. Only a
+``Match``, or its subject's coming and going, reaches ``record``.
 
 An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match, five an attempt that
 fails, then one a second while a matched person stays and none while a hopeless one rests.
@@ -154,7 +153,7 @@ def _watch(stages: Stages, frame: Frame, tracks: Sequence[Track]) -> Angles | No
         face = stages.detector.locate(frame, watched.face)
         if face is watched.face:
             return None
-        stages.liveness.see(frame.main, face.box, frame.timestamp_ns)
+        stages.liveness.see(frame, face.box)
         pose = head_pose(face.landmarks)
     return pose.yaw, pose.pitch
 

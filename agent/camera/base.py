@@ -8,7 +8,7 @@ access raises: this is how every picture is forgotten before the next frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -117,10 +117,12 @@ class Frame:
     """One exposure: a small RGB picture for detection and the full picture for crops.
 
     ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time. ``lores`` may be
-    given as what makes it: most frames are empty, and of those nobody asks for it.
+    given as what makes it: most frames are empty, and of those nobody asks for it. ``relief`` belongs to cameras that
+    measure depth: how far the nose of the face in a box (x0, y0, x1, y1, pixels of the main picture) stands before the
+    plane of eyes and mouth, in eye distances; None where nothing was measured.
     """
 
-    __slots__ = ("_lores", "_main", "_release", "number", "timestamp_ns")
+    __slots__ = ("_lores", "_main", "_release", "number", "relief", "timestamp_ns")
 
     def __init__(
         self,
@@ -129,7 +131,9 @@ class Frame:
         lores: Rgb | Callable[[], Rgb],
         main: Picture,
         release: Callable[[], None] | None = None,
+        relief: Callable[[Sequence[float]], float | None] | None = None,
     ) -> None:
+        self.relief = relief
         self.number = number
         self.timestamp_ns = timestamp_ns
         self._lores: Rgb | Callable[[], Rgb] | None = lores
@@ -153,7 +157,7 @@ class Frame:
 
     def close(self) -> None:
         """Give the buffers back; idempotent."""
-        self._lores = self._main = None
+        self._lores = self._main = self.relief = None
         release, self._release = self._release, None
         if release is not None:
             release()

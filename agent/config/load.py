@@ -144,12 +144,14 @@ def _liveness(config: Config) -> list[Problem]:
     """A challenge has to end before the window that it needs does, and is what tells flat from solid."""
     act, parts = config.activation, config.liveness_parts
     if "challenge" not in parts:
-        return [(("liveness_parts",), "the passive part alone is too weak to let anybody in: add 'challenge'")]
+        return [(("liveness_parts",), "the other parts alone are too weak to let anybody in: add 'challenge'")]
     if len(set(parts)) < len(parts):
         return [(("liveness_parts",), "names a part twice: once is enough")]
     if config.liveness == "not_checked":
         reason = "nothing is checked: set 'liveness: require', or leave this out"
-        return [(("liveness_parts",), reason)] if "passive" in parts else []
+        return [(("liveness_parts",), reason)] if len(parts) > 1 else []
+    if "depth" in parts and not isinstance(config.camera, SceneCamera):
+        return [(("liveness_parts",), "this camera measures no depth, so nobody would pass: leave out 'depth'")]
     if not isinstance(act, ButtonActivation) or act.window_s >= MIN_CHALLENGE_WINDOW_S:
         return []
     reason = f"liveness: require takes its time: set {MIN_CHALLENGE_WINDOW_S} seconds or more"

@@ -254,12 +254,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="not_checked, or require: nobody is announced before turning their head as the door asks"),
     ] = "not_checked"
     liveness_parts: Annotated[
-        tuple[Literal["challenge", "passive"], ...],
+        tuple[Literal["challenge", "passive", "depth"], ...],
         Meta(
             min_length=1,
-            max_length=2,
-            description="what 'require' requires: [challenge], or [challenge, passive] to have a network look as well, "
-            "which refuses some more attacks and some more people",
+            max_length=3,
+            description="what 'require' requires: challenge, and with it passive (a network looks as well: it refuses "
+            "some more attacks and people) or depth (a camera that measures it: simulated scenes alone)",
         ),
     ] = ("challenge",)
     enrolment: door.Enrolment = msgspec.field(default_factory=door.Enrolment)

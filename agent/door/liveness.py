@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a named face is alive, for each track: ``passed``, ``failed`` or ``not_checked``, and who may be announced.
 
-``CheckedLiveness`` withholds every match until the face's own challenge passed (``agent.door.challenge``) and, where
-that is required as well, the passive network (``agent.door.passive``) found no attack meanwhile. That can only add a
-refusal, which nobody can tell from another. Whatever else happens is not a pass: a time-out, a track that was lost or
-whose crops contradict each other, a frame in which the second look sees no face, a pause of recognition, an error.
+``CheckedLiveness`` withholds every match until the face's own challenge passed (``agent.door.challenge``) and every
+other part that is required (``agent.door.evidence``) was satisfied meanwhile. Those can only add a refusal, which
+nobody can tell from another. Whatever else happens is not a pass: a time-out, a track that was lost or whose crops
+contradict each other, a frame in which the second look sees no face, a pause of recognition, an error.
 
 Only a face that was named is challenged, one at a time: others wait. A subject whose challenge failed waits before the
 next one, longer each time, so that a film has few guesses. Of somebody who was named by nobody nothing is kept here,
@@ -14,12 +14,12 @@ and what is kept of a track dies with it; a subject's failures are kept in memor
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from agent.camera.base import Picture
+from agent.camera.base import Frame
 from agent.door.challenge import Challenge, Look, Prompt, advance, begin, failed, unseen
-from agent.door.passive import Looks, Passive
+from agent.door.evidence import Looks, Part
 from agent.match.records import Liveness
 from agent.subject import SubjectId
 
@@ -42,8 +42,8 @@ class LivenessCheck(Protocol):
         """How it stands with this track, if it is this subject's; ``failed`` where it must not be announced."""
         ...
 
-    def see(self, picture: Picture, box: Sequence[float], timestamp_ns: int) -> None:
-        """Look at the watched face, if this is a moment to; before ``look`` takes the frame. Pixels of ``picture``."""
+    def see(self, frame: Frame, box: Sequence[float]) -> None:
+        """Look at the watched face, in pixels of the main picture, if this is a moment to; ``look`` comes after it."""
         ...
 
     def look(self, named: Mapping[int, SubjectId], angles: Angles | None, timestamp_ns: int) -> None:
@@ -71,7 +71,7 @@ class UncheckedLiveness:
     def vouch(self, track_id: int, subject: SubjectId) -> Liveness:  # noqa: ARG002 - the same for everybody
         return "not_checked"
 
-    def see(self, picture: Picture, box: Sequence[float], timestamp_ns: int) -> None:
+    def see(self, frame: Frame, box: Sequence[float]) -> None:
         """Nothing is looked at."""
 
     def look(self, named: Mapping[int, SubjectId], angles: Angles | None, timestamp_ns: int) -> None:
@@ -98,23 +98,23 @@ class _Watch:
     track_id: int
     subject: SubjectId
     challenge: Challenge
-    looks: Looks = field(default_factory=Looks)
+    looks: tuple[Looks, ...]  # of each part
 
 
 class CheckedLiveness:
     """Liveness is required: only who passed a challenge may be announced. Owned by the pipeline's thread.
 
     ``random`` gives so many unpredictable bytes; ``prompt`` shows the person what to do, and None when it is over.
-    With a ``passive`` network that must find no attack either.
+    ``parts`` have to be satisfied as well.
     """
 
     def __init__(
         self,
         random: Callable[[int], bytes],
         prompt: Callable[[Prompt | None], None],
-        passive: Passive | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
-        self._random, self._prompt, self._passive = random, prompt, passive
+        self._random, self._prompt, self._parts = random, prompt, tuple(parts)
         self._shown: Prompt | None = None
         self._watch: _Watch | None = None
         self._passed: dict[int, SubjectId] = {}
@@ -128,11 +128,15 @@ class CheckedLiveness:
         """``passed`` after this track's challenge for this subject, else ``failed``: there is no third word."""
         return "passed" if self._passed.get(track_id) == subject else "failed"
 
-    def see(self, picture: Picture, box: Sequence[float], timestamp_ns: int) -> None:
-        """At most ``passive.MAX_LOOKS`` times a challenge, while the head looks ahead."""
-        watch, passive = self._watch, self._passive
-        if watch is not None and passive is not None and watch.looks.due(watch.challenge, timestamp_ns):
-            self._watch = replace(watch, looks=watch.looks.after(passive, picture, box, timestamp_ns))
+    def see(self, frame: Frame, box: Sequence[float]) -> None:
+        """Each part looks ``evidence.MAX_LOOKS`` times a challenge at the most, while the head looks ahead."""
+        watch = self._watch
+        if watch is not None:
+            looks = tuple(
+                seen.after(part, frame, box) if seen.due(watch.challenge, frame.timestamp_ns) else seen
+                for part, seen in zip(self._parts, watch.looks, strict=True)
+            )
+            self._watch = replace(watch, looks=looks)
 
     def look(self, named: Mapping[int, SubjectId], angles: Angles | None, timestamp_ns: int) -> None:
         for track_id, subject in named.items():
@@ -166,7 +170,7 @@ class CheckedLiveness:
             failures = self._failures.get(subject)
             waits = failures is not None and 0 <= failures.until_ns - now_ns <= LONGEST_REST_NS
             if track_id not in self._passed and not waits:
-                self._watch = _Watch(track_id, subject, begin(self._random, now_ns))
+                self._watch = _Watch(track_id, subject, begin(self._random, now_ns), (Looks(),) * len(self._parts))
                 return
 
     def _step(self, watch: _Watch, named: Mapping[int, SubjectId], angles: Angles | None, now_ns: int) -> None:
@@ -177,7 +181,7 @@ class CheckedLiveness:
             challenge = unseen(challenge, now_ns)
         else:
             challenge = advance(challenge, Look(*angles, matched=subject is not None, timestamp_ns=now_ns))
-        suspect = self._passive is not None and not watch.looks.passed(self._passive)
+        suspect = not all(seen.passed(part) for part, seen in zip(self._parts, watch.looks, strict=True))
         if challenge.phase == "failed" or (challenge.phase == "passed" and suspect):
             self._fail(watch, now_ns)
         elif challenge.phase == "passed":

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from agent.camera.base import Picture, Rgb
-from agent.door.challenge import Challenge
+from agent.camera.base import Frame, Picture, Rgb
+from agent.door.evidence import Part
 
 SIDE = 80  # pixels of a side of each cut
 REACHES = (2.7, 4.0)  # sides of the cuts, in face sizes (root of the box's area); of the teachers
 LEAST_SIDE = SIDE  # pixels of the frame: a smaller cut has nothing to see
-MIN_LOOKS, MAX_LOOKS = 4, 12  # during a challenge: one before each turn and after the last at least; bounds the cost
-REST_NS = 250_000_000  # 0.25 s between two looks: frames that follow at once say the same
 
 
 def cuts(picture: Picture, box: Sequence[float]) -> Rgb | None:
@@ -45,41 +42,15 @@ def cuts(picture: Picture, box: Sequence[float]) -> Rgb | None:
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Passive:
-    """A network: ``answer`` gives a logit for what ``cuts`` gives, and a mean of ``edge`` is enough."""
+def passive_part(answer: Callable[[Rgb], float], edge: float) -> Part:
+    """``answer`` gives the network's logit for what ``cuts`` gives; that is overwritten afterwards."""
 
-    answer: Callable[[Rgb], float]
-    edge: float
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """What the network said during one challenge: how often, the sum of its logits, and when last."""
-
-    count: int = 0
-    total: float = 0.0
-    last_ns: int | None = None
-
-    def due(self, challenge: Challenge, now_ns: int) -> bool:
-        """Whether to look now: the face looks ahead, the last look is a while ago, and there are some left."""
-        rested = self.last_ns is None or now_ns - self.last_ns >= REST_NS
-        return challenge.phase == "pause" and self.count < MAX_LOOKS and rested
-
-    def after(self, passive: Passive, picture: Picture, box: Sequence[float], now_ns: int) -> Looks:
-        """One look more, at a face's box; its cuts do not outlive this call. The same where there is nothing to see."""
-        seen = cuts(picture, box)
+    def look(frame: Frame, box: Sequence[float]) -> float | None:
+        seen = cuts(frame.main, box)
         if seen is None:
-            return self
-        said = passive.answer(seen)
+            return None
+        said = answer(seen)
         seen.fill(0)
-        return Looks(self.count + 1, self.total + said, now_ns)
+        return said
 
-    @property
-    def mean(self) -> float:
-        """Of the logits; minus infinity before the first look."""
-        return self.total / self.count if self.count else -math.inf
-
-    def passed(self, passive: Passive) -> bool:
-        """Whether it saw enough, and found no attack; what is no number is no pass."""
-        return self.count >= MIN_LOOKS and self.mean >= passive.edge
+    return Part(look, edge)

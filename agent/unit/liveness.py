@@ -10,13 +10,15 @@ from agent.camera.base import Rgb
 from agent.config.schema import Config
 from agent.detect.detector import Detector
 from agent.door.challenge import Prompt
+from agent.door.depth import DEPTH
+from agent.door.evidence import Part
 from agent.door.liveness import CheckedLiveness, LivenessCheck, UncheckedLiveness
-from agent.door.passive import SIDE, Passive
+from agent.door.passive import SIDE, passive_part
 from agent.errors import ModelError
 from agent.inference.engine import Engine
 
 
-def make_passive(engine: Engine) -> Passive:
+def make_passive(engine: Engine) -> Part:
     """A liveness network with the working point that the manifest states; ModelError where it is none, or has none."""
     entry = engine.entry
     if entry.task != "pad" or (entry.input.width, entry.input.height) != (SIDE, 2 * SIDE):
@@ -27,7 +29,7 @@ def make_passive(engine: Engine) -> Passive:
     def answer(seen: Rgb) -> float:
         return float(engine.dequantise("pad", engine.run(seen)["pad"]).item())
 
-    return Passive(answer, math.log(entry.score_threshold / (1 - entry.score_threshold)))
+    return passive_part(answer, math.log(entry.score_threshold / (1 - entry.score_threshold)))
 
 
 def make_liveness(
@@ -51,4 +53,5 @@ def make_liveness(
             f"liveness: require needs a detector with a landmark model and {config.models.detector} has none: "
             "set models.detector to one that names its landmarks in the manifest"
         )
-    return CheckedLiveness(random, prompt, None if pad is None else make_passive(pad))
+    parts = [] if pad is None else [make_passive(pad)]
+    return CheckedLiveness(random, prompt, [*parts, DEPTH] if "depth" in config.liveness_parts else parts)

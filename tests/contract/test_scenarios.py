@@ -70,6 +70,8 @@ ASKED_FOR = {
     "liveness-bent-print",
     "liveness-tablet",
     "liveness-paper-mask",
+    "liveness-depth-bent-print",
+    "liveness-depth-turning-head",
 }
 
 

@@ -261,11 +261,12 @@ def test_a_rule_that_waits_for_what_is_not_checked_is_refused() -> None:
     assert config(**(door | said)).liveness == "not_checked"
 
 
-def test_the_passive_part_never_stands_alone() -> None:
-    refused("liveness_parts: the passive part alone is too weak", liveness="require", liveness_parts=["passive"])
+def test_no_other_part_stands_without_the_challenge() -> None:
+    refused("liveness_parts: the other parts alone are too weak", liveness="require", liveness_parts=["passive"])
     refused("liveness_parts: nothing is checked: set 'liveness: require'", liveness_parts=["challenge", "passive"])
     twice = ["challenge", "challenge"]
     refused("liveness_parts: names a part twice", liveness="require", liveness_parts=twice)
     both = config(liveness="require", liveness_parts=["challenge", "passive"])
     assert both.liveness_parts == ("challenge", "passive")
     assert config(liveness="require").liveness_parts == ("challenge",)
+    refused("liveness_parts: this camera measures no depth", liveness="require", liveness_parts=["challenge", "depth"])

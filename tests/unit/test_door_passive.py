@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.camera.base import Rgb, RgbPicture
+from agent.camera.base import Frame, Rgb, RgbPicture
 from agent.door.challenge import Prompt
+from agent.door.evidence import MAX_LOOKS, MIN_LOOKS, REST_NS, Looks
 from agent.door.liveness import FIRST_REST_NS, CheckedLiveness, UncheckedLiveness
-from agent.door.passive import MAX_LOOKS, MIN_LOOKS, REST_NS, SIDE, Looks, Passive, cuts
+from agent.door.passive import SIDE, cuts, passive_part
 from agent.subject import SubjectId
 from tests.simulators.turning import FRAME_NS, obedient
 
@@ -26,6 +27,10 @@ BOX = (280.0, 180.0, 380.0, 300.0)
 def picture(width: int = 640, height: int = 480) -> RgbPicture:
     y, x = np.mgrid[0:height, 0:width]
     return RgbPicture(np.stack([x * 255 // width, y * 255 // height, np.zeros_like(x)], -1).astype(np.uint8))
+
+
+def frame(picture: RgbPicture, now_ns: int) -> Frame:
+    return Frame(0, now_ns, np.zeros((240, 320, 3), np.uint8), picture)
 
 
 class Door:
@@ -42,15 +47,15 @@ class Door:
             self.said.append(self.now)
             return answer(seen)  # type: ignore[misc]
 
-        passive = None if answer is None else Passive(asked, 0.0)
-        self.check = CheckedLiveness(random.Random(seed).randbytes, self.shown.append, passive)
+        parts = [] if answer is None else [passive_part(asked, 0.0)]
+        self.check = CheckedLiveness(random.Random(seed).randbytes, self.shown.append, parts)
         self.now, self.pose, self.picture = 0, obedient(), picture()
 
     def frame(self, box: tuple[float, float, float, float] = BOX, *, obeys: bool = True, named: bool = True) -> None:
         watched, prompt = self.check.watched is not None, self.shown[-1] if self.shown else None
         angles = self.pose(prompt) if obeys else (0.0, 0.0)
         if watched:
-            self.check.see(self.picture, box, self.now)
+            self.check.see(frame(self.picture, self.now), box)
         self.check.look({1: ALICE} if named else {}, angles if watched else None, self.now)
         self.now += FRAME_NS
 
@@ -95,11 +100,11 @@ def test_a_network_that_saw_too_little_is_no_pass() -> None:
     door = Door(lambda _: 9.0)
     assert door.until_over(box=(300.0, 200.0, 310.0, 210.0)) == "failed"
     assert not door.said
-    passive = Passive(lambda _: 9.0, 0.0)
+    passive = passive_part(lambda _: 9.0, 0.0)
     looks = Looks()
     for number in range(MIN_LOOKS):
         assert not looks.passed(passive)
-        looks = looks.after(passive, picture(), BOX, number)
+        looks = looks.after(passive, frame(picture(), number), BOX)
     assert looks.passed(passive)
 
 
@@ -125,11 +130,11 @@ def test_what_the_network_saw_is_overwritten() -> None:
 
 def test_nobody_is_looked_at_who_is_not_challenged() -> None:
     door = Door(lambda _: 1.0)
-    door.check.see(door.picture, BOX, 0)
+    door.check.see(frame(door.picture, 0), BOX)
     for _ in range(50):
         door.frame(named=False)
     assert not door.said
-    UncheckedLiveness().see(door.picture, BOX, 0)
+    UncheckedLiveness().see(frame(door.picture, 0), BOX)
 
 
 def test_both_cuts_are_centred_on_the_face_and_as_wide_as_the_teachers_have_them() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agent.door.challenge import Challenge, failed
-from agent.door.passive import MIN_LOOKS, Looks, Passive
+from agent.door.evidence import MIN_LOOKS, Looks, Part
 from tools.lib.evaluate.__main__ import main
 from tools.lib.evaluate.pad import Count, Trial, challenge_of, rate
 from tools.lib.evaluate.pose import fit
@@ -51,7 +51,7 @@ def test_a_drawn_print_is_an_attempt_that_does_not_pass(capsys: pytest.CaptureFi
 
 
 def test_an_attempt_passes_by_every_part_that_is_required() -> None:
-    passive = Passive(lambda _: 0.0, 0.5)
+    passive = Part(lambda _frame, _box: 0.0, 0.5)
     passed = Challenge((), (0,), began_ns=0, last_ns=0, phase="passed")
     count = Count()
     count.add(Trial(passed, passive, Looks(MIN_LOOKS, 1.0 * MIN_LOOKS)))

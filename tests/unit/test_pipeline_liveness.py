@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,9 @@ from agent import pipeline
 from agent.camera.base import Frame
 from agent.detect.face import Face
 from agent.door.challenge import Prompt
+from agent.door.evidence import MAX_LOOKS, Part
 from agent.door.liveness import CheckedLiveness
-from agent.door.passive import MAX_LOOKS, Passive
+from agent.door.passive import passive_part
 from agent.match.presence import PresenceChange
 from agent.match.records import Match
 from tests.simulators import heads
@@ -61,12 +62,12 @@ class Person:
 
 
 def play(
-    person: Person, *, vector: np.ndarray | None = None, frames: int = FRAMES, passive: Passive | None = None
+    person: Person, *, vector: np.ndarray | None = None, frames: int = FRAMES, parts: Sequence[Part] = ()
 ) -> tuple[pipeline.Stages, list[Match | PresenceChange]]:
     recorded: list[Match | PresenceChange] = []
     changes = {} if vector is None else {"vector": vector}
     stages = make_stages([], recorded, count=frames, **changes)
-    check = CheckedLiveness(random.Random(3).randbytes, person.show, passive)
+    check = CheckedLiveness(random.Random(3).randbytes, person.show, parts)
     stages = replace(stages, detector=person, liveness=check)  # type: ignore[arg-type]
     pipeline.run(stages, keep_going=lambda: True)
     return stages, recorded
@@ -90,7 +91,7 @@ def test_who_turns_as_asked_and_looks_like_an_attack_is_not_announced(logit: flo
         seen.append(both)
         return logit
 
-    _, recorded = play(Person(obeys), passive=Passive(answer, 0.0))
+    _, recorded = play(Person(obeys), parts=[passive_part(answer, 0.0)])
     assert [one.liveness for one in recorded if isinstance(one, Match)] == announced
     assert bool(recorded) == bool(announced), "nor is who was refused present"
     assert seen
@@ -99,10 +100,10 @@ def test_who_turns_as_asked_and_looks_like_an_attack_is_not_announced(logit: flo
 
 def test_a_passive_network_never_sees_somebody_whom_the_unit_does_not_know() -> None:
     seen: list[np.ndarray] = []
-    passive = Passive(lambda both: float(seen.append(both) is None), 0.0)
-    _, recorded = play(Person(obeys), vector=NOBODYS_VECTOR, passive=passive)
+    parts = [passive_part(lambda both: float(seen.append(both) is None), 0.0)]
+    _, recorded = play(Person(obeys), vector=NOBODYS_VECTOR, parts=parts)
     assert (recorded, seen) == ([], [])
-    play(Person(stands_still), passive=passive)
+    play(Person(stands_still), parts=parts)
     assert 0 < len(seen) <= 4 * MAX_LOOKS, "four challenges in half a minute at the most"
 
 

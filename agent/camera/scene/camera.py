@@ -55,4 +55,5 @@ class SceneCamera:
             if early > 0:
                 self._clock.sleep(early / 1e9)
             main = RgbPicture(self._renderer.frame(number % count))
-            yield Frame(number, due, partial(main.shrunk, (0, 0, *self._script.size), self._lores_size), main)
+            lores = partial(main.shrunk, (0, 0, *self._script.size), self._lores_size)
+            yield Frame(number, due, lores, main, relief=self._renderer.relief(number % count))

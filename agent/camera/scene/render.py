@@ -7,7 +7,9 @@ depends on which frames were drawn before.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,6 +22,7 @@ from agent.camera.scene.disturbance import before, behind
 from agent.camera.scene.figure import Exposure, Figure, Sprite
 from agent.camera.scene.motion import Placement, placements, scene_gain
 from agent.camera.scene.people import People, load_people
+from agent.camera.scene.relief import relief
 from agent.camera.scene.script import Person, SceneScript
 from agent.camera.scene.sheet import Sheet
 
@@ -49,6 +52,10 @@ class SceneRenderer:
     def placements(self, number: int) -> list[Placement]:
         """List who is where in frame ``number``, farthest first."""
         return placements(self._script, self.time(number))
+
+    def relief(self, number: int) -> Callable[[Sequence[float]], float | None]:
+        """What a depth camera would say of frame ``number``, for ``Frame.relief``."""
+        return partial(relief, self._script.people, self.placements(number))
 
     def frame(self, number: int, asked: tuple[float, float] | None = None) -> Rgb:
         """uint8 (height, width, 3), a fresh array.

@@ -34,7 +34,7 @@ from agent.config.camera import FileCamera
 from agent.detect.face import Face
 from agent.detect.pose import head_pose
 from agent.door.challenge import DIRECTIONS, Challenge, Look, advance, begin, unseen
-from agent.door.passive import Looks, Passive
+from agent.door.evidence import Looks, Part
 from agent.inference.engine import load_engine
 from agent.unit.liveness import make_passive
 from tools.lib.evaluate.attempts import SPECIES, Attempt, attempts
@@ -64,7 +64,7 @@ class Trial:
     """One attempt: its challenge as it stands, and what the passive network saw meanwhile, where there is one."""
 
     challenge: Challenge
-    passive: Passive | None = None
+    passive: Part | None = None
     looks: Looks = field(default_factory=Looks)
 
     @property
@@ -181,7 +181,7 @@ def step(finder: Finder, frame: Frame, trial: Trial, now_ns: int) -> None:
         trial.challenge = advance(challenge, look)
     if trial.passive is not None and trial.looks.due(challenge, now_ns):
         with finder.times.measure("passive"):
-            trial.looks = trial.looks.after(trial.passive, frame.main, near.box, now_ns)
+            trial.looks = trial.looks.after(trial.passive, frame, near.box)
 
 
 def nearest(detector: FindsFaces, frame: Frame, faces: list[Face]) -> Face | None:

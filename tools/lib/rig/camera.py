@@ -66,8 +66,10 @@ class UnpluggableCamera:
                 clock.sleep(early_ns / 1e9)
             self._check()
             asked = view.obedient.pose(due_ns / 1e9)
-            main = RgbPicture(view.renderer.frame(min(number, view.script.frame_count - 1), asked))
-            yield Frame(number, due_ns, partial(main.shrunk, (0, 0, *view.script.size), self._lores_size), main)
+            at = min(number, view.script.frame_count - 1)
+            main = RgbPicture(view.renderer.frame(at, asked))
+            lores = partial(main.shrunk, (0, 0, *view.script.size), self._lores_size)
+            yield Frame(number, due_ns, lores, main, relief=view.renderer.relief(at))
             number += 1
 
     def _check(self) -> None:
