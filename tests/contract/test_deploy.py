@@ -104,6 +104,16 @@ def test_the_scripts_of_the_package_are_plain_sh(script: str) -> None:
     subprocess.run(["sh", "-n", path], check=True, timeout=10)
 
 
+def test_all_that_a_start_imports_from_the_package_is_compiled_at_its_installation() -> None:
+    compiled = re.findall(r"^  py3compile -p postern (\S+) ", (DEPLOY / "debian/postinst").read_text(), re.MULTILINE)
+    launcher = (DEPLOY / "debian/launcher").read_text()
+    (library,) = re.findall(r'^LIB = "(.+)"$', launcher, re.MULTILINE)
+    brought = re.findall(r"\{LIB\}(/vendor/[a-z0-9]+)", launcher)
+    assert len(brought) == 2
+    for folder in (f"{library}/agent", *(library + name for name in brought)):
+        assert any(Path(folder).is_relative_to(one) for one in compiled), folder
+
+
 def test_what_the_package_brings_along_is_pinned_by_digest() -> None:
     for name, files_each in (("vendor-native.txt", 2), ("vendor-pure.txt", 1)):
         text = (DEPLOY / "debian" / name).read_text().replace("\\\n", "")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,11 +19,11 @@ from tools.lib.bench.clip import VISIT_S, VISITORS
 from tools.lib.bench.effort import Effort
 from tools.lib.bench.installed import BY_PIP, DEBIAN, closure, size_of
 from tools.lib.bench.markdown import markdown
-from tools.lib.bench.networks import PEAK, peak_section
+from tools.lib.bench.networks import FAILURE, MATCH, PEAK, STAY, embedder_section, peak_section
 from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
 from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, PeerRun, service_section
-from tools.lib.bench.service import Run, run_service
+from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, Beside, PeerRun, service_section
+from tools.lib.bench.service import Run, compile_program, run_service
 from tools.lib.bench.timing import Timing, alternate, percentile, ratio, spread
 from tools.lib.demo.site import CommandError
 
@@ -133,11 +134,42 @@ def test_memory_and_start_up_stand_beside_the_peers() -> None:
     (start,) = (line for line in lines if line.startswith("| start"))
     assert f"{loop}: 150 MiB | 1.50 | ≤ 110 MiB |" in memory
     assert f"**0.60** s | {loop}: 0.90 s | 1.50 | ≤ 0.5 s |" in start
-    (alone,) = (line for line in markdown([service_section([ours], [], ours, [], {})], FACTS) if "start →" in line)
+    (alone,) = (
+        line for line in markdown([service_section([ours], [], ours, [], {})], FACTS) if line.startswith("| start")
+    )
     assert alone.count(NOT_MEASURED) == 2
     (idle,) = (line for line in lines if "uncompressed" in line)
     assert "**100** %" in idle
     assert f"≤ {MAX_IDLE_PERCENT:g} %" in idle
+
+
+def test_beside_a_busy_process_the_same_bars_hold() -> None:
+    quiet = Run(100, 0.3, 0.4, 0.001, 1, 100, 50, 3, 12)
+    slow = Run(100, 0.5, 0.6, 0.1, 1, 111, 50, 3, 12)
+    delays = [{"frame_ms": 70.0, "append_ms": 5.0}]
+    busy = Beside([slow], slow, delays, [slow])
+    lines = markdown([service_section([quiet], [], quiet, delays, {IDLE_RAW: [quiet]}, busy)], FACTS)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    assert "| **0.60** s | ≤ 0.5 s |" in rows["beside a busy process: start → first frame processed"]
+    assert "| **70.0** ms | ≤ 60 ms |" in rows["beside a busy process: frame → PUBACK, p95"]
+    assert "| **111** MiB (111 to 111) | ≤ 110 MiB |" in rows["beside a busy process: resident memory"]
+    assert "| **10.0** % |" in rows["beside a busy process: empty door, uncompressed pictures"]
+
+
+def test_a_visit_costs_as_many_runs_of_the_embedder_as_the_policy_says() -> None:
+    effort = Effort(rounds=1, round_s=0, passes=0, clip_s=0, visits_s=0, idle_s=0, commits=0, events=0)
+    section = embedder_section(np.zeros((112, 112, 3), np.uint8), None, effort)
+    medians = {figure.name: figure.value.median for figure in section.figures if figure.value is not None}
+    assert medians[MATCH] == pytest.approx(6 * medians["ours"])
+    assert medians[FAILURE] == pytest.approx(10 * medians["ours"])
+    assert medians[STAY] == pytest.approx(2 * medians["ours"])
+
+
+def test_the_program_is_compiled_before_its_start_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
+    compile_program()
+    assert list(tmp_path.rglob("agent/pipeline.*.pyc"))
+    assert list(tmp_path.rglob("bench/peers.*.pyc"))
 
 
 def test_json_has_median_spread_and_wall_time() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.lib.bench.installed import BY_PIP, DEBIAN
-from tools.lib.bench.networks import FP32_PEAK, PEAK
+from tools.lib.bench.networks import FAILURE, FP32_PEAK, MATCH, PEAK, STAY
 from tools.lib.bench.report import NOT_MEASURED, Figure, Section, number
-from tools.lib.bench.running import IDLE_H264, IDLE_RAW
+from tools.lib.bench.running import BUSY_DELAY, BUSY_IDLE, BUSY_MEMORY, BUSY_START, IDLE_H264, IDLE_RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,13 @@ ALONE = (
     ("one 15 frames/s camera, people passing all the time", "service", "real time at 15 frame/s, share of a core"),
     ("the same, empty door, uncompressed pictures (CSI, USB)", "service", IDLE_RAW),
     ("the same, empty door, H.264 decoded in software", "service", IDLE_H264),
+    ("beside a busy process: start → first frame processed", "service", BUSY_START),
+    ("beside a busy process: frame → PUBACK, p95", "service", BUSY_DELAY),
+    ("beside a busy process: resident memory", "service", BUSY_MEMORY),
+    ("beside a busy process: empty door, uncompressed pictures", "service", BUSY_IDLE),
+    ("embedder in a visit that matches", "embedder", MATCH),
+    ("embedder in an attempt that fails", "embedder", FAILURE),
+    ("embedder, each second that a matched person stays", "embedder", STAY),
     ("comparison with 1 000 references", "gallery", "compare() with 1000 references"),
     ("comparison with 10 000 references", "gallery", "compare() with 10000 references"),
     ("comparison with 100 000 references", "gallery", "compare() with 100000 references"),
@@ -95,7 +102,7 @@ ALONE = (
     ("with numpy", "install", "installed by pip"),
     ("peers: OpenCV and ONNX Runtime, without numpy", "install", "peers: OpenCV and ONNX Runtime, without numpy"),
 )
-NOTED = {"detector", "int8-peak", "install"}  # sections whose notes a reader of the tables needs
+NOTED = {"detector", "embedder", "int8-peak", "install"}  # sections whose notes a reader of the tables needs
 
 
 def markdown(sections: list[Section], facts: dict[str, Any]) -> list[str]:

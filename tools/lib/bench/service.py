@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.lib.demo.site import CommandError
+from tools.lib.demo.site import ROOT, CommandError
 
 START_TIMEOUT_S = 120.0  # on a machine that does much else
 RUN_TIMEOUT_S = 900.0
@@ -64,6 +64,26 @@ class Seen:
         self.threads = max(self.threads, facts.get("Threads", 0))
         self.files = max(self.files, len(list((process / "fd").iterdir())))
         self.samples += 1
+
+
+def compile_program() -> None:
+    """Compile ours and the peers' loop, as the package does at its installation and pip does with what it installs.
+
+    A start of uncompiled modules would measure Python's compiler, wherever it may not keep what it compiled.
+    """
+    folders = [str(ROOT / name) for name in ("agent", "tools/lib")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=True)
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """One process that never rests, until the context is left."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run_service(
