@@ -4,6 +4,7 @@
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
 A frame in which nothing changed since the last empty one is not looked at (``agent.detect.change``): it has no faces.
+Nor is every other frame while whoever is followed stands still and no crop is due (``agent.detect.cadence``).
 While an enrolment takes captures it looks at each frame, and nobody is recognised in it: a frame serves one purpose.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
@@ -31,6 +32,7 @@ from agent.match.probe import both_ways
 
 if TYPE_CHECKING:
     from agent.camera.base import Camera, Frame
+    from agent.detect.cadence import Cadence
     from agent.detect.change import ChangeTest
     from agent.detect.detector import Detector
     from agent.detect.face import Face
@@ -61,6 +63,7 @@ class Stages:
 
     camera: Camera
     change: ChangeTest
+    cadence: Cadence
     detector: Detector
     tracker: Tracker
     gate: Gate
@@ -89,10 +92,13 @@ def run(stages: Stages, *, keep_going: Callable[[], bool]) -> None:
 def process(stages: Stages, frame: Frame) -> None:
     """One frame through all stages."""
     times, now_ns = stages.times, frame.timestamp_ns
-    busy = stages.tracker.following or stages.gate.waits(now_ns) or stages.enrolling()
+    busy = stages.gate.waits(now_ns) or stages.enrolling()
+    if stages.cadence.spares(now_ns, free=not busy and _nobody_needs(stages, now_ns)):
+        stages.tracker.unseen()
+        return
     faces: Sequence[Face] = ()
     with times.measure("change"):
-        due = stages.change.is_due(frame, busy=busy)
+        due = stages.change.is_due(frame, busy=busy or stages.tracker.following)
     if due:
         with times.measure("read"):
             stages.read(frame)
@@ -132,6 +138,17 @@ def process(stages: Stages, frame: Frame) -> None:
         with times.measure("record"):
             for outcome in outcomes:
                 stages.record(outcome)
+
+
+def _nobody_needs(stages: Stages, now_ns: int) -> bool:
+    """Whether somebody is followed of whom the next frame is soon enough."""
+    return (
+        stages.tracker.following
+        and stages.tracker.still
+        and stages.liveness.watched is None
+        and not stages.gate.needs(now_ns, lambda track_id: stages.decider.wants(track_id, now_ns))
+        and bool(stages.references().subjects)  # else what is kept of faces is dropped in this very frame
+    )
 
 
 def _see(stages: Stages, frame: Frame, track: Track) -> Seen:

@@ -18,7 +18,7 @@ now; it is worked out when asked and kept nowhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -47,6 +47,10 @@ class Gate(Protocol):
 
     def waits(self, timestamp_ns: int) -> bool:
         """Whether an act is under way whose person may not have been seen yet: every frame is looked at then."""
+        ...
+
+    def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
+        """Whether an act is under way, or a crop of somebody who acted is ``wanted``, by the id of the track."""
         ...
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
@@ -107,6 +111,12 @@ class ZoneGate:
     def waits(self, timestamp_ns: int) -> bool:
         del timestamp_ns  # the act is to be seen: it begins with a change
         return False
+
+    def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
+        return any(
+            timestamp_ns - since < self._dwell_ns or wanted(track_id)
+            for (track_id, _), (since, _) in self._since.items()
+        )
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         self._forget(timestamp_ns)
@@ -181,6 +191,10 @@ class ButtonGate:
     def waits(self, timestamp_ns: int) -> bool:
         opened = self._opened_ns
         return opened is not None and opened <= timestamp_ns < opened + self._open_ns
+
+    def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
+        del wanted
+        return self.waits(timestamp_ns)
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         size = {"frame_width": frame_width, "frame_height": frame_height}

@@ -26,6 +26,9 @@ MIN_IOU = 0.3
 MAX_SHIFT = 0.6
 # ...and how much the size may change; people do not double in a frame.
 MAX_GROWTH = 1.6
+# Who moved by less since the last look, in box sizes, stands: between two looks that a frame lies between, too, the
+# boxes overlap by far more than they have to.
+STILL_SHIFT, STILL_GROWTH = 0.15, 1.1
 
 Box = tuple[float, float, float, float]
 
@@ -47,6 +50,7 @@ class Track:
 class _Alive:
     track: Track
     missed: int
+    still: bool
 
 
 class Tracker:
@@ -62,6 +66,11 @@ class Tracker:
     def following(self) -> bool:
         """Whether a track lives, seen in the last frame or hidden for some."""
         return bool(self._alive)
+
+    @property
+    def still(self) -> bool:
+        """Whether every track was seen in the last look, and hardly moved since the one before."""
+        return all(alive.still and not alive.missed for alive in self._alive.values())
 
     @property
     def gone(self) -> frozenset[int]:
@@ -89,11 +98,12 @@ class Tracker:
                     continue
                 # Not an id of ``before``: whoever keeps probes by id can tell the dead from the new.
                 track_id = next(i for i in itertools.count() if i not in self._alive and i not in before)
-                first_seen_ns = timestamp_ns
+                first_seen_ns, still = timestamp_ns, False
             else:
-                first_seen_ns = self._alive[track_id].track.first_seen_ns
+                before_it = self._alive[track_id].track
+                first_seen_ns, still = before_it.first_seen_ns, _is_still(before_it.face.box, face.box)
             track = Track(track_id, face, first_seen_ns, timestamp_ns)
-            self._alive[track_id] = _Alive(track, 0)
+            self._alive[track_id] = _Alive(track, 0, still)
             seen.add(track_id)
             tracks.append(track)
         for track_id, alive in self._alive.items():
@@ -101,6 +111,11 @@ class Tracker:
                 alive.missed += 1
         self._gone = before - frozenset(self._alive)
         return tracks
+
+    def unseen(self) -> None:
+        """A frame passed in which nobody was looked for: whoever is hidden in the next one was hidden in this, too."""
+        for alive in self._alive.values():
+            alive.missed += 1
 
     def _drop_stale(self, timestamp_ns: int) -> None:
         for track_id, alive in list(self._alive.items()):
@@ -133,11 +148,19 @@ def _likeness(a: Box, b: Box) -> float | None:
     overlap = _iou(a, b)
     if overlap >= MIN_IOU:
         return overlap
-    size_a, size_b = math.sqrt(_area(a)), math.sqrt(_area(b))
-    if max(size_a, size_b) > MAX_GROWTH * min(size_a, size_b):
-        return None
-    shift = math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2 / max(size_a, size_b)
-    return -shift if shift <= MAX_SHIFT else None
+    shift, growth = _moved(a, b)
+    return -shift if growth <= MAX_GROWTH and shift <= MAX_SHIFT else None
+
+
+def _is_still(a: Box, b: Box) -> bool:
+    shift, growth = _moved(a, b)
+    return shift <= STILL_SHIFT and growth <= STILL_GROWTH
+
+
+def _moved(a: Box, b: Box) -> tuple[float, float]:
+    """How far the centres are apart, in sizes of the larger box, and how many times as large as the other it is."""
+    smaller, larger = sorted((math.sqrt(_area(a)), math.sqrt(_area(b))))
+    return math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2 / larger, larger / smaller
 
 
 def _area(box: Box) -> float:

@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 
 from agent.clock import Clock
-from agent.detect.change import ChangeTest
 from agent.errors import PosternError
-from agent.timing import StageTimes
+from agent.pipeline import Stages
 from agent.uplink.session import UplinkNotice
 
 log = logging.getLogger("postern")
@@ -35,9 +34,11 @@ def tell_uplink(notice: UplinkNotice) -> None:
     log.log(logging.INFO if notice.kind == "connected" else logging.WARNING, "%s", notice.message)
 
 
-def tell_times(frames: int, elapsed_s: float, change: ChangeTest, times: StageTimes) -> None:
+def tell_times(frames: int, elapsed_s: float, stages: Stages) -> None:
     """Log what a run cost; not in production, where the number of embeddings would be a trace of strangers."""
     log.info("%d frames in %.1f s", frames, elapsed_s)
-    log.info("the detector looked at %d frames, and nothing had changed in %d", change.looked, change.skipped)
-    for name, one in times.summaries().items():
+    change, spared = stages.change, stages.cadence.spared
+    log.info("the detector looked at %d frames", change.looked)
+    log.info("nothing had changed in %d, and of nobody another look was due in %d", change.skipped, spared)
+    for name, one in stages.times.summaries().items():
         log.info("stage %s: %d times, p50 %d us, p95 %d us", name, one.count, one.p50_us, one.p95_us)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from agent.config.camera import Picamera2Camera, V4l2Camera
 from agent.config.schema import Config, ZoneActivation
+from agent.detect.cadence import Cadence
 from agent.detect.change import HOLD_NS, ChangeTest, part_of
 from agent.detect.view import GOOD_INPUT_PX, LEAST_INPUT_PX, WHOLE, ZoneView, smallest_input_px
 from agent.inference.manifest import load_manifest
@@ -26,6 +27,11 @@ def make_change_test(config: Config, *, hold_ns: int = HOLD_NS) -> ChangeTest:
     if config.detection.look == "every_frame":
         hold_ns = ALWAYS_NS
     return ChangeTest(part, min_face_px=activation.min_face_px, hold_ns=hold_ns)
+
+
+def make_cadence(config: Config) -> Cadence:
+    """Which frames need no look while somebody is followed."""
+    return Cadence(every_frame=config.detection.look == "every_frame")
 
 
 def foreseen(config: Config) -> str:

@@ -49,7 +49,7 @@ from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
 from agent.unit.log import Problems, tell_times, tell_uplink
-from agent.unit.looking import make_change_test
+from agent.unit.looking import make_cadence, make_change_test
 from agent.unit.pause import Pause
 from agent.unit.recorder import Identity, Recorder
 from agent.unit.start_log import digest_of, log_start, tell_asked
@@ -127,6 +127,7 @@ class Service:
         self._stages = pipeline.Stages(
             camera=self._camera,
             change=make_change_test(config),
+            cadence=make_cadence(config),
             detector=models.detector,
             tracker=Tracker(),
             gate=gate,
@@ -182,7 +183,7 @@ class Service:
             self._look_at_the_door()
             return keep_going()
 
-        framed_ns = self._clock.monotonic_ns()
+        began_ns = framed_ns = self._clock.monotonic_ns()
 
         def waiting() -> bool:
             if self._clock.monotonic_ns() - framed_ns > MAX_MISSED_NS:  # no track lives on, and none is told to die
@@ -197,7 +198,6 @@ class Service:
         log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
         tell_asked(self._stores, self._clock, self._on_condition)
-        began_ns = self._clock.monotonic_ns()
         with self._world.background(self._uplink, self._housekeeping, self._door.outputs):
             try:
                 with self._camera:
@@ -215,7 +215,7 @@ class Service:
                 self._recorder.unit("stopping")
                 self._log("stopped")
         if self._config.profile == "demo":
-            tell_times(self._frames, (self._clock.monotonic_ns() - began_ns) / 1e9, self._stages.change, self.times)
+            tell_times(self._frames, (self._clock.monotonic_ns() - began_ns) / 1e9, self._stages)
 
     def check_ended(self) -> None:
         """Raise RetryError while a thread of this run is left: beside it no other may begin, only a new process."""

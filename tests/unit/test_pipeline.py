@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agent import pipeline
 from agent.camera.base import CameraInfo, Frame, RgbPicture
+from agent.detect.cadence import Cadence
 from agent.detect.change import ChangeTest
 from agent.detect.face import Face
 from agent.detect.gate import FaceLimits, ZoneGate
@@ -106,6 +107,7 @@ def make_stages(
     return pipeline.Stages(
         camera=ScriptedCamera(count),
         change=ChangeTest(WHOLE, min_face_px=80, hold_ns=ALWAYS_NS),  # its pictures do not show what is detected
+        cadence=Cadence(),
         detector=ScriptedDetector(faces),  # type: ignore[arg-type]
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=door, limits=FaceLimits(80, 25.0)),

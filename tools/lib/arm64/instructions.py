@@ -5,8 +5,9 @@
     python -m tools.lib.arm64.instructions count FOLDER --processor NAME [--peers FOLDER]
 
 Clips of H.264 go through the pipeline of the product, file to decision. ``door``: the face in it is admitted, embedded
-and compared with 100 references, of which none is its own, so every look fails. ``idle``: nobody is there. Peers see
-the same pictures: each network alone, and the usual loop over ``door``.
+and compared with 100 references, of which none is its own, so every look fails. ``idle``: nobody is there; the same
+pictures come uncompressed, too, as a CSI or USB camera gives them. Peers see the same pictures: each network alone, and
+the usual loop over ``door``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from agent.camera.base import RgbPicture
 from agent.camera.open import open_camera
 from agent.clock import SystemClock
 from agent.config.camera import FileCamera
+from agent.detect.cadence import Cadence
 from agent.detect.change import ChangeTest, part_of
 from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
@@ -50,7 +52,7 @@ from agent.timing import StageTimes
 from tools.lib.arm64 import MANIFEST
 from tools.lib.arm64.counter import CounterError, Instructions
 from tools.lib.arm64.installed import PERSON
-from tools.lib.bench.clip import frame_of, idle_clip, visits_clip
+from tools.lib.bench.clip import frame_of, idle_clip, uncompressed, visits_clip
 from tools.lib.bench.peers import PeerModels, find_peers, loop, onnx_embedder, opencv_embedder, yunet
 
 CALLS: Final = 3  # the count hardly varies
@@ -58,7 +60,7 @@ WARM_UP: Final = 2  # calls, and frames, before anything counts: buffers are mad
 REFERENCES: Final = 100
 MIN_FACE_PX: Final = 80
 SMALL: Final = (320, 240)
-DOOR_CLIP, IDLE_CLIP = "door.mp4", "idle.mp4"
+DOOR_CLIP, IDLE_CLIP, RAW_CLIP = "door.mp4", "idle.mp4", "idle.nut"
 FACE_FRAME = 12  # of the door: somebody stands there
 FACE = (slice(254, 366), slice(584, 696))  # about where the face is then
 DOOR = [(0.25, 0.1), (0.75, 0.1), (0.75, 0.9), (0.25, 0.9)]
@@ -141,6 +143,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
     parts = pipeline.Stages(
         camera=camera,
         change=ChangeTest(part_of(DOOR), min_face_px=MIN_FACE_PX),
+        cadence=Cadence(),
         detector=detector,
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(MIN_FACE_PX, 25.0)),
@@ -177,7 +180,7 @@ def nobody(model: str) -> References:
 
 def report(processor: str, counter: Instructions, clips: Path, rivals: PeerModels | None) -> None:
     print(f"instructions in user space, {platform.machine()} {processor}, millions (median)")
-    for clip in (DOOR_CLIP, IDLE_CLIP):
+    for clip in (DOOR_CLIP, IDLE_CLIP, RAW_CLIP):
         print(f"{clip}:", flush=True)
         tell(frames(counter, clips / clip))
     print("one call:", flush=True)
@@ -191,11 +194,12 @@ def report(processor: str, counter: Instructions, clips: Path, rivals: PeerModel
 
 
 def tell(spent: dict[str, list[int]]) -> None:
-    """Print what the stages took, and the whole: the median of its frames, and their mean."""
+    """Print what the stages took, and the whole: the median, and the mean of all frames."""
     order = ("camera", *(name for name in pipeline.STAGES if name != "frame"), "whole")
     for name in (name for name in order if spent.get(name)):
         counts = spent[name]
-        print(f"  {name:<36} {statistics.median(counts) / 1e6:8.2f}  {len(counts)} times, most {max(counts) / 1e6:.2f}")
+        share = sum(counts) / len(spent["whole"]) / 1e6
+        print(f"  {name:<36} {statistics.median(counts) / 1e6:8.2f}  {len(counts)} times, {share:.2f} a frame")
     whole, embedded = spent["whole"], len(spent.get("embed", ()))
     print(f"  mean of {len(whole)} frames, {embedded} embedded{'':<12} {statistics.mean(whole) / 1e6:8.2f}", flush=True)
 
@@ -204,7 +208,9 @@ def make_clips(folder: Path) -> None:
     """A demo person, who does not exist, at the door for a second and a half; and the door alone. 720p."""
     with tempfile.TemporaryDirectory() as work:
         shutil.copyfile(visits_clip(Path(work), [PERSON]), folder / DOOR_CLIP)
-        shutil.copyfile(idle_clip(Path(work)), folder / IDLE_CLIP)
+        idle = idle_clip(Path(work))
+        shutil.copyfile(idle, folder / IDLE_CLIP)
+        shutil.copyfile(uncompressed(idle), folder / RAW_CLIP)
 
 
 def main() -> int:

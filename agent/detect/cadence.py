@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames need no look while faces are followed: every other one, as long as nobody moves, acts or is due.
+
+Somebody who was decided, who rests after an attempt or who stands where no act counts is followed as well at half the
+camera's rate. While a track is new, hidden or moves, while an act is under way and in the frame in which a crop is
+wanted, each frame is looked at. Two frames in a row are never spared: whatever happens is seen one frame later at most.
+"""
+
+from __future__ import annotations
+
+# Between two looks, 150 ms: in it a step moves a face by its own width. The frames of slower cameras are all looked at.
+LONGEST_GAP_NS = 150_000_000
+
+
+class Cadence:
+    """Of one camera; ``every_frame`` spares none."""
+
+    def __init__(self, *, every_frame: bool = False) -> None:
+        self._longest_ns = 0 if every_frame else LONGEST_GAP_NS
+        self._seen_ns = 0
+        self._last = False
+        self.spared = 0
+
+    def spares(self, timestamp_ns: int, *, free: bool) -> bool:
+        """Whether this frame is not looked at; frames come in order, and each is asked about once.
+
+        ``free``: as far as the last look showed, nobody needs one now. How long the gap to the next look will be is
+        told by the last two frames.
+        """
+        step_ns, self._seen_ns = timestamp_ns - self._seen_ns, timestamp_ns
+        self._last = free and not self._last and 0 < 2 * step_ns <= self._longest_ns
+        self.spared += self._last
+        return self._last
