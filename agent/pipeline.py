@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from agent.detect.cadence import Cadence
     from agent.detect.change import ChangeTest
     from agent.detect.detector import Detector
-    from agent.detect.face import Face
     from agent.detect.gate import Gate
     from agent.detect.track import Track, Tracker
     from agent.door.liveness import Angles, LivenessCheck
@@ -96,14 +95,15 @@ def process(stages: Stages, frame: Frame) -> None:
     if stages.cadence.spares(now_ns, free=not busy and _nobody_needs(stages, now_ns)):
         stages.tracker.unseen()
         return
-    faces: Sequence[Face] = ()
     with times.measure("change"):
         due = stages.change.is_due(frame, busy=busy or stages.tracker.following)
-    if due:
-        with times.measure("read"):
-            stages.read(frame)
-        with times.measure("detect"):
-            faces = stages.detector.detect(frame, exact=False)
+    if not due:
+        _nobody(stages, frame)
+        return
+    with times.measure("read"):
+        stages.read(frame)
+    with times.measure("detect"):
+        faces = stages.detector.detect(frame, exact=False)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)
@@ -132,10 +132,19 @@ def process(stages: Stages, frame: Frame) -> None:
         method="token" if references.carried else "face",
     )
     stages.liveness.look(decision.named, _watch(stages, frame, tracks), now_ns)
-    changes = stages.presence.update(decision.seen, now_ns)
-    outcomes: tuple[Match | PresenceChange, ...] = (*decision.matches, *changes)
+    _tell(stages, (*decision.matches, *stages.presence.update(decision.seen, now_ns)))
+
+
+def _nobody(stages: Stages, frame: Frame) -> None:
+    """A frame that is not looked at because nothing changed: no track, no act, no enrolment is under way."""
+    stages.enrol(frame, ())
+    stages.references()  # a pause drops what a token brought
+    _tell(stages, stages.presence.update((), frame.timestamp_ns))
+
+
+def _tell(stages: Stages, outcomes: Sequence[Match | PresenceChange]) -> None:
     if outcomes:
-        with times.measure("record"):
+        with stages.times.measure("record"):
             for outcome in outcomes:
                 stages.record(outcome)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 BINS_PER_OCTAVE = 8  # a bin is 9 % wide: good enough for p50 and p95
@@ -50,20 +49,30 @@ class Histogram:
         return Summary(self.count, self.quantile(0.5), self.quantile(0.95))
 
 
+class _Measured:
+    """A block that is timed; as a generator it would cost an idle frame as much as its tracks."""
+
+    __slots__ = ("_began", "_histogram")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._histogram.add(time.perf_counter_ns() - self._began)
+
+
 class StageTimes:
     """One histogram per named stage; the names are fixed at construction."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._stages = {name: Histogram() for name in names}
 
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> AbstractContextManager[None]:
         """Time the block and count it under ``name``."""
-        began = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self._stages[name].add(time.perf_counter_ns() - began)
+        return _Measured(self._stages[name])
 
     def summaries(self) -> dict[str, Summary]:
         """Stages that ran at least once."""

@@ -50,7 +50,7 @@ class Gate(Protocol):
         ...
 
     def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
-        """Whether an act is under way, or a crop of somebody who acted is ``wanted``, by the id of the track."""
+        """Whether somebody who stands as they stood may be admitted now, and is ``wanted``, by the id of the track."""
         ...
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
@@ -114,7 +114,7 @@ class ZoneGate:
 
     def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
         return any(
-            timestamp_ns - since < self._dwell_ns or wanted(track_id)
+            timestamp_ns - since >= self._dwell_ns and wanted(track_id)
             for (track_id, _), (since, _) in self._since.items()
         )
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 
 from agent import pipeline
 from agent.camera.base import Frame, RgbPicture
+from agent.camera.scene.render import SceneRenderer
 from agent.detect.cadence import LONGEST_GAP_NS, Cadence
 from agent.detect.change import ChangeTest
+from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.detect.gate import ButtonGate, FaceLimits, ZoneGate
 from agent.detect.track import STILL_SHIFT, Tracker
@@ -30,6 +34,7 @@ from agent.match.records import Match
 from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit.looking import ALWAYS_NS
+from tests.unit.test_change import SCENES
 
 MODELS = Path(__file__).parents[2] / "models"
 POLICY = parse_policy((MODELS / "policy.json").read_bytes())
@@ -88,6 +93,7 @@ class Played:
         **changes: Any,
     ) -> None:
         self.detector, self.matched, self.admitted = Script(faces), list[int](), list[int]()
+        self.left: list[int] = []
         self.cadence, embedder = Cadence(every_frame=every_frame), Embeds(vector)
         self.number = 0
         references = References((ALICE,), VECTORS[:1], MODEL)
@@ -119,6 +125,8 @@ class Played:
     def _record(self, outcome: Match | PresenceChange) -> None:
         if isinstance(outcome, Match):
             self.matched.append(self.number)
+        elif outcome.state == "left":
+            self.left.append(self.number)
 
 
 def spared(played: Played) -> list[int]:
@@ -139,10 +147,38 @@ def test_who_rests_after_an_attempt_that_failed_is_looked_at_in_every_other_fram
     assert len(spared(played)) > 0.3 * 10 * FPS
 
 
-def test_while_an_act_is_under_way_each_frame_is_looked_at() -> None:
-    played = Played([[face(320)]] * 3 * FPS)
-    first = played.admitted[0]
-    assert set(range(first + 1)) <= set(played.detector.looked)
+def test_the_frame_that_ends_the_dwell_time_is_looked_at_and_so_is_each_that_a_crop_is_due_in() -> None:
+    every, some = (Played([[face(320)]] * 3 * FPS, every_frame=way) for way in (True, False))
+    assert some.admitted[0] == every.admitted[0]
+    assert some.matched == every.matched
+    assert 0 in some.detector.looked, "who is new is looked at twice"
+    assert 1 in some.detector.looked
+
+
+@pytest.mark.parametrize("way", [True, False])
+def test_who_was_matched_is_told_to_have_left_when_nothing_is_looked_at(way: bool) -> None:
+    """Also: an enrolment is shown, and a pause learnt of, in frames in which nothing changed."""
+    shown: list[int] = []
+    asked: list[int] = []
+
+    def enrol(frame: Frame, tracks: object) -> bool:
+        del tracks
+        shown.append(frame.number)
+        return False
+
+    def references() -> References:
+        asked.append(1)
+        return References((ALICE,), VECTORS[:1], MODEL)
+
+    quiet = ChangeTest(WHOLE, min_face_px=80) if way else ChangeTest(WHOLE, min_face_px=80, hold_ns=ALWAYS_NS)
+    faces = [[face(320)]] * 2 * FPS + [[]] * 12 * FPS
+    presence = Presence(hold_ns=10 * SECOND)
+    played = Played(faces, change=quiet, enrol=enrol, references=references, presence=presence)
+    assert (quiet.skipped > 8 * FPS) is way
+    (left,) = played.left
+    assert 2 * FPS + 8 < left < 13 * FPS
+    assert set(range(4 * FPS, len(faces))) <= set(shown)
+    assert len(asked) >= 10 * FPS
 
 
 def test_frames_are_never_spared_twice_in_a_row() -> None:
@@ -238,6 +274,24 @@ def test_whatever_people_do_the_first_match_comes_one_frame_later_at_most(data: 
     every, some = (Played(faces, every_frame=way) for way in (True, False))
     if every.matched and every.matched[0] < len(faces) - 1:
         assert some.matched[0] - every.matched[0] <= 1
+
+
+@pytest.mark.skipif(bool(os.environ.get("POSTERN_NO_MODELS")), reason="without models")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["somebody walks in and stands", "a statue that turns its head", "a noisy picture"])
+def test_in_drawn_scenes_nobody_is_lost_and_nobody_matched_later(name: str) -> None:
+    script = msgspec.structs.replace(SCENES[name], frames_per_second=FPS)
+    detector, renderer = load_detector(MODELS / "manifest.yaml", "detector-320x240"), SceneRenderer(script)
+    faces = []
+    for number in range(script.frame_count):
+        main = RgbPicture(renderer.frame(number))
+        lores = main.shrunk((0, 0, main.width, main.height), (320, 240))
+        faces.append(detector.detect(Frame(number, round((number + 1) * SECOND / FPS), lores, main), exact=False))
+    every, some = (Played(faces, every_frame=way) for way in (True, False))
+    assert every.matched, "there was somebody to match"
+    assert [abs(late - soon) <= 1 for soon, late in zip(every.matched, some.matched, strict=True)] == [True]
+    assert 0 <= some.admitted[0] - every.admitted[0] <= 1
+    assert spared(some)
 
 
 def test_who_is_hidden_is_forgotten_as_soon_as_if_each_frame_had_been_looked_at() -> None:
