@@ -69,11 +69,8 @@ class Picture(Protocol):
     @property
     def height(self) -> int: ...
 
-    def window(self, x0: int, y0: int, x1: int, y1: int, factor: int = 1) -> Rgb:
-        """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty.
-
-        Blocks of ``factor`` by ``factor`` pixels become one; at the right and lower edge they may be smaller.
-        """
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty."""
 
     def luma(self, box: Box, step: int) -> Luma:
         """Copy of the brightness of every ``step``-th row of ``box``, which lies within the picture."""
@@ -99,9 +96,8 @@ class RgbPicture:
     def height(self) -> int:
         return int(self.array.shape[0])
 
-    def window(self, x0: int, y0: int, x1: int, y1: int, factor: int = 1) -> Rgb:
-        part = self.array[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].copy()
-        return np.asarray(Image.fromarray(part).reduce(factor)) if factor > 1 and part.size else part
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        return self.array[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)].copy()
 
     def luma(self, box: Box, step: int) -> Luma:
         x0, y0, x1, y1 = box

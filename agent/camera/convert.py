@@ -124,8 +124,8 @@ class YuvPicture:
         """Let go of the buffer; idempotent."""
         self._planes = None
 
-    def window(self, x0: int, y0: int, x1: int, y1: int, factor: int = 1) -> Rgb:
-        """As of the RGB picture; where blocks become one pixel, colours are converted once they did.
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        """RGB copy of the rectangle, clipped to the picture; uint8 (h, w, 3), possibly empty.
 
         Colour differences are repeated, not interpolated, as hardware and swscale's fast path do.
         """
@@ -138,11 +138,6 @@ class YuvPicture:
         step_x, step_y = 1 + (u.shape[1] < width), 1 + (u.shape[0] < height)
         left, top = x0 - x0 % step_x, y0 - y0 % step_y  # where the first colour sample begins
         chroma = (slice(top // step_y, -(-y1 // step_y)), slice(left // step_x, -(-x1 // step_x)))
-        if factor > 1:
-            inner = (x0 - left, y0 - top, x1 - left, y1 - top)
-            luma = np.asarray(Image.fromarray(np.ascontiguousarray(y[y0:y1, x0:x1])).reduce(factor))
-            u, v = (_averaged(plane[chroma], (step_x, step_y), inner, factor) for plane in (u, v))
-            return _to_rgb(luma, u, v, 1, 1, self._colour)
         rgb = _to_rgb(y[top:y1, left:x1], u[chroma], v[chroma], step_x, step_y, self._colour)
         return rgb if (left, top) == (x0, y0) else rgb[y0 - top :, x0 - left :].copy()
 
@@ -166,13 +161,6 @@ class YuvPicture:
         width, height = lores_fit(x1 - x0, y1 - y0, *lores_size)
         y, u, v = (_resize(plane, width, height) for plane in (y[y0:y1, x0:x1], u[chroma], v[chroma]))
         return letterbox(_to_rgb(y, u, v, 1, 1, self._colour), lores_size)
-
-
-def _averaged(chroma: Plane, steps: tuple[int, int], inner: Box, factor: int) -> Plane:
-    """Colour differences of ``inner``, in pixels of the luma that ``chroma`` covers, averaged as ``window`` says."""
-    small = Image.fromarray(np.ascontiguousarray(chroma))
-    size = (small.width * steps[0], small.height * steps[1])
-    return np.asarray(small.resize(size, Image.Resampling.NEAREST).crop(inner).reduce(factor))
 
 
 def _to_rgb(y: Plane, u: Plane, v: Plane, step_x: int, step_y: int, colour: YuvColour) -> Rgb:

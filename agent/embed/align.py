@@ -67,10 +67,12 @@ def align(frame: Frame, face: Face) -> Crop:
         first + max(math.ceil((math.ceil(v) + EDGE * factor + 1 - first) / factor), 0) * factor
         for first, v in zip((left, top), covered.max(0), strict=True)
     )
-    window = frame.main.window(left, top, right, bottom, factor)
+    window = frame.main.window(left, top, right, bottom)
     if not window.size:
         return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     picture = Image.fromarray(window)
+    if factor > 1:
+        picture = picture.reduce(factor)
 
     # Pillow maps the continuous point (x + 0.5, y + 0.5) of the target; a pixel's centre is half a pixel inside.
     inverse[:, 2] += 0.5 - inverse[:, :2].sum(1) / 2 - (left, top)

@@ -52,7 +52,9 @@ def both_ways(embed: Callable[[Crop], Embedding], crop: Crop) -> Seen:
     That vector does not join the mean: it lowers the misses of single pictures (FNMR at FMR 1e-4 from 0.128 to 0.119),
     but not those of means of three, whose threshold it raises by as much as it raises their scores.
     """
-    mirrored = np.ascontiguousarray(crop[:, ::-1])
+    mirrored = np.empty_like(crop)
+    for channel in range(crop.shape[2]):  # numpy copies pixels of three bytes in four times the time
+        mirrored[..., channel] = crop[:, ::-1, channel]
     embedding, other = embed(crop), embed(mirrored)
     mirrored.fill(0)
     agreement = float(embedding.vector @ other.vector)

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
-from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
@@ -98,6 +97,8 @@ def seal_epoch_keys(
     if not 0 <= ahead <= EPOCHS_AHEAD:
         raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
     keys = tuple(key_of(audience, epoch) for audience in audiences for epoch in epochs_from(now, ahead))
+    from joserfc import jwe  # noqa: PLC0415 - a start needs none of it
+
     issued = IssuedKeys(
         version=2,
         site=site,
@@ -133,6 +134,8 @@ def open_epoch_keys(
     ``number_ahead``, ``not_granted``, ``past_epochs``, or as ``verify_document``) and KeyStoreError when the key is
     missing.
     """
+    from joserfc import jwe  # noqa: PLC0415 - likewise
+
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
     private = load_private_key(seal_key).private_bytes(

@@ -120,7 +120,7 @@ class Service:
         self._console = ConsoleSide(config, models.detector, self._enrolment, self._door, world, done)
         self._liveness = make_liveness(config, models.detector, models.pad, random=world.random, prompt=self._prompt)
         self._endings = assemble.make_endings(config, clock, weeks=self._weeks)
-        self._recorder = self._make_recorder(policy.digest)
+        self._recorder = self._make_recorder(self._facts["policy"])
         self._camera = world.open_source(
             config.camera, lores_size=models.detector.input_size, clock=clock, on_notice=self._on_camera
         )

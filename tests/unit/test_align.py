@@ -43,9 +43,9 @@ class Watched:
         self.width, self.height = self._picture.width, self._picture.height
         self.asked: list[tuple[int, int, int, int]] = []
 
-    def window(self, x0: int, y0: int, x1: int, y1: int, factor: int = 1) -> Rgb:
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
         self.asked.append((x0, y0, x1, y1))
-        return self._picture.window(x0, y0, x1, y1, factor)
+        return self._picture.window(x0, y0, x1, y1)
 
 
 def smooth(width: int, height: int) -> Rgb:

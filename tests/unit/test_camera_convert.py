@@ -71,32 +71,6 @@ def test_every_window_is_the_standards_conversion_within_one_level(
     assert window.size == 0 or np.abs(window - expected).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    steps=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)]),
-    colour=st.sampled_from(COLOURS),
-    corners=st.tuples(*[st.integers(-5, 30)] * 4),
-    factor=st.integers(2, 5),
-)
-def test_a_window_that_is_averaged_down_is_the_mean_of_its_blocks(
-    seed: int, steps: tuple[int, int], colour: YuvColour, corners: tuple[int, int, int, int], factor: int
-) -> None:
-    random = np.random.default_rng(seed)
-    rows, columns = -(-23 // steps[1]), -(-21 // steps[0])
-    # Colours of skin and walls: what is clipped has another mean after the conversion than before.
-    planes = [random.integers(80, 170, (23, 21), np.uint8)]
-    planes += [random.integers(112, 144, (rows, columns), np.uint8) for _ in range(2)]
-    picture = YuvPicture(*planes, colour)
-    whole, small = picture.window(*corners), picture.window(*corners, factor)
-    if not whole.size:
-        assert not small.size
-        return
-    expected = np.asarray(Image.fromarray(whole).reduce(factor), int)
-    assert small.shape == expected.shape
-    assert np.abs(small - expected).max() <= 2
-
-
 @pytest.mark.parametrize("colour", [BT601, BT709])
 def test_conversion_agrees_with_ffmpeg(colour: YuvColour) -> None:
     av = pytest.importorskip("av")

@@ -82,13 +82,18 @@ def test_a_clip_costs_each_stage_and_nobody_is_matched(tmp_path: Path) -> None:
     instructions.make_clips(tmp_path)
     spent = instructions.frames(Ticks(), tmp_path / instructions.DOOR_CLIP)
     assert {"camera", "change", "read", "detect", "track", "align", "embed", "compare", "whole"} == set(spent)
-    assert len(spent["camera"]) == len(spent["whole"]) == len(spent["detect"]) > len(spent["embed"])
+    assert len(spent["camera"]) == len(spent["whole"])
+    assert len(spent["whole"]) / 2 <= len(spent["detect"]) < len(spent["whole"]), (
+        "who stands is not looked at each time"
+    )
     assert len(spent["embed"]) >= 3, "an attempt that fails takes five crops, of which two warm up"
     assert set(spent["embed"]) == {1}
-    assert min(spent["whole"]) > 3
+    assert min(spent["whole"]) >= 1
     idle = instructions.frames(Ticks(), tmp_path / instructions.IDLE_CLIP)
     assert len(idle["detect"]) < len(idle["change"]) / 3
     assert "embed" not in idle
+    raw = instructions.frames(Ticks(), tmp_path / instructions.RAW_CLIP)
+    assert len(raw["whole"]) == len(idle["whole"])
 
 
 def test_a_processor_either_counts_or_says_that_it_does_not() -> None:
