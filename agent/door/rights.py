@@ -3,7 +3,7 @@
 
 A row says that the subject behind a digest used a rule at a time. It is on disk before the pulse, so a crash costs a
 person one waiting time and never gives them two pulses. Time is the running clock's while the process lives, and the
-unit's settled time after a start (``agent.gallery.ageing``): a clock that was set forward ends nobody's waiting. A time
+unit's settled time after a start (``agent.audit.ageing``): a clock that was set forward ends nobody's waiting. A time
 that lies in the future (the clock was set back) counts as now: the waiting begins anew, once, and does not last until
 the wrong time has passed.
 """
@@ -118,15 +118,17 @@ class Rights:
         then it was not used.
         """
         with self._lock:
-            now_ns, now_ms = self._clock.monotonic_ns(), self._now_ms()
+            settled = self._settled()
+            now_ns, now_ms = self._clock.monotonic_ns(), _ms(settled or self._clock.now())
+            over_ms = 0 if settled is None else now_ms  # by a time that nothing vouches for nothing is forgotten
             if not self._is_free(rule, owner, cooldown_s, now_ns, now_ms):
                 return False
             if token is not None and self._is_spent(rule, token.token_id):
                 return False
             with self._file.transaction() as connection:
                 if token is not None:
-                    self._spend(connection, rule, token, owner, now_ms)
-                connection.execute("DELETE FROM used WHERE at_ms < ?", (now_ms - MAX_COOLDOWN_S * 1000,))
+                    self._spend(connection, rule, token, owner, over_ms)
+                connection.execute("DELETE FROM used WHERE at_ms < ?", (over_ms - MAX_COOLDOWN_S * 1000,))
                 connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (rule, owner, now_ms))
             self._here[rule, owner] = now_ns
             return True
@@ -144,18 +146,15 @@ class Rights:
                 connection.executemany("DELETE FROM spent WHERE owner = ?", [(owner,) for owner in owners])
             self._here = {key: at for key, at in self._here.items() if key[1] not in owners}
 
-    def _now_ms(self) -> int:
-        return int((self._settled() or self._clock.now()).timestamp() * 1000)
-
     def _is_spent(self, rule: str, token_id: bytes) -> bool:
         return self._file.row("SELECT 1 FROM spent WHERE rule = ? AND token = ?", rule, token_id) is not None
 
-    def _spend(self, connection: sqlite3.Connection, rule: str, token: TokenUse, owner: str, now_ms: int) -> None:
-        connection.execute("DELETE FROM spent WHERE until_ms < ?", (now_ms - SPENT_MARGIN_MS,))
+    def _spend(self, connection: sqlite3.Connection, rule: str, token: TokenUse, owner: str, over_ms: int) -> None:
+        connection.execute("DELETE FROM spent WHERE until_ms < ?", (over_ms - SPENT_MARGIN_MS,))
         (count,) = connection.execute("SELECT count(*) FROM spent").fetchone()
         if count >= MAX_SPENT:
             raise StorageError(f"{MAX_SPENT} tokens were used here and have not ended: issue them for a shorter time")
-        until_ms = int(token.until.timestamp() * 1000)
+        until_ms = _ms(token.until)
         connection.execute("INSERT INTO spent VALUES (?, ?, ?, ?)", (rule, token.token_id, owner, until_ms))
 
     def _is_free(self, rule: str, owner: str, cooldown_s: int, now_ns: int, now_ms: int) -> bool:
@@ -171,3 +170,7 @@ class Rights:
                 connection.execute("UPDATE used SET at_ms = ? WHERE rule = ? AND owner = ?", (now_ms, rule, owner))
             return False
         return age_ms >= cooldown_s * 1000
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)

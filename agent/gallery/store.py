@@ -25,8 +25,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, cast
 
+from agent.audit.ageing import Ageing
 from agent.errors import ConsentError, RefusedError, StorageError
-from agent.gallery.ageing import Ageing
 from agent.gallery.consent import ConsentRecord, Terms, check
 from agent.gallery.database import GalleryFile
 from agent.gallery.keyring import FileKeyring

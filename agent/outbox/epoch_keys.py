@@ -32,7 +32,7 @@ class EpochKeys:
     """A unit's epoch keys in memory and on disk; thread-safe.
 
     Past keys are destroyed on disk (overwritten, then replaced) and in memory as soon as the settled time says that
-    their epoch is over (``agent.gallery.ageing``): a clock that jumps destroys none. On flash, and in a
+    their epoch is over (``agent.audit.ageing``): a clock that jumps destroys none. On flash, and in a
     garbage-collected process, this is the best that a program can do, not a proof.
     """
 

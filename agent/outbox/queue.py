@@ -99,8 +99,7 @@ class Outbox:
         """
         if max_rows < 1 or max_bytes < event.MAX_EVENT_BYTES:
             raise ValueError("the outbox must have room for one event")
-        self._signer = signer
-        self._source = source
+        self._signer, self._source = signer, source
         self._clock = clock
         self._random = random
         self._max_rows = max_rows
@@ -109,6 +108,7 @@ class Outbox:
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
         self._known = known or Head(0, event.FIRST_PREV)
         self._keep_days = keep_days
+        self._settled: datetime | None = None
         self._lock = threading.RLock()
         self._tidied_ns = self._expired_ns = clock.monotonic_ns()
         self.boot = random(8).hex()
@@ -174,7 +174,7 @@ class Outbox:
 
     def expire(self, now: datetime | None) -> None:
         """Forget what was kept for its days; while nobody knows the time, the bounds on space alone count."""
-        now_ns = self._clock.monotonic_ns()
+        self._settled, now_ns = now, self._clock.monotonic_ns()
         if now is None or now_ns - self._expired_ns < TIDY_EVERY_S * 1e9:
             return
         self._expired_ns = now_ns
@@ -335,7 +335,7 @@ class Outbox:
 
     def _remove_acked(self, seqs: tuple[int, ...]) -> bool:
         keeping = self._keep_days > 0 and self._db.has_reserve()  # a full disk is for what was not said yet
-        now_s = int(self._clock.now().timestamp())
+        now_s = int((self._settled or self._clock.now()).timestamp())  # as ``expire`` counts: no jump makes them old
         with self._db.commit(durable=False) as db:
             if keeping:
                 kept.keep(db, seqs, now_s, most_rows=min(self._max_rows, kept.KEPT_ROWS))

@@ -149,6 +149,11 @@ class Authority:
         until: datetime | None = None,
     ) -> x509.Certificate:
         ends = min(until or now + timedelta(days=self._leaf_days), validity(self.certificate)[1])
+        if ends <= now:
+            raise RefusedError(
+                f"by this machine's clock ({now:%Y-%m-%d}) the certificate would have ended on {ends:%Y-%m-%d}: set the"
+                " clock right; where it is, the site's authority is at its end, or its service's: make it anew"
+            )
         builder = (
             _builder(subject, self.certificate.subject, public_key, now - BACKDATE, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

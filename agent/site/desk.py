@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from agent.audit.ageing import Ageing
 from agent.clock import Clock
 from agent.errors import KeyStoreError, PosternError, VerificationError, printable
 from agent.files import read_bounded
@@ -74,6 +75,7 @@ class Desk:
         self._folder, self._files = folder, SiteFiles(folder)
         self._clock, self._random, self._tell = clock, random, tell
         self.site = load(self._files.record, SiteRecord).site
+        self._ageing = Ageing(clock, self._files.service_time)
         self._seen: dict[str, UnitSeen] = {}
         self._written_ns: dict[str, int] = {}
         self._flights: dict[str, _Flight] = {}
@@ -120,15 +122,19 @@ class Desk:
         self._shown = None
 
     def daily(self) -> None:
-        """Once a day, and at the start: destroy the epoch keys of past weeks. Raises PosternError."""
+        """Once a day, and at the start: destroy the epoch keys of past weeks. Raises PosternError.
+
+        Past by the settled time (``agent.audit.ageing``): a clock that is ahead would destroy what is still needed.
+        """
+        self._ageing.look()
         now_ns = self._clock.monotonic_ns()
         if self._daily_ns is not None and now_ns < self._daily_ns:
             return
-        self._daily_ns = now_ns + DAY_S * 1_000_000_000
-        if self._clock.state() != "synced":  # a clock that is ahead would destroy what is still needed
+        if (settled := self._ageing.settled()) is None:
             return
+        self._daily_ns = now_ns + DAY_S * 1_000_000_000
         with changing(self._folder, clock=self._clock, needs_root=False) as site:
-            if gone := destroy_past(site.files, epoch_of(site.now())):
+            if gone := destroy_past(site.files, epoch_of(settled)):
                 site.log("past_epoch_keys_destroyed", count=gone)
 
     def _take(self, topic: str, payload: bytes) -> Iterator[Letter]:

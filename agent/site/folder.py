@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+from agent.audit.ageing import Ageing
 from agent.audit.chain import Kind
 from agent.audit.log import AuditLog
 from agent.clock import Clock, SystemClock
@@ -131,6 +132,15 @@ class SiteFolder:
     def now(self) -> datetime:
         return self._clock.now()
 
+    @cached_property
+    def _settled(self) -> datetime | None:
+        """The time that the site's service settled on; None without one that runs for a day."""
+        return Ageing(self._clock, self.files.service_time, look_only=True).settled()
+
+    def is_over(self, until: str) -> bool:
+        """Whether what counts ``until`` a moment may be forgotten."""
+        return self._settled is not None and parse_time(until) <= self._settled
+
     def stamp(self) -> str:
         return round_down(self.now(), 1)
 
@@ -155,9 +165,18 @@ class SiteFolder:
         return load(path, ClientRecord)
 
     def kept(self, issued: tuple[CertificateRecord, ...]) -> tuple[CertificateRecord, ...]:
-        """Leave out what has expired: it needs no revocation any more. RefusedError when too many still count."""
-        now = self.now()
-        counting = tuple(record for record in issued if parse_time(record.expires_at) > now)
+        """Leave out what has expired: it needs no revocation any more. RefusedError when too many still count.
+
+        Expired by the service's settled time; by this moment's alone only where there are too many, the first first: a
+        clock that is ahead for an hour would have a revoked certificate forgotten, and taken again.
+        """
+        issued = tuple(record for record in issued if not self.is_over(record.expires_at))
+        now, surplus = self.now(), max(len(issued) - MAX_CERTIFICATES, 0)
+        ended = sorted(
+            (one for one in issued if parse_time(one.expires_at) <= now), key=lambda one: parse_time(one.expires_at)
+        )
+        gone = {one.serial for one in ended[:surplus]}
+        counting = tuple(record for record in issued if record.serial not in gone)
         if len(counting) > MAX_CERTIFICATES:
             raise RefusedError(
                 f"{MAX_CERTIFICATES} certificates of this name have not expired, and each may have to be revoked:"

@@ -146,6 +146,7 @@ class SiteFiles:
         self.issuing_crt = self.service / "issuing.crt"
         self.mandated_key = self.service / "service.key"
         self.mandate = self.service / "mandate.jws"
+        self.service_time = self.service / "time.json"
         self.epochs = self.service / "epochs"
         self.former_crl = self.service / "former.crl"
         self.policy = folder / "policy.jws"

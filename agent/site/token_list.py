@@ -128,8 +128,13 @@ def _list(site: SiteFolder, record: TokenListRecord, days: int) -> str:
 
 
 def _counting(revoked: dict[str, str], site: SiteFolder) -> dict[str, str]:
-    now = site.now()
-    return {name: until for name, until in revoked.items() if parse_time(until) > now}
+    """What may still be valid. Without a settled time what ended stays until there is too much, as certificates do."""
+    now, is_full = site.now(), len(revoked) >= MAX_REVOKED // 2
+    return {
+        name: until
+        for name, until in revoked.items()
+        if not site.is_over(until) and (not is_full or parse_time(until) > now)
+    }
 
 
 def _token_id(text: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,7 +47,7 @@ from agent.unit.tokens import TokenCheck, load_token_list, shortcomings
 from agent.unit.verbs import Parts, make_handlers
 from agent.unit.world import board
 from agent.uplink.answers import Answers
-from agent.uplink.commands import Commands, Handler
+from agent.uplink.commands import MAX_SKEW_S, Commands, Handler
 from agent.uplink.discovery import Discovery, make_discovery
 from agent.uplink.mailbox import Mailbox
 
@@ -239,7 +239,7 @@ def command_side(
         random=random,
         on_outcome=CommandLog(log, clock=clock, taken=stores.generation.advance),
         on_mandate=partial(take_mandate, UnitFiles(config.keys.folder).mandate),
-        doubted=stores.generation.doubted,
+        doubted=lambda: stores.generation.doubted() or stores.ageing.lead() < timedelta(seconds=-MAX_SKEW_S),
     )
     rotation = KeyRotation(
         keys=config.keys.folder,
@@ -282,7 +282,13 @@ def make_token_check(config: Config, model: str, stores: Stores, clock: Clock) -
         return None
     for sentence in shortcomings(config, clock):
         log.warning("%s", sentence)
-    return TokenCheck(config=config, model=model, clock=clock, tombstones=stores.gallery.tombstones)
+    return TokenCheck(
+        config=config,
+        model=model,
+        clock=clock,
+        latest=stores.ageing.latest,
+        tombstones=stores.gallery.tombstones,
+    )
 
 
 def make_cards(config: Config, random: Callable[[int], bytes]) -> Callable[[SubjectId], bytes] | None:

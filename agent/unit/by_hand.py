@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from datetime import datetime
 
+from agent.audit.ageing import Ageing
 from agent.camera.open import open_camera
 from agent.clock import Clock, SystemClock
 from agent.config.schema import Config
@@ -23,6 +24,7 @@ from agent.unit.assemble import load_key, load_models, load_policy, make_cards, 
 from agent.unit.at_the_door import Presses, make_gate, make_spot_act, switch_off
 from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
+from agent.unit.key_files import KeptFiles
 from agent.unit.spot_session import SpotSession, capture
 from agent.unit.stores import open_gallery, open_stores
 from agent.unit.tokens import Issued, TokenCheck, make_issued
@@ -93,7 +95,9 @@ def issue_token(config: Config, subject: SubjectId, *, units: Sequence[str] | No
 def check_token(config: Config, data: bytes) -> datetime:
     """Whether this unit would take a token, and until when; VerificationError says why not. The service may run."""
     models = load_models(config)
-    check = TokenCheck(config=config, model=models.embedder.model, clock=SystemClock(), tombstones=tuple)
+    clock = SystemClock()
+    ageing = Ageing(clock, KeptFiles(config.outbox.path).time, look_only=True)
+    check = TokenCheck(config=config, model=models.embedder.model, clock=clock, latest=ageing.latest, tombstones=tuple)
     carried = check(data)
     carried.wipe()
     return carried.expires_at

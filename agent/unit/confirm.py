@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.audit.ageing import Ageing
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.gallery.ageing import Ageing
 from agent.protocol.command import Command
 from agent.protocol.health import Ask
 from agent.unit.generation import MAX_REASON, Generation

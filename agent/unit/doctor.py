@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from agent.audit.ageing import Ageing, read_kept
 from agent.camera.base import CameraInfo
 from agent.camera.open import open_camera
 from agent.clock import Clock
@@ -27,7 +28,6 @@ from agent.door.codes import QrCodes
 from agent.door.gpio import GpiodLines
 from agent.door.osdp import OsdpPanels
 from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
-from agent.gallery.ageing import Ageing, read_kept
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy

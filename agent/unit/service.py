@@ -166,7 +166,7 @@ class Service:
                 retry=self._recorder.retry,
                 remind=self._endings.look,
                 sweep=self._forgetting.sweep,
-                expire=lambda: stores.outbox.expire(stores.ageing.settled()),
+                expire=lambda: stores.outbox.expire(stores.ageing.known()),
                 disk_free=partial(world.disk_free, config.outbox.path.parent),
                 unit_event=self._on_condition,
                 on_problem=self._problem,

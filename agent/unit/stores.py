@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
+from agent.audit.ageing import Ageing
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.door.rights import Rights
 from agent.errors import StorageError
 from agent.files import read_secret, write_atomic
-from agent.gallery.ageing import Ageing
 from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention

@@ -105,11 +105,16 @@ ENDED = f"the list of tokens of this unit has ended: {GET_LIST}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCheck:
-    """Takes tokens at one unit; ``tombstones`` gives the digests of those who were erased here."""
+    """Takes tokens at one unit; ``tombstones`` gives the digests of those who were erased here.
+
+    ``latest`` is the wall clock, or a later time that this unit knows to be over: one that is set back makes nothing
+    valid again.
+    """
 
     config: Config
     model: str
     clock: Clock
+    latest: Callable[[], datetime]
     tombstones: Callable[[], Sequence[str]]
 
     def __call__(self, data: bytes) -> Carried:
@@ -142,7 +147,7 @@ class TokenCheck:
             listed, key = load_token_list(files, site=site), load_token_key(files)
         except PosternError as error:
             raise VerificationError("not_ready", str(error)) from None
-        if not listed.is_in_force(self.clock.now()):
+        if not listed.is_in_force(self.latest()):
             raise VerificationError("list_ended", ENDED)
         check_signature(outside, listed.issuer_keys(), site=site)
         if outside.token_id.hex() in listed.tokens:
@@ -151,7 +156,7 @@ class TokenCheck:
 
     def _check(self, content: Content, listed: TokenList) -> None:
         config = self.config
-        if self.clock.now() >= content.expires_at:
+        if self.latest() >= content.expires_at:
             raise VerificationError("expired", "the token has ended: ask the desk for a new one")
         if unit_mark(config.unit.id) not in content.units:
             raise VerificationError("wrong_unit", "the token is not for this unit: use the one that it names")

@@ -216,7 +216,7 @@ class Commands:
     random: Callable[[int], bytes]
     on_outcome: Callable[[Outcome], None]
     on_mandate: Callable[[int], None] = lambda _: None  # raises for the number of a mandate that was replaced
-    doubted: Callable[[], bool] = lambda: False  # whether the counter may have been put back: then a nonce is needed
+    doubted: Callable[[], bool] = lambda: False  # whether counter or clock may have been put back: a nonce is needed
 
     def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
@@ -347,7 +347,7 @@ class Commands:
         elif self.clock.state() == "unsynced":
             raise VerificationError("challenge", "the unit's clock is not synchronised: sign again with this nonce")
         elif self.doubted():
-            raise VerificationError("challenge", "files of the unit were put back: sign again with this nonce")
+            raise VerificationError("challenge", "the unit's files or clock were put back: sign again with this nonce")
         else:
             self._check_age(command)
         handler = self._handlers.get(verb)

@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "notices": ("config.camera", "config.door", "config.schema", "protocol.names"),
     "detect": ("camera.base", "inference.engine", "inference.manifest"),
     "embed": ("camera.base", "detect.face", "inference.engine", "inference.manifest"),
-    "gallery": ("embed.records", "protocol.names", "protocol.receipt"),
+    "gallery": ("audit.ageing", "embed.records", "protocol.names", "protocol.receipt"),
     "match": ("detect.track", "embed.records", "gallery.references", "protocol.names"),
     "door": (
         "camera.base", "detect.pose", "detect.track", "gallery.references", "match.records", "protocol.token",

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.audit.ageing import Ageing
 from agent.clock import Clock, SimulatedClock
-from agent.gallery.ageing import Ageing
 from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention

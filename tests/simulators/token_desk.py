@@ -121,7 +121,14 @@ class TokenDesk:
     def gate(self, data: bytes, *, model: str = MODEL, unit: str = GATE, **changes: Any) -> Carried:
         """Raises VerificationError."""
         config = self.config(unit, **changes)
-        return TokenCheck(config=config, model=model, clock=self.clock, tombstones=lambda: self.erased)(data)
+        check = TokenCheck(
+            config=config,
+            model=model,
+            clock=self.clock,
+            latest=self.clock.now,
+            tombstones=lambda: self.erased,
+        )
+        return check(data)
 
 
 def reference_of(seed: int) -> Vector:

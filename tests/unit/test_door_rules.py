@@ -131,7 +131,7 @@ def test_who_is_erased_leaves_no_trace_of_having_used_anything(tmp_path: Path, c
 
 
 def test_uses_that_no_rule_can_ask_for_are_dropped(tmp_path: Path, clock: SimulatedClock) -> None:
-    with Rights(tmp_path / "rights.db", clock) as rights:
+    with Rights(tmp_path / "rights.db", clock, settled=clock.now) as rights:
         opened(rights, OPEN)
         clock.advance(MAX_COOLDOWN_S + 1)
         opened(rights, OPEN, subject=BOB)
@@ -209,10 +209,10 @@ def test_a_used_token_is_told_before_anybody_is_embedded(rights: Rights, clock: 
 def test_a_use_of_a_token_outlasts_a_restart_and_goes_after_its_end_or_with_its_person(
     tmp_path: Path, clock: SimulatedClock
 ) -> None:
-    with Rights(tmp_path / "rights.db", clock) as rights:
+    with Rights(tmp_path / "rights.db", clock, settled=clock.now) as rights:
         assert by_token(rights, use(1, clock))
     clock.advance(60)
-    with Rights(tmp_path / "rights.db", clock) as rights:
+    with Rights(tmp_path / "rights.db", clock, settled=clock.now) as rights:
         assert rights.is_spent("boarding", use(1, clock).token_id)
         rights.erase(subject_digest(ANN))
         assert not rights.is_spent("boarding", use(1, clock).token_id)

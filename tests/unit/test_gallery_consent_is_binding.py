@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from agent.audit.ageing import WINDOW_S
 from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import ConsentError, RefusedError
-from agent.gallery.ageing import WINDOW_S
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
 from agent.match.compare import compare

@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.audit.ageing import Ageing
 from agent.camera.scene.script import SceneScript
 from agent.clock import Clock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.files import make_private_folder, write_atomic
-from agent.gallery.ageing import Ageing
 from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey, save_private_key
 from agent.match.policy import sign_policy

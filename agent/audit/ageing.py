@@ -90,6 +90,12 @@ class Ageing:
                 return min(self._settled, self.wall())
             return self._settled
 
+    def known(self) -> datetime | None:
+        """The settled time also where the wall clock is behind it, for what measures how old something is; or None."""
+        self.look()
+        with self._lock:
+            return self._settled if self._established else None
+
     def wall(self) -> datetime:
         """The wall clock, whatever it is worth; aware, UTC."""
         return min(self._clock.now().astimezone(UTC), LATEST)
