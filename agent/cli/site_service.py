@@ -13,9 +13,10 @@ from pathlib import Path
 from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
-from agent.files import write_atomic
+from agent.files import read_brought, write_atomic
+from agent.keys import MAX_TOKEN_BYTES
 from agent.protocol.names import check_name
-from agent.site import delegation, joining
+from agent.site import delegation, joining, restored
 from agent.site.desk import Desk
 from agent.site.fleet import UnitState, list_units, service_advice
 from agent.site.folder import DEFAULT_AUDIENCES
@@ -53,6 +54,18 @@ def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
     renew = partial(delegation.renew_own_certificate, arguments.folder, clock=clock)
     service = SiteService(desk, settings, clock=clock, random=os.urandom, tell=tell, renew=renew)
     service.run(lambda: True)  # SIGTERM ends it through every 'finally'
+
+
+def recover(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
+    """Bring a folder from a backup above what was signed since."""
+    held = [read_brought(file, MAX_TOKEN_BYTES) for file in arguments.file]
+    done = restored.recover(arguments.folder, held, passphrase=passphrase)
+    tell(f"list {done.serial} of the units is above all before: restart the service, carry what changed")
+    for unit in done.revoked:
+        tell(f"{unit} was revoked after the backup, and is so again")
+    for unit in done.anew:
+        tell(f"{unit} joined or got new keys after the backup: postern site invite --replace {unit}")
+    tell("do again what else was done after the backup: programs, revoked tokens, rotate-epoch-keys")
 
 
 def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
@@ -129,6 +142,8 @@ def configure(act: Act) -> None:
     given.add_argument("--finish", action="store_true", help="after --replace, once every unit was renewed")
     away = act("root-away", root_away, "move the root's keys away, to a stick for the safe")
     away.add_argument("to", type=Path, metavar="FOLDER")
+    back = act("recover", recover, "after this folder was put back from a backup: go above all that was signed since")
+    back.add_argument("file", type=Path, nargs="*", metavar="FILE", help="newer lists of units or tokens, from others")
     served = act("serve", serve, "run the site's service: joining, renewing, the list of units")
     served.add_argument("--broker", metavar="HOST", help="instead of the first name that 'site broker' was given")
     invited = act("invite", invite, "write the one file by which a new unit joins by itself")

@@ -72,6 +72,9 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("write", JOINING_ROOT + "/{site}/+/answer"),
         ("write", BOARD_ROOT + "/{site}/trust"),
         ("write", BOARD_ROOT + "/{site}/trust/+"),
+        # By this a folder that was put back from a backup hears what was signed after that.
+        ("read", BOARD_ROOT + "/{site}/trust"),
+        ("read", BOARD_ROOT + "/{site}/trust/+"),
     ),
 }
 # Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker

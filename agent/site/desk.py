@@ -18,7 +18,7 @@ import msgspec
 
 from agent.audit.ageing import Ageing
 from agent.clock import Clock
-from agent.errors import KeyStoreError, PosternError, VerificationError, printable
+from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError, printable
 from agent.files import read_bounded
 from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
@@ -34,6 +34,7 @@ from agent.site import units
 from agent.site.folder import changing
 from agent.site.joining import JOINING_SUFFIX, ask_to_join
 from agent.site.mandated import destroy_past, load_mandate
+from agent.site.newer import Retained, put_back
 from agent.site.operator import VALIDITY_S, next_command
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
@@ -43,6 +44,7 @@ RETRY_S: Final = 900  # between two attempts at the same thing of one unit
 ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
 KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
 DAY_S: Final = 86_400
+PUT_BACK: Final = "; where this folder was put back from a backup: postern site recover"
 SAY_AGAIN_S: Final = (
     300  # the list of units: a broker may retain nothing, or not for who listens at another of its nodes
 )
@@ -75,6 +77,7 @@ class Desk:
         self._folder, self._files = folder, SiteFiles(folder)
         self._clock, self._random, self._tell = clock, random, tell
         self.site = load(self._files.record, SiteRecord).site
+        self.retained = Retained(self._files, self.site)
         self._ageing = Ageing(clock, self._files.service_time)
         self._seen: dict[str, UnitSeen] = {}
         self._written_ns: dict[str, int] = {}
@@ -91,7 +94,7 @@ class Desk:
         """What the service listens to."""
         base = f"{TOPIC_ROOT}/{self.site}/+"
         heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", f"response/{RENEW}"))
-        return (*heard, f"{JOINING_ROOT}/{self.site}/+/request")
+        return (*heard, f"{JOINING_ROOT}/{self.site}/+/request", *self.retained.filters)
 
     def take(self, topic: str, payload: bytes) -> list[Letter]:
         """Take one message; what to send because of it. What is wrong with it is told, and raised by nobody."""
@@ -102,7 +105,12 @@ class Desk:
             return []
 
     def board(self) -> list[Letter]:
-        """What every program is to know: the list of units, as signed, where it changed or was said a while ago."""
+        """What every program is to know: the list of units, as signed, where it changed or was said a while ago.
+
+        Nothing by a folder that was put back from a backup: RefusedError says so.
+        """
+        if (why := put_back(self._files, load_public_key(self._files.site_jwk))) is not None:
+            raise RefusedError(why, reason="put_back")
         self._list()
         stamp = None if self._trusted is None else self._trusted[0]
         if stamp is None or (stamp == self._shown and self._since_s(self._shown_ns) < SAY_AGAIN_S):
@@ -138,6 +146,9 @@ class Desk:
                 site.log("past_epoch_keys_destroyed", count=gone)
 
     def _take(self, topic: str, payload: bytes) -> Iterator[Letter]:
+        if topic.startswith(self.retained.filters[0]):
+            self.retained.take(topic, payload)
+            return
         root, _, rest = topic.partition("/")
         site, _, rest = rest.partition("/")
         name, _, leaf = rest.partition("/")
@@ -273,7 +284,8 @@ class Desk:
     def _done(self, record: UnitRecord, flight: _Flight, answer: Response) -> Iterator[Letter]:
         unit, what = record.unit, flight.what
         if answer.status != "ok":
-            self._note(unit, f"{what}: {printable(answer.error or '')}: {printable(answer.message or '')}")
+            advice = PUT_BACK if answer.error == "superseded" else ""
+            self._note(unit, f"{what}: {printable(answer.error or '')}: {printable(answer.message or '')}{advice}")
             return
         stated = (answer.data or {}).get("seal_key")
         if isinstance(stated, str):

@@ -21,6 +21,7 @@ from agent.protocol.record import load
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
 from agent.site.joining import is_contested
+from agent.site.newer import put_back
 from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen
 
@@ -96,6 +97,8 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
 def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
     """What is to be done about the site's service itself. Needs no private key."""
     files, now = check_site(folder), clock.now()
+    if (why := put_back(files, load_public_key(files.site_jwk))) is not None:
+        return (why,)
     if not files.delegated:
         return ("the site has no service yet, so units are renewed by hand: postern site delegate",)
     try:

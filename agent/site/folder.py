@@ -35,6 +35,7 @@ from agent.protocol.record import encode, load, save
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.site.authority import Authority, pem, record_of
 from agent.site.mandated import load_issuing, load_mandate, service_epoch_key
+from agent.site.newer import put_back
 from agent.site.published import MAX_LIST_BYTES, Published, certificates, list_number, read_lists
 from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
@@ -233,7 +234,12 @@ class SiteFolder:
     def _prepare(
         self, units: Sequence[UnitRecord], clients: Sequence[ClientRecord]
     ) -> tuple[list[_Write], tuple[str, ...]]:
-        """Sign what does not follow from these records, in the order in which to write it; and whom it is about."""
+        """Sign what does not follow from these records, in the order in which to write it; and whom it is about.
+
+        RefusedError in a folder that was put back from a backup.
+        """
+        if (why := put_back(self.files, self.public)) is not None:
+            raise RefusedError(why, reason="put_back")
         record = load(self.files.record, SiteRecord)
         wanted = Published.of(record.site, units, clients, delegated=self.files.issuing_crt.exists())
         found = Published.read(self.files, self.public)

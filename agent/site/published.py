@@ -151,12 +151,16 @@ def _read_revoked(files: SiteFiles) -> tuple[frozenset[int] | None, frozenset[in
     return root, issued
 
 
+def read_units(token: bytes, site_key: PublicKey) -> Mapping[str, tuple[UnitKeyEntry, ...]]:
+    """What stands in a list that the site signed. VerificationError as ``TrustedUnits.from_signed``, ValueError."""
+    TrustedUnits.from_signed(token, site_key)
+    payload = decode_base64url(token.decode("ascii").strip().rpartition(SEPARATOR)[2].split(".")[1])
+    return strict_json.decode(payload, TrustList, MAX_TOKEN_BYTES).units
+
+
 def _read_trusted(trust: Path, site_key: PublicKey) -> Mapping[str, tuple[UnitKeyEntry, ...]] | None:
     try:
-        token = read_bounded(trust, MAX_TOKEN_BYTES)
-        TrustedUnits.from_signed(token, site_key)
-        payload = decode_base64url(token.decode("ascii").strip().rpartition(SEPARATOR)[2].split(".")[1])
-        return strict_json.decode(payload, TrustList, MAX_TOKEN_BYTES).units
+        return read_units(read_bounded(trust, MAX_TOKEN_BYTES), site_key)
     except (KeyStoreError, VerificationError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ from agent.protocol.record import Record, load
 from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 
 MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
+MAX_MANDATES = 9_999
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
 Role = Literal["auditor", "home-assistant", "operator", "announcer", "service"]
@@ -31,7 +32,7 @@ class SiteRecord(Record, frozen=True):
     site: Name
     created_at: Time
     trust_serial: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
-    mandates: Annotated[int, Meta(ge=0, le=9999)] = 0  # given to the site's service; the last one counts
+    mandates: Annotated[int, Meta(ge=0, le=MAX_MANDATES)] = 0  # given to the site's service; the last one counts
     generation: Generation = 0  # of the epoch keys: rises when those that units hold have become known to somebody
 
 
@@ -128,6 +129,7 @@ class SiteFiles:
         self.master_key = root / "master.key"
         self.tokens = folder / "tokens.json"
         self.trust = folder / "trust.jws"
+        self.newer_list = folder / "newer-trust.jws"  # what the broker retained, where this folder was put back
         self.token_record = folder / "token-list.json"
         self.token_list = folder / "token-list.jws"
         self.audit = folder / "audit.log"

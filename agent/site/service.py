@@ -16,6 +16,7 @@ from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.site.desk import Desk, Letter
 from agent.site.records import SERVICE
 
+LISTEN_S: Final = 3.0  # for what the broker retains of the list, before another is put in its place
 POLL_S: Final = 1.0  # also how long a stop may take
 RECONNECT_S: Final = Bounds(0.5, 2.0, 60.0)
 
@@ -58,9 +59,11 @@ class SiteService:
             connection.subscribe(*self._desk.filters(), retained=True)
             self._tell_once("the site's service is connected to the broker")
             self._desk.show_again()
+            began_ns = self._clock.monotonic_ns()
             while keep_going():
                 self._look_after_itself()
-                self._post(connection, self._shown())
+                if self._desk.retained.heard or self._clock.monotonic_ns() - began_ns >= LISTEN_S * 1e9:
+                    self._post(connection, self._shown())
                 polled = connection.poll(POLL_S)
                 for message in polled.messages:
                     self._serve(connection, message)

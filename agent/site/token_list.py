@@ -87,7 +87,7 @@ def issue_token_list(
         named = tuple(unit for unit in named if unit not in not_issuers)
         if len(named) > MAX_ISSUERS:
             raise RefusedError(f"at most {MAX_ISSUERS} units issue tokens: take another away with --no-issuer first")
-        until = round_down(site.now() + timedelta(days=MAX_TOKEN_DAYS), 1)
+        until = token_end(site)
         record = msgspec.structs.replace(
             record,
             serial=record.serial + 1,
@@ -100,6 +100,11 @@ def issue_token_list(
         site.log("token_list_signed", serial=record.serial, tokens=len(record.tokens), people=len(record.subjects))
         write_atomic(files.token_list, listed.encode(), mode=PUBLIC_MODE)
         return listed
+
+
+def token_end(site: SiteFolder) -> str:
+    """By when every token that exists now has ended."""
+    return round_down(site.now() + timedelta(days=MAX_TOKEN_DAYS), 1)
 
 
 def has_tokens(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
+from agent.protocol.record import load, save
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining
@@ -30,6 +31,7 @@ from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
+from agent.site.records import SiteRecord
 from agent.site.units import load_site_key
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
@@ -271,6 +273,8 @@ def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveS
     time.sleep(1)  # the broker has the auditor's rules
     units = {f"door-{n}": (UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active"),) for n in range(500)}
     listed = TrustList(version=1, site=SITE, serial=1000, issued_at="2026-11-27T00:00:00Z", units=units)
+    record = load(site.files.record, SiteRecord)
+    save(site.files.record, msgspec.structs.replace(record, trust_serial=listed.serial))
     write_atomic(site.files.trust, listed.sign(load_site_key(site.folder)).encode())
     with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
         thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
