@@ -160,7 +160,10 @@ def _device(site: str, person: Person, presence_s: int) -> bytes:
     base = f"{ROOT}/{site}/{person.name}"
 
     def entity(key: str, platform: str, name: str, **facts: object) -> dict[str, Any]:
-        return {"platform": platform, "unique_id": f"{identity}_{key}", "name": name, **facts}
+        # Home Assistant keeps ids for ever, also of what was removed: they hold the name of the map, not that in full.
+        place = f"{platform}.{person.name.replace('-', '_')}_{name.lower().replace(' ', '_')}"
+        told = {"unique_id": f"{identity}_{key}", "default_entity_id": place}
+        return {"platform": platform, "name": name, **told, **facts}
 
     state = f"{base}/state"
     document = {

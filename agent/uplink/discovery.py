@@ -21,12 +21,13 @@ SUPPORT_URL = "https://www.home-assistant.io/integrations/mqtt/"
 # open something. It is true as well where the age is not known, and for what a reconnection brings.
 LATE_S = 10  # seconds; both clocks, the unit's network and Home Assistant's own delay are well within
 _LATE = f"value_json.data.clock != 'synced' or (now() - as_datetime(value_json.time)).total_seconds() | abs > {LATE_S}"
-_MATCH = "{{ dict(value_json.data, time=value_json.time, late=(" + _LATE + ")) | to_json }}"
-_PRESENCE = (
-    "{{ dict(value_json.data, event_type=value_json.data.state, time=value_json.time, late=("
-    + _LATE
-    + ")) | to_json }}"
-)
+# A unit whose acknowledgement was lost says the event again, which is nothing that happened: an empty text is no event.
+# ``this`` is the entity as it was before; a unit counts on through its restarts, each with a ``boot`` of its own.
+_AGAIN = "this.attributes.get('boot') == value_json.data.boot and value_json.data.seq <= this.attributes.get('seq')"
+_FACTS = "dict(value_json.data, time=value_json.time, late=(" + _LATE + "){}) | to_json"
+_EVENT = "{{% if this is not defined or not ({again}) %}}{{{{ {facts} }}}}{{% endif %}}"
+_MATCH = _EVENT.format(again=_AGAIN, facts=_FACTS.format(""))
+_PRESENCE = _EVENT.format(again=_AGAIN, facts=_FACTS.format(", event_type=value_json.data.state"))
 
 
 @dataclass(frozen=True, slots=True)

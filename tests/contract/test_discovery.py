@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,3 +131,26 @@ def test_what_home_assistant_keeps_says_how_old_it_is(age_s: int, clock: str, la
         event = {"time": happened, "data": {**EVENT["data"], "event_type": kind, "clock": clock}}
         kept = json.loads(environment.from_string(COMPONENTS[key]["value_template"]).render(value_json=event))
         assert (kept["time"], kept["clock"], kept["late"]) == (happened, clock, late)
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ({}, True),  # the first match of a unit
+        ({"boot": "b" * 16, "seq": 6}, True),
+        ({"boot": "b" * 16, "seq": 7}, False),
+        ({"boot": "b" * 16, "seq": 8}, False),  # both were on their way when the connection was cut
+        ({"boot": "a" * 16, "seq": 9}, True),  # a unit that took the place of another counts from one
+    ],
+)
+def test_event_that_a_unit_says_again_is_no_event(seen: dict[str, Any], told: bool) -> None:
+    """Home Assistant gives templates the entity as ``this`` and takes an empty text for nothing."""
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    environment.globals |= {"now": lambda: NOW, "as_datetime": datetime.fromisoformat}
+    event = {**EVENT, "data": {**EVENT["data"], "boot": "b" * 16}}
+    for key in ("match", "presence"):
+        template = environment.from_string(COMPONENTS[key]["value_template"])
+        said = template.render(value_json=event, this=SimpleNamespace(attributes=seen))
+        assert bool(said) is told

@@ -81,10 +81,22 @@ def test_person_is_a_device_with_event_last_seen_last_door_and_a_presence_that_e
     assert json.loads(device)["device"]["name"] == "Anna Bauer"
     assert set(components) == {"event", "seen", "door", "presence"}
     assert components["presence"]["off_delay"] == 600
+    ids = {one["default_entity_id"] for one in components.values()}
+    assert ids == {"event.anna_seen", "sensor.anna_last_seen", "sensor.anna_last_door", "binary_sensor.anna_presence"}
     assert json.loads(event)["event_type"] == "seen"
     assert json.loads(event)["may_open"] is False
     assert json.loads(state)["door"] == "door-3"
     assert presence == b"ON"
+
+
+def test_what_home_assistant_keeps_for_ever_holds_no_name_in_full(house: House) -> None:
+    """Its registry keeps ids of entities that were removed, and makes them of the device's name unless it is told."""
+    house.pump.step()
+    house.heard(1)
+    document = json.loads(house.home.messages[0].payload)
+    kept = [document["device"]["identifiers"], *document["components"].values()]
+    assert "bauer" not in json.dumps(kept).lower()
+    assert all("default_entity_id" in one for one in document["components"].values())
 
 
 def test_nothing_about_people_is_left_on_the_broker(house: House) -> None:
