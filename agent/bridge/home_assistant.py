@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import agent
 from agent.bridge.outputs import BATCH_NS, Item, Sent, is_of_this_moment, may_open
 from agent.bridge.people import Person
 from agent.clock import Clock
-from agent.errors import BrokerError
+from agent.errors import BrokerError, PosternError
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
-from agent.mqtt.credentials import load_identity
+from agent.mqtt.credentials import load_identity, offer_certificate
+from agent.protocol.topics import certificate_topic
 
 ROOT = "postern-people"
 BIRTH = "homeassistant/status"
@@ -46,6 +48,7 @@ class HomeAssistant:
         self._broker, self._site, self._presence_s, self._words = broker, site, presence_s, words
         self._everybody, self._clock = everybody, clock
         self._name = load_identity(broker.credentials, clock).common_name
+        self._certificate_topic = certificate_topic(site, self._name)
         self._connection: Connection | None = None
         self._announced: dict[str, Person] = {}
 
@@ -84,6 +87,7 @@ class HomeAssistant:
             connection.open()
             self._connection = connection
             connection.subscribe(BIRTH)
+            connection.subscribe(self._certificate_topic, retained=True)
             self._announced = {}
         self._hear(self._connection.poll(0.0).messages)
         people = {person.name: person for person in self._everybody()}
@@ -153,6 +157,10 @@ class HomeAssistant:
     def _hear(self, messages: list[Incoming]) -> None:
         if any(message.topic == BIRTH and message.payload == b"online" for message in messages):
             self._announced = {}
+        for message in messages:
+            if message.topic == self._certificate_topic:
+                with suppress(PosternError):  # what is none changes nothing
+                    offer_certificate(self._broker.credentials, message.payload, self._clock)
 
 
 def _device(site: str, person: Person, presence_s: int) -> bytes:

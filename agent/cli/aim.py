@@ -12,7 +12,7 @@ import sys
 from agent.cli.options import add_config, drop_root, read_config
 from agent.cli.words import say
 from agent.clock import SystemClock
-from agent.config.drawn import as_drawn
+from agent.config.told import in_force
 from agent.unit.aim import MAX_SECONDS, lines
 
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     drop_root(config)
     start, end = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
-    for line in lines(as_drawn(config), SystemClock(), seconds=arguments.seconds):
+    for line in lines(in_force(config), SystemClock(), seconds=arguments.seconds):
         sys.stdout.write(start)
         say(line, end=end)
     return 0

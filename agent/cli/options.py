@@ -9,9 +9,9 @@ import pwd
 import sys
 from pathlib import Path
 
-from agent.config.drawn import as_drawn
-from agent.config.load import load_config
+from agent.config.load import load_config, load_file
 from agent.config.schema import Config
+from agent.config.told import in_force
 from agent.errors import RefusedError, StorageError
 from agent.files import read_brought, write_atomic
 
@@ -32,12 +32,17 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 
 def read_unit_config(arguments: argparse.Namespace) -> Config:
+    """Load what the unit runs on, as ``read_unit_file`` does, with what the site set and what was drawn at the unit."""
+    return in_force(read_unit_file(arguments))
+
+
+def read_unit_file(arguments: argparse.Namespace) -> Config:
     """Load it for a command that reads or writes the unit's own files, and become the user that these belong to.
 
     Root becomes that user for the rest of the process: what root writes, the service could not open any more. Raises
     RefusedError for any other user.
     """
-    config = read_config(arguments)
+    config = load_file(arguments.config)
     drop_root(config)
     for folder in (config.keys.folder, config.keys.folder.parent):
         if (owner := _owner(folder)) not in (None, 0, os.geteuid()):
@@ -45,7 +50,7 @@ def read_unit_config(arguments: argparse.Namespace) -> Config:
             raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
     if _owner(config.keys.folder) not in (None, os.geteuid()):
         raise RefusedError("the unit's files belong to root: run this as root, or give them to the service (chown)")
-    return as_drawn(config)
+    return config
 
 
 def drop_root(config: Config) -> None:

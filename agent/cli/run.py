@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from agent.cli.options import add_config, read_unit_config
+from agent.cli.options import add_config, read_unit_file
 from agent.clock import SystemClock
 from agent.errors import printable
 from agent.unit.memory import forbid_dumps
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal, or until a recorded camera ends."""
-    config = read_unit_config(arguments)
+    config = read_unit_file(arguments)
     if config.profile == "production":
         forbid_dumps()
     handler = logging.StreamHandler(sys.stderr)
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             world=World(clock=clock, background=in_bounded_threads),
             on_frame=notifier.alive,
-            reread=lambda: read_unit_config(arguments),
+            reread=lambda: read_unit_file(arguments),
         )
     finally:
         notifier.stopping()

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent.audit.chain import read_entries, verify_log
-from agent.cli import site_service
+from agent.cli import site_config, site_service
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.cli.session import port
@@ -20,7 +20,7 @@ from agent.files import read_brought
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
-from agent.site import delegation, programs, rotation, units
+from agent.site import delegation, policies, programs, rotation, units
 from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.published import Unfinished, unfinished
@@ -98,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     change.add_argument("--finish", action="store_true", help="destroy the old key, once every unit has the new one")
     act("rotate-epoch-keys", _rotate_epoch_keys, "replace epoch keys that a thief has; each unit needs the new ones")
     site_service.configure(act)
+    site_config.configure(act)
     act("log", _log, "check and list what was done with this folder")
     for sub in (add, renew, issue, policy, listing, key, change):
         sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
@@ -135,7 +136,7 @@ def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = None if arguments.policy is None else parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     files = create_site(arguments.folder, arguments.site, passphrase=passphrase)
     if policy is not None:
-        units.issue_policy(arguments.folder, policy, passphrase=passphrase)
+        policies.issue_policy(arguments.folder, policy, passphrase=passphrase)
     tell(f"the site is in {files.folder}: read {files.explanation.name} there, and put a copy into a safe")
 
 
@@ -201,8 +202,11 @@ def _policy(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
     policy = parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     if arguments.target_fpir is not None:
         policy = msgspec.structs.replace(policy, target_fpir=arguments.target_fpir)
-    write_output(arguments.output, units.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
-    tell(f"policy {policy.digest} for model {policy.model}: install it at each unit as match.policy")
+    write_output(arguments.output, policies.issue_policy(arguments.folder, policy, passphrase=passphrase).encode())
+    tell(
+        f"policy {policy.digest} for model {policy.model}: the site's service sends it to each unit; without one,"
+        " install it there as match.policy"
+    )
 
 
 def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

@@ -31,12 +31,17 @@ def convert(document: Document, schema: type[T]) -> T:
 
     ``Path`` values resolve against the folder of the file.
     """
-    problems: list[Problem] = []
-    _check_struct(document.data, schema, (), problems)
-    if problems:
+    if problems := problems_in(document, schema):
         raise refusal(document, problems)
     folder = document.file.resolve().parent
     return strict_json.convert(document.data, schema, dec_hook=_path_hook(folder))
+
+
+def problems_in(document: Document, schema: type[msgspec.Struct]) -> list[Problem]:
+    """Everything in which the document differs from ``schema``; empty when ``convert`` takes it."""
+    problems: list[Problem] = []
+    _check_struct(document.data, schema, (), problems)
+    return problems
 
 
 def refusal(document: Document, problems: list[Problem]) -> ConfigError:
@@ -69,11 +74,11 @@ def _check_struct(data: object, schema: type[msgspec.Struct], place: Place, prob
 
 def _check_value(value: object, hint: object, place: Place, problems: list[Problem]) -> None:
     choices = _structs(hint)
-    if isinstance(value, list) and (inner := _inside_list(hint)) is not None:
+    if (inner := _inside(value, hint)) is not None:
         before = len(problems)
-        for number, one in enumerate(value):
-            _check_value(one, inner, (*place, number), problems)
-        if len(problems) == before:  # how many there may be
+        for key, one in value.items() if isinstance(value, dict) else enumerate(typing.cast("list[object]", value)):
+            _check_value(one, inner, (*place, key), problems)
+        if len(problems) == before:  # how many there may be, and their names
             _check_leaf(value, hint, place, problems)
         return
     if value is None and type(None) in _options(hint):
@@ -94,11 +99,11 @@ def _structs(hint: object) -> list[type[msgspec.Struct]]:
     return [option for option in _options(hint) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
 
 
-def _inside_list(hint: object) -> object | None:
-    """What a list holds, where that is structs; None for every other type."""
+def _inside(value: object, hint: object) -> object | None:
+    """What the list or the mapping ``value`` holds, where that is structs; None for every other type."""
     for option in _options(hint):
-        if typing.get_origin(option) is tuple:
-            inner: object = typing.get_args(option)[0]
+        if typing.get_origin(option) in (tuple, dict) and isinstance(value, list | dict):
+            inner: object = typing.get_args(option)[int(isinstance(value, dict))]
             return inner if _structs(inner) else None
     return None
 

@@ -71,9 +71,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             min_length=1, max_length=64, description="a liveness network's name in the manifest, for its passive part"
         ),
     ] = "liveness"
-    threads: Annotated[
-        int, Meta(ge=1, le=16, description="threads per model, 1 to 16; measure, more is often slower on small boards")
-    ] = 1
+    threads: Threads = 1
 
 
 MinFace = Annotated[
@@ -82,25 +80,48 @@ MinFace = Annotated[
 MaxTurn = Annotated[
     float, Meta(ge=5, le=60, description="how far a face may be turned away from the camera, 5 to 60 degrees")
 ]
+Corners = Annotated[
+    tuple[Point, ...],
+    Meta(
+        min_length=3,
+        max_length=MAX_POLYGON_POINTS,
+        description="3 to 16 corners [x, y] of the zone, as fractions 0 to 1 of the picture from its top left",
+    ),
+]
+Dwell = Annotated[
+    int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
+]
+Window = Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")]
+Threads = Annotated[
+    int, Meta(ge=1, le=16, description="threads per model, 1 to 16; measure, more is often slower on small boards")
+]
+View = Annotated[
+    Literal["picture", "zone"],
+    Meta(description="the whole picture, or the zone with a margin, in which faces have more pixels"),
+]
+Look = Annotated[
+    Literal["changes", "every_frame"],
+    Meta(description="at frames in which something changed or somebody is there, or at every frame"),
+]
+Presence = Annotated[bool, Meta(description="also publish 'arrived' and 'left', true or false")]
+TimeResolution = Annotated[
+    int, Meta(ge=1, le=3600, description="event times are rounded down to this many seconds, 1 to 3600")
+]
+PresenceHold = Annotated[
+    int, Meta(ge=5, le=86_400, description="a person not seen for this long has 'left', 5 to 86400 seconds")
+]
+Discovery = Annotated[bool, Meta(description="publish Home Assistant discovery, true or false")]
+HealthInterval = Annotated[int, Meta(ge=10, le=3600, description="seconds between health messages, 10 to 3600")]
 
 
 class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="zone"):
     """A person acts by stepping into the marked zone and facing the camera for a moment."""
 
     name: Name
-    polygon: Annotated[
-        tuple[Point, ...],
-        Meta(
-            min_length=3,
-            max_length=MAX_POLYGON_POINTS,
-            description="3 to 16 corners [x, y] of the zone, as fractions 0 to 1 of the picture from its top left",
-        ),
-    ]
+    polygon: Corners
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
-    dwell_ms: Annotated[
-        int, Meta(ge=200, le=10_000, description="how long a person must stay and face the camera, 200 to 10000 ms")
-    ] = 600
+    dwell_ms: Dwell = 600
 
 
 class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="button"):
@@ -108,7 +129,7 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: Name
     inputs: door.Inputs = (door.CommandInput(),)
-    window_s: Annotated[int, Meta(ge=1, le=60, description="how long the window stays open, 1 to 60 seconds")] = 10
+    window_s: Window = 10
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
 
@@ -116,14 +137,8 @@ class ButtonActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class Detection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the detector is shown, and how often it looks."""
 
-    view: Annotated[
-        Literal["picture", "zone"],
-        Meta(description="the whole picture, or the zone with a margin, in which faces have more pixels"),
-    ] = "picture"
-    look: Annotated[
-        Literal["changes", "every_frame"],
-        Meta(description="at frames in which something changed or somebody is there, or at every frame"),
-    ] = "changes"
+    view: View = "picture"
+    look: Look = "changes"
 
 
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,7 +172,7 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an event says, and how precisely."""
 
-    presence: Annotated[bool, Meta(description="also publish 'arrived' and 'left', true or false")] = False
+    presence: Presence = False
     audience: Annotated[Name, Meta(description="who the events are for; each audience has its own pseudonyms")] = (
         "access"
     )
@@ -168,12 +183,8 @@ class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "pseudonym"
     consumer_key: Annotated[Path | None, Meta(description="the consumer's public JWK, for 'sealed' only")] = None
-    time_resolution_s: Annotated[
-        int, Meta(ge=1, le=3600, description="event times are rounded down to this many seconds, 1 to 3600")
-    ] = 1
-    presence_hold_s: Annotated[
-        int, Meta(ge=5, le=86_400, description="a person not seen for this long has 'left', 5 to 86400 seconds")
-    ] = 60
+    time_resolution_s: TimeResolution = 1
+    presence_hold_s: PresenceHold = 60
 
 
 class Outbox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,10 +226,8 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["5", "3.1.1"], Meta(description="MQTT version; 3.1.1 cannot say when a publish is refused")
     ] = "5"
     tls: Tls = msgspec.field(default_factory=Tls)
-    home_assistant: Annotated[bool, Meta(description="publish Home Assistant discovery, true or false")] = False
-    health_interval_s: Annotated[
-        int, Meta(ge=10, le=3600, description="seconds between health messages, 10 to 3600")
-    ] = 60
+    home_assistant: Discovery = False
+    health_interval_s: HealthInterval = 60
 
 
 class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from cryptography.x509.oid import NameOID
 
 from agent.clock import Clock
 from agent.errors import BrokerError, KeyStoreError, printable
-from agent.files import REVOKED_BROKERS, read_bounded, read_secret
+from agent.files import PUBLIC_MODE, REVOKED_BROKERS, read_bounded, read_secret, write_atomic
 from agent.mqtt.bound import BoundedSocket
 
 # Only forward-secret AEAD suites when the broker cannot do TLS 1.3 (RFC 9325, 4.2).
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+MAX_CHAIN_BYTES = 16 * 1024  # a certificate with its issuer's has 1 500
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -88,6 +90,38 @@ def read_ends(credentials: Credentials) -> tuple[datetime, datetime]:
     return _validity(_certificates(credentials.certificate)[0])[1], max(authorities)
 
 
+def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) -> bool:
+    """Put a newer certificate in the place of the one in ``credentials``; whether it was newer and is there now.
+
+    It has to be for the same key and name, valid now, and by an authority in ``credentials.ca``, or by an issuer of it
+    that follows. Raises KeyStoreError for any other, StorageError, and BrokerError as ``load_identity``.
+    """
+    path = credentials.certificate
+    if len(content) > MAX_CHAIN_BYTES or content == read_bounded(path):
+        return False
+    chain, present = _read(content, path), _certificates(path)[0]
+    if _validity(chain[0])[1] <= _validity(present)[1]:
+        return False
+    _check_key(credentials, chain[0])
+    for certificate, issuer in pairwise(chain):
+        _check_issuer(credentials, certificate, [issuer])
+    _check_issuer(credentials, chain[-1], _certificates(credentials.ca))
+    same_name = _common_name(chain[0], path) == _common_name(present, path)
+    if not same_name or any(not _may_issue(issuer) for issuer in chain[1:]):
+        raise KeyStoreError(f"the certificate that was offered for {path} is another's: the present one stays")
+    for certificate in chain:
+        _check_validity(path, certificate, clock)
+    write_atomic(path, content, mode=PUBLIC_MODE)
+    return True
+
+
+def _may_issue(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
 def _context(credentials: Credentials, authorities: list[x509.Certificate]) -> Context:
     context = Context(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the host name
     context.sslsocket_class = BoundedSocket
@@ -119,8 +153,12 @@ def _is_about(revoked: Path, authorities: list[x509.Certificate]) -> bool:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
+    return _read(read_bounded(path), path)
+
+
+def _read(content: bytes, path: Path) -> list[x509.Certificate]:
     try:
-        found = [x509.load_pem_x509_certificate(block) for block in _PEM_CERTIFICATE.findall(read_bounded(path))]
+        found = [x509.load_pem_x509_certificate(block) for block in _PEM_CERTIFICATE.findall(content)]
     except ValueError as error:
         raise KeyStoreError(f"{path} holds a damaged certificate: copy or issue it again") from error
     if not found:

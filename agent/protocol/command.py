@@ -14,6 +14,7 @@ from agent.strict_json import MAX_SAFE_INTEGER
 SIGNATURE_TYPE = "postern-command+jws"
 MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500
 RENEW = "unit/renew"  # brings a document that the site, or its service, signed
+CONFIGURE = "unit/configure"  # brings settings that the site, or its service, signed, or a policy that the site signed
 VERBS = (
     "health",
     "enrol/begin",
@@ -32,6 +33,7 @@ VERBS = (
     "selftest",
     "unit/confirm",
     RENEW,
+    CONFIGURE,
     "console/open",
     "console/close",
 )

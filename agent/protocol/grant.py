@@ -5,10 +5,10 @@ A program that listens must be able to ask for what it missed, and must not hold
 key of its own; the site signs which one, whose, and for which verbs. What it sends is ``grant~command``: two compact
 JWS, the grant by the site's key and the command by the program's. A unit needs to know nothing beforehand.
 
-The site's service (``agent.site.service``) has a grant with a number, its mandate. It may send renewals, and sign some
-documents in the site's stead, each written ``grant~document``: answers to units that join, epoch keys, the list of
-units. It can sign no other command, no policy, no change of the site's key. Where its key was stolen, the site gives
-another mandate with a higher number; who has seen that believes the former no more.
+The site's service (``agent.site.service``) has a grant with a number, its mandate. It may send renewals and settings,
+and sign some documents in the site's stead, each written ``grant~document``: answers to units that join, epoch keys,
+settings, the list of units. It can sign no other command, no policy, no change of the site's key. Where its key was
+stolen, the site gives another mandate with a higher number; who has seen that believes the former no more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from agent.errors import KeyStoreError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
-from agent.protocol.command import RENEW
+from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import Name, Seconds
 from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 
@@ -32,9 +32,10 @@ SEPARATOR = "~"  # in neither part: base64url and dots
 MAX_GRANT_BYTES = 2048  # one has about 700
 GRANT_DAYS = 400  # as long as the certificate that is issued with it
 ASKING = ("outbox/replay",)  # verbs that change nothing and tell nothing that the program may not hear anyway
-GRANTABLE = (*ASKING, RENEW)  # all that any program may be granted; what a renewal brings is signed besides
+GRANTABLE = (*ASKING, RENEW, CONFIGURE)  # all that any program may be granted; what these two bring is signed besides
 SIGNS_ANSWERS, SIGNS_EPOCH_KEYS, SIGNS_TRUST = "sign/answer", "sign/epoch-keys", "sign/trust"
-MANDATE = (RENEW, SIGNS_ANSWERS, SIGNS_EPOCH_KEYS, SIGNS_TRUST)
+SIGNS_CONFIGURATION = "sign/configuration"
+MANDATE = (RENEW, CONFIGURE, SIGNS_ANSWERS, SIGNS_EPOCH_KEYS, SIGNS_TRUST, SIGNS_CONFIGURATION)
 
 
 class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -30,6 +30,15 @@ Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 AuditHead = Annotated[str, Meta(pattern=r"^[0-9]{1,16}:sha256:[0-9a-f]{64}$(?!\n)")]  # as the audit log spells its head
 
 
+class ConfigurationState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the settings of one serial fared that the site sent: ``why`` names line and place where they did not do."""
+
+    serial: Count
+    digest: Digest
+    state: Literal["trying", "applied", "refused", "rolled_back"]
+    why: Annotated[str, Meta(max_length=400)] | None = None
+
+
 class EventHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The end of the event chain: number and digest of the last signed event."""
 
@@ -56,6 +65,8 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     epochs: Count | None = None  # this one and coming ones that a key is held for; without one nobody is announced
     certificate_days: Count | None = None  # until the unit's certificate or its authority ends; then it falls silent
     asks: Annotated[tuple[Asked, ...], Meta(max_length=2)] = ()  # what the site has to say with ``unit/confirm``
+    # Once the site set anything from afar. A reader of a release before this member takes such a document for none.
+    configuration: ConfigurationState | None = None
     sig: Signature | None = None
 
 

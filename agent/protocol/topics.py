@@ -56,6 +56,11 @@ def list_part_topic(site: str, part: int | None = None) -> str:
     return f"{list_topic(site)}/{'+' if part is None else part}"
 
 
+def certificate_topic(site: str, program: str) -> str:
+    """Return where the site's service retains the newest certificate of a program."""
+    return f"{BOARD_ROOT}/{check_name('site', site)}/certificate/{check_name('program', program)}"
+
+
 def event_filters(site: str) -> tuple[str, str]:
     """Return what a subscriber listens to: live events and backlog of every unit of the site."""
     check_name("site", site)

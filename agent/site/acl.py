@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.protocol.command import RENEW
+from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import BOARD_ROOT, JOINING_ROOT, TOPIC_ROOT
 from agent.site.records import Role
 
@@ -61,10 +61,10 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/info"),
         ("read", "{base}/+/health"),
     ),
-    # The site's service renews units and lets them join. It hears no event.
+    # The site's service renews and configures units, and lets them join. It hears no event.
     "service": (
-        ("write", "{base}/+/request/" + RENEW),
-        ("read", "{base}/+/response/" + RENEW),
+        *(("write", "{base}/+/request/" + verb) for verb in (RENEW, CONFIGURE)),
+        *(("read", "{base}/+/response/" + verb) for verb in (RENEW, CONFIGURE)),
         ("read", "{base}/+/availability"),
         ("read", "{base}/+/info"),
         ("read", "{base}/+/health"),
@@ -75,8 +75,10 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         # By this a folder that was put back from a backup hears what was signed after that.
         ("read", BOARD_ROOT + "/{site}/trust"),
         ("read", BOARD_ROOT + "/{site}/trust/+"),
+        ("write", BOARD_ROOT + "/{site}/certificate/+"),
     ),
 }
+_OWN_CERTIFICATE = ("read", BOARD_ROOT + "/{site}/certificate/{name}")  # of every program but the service
 # Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker
 # need not read the list again for each invitation; a unit or program may say there what nobody listens to.
 _JOINING = (("write", JOINING_ROOT + "/{site}/%u/request"), ("read", JOINING_ROOT + "/{site}/%u/answer"))
@@ -95,7 +97,7 @@ def unit_acl(site: str, unit: str) -> str:
 
 
 def client_acl(site: str, name: str, role: Role, revoked: Iterable[str] = ()) -> str:
-    lines = list(_ROLES[role])
+    lines = [*_ROLES[role], *(() if role == "service" else (_OWN_CERTIFICATE,))]
     if role == "operator":
         lines += [(access, topic.replace("{unit}", unit)) for unit in revoked for access, topic in _OF_REVOKED]
     return _entry(site, name, lines)

@@ -31,6 +31,7 @@ PUBLIC
   ca.crt       for the broker, units and programs
   site.jwk     by which units check commands and policies
   trust.jws    the units and their keys: for every subscriber that verifies
+  policy*.jws  the matching policy with its number, and configuration.json what units are told to be set to
   token-list.* who issues tokens and which count no more, once there are any: for every unit that takes some
   units/       what was issued to which unit
   programs/    what was issued to which program

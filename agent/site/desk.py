@@ -9,10 +9,10 @@ what was lost on the way is seen in the next health message, and sent again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,21 +21,23 @@ from agent.clock import Clock
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError, printable
 from agent.files import read_bounded
 from agent.keys import PublicKey, load_public_key
-from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
+from agent.protocol.command import CONFIGURE, RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.health import read_health, verify_health
 from agent.protocol.list_parts import MAX_PARTS, in_parts
 from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT, check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
-from agent.protocol.topics import list_part_topic, list_topic
+from agent.protocol.topics import certificate_topic, list_part_topic, list_topic
 from agent.protocol.trust import TrustedUnits
-from agent.site import units
+from agent.site import configuration, units
 from agent.site.folder import changing
 from agent.site.joining import JOINING_SUFFIX, ask_to_join
-from agent.site.mandated import destroy_past, load_mandate
+from agent.site.mandated import destroy_past, load_mandate, may_configure
 from agent.site.newer import Retained, put_back
 from agent.site.operator import VALIDITY_S, next_command
+from agent.site.policies import newest_policy
+from agent.site.programs import may_renew, renew_client
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
 
@@ -48,6 +50,9 @@ PUT_BACK: Final = "; where this folder was put back from a backup: postern site 
 SAY_AGAIN_S: Final = (
     300  # the list of units: a broker may retain nothing, or not for who listens at another of its nodes
 )
+
+
+VERBS: Final = (RENEW, CONFIGURE)  # by which the service brings what falls due
 
 
 class Letter(NamedTuple):
@@ -68,6 +73,18 @@ class _Flight:
     sent_ns: int
 
 
+class _Need(NamedTuple):
+    """Something that falls due for a unit, by which verb it is brought, and how its arguments are made.
+
+    ``number`` is that of what the site changes now and then: a newer one is tried at once.
+    """
+
+    what: str
+    make: Callable[[], dict[str, str]]
+    verb: str = RENEW
+    number: int = 0
+
+
 class Desk:
     """The service's mind. ``tell`` is handed sentences for the journal."""
 
@@ -82,18 +99,21 @@ class Desk:
         self._seen: dict[str, UnitSeen] = {}
         self._written_ns: dict[str, int] = {}
         self._flights: dict[str, _Flight] = {}
-        self._tried_ns: dict[tuple[str, str], int] = {}
+        self._tried: dict[tuple[str, str], tuple[int, int]] = {}  # number, and when
         self._replayed: set[str] = set()  # units of whom old health comes
         self._number = 0
         self._daily_ns: int | None = None
+        self._programs_ns: int | None = None  # when to look at the programs' certificates again
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
         self._shown_ns = 0
+        self._renewed: set[str] = set()  # programs whose certificate ``board`` has not given yet
 
     def filters(self) -> tuple[str, ...]:
         """What the service listens to."""
         base = f"{TOPIC_ROOT}/{self.site}/+"
-        heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", f"response/{RENEW}"))
+        answers = (f"response/{verb}" for verb in VERBS)
+        heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", *answers))
         return (*heard, f"{JOINING_ROOT}/{self.site}/+/request", *self.retained.filters)
 
     def take(self, topic: str, payload: bytes) -> list[Letter]:
@@ -105,12 +125,23 @@ class Desk:
             return []
 
     def board(self) -> list[Letter]:
-        """What every program is to know: the list of units, as signed, where it changed or was said a while ago.
+        """What programs are to know, where it changed or was said a while ago.
 
-        Nothing by a folder that was put back from a backup: RefusedError says so.
+        That is the list of units, as signed, and the newest certificate of each program that was renewed. Nothing by a
+        folder that was put back from a backup: RefusedError says so.
         """
         if (why := put_back(self._files, load_public_key(self._files.site_jwk))) is not None:
             raise RefusedError(why, reason="put_back")
+        if letters := self._listed():
+            self._renewed |= self._all_renewed()
+        letters += [
+            Letter(certificate_topic(self.site, name), read_bounded(self._files.sent_certificate(name)))
+            for name in sorted(self._renewed)
+        ]
+        self._renewed.clear()
+        return letters
+
+    def _listed(self) -> list[Letter]:
         self._list()
         stamp = None if self._trusted is None else self._trusted[0]
         if stamp is None or (stamp == self._shown and self._since_s(self._shown_ns) < SAY_AGAIN_S):
@@ -129,13 +160,22 @@ class Desk:
         """Have ``board`` give everything once more, for another session."""
         self._shown = None
 
+    def _all_renewed(self) -> set[str]:
+        programs = (record.name for record in self._files.all_clients() if may_renew(record))
+        return {name for name in programs if self._files.sent_certificate(name).exists()}
+
     def daily(self) -> None:
-        """Once a day, and at the start: destroy the epoch keys of past weeks. Raises PosternError.
+        """Once a day, and at the start: renew programs, destroy the epoch keys of past weeks. Raises PosternError.
 
         Past by the settled time (``agent.audit.ageing``): a clock that is ahead would destroy what is still needed.
         """
         self._ageing.look()
         now_ns = self._clock.monotonic_ns()
+        if self._programs_ns is None or now_ns >= self._programs_ns:
+            self._programs_ns = now_ns + DAY_S * 1_000_000_000
+            for record in self._files.all_clients():
+                if renew_client(self._folder, record.name, clock=self._clock):
+                    self._renewed.add(record.name)
         if self._daily_ns is not None and now_ns < self._daily_ns:
             return
         if (settled := self._ageing.settled()) is None:
@@ -162,11 +202,11 @@ class Desk:
             return
         if leaf == "health":
             yield from self._heard(record, payload)
-        elif leaf == f"response/{RENEW}":
+        elif leaf in (f"response/{verb}" for verb in VERBS):
             yield from self._answered(record, payload)
         elif leaf in ("info", "availability"):
             before = self._of(name)
-            known = with_info(before, payload, RENEW) if leaf == "info" else with_availability(before, payload)
+            known = with_info(before, payload) if leaf == "info" else with_availability(before, payload)
             self._keep(known, now=known != before)
 
     def _record(self, name: str) -> UnitRecord | None:
@@ -196,9 +236,8 @@ class Desk:
             del self._flights[record.unit]
             self._note(record.unit, f"{flight.what}: no answer")
         if seen.renews is not False and (due := self._due(record, seen)) is not None:
-            what, make = due
-            self._tried_ns[record.unit, what] = self._clock.monotonic_ns()
-            yield self._send(record.unit, what, make())
+            self._tried[record.unit, due.what] = due.number, self._clock.monotonic_ns()
+            yield self._send(record.unit, due)
 
     def _pass_over(self, unit: str, *, again: bool) -> None:
         """Do nothing for a health document that came before; an older one is told of until a newer one comes."""
@@ -209,32 +248,48 @@ class Desk:
                 " repeats it, or files of the unit were put back and it does not know the time"
             )
 
-    def _due(self, record: UnitRecord, seen: UnitSeen) -> tuple[str, Callable[[], dict[str, str]]] | None:
-        """The first thing that falls due for a unit and was not tried a moment ago, and how it is made."""
-        for what, make in self._needs(record, seen):
-            tried_ns = self._tried_ns.get((record.unit, what))
-            if tried_ns is None or self._since_s(tried_ns) >= RETRY_S:
-                return what, make
+    def _due(self, record: UnitRecord, seen: UnitSeen) -> _Need | None:
+        """The first thing that falls due for a unit and was not tried a moment ago."""
+        for need in (*self._needs(record, seen), *self._changes(record, seen)):
+            number, tried_ns = self._tried.get((record.unit, need.what), (-1, 0))
+            if number != need.number or self._since_s(tried_ns) >= RETRY_S:
+                return need
         return None
 
-    def _needs(self, record: UnitRecord, seen: UnitSeen) -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
+    def _needs(self, record: UnitRecord, seen: UnitSeen) -> Iterator[_Need]:
         unit = record.unit
         generation = load(self._files.record, SiteRecord).generation
         if seen.epochs is not None and (seen.epochs <= EPOCHS_AHEAD or record.generation < generation):
             if seen.told is not None and "not_for_us" in seen.told:
-                yield "seal_key", lambda: {"seal_key": "show"}
-            yield (
+                yield _Need("seal_key", lambda: {"seal_key": "show"})
+            yield _Need(
                 "epoch_keys",
                 lambda: {"epoch_keys": units.issue_epoch_keys(self._folder, unit, clock=self._clock).decode()},
             )
         if seen.certificate_days is not None and self._is_old(record, seen.certificate_days):
-            yield (
+            yield _Need(
                 "certificate",
                 lambda: {"certificate": units.certify_unit(self._folder, unit, below=RENEW_DAYS, clock=self._clock)},
             )
         listed = self._files.brokers_crl
         if listed.exists() and seen.brokers_crl != _digest(read_bounded(listed)):
-            yield "revoked_brokers", lambda: {"revoked_brokers": read_bounded(listed).decode()}
+            yield _Need("revoked_brokers", lambda: {"revoked_brokers": read_bounded(listed).decode()})
+
+    def _changes(self, record: UnitRecord, seen: UnitSeen) -> Iterator[_Need]:
+        """Settings and policy that the unit should have and does not; what it refused once is not sent again."""
+        if not seen.configures or not may_configure(self._files, self.site):
+            return
+        if (serial := configuration.due(self._files, record.unit, seen.configuration)) is not None:
+            yield _Need(
+                "configuration",
+                lambda: {"configuration": configuration.sign_for(self._folder, record.unit, clock=self._clock)},
+                CONFIGURE,
+                serial,
+            )
+        policy = newest_policy(self._files)
+        if policy is not None and policy.issue is not None and seen.policy not in (None, policy.digest):
+            sent = {"policy": policy.token, "issue": policy.issue}
+            yield _Need("policy", lambda: sent, CONFIGURE, policy.serial)
 
     def _is_old(self, record: UnitRecord, days: int) -> bool:
         """Whether the unit's certificate should be a newer one: by its end, or because the site issued one since."""
@@ -242,27 +297,27 @@ class Desk:
         left = (parse_time(newest.expires_at) - self._clock.now()).days
         return left < RENEW_DAYS or not newest.issued or days < left - 1
 
-    def _send(self, unit: str, what: str, args: Mapping[str, Any]) -> Letter:
+    def _send(self, unit: str, need: _Need) -> Letter:
         now = self._clock.now().timestamp()
         self._number = max(self._number + 1, int(now * 1000))
         command = Command(
             site=self.site,
             unit=unit,
-            verb=RENEW,
+            verb=need.verb,
             cmd_seq=self._number,
             issued_at=int(now),
             expires_at=int(now) + VALIDITY_S,
             transaction=self._random(8).hex(),
-            args=dict(args),
+            args=dict(need.make()),
         )
-        return self._post(what, command)
+        return self._post(need.what, command)
 
     def _post(self, what: str, command: Command) -> Letter:
         signer = load_mandate(self._files, load_public_key(self._files.site_jwk), self.site, self._clock.now())
         payload = signer.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
-        asked = Asked(self.site, command.unit, RENEW, command.transaction, command_digest(payload))
+        asked = Asked(self.site, command.unit, command.verb, command.transaction, command_digest(payload))
         self._flights[command.unit] = _Flight(what, command, asked, self._clock.monotonic_ns())
-        return Letter(f"{TOPIC_ROOT}/{self.site}/{command.unit}/request/{RENEW}", payload, VALIDITY_S)
+        return Letter(f"{TOPIC_ROOT}/{self.site}/{command.unit}/request/{command.verb}", payload, VALIDITY_S)
 
     def _answered(self, record: UnitRecord, payload: bytes) -> Iterator[Letter]:
         flight = self._flights.get(record.unit)
@@ -295,10 +350,10 @@ class Desk:
             self._keep(msgspec.structs.replace(self._of(unit), brokers_crl=_digest(sent)), now=True)
         self._note(unit, None)
         if what == "seal_key":  # what it was asked for
-            self._tried_ns.pop((unit, "epoch_keys"), None)
-            for need, make in self._needs(record, self._of(unit)):
-                if need == "epoch_keys":
-                    yield self._send(unit, need, make())
+            self._tried.pop((unit, "epoch_keys"), None)
+            for need in self._needs(record, self._of(unit)):
+                if need.what == "epoch_keys":
+                    yield self._send(unit, need)
 
     def _note(self, unit: str, told: str | None) -> None:
         seen = self._of(unit)

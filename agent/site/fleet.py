@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from agent.clock import Clock
 from agent.errors import PosternError
 from agent.keys import load_public_key
-from agent.match.policy import POLICY_TYPE, parse_policy
 from agent.mqtt.credentials import read_ends
 from agent.protocol.grant import read_grant
 from agent.protocol.names import parse_time
@@ -21,7 +22,10 @@ from agent.protocol.record import load
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
 from agent.site.joining import is_contested
+from agent.site.mandated import may_configure
 from agent.site.newer import put_back
+from agent.site.policies import SignedPolicy, newest_policy
+from agent.site.programs import may_renew
 from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen
 
@@ -50,8 +54,16 @@ class UnitState:
         days = "?" if seen.certificate_days is None else str(seen.certificate_days)
         return (
             f"release {seen.release or '?'}, seen {seen.at}, queue {seen.queue}, clock {seen.clock},"
-            f" keys for {weeks} weeks, certificate {days} days, camera {seen.camera or '?'}"
+            f" keys for {weeks} weeks, certificate {days} days, camera {seen.camera or '?'},"
+            f" policy {_short(seen.policy)}, {self._configuration()}"
         )
+
+    def _configuration(self) -> str:
+        told = self.seen.configuration
+        if told is None:
+            return "set by its own file"
+        state = told.state.replace("_", " ")
+        return f"configuration {told.serial} {state} ({_short(told.digest)})"
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values, for programs."""
@@ -69,14 +81,20 @@ class UnitState:
             "camera": seen.camera,
             "policy": seen.policy,
             "models": seen.models,
+            "configuration": None if seen.configuration is None else msgspec.to_builtins(seen.configuration),
             "advice": list(self.advice),
         }
+
+
+def _short(digest: str | None) -> str:
+    """The beginning of a digest, which tells two apart; the whole stands in ``facts``."""
+    return "?" if digest is None else digest.removeprefix("sha256:")[:12]
 
 
 def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState, ...]:
     """All units in order of their names, and who waits to become one. Needs no private key. Raises KeyStoreError."""
     files, now = check_site(folder), clock.now()
-    policy = _policy(files)
+    policy = newest_policy(files)
     found = {record.unit: _of(files, record, policy, now) for record in files.all_units()}
     for token in load(files.tokens, TokenFile, secret=True).tokens:
         unit = token.unit
@@ -96,11 +114,16 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
 
 def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
     """What is to be done about the site's service itself. Needs no private key."""
-    files, now = check_site(folder), clock.now()
+    return tuple(_about_service(check_site(folder), clock.now()))
+
+
+def _about_service(files: SiteFiles, now: datetime) -> Iterator[str]:
     if (why := put_back(files, load_public_key(files.site_jwk))) is not None:
-        return (why,)
+        yield why
+        return
     if not files.delegated:
-        return ("the site has no service yet, so units are renewed by hand: postern site delegate",)
+        yield "the site has no service yet, so units are renewed by hand: postern site delegate"
+        return
     try:
         token = files.mandate.read_text("ascii").strip()
         site = load(files.record, SiteRecord).site
@@ -108,13 +131,18 @@ def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, .
         mandate = datetime.fromtimestamp(grant.expires_at, now.tzinfo)
         ends = min(mandate, *read_ends(service_credentials(files)))
     except PosternError as error:
-        return (f"{error}: postern site delegate",)
+        yield f"{error}: postern site delegate"
+        return
     if ends - now < timedelta(days=SOON_DAYS):
-        return (f"the service's papers end on {ends:%Y-%m-%d}: postern site delegate",)
-    return ()
+        yield f"the service's papers end on {ends:%Y-%m-%d}: postern site delegate"
+    elif not may_configure(files, site):
+        yield "the service's mandate is of a release before, and sets no unit: postern site delegate"
+    for client in files.all_clients():
+        if may_renew(client) and client.tls_key is None:
+            yield f"program {client.name} is not renewed by itself until it is made anew: postern site add-program"
 
 
-def _of(files: SiteFiles, record: UnitRecord, policy: str | None, now: datetime) -> UnitState:
+def _of(files: SiteFiles, record: UnitRecord, policy: SignedPolicy | None, now: datetime) -> UnitState:
     path = files.seen / f"{record.unit}.json"
     seen = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=record.unit)
     if record.revoked:
@@ -134,7 +162,7 @@ _BY_STATE: dict[State, str] = {
 }
 
 
-def _advice(unit: str, state: State, seen: UnitSeen, policy: str | None) -> Iterator[str]:
+def _advice(unit: str, state: State, seen: UnitSeen, policy: SignedPolicy | None) -> Iterator[str]:
     if state in _BY_STATE:
         yield _BY_STATE[state]
     if seen.at is None:
@@ -143,8 +171,7 @@ def _advice(unit: str, state: State, seen: UnitSeen, policy: str | None) -> Iter
     yield from _about_work(unit, seen)
     if seen.queue is not None and seen.queue >= LONG_QUEUE and state == "online":
         yield f"{seen.queue} events wait though it is connected: look at the broker's rules for it"
-    if policy is not None and seen.policy is not None and seen.policy != policy:
-        yield "it matches by another policy than the site's: install policy.jws there"
+    yield from _about_settings(seen, policy)
     if seen.told is not None:
         yield f"what it was sent last was not taken ({seen.told})"
 
@@ -171,12 +198,18 @@ def _about_work(unit: str, seen: UnitSeen) -> Iterator[str]:
         yield "its camera is lost: look at cable and network, then run postern doctor there"
 
 
-def _policy(files: SiteFiles) -> str | None:
-    """Digest of the policy that units are given when they join."""
-    if not files.policy.exists():
-        return None
-    try:
-        token = files.policy.read_text("ascii").strip()
-        return parse_policy(load_public_key(files.site_jwk).verify(token, typ=POLICY_TYPE)).digest
-    except (PosternError, ValueError):
-        return None
+def _about_settings(seen: UnitSeen, policy: SignedPolicy | None) -> Iterator[str]:
+    if policy is not None and seen.policy not in (None, policy.digest):
+        if policy.issue is None:
+            yield "it matches by another policy than the site's, which has no number yet: postern site policy FILE"
+        elif seen.configures:
+            yield "it matches by another policy than the site's: the service sends that when it hears of the unit"
+        else:
+            yield "it matches by another policy than the site's: install policy.jws there, or upgrade the unit"
+    told = seen.configuration
+    if told is None or told.why is None:
+        return
+    if told.state == "rolled_back":
+        yield f"it took configuration {told.serial} back ({told.why}): mend that, then postern site config apply FILE"
+    else:
+        yield f"configuration {told.serial} does not fit it ({told.why}): mend it, then postern site config apply FILE"

@@ -14,10 +14,11 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from agent.errors import KeyStoreError, RefusedError
+from agent.errors import KeyStoreError, PosternError, RefusedError
 from agent.files import finish_secret, read_bounded, replace_secret
-from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
-from agent.protocol.grant import MandatedKey, read_grant
+from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
+from agent.protocol.command import CONFIGURE
+from agent.protocol.grant import SIGNS_CONFIGURATION, MandatedKey, read_grant
 from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import Record, encode, load
 from agent.site.authority import ISSUED_LEAF_DAYS, Authority
@@ -54,6 +55,16 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
     if now.timestamp() > grant.expires_at:
         raise RefusedError(f"the mandate of the site's service has ended: {DELEGATE}")
     return MandatedKey(key, token)
+
+
+def may_configure(files: SiteFiles, site: str) -> bool:
+    """Whether the service's mandate lets it set units; one by a release before does not."""
+    try:
+        token = read_bounded(files.mandate, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
+        grant, _ = read_grant(token, load_public_key(files.site_jwk), site=site)
+    except PosternError:
+        return False
+    return {CONFIGURE, SIGNS_CONFIGURATION} <= set(grant.verbs)
 
 
 def service_epoch_key(files: SiteFiles, audience: str, epoch: str) -> EpochKey:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import msgspec
 
 from agent.clock import Clock
-from agent.errors import BrokerError, VerificationError
+from agent.errors import BrokerError, PosternError, VerificationError
 from agent.keys import SigningKey
 from agent.mqtt.connection import BrokerSettings, Connection
-from agent.mqtt.credentials import load_identity
+from agent.mqtt.credentials import load_identity, offer_certificate
 from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.response import Asked, Response, SignedResponse, command_digest, read_response
-from agent.protocol.topics import Topics
+from agent.protocol.topics import Topics, certificate_topic
 from agent.protocol.trust import TrustedUnits
 
 VALIDITY_S = 60  # a command that is not there in a minute is better sent again
@@ -74,7 +75,11 @@ class Operator:
         connection.open()
         try:
             connection.subscribe(topics.response(verb))
-            exchange = _Exchange(connection, self.clock, self.trusted, self._command(unit, verb, dict(args or {})))
+            own = certificate_topic(self.site, name)
+            with suppress(BrokerError):  # what asks goes on without, until its certificate ends
+                connection.subscribe(own, retained=True)
+            command = self._command(unit, verb, dict(args or {}))
+            exchange = _Exchange(connection, self.clock, self.trusted, command, {own: self._renew})
             for _ in range(MAX_SENT):
                 exchange.send(topics, self.key)
                 answer = exchange.answer(timeout_s)
@@ -87,6 +92,11 @@ class Operator:
             return answer
         finally:
             connection.close()
+
+    def _renew(self, content: bytes) -> None:
+        """Take the certificate that the site renewed; what is none changes nothing."""
+        with suppress(PosternError):
+            offer_certificate(self.broker.credentials, content, self.clock)
 
     def _command(self, unit: str, verb: str, args: dict[str, Any]) -> Command:
         now = self.clock.now().timestamp()
@@ -117,8 +127,16 @@ def next_command(command: Command, answer: Response) -> Command | None:
 class _Exchange:
     """One command on one connection, and the answers to it in the order in which they come."""
 
-    def __init__(self, connection: Connection, clock: Clock, trusted: TrustedUnits, command: Command) -> None:
-        self.command = command
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Clock,
+        trusted: TrustedUnits,
+        command: Command,
+        others: Mapping[str, Callable[[bytes], None]],
+    ) -> None:
+        """``others`` take what comes at topics that are no answer's."""
+        self.command, self._others = command, others
         self._connection, self._clock, self._trusted = connection, clock, trusted
         self._asked: Asked | None = None
         self._taken = 0  # number of the last answer
@@ -143,7 +161,7 @@ class _Exchange:
                     "(postern site add-program NAME --role operator)"
                 )
             for message in polled.messages:
-                self._take(message.payload)
+                self._others.get(message.topic, self._take)(message.payload)
         if self._received:
             return self._received.popleft()
         raise BrokerError(self._why_none())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,14 +15,23 @@ from agent.errors import RefusedError
 from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
-from agent.protocol.names import check_name
+from agent.protocol.names import check_name, parse_time
 from agent.protocol.record import load, save
-from agent.site.authority import LEAF_DAYS, pem, read_certificate, record_of
+from agent.site.authority import (
+    LEAF_DAYS,
+    pem,
+    public_pem,
+    read_certificate,
+    read_public_pem,
+    record_of,
+    validity,
+)
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.published import list_number
 from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
 
 DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
+GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
 MAX_LOGGED = 8  # serial numbers in one entry of the log
 
 ASKING: tuple[Role, ...] = ("auditor",)  # may ask units for events that they missed
@@ -44,9 +54,11 @@ def issue_client(
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
         known = site.client(name).certificates if files.program(name).exists() else ()
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate, chain = site.certify(name, key.public_key(), days=LEAF_DAYS)  # a person renews it
+        certificate, chain = site.certify(name, key.public_key(), days=LEAF_DAYS)
         issued = site.kept((*known, certificate))
-        record = ClientRecord(version=1, name=name, role=role, revoked=False, certificates=issued)
+        record = ClientRecord(
+            version=1, name=name, role=role, revoked=False, certificates=issued, tls_key=public_pem(key.public_key())
+        )
         # On record before it is in a file: there is no certificate that cannot be revoked.
         site.put(record, "client_issued", name=name, role=role)
         target = files.client(name)
@@ -63,6 +75,31 @@ def issue_client(
                 continue  # no broker was revoked; with the others, it is all that a subscriber needs
             write_atomic(target / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
         return target
+
+
+def renew_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK) -> bool:
+    """Give a program a new certificate for its present key, where that lasts longer by ``GAIN_DAYS``; whether it did.
+
+    It is public, and lies in ``sent`` until the program took it from the broker. Raises PosternError.
+    """
+    with changing(folder, clock=clock, needs_root=False) as site:
+        record = site.client(name)
+        if not may_renew(record) or record.tls_key is None or (issuing := site.issuing) is None:
+            return False
+        newest = record.certificates[-1]
+        longest = min(site.now() + timedelta(days=LEAF_DAYS), validity(issuing.certificate)[1])
+        if newest.issued and longest - parse_time(newest.expires_at) < timedelta(days=GAIN_DAYS):
+            return False
+        certificate, chain = site.certify(name, read_public_pem(record.tls_key), days=LEAF_DAYS)
+        issued = site.kept((*record.certificates, certificate))
+        site.put(msgspec.structs.replace(record, certificates=issued), "client_renewed", name=name)
+        write_atomic(site.files.sent_certificate(name), chain, mode=PUBLIC_MODE)
+        return True
+
+
+def may_renew(record: ClientRecord) -> bool:
+    """Whether the site's service renews this program: the service does its own, a revoked one gets none."""
+    return not record.revoked and record.role != "service" and bool(record.certificates)
 
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:

@@ -34,6 +34,7 @@ class SiteRecord(Record, frozen=True):
     trust_serial: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)]
     mandates: Annotated[int, Meta(ge=0, le=MAX_MANDATES)] = 0  # given to the site's service; the last one counts
     generation: Generation = 0  # of the epoch keys: rises when those that units hold have become known to somebody
+    policies: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # number of the last one that was signed
 
 
 class CertificateRecord(Record, frozen=True):
@@ -72,6 +73,7 @@ class ClientRecord(Record, frozen=True):
     role: Role
     revoked: bool
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
+    tls_key: Pem | None = None  # the public half, for the next certificate; None of a program of release 0.1
 
 
 class BrokerRecord(Record, frozen=True):
@@ -152,6 +154,8 @@ class SiteFiles:
         self.epochs = self.service / "epochs"
         self.former_crl = self.service / "former.crl"
         self.policy = folder / "policy.jws"
+        self.policy_issue = folder / "policy-issue.jws"
+        self.configuration = folder / "configuration.json"
         self.joining = folder / "joining"
         self.sent = folder / "sent"
         self.seen = folder / "seen"
@@ -167,6 +171,10 @@ class SiteFiles:
 
     def unit(self, unit: str) -> Path:
         return self.units / f"{unit}.json"
+
+    def sent_certificate(self, name: str) -> Path:
+        """Where the newest certificate of a unit or program lies until it has taken it; both are one set of names."""
+        return self.sent / f"{name}.crt"
 
     def program(self, name: str) -> Path:
         return self.programs / f"{name}.json"

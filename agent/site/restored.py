@@ -22,9 +22,11 @@ from agent.keys import MAX_TOKEN_BYTES
 from agent.protocol.record import load, save
 from agent.protocol.token_list import TokenList, read_token_list
 from agent.protocol.trust import TrustedUnits, UnitKeyEntry
+from agent.site.configuration import raise_serial
 from agent.site.delegation import delegate
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, opened
 from agent.site.newer import rank
+from agent.site.policies import sign_policy_anew
 from agent.site.published import read_units
 from agent.site.records import MAX_MANDATES, SiteRecord, UnitRecord
 from agent.site.token_list import TokenListRecord, issue_token_list, token_end
@@ -60,6 +62,8 @@ def recover(
         revoked, anew = _take_over(site, told)
         _raise_numbers(site, [listed for listed, _ in lists])
         _raise_tokens(site, tokens)
+        raise_serial(site.files, JUMP)
+        sign_policy_anew(site, site.public)  # with its next number
         remove(site.files.trust)  # the coming one holds the same units, and another number
         site.complete("site_recovered", units=" ".join(anew))
         has_tokens = site.files.token_record.exists()
@@ -129,6 +133,7 @@ def _raise_numbers(site: SiteFolder, lists: Iterable[TrustedUnits]) -> None:
     if serial > MAX_SAFE_INTEGER - 2 * JUMP or mandates > MAX_MANDATES - MANDATES_JUMP - 1:
         raise RefusedError("the numbers of this site are used up: make a new site, every unit joins anew")
     raised = msgspec.structs.replace(record, trust_serial=serial + JUMP, mandates=mandates + MANDATES_JUMP)
+    raised = msgspec.structs.replace(raised, policies=min(record.policies + JUMP, MAX_SAFE_INTEGER - JUMP))
     for unit in site.files.all_units():
         issued = min(unit.issued + JUMP, MAX_SAFE_INTEGER)
         save(site.files.unit(unit.unit), msgspec.structs.replace(unit, issued=issued))

@@ -25,6 +25,7 @@ from agent.protocol.record import load, save
 from agent.protocol.site_key import propose
 from agent.site.delegation import hand_epoch_keys, hand_mandate
 from agent.site.folder import SYSTEM_CLOCK, changing, opened
+from agent.site.policies import sign_policy_anew
 from agent.site.records import SiteRecord
 
 
@@ -74,6 +75,8 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
             supersede(files.next_site_key, files.site_key)
         if not begun and load_public_key(files.site_jwk).kid == site.signer.kid:
             raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
+        former = load_public_key(files.site_jwk)
+        sign_policy_anew(site, former)  # before the former key is known nowhere any more
         site.complete("site_key_changed", kid=site.signer.kid)
         if files.delegated:
             hand_mandate(site)  # the one by the former key counts nowhere any more

@@ -17,7 +17,8 @@ from msgspec import Meta
 from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import printable
-from agent.protocol.health import Count, Health
+from agent.protocol.command import CONFIGURE, RENEW
+from agent.protocol.health import ConfigurationState, Count, Health
 from agent.protocol.names import Boot, Name, Time, parse_time
 from agent.protocol.record import Record
 
@@ -56,6 +57,8 @@ class UnitSeen(Record, frozen=True):
     policy: Text | None = None
     models: Annotated[dict[Text, Text], Meta(max_length=8)] = msgspec.field(default_factory=dict)
     renews: bool | None = None  # whether its release takes renewals by the service
+    configures: bool | None = None  # whether it takes settings and policies from afar
+    configuration: ConfigurationState | None = None
     brokers_crl: Text | None = None  # digest of the list of revoked brokers that it took
     told: Annotated[str, Meta(max_length=512)] | None = None
     mark: Mark | None = None
@@ -120,11 +123,12 @@ def with_health(seen: UnitSeen, health: Health, at: str, mark: Mark | None = Non
         recognition=health.recognition,
         asks=health.asks,
         mark=mark,
+        configuration=health.configuration,
     )
 
 
-def with_info(seen: UnitSeen, payload: bytes, renewing: str) -> UnitSeen:
-    """What is known after an info document; what is none changes nothing. ``renewing`` is the verb of renewals."""
+def with_info(seen: UnitSeen, payload: bytes) -> UnitSeen:
+    """What is known after an info document; what is none changes nothing."""
     try:
         info = strict_json.convert(strict_json.loads(payload, limit=MAX_INFO_BYTES), _Info)
     except ValueError:
@@ -136,7 +140,8 @@ def with_info(seen: UnitSeen, payload: bytes, renewing: str) -> UnitSeen:
         camera=printable(camera),
         policy=None if info.policy is None else printable(info.policy),
         models={printable(task): printable(digest) for task, digest in info.models.items()},
-        renews=renewing in info.capabilities,
+        renews=RENEW in info.capabilities,
+        configures=CONFIGURE in info.capabilities,
     )
 
 

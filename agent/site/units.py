@@ -23,7 +23,6 @@ from agent.clock import Clock
 from agent.errors import RefusedError, VerificationError
 from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
-from agent.match.policy import Policy, sign_policy
 from agent.protocol import joining
 from agent.protocol.epoch_keys import SealStatement, derive_epoch_key, read_seal_statement, seal_epoch_keys
 from agent.protocol.names import check_name, parse_time, round_down
@@ -159,7 +158,7 @@ def certify_unit(folder: Path, unit: str, *, below: int, clock: Clock = SYSTEM_C
         record = site.unit(unit)
         if record.revoked:
             raise RefusedError("this unit is revoked: it gets no more certificates")
-        sent = site.files.sent / f"{unit}.crt"
+        sent = site.files.sent_certificate(unit)
         newest, now = record.certificates[-1], site.now()
         if newest.issued and parse_time(newest.expires_at) >= now + timedelta(days=below) and sent.exists():
             return read_bounded(sent).decode()
@@ -256,15 +255,6 @@ def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphr
             record, revoked=True, keys=keys, certificates=site.revoked(record.certificates)
         )
         site.put(revoked, "unit_revoked", unit=unit)
-
-
-def issue_policy(folder: Path, policy: Policy, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> str:
-    """Sign a matching policy for the units; which one stands in the log."""
-    with changing(folder, clock=clock, passphrase=passphrase) as site:
-        token = sign_policy(policy, site.signer)
-        site.log("policy_signed", digest=policy.digest, model=policy.model)
-        write_atomic(site.files.policy, token.encode(), mode=PUBLIC_MODE)  # for units that join from now on
-        return token
 
 
 def load_site_key(folder: Path, *, passphrase: bytes | None = None) -> SigningKey:

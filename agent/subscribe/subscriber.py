@@ -13,11 +13,18 @@ from typing import Self
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
-from agent.mqtt.credentials import load_identity
+from agent.mqtt.credentials import load_identity, offer_certificate
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol.health import Health
 from agent.protocol.list_parts import Gathering
-from agent.protocol.topics import event_filters, health_filter, list_part_topic, list_topic, replay_filter
+from agent.protocol.topics import (
+    certificate_topic,
+    event_filters,
+    health_filter,
+    list_part_topic,
+    list_topic,
+    replay_filter,
+)
 from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -100,6 +107,7 @@ class Subscriber:
         self._asked_ns = clock.monotonic_ns()
         self._name = load_identity(broker.credentials, clock).common_name
         self._client_id = client_id or self._name
+        self._certificate_topic = certificate_topic(site, self._name)
         self._on_health, self._on_turn = on_health, on_turn
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
@@ -207,6 +215,7 @@ class Subscriber:
             self._health_filter: "notices events that are withheld",
             self._list_topics[0]: "hears of a newer list of units",
             self._list_topics[1]: "hears of a newer list of many units",
+            self._certificate_topic: "gets a certificate before this one ends",
         }
         self._on_notice(f"{told}; until then nobody here {lacks.get(topic, 'asks for events that are missing')}")
 
@@ -233,6 +242,9 @@ class Subscriber:
     def _check(self, message: Incoming) -> list[Handed]:
         if message.topic.startswith(self._list_topics[0]):
             self._take_list(message)
+            return []
+        if message.topic == self._certificate_topic:
+            self._take_certificate(message.payload)
             return []
         if not message.payload:  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
             return []
@@ -262,6 +274,14 @@ class Subscriber:
                 self._trust_checked_ns -= TRUST_CHECK_S * 1_000_000_000  # it counts from the next batch on
         except (PosternError, ValueError) as error:
             self._tell_once(f"the list of units at the broker is not taken: {error}")
+
+    def _take_certificate(self, payload: bytes) -> None:
+        """Take the certificate that follows this program's own, from the next connection on."""
+        try:
+            if offer_certificate(self._broker.credentials, payload, self._clock):
+                self._on_notice("the site renewed this program's certificate")
+        except PosternError as error:
+            self._tell_once(f"the certificate at the broker is not taken: {error}")
 
     def _check_answer(self, message: Incoming) -> list[Handed]:
         """Take what a unit says again; what came meanwhile by itself is nothing new."""
@@ -319,12 +339,13 @@ class Subscriber:
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
         )
-        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *self._list_topics]
+        retained = (*self._list_topics, self._certificate_topic)
+        wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *retained]
         try:
             connection.open()
             for topic in wanted:
                 try:
-                    connection.subscribe(topic, retained=topic in self._list_topics)
+                    connection.subscribe(topic, retained=topic in retained)
                 except ConnectionLostError:
                     raise
                 except BrokerError as error:

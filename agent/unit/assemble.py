@@ -21,6 +21,7 @@ from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.files import read_bounded, read_brought
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
+from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
 from agent.protocol.names import parse_time
 from agent.protocol.topics import Topics
@@ -30,12 +31,14 @@ from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
 from agent.unit.cards import card_numbers
 from agent.unit.command_log import CommandLog
+from agent.unit.configuring import Configuring
 from agent.unit.confirm import Confirming
 from agent.unit.console_open import console_handlers
 from agent.unit.endings import Endings
 from agent.unit.enrolment import LiveEnrolment, Registrar
 from agent.unit.facts import public_facts
 from agent.unit.forget import Forgetting
+from agent.unit.from_site import site_settings
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
 from agent.unit.looking import make_view
@@ -50,6 +53,7 @@ from agent.uplink.answers import Answers
 from agent.uplink.commands import MAX_SKEW_S, Commands, Handler
 from agent.uplink.discovery import Discovery, make_discovery
 from agent.uplink.mailbox import Mailbox
+from agent.uplink.session import UplinkSettings
 
 if TYPE_CHECKING:
     from agent.camera.base import Frame
@@ -108,6 +112,18 @@ def credentials_of(config: Config) -> Credentials:
     tls, files = config.broker.tls, UnitFiles(config.keys.folder)
     ca, certificate, key = tls.ca or files.ca_crt, tls.certificate or files.tls_crt, tls.key or files.tls_key
     return Credentials(ca, certificate, key, revoked=files.revoked_brokers)
+
+
+def uplink_settings(config: Config, credentials: Credentials) -> UplinkSettings:
+    """How this unit speaks to its broker."""
+    broker = config.broker
+    return UplinkSettings(
+        broker=BrokerSettings(host=broker.host, port=broker.port, protocol=broker.protocol, credentials=credentials),
+        site=config.unit.site,
+        unit=config.unit.id,
+        live_window_s=config.outbox.live_window_s,
+        health_interval_s=broker.health_interval_s,
+    )
 
 
 def load_site_key(config: Config) -> PublicKey:
@@ -217,6 +233,8 @@ def command_side(
     forgetting: Forgetting,
     *,
     policy: Policy,
+    detector: str,
+    configuring: Configuring,
     epoch_keys: EpochKeys,
     enrolment: LiveEnrolment,
     verification: Verification,
@@ -269,6 +287,7 @@ def command_side(
             doubt=lambda: stores.generation.doubt,
             rotate=rotation.rotate,
             renew=rotation.renew,
+            configure=site_settings(config, configuring, policy, detector, clock),
             confirm=Confirming(stores.ageing, stores.generation, stores.audit, clock).command,
         )
     )

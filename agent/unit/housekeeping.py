@@ -28,6 +28,7 @@ class Duties:
 
     retry: Callable[[], None]
     remind: Callable[[], None]
+    configure: Callable[[], None]
     sweep: Callable[[datetime], None]
     expire: Callable[[], None]
     disk_free: Callable[[], int]
@@ -55,6 +56,7 @@ class Housekeeping(Beside):
             self._watch_disk,
             self._duties.retry,
             self._duties.remind,
+            self._duties.configure,
             self._duties.expire,
         )
         for duty in duties:

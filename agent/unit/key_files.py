@@ -44,4 +44,5 @@ class KeptFiles:
         self.time = outbox.with_name("time.json")
         self.generation = outbox.with_name("generation.json")
         self.pause = outbox.with_name("paused")
+        self.policy = outbox.with_name("policy.json")
         self.console_opened = outbox.with_name("console-opened")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGHUP, as ``systemctl reload postern`` sends it: the configuration is read again without a new process.
+"""The configuration is read again without a new process, as ``systemctl reload postern`` asks by SIGHUP.
+
+So it is, too, when the site set something (``agent.unit.configuring``) and when somebody drew a zone.
 
 The new file is first read, and all that a start needs of it is tried, while the unit still runs on the old one. What
 does not work is logged and changes nothing. What works ends the run as a stop does, events ``stopping`` and ``started``
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 
 from agent.clock import Clock
@@ -21,29 +22,37 @@ from agent.mqtt.credentials import load_identity
 from agent.outbox.epoch_keys import check_readable
 from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, make_seal
 from agent.unit.at_the_door import make_gate
+from agent.unit.configuring import Configuring
 from agent.unit.key_files import UnitFiles
 
 log = logging.getLogger("postern")
+NO_MEMORY = "there is not enough memory to try it beside the running unit: restart the service"
 
 
 class Reload:
-    """``asked`` is set by the signal's handler; ``is_due`` and ``take`` belong to the pipeline's thread."""
+    """``asked`` is set by the signal's handler; ``is_due`` and ``take`` belong to the pipeline's thread.
 
-    def __init__(self, reread: Callable[[], Config] | None, clock: Clock) -> None:
-        self.asked = threading.Event()
-        self._reread, self._clock = reread, clock
+    ``reread`` gives the unit's own file anew.
+    """
+
+    def __init__(self, configuring: Configuring, reread: Callable[[], Config], clock: Clock) -> None:
+        self.asked = configuring.asked
+        self._configuring, self._reread, self._clock = configuring, reread, clock
         self._config: Config | None = None
 
     def is_due(self) -> bool:
         """Whether a configuration that works waits to be taken; never raises PosternError."""
-        if self.asked.is_set() and self._reread is not None:
+        if self.asked.is_set():
             self.asked.clear()
+            config: Config | None = None
             try:
                 config = self._reread()
-                check(config, self._clock)
+                check(self._configuring.following(config), self._clock)
             except (PosternError, MemoryError) as error:  # it is tried beside the running unit, within its bound
-                why = str(error) or "there is not enough memory to try it beside the running unit: restart the service"
+                why = str(error) or NO_MEMORY
                 log.warning("the new configuration is not taken, the old one stays: %s", why)
+                if config is not None:  # the file at the unit can be read: it may be what the site set
+                    self._configuring.failed(why, state="refused")
             else:
                 log.info("the configuration was read again")
                 self._config = config

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 
 from agent.config.schema import Config
 from agent.errors import PosternError
+from agent.unit.configuring import Configuring
 from agent.unit.reload import Reload
 from agent.unit.service import Service
 from agent.unit.world import World
@@ -32,10 +33,11 @@ def run_unit(
     """Run until the camera ends or a signal comes; the exit status. Raises PosternError when it cannot start.
 
     ``on_frame`` is called once a frame and about twice a second while no frame comes: a watchdog hangs on it.
-    ``reread`` gives the configuration anew on SIGHUP.
+    ``config`` is what the unit's own file says; ``reread`` gives that anew on SIGHUP. What the site set is added here.
     """
     world = world or World()
-    stopping, reload = threading.Event(), Reload(reread, world.clock)
+    configuring = Configuring(config, world.clock)
+    stopping, reload = threading.Event(), Reload(configuring, reread or (lambda: config), world.clock)
     with ExitStack() as signals:
         for number, event in (
             (signal.SIGTERM, stopping),
@@ -49,20 +51,22 @@ def run_unit(
             on_frame()
             return not stopping.is_set() and not reload.is_due()
 
-        before: Config | None = None  # what the unit ran on until it read another configuration
+        before: Config | None = None  # what the unit's file said until it was read again
         while True:
             with ExitStack() as stack:
                 try:
-                    service = Service(config, world, stack)
+                    service = Service(configuring.begin(), world, stack, configuring)
                 except PosternError as error:
+                    if configuring.failed(str(error), state="rolled_back"):
+                        continue
                     if before is None:
                         raise
                     log.error("the new configuration does not start, the old one begins again: %s", error)  # noqa: TRY400
-                    config, before = before, None
+                    configuring.local, before = before, None
                     continue
                 service.run(keep_going)
             following = reload.take()
             if following is None:
                 return 0
             service.check_ended()
-            config, before = following, config
+            configuring.local, before = following, configuring.local

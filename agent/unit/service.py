@@ -33,7 +33,6 @@ from agent.match.decide import Decider
 from agent.match.measured_range import MeasuredRange
 from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import load_identity
 from agent.protocol.event import Condition
 from agent.protocol.topics import Topics
@@ -41,6 +40,7 @@ from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit import assemble, facts
 from agent.unit.at_the_door import Door, make_gate
+from agent.unit.configuring import Configuring
 from agent.unit.confirm import Confirming
 from agent.unit.console import ConsoleDone, ConsoleSide
 from agent.unit.epochs import load_epoch_keys
@@ -57,7 +57,7 @@ from agent.unit.stores import open_stores, source_of
 from agent.unit.world import World
 from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
-from agent.uplink.session import Uplink, UplinkSettings
+from agent.uplink.session import Uplink
 
 log = logging.getLogger("postern")
 
@@ -67,9 +67,10 @@ AUDITED: Mapping[Condition, Kind] = {"clock_step": "clock_step", "storage_low": 
 class Service:
     """The assembled unit."""
 
-    def __init__(self, config: Config, world: World, stack: ExitStack) -> None:
-        """Open and check everything; ``stack`` closes it. Raises PosternError."""
+    def __init__(self, config: Config, world: World, stack: ExitStack, configuring: Configuring | None = None) -> None:
+        """Open and check all; ``stack`` closes it, ``configuring`` has what the site set. Raises PosternError."""
         self._config, self._world = config, world
+        self._configuring = configuring or Configuring(config, world.clock)
         self._clock = clock = world.clock
         self._problem = Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
@@ -149,6 +150,8 @@ class Service:
             stores,
             self._forgetting,
             policy=policy,
+            detector=models.detector.model,
+            configuring=self._configuring,
             epoch_keys=self._epoch_keys,
             enrolment=self._enrolment,
             verification=self._verification,
@@ -161,10 +164,13 @@ class Service:
             random=world.random,
         )
         self._uplink = self._make_uplink(side, health, info=partial(self._info, key, models, tuple(side.handlers)))
+        changed = partial(self._log, "config_changed")
+        self._configuring.attach(lambda: self._frames, lambda: self._uplink.connected, changed)
         self._housekeeping = Housekeeping(
             Duties(
                 retry=self._recorder.retry,
                 remind=self._endings.look,
+                configure=self._configuring.look,
                 sweep=self._forgetting.sweep,
                 expire=lambda: stores.outbox.expire(stores.ageing.known()),
                 disk_free=partial(world.disk_free, config.outbox.path.parent),
@@ -263,6 +269,7 @@ class Service:
             asks=self._confirming.asks,
             epochs=self._weeks,
             certificate_days=self._endings.days_left,
+            configuration=self._configuring.state,
         )
 
     def _weeks(self) -> int:
@@ -275,18 +282,7 @@ class Service:
         topics = Topics(config.unit.site, config.unit.id)
         discovery = assemble.make_unit_discovery(config, topics)
         return Uplink(
-            UplinkSettings(
-                broker=BrokerSettings(
-                    host=config.broker.host,
-                    port=config.broker.port,
-                    protocol=config.broker.protocol,
-                    credentials=credentials,
-                ),
-                site=config.unit.site,
-                unit=config.unit.id,
-                live_window_s=config.outbox.live_window_s,
-                health_interval_s=config.broker.health_interval_s,
-            ),
+            assemble.uplink_settings(config, credentials),
             outbox=self._stores.outbox,
             mailbox=self._mailbox,
             clock=self._clock,

@@ -19,7 +19,7 @@ from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import parse_consent
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
-from agent.protocol.command import RENEW, Command, Range
+from agent.protocol.command import CONFIGURE, RENEW, Command, Range
 from agent.protocol.event import MAX_EVENT_BYTES
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.response import MAX_RESPONSE_BYTES
@@ -50,6 +50,7 @@ class Parts:
     doubt: Callable[[], str | None]  # why nobody is recognised until the site has spoken: files were put back
     rotate: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # new keys in, what was renewed out
     renew: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # the same for what the site's service may bring
+    configure: Handler  # settings and policies by the site, see ``unit.configuring``
     confirm: Handler  # what only the site can say, see ``unit.confirm``
 
 
@@ -105,6 +106,7 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         "selftest": lambda _: parts.self_test(),
         "unit/confirm": parts.confirm,
         RENEW: lambda command: parts.renew(command.args),
+        CONFIGURE: parts.configure,
     }
 
 

@@ -19,7 +19,7 @@ import rfc8785
 from agent.clock import Clock
 from agent.keys import SigningKey
 from agent.outbox.queue import Outbox
-from agent.protocol.health import SIGNATURE_TYPE, Ask, EventHead, Health
+from agent.protocol.health import SIGNATURE_TYPE, Ask, ConfigurationState, EventHead, Health
 from agent.strict_json import MAX_SAFE_INTEGER
 
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
@@ -45,6 +45,7 @@ class HealthReporter:
     epochs: Callable[[], int] | None = None
     asks: Callable[[], tuple[Ask, ...]] = tuple
     certificate_days: Callable[[], int | None] = lambda: None
+    configuration: Callable[[], ConfigurationState | None] = lambda: None
 
     def __post_init__(self) -> None:
         self._began_ns = self._last_ns = self.clock.monotonic_ns()
@@ -74,6 +75,7 @@ class HealthReporter:
             epochs=self.epochs() if self.epochs is not None else None,
             asks=self.asks(),
             certificate_days=self.certificate_days(),
+            configuration=self.configuration(),
         )
         members: dict[str, Any] = msgspec.to_builtins(report)
         signature = self.signer.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)

@@ -97,6 +97,7 @@ class Uplink:
         self._others: dict[int, str] = {}  # packet id -> topic, for messages that are not rows
         self._failures = 0
         self._connected_ns = self._short = 0
+        self.connected = False  # for whoever asks from another thread
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
         self._due: dict[str, int] = {}  # what is due, by name -> monotonic ns
@@ -157,6 +158,7 @@ class Uplink:
                 self._notify("unreachable", str(error))
             except Exception as error:  # noqa: BLE001  # an uplink that dies in silence is the worst failure
                 self._notify("fault", _fault("the uplink", error))
+            self.connected = False
             connection.abandon()
             self._forget_flight(blame)
             yield from self._wait_to_reconnect(blame)
@@ -187,6 +189,7 @@ class Uplink:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
         self._notify("connected", f"connected to the broker {self.settings.broker.host}:{self.settings.broker.port}")
         began_ns = self._connected_ns = self.clock.monotonic_ns()
+        self.connected = True
         for topic in self.unwanted:
             self._send(connection, topic, b"", retain=True)
         self._due = dict.fromkeys(("availability", "info", "health", "discovery"), began_ns)

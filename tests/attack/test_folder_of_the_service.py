@@ -140,6 +140,7 @@ print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMI
 
 
 EXAMPLES = {  # what people copy, and the test that runs or parses it
+    "site/fleet.example.yaml": "unit/test_set_from_afar.py",
     "bridge/bridge.example.yaml": "contract/test_bridge_deploy.py",
     "config.example.yaml": "unit/test_config_rules.py",
     "cloud-init/user-data.example": "contract/test_deploy.py",

@@ -26,7 +26,7 @@ from agent.protocol.pseudonym import EpochKey, epoch_of
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse, command_digest
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.protocol.trust_file import TrustFile
-from agent.site import units
+from agent.site import policies, units
 from agent.site.authority import Authority, check_chain, pem, read_certificate
 from agent.site.delegation import delegate, finish_replacement
 from agent.site.mandated import load_issuing, load_mandate
@@ -239,7 +239,7 @@ def issuers(files: SiteFiles) -> int:
 def test_without_the_root_the_site_signs_no_policy_and_says_where_its_keys_are(fleet: Fleet) -> None:
     policy = parse_policy((Path(__file__).parents[2] / "models" / "policy.json").read_bytes())
     with pytest.raises(KeyStoreError, match="stick"):
-        units.issue_policy(fleet.folder, policy, clock=fleet.clock)
+        policies.issue_policy(fleet.folder, policy, clock=fleet.clock)
     units.revoke_unit(fleet.folder, "door-2", clock=fleet.clock)
     assert "user door-2" not in SiteFiles(fleet.folder).acl.read_text()
 

@@ -348,6 +348,7 @@ def test_a_clock_that_two_services_pull_at_fills_no_queue(tmp_path: Path) -> Non
     duties = Duties(
         retry=nothing,
         remind=nothing,
+        configure=lambda: None,
         sweep=nothing,
         expire=nothing,
         disk_free=lambda: 1 << 40,

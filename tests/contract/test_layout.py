@@ -88,6 +88,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "console": ("protocol.names",),
     "subscribe": ("mqtt.connection", "mqtt.credentials", "mqtt.refusals", "protocol"),
     "site": ("audit", "match.policy", "protocol"),
+    "site.configuration": ("config.check", "config.drawn", "config.site_settings"),
     "site.delegation": ("mqtt.connection", "mqtt.credentials"),
     "site.fleet": ("mqtt.credentials",),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
@@ -114,7 +115,8 @@ NEVER_LOADED = {
 
 # Who may read the configuration: the command line, and the assembly that turns it into plain arguments. Camera settings
 # are plain arguments themselves.
-READS_CONFIGURATION = ("cli", "unit", "config", "notices", "bridge.settings")
+# The site's own file is of what its units' files say.
+READS_CONFIGURATION = ("cli", "unit", "config", "notices", "bridge.settings", "site.configuration")
 
 # Words of things that this program never does. One use is allowed: the age class of a consent record says which
 # guardian must agree; it is told by people and never worked out from a face.

@@ -26,15 +26,17 @@ from agent.protocol.invitation import der, read_invitation
 from agent.protocol.record import load, save
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
-from agent.site import joining
+from agent.site import joining, units
 from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
+from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
-from agent.site.records import SiteRecord
+from agent.site.records import Role, SiteRecord
 from agent.site.units import load_site_key
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
+from agent.unit.joining import new_unit_request
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import wait_until
 from tools.lib.demo.site import postern
@@ -283,6 +285,53 @@ def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveS
         subscriber.stop()
         thread.join(10)
     assert (guard / "trust.jws").read_bytes() == site.files.trust.read_bytes()
+
+
+def test_a_subscriber_and_an_operator_take_their_next_certificate_from_the_broker(
+    site: LiveSite, tmp_path: Path
+) -> None:
+    """Made by a clock that is months behind, so that the service renews it at its start."""
+    site.stop_service()
+    clock = Behind(90 * 24)
+    keys = {name: issue_client(site.folder, name, role, clock=clock) for name, role in PROGRAMS}
+    before = {name: (folder / "tls.crt").read_bytes() for name, folder in keys.items()}
+    unit = joined_by_hand(site, tmp_path)
+    site.start_service()
+    guard = keys["guard"]
+    trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
+    wait_until(lambda: all(site.files.sent_certificate(name).exists() for name in keys))
+    with Subscriber(as_program(site, guard), site=SITE, trust=trust, clock=SystemClock()) as subscriber:
+        thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
+        thread.start()
+        wait_until(lambda: (guard / "tls.crt").read_bytes() != before["guard"])
+        subscriber.stop()
+        thread.join(10)
+    operator = Operator(
+        as_program(site, keys["office"]),
+        site=SITE,
+        key=units.load_site_key(site.folder),
+        trusted=TrustedUnits.from_signed(site.files.trust.read_bytes(), load_public_key(site.files.site_jwk)),
+        clock=SystemClock(),
+    )
+    with pytest.raises(BrokerError, match="does not answer"):
+        operator.ask(unit, "health", timeout_s=3)
+    for name, folder in keys.items():
+        assert (folder / "tls.crt").read_bytes() == site.files.sent_certificate(name).read_bytes() != before[name]
+        Connection(as_program(site, folder), client_id=name, clock=SystemClock()).open()
+
+
+PROGRAMS: tuple[tuple[str, Role], ...] = (("guard", "auditor"), ("office", "operator"))
+
+
+def as_program(site: LiveSite, keys: Path) -> BrokerSettings:
+    credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+    return BrokerSettings("127.0.0.1", credentials, port=site.broker.port)
+
+
+def joined_by_hand(site: LiveSite, folder: Path) -> str:
+    request = new_unit_request(folder / "unit", SITE, "door-5", units.new_token(site.folder, "door-5"))
+    units.add_unit(site.folder, request)
+    return "door-5"
 
 
 def test_what_a_killed_service_left_undone_is_done_by_the_next(site: LiveSite, tmp_path: Path) -> None:

@@ -146,9 +146,14 @@ def test_every_other_reason_has_its_hostile_case() -> None:
 def test_every_kind_and_verb_is_accepted_somewhere() -> None:
     kinds = {case["expect"]["accepted"]["kind"] for case in FILES["events"]["cases"] if "accepted" in case["expect"]}
     assert kinds == set(EVENT_TYPES)
-    assert {*FILES["commands"]["verbs"], "key/rotate", "unit/renew", "console/open", "console/close"} == set(
-        commands.VERBS
-    )
+    assert {
+        *FILES["commands"]["verbs"],
+        "key/rotate",
+        "unit/renew",
+        "unit/configure",
+        "console/open",
+        "console/close",
+    } == set(commands.VERBS)
 
 
 # The same in JavaScript

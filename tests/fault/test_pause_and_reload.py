@@ -21,6 +21,7 @@ from agent.config.schema import Config
 from agent.door.outputs import Outputs
 from agent.errors import RetryError, StorageError
 from agent.protocol.health import read_health
+from agent.unit.configuring import Configuring
 from agent.unit.housekeeping import Housekeeping
 from agent.unit.pause import Pause
 from agent.unit.reload import Reload, check
@@ -145,7 +146,7 @@ def test_what_a_start_needs_is_tried_before_the_running_unit_stops(
     config: Config, clock: SimulatedClock, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     check(config, clock)
-    reload = Reload(lambda: damage(kind, config, tmp_path), clock)
+    reload = Reload(Configuring(config, clock), lambda: damage(kind, config, tmp_path), clock)
     reload.asked.set()
     with caplog.at_level(logging.WARNING, "postern"):
         assert not reload.is_due()
@@ -154,12 +155,12 @@ def test_what_a_start_needs_is_tried_before_the_running_unit_stops(
 
 
 def test_a_reload_without_the_memory_to_try_it_leaves_the_running_unit_alone(
-    clock: SimulatedClock, caplog: pytest.LogCaptureFixture
+    config: Config, clock: SimulatedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def reread() -> Config:
         raise MemoryError
 
-    reload = Reload(reread, clock)
+    reload = Reload(Configuring(config, clock), reread, clock)
     reload.asked.set()
     with caplog.at_level(logging.WARNING, "postern"):
         assert not reload.is_due()
@@ -189,7 +190,7 @@ def test_where_the_new_configuration_does_not_start_the_old_one_goes_on(
     other.mkdir()
     (other / "gallery.db").write_bytes(b"this is no gallery at all" * 100)
     gallery = msgspec.structs.replace(config.gallery, path=other / "gallery.db")
-    reload = Reload(lambda: msgspec.structs.replace(config, gallery=gallery), clock)
+    reload = Reload(Configuring(config, clock), lambda: msgspec.structs.replace(config, gallery=gallery), clock)
     reload.asked.set()
     assert reload.is_due(), "nothing that can be tried beside the running unit tells"
     starts: list[Path] = []

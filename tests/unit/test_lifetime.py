@@ -29,6 +29,7 @@ def test_units_announce_through_outages_of_ten_days_and_lost_messages(tmp_path: 
     assert tally.announced == 3 * 75 * 2
     assert tally.fewest_weeks >= 1
     assert tally.certificates == 3, "each has a new certificate, too"
+    assert tally.programs == 3, "so has each program, and nobody carried it"
     assert tally.fewest_days > 100
 
 

@@ -16,7 +16,7 @@ from agent.errors import KeyStoreError, RefusedError
 from agent.files import read_bounded
 from agent.keys import load_public_key, private_pem
 from agent.protocol.trust import TrustedUnits
-from agent.site import programs, rotation, units
+from agent.site import policies, programs, rotation, units
 from agent.site.folder import changing
 from agent.site.published import unfinished
 from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES
@@ -60,7 +60,7 @@ ACTS: dict[str, Act] = {
     "renew-unit": lambda o, _, how: units.renew_unit(o.site, "door-3", **how),
     "issue-keys": lambda o, _, how: units.issue_epoch_keys(o.site, "door-3", **how),
     "epoch-key": lambda o, _, how: units.epoch_key(o.site, "access", "2026-W47", **how),
-    "policy": lambda o, _, how: units.issue_policy(o.site, policy(), **how),
+    "policy": lambda o, _, how: policies.issue_policy(o.site, policy(), **how),
     "change-key": lambda o, _, how: rotation.begin_site_key_change(o.site, policy(), **how),
     "change-key-finish": lambda o, _, how: rotation.finish_site_key_change(o.site, **how),
     "rotate-epoch-keys": lambda o, _, how: rotation.rotate_epoch_keys(o.site, **how),
@@ -220,10 +220,11 @@ def test_as_many_tokens_as_may_wait_stay_readable(office: SiteOffice) -> None:
 
 
 def test_the_policy_that_was_signed_stands_in_the_log(office: SiteOffice) -> None:
-    units.issue_policy(office.site, policy(), **office.options)
+    policies.issue_policy(office.site, policy(), **office.options)
     last = list(read_entries(office.files.audit))[-1]
     assert last.kind == "policy_changed"
-    assert last.facts == {"step": "policy_signed", "digest": policy().digest, "model": policy().model}
+    expected = {"step": "policy_signed", "digest": policy().digest, "model": policy().model, "serial": 1}
+    assert last.facts == expected
 
 
 @pytest.mark.parametrize("epoch", ["2026-W99", "2025-W53", "2026-W00", "0000-W01", "2026-W47\n", "2026-47", "now"])

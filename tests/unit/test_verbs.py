@@ -22,6 +22,7 @@ from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
 from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, make_verification
 from agent.unit.at_the_door import make_gate
+from agent.unit.configuring import Configuring
 from agent.unit.forget import Forgetting
 from agent.unit.generation import Generation
 from agent.unit.pause import Pause
@@ -68,6 +69,8 @@ class Unit:
             self.stores,
             Forgetting(self.gallery, self.outbox, self.stores.audit, self.stores.rights),
             policy=measured,
+            detector=measured.detectors[0],
+            configuring=Configuring(config, clock),
             epoch_keys=EpochKeys.load(keys.epoch_keys),
             enrolment=self.enrolment,
             verification=self.verification,

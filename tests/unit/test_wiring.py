@@ -334,6 +334,7 @@ class House:
             Duties(
                 retry=duty("retry"),
                 remind=duty("remind"),
+                configure=lambda: None,
                 sweep=duty("sweep"),
                 expire=duty("expire"),
                 disk_free=lambda: self.free,

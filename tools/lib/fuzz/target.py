@@ -37,6 +37,7 @@ from agent.unit.assemble import (
     make_verification,
 )
 from agent.unit.at_the_door import make_gate
+from agent.unit.configuring import Configuring
 from agent.unit.forget import Forgetting
 from agent.unit.joining import install, new_unit_request
 from agent.unit.key_files import KeptFiles, UnitFiles
@@ -92,6 +93,7 @@ class Target:
             random=secrets.token_bytes,
         )
         self.verification = make_verification(Mailbox(), clock, answers)
+        self.configuring = Configuring(self.config, clock)
         self.outcomes: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.commands = command_side(
@@ -99,6 +101,8 @@ class Target:
             self.stores,
             Forgetting(self.gallery, self.outbox, self.stores.audit, self.stores.rights),
             policy=POLICY,
+            detector=POLICY.detectors[0],
+            configuring=self.configuring,
             epoch_keys=self.epoch_keys,
             enrolment=self.enrolment,
             verification=self.verification,

@@ -53,6 +53,7 @@ def _days(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         "fewest_weeks_of_keys": tally.fewest_weeks,
         "fewest_days_of_certificate": tally.fewest_days,
         "units_with_a_new_certificate": tally.certificates,
+        "programs_with_a_new_certificate": tally.programs,
         "told": dict(tally.told.most_common(8)),
         "seconds": round(time.monotonic() - began, 1),
         "kept": tally.silent == 0,

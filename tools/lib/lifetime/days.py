@@ -16,19 +16,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from agent.clock import SimulatedClock
+from agent.mqtt.credentials import Credentials, load_identity, offer_certificate, read_ends
 from agent.protocol.command import RENEW
 from agent.protocol.invitation import read_invitation
 from agent.protocol.joining import JoinReply
 from agent.protocol.record import decode
+from agent.protocol.topics import certificate_topic
 from agent.site import joining
 from agent.site.creation import create_site
 from agent.site.delegation import delegate, take_root_away
 from agent.site.desk import Desk
-from agent.site.programs import issue_broker
+from agent.site.programs import issue_broker, issue_client
+from agent.site.records import Role
 from agent.unit.joining import install, new_unit_request
 from tools.lib.lifetime.unit import FleetUnit
 
 SITE = "hq"
+PROGRAMS: dict[str, Role] = {"guard": "auditor", "bridge": "announcer", "office": "operator"}
 START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 STEP_S = 12 * 3600  # between two looks; units say how they are each minute, the same a thousand times
 LOST = 0.1  # of messages, in either direction
@@ -52,6 +56,7 @@ class Tally:
     fewest_weeks: int = 99
     fewest_days: int = 9_999
     certificates: int = 0
+    programs: int = 0  # whose certificate was renewed
     told: Counter[str] = field(default_factory=Counter)
 
 
@@ -75,16 +80,22 @@ class Fleet:
         create_site(self.folder, SITE, clock=self.clock)
         issue_broker(self.folder, ["127.0.0.1"], clock=self.clock)
         delegate(self.folder, audiences=("canteen",), clock=self.clock)
+        self.programs = {name: self._add_program(name, role) for name, role in PROGRAMS.items()}
         (folder / "stick").mkdir()
         take_root_away(self.folder, folder / "stick", clock=self.clock)
         (folder / "stick").rename(folder / "safe")  # nobody reaches it any more
         self._keys = folder / "units"
+        self._board: dict[str, bytes] = {}  # what the broker retains
         self.tally = Tally()
         self.desk = self._start_desk()
         self.units = {name: self._join(name) for name in (f"door-{number}" for number in range(1, count + 1))}
 
     def _start_desk(self) -> Desk:
         return Desk(self.folder, clock=self.clock, random=os.urandom, tell=lambda text: self.tally.told.update([text]))
+
+    def _add_program(self, name: str, role: Role) -> Credentials:
+        keys = issue_client(self.folder, name, role, clock=self.clock)
+        return Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
 
     def _join(self, name: str) -> FleetUnit:
         text = joining.invite(self.folder, name, accepted=True, clock=self.clock)
@@ -99,6 +110,7 @@ class Fleet:
         """Let so many days pass."""
         rng = random.Random(seed)
         serials = {name: unit.serial() for name, unit in self.units.items()}
+        ends = {name: read_ends(keys)[0] for name, keys in self.programs.items()}
         was_there = True
         for _ in range(round(days * 86_400 / STEP_S)):
             self.clock.advance(STEP_S)
@@ -106,14 +118,26 @@ class Fleet:
             is_there = not any(one.day <= day < one.day + one.days for one in away)
             if is_there and not was_there:
                 self.desk = self._start_desk()
+                self.desk.show_again()  # of its first session
             was_there = is_there
             if is_there:
                 self.desk.daily()
+                self._look_at_the_board(rng)
             for name in self.units:
                 self._step(name, rng, is_there=is_there)
         renewed = sum(unit.serial() != serials[name] for name, unit in self.units.items())
         self.tally.certificates = renewed
+        self.tally.programs = sum(read_ends(keys)[0] > ends[name] for name, keys in self.programs.items())
         return self.tally
+
+    def _look_at_the_board(self, rng: random.Random) -> None:
+        """Each program sees what the broker retains, unless it is not there."""
+        self._board.update({letter.topic: letter.payload for letter in self.desk.board()})
+        for name, keys in self.programs.items():
+            content = self._board.get(certificate_topic(SITE, name))
+            if content is not None and rng.random() >= LOST:
+                offer_certificate(keys, content, self.clock)
+            load_identity(keys, self.clock, common_name=name)  # ends the run where it has ended
 
     def _step(self, name: str, rng: random.Random, *, is_there: bool) -> None:
         unit = self.units[name]

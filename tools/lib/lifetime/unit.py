@@ -17,7 +17,7 @@ from agent.keys import UnitKey, load_public_key
 from agent.mqtt.credentials import Credentials, load_identity
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import RENEW
-from agent.protocol.health import SIGNATURE_TYPE, EventHead, Health
+from agent.protocol.health import SIGNATURE_TYPE, ConfigurationState, EventHead, Health
 from agent.unit.endings import Endings
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import KeyRotation
@@ -79,8 +79,8 @@ class FleetUnit:
         """Days that its certificate lasts."""
         return self._endings.days_left()
 
-    def health(self) -> bytes:
-        """What it says each minute."""
+    def health(self, configuration: ConfigurationState | None = None) -> bytes:
+        """What it says each minute; ``configuration`` is how its settings from afar fared."""
         report = Health(
             type="io.postern.health.v1",
             source=f"/postern/{self.site}/{self.name}",
@@ -96,6 +96,7 @@ class FleetUnit:
             head=EventHead(0, NO_EVENT),
             epochs=self.weeks(),
             certificate_days=self.days(),
+            configuration=configuration,
         )
         members: dict[str, Any] = msgspec.to_builtins(report)
         return rfc8785.dumps({**members, "sig": self._key.sign_detached(rfc8785.dumps(members), typ=SIGNATURE_TYPE)})

@@ -26,8 +26,8 @@ from tools.lib.release.changelog import (
     read_changelog,
     release_tags,
 )
+from tools.lib.release.repository import ARCHITECTURES, RepositoryError, publish
 
-ARCHITECTURES = ("arm64", "amd64")
 SUMS = "SHA256SUMS"
 
 
@@ -40,7 +40,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--source-only", action="store_true", help="archive and bill of materials, no Debian packages")
     parser.add_argument("--trial", action="store_true", help="build although this commit carries no tag of its version")
     parser.add_argument("--twice", action="store_true", help="build everything a second time and compare the bytes")
+    repository = parser.add_argument_group("an APT repository of releases, instead of a build")
+    repository.add_argument("--repository", type=Path, metavar="FOLDER", help="add the packages in 'out' and sign it")
+    repository.add_argument("--key", metavar="FINGERPRINT", help="of the key that gpg signs the repository with")
+    repository.add_argument("--promote", metavar="VERSION", help="from the suite 'first' to 'stable'")
     arguments = parser.parse_args(words)
+    if arguments.repository is not None or arguments.promote is not None or arguments.key is not None:
+        return _publish(arguments)
     if not arguments.trial and (why := why_no_release(ROOT)):
         print("\n".join(f"tools/release: {sentence}" for sentence in why), file=sys.stderr)
         return 2
@@ -55,6 +61,23 @@ def main(words: list[str] | None = None) -> int:
     print(
         f"{arguments.out}: {len(files)} files and {SUMS}" + (", built twice, the same bytes" if arguments.twice else "")
     )
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    if arguments.repository is None or arguments.key is None:
+        print("tools/release: give --repository FOLDER and --key FINGERPRINT together", file=sys.stderr)
+        return 2
+    packages = [] if arguments.promote else sorted(arguments.out.glob("postern_*.deb"))
+    if not packages and not arguments.promote:
+        print(f"tools/release: no packages in {arguments.out}: build them first with 'tools/release'", file=sys.stderr)
+        return 2
+    try:
+        stable = publish(arguments.repository, arguments.key, packages, promote=arguments.promote)
+    except RepositoryError as error:
+        print(f"tools/release: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.repository}: signed; stable has {', '.join(stable) or 'nothing yet: --promote VERSION'}")
     return 0
 
 

@@ -35,6 +35,7 @@ from agent.protocol.topics import Topics
 from agent.site.operator import VALIDITY_S, sign_command
 from agent.strict_json import decode
 from agent.subscribe.verify import VerifiedEvent, Verifier
+from agent.unit.configuring import Configuring
 from agent.unit.housekeeping import TICK_S, Housekeeping
 from agent.unit.reload import Reload
 from agent.unit.service import Service
@@ -84,7 +85,6 @@ class InProcess:
         self._board = Board(lambda: self._clock.monotonic_ns() / 1e9)
         self._run = Run("in-process", heads=self._heads, log=self._log, pulses=self._board.pulses, answers=[])
         self._embeddings = 0
-        self._reload = Reload(self._unit.config, self._clock)
         self._plugged, self._disk_full, self._dead, self._again = True, False, False, False
         self._was_down = False  # the broker, when the unit died
         self._flushing_to: int | None = None  # the last event of the scenario, while another start delivers it
@@ -98,7 +98,8 @@ class InProcess:
     def run(self) -> Run:
         """Play it to its end; raises PosternError only for what the scenario itself gets wrong."""
         began = time.monotonic()
-        self._unit.config()  # what is wrong with it from the start is the scenario's mistake, and no refusal to go on
+        # What is wrong with it from the start is the scenario's mistake, and no refusal to go on.
+        self._reload = Reload(Configuring(self._unit.config(), self._clock), self._unit.config, self._clock)
         for one in self._scenario.enrolled:
             subject = self._unit.enrol(one.who, clock=self._clock, expires_at=one.expires_at)
             self._people[bytes.fromhex(subject)] = one.who

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agent.camera.scene.script import load_script
 from agent.config.camera import SceneCamera
-from agent.config.load import load_config
+from agent.config.load import load_file
 from agent.errors import PosternError
 from agent.unit.notify import Notifier
 from agent.unit.running import run_unit
@@ -40,7 +40,7 @@ def main() -> int:
     clock = OffsetClock(control / CLOCK)
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"), 0, clock)
     try:
-        config = load_config(arguments.config)
+        config = load_file(arguments.config)
         if not isinstance(config.camera, SceneCamera):
             print("tools.lib.rig.unit plays scenes only", file=sys.stderr)
             return 2
@@ -59,7 +59,7 @@ def main() -> int:
 
         board = SocketLines(control / BOARD)
         world = World(clock=clock, open_source=source_of(view, threaded=True), lines=board)
-        return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_config(arguments.config))
+        return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_file(arguments.config))
     except PosternError as error:
         print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_status

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a site's units: one file, checked as a whole, numbered when it is applied, signed for each unit.
+
+The file has ``site``, ``all`` (settings of every unit) and ``units`` (what is different at one). What a site may set is
+``agent.config.site_settings``; everything else stands in each unit's own file. Once applied, the file is needed no
+more: what it said is kept here, with its lines, and the service signs each unit's part when it hears that it lacks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent.clock import Clock
+from agent.config.check import Problem, convert, problems_in, refusal
+from agent.config.drawn import refuse_zone
+from agent.config.site_settings import LOCAL, Settings, digest_of_settings, is_local
+from agent.errors import RefusedError
+from agent.files import read_bounded, write_atomic
+from agent.protocol.configuration import VALID_DAYS, Configuration
+from agent.protocol.health import ConfigurationState
+from agent.protocol.names import Name, round_down
+from agent.protocol.record import load
+from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
+from agent.site.records import SiteFiles, SiteRecord
+from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+from agent.strict_yaml import Document, Place, dotted, read_document
+
+MAX_BYTES = 512 * 1024  # kept; two hundred units that differ in everything
+MAX_UNITS = 256  # that differ
+
+
+class SiteConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The site's file."""
+
+    site: Annotated[Name, Meta(description="the site's name, so that no file is applied to another site")]
+    all: Settings = msgspec.field(default_factory=Settings)
+    units: Annotated[
+        dict[Name, Settings], Meta(max_length=MAX_UNITS, description="what is different at one unit, by its name")
+    ] = msgspec.field(default_factory=dict)
+
+
+class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``configuration.json``: what was applied last; ``serial`` 0 before the first. ``lines`` are by dotted place."""
+
+    version: Literal[1] = 1
+    serial: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0
+    file: Annotated[str, Meta(max_length=64)] = ""
+    all: dict[str, Any] = msgspec.field(default_factory=dict)
+    units: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    lines: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def of(self, unit: str) -> tuple[Settings, dict[str, int]]:
+        """What a unit is to have, and the line of each value."""
+        found: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for where, given in (("all", self.all), (f"units.{unit}", self.units.get(unit, {}))):
+            for place, value in _values(given):
+                section = found if len(place) == 1 else found.setdefault(place[0], {})
+                section[place[-1]] = value
+                if (line := self.lines.get(f"{where}.{dotted(place)}")) is not None:
+                    lines[dotted(place)] = line
+        return msgspec.convert(found, Settings), lines
+
+
+def check_file(folder: Path, file: Path) -> tuple[Document, SiteConfiguration]:
+    """Read the site's file and check it against schema and site; ConfigError has every mistake with its line."""
+    files, document = check_site(folder), read_document(file)
+    if problems := [_told_why(problem) for problem in problems_in(document, SiteConfiguration)]:
+        raise refusal(document, problems)
+    read = convert(document, SiteConfiguration)
+    if problems := list(_wrong(read, files)):
+        raise refusal(document, problems)
+    return document, read
+
+
+def apply_file(folder: Path, file: Path, *, clock: Clock = SYSTEM_CLOCK) -> int:
+    """Have every unit set as the file says; its serial. Needs none of the root's keys where there is a service.
+
+    Raises ConfigError as ``check_file``, and RefusedError for settings that are too long for a unit.
+    """
+    document, read = check_file(folder, file)
+    with changing(folder, clock=clock, needs_root=False) as site:
+        before = applied(site.files)
+        fresh = Applied(
+            serial=before.serial + 1,
+            file=file.name[-64:],
+            all=msgspec.to_builtins(read.all),
+            units={name: msgspec.to_builtins(settings) for name, settings in read.units.items()},
+            lines={dotted(place): line for place, line in document.lines.items() if place[0] in ("all", "units")},
+        )
+        for unit in (record.unit for record in site.files.all_units() if not record.revoked):
+            _signed(site, fresh, unit)  # what is too long is refused before anything is written
+        site.log("configuration_applied", serial=fresh.serial, units=len(fresh.units))
+        write_atomic(site.files.configuration, msgspec.json.encode(fresh))
+        return fresh.serial
+
+
+def applied(files: SiteFiles) -> Applied:
+    """What was applied last. KeyStoreError when the file is damaged."""
+    if not files.configuration.exists():
+        return Applied()
+    try:
+        return decode(read_bounded(files.configuration, MAX_BYTES), Applied, MAX_BYTES, floats=True)
+    except StrictJsonError:
+        raise RefusedError(
+            f"{files.configuration} is damaged: remove it, then apply the site's file again (postern site config apply)"
+        ) from None
+
+
+def raise_serial(files: SiteFiles, by: int) -> None:
+    """Number what was applied last above all that was applied since the folder's backup."""
+    newest = applied(files)
+    if newest.serial:
+        raised = min(newest.serial + by, MAX_SAFE_INTEGER - by)
+        write_atomic(files.configuration, msgspec.json.encode(msgspec.structs.replace(newest, serial=raised)))
+
+
+def due(files: SiteFiles, unit: str, has: ConfigurationState | None) -> int | None:
+    """Serial of what a unit lacks; None when it lacks nothing, or refused it or took it back."""
+    newest = applied(files)
+    settings, _ = newest.of(unit)
+    if has is None:
+        return None if settings == Settings() else newest.serial
+    differs = has.digest != digest_of_settings(settings) or has.state != "applied"
+    return newest.serial if has.serial < newest.serial and differs else None
+
+
+def sign_for(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK) -> str:
+    """Sign what a unit is to have, for the service or to be carried. RefusedError where nothing was applied."""
+    with changing(folder, clock=clock, needs_root=False) as site:
+        newest = applied(site.files)
+        if not newest.serial:
+            raise RefusedError("no configuration was applied yet: postern site config apply FILE")
+        if site.unit(unit).revoked:
+            raise RefusedError("this unit is revoked: it gets no more settings")
+        token = _signed(site, newest, unit)
+        site.log("configuration_signed", unit=unit, serial=newest.serial)
+        return token
+
+
+def _signed(site: SiteFolder, newest: Applied, unit: str) -> str:
+    settings, lines = newest.of(unit)
+    return Configuration(
+        version=1,
+        site=site.name,
+        unit=unit,
+        serial=newest.serial,
+        issued_at=site.stamp(),
+        expires_at=round_down(site.now() + timedelta(days=VALID_DAYS), 1),
+        file=newest.file,
+        settings=msgspec.to_builtins(settings),
+        lines=lines,
+    ).sign(site.signs)
+
+
+def _values(given: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, section in given.items():
+        if isinstance(section, dict):
+            yield from (((name, key), value) for key, value in section.items())
+        else:
+            yield (name,), section
+
+
+def _told_why(problem: Problem) -> Problem:
+    """Say of a key that a unit's own file has, and the site's may not, why that is so."""
+    place, text = problem
+    within = place[1:] if place[0] == "all" else place[2:] if place[0] == "units" else ()
+    return (place, LOCAL) if within and text.startswith("unknown key") and is_local(within) else problem
+
+
+def _wrong(read: SiteConfiguration, files: SiteFiles) -> Iterator[Problem]:
+    """What the schema cannot know: the site's own name, its units, and zones that are none."""
+    site = load(files.record, SiteRecord).site
+    if read.site != site:
+        yield ("site",), f"this is the file of another site; this one is {site}"
+    known = {record.unit for record in files.all_units() if not record.revoked}
+    for unit in read.units:
+        if unit not in known:
+            yield ("units", unit), f"the site has no unit of this name; there are: {', '.join(sorted(known)) or 'none'}"
+    parts: Iterable[tuple[Place, Settings]] = [
+        (("all",), read.all),
+        *((("units", unit), settings) for unit, settings in read.units.items()),
+    ]
+    for where, settings in parts:
+        corners = settings.activation.polygon
+        if corners is not None and (reason := refuse_zone(corners)) is not None:
+            yield (*where, "activation", "polygon"), reason
