@@ -81,6 +81,7 @@ class UnitState:
             "camera": seen.camera,
             "policy": seen.policy,
             "models": seen.models,
+            "update": seen.update,
             "configuration": None if seen.configuration is None else msgspec.to_builtins(seen.configuration),
             "advice": list(self.advice),
         }
@@ -188,6 +189,8 @@ def _about_papers(unit: str, seen: UnitSeen) -> Iterator[str]:
 
 
 def _about_work(unit: str, seen: UnitSeen) -> Iterator[str]:
+    if seen.update is not None:
+        yield f"its upgrade was taken back ({seen.update}): look at its journal before the next release"
     if seen.clock == "unsynced":
         yield "it does not know the time: let it reach a time server"
     if seen.recognition == "paused":

@@ -26,9 +26,9 @@ from agent.site.authority import (
     record_of,
     validity,
 )
-from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
+from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
 from agent.site.published import list_number
-from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role
+from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role, SiteFiles
 
 DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
@@ -82,19 +82,26 @@ def renew_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK) -> boo
 
     It is public, and lies in ``sent`` until the program took it from the broker. Raises PosternError.
     """
+    files = check_site(folder)
+    if not _is_due(files, load(files.program(name), ClientRecord), clock):
+        return False  # most days: nothing is opened for that
     with changing(folder, clock=clock, needs_root=False) as site:
         record = site.client(name)
-        if not may_renew(record) or record.tls_key is None or (issuing := site.issuing) is None:
-            return False
-        newest = record.certificates[-1]
-        longest = min(site.now() + timedelta(days=LEAF_DAYS), validity(issuing.certificate)[1])
-        if newest.issued and longest - parse_time(newest.expires_at) < timedelta(days=GAIN_DAYS):
+        if not _is_due(files, record, clock) or record.tls_key is None:
             return False
         certificate, chain = site.certify(name, read_public_pem(record.tls_key), days=LEAF_DAYS)
         issued = site.kept((*record.certificates, certificate))
         site.put(msgspec.structs.replace(record, certificates=issued), "client_renewed", name=name)
         write_atomic(site.files.sent_certificate(name), chain, mode=PUBLIC_MODE)
         return True
+
+
+def _is_due(files: SiteFiles, record: ClientRecord, clock: Clock) -> bool:
+    if not may_renew(record) or record.tls_key is None or not files.issuing_crt.exists():
+        return False
+    newest, issuer = record.certificates[-1], read_certificate(files.issuing_crt)
+    longest = min(clock.now() + timedelta(days=LEAF_DAYS), validity(issuer)[1])
+    return not newest.issued or longest - parse_time(newest.expires_at) >= timedelta(days=GAIN_DAYS)
 
 
 def may_renew(record: ClientRecord) -> bool:

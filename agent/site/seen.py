@@ -59,6 +59,7 @@ class UnitSeen(Record, frozen=True):
     renews: bool | None = None  # whether its release takes renewals by the service
     configures: bool | None = None  # whether it takes settings and policies from afar
     configuration: ConfigurationState | None = None
+    update: Text | None = None  # why its last upgrade was taken back, where it was
     brokers_crl: Text | None = None  # digest of the list of revoked brokers that it took
     told: Annotated[str, Meta(max_length=512)] | None = None
     mark: Mark | None = None
@@ -78,6 +79,7 @@ class _Info(msgspec.Struct, kw_only=True):
     policy: Text | None = None
     models: Annotated[dict[Text, Text], Meta(max_length=8)] = msgspec.field(default_factory=dict)
     capabilities: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    update: Text | None = None
 
 
 def mark_of(health: Health, kid: str) -> Mark:
@@ -142,6 +144,7 @@ def with_info(seen: UnitSeen, payload: bytes) -> UnitSeen:
         models={printable(task): printable(digest) for task, digest in info.models.items()},
         renews=RENEW in info.capabilities,
         configures=CONFIGURE in info.capabilities,
+        update=None if info.update is None else printable(info.update),
     )
 
 

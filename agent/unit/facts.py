@@ -33,8 +33,9 @@ def make_info(
     camera: CameraInfo | None,
     enrolled: int,
     verbs: tuple[str, ...],
+    update: str | None,
 ) -> bytes:
-    """Write the ``info`` document; ``camera`` is None until one was reached."""
+    """Write the ``info`` document; ``camera`` is None until one was reached, ``update`` where none was taken back."""
     engine, second = models.detector.engine, models.detector.landmarker
     digests: dict[ModelTask, str] = {"detector": engine.digest, "embedder": models.embedder.model}
     if second is not None:
@@ -61,6 +62,7 @@ def make_info(
             activation="zone" if isinstance(config.activation, ZoneActivation) else "button",
             liveness="checked" if config.liveness == "require" else "not_checked",
             capabilities=verbs,
+            update=update,
         )
     )
 

@@ -309,6 +309,7 @@ class Service:
             camera=camera,
             enrolled=len(self._stores.gallery),
             verbs=verbs,
+            update=self._world.went_back(),
         )
 
     def _look_at_the_door(self) -> None:

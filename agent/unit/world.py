@@ -24,6 +24,7 @@ from agent.door.gpio import GpiodLines
 from agent.door.lines import Lines
 from agent.door.osdp import OsdpPanels, Panels
 from agent.door.outputs import Outputs, Ticking
+from agent.errors import printable
 from agent.mqtt.connection import Connection
 from agent.mqtt.link import Connect
 from agent.unit.housekeeping import Housekeeping
@@ -33,6 +34,8 @@ from agent.uplink.session import Uplink
 
 log = logging.getLogger("postern")
 
+WENT_BACK = Path("/var/lib/postern-upgrade/went-back")
+MAX_WENT_BACK = 127  # characters; a text of ``info`` has no more
 UPLINK_STOP_S = 1.5  # of the two seconds for a clean stop; the rest is for the frame in hand and the files
 
 
@@ -81,6 +84,14 @@ def shown_nowhere(prompt: Prompt | None) -> None:
     """Where a door has no display."""
 
 
+def read_went_back() -> str | None:
+    """Why the last upgrade was taken back, as ``deploy/updates/upgrade`` wrote it; None where it was not."""
+    try:
+        return printable(WENT_BACK.read_text("utf-8", errors="replace").strip(), MAX_WENT_BACK) or None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """``disk_free`` gives bytes below a folder, ``temperature`` degrees Celsius or None.
@@ -98,6 +109,7 @@ class World:
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
     prompt: Callable[[Prompt | None], None] = shown_nowhere
+    went_back: Callable[[], str | None] = read_went_back
 
 
 def board() -> str:

@@ -75,6 +75,7 @@ class Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     activation: Literal["zone", "button", "token"]
     liveness: Literal["not_checked", "checked"]
     capabilities: tuple[Text, ...]  # verbs that this unit answers
+    update: Text | None = None  # why the last upgrade was taken back, where it was
 
 
 def encode_info(info: Info) -> bytes:

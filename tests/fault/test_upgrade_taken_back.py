@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A unit that is not well on a new package goes back to the one it had: with Debian's dpkg in a root of its own.
+
+``systemctl`` and ``runuser`` alone are played: they answer as the test says.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.door import rights
+from agent.gallery import database
+from agent.outbox import storage
+
+ROOT = Path(__file__).parents[2]
+UPGRADE = ROOT / "deploy" / "updates" / "upgrade"
+FORMATS = (ROOT / "deploy" / "debian" / "formats").read_text()
+FILES = 20  # of a package: so many renames to be killed between
+KILLS = 25
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+  *is-active*) [ ! -e {root}/broken ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/broken ;;
+  *NRestarts*) echo 0 ;;
+  *restart*) echo "$*" >> {root}/told ;;
+esac
+"""
+RUNUSER = """#!/bin/sh
+[ ! -e {root}/refused ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/refused
+"""
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("dpkg-deb") is None or os.geteuid() != 0, reason="needs dpkg, and root for --root"),
+]
+
+
+class Machine:
+    """A root with a package of version 0.1.0 in it, as apt installed it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "root"
+        for name in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "etc/apt", "usr/lib/postern"):
+            (self.root / name).mkdir(parents=True)
+        (self.root / "var/lib/dpkg/status").touch()
+        programs = folder / "bin"
+        programs.mkdir()
+        for name, text in (("systemctl", SYSTEMCTL), ("runuser", RUNUSER)):
+            (programs / name).write_text(text.format(root=self.root))
+            (programs / name).chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}:/usr/sbin:/sbin:{os.environ['PATH']}",
+            "POSTERN_ROOT": str(self.root),
+            "POSTERN_WAIT_S": "1",
+            "POSTERN_STEADY_S": "0",
+            "POSTERN_STEP_S": "1",
+            "LC_ALL": "C",
+        }
+        self.install("0.1.0")
+        assert not self.trial
+
+    def package(self, version: str, formats: str = FORMATS) -> Path:
+        tree = self.folder / "tree"
+        shutil.rmtree(tree, ignore_errors=True)
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "usr/lib/postern").mkdir(parents=True)
+        for number in range(FILES):
+            (tree / f"usr/lib/postern/file-{number}").write_text(version)
+        (tree / "usr/lib/postern/formats").write_text(formats)
+        (tree / "DEBIAN/control").write_text(
+            f"Package: postern\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <nobody@example.org>\n"
+            "Description: stands for a release\n"
+        )
+        out = self.folder / f"postern_{version}.deb"
+        words = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(out)]
+        subprocess.run(words, check=True, capture_output=True)
+        return out
+
+    def run(self, *words: str | Path, **options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            input=options.get("input"),
+        )
+
+    def keep(self, package: Path) -> None:
+        done = self.run(UPGRADE, "keep", input=f"{package}\n/nowhere/other.deb\n")
+        assert done.returncode == 0, done.stderr
+
+    def install(self, version: str, formats: str = FORMATS) -> None:
+        """What apt does: it says which package comes, then has dpkg install it."""
+        package = self.package(version, formats)
+        self.keep(package)
+        done = self.run("dpkg", f"--root={self.root}", "-i", package)
+        assert done.returncode == 0, done.stderr
+
+    def judge(self) -> str:
+        done = self.run(UPGRADE, "judge")
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def breaks(self, version: str, how: str = "broken") -> None:
+        (self.root / how).write_text(f"{version}\n")
+
+    @property
+    def trial(self) -> bool:
+        return (self.root / "var/lib/postern-upgrade/trial").exists()
+
+    @property
+    def version(self) -> str:
+        """Of every file of the package, which dpkg says is whole."""
+        status = self.run(
+            "dpkg-query", f"--admindir={self.root}/var/lib/dpkg", "-W", "-f", "${Status} ${Version}", "postern"
+        )
+        assert status.stdout.startswith("install ok installed "), status.stdout
+        versions = {(self.root / f"usr/lib/postern/file-{number}").read_text() for number in range(FILES)}
+        assert versions == {status.stdout.split()[-1]}
+        return versions.pop()
+
+    @property
+    def said(self) -> str:
+        path = self.root / "var/lib/postern-upgrade/went-back"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def pin(self) -> str:
+        path = self.root / "etc/apt/preferences.d/postern-went-back"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_unit_that_is_well_stays_on_the_new_package(machine: Machine) -> None:
+    machine.install("0.2.0")
+    assert machine.trial
+    machine.judge()
+    assert (machine.version, machine.trial, machine.said, machine.pin) == ("0.2.0", False, "", "")
+    machine.judge()
+    assert (machine.root / "told").read_text().split() == ["try-restart", "postern.service"]
+
+
+@pytest.mark.parametrize(("how", "word"), [("broken", "not up for"), ("refused", "does not pass the new check")])
+def test_a_unit_that_is_not_well_goes_back_says_so_and_takes_the_next(machine: Machine, how: str, word: str) -> None:
+    machine.breaks("0.2.0", how)
+    machine.install("0.2.0")
+    said = machine.judge()
+    assert machine.version == "0.1.0"
+    assert "release 0.2.0 was not well, so release 0.1.0 is back" in machine.said
+    assert word in machine.said
+    assert word in said
+    assert "Pin: version 0.2.0\nPin-Priority: -1" in machine.pin, "that release alone is not installed again"
+    machine.install("0.3.0")
+    machine.judge()
+    assert (machine.version, machine.said, machine.pin) == ("0.3.0", "", "")
+
+
+def test_it_does_not_go_back_to_what_cannot_read_its_data(machine: Machine) -> None:
+    machine.breaks("0.2.0")
+    machine.install("0.2.0", FORMATS.replace("outbox 2", "outbox 3"))
+    machine.judge()
+    assert machine.version == "0.2.0"
+    assert "release 0.1.0 cannot read what 0.2.0 wrote, so 0.2.0 stays" in machine.said
+    (machine.root / "broken").unlink()
+    machine.breaks("0.3.0", "refused")  # refused before it was started: nothing was written
+    machine.install("0.3.0", FORMATS)
+    machine.judge()
+    assert machine.version == "0.2.0"
+
+
+def test_a_unit_that_was_stopped_is_not_started_to_be_judged(machine: Machine) -> None:
+    machine.breaks("0.1.0")
+    machine.install("0.2.0")
+    machine.judge()
+    assert machine.version == "0.2.0"
+    assert not (machine.root / "told").exists()
+
+
+def test_two_packages_are_kept_and_no_other_package_is(machine: Machine) -> None:
+    for version in ("0.2.0", "0.3.0"):
+        machine.install(version)
+        machine.judge()
+    kept = {path.name for path in (machine.root / "var/lib/postern-upgrade/packages").iterdir()}
+    assert kept == {"postern_0.2.0.deb", "postern_0.3.0.deb"}
+
+
+def test_a_kill_at_any_point_leaves_the_package_of_before_or_of_after(tmp_path: Path) -> None:
+    """Of the upgrade and of the way back; what follows at the next start ends it."""
+    rng, found = random.Random(7), set()
+    for number in range(KILLS):
+        machine = Machine(tmp_path / str(number))
+        broken = number % 2 == 0
+        if broken:
+            machine.breaks("0.2.0")
+        package = machine.package("0.2.0")
+        machine.keep(package)
+        script = f"dpkg --root={machine.root} -i {package} && {UPGRADE} judge"
+        process = subprocess.Popen(
+            ["sh", "-c", script],
+            env=machine.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(rng.uniform(0, 4 if broken else 0.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        machine.judge()
+        assert machine.version == ("0.1.0" if broken else machine.version)
+        assert not machine.trial
+        found.add(machine.version)
+        shutil.rmtree(tmp_path / str(number))
+    assert found == {"0.1.0", "0.2.0"}
+
+
+def test_the_package_names_the_formats_that_its_stores_have() -> None:
+    """Two releases with the same ones read each other's files."""
+    stores = {"outbox": storage, "gallery": database, "rights": rights}
+    assert dict(line.split() for line in FORMATS.splitlines()) == {
+        name: str(module.SCHEMA_VERSION) for name, module in stores.items()
+    }
+
+
+def test_no_word_is_answered_with_how_it_is_used(machine: Machine) -> None:
+    done = machine.run(UPGRADE)
+    assert (done.returncode, done.stderr) == (2, "postern: usage: upgrade keep|judge\n")
