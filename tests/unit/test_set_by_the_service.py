@@ -20,12 +20,13 @@ from agent.protocol.configuration import PolicyIssue
 from agent.protocol.grant import make_mandate
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.site import policies
-from agent.site.configuration import apply_file, sign_for
+from agent.site.configuration import applied, apply_file, sign_for
 from agent.site.delegation import delegate
 from agent.site.desk import Desk
 from agent.site.fleet import list_units, service_advice
 from agent.site.policies import newest_policy
 from agent.site.records import SERVICE
+from agent.site.restored import JUMP, recover
 from agent.site.rotation import begin_site_key_change, finish_site_key_change
 from agent.unit.key_files import KeptFiles
 from agent.unit.new_policy import install_policy
@@ -247,3 +248,14 @@ def test_a_bad_command_and_a_wrong_act_are_answered_in_one_sentence(served: Serv
     served.files.configuration.write_bytes(b"{")
     with pytest.raises(RefusedError, match="apply the site's file again"):
         sign_for(served.files.folder, UNIT, clock=served.clock)
+
+
+def test_a_folder_from_a_backup_numbers_policies_and_settings_above_all_that_units_have_seen(served: Served) -> None:
+    served.apply({"broker": {"health_interval_s": 30}})
+    policies.issue_policy(served.files.folder, POLICY, clock=served.clock)
+    recover(served.files.folder, clock=served.clock)
+    newest = newest_policy(served.files)
+    assert newest is not None
+    assert newest.serial > JUMP
+    assert applied(served.files).serial > JUMP
+    assert served.exchange() != []
