@@ -22,7 +22,7 @@ from agent.outbox import storage
 
 ROOT = Path(__file__).parents[2]
 UPGRADE = ROOT / "deploy" / "updates" / "upgrade"
-FORMATS = (ROOT / "deploy" / "debian" / "formats").read_text()
+FORMATS = (ROOT / "deploy" / "debian" / "formats.txt").read_text()
 FILES = 20  # of a package: so many renames to be killed between
 KILLS = 25
 SYSTEMCTL = """#!/bin/sh
