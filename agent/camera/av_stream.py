@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_input import AvInput
-from agent.camera.rtsp_check import looked_at
+from agent.camera.rtsp_check import Look, looked_at
 from agent.clock import Clock
 from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError, printable
 
@@ -127,11 +127,11 @@ class AvStream:
         source = self._source
         bounds = {"max_pixels": str(source.max_pixels), "codec_whitelist": source.codecs}  # first of all while probing
         timeout = None if source.timeout_s is None else (source.timeout_s, source.timeout_s)
-        with self._looked_at() as refusal:
-            if refusal is not None:
-                raise self.failure(refusal)
+        with self._looked_at() as look:
+            if look.refusal is not None:
+                raise self.failure(look.refusal)
             container = self._av.open(
-                source.address, mode="r", format=source.demuxer, options={**source.options, **bounds}, timeout=timeout
+                look.address, mode="r", format=source.demuxer, options={**source.options, **bounds}, timeout=timeout
             )
         self._video = next(iter(container.streams.video), None)
         context = None if self._video is None else self._video.codec_context
@@ -146,10 +146,10 @@ class AvStream:
         context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
         return container
 
-    def _looked_at(self) -> AbstractContextManager[str | None]:
+    def _looked_at(self) -> AbstractContextManager[Look]:
         source = self._source
         if source.kind != "rtsp" or source.timeout_s is None:
-            return nullcontext()
+            return nullcontext(Look(None, source.address))
         return looked_at(source.address, source.timeout_s, lambda: self._clock.monotonic_ns() / 1e9)
 
     def _first_picture(self) -> VideoFrame:

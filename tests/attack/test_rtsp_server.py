@@ -26,6 +26,7 @@ class Server:
 
     def __init__(self, answer: bytes = b"") -> None:
         self.answer, self.heard = answer, b""
+        self.first: bytes | None = None  # to the first connection; empty: it is closed without a word
         self.connections = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -38,12 +39,13 @@ class Server:
             except OSError:
                 return
             self.connections += 1
+            answer = self.first if self.connections == 1 and self.first is not None else self.answer
             with client:
                 client.settimeout(2)
                 try:
-                    while request := client.recv(4096):
+                    while answer and (request := client.recv(4096)):
                         self.heard += request
-                        client.sendall(self.answer)
+                        client.sendall(answer)
                 except OSError:
                     continue
 
@@ -70,6 +72,25 @@ def refused(server: Server, answer: bytes) -> str:
 def test_password_never_leaves_in_clear(servers: list[Server]) -> None:
     said = refused(servers[0], b'RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n')
     assert "in clear" in said
+    assert SECRET.encode() not in servers[0].heard
+    assert base64.b64encode(f"cam:{SECRET}".encode()) not in servers[0].heard
+    assert b"uthorization" not in servers[0].heard
+
+
+BASIC = b'RTSP/1.0 401 Unauthorized\r\nCSeq: %d\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n'
+WELL_BEHAVED = {
+    "asks for nothing": b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n",
+    "has no such stream": b"RTSP/1.0 404 Not Found\r\nCSeq: 1\r\n\r\n",
+    "hangs up": b"",
+}
+
+
+@pytest.mark.parametrize("first", WELL_BEHAVED.values(), ids=WELL_BEHAVED)
+def test_second_question_gets_no_password_that_the_first_did_not_ask_for(servers: list[Server], first: bytes) -> None:
+    """FFmpeg sends what it has however it is asked; so it has nothing."""
+    servers[0].first = first
+    refused(servers[0], BASIC % 1)
+    assert servers[0].connections == 2
     assert SECRET.encode() not in servers[0].heard
     assert base64.b64encode(f"cam:{SECRET}".encode()) not in servers[0].heard
     assert b"uthorization" not in servers[0].heard
