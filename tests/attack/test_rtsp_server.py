@@ -7,6 +7,7 @@ import base64
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -40,14 +41,14 @@ class Server:
                 return
             self.connections += 1
             answer = self.first if self.connections == 1 and self.first is not None else self.answer
-            with client:
-                client.settimeout(2)
-                try:
-                    while answer and (request := client.recv(4096)):
-                        self.heard += request
-                        client.sendall(answer)
-                except OSError:
-                    continue
+            threading.Thread(target=self._answer, args=(client, answer), daemon=True).start()
+
+    def _answer(self, client: socket.socket, answer: bytes) -> None:
+        with client, suppress(OSError):
+            client.settimeout(2)
+            while answer and (request := client.recv(4096)):
+                self.heard += request
+                client.sendall(answer)
 
 
 @pytest.fixture
