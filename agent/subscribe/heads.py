@@ -68,13 +68,13 @@ class Heads:
 
     def note(self, unit: str, report: Health, withheld: int | None) -> list[str]:
         """Remember a verified report; sentences to tell. One that came late or again says nothing."""
-        before = self._heads.get(unit)
-        if before is not None and not _is_newer(report, before):
+        if not self.is_newer(unit, report):
             return []
+        before = self._heads.get(unit)
         audit = before.audit if before is not None else 0
         told: list[str] = []
         if report.audit is not None:
-            audit = int(report.audit.partition(":")[0])
+            audit = _entries(report.audit)
             if before is not None and audit < before.audit:
                 told.append(
                     f"the audit log of unit {unit} went back from entry {before.audit} to {audit}:"
@@ -93,6 +93,11 @@ class Heads:
         self._heads[unit] = HeadRecord(unit, report.boot, report.uptime_s, report.time, audit, withheld)
         self._changed.add(unit)
         return told
+
+    def is_newer(self, unit: str, report: Health) -> bool:
+        """Whether a verified report is newer than all that came; one that a broker repeats, or kept back, is not."""
+        before = self._heads.get(unit)
+        return before is None or _is_newer(report, before)
 
     def _running_out(self, unit: str, report: Health) -> list[str]:
         """What of a unit ends soon, once for each change while this runs."""
@@ -126,4 +131,10 @@ class Heads:
 def _is_newer(report: Health, before: HeadRecord) -> bool:
     if report.boot == before.boot:
         return report.uptime_s > before.uptime_s
-    return report.time > before.time
+    # Each start goes on with the audit log, whatever time it was; without one the time has to do.
+    went_on = report.audit is not None and _entries(report.audit) > before.audit
+    return went_on or report.time > before.time
+
+
+def _entries(audit: str) -> int:
+    return int(audit.partition(":")[0])

@@ -90,8 +90,8 @@ class Subscriber:
 
         ``durable`` asks the broker to keep events while this subscriber is away; ``client_id`` names its session
         there, by default as its certificate does; ``fresh_window_s`` and ``skew_s`` say what is fresh; ``on_notice``
-        hears of lost and found connections, quarantined keys and withheld events, ``on_health`` of each verified
-        report of a unit; ``on_turn`` is called about twice a second, between two batches.
+        hears of lost and found connections, quarantined keys and withheld events, ``on_health`` of each newer
+        verified report of a unit; ``on_turn`` is called about twice a second, between two batches.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
         self._filters, self._health_filter = event_filters(site), health_filter(site)
@@ -256,6 +256,8 @@ class Subscriber:
         try:
             if message.topic.endswith("/health"):
                 unit, report, withheld = self.verifier.check_health(message.topic, message.payload, now)
+                if not self._heads.is_newer(unit, report):  # one that a broker repeats says how nobody is now
+                    return []
                 self._tails[unit] = report.head.seq - report.queue_depth
                 self._on_health(unit, report)
                 for told in self._heads.note(unit, report, withheld):

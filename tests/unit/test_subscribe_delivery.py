@@ -141,11 +141,18 @@ def test_withheld_tail_is_told_by_a_running_subscriber(site: Site) -> None:
     with site.subscriber() as events:
         thief = connect(site.broker, site.broker.authority.issue("door-1"), "door-1")
         thief.connection.publish(f"{BASE}/event/match", rows[0].payload)
-        thief.connection.publish(f"{BASE}/health", reporter.build())
+        recorded = reporter.build()
+        thief.connection.publish(f"{BASE}/health", recorded)
         thief.connection.publish(f"{BASE}/health", b"junk")
         thief.acks(3)
         event, refusal = take(events, 2)
         assert events.withheld() == {"door-1": 3}
+        heard: list[int] = []
+        events._on_health = lambda _, report: heard.append(report.uptime_s)
+        for payload in (recorded, recorded, b"junk"):
+            thief.connection.publish(f"{BASE}/health", payload)
+        take(events, 1)
+        assert heard == [], "what a broker repeats is no news of the unit"
         thief.connection.close()
     assert isinstance(event, VerifiedEvent)
     assert isinstance(refusal, Refusal)
