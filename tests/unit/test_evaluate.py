@@ -210,8 +210,28 @@ def test_fairness_measures_within_groups(tmp_path: Path, capsys: pytest.CaptureF
     assert report["groups"]["a_north"]["fmr"] == 1
     assert report["groups"]["a_south"]["fmr"] < 0.2
     assert report["worst_fmr"] == 1
+    worst = report["worst_to_geometric_mean"]["by label"]
+    assert worst["worst"] == "a_north"
+    assert worst["ratio"] == pytest.approx(max(report["groups"]["a_south"]["fmr"], 0.5 / 15) ** -0.5)
+    assert worst["low"] <= worst["ratio"] <= worst["high"]
     measured = evaluate(capsys, "fairness", "--images", tmp_path, "--far", 0.1, *MODELS)
     assert measured["over_all"]["fmr"] <= 0.1
+
+
+def test_fairness_of_shards_is_told_by_race_and_among_one_gender(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["north_female", "north_male", "south_female", "south_male"] * 4
+    faces = [person(0 if k < 8 else k, k) for k in range(16)]
+    nowhere = np.full((16, 4), np.nan), np.full((16, 10), np.nan)
+    shard(tmp_path / "faces-000.npz", faces, label=np.array(labels, "S"), box=nowhere[0], landmarks=nowhere[1])
+    report = evaluate(capsys, "fairness", "--shards", tmp_path, "--threshold", 0.9, *MODELS)
+    assert set(report["races"]) == {"north", "south"}
+    assert report["races"]["north"]["comparisons"] == 28
+    assert report["groups"]["north_male"]["images"] == 4
+    assert set(report["worst_to_geometric_mean"]) == {"by label", "by race", "by race, of one gender"}
+    with pytest.raises(SystemExit):
+        evaluate(capsys, "fairness", "--shards", tmp_path, "--images", tmp_path, *MODELS)
 
 
 @pytest.mark.parametrize(

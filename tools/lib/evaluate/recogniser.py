@@ -20,7 +20,7 @@ from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.embedder import Embedder
-from agent.embed.records import EMBEDDING_DIM
+from agent.embed.records import EMBEDDING_DIM, Crop
 from agent.errors import RefusedError
 from agent.inference.engine import Engine, load_engine
 from agent.match.probe import both_ways
@@ -146,12 +146,17 @@ class Recogniser(Finder):
 
     def embedding(self, frame: Frame, face: Face) -> NDArray[np.float32]:
         """Align and embed one face: (128,), unit length."""
+        return self.embed(self.crop(frame, face))
+
+    def crop(self, frame: Frame, face: Face) -> Crop:
         with self.times.measure("align"):
             face = self.detector.locate(frame, face)
             if self.tremble is not None:
                 moved = face.landmarks + self.tremble.normal(0, TREMBLE, face.landmarks.shape).astype(np.float32)
                 face = replace(face, landmarks=moved)
-            crop = align(frame, face)
+            return align(frame, face)
+
+    def embed(self, crop: Crop) -> NDArray[np.float32]:
         with self.times.measure("embed"):
             return self.embedder.embed(crop).vector
 
