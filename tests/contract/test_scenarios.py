@@ -30,6 +30,7 @@ ASKED_FOR = {
     "twins",
     "lookalike",
     "lookalikes-blended",
+    "lookalikes-in-an-office",
     "siblings",
     "low-light",
     "backlight",

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from agent.embed.align import align
 from tools.lib.evaluate import verification
 from tools.lib.evaluate.recogniser import Recogniser, progress, subject
 from tools.lib.train.embedder import Pool, Student, recalibrate, to_input
@@ -38,8 +37,8 @@ def main() -> None:
     for index, path in enumerate(progress([args.images / name for name in names])):
         frame, faces = recogniser.faces(path)
         if faces:
-            crop = align(frame, subject(frame, faces))
-            vectors["int8"][index] = recogniser.embedder.embed(crop).vector
+            crop = recogniser.crop(frame, subject(frame, faces))
+            vectors["int8"][index] = recogniser.embed(crop)
             with torch.no_grad():
                 vectors["float32"][index] = functional.normalize(student.net(to_input(crop[None])))[0].numpy()
     report = {kind: verification.figures(rows, names, pairs, args.seed) for kind, rows in vectors.items()}
