@@ -23,6 +23,7 @@ from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.site import delegation, policies, programs, rotation, units
 from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
+from agent.site.kinds import KINDS
 from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 from agent.site.token_list import LIST_DAYS, has_tokens, issue_token_list
@@ -108,6 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     broker = act("broker", _broker, "make or renew the broker's certificate")
     broker.add_argument("host", nargs="+", help="names and addresses that clients connect to, the units' own first")
     broker.add_argument("--port", type=port, default=programs.DEFAULT_PORT, help="where it listens (8883)")
+    broker.add_argument("--kind", choices=tuple(KINDS), help="what it is (what it was, mosquitto at first)")
     act(
         "revoke-broker",
         _revoke_broker,
@@ -254,12 +256,14 @@ def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> Non
 
 
 def _broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    folder = programs.issue_broker(arguments.folder, arguments.host, port=arguments.port, passphrase=passphrase)
+    folder = programs.issue_broker(
+        arguments.folder, arguments.host, port=arguments.port, kind=arguments.kind, passphrase=passphrase
+    )
     files = check_site(arguments.folder)
     if not files.delegated and not files.all_units():  # a new site: its units are to renew themselves
         delegation.delegate(arguments.folder, passphrase=passphrase)
         tell(f"{files.service} lets 'postern site serve' renew units and let them in for a year and a month")
-    tell(f"move the files of {folder} to the broker")
+    tell(f"move the files of {folder} to the broker; for a cluster, to each of its nodes")
 
 
 def _revoke_broker(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

@@ -36,7 +36,8 @@ PUBACK_REASONS = {
 _CONNACK_5 = {
     0x84: "does not speak MQTT 5: upgrade it, or set broker.protocol to '3.1.1' and read what that costs",
     0x85: "refuses this client id: the broker's rules and the certificate's name disagree",
-    0x86: "refuses the certificate's name: set 'use_identity_as_username true' on its TLS listener",
+    0x86: "does not know the certificate's name: was it revoked? If not, carry the site's rules to it again; Mosquitto"
+    " also needs 'use_identity_as_username true' on its TLS listener",
     NOT_AUTHORISED: "does not authorise this client: its certificate was revoked, or its name is not in the ACL",
     0x88: "is not available at the moment: look at the broker",
     0x89: "is busy at the moment: look at the broker's load",

@@ -16,6 +16,7 @@ from agent.strict_json import MAX_SAFE_INTEGER, convert
 TOPIC_ROOT = "postern"
 BOARD_ROOT = "postern-site"  # what the site's service tells all of its programs
 JOINING_ROOT = "postern-join"  # beside it, so that no rule for units reaches there
+JOINING_SUFFIX = ".join"  # of the name in an invitation's certificate: with a dot it is nobody else's
 # '(?!\n)' because '$' alone allows a final line feed.
 _END = r"$(?!\n)"
 MAX_NAME = 64  # characters; the longest CN that X.509 allows (RFC 5280, ub-common-name)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker's access list, name by name: a unit speaks on its own branch only, a program does what its role needs.
+"""Who may say and hear what at the broker, whatever the broker is: ``mosquitto`` and ``rabbitmq`` spell it for theirs.
 
-The format is Mosquitto's (mosquitto.conf(5), ``acl_file``) with ``use_identity_as_username``. What is not
-written here is forbidden. Revoked names are left out, which together with the revocation list shuts them out.
+Names come from certificates. What is not written here is forbidden. Revoked names are left out, which together with
+the revocation list shuts them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import BOARD_ROOT, JOINING_ROOT, TOPIC_ROOT
 from agent.site.records import Role
 
-_UNIT = (
+Access = Literal["read", "write"]
+
+_UNIT: tuple[tuple[Access, str], ...] = (
     ("write", "{base}/{name}/availability"),
     ("write", "{base}/{name}/info"),
     ("write", "{base}/{name}/health"),
@@ -25,7 +29,7 @@ _UNIT = (
     ("write", "homeassistant/device/postern-{site}/{name}/config"),
     ("read", "homeassistant/status"),
 )
-_ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
+_ROLES: dict[Role, tuple[tuple[Access, str], ...]] = {
     "auditor": (
         ("read", "{base}/+/event/+"),
         ("read", "{base}/+/backlog/+"),
@@ -70,6 +74,9 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("read", "{base}/+/health"),
         ("read", JOINING_ROOT + "/{site}/+/request"),
         ("write", JOINING_ROOT + "/{site}/+/answer"),
+        # The same at RabbitMQ, for which a dot in a name is a level.
+        ("read", JOINING_ROOT + "/{site}/+/join/request"),
+        ("write", JOINING_ROOT + "/{site}/+/join/answer"),
         ("write", BOARD_ROOT + "/{site}/trust"),
         ("write", BOARD_ROOT + "/{site}/trust/+"),
         # By this a folder that was put back from a backup hears what was signed after that.
@@ -78,41 +85,78 @@ _ROLES: dict[Role, tuple[tuple[str, str], ...]] = {
         ("write", BOARD_ROOT + "/{site}/certificate/+"),
     ),
 }
-_OWN_CERTIFICATE = ("read", BOARD_ROOT + "/{site}/certificate/{name}")  # of every program but the service
-# Who has no more than an invitation: by the name in its certificate, which is no unit's. By pattern, so that the broker
-# need not read the list again for each invitation; a unit or program may say there what nobody listens to.
-_JOINING = (("write", JOINING_ROOT + "/{site}/%u/request"), ("read", JOINING_ROOT + "/{site}/%u/answer"))
+# Of every program but the service.
+_OWN_CERTIFICATE: tuple[Access, str] = ("read", BOARD_ROOT + "/{site}/certificate/{name}")
+# Who has no more than an invitation, by the name in its certificate, which is no unit's.
+JOINING: tuple[tuple[Access, str], ...] = (
+    ("write", JOINING_ROOT + "/{site}/{name}/request"),
+    ("read", JOINING_ROOT + "/{site}/{name}/answer"),
+)
 
 
 # Of a unit that was revoked: whoever runs the site says that it is gone, for it cannot say so itself any more.
-_OF_REVOKED = (
+_OF_REVOKED: tuple[tuple[Access, str], ...] = (
     ("write", "{base}/{unit}/availability"),
     ("write", "{base}/{unit}/info"),
     ("write", "homeassistant/device/postern-{site}/{unit}/config"),
 )
 
 
-def unit_acl(site: str, unit: str) -> str:
+class Right(NamedTuple):
+    """A topic filter, and whether it may be heard or said."""
+
+    access: Access
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one name may."""
+
+    name: str
+    rights: tuple[Right, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Everything that a broker of the site is to hold its clients to; ``joining`` are names in open invitations."""
+
+    site: str
+    units: tuple[Entry, ...]
+    programs: tuple[Entry, ...]
+    joining: tuple[Entry, ...]
+
+    @classmethod
+    def of(
+        cls,
+        site: str,
+        units: Iterable[str],
+        programs: Iterable[tuple[str, Role]],
+        *,
+        revoked: Iterable[str] = (),
+        joining: Iterable[str] = (),
+    ) -> Rules:
+        """``units`` and ``programs`` may connect; of the ``revoked`` units operators clear what is left."""
+        gone = tuple(revoked)
+        return cls(
+            site,
+            tuple(unit_entry(site, unit) for unit in units),
+            tuple(program_entry(site, name, role, gone) for name, role in programs),
+            tuple(_entry(site, name, JOINING) for name in joining),
+        )
+
+
+def unit_entry(site: str, unit: str) -> Entry:
     return _entry(site, unit, _UNIT)
 
 
-def client_acl(site: str, name: str, role: Role, revoked: Iterable[str] = ()) -> str:
+def program_entry(site: str, name: str, role: Role, revoked: Iterable[str] = ()) -> Entry:
     lines = [*_ROLES[role], *(() if role == "service" else (_OWN_CERTIFICATE,))]
     if role == "operator":
         lines += [(access, topic.replace("{unit}", unit)) for unit in revoked for access, topic in _OF_REVOKED]
     return _entry(site, name, lines)
 
 
-def acl_file(site: str, units: Iterable[str], clients: Iterable[tuple[str, Role]], revoked: Iterable[str] = ()) -> str:
-    """The whole list: ``units`` and ``clients`` may connect, of the ``revoked`` units operators clear what is left."""
-    gone = tuple(revoked)
-    entries = [unit_acl(site, unit) for unit in units] + [client_acl(site, name, role, gone) for name, role in clients]
-    head = f"# Access list of site {site}, written by the site kit: changes made by hand are overwritten.\n\n"
-    joining = "".join(f"pattern {access} {topic.format(site=site)}\n" for access, topic in _JOINING)
-    return head + joining + "\n" + "\n".join(entries)
-
-
-def _entry(site: str, name: str, lines: Iterable[tuple[str, str]]) -> str:
+def _entry(site: str, name: str, lines: Iterable[tuple[Access, str]]) -> Entry:
     base = f"{TOPIC_ROOT}/{site}"
-    rules = "".join(f"topic {access} {topic.format(base=base, site=site, name=name)}\n" for access, topic in lines)
-    return f"user {name}\n{rules}"
+    return Entry(name, tuple(Right(access, topic.format(base=base, site=site, name=name)) for access, topic in lines))

@@ -102,9 +102,13 @@ class Authority:
     def issue_client(
         self, name: str, public_key: ec.EllipticCurvePublicKey, now: datetime, *, until: datetime | None = None
     ) -> x509.Certificate:
-        """Certify a unit or program by its CN, for client authentication alone, ``until`` a moment if one is given."""
+        """Certify a unit or program by its CN, for client authentication alone, ``until`` a moment if one is given.
+
+        The alternative name says the same: RabbitMQ compares client ids with that alone.
+        """
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, until=until)
+        again = x509.SubjectAlternativeName([x509.DNSName(name)])
+        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, again, until=until)
 
     def issue_broker(
         self, hostnames: Iterable[str], public_key: ec.EllipticCurvePublicKey, now: datetime

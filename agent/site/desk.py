@@ -24,7 +24,7 @@ from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import CONFIGURE, RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.health import read_health, verify_health
 from agent.protocol.list_parts import MAX_PARTS, in_parts
-from agent.protocol.names import JOINING_ROOT, TOPIC_ROOT, check_name, parse_time, round_down
+from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, TOPIC_ROOT, check_name, parse_time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
@@ -32,7 +32,7 @@ from agent.protocol.topics import certificate_topic, list_part_topic, list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.site import configuration, units
 from agent.site.folder import changing
-from agent.site.joining import JOINING_SUFFIX, ask_to_join
+from agent.site.joining import ask_to_join
 from agent.site.mandated import destroy_past, load_mandate, may_configure
 from agent.site.newer import Retained, put_back
 from agent.site.operator import VALIDITY_S, next_command
@@ -47,9 +47,7 @@ ANSWER_S: Final = 30  # after so long without an answer the next thing may be se
 KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
 DAY_S: Final = 86_400
 PUT_BACK: Final = "; where this folder was put back from a backup: postern site recover"
-SAY_AGAIN_S: Final = (
-    300  # the list of units: a broker may retain nothing, or not for who listens at another of its nodes
-)
+SAY_AGAIN_S: Final = 300  # what is retained: a broker may retain nothing, or at another of its nodes alone
 
 
 VERBS: Final = (RENEW, CONFIGURE)  # by which the service brings what falls due
@@ -114,7 +112,9 @@ class Desk:
         base = f"{TOPIC_ROOT}/{self.site}/+"
         answers = (f"response/{verb}" for verb in VERBS)
         heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", *answers))
-        return (*heard, f"{JOINING_ROOT}/{self.site}/+/request", *self.retained.filters)
+        by_level = self._files.broker_kind == "rabbitmq"  # for which the dot in the name is the end of a level
+        joining = f"{JOINING_ROOT}/{self.site}/{'+/join' if by_level else '+'}/request"
+        return (*heard, joining, *self.retained.filters)
 
     def take(self, topic: str, payload: bytes) -> list[Letter]:
         """Take one message; what to send because of it. What is wrong with it is told, and raised by nobody."""
@@ -194,9 +194,10 @@ class Desk:
         name, _, leaf = rest.partition("/")
         if site != self.site:
             return
-        if root == JOINING_ROOT and leaf == "request" and name.endswith(JOINING_SUFFIX):
-            reply = ask_to_join(self._folder, name.removesuffix(JOINING_SUFFIX), payload, clock=self._clock)
-            yield Letter(f"{JOINING_ROOT}/{self.site}/{name}/answer", reply, VALIDITY_S)
+        asks = name.split(".")[0]
+        if root == JOINING_ROOT and rest.replace("/", ".") == f"{asks}{JOINING_SUFFIX}.request":
+            reply = ask_to_join(self._folder, asks, payload, clock=self._clock)
+            yield Letter(topic.removesuffix("request") + "answer", reply, VALIDITY_S)
             return
         if root != TOPIC_ROOT or (record := self._record(name)) is None:
             return

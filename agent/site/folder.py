@@ -231,6 +231,10 @@ class SiteFolder:
         self.log(step, **facts)
         _write(writes)
 
+    def publish(self) -> None:
+        """Write what follows from the records, where an act changed anything that is not a unit's or a program's."""
+        _write(self._prepare(self.files.all_units(), self.files.all_clients())[0])
+
     def _prepare(
         self, units: Sequence[UnitRecord], clients: Sequence[ClientRecord]
     ) -> tuple[list[_Write], tuple[str, ...]]:
@@ -241,7 +245,7 @@ class SiteFolder:
         if (why := put_back(self.files, self.public)) is not None:
             raise RefusedError(why, reason="put_back")
         record = load(self.files.record, SiteRecord)
-        wanted = Published.of(record.site, units, clients, delegated=self.files.issuing_crt.exists())
+        wanted = Published.of(self.files, units, clients)
         found = Published.read(self.files, self.public)
         writes: list[_Write] = []
         if not self.files.site_jwk.exists() or load_public_key(self.files.site_jwk).kid != self.public.kid:

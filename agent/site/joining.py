@@ -24,14 +24,13 @@ from agent.keys import PublicKey, decode_base64url, encode_base64url
 from agent.protocol import joining
 from agent.protocol.invitation import Invitation, claim_key, der, spell_claim, write_invitation
 from agent.protocol.joining import JoinReply, request_digest
-from agent.protocol.names import check_name, parse_time, round_down
+from agent.protocol.names import JOINING_SUFFIX, check_name, parse_time, round_down
 from agent.protocol.record import encode, load, save
 from agent.site.authority import read_certificate
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.records import BrokerRecord, SentAnswer, SiteFiles, TokenFile, TokenRecord
 from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
 
-JOINING_SUFFIX: Final = ".join"  # of the name in an invitation's certificate: with a dot it is nobody else's
 MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
 MAX_HOURS: Final = 24 * 30
 CONTESTED: Final = "contested"
@@ -83,6 +82,7 @@ def invite(
         keep_token(site, fresh)
         for old in (files.joining / f"{unit}.jws", *files.joining.glob(f"{unit}.*.refused")):
             remove(old)  # what was asked by an earlier one
+        site.publish()  # a broker that names everybody has to name it, too
         site.log("invited", unit=unit, hours=hours, accepted=accepted, serial=f"{certificate.serial_number:x}")
         return write_invitation(
             Invitation(

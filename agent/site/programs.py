@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, write_atomic
+from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, remove, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
 from agent.protocol.names import check_name, parse_time
@@ -27,8 +27,9 @@ from agent.site.authority import (
     validity,
 )
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
+from agent.site.kinds import KINDS
 from agent.site.published import list_number
-from agent.site.records import BrokerRecord, CertificateRecord, ClientRecord, Role, SiteFiles
+from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, Role, SiteFiles
 
 DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
@@ -122,21 +123,28 @@ def issue_broker(
     hostnames: Iterable[str],
     *,
     port: int = DEFAULT_PORT,
+    kind: BrokerKind | None = None,
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
 ) -> Path:
     """Make key and certificate of the broker for the names and addresses that clients connect to; return its folder.
 
-    The same call renews them.
+    The same call renews them. ``kind`` says what the broker is, by default what it was.
     """
     names = list(hostnames)
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = site.authority.issue_broker(names, key.public_key(), site.now())
         issued = site.kept((*_of_brokers(site), record_of(certificate)))
-        made = BrokerRecord(version=1, hosts=tuple(names), port=port, certificates=issued)
+        before, kind = site.files.acl, kind or site.files.broker_kind
+        made = BrokerRecord(version=1, hosts=tuple(names), port=port, certificates=issued, kind=kind)
         save(site.files.broker_record, made)  # before it is in a file
+        site.publish()  # the rules of a broker of another kind
+        if before != site.files.acl:
+            remove(before)
         target = site.files.broker
+        for name, text in KINDS[kind].configuration().items():
+            write_atomic(target / name, text.encode(), mode=PUBLIC_MODE)
         save_private_key(key, target / "broker.key")
         write_atomic(site.files.broker_crt, pem(certificate), mode=PUBLIC_MODE)
         write_atomic(target / "ca.crt", pem(site.authority.certificate), mode=PUBLIC_MODE)

@@ -21,11 +21,21 @@ from agent.errors import KeyStoreError, VerificationError
 from agent.files import read_bounded
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, decode_base64url, load_public_key
 from agent.protocol.grant import SEPARATOR
+from agent.protocol.names import JOINING_SUFFIX
 from agent.protocol.record import load
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.site.acl import acl_file
+from agent.site.acl import Rules
 from agent.site.authority import read_certificate
-from agent.site.records import CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
+from agent.site.kinds import KINDS
+from agent.site.records import (
+    BrokerKind,
+    CertificateRecord,
+    ClientRecord,
+    SiteFiles,
+    SiteRecord,
+    TokenFile,
+    UnitRecord,
+)
 
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\n?", re.DOTALL)
 MAX_LIST_BYTES = 16 * 1024 * 1024  # 4 000 units and programs with 64 revoked certificates of some 40 bytes each
@@ -50,24 +60,28 @@ class Published:
     issued_revoked: frozenset[int] | None
     trusted: Mapping[str, tuple[UnitKeyEntry, ...]] | None
     acl: str | None
+    kind: BrokerKind = "mosquitto"  # of the broker that ``acl`` is for
 
     @classmethod
-    def of(
-        cls, site: str, units: Iterable[UnitRecord], clients: Iterable[ClientRecord], *, delegated: bool
-    ) -> Published:
-        """Say what follows from these records; ``delegated`` where there is an issuing key."""
+    def of(cls, files: SiteFiles, units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -> Published:
+        """Say what follows from these records, and from what else is in the folder."""
         units, clients = tuple(units), tuple(clients)
         out = [record for record in certificates(units, clients) if record.revoked_at]
+        rules = Rules.of(
+            load(files.record, SiteRecord).site,
+            [unit.unit for unit in units if not unit.revoked],
+            [(client.name, client.role) for client in clients if not client.revoked],
+            revoked=[unit.unit for unit in units if unit.revoked],
+            joining=_invited(files),
+        )
         return cls(
             frozenset(int(record.serial, 16) for record in out if not record.issued),
-            frozenset(int(record.serial, 16) for record in out if record.issued) if delegated else None,
+            frozenset(int(record.serial, 16) for record in out if record.issued)
+            if files.issuing_crt.exists()
+            else None,
             {unit.unit: unit.keys for unit in units},
-            acl_file(
-                site,
-                [unit.unit for unit in units if not unit.revoked],
-                [(client.name, client.role) for client in clients if not client.revoked],
-                [unit.unit for unit in units if unit.revoked],
-            ),
+            KINDS[files.broker_kind].spell(rules),
+            files.broker_kind,
         )
 
     @classmethod
@@ -77,12 +91,13 @@ class Published:
             *_read_revoked(files),
             _read_trusted(files.trust, site_key),
             _read_text(files.acl),
+            files.broker_kind,
         )
 
     def differing(self, other: Published) -> tuple[str, ...]:
         """Name the units and programs that the list of units or the access list speaks of differently."""
         mine, others = self.trusted or {}, other.trusted or {}
-        entries, other_entries = _entries(self.acl or ""), _entries(other.acl or "")
+        entries, other_entries = (KINDS[one.kind].by_name(one.acl or "") for one in (self, other))
         names = {name for name in {*mine, *others} if mine.get(name) != others.get(name)}
         names |= {name for name in {*entries, *other_entries} if entries.get(name) != other_entries.get(name)}
         return tuple(sorted(names))
@@ -96,8 +111,7 @@ def certificates(units: Iterable[UnitRecord], clients: Iterable[ClientRecord]) -
 
 def unfinished(files: SiteFiles) -> Unfinished:
     """Say, without any private key, what an interrupted act has left undone; KeyStoreError for damaged records."""
-    site = load(files.record, SiteRecord).site
-    wanted = Published.of(site, files.all_units(), files.all_clients(), delegated=files.issuing_crt.exists())
+    wanted = Published.of(files, files.all_units(), files.all_clients())
     found = Published.read(files, load_public_key(files.site_jwk))
     compared = (
         (files.crl, (wanted.revoked, wanted.issued_revoked), (found.revoked, found.issued_revoked)),
@@ -172,6 +186,7 @@ def _read_text(path: Path) -> str | None:
         return None
 
 
-def _entries(acl: str) -> dict[str, str]:
-    """Split an access list by name."""
-    return dict(entry.partition("\n")[::2] for entry in acl.split("user ")[1:])
+def _invited(files: SiteFiles) -> list[str]:
+    """Names in the certificates of open invitations; what has expired is refused by its certificate."""
+    tokens = load(files.tokens, TokenFile, secret=True).tokens
+    return sorted({token.unit + JOINING_SUFFIX for token in tokens if token.invited})

@@ -21,6 +21,8 @@ MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five y
 
 Role = Literal["auditor", "home-assistant", "operator", "announcer", "service"]
 SERVICE = "site-service"  # the program's name
+BrokerKind = Literal["mosquitto", "rabbitmq"]
+_RULES: dict[BrokerKind, str] = {"mosquitto": "acl", "rabbitmq": "definitions.json"}  # where each has them
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
 Generation = Annotated[int, Meta(ge=0, le=9999)]
 
@@ -83,6 +85,7 @@ class BrokerRecord(Record, frozen=True):
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
     hosts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     port: Annotated[int, Meta(ge=1, le=65535)] = 8883
+    kind: BrokerKind = "mosquitto"
 
 
 class TokenRecord(Record, frozen=True):
@@ -141,7 +144,6 @@ class SiteFiles:
         self.clients = folder / "clients"
         self.broker = folder / "broker"
         self.crl = self.broker / "ca.crl"
-        self.acl = self.broker / "acl"
         self.broker_crt = self.broker / "broker.crt"
         self.broker_record = folder / "broker.json"
         self.brokers_crl = folder / REVOKED_BROKERS
@@ -163,6 +165,16 @@ class SiteFiles:
     def service_epochs(self, audience: str) -> Path:
         """Where the service's epoch keys of one audience lie."""
         return self.epochs / f"{audience}.json"
+
+    @property
+    def broker_kind(self) -> BrokerKind:
+        """What the broker is; Mosquitto until somebody said otherwise."""
+        return load(self.broker_record, BrokerRecord).kind if self.broker_record.exists() else "mosquitto"
+
+    @property
+    def acl(self) -> Path:
+        """What names the broker's users and says what each may."""
+        return self.broker / _RULES[self.broker_kind]
 
     @property
     def delegated(self) -> bool:

@@ -25,7 +25,7 @@ from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import Invitation, claim_key
 from agent.protocol.joining import JoinReply, is_proof, request_digest, token_key
-from agent.protocol.names import JOINING_ROOT, Digest
+from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, Digest
 from agent.protocol.record import Record, decode, load, save
 from agent.unit.joining import install, new_unit_request, read_pending
 from agent.unit.key_files import UnitFiles
@@ -33,7 +33,6 @@ from agent.unit.key_files import UnitFiles
 ASK_S: Final = 10.0  # between two requests: a site's service that was away hears of it soon
 POLL_S: Final = 0.5
 UNPROVEN: Final = "a refusal that the site did not prove, so this unit asks on"  # a broker may make one
-SUFFIX: Final = ".join"  # of the name in an invitation's certificate
 
 
 class Joined(Record, frozen=True):
@@ -121,7 +120,7 @@ def _ask(
     tell: Callable[[str], None],
 ) -> JoinReply:
     """Ask until the site lets the unit in, or says why not."""
-    name = invitation.unit + SUFFIX
+    name = invitation.unit + JOINING_SUFFIX
     base = f"{JOINING_ROOT}/{invitation.site}/{name}"
     connection = Connection(claim_settings(waiting, invitation), client_id=name, clock=clock, session_expiry_s=0)
     connection.open()

@@ -13,13 +13,16 @@ import pytest
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = DEPLOY / "site" / "postern-site.service"
-BROKER = [DEPLOY / "mosquitto" / name for name in ("postern-broker.service", "postern-broker.path")]
+UNITS = ("postern-broker.service", "postern-broker.path")
+BROKER = [DEPLOY / "mosquitto" / name for name in UNITS]
+CLUSTER = [DEPLOY / "rabbitmq" / name for name in UNITS]
 TAKE = DEPLOY / "mosquitto" / "postern-broker-take"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_units_are_valid(tmp_path: Path) -> None:
-    for unit in (SERVICE, *BROKER):
+@pytest.mark.parametrize("broker", [BROKER, CLUSTER])
+def test_the_units_are_valid(broker: list[Path], tmp_path: Path) -> None:
+    for unit in (SERVICE, *broker):
         text = re.sub(r"(?m)^(ExecStart=)\S+", r"\1/bin/true", unit.read_text())
         (tmp_path / unit.name).write_text(text)
     units = sorted(tmp_path.iterdir())
@@ -35,6 +38,9 @@ def test_both_speak_of_the_same_folder_and_the_service_listens_nowhere_and_has_n
     assert f"{folder}/broker /etc/mosquitto/postern" in taking
     watched = set(re.findall(r"PathChanged=(\S+)", BROKER[1].read_text()))
     assert watched == {f"{folder}/broker/acl", f"{folder}/broker/ca.crl"}
+    assert f"{folder}/broker /etc/rabbitmq/postern" in CLUSTER[0].read_text()
+    watched = set(re.findall(r"PathChanged=(\S+)", CLUSTER[1].read_text()))
+    assert watched == {f"{folder}/broker/definitions.json", f"{folder}/broker/ca.crl"}
     for setting in (
         "CapabilityBoundingSet=",
         "NoNewPrivileges=yes",

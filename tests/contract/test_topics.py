@@ -13,7 +13,7 @@ from hypothesis import given
 from agent.errors import RefusedError
 from agent.protocol.names import MAX_NAME
 from agent.protocol.topics import Topics, event_filters
-from agent.site.acl import client_acl, unit_acl
+from agent.site.acl import Entry, program_entry, unit_entry
 from agent.site.records import Role
 
 TOPICS = Topics("hq", "door-3")
@@ -64,13 +64,16 @@ def test_rules_of_the_site_kit_are_those_of_the_pattern_file() -> None:
     """Two ways to write one list: by pattern for any authority, by name from the kit."""
     rules = ACL.read_text().replace("SITE", "hq")
     patterns = {line.removeprefix("pattern ") for line in rules.splitlines() if line.startswith("pattern ")}
-    by_name = {line.removeprefix("topic ") for line in unit_acl("hq", "door-3").splitlines()[1:]}
-    assert by_name == {rule.replace("%u", "door-3") for rule in patterns}
+
+    def lines(entry: Entry) -> set[str]:
+        return {f"{access} {topic}" for access, topic in entry.rights}
+
+    assert lines(unit_entry("hq", "door-3")) == {rule.replace("%u", "door-3") for rule in patterns}
     roles = dict(block.split("\n", 1) for block in rules.split("user ")[1:])
     assert set(roles) == set(get_args(Role)) - {"service"}, "the service works with the kit's own authority alone"
     for role in set(get_args(Role)) & set(roles):
-        topics = {line for line in roles[role].splitlines() if line.startswith("topic ")}
-        assert topics == set(client_acl("hq", role, role).splitlines()[1:])
+        topics = {line.removeprefix("topic ") for line in roles[role].splitlines() if line.startswith("topic ")}
+        assert topics == lines(program_entry("hq", role, role))
 
 
 def test_the_deployed_rules_know_every_leaf() -> None:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A RabbitMQ cluster on the loopback, set up with the files of the site kit and the script of ``deploy/rabbitmq``.
+
+``POSTERN_RABBITMQ`` names a folder into which Debian 13's rabbitmq-server and what it needs were unpacked: the nodes
+run there, by ``chroot``, as root. Its README has the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from agent.site.rabbitmq import PLACE
+from agent.site.records import SiteFiles
+from tests.simulators.broker import SLOWNESS, free_port, wait_until
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "rabbitmq"
+START_S = 90.0 * SLOWNESS
+LOOPBACK = "127.0.0.1"
+
+
+def rabbitmq_root() -> Path | None:
+    """Where RabbitMQ was unpacked; None where this machine has none."""
+    named = os.environ.get("POSTERN_RABBITMQ")
+    return Path(named) if named else None
+
+
+@dataclass
+class Node:
+    """One node; its files are in a folder of its own."""
+
+    name: str
+    folder: Path  # as this process sees it
+    root: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the Erlang machine, whose CPU and memory are the node's."""
+        return None if self.process is None else self.process.pid
+
+    def environment(self) -> dict[str, str]:
+        inside = f"/{self.folder.relative_to(self.root)}"
+        return {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": f"/{self.folder.parent.relative_to(self.root)}",
+            "RABBITMQ_NODENAME": f"{self.name}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": f"{inside}/db",
+            "RABBITMQ_LOG_BASE": f"{inside}/log",
+            "RABBITMQ_CONFIG_FILE": f"{inside}/postern/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{inside}/postern/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{inside}/postern/enabled_plugins",
+            "RABBITMQ_CONF_ENV_FILE": "/nonexistent",
+        }
+
+    def set_up(self, files: SiteFiles) -> None:
+        """Lay the site's files down as its README says, with this node's folder and port."""
+        postern = self.folder / "postern"
+        for name in ("db", "log", "postern"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        inside = f"/{postern.relative_to(self.root)}"
+        for path in files.broker.iterdir():
+            shutil.copy(path, postern / path.name)
+        for name in ("rabbitmq.conf", "advanced.config"):
+            text = (postern / name).read_text().replace(PLACE, inside)
+            text = text.replace("listeners.ssl.1 = 8883", f"listeners.ssl.1 = {LOOPBACK}:{self.port}")
+            (postern / name).write_text(text)
+
+    def start(self) -> None:
+        with (self.folder / "log" / "console").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["chroot", self.root, "/usr/lib/rabbitmq/bin/rabbitmq-server"],
+                env=self.environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(lambda: self.answers() or self._has_ended(), START_S)
+        assert self.answers(), (self.folder / "log" / "console").read_text()[-3000:]
+
+    def _has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(0.3)
+            return probe.connect_ex((LOOPBACK, self.port)) == 0
+
+    def kill(self) -> None:
+        """As a power cut of this one machine."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def ctl(self, *words: str) -> str:
+        """Run ``rabbitmqctl`` at this node."""
+        command = ["chroot", str(self.root), "/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *words]
+        told = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=120, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+        return told.stdout
+
+    def take(self, files: SiteFiles) -> None:
+        """Do what ``postern-broker.path`` has done after each act of the site."""
+        inside = f"chroot {self.root} /usr/lib/rabbitmq/bin/rabbitmqctl"
+        script = self.folder / "take"
+        # The script runs here and rabbitmqctl in there: the one path that both see differently is handed over as such.
+        script.write_text(
+            f'#!/bin/sh\nfor word; do shift; set -- "$@" "${{word#{self.root}}}"; done\nexec {inside} "$@"\n'
+        )
+        script.chmod(0o700)
+        environment = {**os.environ, **self.environment(), "POSTERN_RABBITMQCTL": str(script)}
+        environment["PATH"] = os.environ["PATH"]
+        command = [str(DEPLOY / "postern-broker-take"), str(files.broker), str(self.folder / "postern")]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+
+
+class Cluster:
+    """Three nodes, joined; stops with the ``with`` block."""
+
+    def __init__(self, root: Path, files: SiteFiles, *, nodes: int = 3) -> None:
+        self._files = files
+        self._folder = Path(tempfile.mkdtemp(prefix="postern-rabbitmq-", dir=root / "tmp"))
+        names = [f"{self._folder.name[-8:].replace('_', 'x')}-{number}" for number in range(1, nodes + 1)]
+        self.nodes = [Node(name, self._folder / name, root) for name in names]
+        cookie = self._folder / ".erlang.cookie"
+        cookie.write_text(os.urandom(16).hex())
+        cookie.chmod(0o400)
+
+    def __enter__(self) -> Self:
+        first = self.nodes[0]
+        for node in self.nodes:
+            node.set_up(self._files)
+            node.start()
+            if node is not first:
+                node.ctl("stop_app")
+                node.ctl("join_cluster", f"{first.name}@localhost")
+                node.ctl("start_app")
+        for node in self.nodes:
+            node.take(self._files)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Entrance:
+    """What a name with three addresses is to a client: it reaches the next node that answers."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._nodes = nodes
+        self._turn = 0
+        self._server = socket.create_server((LOOPBACK, 0), backlog=256)
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        for _ in self._nodes:
+            self._turn += 1
+            node = self._nodes[self._turn % len(self._nodes)]
+            with suppress(OSError):
+                server = socket.create_connection((LOOPBACK, node.port), timeout=5)
+                server.settimeout(None)
+                back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
+                back.start()
+                _pass_on(client, server)
+                return
+        client.close()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
