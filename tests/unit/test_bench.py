@@ -8,12 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.match.presence import PresenceChange
+from agent.match.records import Match
+from agent.outbox.queue import Outbox
+from agent.subject import SubjectId
+from agent.unit.recorder import Recorder
 from tools.lib.bench.arithmetic import has_dot_product, instruction_sets
 from tools.lib.bench.clip import VISIT_S, VISITORS
 from tools.lib.bench.effort import Effort
@@ -21,6 +27,7 @@ from tools.lib.bench.installed import BY_PIP, DEBIAN, closure, size_of
 from tools.lib.bench.markdown import markdown
 from tools.lib.bench.networks import FAILURE, MATCH, PEAK, STAY, embedder_section, peak_section
 from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
+from tools.lib.bench.probe import Stopwatch
 from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
 from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, Beside, PeerRun, service_section
 from tools.lib.bench.service import Run, compile_program, run_service
@@ -217,6 +224,30 @@ def test_visitors_come_back_only_after_their_visit_has_ended() -> None:
 def test_a_service_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="did not start"):
         run_service(tmp_path / "missing.yaml")
+
+
+def test_the_stopwatch_passes_on_what_the_service_says_and_notes_matches_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[tuple[object, ...]] = []
+    outbox = object.__new__(Outbox)
+
+    def outcome(recorder: Recorder, what: object, granted: tuple[str, ...] = ()) -> None:
+        told.append((recorder, what, granted))
+        Outbox.append(outbox, SimpleNamespace(kind="match" if isinstance(what, Match) else "presence"))
+
+    monkeypatch.setattr(Recorder, "outcome", outcome)
+    monkeypatch.setattr(Outbox, "append", lambda *_: len(told))
+    monkeypatch.setattr(Outbox, "acked", lambda *seqs: told.append(seqs))
+    Stopwatch(tmp_path / "times.jsonl").attach()
+    match = Match(SubjectId(bytes(16)), "door", time.monotonic_ns())
+    recorder = object.__new__(Recorder)
+    Recorder.outcome(recorder, match, ("door",))
+    Recorder.outcome(recorder, PresenceChange(SubjectId(bytes(16)), "left", "door", 1))
+    outbox.acked(1, 2)
+    assert told == [(recorder, match, ("door",)), (recorder, told[1][1], ()), (outbox, 1, 2)]
+    (line,) = (tmp_path / "times.jsonl").read_text().splitlines()
+    assert json.loads(line)["frame_ms"] >= json.loads(line)["append_ms"] >= 0
 
 
 def test_an_unknown_section_is_refused() -> None:

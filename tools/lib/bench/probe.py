@@ -33,9 +33,9 @@ class Stopwatch:
         """Put the hooks in place."""
         outcome, append, acked = Recorder.outcome, Outbox.append, Outbox.acked
 
-        def timed_outcome(recorder: Recorder, what: Any) -> None:  # noqa: ANN401 - passed on
+        def timed_outcome(recorder: Recorder, what: Any, *rest: Any, **named: Any) -> None:  # noqa: ANN401 - passed on
             self._sensor_ns = what.timestamp_ns if isinstance(what, Match) else None
-            outcome(recorder, what)
+            outcome(recorder, what, *rest, **named)
             self._sensor_ns = None
 
         def timed_append(outbox: Outbox, draft: Any, *rest: Any, **named: Any) -> int:  # noqa: ANN401 - passed on

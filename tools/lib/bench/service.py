@@ -122,7 +122,8 @@ def _observe(
         if seconds is not None:
             time.sleep(seconds)
             process.send_signal(signal.SIGTERM)
-        _wait_for(manager, b"STOPPING=1", process)
+        if not _wait_for(manager, b"STOPPING=1", process):
+            raise CommandError(f"the service ended by itself: {_tail(log)}")
         # Up to here: what Python takes to end is no frame's share.
         stopped, cpu_s = time.monotonic(), _cpu_s(process.pid)
     process.wait()
