@@ -200,7 +200,8 @@ def tell(spent: dict[str, list[int]]) -> None:
         counts = spent[name]
         share = sum(counts) / len(spent["whole"]) / 1e6
         print(f"  {name:<36} {statistics.median(counts) / 1e6:8.2f}  {len(counts)} times, {share:.2f} a frame")
-    whole, embedded = spent["whole"], len(spent.get("embed", ()))
+    whole = spent["whole"]
+    embedded = len(spent["embed"]) + WARM_UP if "embed" in spent else 0  # the frames of the first two count, too
     print(f"  mean of {len(whole)} frames, {embedded} embedded{'':<12} {statistics.mean(whole) / 1e6:8.2f}", flush=True)
 
 
