@@ -13,6 +13,8 @@ import pytest
 from tools.lib.release.__main__ import main
 from tools.lib.release.repository import ARCHITECTURES, NEEDS, RepositoryError, publish
 
+UPDATES = Path(__file__).parents[2] / "deploy" / "updates"
+
 pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(
@@ -64,8 +66,10 @@ class Maintainer:
 class Unit:
     """A machine with the repository in its sources; apt works below ``root`` alone."""
 
+    config: Path | None
+
     def __init__(self, folder: Path, repository: Path, ring: Path, suite: str = "stable") -> None:
-        self.root = folder
+        self.root, self.config = folder, None
         for name in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/lib/dpkg/info"):
             (folder / name).mkdir(parents=True)
         for name in ("var/cache/apt/archives/partial", "var/log/apt", "var/lib/dpkg/updates", "usr/share/keyrings"):
@@ -84,6 +88,21 @@ class Unit:
             "Dpkg::Use-Pty": "false",
         }
 
+    def ship(self) -> None:
+        """Put the files of ``deploy/updates`` in their places, as its README says."""
+        source = (UPDATES / "postern.sources").read_text()
+        line = (self.root / "etc/apt/sources.list").read_text()
+        ring, repository = line.split("signed-by=")[1].split()[0], line.split("file:")[1].split()[0]
+        folder = self.root / "etc/apt/sources.list.d"
+        folder.mkdir()
+        source = source.replace("https://packages.example.org/postern", f"file:{repository}")
+        (folder / "postern.sources").write_text(source.replace("/usr/share/keyrings/postern.gpg", ring))
+        (self.root / "etc/apt/sources.list").write_text("")
+        self.options["Dir::Etc::sourceparts"] = str(folder)
+        kept = (UPDATES / "60postern-keep").read_text().replace("/usr/lib/postern/upgrade", str(UPDATES / "upgrade"))
+        self.config = self.root / "apt.conf"
+        self.config.write_text(kept + (UPDATES / "60postern-unattended").read_text())
+
     def apt(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
         options = [word for name, text in self.options.items() for word in ("-o", f"{name}={text}")]
         return subprocess.run(
@@ -91,7 +110,13 @@ class Unit:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+            env={
+                **os.environ,
+                "LC_ALL": "C",
+                "DEBIAN_FRONTEND": "noninteractive",
+                "POSTERN_ROOT": str(self.root),
+                **({"APT_CONFIG": str(self.config)} if self.config else {}),
+            },
         )
 
     def update(self) -> str:
@@ -181,3 +206,24 @@ def test_wrong_moves_are_answered_in_one_sentence_and_change_nothing(
         assert main(words) == 2
     assert main([str(empty), "--repository", str(maintainer.root), "--key", maintainer.key]) == 2
     assert all(line.startswith("tools/release: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_with_the_shipped_files_apt_keeps_what_it_installs_and_opens_a_trial(
+    maintainer: Maintainer, tmp_path: Path
+) -> None:
+    publish(maintainer.root, maintainer.key, maintainer.package("0.1.0"), promote="0.1.0")
+    unit = Unit(tmp_path / "unit", maintainer.root, maintainer.ring)
+    unit.ship()
+    assert unit.update() == ""
+    unit.install("postern")
+    publish(maintainer.root, maintainer.key, maintainer.package("0.2.0"), promote="0.2.0")
+    assert unit.update() == ""
+    unit.install("postern")
+    state = unit.root / "var/lib/postern-upgrade"
+    assert {path.name for path in (state / "packages").iterdir()} == {"postern_0.1.0.deb", "postern_0.2.0.deb"}
+    assert (state / "trial").read_text().split()[:2] == ["0.1.0", "0.2.0"]
+    dump = unit.apt("apt-config", "dump").stdout
+    assert 'Unattended-Upgrade::Origins-Pattern:: "origin=Postern";' in dump
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in dump
+    release = (maintainer.root / "dists/stable/Release").read_text()
+    assert "Origin: Postern\n" in release
