@@ -12,14 +12,17 @@ from pathlib import Path
 
 from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
-from agent.clock import SystemClock
-from agent.files import read_brought, write_atomic
+from agent.clock import Clock, SystemClock
+from agent.files import PUBLIC_MODE, read_brought, write_atomic
 from agent.keys import MAX_TOKEN_BYTES
-from agent.protocol.names import check_name
+from agent.protocol.names import check_name, round_down
+from agent.protocol.record import load
 from agent.site import delegation, joining, restored
 from agent.site.desk import Desk
 from agent.site.fleet import UnitState, list_units, service_advice
-from agent.site.folder import DEFAULT_AUDIENCES
+from agent.site.folder import DEFAULT_AUDIENCES, check_site
+from agent.site.page import fleet_page
+from agent.site.records import SiteRecord
 from agent.site.service import SiteService
 from agent.strict_json import dumps
 
@@ -48,11 +51,13 @@ def root_away(arguments: argparse.Namespace, _: bytes | None) -> None:
 
 def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Run the service until a signal."""
-    clock = SystemClock()
+    clock, page = SystemClock(), arguments.page
+    check_output(page)
+    show = None if page is None else partial(_write_page, arguments.folder, page, clock)
     settings = delegation.service_settings(arguments.folder, arguments.broker)
     desk = Desk(arguments.folder, clock=clock, random=os.urandom, tell=tell)
     renew = partial(delegation.renew_own_certificate, arguments.folder, clock=clock)
-    service = SiteService(desk, settings, clock=clock, random=os.urandom, tell=tell, renew=renew)
+    service = SiteService(desk, settings, clock=clock, random=os.urandom, tell=tell, renew=renew, show=show)
     service.run(lambda: True)  # SIGTERM ends it through every 'finally'
 
 
@@ -96,6 +101,10 @@ def accept(arguments: argparse.Namespace, _: bytes | None) -> None:
 
 def list_all(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Show each unit, and what to do about it."""
+    if arguments.page is not None:
+        check_output(arguments.page)
+        _write_page(arguments.folder, arguments.page, SystemClock())
+        return
     found = list_units(arguments.folder)
     if arguments.json:
         say(dumps([unit.facts() for unit in found], indent=2))
@@ -104,6 +113,12 @@ def list_all(arguments: argparse.Namespace, _: bytes | None) -> None:
         _show(unit)
     for advice in service_advice(arguments.folder):
         tell(advice)
+
+
+def _write_page(folder: Path, file: Path, clock: Clock) -> None:
+    site, now = load(check_site(folder).record, SiteRecord).site, round_down(clock.now(), 1)
+    page = fleet_page(site, list_units(folder, clock=clock), service_advice(folder, clock=clock), at=now)
+    write_atomic(file, page.encode(), mode=PUBLIC_MODE)
 
 
 def _show(unit: UnitState) -> None:
@@ -145,6 +160,7 @@ def configure(act: Act) -> None:
     back = act("recover", recover, "after this folder was put back from a backup: go above all that was signed since")
     back.add_argument("file", type=Path, nargs="*", metavar="FILE", help="newer lists of units or tokens, from others")
     served = act("serve", serve, "run the site's service: joining, renewing, the list of units")
+    served.add_argument("--page", type=Path, metavar="FILE", help="write the list of units there, for a browser")
     served.add_argument("--broker", metavar="HOST", help="instead of the first name that 'site broker' was given")
     invited = act("invite", invite, "write the one file by which a new unit joins by itself")
     invited.add_argument("unit")
@@ -158,4 +174,5 @@ def configure(act: Act) -> None:
     accepted.add_argument("unit")
     accepted.add_argument("--audience", action="append", metavar="NAME", help="who the unit's events are for (access)")
     listed = act("units", list_all, "list every unit, how it is, and what to do about it")
+    listed.add_argument("--page", type=Path, metavar="FILE", help="write it as a page for a browser")
     listed.add_argument("--json", action="store_true", help="as JSON, for programs")

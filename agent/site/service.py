@@ -14,6 +14,7 @@ from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.site.desk import Desk, Letter
+from agent.site.page import RELOAD_S
 from agent.site.records import SERVICE
 
 LISTEN_S: Final = 3.0  # for what the broker retains of the list, before another is put in its place
@@ -33,10 +34,12 @@ class SiteService:
         random: Callable[[int], bytes],
         tell: Callable[[str], None],
         renew: Callable[[], None],
+        show: Callable[[], None] | None = None,
     ) -> None:
-        """``renew`` makes the service's own certificate anew where it has to be."""
+        """``renew`` makes the service's own certificate anew where it has to be; ``show`` writes the page of units."""
         self._desk, self._settings, self._clock, self._random = desk, settings, clock, random
-        self._tell, self._renew = tell, renew
+        self._tell, self._renew, self._show = tell, renew, show
+        self._shown_ns: int | None = None
         self._told: str | None = None
 
     def run(self, keep_going: Callable[[], bool]) -> None:
@@ -97,6 +100,12 @@ class SiteService:
         try:
             self._desk.daily()
             self._renew()
+            now_ns = self._clock.monotonic_ns()
+            if self._show is not None and (
+                self._shown_ns is None or now_ns - self._shown_ns >= RELOAD_S * 1_000_000_000
+            ):
+                self._shown_ns = now_ns
+                self._show()
         except PosternError as error:
             self._tell_once(str(error))
 

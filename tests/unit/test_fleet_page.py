@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a site's units: what ``postern site units`` says, and nothing that a unit could put into a browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.protocol.record import save
+from agent.site.fleet import UnitState
+from agent.site.page import fleet_page
+from agent.site.seen import UnitSeen
+from tests.simulators.site_office import SiteOffice
+
+TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "p", "ul", "li"} | {
+    "table", "thead", "tbody", "tr", "th", "td",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.names: set[str] = set()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.names |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@given(st.text(max_size=100))
+def test_what_a_unit_says_is_text_and_no_more(said: str) -> None:
+    hostile = "<script>alert(1)</script>" + said + "\"' onload=x"
+    seen = UnitSeen(version=1, unit="door-1", at="2026-11-27T00:00:00Z", release=hostile, camera=hostile)
+    page = Page(fleet_page("hq", [UnitState("door-1", "online", seen, (hostile,))], [hostile], at="now"))
+    assert page.tags <= TAGS
+    assert page.names <= {"lang", "charset", "http-equiv", "content", "name", "scope", "class"}
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_the_page_lists_every_unit_with_what_to_do(tmp_path: Path) -> None:
+    office = SiteOffice(tmp_path)
+    office.enrol("door-1")
+    seen = UnitSeen(version=1, unit="door-1", at="2026-01-01T00:00:00Z", clock="unsynced", release="0.2.0")
+    save(office.files.seen / "door-1.json", seen)
+    out = tmp_path / "units.html"
+    words = [sys.executable, "-m", "agent", "site", "units", "-f", str(office.site), "--page", str(out)]
+    subprocess.run(words, check=True, timeout=60)
+    text = Page(out.read_text()).text
+    for word in ("Units of hq", "door-1", "silent", "0.2.0", "let it reach a time server", "postern site delegate"):
+        assert word in text
+    missing = subprocess.run([*words[:-1], str(tmp_path / "none" / "x")], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
