@@ -16,7 +16,7 @@ import pytest
 
 from tests.simulators.broker import wait_until
 from tests.simulators.home_assistant import ROOM, SETTLE_S
-from tests.simulators.home_assistant_house import PRESENCE_S, UNIT_S, House
+from tests.simulators.home_assistant_house import PEOPLE, PRESENCE_S, UNIT_S, House
 from tools.lib.demo.site import postern
 
 pytestmark = [
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(ROOM is None, reason="takes minutes: tools/home-assistant makes what it needs and runs it"),
 ]
 
-MATCH, LIGHT = "event.front_door_match", "light.hall"
+MATCH, PRESENCE = "event.front_door_match", "event.front_door_presence"
 ANNA, BEN = "event.anna_seen", "event.ben_seen"
 DISCOVERY = "homeassistant/device/postern-demo/door-1/config"
 LATE_S = 14  # beyond what counts as of this moment
@@ -163,6 +163,37 @@ def test_withdrawn_person_is_a_device_no_more(counts: House) -> None:
     home.start()
     assert not [file.name for file, text in kept.items() if b"okoye" in text]
     assert any(b"bauer" in text for text in kept.values()), "the search finds nobody at all"
+
+
+def test_person_who_is_withdrawn_while_home_assistant_is_away_is_gone_when_it_is_back(counts: House) -> None:
+    house, home = counts, counts.home
+    house.know(*PEOPLE)
+    house.start_bridge()
+    home.wait(lambda: home.state(BEN) is not None, "the bridge's people")
+    home.stop()
+    house.know("person-01")
+    wait_until(lambda: "start it" in house.bridge_log(), UNIT_S)  # the bridge says that somebody has to be removed
+    home.start()
+    home.wait(lambda: home.state(ANNA) and home.state(ANNA)["state"] != "unavailable", "who is still known")  # type: ignore[index]
+    home.wait(lambda: home.state(BEN) is None, "Ben is gone")
+
+
+def test_presence_comes_and_goes_with_its_switch_and_a_unit_may_take_another_name(counts: House) -> None:
+    house, home = counts, counts.home
+    house.configure(events__presence=True, events__presence_hold_s=5)
+    house.see(stands("person-01", 2, 6))
+    house.start_unit()
+    home.wait(lambda: home.state(PRESENCE), "presence")
+    home.wait(lambda: home.state(PRESENCE)["attributes"].get("event_type") == "left", "somebody came and went")  # type: ignore[index]
+    house.unit.stop()
+    house.configure(events__presence=False, unit__name="Garden gate")
+    house.see()
+    house.start_unit()
+    home.wait(lambda: home.state(PRESENCE) is None, "presence is gone")
+    home.wait(lambda: home.ask("{{ device_id('Garden gate') }}") != "None", "the new name")
+    assert home.ask("{{ device_id('Front door') }}") == "None"
+    assert home.state(MATCH) is not None  # what automations are written for keeps its name
+    house.configure(unit__name="Front door")
 
 
 def test_discovery_that_is_switched_off_takes_the_unit_away_and_on_again_brings_it(counts: House) -> None:

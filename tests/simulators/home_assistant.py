@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -30,6 +31,9 @@ START_S = 120.0  # its first start writes byte code of some hundred modules
 STOP_S = 120.0
 WAIT_S = 60.0  # for what it has heard to show
 SETTLE_S = 3.0  # in which what should not happen would have
+MATTERS = re.compile(
+    r"(WARNING|ERROR|CRITICAL) .*\[homeassistant\.(components|helpers)\.(mqtt|automation|event|template)"
+)
 CONFIGURATION = """\
 homeassistant:
   name: Test
@@ -100,6 +104,10 @@ class HomeAssistant:
     def log(self) -> str:
         file = self.folder / "log"
         return file.read_text() if file.exists() else ""
+
+    def complaints(self) -> str:
+        """What its log says of the parts that matter here; others are not installed, and say so."""
+        return "\n".join(line for line in self.log().splitlines() if MATTERS.search(line))
 
     def add_broker(self, port: int, keys: Path) -> None:
         """Set MQTT up by its steps in the browser: a broker with TLS, its authority, our certificate, MQTT 5."""
@@ -219,7 +227,7 @@ class HomeAssistant:
     def _until(self, condition: Callable[[], object], patience_s: float, what: str) -> None:
         end = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < end, f"waited in vain: {what}\n{self.log()[-3000:]}"
+            assert time.monotonic() < end, f"waited in vain: {what}\n{self.complaints()}"
             time.sleep(0.1)
 
 
