@@ -6,8 +6,10 @@ notice), where its keys, stores, models and policy lie, which camera and broker 
 (buttons, rules, outputs, enrolment, feedback, console), how long people are kept. Whoever could set these from afar
 could put a film before a door, read what is kept, have people erased, or have the unit listen to another broker.
 
-Of what may be set, some protects people: the stricter one of both counts, the file's or the site's. So whoever has the
-site's service may move a zone and slow a camera down, and never make the unit look at more people than its file lets.
+Of what may be set, some protects people: the stricter one of both counts, the file's or the site's. A picture is among
+it: in a larger one people who are further away have as many pixels as a face needs. So whoever has the site's service
+may draw a zone elsewhere and slow a camera down, and never have it see anybody whom its file leaves too far away,
+turned too much or gone too soon.
 """
 
 from __future__ import annotations
@@ -110,12 +112,15 @@ class Settings(_Change, frozen=True):
 
 _Stricter = Callable[[Any, Any], Any]
 _STRICTER: Final[dict[Place, _Stricter]] = {
+    ("camera", "width"): min,
+    ("camera", "height"): min,
     ("activation", "min_face_px"): max,
     ("activation", "max_turn_degrees"): min,
     ("activation", "dwell_ms"): max,
     ("activation", "window_s"): min,
     ("events", "presence"): min,
     ("events", "time_resolution_s"): max,
+    ("events", "presence_hold_s"): max,
 }
 LOCAL = "this stands in the unit's own file alone, never in the site's: change it there"
 

@@ -25,7 +25,7 @@ from agent.files import read_bounded, write_atomic
 from agent.protocol.configuration import VALID_DAYS, Configuration
 from agent.protocol.health import ConfigurationState
 from agent.protocol.names import Name, round_down
-from agent.protocol.record import load
+from agent.protocol.record import load, save
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
 from agent.site.records import SiteFiles, SiteRecord
 from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
@@ -86,9 +86,10 @@ def apply_file(folder: Path, file: Path, *, clock: Clock = SYSTEM_CLOCK) -> int:
     """
     document, read = check_file(folder, file)
     with changing(folder, clock=clock, needs_root=False) as site:
-        before = applied(site.files)
+        record = load(site.files.record, SiteRecord)
+        record = msgspec.structs.replace(record, configurations=_last_serial(site.files, record) + 1)
         fresh = Applied(
-            serial=before.serial + 1,
+            serial=record.configurations,
             file=file.name[-64:],
             all=msgspec.to_builtins(read.all),
             units={name: msgspec.to_builtins(settings) for name, settings in read.units.items()},
@@ -96,13 +97,14 @@ def apply_file(folder: Path, file: Path, *, clock: Clock = SYSTEM_CLOCK) -> int:
         )
         for unit in (record.unit for record in site.files.all_units() if not record.revoked):
             _signed(site, fresh, unit)  # what is too long is refused before anything is written
+        save(site.files.record, record)  # before anything has the number: units take none twice
         site.log("configuration_applied", serial=fresh.serial, units=len(fresh.units))
         write_atomic(site.files.configuration, msgspec.json.encode(fresh))
         return fresh.serial
 
 
 def applied(files: SiteFiles) -> Applied:
-    """What was applied last. KeyStoreError when the file is damaged."""
+    """What was applied last. RefusedError when the file is damaged: its number stands in the site's record."""
     if not files.configuration.exists():
         return Applied()
     try:
@@ -114,11 +116,20 @@ def applied(files: SiteFiles) -> Applied:
 
 
 def raise_serial(files: SiteFiles, by: int) -> None:
-    """Number what was applied last above all that was applied since the folder's backup."""
-    newest = applied(files)
+    """Number what was applied last, and what will be, above all that was applied since the folder's backup."""
+    newest, record = applied(files), load(files.record, SiteRecord)
+    raised = min(_last_serial(files, record) + by, MAX_SAFE_INTEGER - by)
+    save(files.record, msgspec.structs.replace(record, configurations=raised))
     if newest.serial:
-        raised = min(newest.serial + by, MAX_SAFE_INTEGER - by)
         write_atomic(files.configuration, msgspec.json.encode(msgspec.structs.replace(newest, serial=raised)))
+
+
+def _last_serial(files: SiteFiles, record: SiteRecord) -> int:
+    """Number of what was applied last, also where the file of it was lost; a release before kept it there alone."""
+    try:
+        return max(record.configurations, applied(files).serial)
+    except RefusedError:
+        return record.configurations
 
 
 def due(files: SiteFiles, unit: str, has: ConfigurationState | None) -> int | None:
@@ -127,8 +138,12 @@ def due(files: SiteFiles, unit: str, has: ConfigurationState | None) -> int | No
     settings, _ = newest.of(unit)
     if has is None:
         return None if settings == Settings() else newest.serial
-    differs = has.digest != digest_of_settings(settings) or has.state != "applied"
-    return newest.serial if has.serial < newest.serial and differs else None
+    other = has.digest != digest_of_settings(settings)
+    if has.serial < newest.serial:
+        return newest.serial if other or has.state != "applied" else None
+    # Somebody else numbered what the unit has: a thief of the service, whose mandate was replaced, or this folder was
+    # put back. The unit takes this by a newer mandate alone, and says so otherwise.
+    return newest.serial if newest.serial and other and has.state == "applied" else None
 
 
 def sign_for(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK) -> str:

@@ -60,7 +60,8 @@ def put_back(files: SiteFiles, key: PublicKey) -> str | None:
     serial = load(files.record, SiteRecord).trust_serial
     return (
         f"this folder was put back from a backup: the site has signed list {found.serial} of its units, and {serial} is"
-        " the last one known here; bring the root's keys and run 'postern site recover'"
+        " the last one known here; bring the root's keys and run 'postern site recover'. If nobody put it back,"
+        " somebody else has the service's keys: then run 'postern site delegate --replace' after it"
     )
 
 

@@ -37,6 +37,7 @@ class SiteRecord(Record, frozen=True):
     mandates: Annotated[int, Meta(ge=0, le=MAX_MANDATES)] = 0  # given to the site's service; the last one counts
     generation: Generation = 0  # of the epoch keys: rises when those that units hold have become known to somebody
     policies: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # number of the last one that was signed
+    configurations: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0  # of the settings applied last
 
 
 class CertificateRecord(Record, frozen=True):

@@ -59,7 +59,7 @@ def recover(
         lists, tokens = _read(site, held)
         newest = max(lists, key=lambda one: rank(one[0]), default=None)
         told = {} if newest is None else newest[1]
-        revoked, anew = _take_over(site, told)
+        revoked, anew = _take_over(site, told, by_root=newest is not None and not newest[0].mandate)
         _raise_numbers(site, [listed for listed, _ in lists])
         _raise_tokens(site, tokens)
         raise_serial(site.files, JUMP)
@@ -106,8 +106,12 @@ def _token_list(site: SiteFolder, content: bytes) -> TokenList:
         ) from None
 
 
-def _take_over(site: SiteFolder, told: Units) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Believe the newer list about whom this folder knows; who is revoked by it, and who has other keys or is new."""
+def _take_over(site: SiteFolder, told: Units, *, by_root: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Believe the newer list about whom this folder knows; who is revoked by it, and who has other keys or is new.
+
+    A list that the service signed may be a thief's: it shuts out, and brings no key and nobody back. Who got new keys
+    joins again anyway.
+    """
     revoked, anew = [], []
     for unit, entries in told.items():
         known = load(site.files.unit(unit), UnitRecord) if site.files.unit(unit).exists() else None
@@ -120,8 +124,16 @@ def _take_over(site: SiteFolder, told: Units) -> tuple[tuple[str, ...], tuple[st
             known = msgspec.structs.replace(known, revoked=True, certificates=site.revoked(known.certificates))
         elif not is_out and entries[-1].jwk != known.keys[-1].jwk:
             anew.append(unit)
-        save(site.files.unit(unit), msgspec.structs.replace(known, keys=entries))
+        keys = entries if by_root else tuple(_stricter(entry, entries) for entry in known.keys)
+        save(site.files.unit(unit), msgspec.structs.replace(known, keys=keys))
     return tuple(sorted(revoked)), tuple(sorted(anew))
+
+
+def _stricter(known: UnitKeyEntry, told: tuple[UnitKeyEntry, ...]) -> UnitKeyEntry:
+    """What counts of a key that this folder knows: that it was revoked, or replaced, by either."""
+    if known.status == "revoked" or known.until is not None:
+        return next((entry for entry in told if entry.jwk == known.jwk and entry.status == "revoked"), known)
+    return next((entry for entry in told if entry.jwk == known.jwk), known)
 
 
 def _raise_numbers(site: SiteFolder, lists: Iterable[TrustedUnits]) -> None:

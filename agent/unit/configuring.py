@@ -34,6 +34,7 @@ log = logging.getLogger("postern")
 
 TRIAL_S: Final = 300  # a camera that has to be found and a broker that is restarted have come back by then
 STEADY_S: Final = 20  # of pictures and a session in a row: longer than a camera that stalls takes to be called lost
+PICTURE_S: Final = 5  # between two pictures at most: a slow camera and a busy processor take more than a second
 STARTS: Final = 3  # that a trial may have, its first included
 MAX_WHY: Final = 400  # characters
 
@@ -60,6 +61,7 @@ class Configuring:
         self._began_ns = clock.monotonic_ns()
         self._well_ns: int | None = None
         self._seen = 0
+        self._pictured_ns: int | None = None
 
     def begin(self) -> Config:
         """What the next run works on. Where settings are on trial this is one of their starts."""
@@ -73,7 +75,8 @@ class Configuring:
                         self._keep(msgspec.structs.replace(told, starts=told.starts - 1))
                     except StorageError as error:  # a start that cannot be counted is none to try anything at
                         self._roll_back(str(error))
-            self._began_ns, self._well_ns, self._seen = self._clock.monotonic_ns(), None, 0
+            self._began_ns, self._well_ns = self._clock.monotonic_ns(), None
+            self._seen, self._pictured_ns = 0, None
             self._running = self._force()
             return with_chosen(self.local, self._running)
 
@@ -91,20 +94,27 @@ class Configuring:
         with self._lock:
             if self._told is None or self._told.starts is None:
                 return False
+            begun = self._has_begun()
             self._roll_back(why, state)
-            if self._running != self._force():  # the trial had begun
+            if begun and state == "refused":  # by what runs; who rolls back at a start begins again by itself
                 self.asked.set()
             return True
+
+    def waits(self) -> bool:
+        """Whether settings that came are to be tried, and no run has begun with them."""
+        with self._lock:
+            return self._told is not None and self._told.starts is not None and not self._has_begun()
 
     def look(self) -> None:
         """Once a second: whether a trial has ended, well or not. Raises StorageError."""
         with self._lock:
             told = self._told
-            if told is None or told.starts is None:
+            if told is None or told.starts is None or not self._has_begun():  # how the run before does says nothing
                 return
-            now_ns, seen = self._clock.monotonic_ns(), self._pictures()
-            lacks = self._lacks(told, seen)
-            self._seen = seen
+            now_ns = self._clock.monotonic_ns()
+            if (seen := self._pictures()) != self._seen:
+                self._seen, self._pictured_ns = seen, now_ns
+            lacks = self._lacks(told, now_ns)
             if lacks is None:
                 self._well_ns = now_ns if self._well_ns is None else self._well_ns
                 if now_ns - self._well_ns >= STEADY_S * 1_000_000_000:
@@ -183,11 +193,15 @@ class Configuring:
     def _force(self) -> Chosen | None:
         return None if self._told is None else self._told.force
 
-    def _lacks(self, told: Told, seen: int) -> str | None:
+    def _has_begun(self) -> bool:
+        return self._running is not None and self._running == self._force()
+
+    def _lacks(self, told: Told, now_ns: int) -> str | None:
         """What keeps the unit from being well; None when nothing does."""
         if not self._connected():
             return "there was no session with the broker"
-        if told.pictures and seen == self._seen:
+        recent = self._pictured_ns is not None and now_ns - self._pictured_ns <= PICTURE_S * 1_000_000_000
+        if told.pictures and not recent:
             return "there was no picture of the camera"
         return None
 

@@ -51,7 +51,8 @@ class Reload:
             except (PosternError, MemoryError) as error:  # it is tried beside the running unit, within its bound
                 why = str(error) or NO_MEMORY
                 log.warning("the new configuration is not taken, the old one stays: %s", why)
-                if config is not None:  # the file at the unit can be read: it may be what the site set
+                # With a file that can be read it may be what the site set; with one that cannot, nothing is tried.
+                if config is not None or self._configuring.waits():
                     self._configuring.failed(why, state="refused")
             else:
                 log.info("the configuration was read again")

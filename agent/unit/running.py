@@ -53,18 +53,21 @@ def run_unit(
 
         before: Config | None = None  # what the unit's file said until it was read again
         while True:
-            with ExitStack() as stack:
-                try:
+            service: Service | None = None
+            try:
+                with ExitStack() as stack:
                     service = Service(configuring.begin(), world, stack, configuring)
-                except PosternError as error:
-                    if configuring.failed(str(error), state="rolled_back"):
-                        continue
-                    if before is None:
-                        raise
-                    log.error("the new configuration does not start, the old one begins again: %s", error)  # noqa: TRY400
-                    configuring.local, before = before, None
+                    service.run(keep_going)
+            except PosternError as error:
+                if configuring.failed(str(error), state="rolled_back"):
+                    if service is not None:  # a camera says only once it is opened that it cannot do what the site set
+                        service.check_ended()
                     continue
-                service.run(keep_going)
+                if before is None or service is not None:
+                    raise
+                log.error("the new configuration does not start, the old one begins again: %s", error)  # noqa: TRY400
+                configuring.local, before = before, None
+                continue
             following = reload.take()
             if following is None:
                 return 0

@@ -15,12 +15,12 @@ from agent.protocol.grant import MandatedKey, make_mandate
 from agent.protocol.list_parts import in_parts
 from agent.protocol.record import load
 from agent.protocol.topics import list_part_topic, list_topic
-from agent.protocol.trust import TrustedUnits, TrustList
+from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining, restored, units
 from agent.site.delegation import delegate
 from agent.site.fleet import service_advice
-from agent.site.records import SERVICE, SiteFiles, SiteRecord
+from agent.site.records import SERVICE, SiteFiles, SiteRecord, UnitRecord
 from agent.site.token_list import issue_token_list
 from agent.unit.joining import install_epoch_keys
 from agent.unit.seal_key import statement
@@ -181,6 +181,36 @@ def test_a_thief_of_the_service_uses_up_no_numbers(site: Restored) -> None:
     restored.recover(site.fleet.folder, clock=site.clock)
     site.hear(absurd.encode())
     assert site.fleet.desk.board()
+
+
+def test_a_thief_of_the_service_gets_no_key_into_the_folder_that_is_recovered(site: Restored) -> None:
+    """A list that looks newer is all it takes to have somebody recover: it shuts out, and lets nobody in."""
+    site.root_back()
+    root = load(site.files.unit("door-1"), UnitRecord).keys
+    units.revoke_unit(site.fleet.folder, "door-2", clock=site.clock)
+    own = SigningKey.generate()
+    false = UnitKeyEntry(jwk=own.public_jwk(), status="active")
+    back = tuple(
+        UnitKeyEntry(jwk=entry.jwk, status="active") for entry in load(site.files.unit("door-2"), UnitRecord).keys
+    )
+    forged = TrustList(
+        version=2,
+        site=SITE,
+        serial=2**40,
+        issued_at="2026-01-05T08:00:00Z",
+        expires_at="2027-01-05T08:00:00Z",
+        units={"door-1": (*root, false), "door-2": back, "door-9": ()},
+    ).sign(MandatedKey(SigningKey.load(site.files.mandated_key), site.files.mandate.read_text().strip()))
+    site.hear(forged.encode())
+    with pytest.raises(RefusedError, match="somebody else has the service's keys"):
+        delegate(site.fleet.folder, replace=True, clock=site.clock)
+    done = restored.recover(site.fleet.folder, clock=site.clock)
+    assert done.anew == ("door-1",), "it is told of"
+    delegate(site.fleet.folder, replace=True, clock=site.clock)
+    listed = TrustedUnits.from_signed(site.files.trust.read_bytes(), site_key(site))
+    assert listed.units_in_service() == ("door-1",)
+    assert load(site.files.unit("door-1"), UnitRecord).keys == root
+    assert all(entry.status == "revoked" for entry in load(site.files.unit("door-2"), UnitRecord).keys)
 
 
 def test_by_hand_units_and_their_lists_go_on(tmp_path: Path) -> None:

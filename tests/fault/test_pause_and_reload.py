@@ -15,11 +15,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.camera.base import Frame
+from agent.camera.source import Source
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.config.site_settings import ModelsChange, Settings, digest_of_settings
+from agent.config.told import Chosen, Told, read_told, write_told
 from agent.door.outputs import Outputs
-from agent.errors import RetryError, StorageError
+from agent.errors import ConfigError, RetryError, StorageError
 from agent.protocol.health import read_health
 from agent.unit.configuring import Configuring
 from agent.unit.housekeeping import Housekeeping
@@ -27,7 +31,7 @@ from agent.unit.pause import Pause
 from agent.unit.reload import Reload, check
 from agent.unit.running import run_unit
 from agent.uplink.session import Uplink
-from tests.simulators.dark_unit import assembled, dark_world, no_threads, one_frame, references
+from tests.simulators.dark_unit import OneFrame, assembled, dark_world, no_threads, one_frame, references
 from tests.simulators.power import crashes, record
 from tests.simulators.quiet_unit import Premises
 from tests.simulators.signing_unit import START
@@ -208,6 +212,33 @@ def test_where_the_new_configuration_does_not_start_the_old_one_goes_on(
 def run_with_frames(config: Config, clock: SimulatedClock, reread: Callable[[], Config]) -> int:
     """The pipeline asks once a frame whether to go on: a view that lasts one frame lets it ask."""
     return run(config, clock, reread, open_source=lambda *_, **__: one_frame(clock))
+
+
+class Unable(OneFrame):
+    """A camera that says only when it is opened that it cannot do what it is asked for."""
+
+    def frames(self) -> Iterator[Frame]:
+        raise ConfigError("CSI camera 0 gives nothing: choose another width and height")
+
+
+def test_a_camera_that_cannot_do_what_the_site_set_ends_the_trial_and_not_the_unit(
+    config: Config, clock: SimulatedClock
+) -> None:
+    """By its exit status nothing would start the unit again before somebody came."""
+    settings = Settings(models=ModelsChange(threads=2))
+    chosen = Chosen(1, digest_of_settings(settings), settings, "site.yaml", {})
+    write_told(config, Told(v=1, serial=1, digest=chosen.digest, mandate=1, state="trying", force=chosen, starts=3))
+    cameras = [Source(Unable(clock)), one_frame(clock)]
+    world = replace(dark_world(clock), open_source=lambda *_, **__: cameras.pop(0))
+    assert run_unit(config, world=world) == 0
+    assert cameras == []
+    told = read_told(config)
+    assert told is not None
+    assert (told.state, told.force) == ("rolled_back", None)
+    assert "choose another width" in str(told.why)
+    cameras = [Source(Unable(clock))]
+    with pytest.raises(ConfigError):  # what its own file says, a person corrects
+        run_unit(config, world=world)
 
 
 def test_a_thread_that_hangs_is_not_followed_by_a_second_unit(config: Config, clock: SimulatedClock) -> None:

@@ -189,6 +189,30 @@ def test_a_unit_that_was_stopped_is_not_started_to_be_judged(machine: Machine) -
     assert not (machine.root / "told").exists()
 
 
+def test_a_kill_beside_the_last_restart_leaves_no_unit_on_what_was_taken_back(machine: Machine) -> None:
+    """The package restarts nothing while it is judged: whoever judges it has to, and to be begun again until it did."""
+    machine.breaks("0.2.0")
+    machine.install("0.2.0")
+    systemctl = machine.folder / "bin" / "systemctl"
+    answers = systemctl.read_text()
+    systemctl.write_text('#!/bin/sh\ncase "$*" in restart*) kill -9 $PPID ;; *is-active*) exit 3 ;; esac\n')
+    assert machine.run(UPGRADE, "judge").returncode == -signal.SIGKILL
+    systemctl.write_text(answers)
+    machine.judge()
+    assert (machine.version, machine.trial) == ("0.1.0", False)
+    assert "release 0.2.0 was not well" in machine.said
+    assert (machine.root / "told").read_text().splitlines()[-1] == "restart postern.service"
+
+
+def test_a_package_by_hand_after_one_that_apt_gave_up_is_run(machine: Machine) -> None:
+    machine.keep(machine.package("0.2.0"))  # and then apt found no room
+    done = machine.run("dpkg", f"--root={machine.root}", "-i", machine.package("0.3.0"))
+    assert done.returncode == 0, done.stderr
+    machine.judge()
+    assert (machine.version, machine.trial) == ("0.3.0", False)
+    assert (machine.root / "told").read_text().split() == ["try-restart", "postern.service"]
+
+
 def test_two_packages_are_kept_and_no_other_package_is(machine: Machine) -> None:
     for version in ("0.2.0", "0.3.0"):
         machine.install(version)

@@ -18,14 +18,15 @@ from agent.match.policy import Policy, sign_policy
 from agent.protocol.command import CONFIGURE, RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.configuration import PolicyIssue
 from agent.protocol.grant import make_mandate
+from agent.protocol.record import load, save
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.site import policies
-from agent.site.configuration import applied, apply_file, sign_for
+from agent.site.configuration import Applied, applied, apply_file, sign_for
 from agent.site.delegation import delegate
 from agent.site.desk import Desk
 from agent.site.fleet import list_units, service_advice
 from agent.site.policies import newest_policy
-from agent.site.records import SERVICE
+from agent.site.records import SERVICE, SiteRecord
 from agent.site.restored import JUMP, recover
 from agent.site.rotation import begin_site_key_change, finish_site_key_change
 from agent.unit.key_files import KeptFiles
@@ -259,3 +260,54 @@ def test_a_folder_from_a_backup_numbers_policies_and_settings_above_all_that_uni
     assert newest.serial > JUMP
     assert applied(served.files).serial > JUMP
     assert served.exchange() != []
+
+
+def forge(served: Served, settings: dict[str, Any], serial: int) -> None:
+    """What a thief of the service signs goes to the unit past the site's folder, which stays as it is."""
+    kept = served.files.configuration.read_bytes()
+    served.files.configuration.write_bytes(msgspec.json.encode(Applied(serial=serial, all=settings)))
+    served.target.configuring.take(sign_for(served.files.folder, UNIT, clock=served.clock))
+    served.files.configuration.write_bytes(kept)
+    served.settle()
+
+
+@pytest.mark.parametrize("serial", [1, 2, 2**53 - 1])
+def test_what_a_thief_set_is_set_back_once_the_mandate_was_replaced(served: Served, serial: int) -> None:
+    served.apply({"broker": {"health_interval_s": 30}})
+    if serial == 1:
+        served.target.configuring.begin()  # it never came; the thief's has its number
+    else:
+        served.exchange()
+        served.settle()
+    forge(served, {"activation": {"dwell_ms": 9_000}}, serial)
+    assert served.exchange() == [(CONFIGURE, "replayed")], "until then the unit says that something is wrong"
+    delegate(served.files.folder, replace=True, clock=served.clock)
+    assert (CONFIGURE, None) in [*served.exchange(), *served.exchange(), *served.exchange()]
+    served.settle()
+    assert served.exchange() == []
+    force = served.target.configuring.begin()
+    assert force.broker.health_interval_s == 30
+    assert force.activation.dwell_ms < 9_000  # type: ignore[union-attr]
+    assert served.exchange() == []
+
+
+def test_no_number_of_settings_is_given_twice_though_their_file_is_lost_or_older_than_the_first(
+    served: Served,
+) -> None:
+    served.apply({"broker": {"health_interval_s": 30}})
+    served.exchange()
+    served.settle()
+    served.files.configuration.write_bytes(b"{")
+    with pytest.raises(RefusedError, match="remove it, then apply"):
+        applied(served.files)
+    served.files.configuration.unlink()
+    served.apply({"broker": {"health_interval_s": 40}})
+    assert served.exchange() == [(CONFIGURE, None)]
+    served.settle()
+    served.files.configuration.unlink()  # as of a backup from before the first file was applied
+    record = load(served.files.record, SiteRecord)
+    save(served.files.record, msgspec.structs.replace(record, configurations=0))
+    recover(served.files.folder, clock=served.clock)
+    assert (CONFIGURE, None) not in served.exchange(), "nothing is set that nobody applied"
+    served.apply({"broker": {"health_interval_s": 50}})
+    assert (CONFIGURE, None) in [*served.exchange(), *served.exchange()]

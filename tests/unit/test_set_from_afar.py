@@ -19,6 +19,7 @@ from agent.errors import ConfigError, RefusedError, VerificationError
 from agent.site import configuration
 from agent.site.delegation import delegate
 from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S
+from agent.unit.reload import Reload
 from tests.simulators.configured import Configured, zone_of
 
 WIDE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
@@ -172,6 +173,66 @@ def test_a_thief_of_the_service_uses_up_no_serial(site: Configured) -> None:
     with pytest.raises(VerificationError) as refused:
         site.unit.take(stolen)
     assert refused.value.reason in ("superseded", "replayed")
+
+
+def test_a_trial_is_judged_by_a_run_that_has_its_settings_and_by_no_other(site: Configured) -> None:
+    site.unit.begin()
+    site.live(2 * TRIAL_S)
+    site.send({"activation": {"dwell_ms": 900}})
+    site.live(STEADY_S + 5)  # the run before is well, and has not ended yet
+    assert site.state == "trying"
+    site.connected = False
+    site.live(2)
+    site.connected = True
+    assert site.state == "trying", "nor does what it lacks take anything back"
+    assert zone_of(site.unit.begin())["dwell_ms"] == 900
+    site.live(STEADY_S + 2)
+    assert site.state == "applied"
+
+
+def test_where_the_units_own_file_cannot_be_read_nothing_is_tried_and_the_site_hears_of_it(site: Configured) -> None:
+    reload = Reload(site.unit, site.local, site.clock)
+    site.unit.begin()
+    site.file.write_text("profile: [")
+    site.send({"activation": {"dwell_ms": 900}})
+    assert not reload.is_due()
+    assert site.state == "refused"
+    assert str(site.file) in site.why
+    site.write()
+    assert site.send({"activation": {"dwell_ms": 950}}) == "trying", "the next ones are not kept waiting"
+    site.unit.begin()
+    site.file.write_text("profile: [")
+    reload.asked.set()
+    assert not reload.is_due()
+    assert site.state == "trying", "a file that is broken later ends no trial"
+
+
+def test_a_slow_camera_is_no_lost_one(site: Configured) -> None:
+    site.frames = 1
+    site.unit.begin()
+    site.send({"camera": {"frames_per_second": 1}})
+    site.unit.begin()
+    for _ in range(STEADY_S):
+        site.live(1)
+        site.live(1, pictures=False)
+    assert site.state == "applied"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place"),
+    [
+        ({"camera": {"width": 1920, "height": 1080}}, "camera.width: the unit's own file says 1280"),
+        ({"events": {"presence_hold_s": 5}}, "events.presence_hold_s: the unit's own file says 60"),
+    ],
+)
+def test_from_afar_nobody_is_seen_from_further_away_or_followed_more_precisely(
+    site: Configured, wanted: dict[str, Any], place: str
+) -> None:
+    """In a larger picture somebody further away has as many pixels as a face needs."""
+    site.unit.begin()
+    with pytest.raises(RefusedError, match=place):
+        site.send(wanted)
+    assert site.unit.begin() == site.local()
 
 
 def test_two_are_not_tried_at_once(site: Configured) -> None:
