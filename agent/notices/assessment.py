@@ -117,6 +117,7 @@ def make_assessment(config: Config) -> str:
         alternative=config.notice.alternative,
         shown=(
             "the person has to turn the head as asked, in an order by chance"
+            + ("; a network may refuse as well" if "passive" in config.liveness_parts else "")
             if config.liveness == "require"
             else "events say `liveness: not_checked`"
         ),

@@ -26,6 +26,9 @@ LIVENESS = """\
 Asked here   You are asked to turn your head. That stops most flat pictures of you; it does not stop masks, bent paper,
              films that guess what is asked, or live forgeries.
 """
+PASSIVE = """\
+             Meanwhile a program looks whether paper or a screen is shown. It keeps nothing, and can be wrong.
+"""
 
 # Above the terms as well: whoever consented at the desk and brings no token is treated as before.
 CODE = """\
@@ -71,7 +74,9 @@ def make_notice(config: Config) -> str:
     terms = make_terms(config)
     code = CODE.format(operator=_line(config.notice.operator or "")) if _takes_tokens(config) else ""
     console = CONSOLE if config.console is not None else ""
-    return heading + (LIVENESS if config.liveness == "require" else "") + code + console + terms
+    asked = LIVENESS if config.liveness == "require" else ""
+    looks = PASSIVE if "passive" in config.liveness_parts else ""
+    return heading + asked + looks + code + console + terms
 
 
 def make_terms(config: Config) -> str:

@@ -71,6 +71,8 @@ ASKED_FOR = {
     "liveness-bent-print",
     "liveness-tablet",
     "liveness-paper-mask",
+    "liveness-passive-bent-print",
+    "liveness-passive-turning-head",
     "liveness-depth-bent-print",
     "liveness-depth-turning-head",
 }

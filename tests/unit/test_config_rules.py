@@ -18,6 +18,7 @@ from agent.door.liveness import UncheckedLiveness
 from agent.door.passive import SIDE
 from agent.errors import ConfigError, ModelError
 from agent.inference.manifest import load_manifest
+from agent.notices.notice import make_notice
 from agent.unit.at_the_door import make_gate
 from agent.unit.liveness import make_liveness
 from tests.simulators.config import parse_config
@@ -270,3 +271,9 @@ def test_no_other_part_stands_without_the_challenge() -> None:
     assert both.liveness_parts == ("challenge", "passive")
     assert config(liveness="require").liveness_parts == ("challenge",)
     refused("liveness_parts: this camera measures no depth", liveness="require", liveness_parts=["challenge", "depth"])
+
+
+def test_the_notice_tells_of_the_network_that_looks() -> None:
+    said = "whether paper or a screen is shown"
+    assert said not in make_notice(config(liveness="require"))
+    assert said in make_notice(config(liveness="require", liveness_parts=["challenge", "passive"]))

@@ -15,6 +15,7 @@ from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.detect.gate import ButtonGate, ZoneGate
 from agent.detect.track import Track
+from agent.door.liveness import CheckedLiveness
 from agent.match.records import Match
 from agent.strict_json import decode
 from agent.subject import SubjectId
@@ -180,3 +181,14 @@ def test_each_word_of_a_rule_reaches_the_door(
         assert service._door.matched(Match(BO, "yard", 0)) == elsewhere
         live = service._door.matched(Match(BO, "entrance", 0, liveness="passed"))
     assert live == ((), ("gate",))[rule.get("liveness") == "passed" or rule == {"zone": "entrance"}]
+
+
+def test_the_parts_of_liveness_reach_the_check(configured: Configured) -> None:
+    def parts(*named: str) -> int:
+        config = configured(liveness="require", liveness_parts=list(named))
+        with assembled(config, SimulatedClock(START)) as service:
+            check = service._liveness
+            assert isinstance(check, CheckedLiveness)
+            return len(check._parts)
+
+    assert [parts("challenge"), parts("challenge", "passive")] == [0, 1]

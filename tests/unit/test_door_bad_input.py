@@ -109,6 +109,24 @@ def test_a_rule_without_liveness_is_told_in_capitals(tmp_path: Path, capsys: pyt
     assert "UNCHECKED: A PHOTOGRAPH OPENS IT" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("pad", "reason"),
+    [("nothing", "has no model 'nothing'"), ("landmarks", "is a model for 'landmarks': name one for 'pad'")],
+)
+def test_check_config_refuses_a_liveness_network_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pad: str, reason: str
+) -> None:
+    manifest = Path(__file__).parents[2] / "models" / "manifest.yaml"
+    checked = {"liveness": "require", "liveness_parts": ["challenge", "passive"]}
+    file = tmp_path / "unit.yaml"
+    file.write_text(yaml.safe_dump(BASE | checked | {"models": {"manifest": str(manifest), "pad": pad}}))
+    assert main(["check-config", str(file)]) != 0
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "models.pad" in told
+    assert reason in told
+
+
 def test_a_unit_whose_line_is_taken_does_not_start_and_holds_nothing(tmp_path: Path) -> None:
     clock = SimulatedClock()
     board = Board(lambda: 0.0)

@@ -24,7 +24,7 @@ from tools.lib.train.loop import Turn, add_options, begin, train
 from tools.lib.train.net import ConvNorm, Residual
 from tools.lib.train.precision import mixed
 
-EMA_DECAY = 0.998
+EMA_DECAY = 0.995
 SAVE_EVERY = 200  # steps
 BONA_FIDE = "bona-fide"
 SURE = 0.97  # of a label: nobody learns from what cannot be told apart

@@ -23,7 +23,7 @@ FAR, NEAR = (34.0, 47.0), (52.0, 100.0)  # face sizes: all of the wide crop fits
 LIGHT = np.linspace(0, 1, 256, dtype=np.float32) ** 2  # of stored values
 BANK = np.random.default_rng(1).standard_normal((640, 640, 3), np.float32)
 SHARP = 0.45  # how bad a lens has to be to blur at all
-WHOLE = 0.6  # of the near people are a photo as it was taken
+WHOLE = 0.5  # of people, and of what attacks show, are a photo as it was taken
 
 
 class Take(NamedTuple):
@@ -35,7 +35,7 @@ class Take(NamedTuple):
 
 def person(portraits: Portraits, grounds: Sequence[np.ndarray], rng: np.random.Generator, *, near: bool) -> Take:
     """Somebody before a background, as light would have them: no camera yet."""
-    if near and rng.random() < WHOLE:
+    if rng.random() < WHOLE:
         return _whole(portraits.pick(rng), rng)
     portrait = portraits.pick(rng)
     while portrait.matte is None:
@@ -54,12 +54,7 @@ def attack(
     shown: Take | None = None,
 ) -> Take:
     """An attack of ``species`` before a background, or before whoever holds it; it shows ``shown``, or anybody."""
-    if shown is not None:
-        inner = shown
-    elif rng.random() < 0.5:
-        inner = _whole(portraits.pick(rng), rng)
-    else:
-        inner = person(portraits, grounds, rng, near=rng.random() < 0.5)
+    inner = shown or person(portraits, grounds, rng, near=rng.random() < 0.5)
     x0, y0, x1, y1 = inner.box
     scale = float(np.sqrt((x1 - x0) * (y1 - y0)))
     held = Shown(camera(inner.image, rng, mild=True), ((x0 + x1) / 2, (y0 + y1) / 2), scale)
