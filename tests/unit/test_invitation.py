@@ -127,7 +127,7 @@ def test_whatever_asks_to_join_is_refused_with_a_reason(fleet: Fleet, content: b
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_what_is_no_info_changes_nothing_that_is_known(payload: bytes) -> None:
     seen = UnitSeen(version=1, unit="door-1", release="0.1.0")
-    assert with_info(seen, payload, "unit/renew") == seen
+    assert with_info(seen, payload) == seen
     assert with_availability(seen, payload).online == (payload == b"online")
 
 
