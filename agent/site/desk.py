@@ -114,7 +114,7 @@ class Desk:
         heard = (f"{base}/{leaf}" for leaf in ("availability", "info", "health", *answers))
         by_level = self._files.broker_kind == "rabbitmq"  # for which the dot in the name is the end of a level
         joining = f"{JOINING_ROOT}/{self.site}/{'+/join' if by_level else '+'}/request"
-        return (*heard, joining, *self.retained.filters)
+        return (*heard, joining)
 
     def take(self, topic: str, payload: bytes) -> list[Letter]:
         """Take one message; what to send because of it. What is wrong with it is told, and raised by nobody."""

@@ -13,6 +13,7 @@ from typing import Final
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.refusals import ConnectionLostError
 from agent.site.desk import Desk, Letter
 from agent.site.page import RELOAD_S
 from agent.site.records import SERVICE
@@ -61,6 +62,7 @@ class SiteService:
         try:
             connection.subscribe(*self._desk.filters(), retained=True)
             self._tell_once("the site's service is connected to the broker")
+            self._listen(connection)
             self._desk.show_again()
             began_ns = self._clock.monotonic_ns()
             while keep_going():
@@ -72,6 +74,18 @@ class SiteService:
                     self._serve(connection, message)
         finally:
             connection.close()
+
+    def _listen(self, connection: Connection) -> None:
+        """Hear what is retained of the list; a broker whose rules are of the release before may refuse that."""
+        try:
+            connection.subscribe(*self._desk.retained.filters, retained=True)
+        except ConnectionLostError:
+            raise
+        except BrokerError:
+            self._tell(
+                "the broker does not let the site's service hear the list of units, by which a folder that was put back"
+                " from a backup is noticed: carry the site's newest acl to it, reload it"
+            )
 
     def _serve(self, connection: Connection, message: Incoming) -> None:
         try:

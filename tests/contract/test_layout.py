@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "site.fleet": ("mqtt.credentials",),
     "site.operator": ("mqtt.connection", "mqtt.credentials"),
     "site.retire": ("mqtt.connection", "mqtt.credentials"),
-    "site.service": ("mqtt.connection",),
+    "site.service": ("mqtt.connection", "mqtt.refusals"),
     # The command line has no logic: beside what it calls it knows records that it reads or prints.
     "cli": (
         "unit", "site", "subscribe", "bridge", "console", "notices", "protocol", "config", "audit.chain",
