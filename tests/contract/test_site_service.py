@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -264,42 +263,6 @@ def test_a_subscriber_hears_of_a_new_unit_and_of_a_revocation_by_the_service(sit
     with pytest.raises(VerificationError):
         again.offer(newest[:-4] + b"AAAA")
     assert (guard / "trust.jws").read_bytes() == newest
-
-
-def test_a_folder_put_back_from_a_backup_says_no_older_list_and_is_believed_again_after_one_command(
-    site: LiveSite, tmp_path: Path
-) -> None:
-    guard = issue_client(site.folder, "guard", "auditor")
-    settings = BrokerSettings(
-        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
-    )
-    trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
-    time.sleep(1)  # the broker has the auditor's rules
-    shutil.copytree(site.folder, tmp_path / "backup")
-    with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
-        thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
-        thread.start()
-        unit = joined(site, tmp_path)
-        wait_until(lambda: "door-7" in subscriber.verifier.trust.units_in_service())
-        unit.close()
-        before = site.files.trust.read_bytes()
-        site.stop_service()
-        held = (guard / "trust.jws").read_bytes()
-        shutil.copytree(tmp_path / "backup", site.folder, dirs_exist_ok=True)
-        (guard / "trust.jws").write_bytes(held)  # the auditor's machine is another one
-        site.files.unit("door-7").unlink()
-        site.start_service()
-        wait_until(site.files.newer_list.exists)
-        assert site.files.newer_list.read_bytes() == before
-        with pytest.raises(RefusedError, match="postern site recover"):
-            joining.invite(site.folder, "door-8")
-        assert subscriber.verifier.trust.units_in_service() == ("door-7",)
-        postern("site", "recover", "-f", site.folder)
-        wait_until(lambda: subscriber.verifier.trust.serial > 10_000)
-        assert subscriber.verifier.trust.units_in_service() == (), "it was let in after the backup"
-        subscriber.stop()
-        thread.join(10)
-    joining.invite(site.folder, "door-7")
 
 
 def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveSite) -> None:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's folder that was put back from a backup, its service, and a subscriber, at Mosquitto as deployed."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.errors import RefusedError
+from agent.keys import load_public_key
+from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.credentials import Credentials
+from agent.protocol.trust_file import TrustFile
+from agent.site import joining
+from agent.site.programs import issue_client
+from agent.subscribe.subscriber import Subscriber
+from tests.contract.test_site_service import joined
+from tests.simulators.broker import wait_until
+from tools.lib.demo.site import postern
+from tools.lib.lifetime.joining import SITE, LiveSite
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[LiveSite]:
+    live = LiveSite(tmp_path)
+    with live.running():
+        yield live
+
+
+def test_a_folder_put_back_from_a_backup_says_no_older_list_and_is_believed_again_after_one_command(
+    site: LiveSite, tmp_path: Path
+) -> None:
+    guard = issue_client(site.folder, "guard", "auditor")
+    settings = BrokerSettings(
+        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
+    )
+    trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
+    time.sleep(1)  # the broker has the auditor's rules
+    shutil.copytree(site.folder, tmp_path / "backup")
+    with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
+        thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
+        thread.start()
+        unit = joined(site, tmp_path)
+        wait_until(lambda: "door-7" in subscriber.verifier.trust.units_in_service())
+        unit.close()
+        before = site.files.trust.read_bytes()
+        site.stop_service()
+        held = (guard / "trust.jws").read_bytes()
+        shutil.copytree(tmp_path / "backup", site.folder, dirs_exist_ok=True)
+        (guard / "trust.jws").write_bytes(held)  # the auditor's machine is another one
+        site.files.unit("door-7").unlink()
+        site.start_service()
+        wait_until(site.files.newer_list.exists)
+        assert site.files.newer_list.read_bytes() == before
+        with pytest.raises(RefusedError, match="postern site recover"):
+            joining.invite(site.folder, "door-8")
+        assert subscriber.verifier.trust.units_in_service() == ("door-7",)
+        postern("site", "recover", "-f", site.folder)
+        wait_until(lambda: subscriber.verifier.trust.serial > 10_000)
+        assert subscriber.verifier.trust.units_in_service() == (), "it was let in after the backup"
+        subscriber.stop()
+        thread.join(10)
+    joining.invite(site.folder, "door-7")
