@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from agent import strict_json
+from agent.disk.files import MAX_SECRET_BYTES, read_brought, read_secret, write_atomic
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import MAX_SECRET_BYTES, read_brought, read_secret, write_atomic
+from agent.parse import strict_json
 
 ALGORITHM = "ES256"
 CURVE = "P-256"

@@ -27,9 +27,9 @@ import msgspec
 from msgspec import Meta
 
 from agent.clock import Clock
+from agent.disk.files import write_atomic
 from agent.errors import StorageError
-from agent.files import write_atomic
-from agent.strict_json import StrictJsonError, decode
+from agent.parse.strict_json import StrictJsonError, decode
 
 WINDOW_S = 86_400.0  # a false time server is noticed within a day, and a unit that was away forgets a day late
 LONG_WINDOW_S = 30 * WINDOW_S  # for a lead that nobody confirms: a unit that lay in a box for months must forget, too

@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from agent.clock import ClockState
 from agent.errors import VerificationError
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.names import Digest
-from agent.strict_json import StrictJsonError, decode
 
 Kind = Literal[
     "started",

@@ -26,10 +26,10 @@ import rfc8785
 
 from agent.audit import chain
 from agent.clock import Clock
+from agent.disk.files import SECRET_MODE, destroy, fsync_folder, make_private_folder
+from agent.disk.process_lock import BY_THE_UNIT, ProcessLock
 from agent.errors import StorageError, VerificationError, printable
-from agent.files import SECRET_MODE, destroy, fsync_folder, make_private_folder
-from agent.process_lock import BY_THE_UNIT, ProcessLock
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 
 MAX_FILE_BYTES = 1024 * 1024  # then a new file begins: about 2 500 entries
 MAX_FILES = 64  # 160 000 entries, three years at 140 a day; the oldest file is then removed whole

@@ -20,8 +20,8 @@ from agent.bridge.people import Resolving
 from agent.bridge.records import records_of
 from agent.bridge.store import Store
 from agent.clock import Clock
+from agent.disk.files import write_atomic
 from agent.errors import VerificationError
-from agent.files import write_atomic
 from agent.keys import UnitKey, encode_base64url
 from agent.protocol.event import EVENT_TYPES, FIRST_PREV, SIGNATURE_TYPE, canonical, digest
 from agent.protocol.names import round_down

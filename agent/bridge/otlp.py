@@ -25,9 +25,9 @@ from agent.bridge.outputs import BATCH_NS, Item, Sent, told
 from agent.bridge.post import Poster, UnreachableError
 from agent.bridge.records import Record
 from agent.clock import Clock
+from agent.disk.files import read_secret
 from agent.errors import RefusedError, printable
-from agent.files import read_secret
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 AGAIN = (429, 502, 503, 504)
 NANOSECONDS = 1_000_000_000

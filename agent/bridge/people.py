@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.bridge.records import Body
+from agent.disk.files import read_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
-from agent.files import read_secret
+from agent.parse.strict_json import convert
 from agent.protocol.event import Event
 from agent.protocol.names import check_name
-from agent.strict_json import convert
-from agent.subject import SUBJECT_BYTES
+from agent.protocol.subject import SUBJECT_BYTES
 from agent.subscribe.resolve import Keys, read_epoch_key
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from agent.config.check import Problem, convert, refusal
+from agent.parse.strict_yaml import read_document
 from agent.protocol.names import Name
-from agent.strict_yaml import read_document
 
 UNCHECKED = "a photograph of a face may open this door"  # what somebody has to write down who accepts that
 

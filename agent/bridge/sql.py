@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.bridge.outputs import Item, Sent
+from agent.disk.files import read_secret
 from agent.errors import RefusedError, printable
-from agent.files import read_secret
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 CONNECT_S = 10
 POSTGRES = {  # libpq's own names: a server that vanished is noticed, also in the middle of a statement

@@ -24,11 +24,11 @@ import msgspec
 
 from agent.bridge.records import Body, Record
 from agent.clock import Clock
+from agent.disk.files import SECRET_MODE
+from agent.disk.process_lock import ProcessLock
+from agent.disk.sqlite import SqliteFile
 from agent.errors import StorageError
-from agent.files import SECRET_MODE
-from agent.process_lock import ProcessLock
-from agent.sqlite import SqliteFile
-from agent.strict_json import StrictJsonError, decode
+from agent.parse.strict_json import StrictJsonError, decode
 
 APPLICATION_ID = 0x506F6272  # "Pobr"
 SCHEMA_VERSION = 2  # 1 had a table of numbers, which began again with a new file

@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.bridge.outputs import Item, Sent, told
 from agent.bridge.post import trusting
 from agent.errors import KeyStoreError, printable
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 TIMEOUT_S = 10.0  # per step
 FACILITY = 10  # security and authorisation messages (RFC 5424, table 1)

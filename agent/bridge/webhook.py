@@ -16,9 +16,9 @@ from pathlib import Path
 from agent.bridge.outputs import BATCH_NS, Item, Sent, told
 from agent.bridge.post import Poster, UnreachableError
 from agent.clock import Clock
+from agent.disk.files import read_secret
 from agent.errors import RefusedError
-from agent.files import read_secret
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 MIN_SECRET_BYTES = 16
 AGAIN = (408, 425, 429)  # and 5xx: the receiver says that another time may do

@@ -11,8 +11,8 @@ from typing import Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from agent.config.camera import FileCamera, RtspCamera, V4l2Camera
+from agent.disk.files import read_brought
 from agent.errors import ConfigError
-from agent.files import read_brought
 
 MAX_CREDENTIALS: Final = 256  # bytes of 'user:password'; RTSP servers cut off longer ones
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.words import say, tell
+from agent.disk.files import read_brought
 from agent.errors import KeyStoreError, RefusedError, VerificationError, printable
-from agent.files import read_brought
+from agent.parse.strict_json import StrictJsonError, dumps, loads
 from agent.protocol.command import MAX_COMMAND_BYTES, VERBS
 from agent.protocol.response import Response
 from agent.site.records import SiteFiles
 from agent.site.units import take_seal_key
-from agent.strict_json import StrictJsonError, dumps, loads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from agent.bridge.store import Store
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

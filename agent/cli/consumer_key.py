@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.errors import RefusedError
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import PosternError
-from agent.strict_json import dumps
+from agent.parse.strict_json import dumps
 from agent.unit.doctor import CHECKS, Finding
 from agent.unit.in_child import examine_in_child
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say
-from agent.files import read_brought
+from agent.disk.files import read_brought
 from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
-from agent.subject import parse_subject
+from agent.protocol.subject import parse_subject
 from agent.unit.by_hand import enrol
 
 

@@ -15,7 +15,7 @@ from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.config.schema import Config
 from agent.errors import RefusedError, printable
-from agent.subject import parse_subject
+from agent.protocol.subject import parse_subject
 from agent.unit.by_hand import card_number, erase, listing
 
 

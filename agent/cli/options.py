@@ -12,8 +12,8 @@ from pathlib import Path
 from agent.config.load import load_config, load_file
 from agent.config.schema import Config
 from agent.config.told import in_force
+from agent.disk.files import read_brought, write_atomic
 from agent.errors import RefusedError, StorageError
-from agent.files import read_brought, write_atomic
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most

@@ -19,8 +19,8 @@ import msgspec
 from agent.cli.options import add_passphrase, read_passphrase
 from agent.cli.words import say
 from agent.errors import RefusedError, VerificationError
+from agent.parse.strict_json import StrictJsonError, decode, dumps
 from agent.protocol.event import MAX_EVENT_BYTES, Event
-from agent.strict_json import StrictJsonError, decode, dumps
 from agent.subscribe.resolve import Keys, read_epoch_key, read_subjects
 
 MAX_LINE_BYTES = 2 * MAX_EVENT_BYTES  # an event and what the subscriber says about it

@@ -10,7 +10,7 @@ from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import tell_held, tell_receipt
 from agent.cli.words import say
 from agent.clock import SystemClock
-from agent.subject import parse_subject
+from agent.protocol.subject import parse_subject
 from agent.unit.by_hand import erase, held
 
 

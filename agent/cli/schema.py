@@ -11,9 +11,9 @@ from typing import Any
 from agent import __version__
 from agent.cli.words import say
 from agent.config.load import json_schema
+from agent.parse.strict_json import dumps
 from agent.protocol.asyncapi import asyncapi
 from agent.protocol.schema import event_schema, trust_schema
-from agent.strict_json import dumps
 
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "asyncapi": partial(asyncapi, __version__),

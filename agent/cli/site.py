@@ -15,11 +15,12 @@ from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.cli.session import port
 from agent.cli.words import say, tell
+from agent.disk.files import read_brought
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_brought
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import EPOCHS_AHEAD
+from agent.protocol.subject import parse_subject
 from agent.site import delegation, policies, programs, rotation, units
 from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
@@ -27,7 +28,6 @@ from agent.site.kinds import KINDS
 from agent.site.published import Unfinished, unfinished
 from agent.site.records import Role, SiteFiles
 from agent.site.token_list import LIST_DAYS, has_tokens, issue_token_list
-from agent.subject import parse_subject
 
 DEFAULT_FOLDER = Path("site")
 ROLES: tuple[Role, ...] = ("auditor", "home-assistant", "operator", "announcer")

@@ -13,8 +13,9 @@ from pathlib import Path
 from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
 from agent.clock import Clock, SystemClock
-from agent.files import PUBLIC_MODE, read_brought, write_atomic
+from agent.disk.files import PUBLIC_MODE, read_brought, write_atomic
 from agent.keys import MAX_TOKEN_BYTES
+from agent.parse.strict_json import dumps
 from agent.protocol.names import check_name, round_down
 from agent.protocol.record import load
 from agent.site import delegation, joining, restored
@@ -24,7 +25,6 @@ from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.page import fleet_page
 from agent.site.records import SiteRecord
 from agent.site.service import SiteService
-from agent.strict_json import dumps
 
 QR_SCALE = 8  # pixels a module: 5 cm on a screen of 100 dpi
 QR_BORDER = 4  # modules of white around it (ISO/IEC 18004 sec. 5.3.8)

@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import msgspec
 
-from agent.files import MAX_SECRET_BYTES
+from agent.disk.files import MAX_SECRET_BYTES
 from agent.gallery.records import Held
+from agent.parse.strict_json import dumps, loads
 from agent.protocol.receipt import ErasureReceipt
-from agent.strict_json import dumps, loads
 
 
 def tell_receipt(receipt: ErasureReceipt) -> str:

@@ -13,8 +13,8 @@ from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import load_public_key
+from agent.parse.strict_json import dumps
 from agent.protocol.names import check_name
-from agent.strict_json import dumps
 from agent.subscribe.chain import Chains
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.heads import Heads

@@ -13,9 +13,9 @@ from typing import Final
 
 from agent.cli.options import add_config, check_output, read_unit_config
 from agent.cli.words import say, tell
+from agent.disk.files import read_brought, write_atomic
 from agent.errors import RefusedError, StorageError
-from agent.files import read_brought, write_atomic
-from agent.subject import parse_subject
+from agent.protocol.subject import parse_subject
 from agent.unit.by_hand import check_token, issue_token
 from agent.unit.card import Kind, draw_card
 

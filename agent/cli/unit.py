@@ -12,10 +12,10 @@ import msgspec
 from agent.cli.options import add_config, become_owner, check_output, read_unit_config, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
+from agent.disk.files import MAX_SECRET_BYTES, read_brought
 from agent.errors import RefusedError
-from agent.files import MAX_SECRET_BYTES, read_brought
+from agent.parse.strict_json import StrictJsonError, decode, dumps
 from agent.protocol.invitation import read_invitation, text_of
-from agent.strict_json import StrictJsonError, decode, dumps
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
 from agent.unit.invited import join

@@ -15,11 +15,11 @@ from agent.cli.session import add_operator, make_operator, read_trusted
 from agent.cli.subjects import tell_receipt
 from agent.cli.words import say, tell
 from agent.errors import PosternError, RefusedError, RetryError, printable
+from agent.parse.strict_json import dumps
 from agent.protocol.response import Response
+from agent.protocol.subject import parse_subject
 from agent.site.token_list import has_tokens, issue_token_list
 from agent.site.withdraw import whom_to_ask, withdraw
-from agent.strict_json import dumps
-from agent.subject import parse_subject
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, OsdpOutput
 from agent.config.drawn import refuse_zone
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
-from agent.strict_yaml import Place, dotted
+from agent.parse.strict_yaml import Place, dotted
 
 BAUDS = (9600, 19_200, 38_400, 57_600, 115_200, 230_400)  # of OSDP (IEC 60839-11-5)
 MIN_CHALLENGE_WINDOW_S = 30  # three turns and four pauses, with the longest times that each may take

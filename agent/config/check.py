@@ -16,9 +16,9 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agent import strict_json
 from agent.errors import ConfigError
-from agent.strict_yaml import Document, Place, dotted
+from agent.parse import strict_json
+from agent.parse.strict_yaml import Document, Place, dotted
 
 MAX_REPORTED = 20  # problems in one message: a screenful
 

@@ -15,9 +15,9 @@ from typing import Literal, get_type_hints
 import msgspec
 
 from agent.config.schema import Config, Point, ZoneActivation
+from agent.disk.files import read_secret, write_atomic
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import read_secret, write_atomic
-from agent.strict_json import StrictJsonError, convert, decode
+from agent.parse.strict_json import StrictJsonError, convert, decode
 
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
 THOUSANDTHS = 1000  # of the picture: what a corner is kept in, a pixel or two

@@ -19,7 +19,7 @@ from agent.config.check import convert, refusal
 from agent.config.schema import Config
 from agent.config.told import in_force
 from agent.errors import ConfigError
-from agent.strict_yaml import Document, read_document
+from agent.parse.strict_yaml import Document, read_document
 
 CONFIG_SCHEMA_ID = "urn:postern:config:1"  # changes when a file that was valid stops being valid
 

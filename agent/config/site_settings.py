@@ -41,7 +41,7 @@ from agent.config.schema import (
     View,
     Window,
 )
-from agent.strict_yaml import Place
+from agent.parse.strict_yaml import Place
 
 
 class _Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

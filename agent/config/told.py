@@ -18,11 +18,11 @@ from agent.config.between import problems_of
 from agent.config.drawn import as_drawn
 from agent.config.schema import Config
 from agent.config.site_settings import Settings, overlaid, problems_with
+from agent.disk.files import read_secret, write_atomic
 from agent.errors import ConfigError, KeyStoreError
-from agent.files import read_secret, write_atomic
+from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+from agent.parse.strict_yaml import Place, dotted
 from agent.protocol.names import Digest, Sequence
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
-from agent.strict_yaml import Place, dotted
 
 MAX_BYTES = 24 * 1024  # two settings with the lines of each value have about 5 000
 MAX_LINES = 64  # values that can be set are half as many

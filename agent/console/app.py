@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent.console.access import Access
 from agent.console.link import MAX_ASK_BYTES
 from agent.errors import PosternError, RefusedError, RetryError
-from agent.strict_json import StrictJsonError, loads
+from agent.parse.strict_json import StrictJsonError, loads
 
 COOKIE: Final = "__Host-console"  # the prefix: https alone, this host alone, every path (RFC 6265bis)
 PAGES: Final = {

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.clock import Clock
-from agent.files import PUBLIC_MODE, write_atomic
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.keys import load_private_key
 
 BACKDATE: Final = timedelta(days=1)  # for browsers whose clock is behind

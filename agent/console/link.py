@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.errors import RefusedError, RetryError
-from agent.strict_json import StrictJsonError, loads
+from agent.parse.strict_json import StrictJsonError, loads
 
 MAX_ASK_BYTES: Final = 32 * 1024  # the longest holds a zone or what makes a consent: a few hundred
 MAX_ANSWER_BYTES: Final = 64 * 1024  # a covered picture of 64 x 64 is 16 KiB in base64, 32 faces are 6

@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Meta
 
 from agent.clock import Clock
+from agent.disk.files import make_private_folder, read_secret, remove, write_atomic
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import make_private_folder, read_secret, remove, write_atomic
+from agent.parse.strict_json import StrictJsonError, convert, decode
 from agent.protocol.names import Digest
-from agent.strict_json import StrictJsonError, convert, decode
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter looks like another or a digit
 CODE_BYTES: Final = 10  # 80 bits: nobody tries them all, not even against the digest

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE
 from agent.door.lines import OutputLine
 from agent.errors import DeviceLostError, PosternError, StorageError
-from agent.files import PUBLIC_MODE
 
 Shown = Literal["ready", "wait", "granted", "again", "press", "front", "left", "right", "up", "down"]
 

@@ -21,7 +21,7 @@ from agent.camera.base import Frame
 from agent.door.challenge import Challenge, Look, Prompt, advance, begin, failed, unseen
 from agent.door.evidence import Looks, Part
 from agent.match.records import Liveness
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 Angles = tuple[float, float]  # yaw and pitch of the head, measured degrees
 

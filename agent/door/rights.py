@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from agent.clock import Clock
+from agent.disk.sqlite import OwnedFile
 from agent.errors import StorageError
-from agent.sqlite import OwnedFile
 
 APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from typing import Literal
 from agent.door.rights import Rights, TokenUse
 from agent.errors import PosternError, StorageError
 from agent.match.records import Match
-from agent.subject import subject_digest
+from agent.protocol.subject import subject_digest
 
 When = Literal["match", "verified", "token"]
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from agent.clock import Clock
 from agent.errors import RefusedError
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 MIN_WINDOW_S, MAX_WINDOW_S = 3, 60  # an attempt takes two seconds; a minute is enough to come near
 MAX_QUESTIONS, PER_NS = 6, 60_000_000_000  # a minute: a driver check is asked once

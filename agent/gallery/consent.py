@@ -19,8 +19,8 @@ import msgspec
 from msgspec import Meta
 
 from agent.errors import ConsentError, printable
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.names import Digest, Name, NoticeId
-from agent.strict_json import StrictJsonError, decode
 
 MAX_CONSENT_BYTES = 16 * 1024  # JSON; the longest lists of units and texts need about 10 KiB
 MAX_CONSENT_DAYS = 1095  # 740 ILCS 14/15(a): no reference outlives three years without a new act

@@ -19,10 +19,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agent.disk.files import SECRET_MODE, destroy
+from agent.disk.process_lock import ProcessLock
+from agent.disk.sqlite import SqliteFile
 from agent.errors import PosternError, StorageError
-from agent.files import SECRET_MODE, destroy
-from agent.process_lock import ProcessLock
-from agent.sqlite import SqliteFile
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out

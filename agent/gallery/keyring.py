@@ -25,8 +25,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.disk.files import destroy, fsync_folder, overwrite, read_secret, write_atomic
 from agent.errors import KeyStoreError
-from agent.files import destroy, fsync_folder, overwrite, read_secret, write_atomic
 from agent.gallery.template import KEY_BYTES, seal, unseal
 
 KEY_ID_BYTES = 16  # of SHA-256: names a key without telling anything about it

@@ -13,7 +13,7 @@ from msgspec import Meta
 from agent.gallery.consent import AgeClass, ConsentRecord
 from agent.gallery.retention import Deadline, Retention
 from agent.protocol.receipt import ErasureReceipt
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 
 class EnrolmentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

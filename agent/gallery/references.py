@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

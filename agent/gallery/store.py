@@ -36,7 +36,7 @@ from agent.gallery.retention import Deadline, Retention, due
 from agent.gallery.template import Vector, mean_reference
 from agent.gallery.vault import Entry, Vault
 from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt, Sign, issue_receipt
-from agent.subject import SUBJECT_BYTES, SubjectId, subject_digest
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId, subject_digest
 
 # References; from 100 000 people on, China's order 19 art. 15 asks the operator to register. 51 MB of memory.
 MAX_SUBJECTS = 100_000

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import CaptureRefusedError
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 Random = Callable[[int], bytes]
 Vector = NDArray[np.float32]

@@ -33,8 +33,8 @@ from agent.gallery.keyring import FileKeyring
 from agent.gallery.records import TOMBSTONE_DAYS, EnrolmentRecord
 from agent.gallery.retention import Deadline
 from agent.gallery.template import KEY_BYTES, VECTOR_BYTES, Vector, place, rotate, seal, unrotate, unseal
-from agent.strict_json import StrictJsonError, decode
-from agent.subject import SubjectId
+from agent.parse.strict_json import StrictJsonError, decode
+from agent.protocol.subject import SubjectId
 
 MAX_RECORD_BYTES = 2 * MAX_CONSENT_BYTES  # of what is sealed beside a template: the consent, and when
 REWRAP_ROWS = 1000  # keys wrapped anew at a time, so that a large gallery needs little memory for it

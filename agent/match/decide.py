@@ -28,7 +28,7 @@ from agent.embed.records import Embedding
 from agent.match.policy import Policy
 from agent.match.probe import RECHECK_NS, Probes, Seen
 from agent.match.records import Candidate, Liveness, Match, Method
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 VISIT_NS = 10_000_000_000  # after so long out of view a new match is a new visit, 10 s
 STANDING_NS = 3 * RECHECK_NS  # a claim that was not confirmed for so long is void: two rechecks were missed

@@ -25,8 +25,8 @@ from msgspec import Meta
 from agent.errors import PolicyError, VerificationError, printable
 from agent.keys import PublicKey, SigningKey
 from agent.match.tail import Tail, Threshold
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.names import Digest
-from agent.strict_json import StrictJsonError, decode
 
 POLICY_TYPE = "postern-policy+jws"
 MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed

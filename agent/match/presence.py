@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 MAX_PRESENT = 1024  # subjects held present at one camera; beyond it the one seen longest ago has left
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 Liveness = Literal["passed", "failed", "not_checked"]
 Method = Literal["face", "token"]  # against whom: all who enrolled here (or one of them), or a reference brought along

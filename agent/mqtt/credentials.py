@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, REVOKED_BROKERS, read_bounded, read_secret, write_atomic
 from agent.errors import BrokerError, KeyStoreError, printable
-from agent.files import PUBLIC_MODE, REVOKED_BROKERS, read_bounded, read_secret, write_atomic
 from agent.mqtt.bound import BoundedSocket
 
 # Only forward-secret AEAD suites when the broker cannot do TLS 1.3 (RFC 9325, 4.2).

@@ -11,11 +11,11 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from agent.disk.files import MAX_SECRET_BYTES, finish_secret, read_secret, replace_secret, waiting
 from agent.errors import KeyStoreError
-from agent.files import MAX_SECRET_BYTES, finish_secret, read_secret, replace_secret, waiting
 from agent.keys import encode_base64url
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
-from agent.strict_json import StrictJsonError, decode
 
 
 class _Held(NamedTuple):

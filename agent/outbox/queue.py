@@ -32,8 +32,8 @@ from agent.keys import SigningKey
 from agent.outbox import kept
 from agent.outbox.draft import Draft, assemble, make_loss
 from agent.outbox.storage import OutboxFile, is_full
+from agent.parse.strict_json import convert
 from agent.protocol import event
-from agent.strict_json import convert
 
 MAX_ROWS = 50_000  # a day offline at one event every two seconds
 MAX_BYTES = 128 * 1024 * 1024  # bytes of events; 50 000 of them need about 50 MB, and an SD card has the rest

@@ -15,9 +15,9 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.disk.files import SECRET_MODE
+from agent.disk.sqlite import OwnedFile
 from agent.errors import StorageError
-from agent.files import SECRET_MODE
-from agent.sqlite import OwnedFile
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
 SCHEMA_VERSION = 2  # 1 kept nothing that the broker had taken

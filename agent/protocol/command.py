@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.names import Name, Seconds, Sequence
-from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-command+jws"
 MAX_COMMAND_BYTES = 16 * 1024  # the largest, epoch keys of 16 audiences, has about 14 000; a consent has 1 500

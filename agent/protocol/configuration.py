@@ -17,11 +17,11 @@ from msgspec import Meta
 
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey
+from agent.parse.strict_json import StrictJsonError
+from agent.parse.strict_json import decode as decode_json
 from agent.protocol.grant import SIGNS_CONFIGURATION, Signer, verify_document
 from agent.protocol.names import Digest, Name, Sequence, Time, parse_time
 from agent.protocol.record import Record, decode, encode
-from agent.strict_json import StrictJsonError
-from agent.strict_json import decode as decode_json
 
 CONFIGURATION_TYPE = "postern-configuration+jws"
 ISSUE_TYPE = "postern-policy-issue+jws"

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
+from agent.parse import strict_json
 from agent.protocol.grant import SEPARATOR, SIGNS_EPOCH_KEYS, Signer, verify_document
 from agent.protocol.names import Name, Time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from

@@ -23,9 +23,9 @@ from msgspec import Meta
 
 from agent.errors import KeyStoreError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey
+from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import Name, Seconds
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 
 GRANT_TYPE = "postern-grant+jws"
 SEPARATOR = "~"  # in neither part: base64url and dots

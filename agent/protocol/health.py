@@ -12,12 +12,12 @@ import msgspec
 import rfc8785
 from msgspec import Meta
 
-from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import VerificationError
 from agent.keys import PublicKey
+from agent.parse import strict_json
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.names import Boot, Digest, Signature, Source, Time
-from agent.strict_json import MAX_SAFE_INTEGER
 
 SIGNATURE_TYPE = "postern-health+jws"
 MAX_HEALTH_BYTES = 8192  # a document has about 900 bytes

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Meta
 
-from agent import strict_json
 from agent.errors import RefusedError
+from agent.parse import strict_json
 from agent.protocol.joining import TOKEN_BYTES, spell_token
 from agent.protocol.names import Name, Seconds
 

@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from agent import strict_json
 from agent.keys import MAX_TOKEN_BYTES
+from agent.parse import strict_json
 from agent.protocol.names import Digest
 from agent.protocol.record import Record, encode
 

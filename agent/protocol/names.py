@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.errors import RefusedError, printable
-from agent.strict_json import MAX_SAFE_INTEGER, convert
+from agent.parse.strict_json import MAX_SAFE_INTEGER, convert
 
 TOPIC_ROOT = "postern"
 BOARD_ROOT = "postern-site"  # what the site's service tells all of its programs

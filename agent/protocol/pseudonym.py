@@ -18,8 +18,8 @@ import msgspec
 
 from agent.errors import KeyStoreError
 from agent.keys import decode_base64url
+from agent.parse.strict_json import convert
 from agent.protocol.names import Epoch, Name
-from agent.strict_json import convert
 
 LABEL = b"postern/subject/v1"
 PSEUDONYM_BYTES = 16  # half of SHA-256's output: the least that RFC 2104 sec. 5 recommends

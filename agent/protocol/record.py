@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
-from agent import strict_json
+from agent.disk.files import read_bounded, read_secret, write_atomic
 from agent.errors import KeyStoreError
-from agent.files import read_bounded, read_secret, write_atomic
+from agent.parse import strict_json
 
 MAX_RECORD_BYTES = 64 * 1024  # the longest, an answer with certificates and epoch keys, has about 6 000
 

@@ -16,10 +16,10 @@ from msgspec import Meta
 
 from agent.errors import VerificationError
 from agent.keys import SigningKey, check_algorithm, read_header
+from agent.parse.strict_json import StrictJsonError, decode, loads
 from agent.protocol.command import Nonce
 from agent.protocol.names import Digest, Name, Sequence
 from agent.protocol.trust import TrustedKey, TrustedUnits
-from agent.strict_json import StrictJsonError, decode, loads
 
 RESPONSE_TYPE = "postern-response+jws"
 MAX_RESPONSE_BYTES = 16 * 1024  # signed; a gallery status of 64 subjects has 4 000; a small broker's limit

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import x25519
 
+from agent.disk.files import write_atomic
 from agent.errors import ConfigError, KeyStoreError, VerificationError
-from agent.files import write_atomic
 from agent.keys import decode_base64url, encode_base64url, load_pem, private_pem
 
 try:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, decode_base64url
-from agent.subject import SUBJECT_BYTES, SubjectId
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 
 MAX_TOKEN_BYTES = 340  # a QR code of version 12 at level L holds 367
 MIN_TOKEN_BYTES = 98  # the layout with nothing in it

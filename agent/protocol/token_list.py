@@ -15,10 +15,10 @@ from msgspec import Meta
 
 from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.names import Name, Time, parse_time
 from agent.protocol.record import Record, decode, encode
-from agent.strict_json import MAX_SAFE_INTEGER
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 
 TOKEN_LIST_TYPE = "postern-token-list+jws"  # noqa: S105 - the name of a kind of document
 MAX_ISSUER_KEYS = 6  # desks, with a replaced key or two

@@ -18,9 +18,9 @@ from typing import Annotated, Literal
 import msgspec
 import rfc8785
 
-from agent import strict_json
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
+from agent.parse import strict_json
 from agent.protocol.grant import SEPARATOR, SIGNS_TRUST, Signer, check_number, read_grant, verify_document
 from agent.protocol.names import Name, Sequence, Time, parse_time
 

@@ -13,14 +13,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from agent.disk.files import PUBLIC_MODE, read_brought, write_atomic
 from agent.errors import KeyStoreError, StorageError, VerificationError
-from agent.files import PUBLIC_MODE, read_brought, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.grant import check_number
 from agent.protocol.names import Name, Sequence
 from agent.protocol.record import Record, load, save
 from agent.protocol.trust import TrustedUnits
-from agent.strict_json import MAX_SAFE_INTEGER
 
 
 class SeenList(Record, frozen=True):

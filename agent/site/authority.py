@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import load_private_key, save_private_key
 from agent.protocol.names import parse_time, round_down
 from agent.site.records import CertificateRecord

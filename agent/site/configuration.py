@@ -20,16 +20,16 @@ from agent.clock import Clock
 from agent.config.check import Problem, convert, problems_in, refusal
 from agent.config.drawn import refuse_zone
 from agent.config.site_settings import LOCAL, Settings, digest_of_settings, is_local
+from agent.disk.files import read_bounded, write_atomic
 from agent.errors import RefusedError
-from agent.files import read_bounded, write_atomic
+from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
+from agent.parse.strict_yaml import Document, Place, dotted, read_document
 from agent.protocol.configuration import VALID_DAYS, Configuration
 from agent.protocol.health import ConfigurationState
 from agent.protocol.names import Name, round_down
 from agent.protocol.record import load, save
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
 from agent.site.records import SiteFiles, SiteRecord
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
-from agent.strict_yaml import Document, Place, dotted, read_document
 
 MAX_BYTES = 512 * 1024  # kept; two hundred units that differ in everything
 MAX_UNITS = 256  # that differ

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, destroy, make_private_folder, write_atomic
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, destroy, make_private_folder, write_atomic
 from agent.keys import SigningKey
 from agent.protocol.names import check_name, round_down
 from agent.protocol.record import load, save

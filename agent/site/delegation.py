@@ -17,8 +17,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock
-from agent.errors import KeyStoreError, RefusedError
-from agent.files import (
+from agent.disk.files import (
     PUBLIC_MODE,
     SECRET_MODE,
     destroy,
@@ -28,6 +27,7 @@ from agent.files import (
     remove,
     write_atomic,
 )
+from agent.errors import KeyStoreError, RefusedError
 from agent.keys import SigningKey, load_private_key, save_private_key
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials, read_ends

@@ -18,8 +18,8 @@ import msgspec
 
 from agent.audit.ageing import Ageing
 from agent.clock import Clock
+from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError, printable
-from agent.files import read_bounded
 from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import CONFIGURE, RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.health import read_health, verify_health

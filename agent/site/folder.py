@@ -24,8 +24,8 @@ from agent.audit.ageing import Ageing
 from agent.audit.chain import Kind
 from agent.audit.log import AuditLog
 from agent.clock import Clock, SystemClock
+from agent.disk.files import PUBLIC_MODE, SECRET_MODE, read_bounded, write_atomic
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import PUBLIC_MODE, SECRET_MODE, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.epoch_keys import derive_epoch_key
 from agent.protocol.grant import Signer

@@ -18,8 +18,8 @@ from typing import Final, Literal
 import msgspec
 
 from agent.clock import Clock
+from agent.disk.files import read_bounded, remove, write_atomic
 from agent.errors import PosternError, RefusedError, VerificationError
-from agent.files import read_bounded, remove, write_atomic
 from agent.keys import PublicKey, decode_base64url, encode_base64url
 from agent.protocol import joining
 from agent.protocol.invitation import Invitation, claim_key, der, spell_claim, write_invitation

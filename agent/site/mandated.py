@@ -14,8 +14,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from agent.disk.files import finish_secret, read_bounded, replace_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError
-from agent.files import finish_secret, read_bounded, replace_secret
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.command import CONFIGURE
 from agent.protocol.grant import SIGNS_CONFIGURATION, MandatedKey, read_grant

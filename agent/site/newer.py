@@ -9,8 +9,8 @@ here until ``agent.site.restored`` has brought the folder above it.
 
 from __future__ import annotations
 
+from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, load_public_key
 from agent.protocol.list_parts import Gathering
 from agent.protocol.record import load

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.errors import PosternError, RefusedError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import PublicKey, load_public_key
 from agent.match.policy import POLICY_TYPE, Policy, parse_policy, sign_policy
 from agent.protocol.command import MAX_COMMAND_BYTES

@@ -11,8 +11,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, make_private_folder, read_bounded, remove, write_atomic
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, make_private_folder, read_bounded, remove, write_atomic
 from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
 from agent.protocol.names import check_name, parse_time

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent import strict_json
+from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import read_bounded
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, decode_base64url, load_public_key
+from agent.parse import strict_json
 from agent.protocol.grant import SEPARATOR
 from agent.protocol.names import JOINING_SUFFIX
 from agent.protocol.record import load

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agent import strict_json
-from agent.files import REVOKED_BROKERS, make_private_folder
+from agent.disk.files import REVOKED_BROKERS, make_private_folder
+from agent.parse import strict_json
 from agent.protocol.joining import Base64url, Pem
 from agent.protocol.names import Digest, Name, Time
 from agent.protocol.record import Record, load

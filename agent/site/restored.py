@@ -16,9 +16,10 @@ from typing import Final
 import msgspec
 
 from agent.clock import Clock
+from agent.disk.files import read_bounded, remove
 from agent.errors import RefusedError, VerificationError
-from agent.files import read_bounded, remove
 from agent.keys import MAX_TOKEN_BYTES
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.record import load, save
 from agent.protocol.token_list import TokenList, read_token_list
 from agent.protocol.trust import TrustedUnits, UnitKeyEntry
@@ -30,7 +31,6 @@ from agent.site.policies import sign_policy_anew
 from agent.site.published import read_units
 from agent.site.records import MAX_MANDATES, SiteRecord, UnitRecord
 from agent.site.token_list import TokenListRecord, issue_token_list, token_end
-from agent.strict_json import MAX_SAFE_INTEGER
 
 JUMP: Final = 10_000  # more than was signed since any backup: a list for each act, an issue a week for each unit
 MANDATES_JUMP: Final = 20  # one a year, and some thefts

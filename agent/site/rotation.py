@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from agent.clock import Clock
+from agent.disk.files import supersede
 from agent.errors import RefusedError
-from agent.files import supersede
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import Policy, sign_policy
 from agent.protocol.record import load, save

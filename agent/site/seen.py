@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from agent import strict_json
 from agent.clock import ClockState
 from agent.errors import printable
+from agent.parse import strict_json
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.health import ConfigurationState, Count, Health
 from agent.protocol.names import Boot, Name, Time, parse_time

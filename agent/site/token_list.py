@@ -17,11 +17,13 @@ import msgspec
 from msgspec import Meta
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import RefusedError
-from agent.files import PUBLIC_MODE, write_atomic
 from agent.keys import encode_base64url
+from agent.parse.strict_json import MAX_SAFE_INTEGER, convert
 from agent.protocol.names import Name, Time, parse_time, round_down
 from agent.protocol.record import Record, load, save
+from agent.protocol.subject import SubjectId
 from agent.protocol.token_list import (
     MAX_LIST_DAYS,
     MAX_REVOKED,
@@ -33,8 +35,6 @@ from agent.protocol.token_list import (
 )
 from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.records import SiteFiles
-from agent.strict_json import MAX_SAFE_INTEGER, convert
-from agent.subject import SubjectId
 
 LIST_DAYS = 14  # as often as epoch keys fall due
 MAX_ISSUERS = 6

@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.errors import RefusedError, VerificationError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.keys import PublicKey, SigningKey, decode_base64url, encode_base64url
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol import joining
 from agent.protocol.epoch_keys import SealStatement, derive_epoch_key, read_seal_statement, seal_epoch_keys
 from agent.protocol.names import check_name, parse_time, round_down
@@ -33,7 +34,6 @@ from agent.site.authority import public_pem, read_csr, read_public_pem
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
 from agent.site.token_list import token_key
-from agent.strict_json import MAX_SAFE_INTEGER
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
 MAX_TOKENS = 150  # units that are being installed at once; with the used ones the file stays below 64 KiB

@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
+from agent.disk.files import read_brought
 from agent.errors import PosternError, RefusedError, VerificationError, printable
-from agent.files import read_brought
 from agent.keys import MAX_TOKEN_BYTES, load_public_key, read_header
+from agent.parse.strict_json import convert
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
 from agent.protocol.response import Response
+from agent.protocol.subject import SubjectId, subject_digest
 from agent.protocol.trust import TrustedUnits
-from agent.strict_json import convert
-from agent.subject import SubjectId, subject_digest
 
 NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held the subject
 Ask = Callable[[str, str, Mapping[str, Any]], Response]  # unit, verb, arguments

@@ -26,9 +26,9 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 
 from agent.errors import StorageError, VerificationError
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.event import Lost
 from agent.protocol.names import Boot, Digest, Sequence, Source
-from agent.strict_json import StrictJsonError, decode
 
 KNOWN_EVENTS = (
     64  # digests kept per chain: more than an uplink has in flight, so a resent event is told from a forged one

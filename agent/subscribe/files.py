@@ -18,11 +18,11 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from agent.disk.files import SECRET_MODE, fsync_folder, read_bounded, replace
+from agent.disk.process_lock import ProcessLock
 from agent.errors import KeyStoreError, StorageError
-from agent.files import SECRET_MODE, fsync_folder, read_bounded, replace
-from agent.process_lock import ProcessLock
+from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.trust_file import TrustFile
-from agent.strict_json import StrictJsonError, decode
 from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
 from agent.subscribe.heads import HeadRecord
 from agent.subscribe.verify import Loss, VerifiedEvent

@@ -11,10 +11,10 @@ import msgspec
 
 from agent.errors import VerificationError
 from agent.keys import read_header
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.health import MAX_HEALTH_BYTES, Health, read_health, verify_health
 from agent.protocol.names import TOPIC_ROOT, Boot, Name, Time
 from agent.protocol.trust import TrustedUnits
-from agent.strict_json import MAX_SAFE_INTEGER
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)]
 AuditCount = Annotated[int, msgspec.Meta(ge=0, lt=10**16)]

@@ -16,9 +16,10 @@ import msgspec
 import rfc8785
 
 from agent.clock import Bounds, Clock, full_jitter
+from agent.disk.files import read_bounded
 from agent.errors import VerificationError, printable
-from agent.files import read_bounded
 from agent.keys import SigningKey
+from agent.parse.strict_json import convert
 from agent.protocol.command import SIGNATURE_TYPE, Command, Range
 from agent.protocol.event import EVENT_TYPES
 from agent.protocol.grant import MAX_GRANT_BYTES, SEPARATOR
@@ -26,7 +27,6 @@ from agent.protocol.names import Sequence
 from agent.protocol.response import Asked, SignedResponse, command_digest, read_response
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustedUnits
-from agent.strict_json import convert
 from agent.subscribe.chain import Gap
 
 VERB = "outbox/replay"

@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.disk.files import MAX_SECRET_BYTES, read_brought
 from agent.errors import KeyStoreError, RefusedError, VerificationError
-from agent.files import MAX_SECRET_BYTES, read_brought
+from agent.parse.strict_json import decode
 from agent.protocol.event import Event, MatchData, PresenceData
 from agent.protocol.pseudonym import EpochKey, Resolver
-from agent.strict_json import decode
-from agent.subject import SUBJECT_BYTES
+from agent.protocol.subject import SUBJECT_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from agent.errors import printable
+from agent.parse.strict_json import dumps
 from agent.protocol.event import MatchData, PresenceData
-from agent.strict_json import dumps
 from agent.subscribe.chain import Gap
 from agent.subscribe.sequence import Passed
 from agent.subscribe.subscriber import Handed, Refusal

@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agent import strict_json
 from agent.errors import VerificationError, printable
 from agent.keys import Header, check_algorithm, read_header
+from agent.parse import strict_json
 from agent.protocol.event import EVENT_TYPES, MAX_EVENT_BYTES, SIGNATURE_TYPE, Event, Kind, UnitData, canonical, digest
 from agent.protocol.health import Health
 from agent.protocol.names import TOPIC_ROOT

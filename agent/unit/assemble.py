@@ -14,19 +14,19 @@ import agent
 from agent.audit.chain import Fact, Kind
 from agent.config.door import OsdpOutput
 from agent.config.schema import Config
+from agent.disk.files import read_bounded, read_brought
 from agent.door.acts import Request
 from agent.door.verification import Answer, Verification
 from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
-from agent.files import read_bounded, read_brought
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.parse.strict_json import loads
 from agent.protocol.names import parse_time
+from agent.protocol.subject import SubjectId
 from agent.protocol.topics import Topics
-from agent.strict_json import loads
-from agent.subject import SubjectId
 from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
 from agent.unit.cards import card_numbers

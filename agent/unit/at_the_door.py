@@ -43,7 +43,7 @@ from agent.door.verification import Verification
 from agent.errors import DeviceLostError, PosternError, VerificationError
 from agent.gallery.references import References
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.cards import read_panel_key
 
 OnProblem = Callable[[PosternError], None]

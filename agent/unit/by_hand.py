@@ -19,7 +19,7 @@ from agent.errors import RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.assemble import load_key, load_models, load_policy, make_cards, make_registrar
 from agent.unit.at_the_door import Presses, make_gate, make_spot_act, switch_off
 from agent.unit.confirm import Confirming

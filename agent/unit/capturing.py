@@ -34,7 +34,7 @@ from agent.gallery.template import MAX_CAPTURES, MIN_CAPTURES, Vector, mean_refe
 from agent.match.compare import compare
 from agent.match.policy import Policy
 from agent.match.probe import Seen, both_ways
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 PATIENCE_NS = 1_200_000_000  # from the last capture: half a second of advice, after the spacing; five take 5 s then
 SESSION_NS = 120_000_000_000  # two minutes; whoever needs longer starts again, so no session stays open unattended

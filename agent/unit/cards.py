@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from agent.disk.files import read_secret, write_atomic
 from agent.errors import KeyStoreError
-from agent.files import read_secret, write_atomic
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.key_files import UnitFiles
 
 CARD_BYTES = 8  # 64 bits: the longest that common controllers take

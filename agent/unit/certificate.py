@@ -12,8 +12,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import PUBLIC_MODE, write_atomic
 from agent.keys import load_private_key
 from agent.site.authority import check_chain, public_pem, read_certificate, read_chain, validity
 from agent.unit.key_files import UnitFiles

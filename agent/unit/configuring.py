@@ -24,9 +24,9 @@ from agent.config.site_settings import Settings, digest_of_settings
 from agent.config.told import Chosen, Told, check_chosen, read_told, with_chosen, write_told
 from agent.errors import ConfigError, RefusedError, StorageError, VerificationError, printable
 from agent.keys import load_public_key
+from agent.parse.strict_json import convert
 from agent.protocol.configuration import Configuration, read_configuration
 from agent.protocol.health import ConfigurationState
-from agent.strict_json import convert
 from agent.unit.key_files import UnitFiles
 from agent.unit.mandate import take_mandate
 

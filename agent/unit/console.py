@@ -24,13 +24,13 @@ from agent.config.drawn import draw
 from agent.config.schema import Config
 from agent.console.opening import Opening, digest_of_code, make_code
 from agent.detect.track import Track
+from agent.disk.files import write_atomic
 from agent.door.acts import Inputs, Request
 from agent.errors import PosternError, RefusedError
-from agent.files import write_atomic
 from agent.gallery.consent import MAX_CONSENT_DAYS, AgeClass, ConsentRecord
 from agent.notices.notice import make_notice
+from agent.parse.strict_json import convert
 from agent.protocol.names import Digest
-from agent.strict_json import convert
 from agent.unit.at_the_door import Door, make_input
 from agent.unit.consenting import DEFAULT_DAYS, make_record
 from agent.unit.console_open import open_console

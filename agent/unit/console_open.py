@@ -14,9 +14,9 @@ from agent.console import opening as openings
 from agent.console.certificate import certificate_of, make_certificate
 from agent.console.opening import By, Scope, host_of, make_opening, write_opening
 from agent.errors import RefusedError
+from agent.parse.strict_json import convert
 from agent.protocol.command import Command
 from agent.protocol.names import Digest
-from agent.strict_json import convert
 from agent.unit.key_files import UnitFiles
 from agent.uplink.commands import Handler
 

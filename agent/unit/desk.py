@@ -25,7 +25,7 @@ from agent.console.link import MAX_ASK_BYTES, socket_of
 from agent.console.opening import Opening, read_opening
 from agent.door.acts import Inputs
 from agent.errors import PosternError, RefusedError, in_one_sentence
-from agent.strict_json import StrictJsonError, convert, loads
+from agent.parse.strict_json import StrictJsonError, convert, loads
 from agent.unit.beside import Beside
 
 log = logging.getLogger("postern")

@@ -29,7 +29,7 @@ from agent.gallery.consent import ConsentRecord, Terms, check_notice
 from agent.gallery.store import GalleryStore
 from agent.gallery.template import MIN_CAPTURES, Vector
 from agent.match.policy import Policy
-from agent.subject import SUBJECT_BYTES, SubjectId
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 from agent.unit.capturing import ADVICE, SESSION_NS, Embeds, EnrolmentSession, Progress, Refusal
 from agent.unit.replacing import check_captures, check_word
 from agent.unit.spot_session import SpotSession

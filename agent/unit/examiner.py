@@ -17,7 +17,7 @@ import msgspec
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.errors import RetryError
-from agent.strict_json import decode
+from agent.parse.strict_json import decode
 from agent.unit.held import is_held
 
 # What the running unit holds: a check of it would only find that.

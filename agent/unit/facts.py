@@ -13,7 +13,7 @@ from agent.config.load import CONFIG_SCHEMA_ID
 from agent.config.schema import Config, ZoneActivation
 from agent.keys import UnitKey
 from agent.match.policy import Policy
-from agent.strict_json import convert
+from agent.parse.strict_json import convert
 from agent.unit.expected import expected
 from agent.unit.stores import source_of
 from agent.unit.world import board

@@ -21,7 +21,7 @@ from agent.gallery.records import Erased
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
 from agent.protocol.receipt import REASONS, ErasureReason, ErasureReceipt
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 
 
 def owner_of(subject: SubjectId) -> bytes:

@@ -16,8 +16,8 @@ from agent.config.schema import Config
 from agent.errors import RefusedError
 from agent.keys import load_public_key
 from agent.match.policy import Policy
+from agent.parse.strict_json import convert
 from agent.protocol.command import Command
-from agent.strict_json import convert
 from agent.unit.configuring import Configuring
 from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.new_policy import install_policy

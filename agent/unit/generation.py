@@ -25,11 +25,11 @@ from msgspec import Meta
 
 from agent.audit.chain import Fact
 from agent.audit.log import AuditLog
-from agent.files import PUBLIC_MODE, write_atomic
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.outbox.queue import Head
+from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, convert, decode
 from agent.protocol.event import FIRST_PREV
 from agent.protocol.names import Digest
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, convert, decode
 
 MAX_FILE_BYTES = 2048
 RIGHTS = "record of used rules"

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from agent.config.schema import Config
+from agent.disk.process_lock import ProcessLock
 from agent.errors import InUseError, StorageError
-from agent.process_lock import ProcessLock
 
 
 def is_held(config: Config) -> bool:

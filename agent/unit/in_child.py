@@ -14,7 +14,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.strict_json import decode
+from agent.parse.strict_json import decode
 from agent.unit.doctor import Finding, examine
 
 MAX_CHECK_S: Final = 150.0  # the slowest: a camera whose first key picture takes two minutes

@@ -17,8 +17,8 @@ from typing import Final, Literal
 from cryptography.hazmat.primitives import serialization
 
 from agent.clock import Clock
+from agent.disk.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_bounded, remove, write_atomic
 from agent.errors import BrokerError, RefusedError, RetryError, printable
-from agent.files import PUBLIC_MODE, destroy, fsync_folder, make_private_folder, read_bounded, remove, write_atomic
 from agent.keys import decode_base64url, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE
 from agent.mqtt.connection import BrokerSettings, Connection

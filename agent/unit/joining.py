@@ -18,8 +18,7 @@ import msgspec
 from cryptography import x509
 
 from agent.clock import Clock, ClockState
-from agent.errors import KeyStoreError, VerificationError
-from agent.files import (
+from agent.disk.files import (
     FOLDER_MODE,
     PUBLIC_MODE,
     destroy,
@@ -30,6 +29,7 @@ from agent.files import (
     replace,
     write_atomic,
 )
+from agent.errors import KeyStoreError, VerificationError
 from agent.keys import (
     PublicKey,
     SigningKey,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.files import REVOKED_BROKERS
+from agent.disk.files import REVOKED_BROKERS
 
 
 class UnitFiles:

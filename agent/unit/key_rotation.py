@@ -16,14 +16,14 @@ import msgspec
 
 from agent.audit.log import AuditLog
 from agent.clock import Clock
+from agent.disk.files import read_brought
 from agent.errors import RefusedError
-from agent.files import read_brought
 from agent.gallery.store import GalleryStore
 from agent.keys import PublicKey, load_public_key
 from agent.match.policy import MAX_POLICY_BYTES, POLICY_TYPE, parse_policy, verify_policy
 from agent.outbox.epoch_keys import EpochKeys
+from agent.parse.strict_json import convert
 from agent.protocol.site_key import accept
-from agent.strict_json import convert
 from agent.unit.certificate import renew_certificate
 from agent.unit.key_files import UnitFiles
 from agent.unit.revocations import install_revocations

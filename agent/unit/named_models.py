@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.config.schema import Config, Models
 from agent.errors import ConfigError, ModelError
 from agent.inference.manifest import load_manifest
-from agent.strict_yaml import read_document
+from agent.parse.strict_yaml import read_document
 
 
 def check_named_models(config: Config, file: Path) -> bool:

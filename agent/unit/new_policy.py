@@ -10,8 +10,8 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import VerificationError
-from agent.files import PUBLIC_MODE, write_atomic
 from agent.keys import PublicKey
 from agent.match.policy import Policy, verify_policy
 from agent.protocol.configuration import read_issue

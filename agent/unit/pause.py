@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from agent.files import remove, write_atomic
+from agent.disk.files import remove, write_atomic
 
 
 class Pause:

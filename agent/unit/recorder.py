@@ -22,7 +22,7 @@ from agent.outbox.draft import Draft, make_match, make_presence, make_unit
 from agent.outbox.epoch_keys import EpochKeys
 from agent.outbox.queue import Outbox
 from agent.protocol.event import Condition
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.forget import owner_of
 
 MAX_WAITING = 256  # drafts in memory while the disk refuses: minutes of a busy door

@@ -14,7 +14,7 @@ from agent.gallery.consent import ConsentRecord
 from agent.gallery.store import GalleryStore
 from agent.gallery.template import Vector, mean_reference
 from agent.match.policy import Policy
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 
 def check_word(

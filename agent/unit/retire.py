@@ -11,9 +11,9 @@ from typing import Final
 
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.disk.process_lock import ProcessLock
 from agent.errors import BrokerError
 from agent.mqtt.connection import BrokerSettings, Connection
-from agent.process_lock import ProcessLock
 from agent.protocol.topics import Topics
 from agent.unit.assemble import credentials_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import PUBLIC_MODE, read_bounded, write_atomic
 from agent.site.authority import read_certificate
 from agent.unit.key_files import UnitFiles
 

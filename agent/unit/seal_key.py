@@ -17,14 +17,14 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent.clock import ClockState
+from agent.disk.files import remove, supersede, write_atomic
 from agent.errors import VerificationError
-from agent.files import remove, supersede, write_atomic
 from agent.keys import PublicKey, SigningKey, decode_base64url
 from agent.outbox.epoch_keys import EpochKeys
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.epoch_keys import SEAL_KEY_TYPE, IssuedKeys, SealStatement, open_epoch_keys
 from agent.protocol.names import Digest
 from agent.protocol.record import Record, encode, load, save
-from agent.strict_json import MAX_SAFE_INTEGER
 from agent.unit.key_files import UnitFiles
 from agent.unit.mandate import take_mandate
 

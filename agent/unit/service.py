@@ -35,8 +35,8 @@ from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
 from agent.mqtt.credentials import load_identity
 from agent.protocol.event import Condition
+from agent.protocol.subject import SubjectId
 from agent.protocol.topics import Topics
-from agent.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit import assemble, facts
 from agent.unit.at_the_door import Door, make_gate

@@ -18,7 +18,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agent.files import PUBLIC_MODE, remove, write_atomic
+from agent.disk.files import PUBLIC_MODE, remove, write_atomic
 from agent.keys import PublicKey
 from agent.protocol.record import Record, load, save
 from agent.unit.key_files import UnitFiles

@@ -12,9 +12,9 @@ from agent.audit.ageing import Ageing
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.disk.files import read_secret, write_atomic
 from agent.door.rights import Rights
 from agent.errors import StorageError
-from agent.files import read_secret, write_atomic
 from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention

@@ -19,14 +19,15 @@ import numpy as np
 
 from agent.clock import Clock
 from agent.config.schema import Config
+from agent.disk.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
 from agent.door.token import Carried
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
-from agent.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
 from agent.gallery.records import Held
 from agent.gallery.references import References
 from agent.gallery.template import Vector, pack, unpack
 from agent.keys import UnitKey, load_public_key
 from agent.protocol.names import parse_time
+from agent.protocol.subject import subject_digest
 from agent.protocol.token import (
     ID_BYTES,
     MAX_UNITS,
@@ -43,7 +44,6 @@ from agent.protocol.token import (
     unit_mark,
 )
 from agent.protocol.token_list import MAX_LIST_BYTES, MAX_TOKEN_DAYS, TokenList, read_token_list, subject_mark
-from agent.subject import subject_digest
 from agent.unit.key_files import UnitFiles
 
 GET_KEY = "issue this unit's epoch keys again at the site (postern site issue-keys), the key of tokens comes with them"

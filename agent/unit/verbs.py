@@ -19,12 +19,12 @@ from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import parse_consent
 from agent.gallery.store import GalleryStore
 from agent.outbox.queue import Outbox
+from agent.parse.strict_json import convert, decode
 from agent.protocol.command import CONFIGURE, RENEW, Command, Range
 from agent.protocol.event import MAX_EVENT_BYTES
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.response import MAX_RESPONSE_BYTES
-from agent.strict_json import convert, decode
-from agent.subject import SubjectId, parse_subject
+from agent.protocol.subject import SubjectId, parse_subject
 from agent.unit.enrolment import LiveEnrolment
 from agent.unit.pause import Pause
 from agent.uplink.commands import Handler

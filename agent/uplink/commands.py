@@ -26,13 +26,13 @@ import msgspec
 from msgspec import Meta
 
 from agent.clock import Clock
+from agent.disk.files import write_atomic
 from agent.errors import PosternError, RefusedError, RetryError, StorageError, VerificationError
-from agent.files import write_atomic
 from agent.keys import ALGORITHM, Header, PublicKey, read_header
+from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command
 from agent.protocol.grant import GRANTABLE, SEPARATOR, Grant, read_grant
 from agent.protocol.response import command_digest
-from agent.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.uplink.answers import Answers
 
 MAX_VALIDITY_S = 300  # a captured command is worthless after five minutes even if it never arrived

@@ -19,8 +19,8 @@ import rfc8785
 from agent.clock import Clock
 from agent.keys import SigningKey
 from agent.outbox.queue import Outbox
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.health import SIGNATURE_TYPE, Ask, ConfigurationState, EventHead, Health
-from agent.strict_json import MAX_SAFE_INTEGER
 
 THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")  # millidegrees Celsius (Linux, sysfs-class-thermal)
 

@@ -28,8 +28,8 @@ from agent.bridge.store import MAX_BODY_BYTES, Store
 from agent.bridge.webhook import Webhook
 from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
+from agent.disk.files import write_atomic
 from agent.errors import InUseError, PosternError, RefusedError, StorageError
-from agent.files import write_atomic
 from agent.mqtt.connection import Connection
 from agent.subscribe.subscriber import Refusal
 from tests.fault.test_bridge_killed import Premises

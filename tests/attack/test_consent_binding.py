@@ -28,7 +28,7 @@ from agent.clock import SimulatedClock
 from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.assemble import make_registrar
 from agent.unit.forget import Forgetting, owner_of
 from tests.simulators.auditor import audited

@@ -25,7 +25,7 @@ from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import DeviceLostError, PosternError
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate
 from agent.unit.by_hand import outputs_off
 from tests.simulators.config import parse_config

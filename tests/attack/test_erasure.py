@@ -25,7 +25,7 @@ from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.schema import Config
 from agent.keys import UnitKey
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 from agent.unit.by_hand import erase
 from agent.unit.forget import Forgetting
 from tests.simulators.auditor import audited

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.disk.files import write_atomic
 from agent.errors import KeyStoreError, VerificationError
-from agent.files import write_atomic
 from agent.keys import UnitKey
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.protocol.trust_file import TrustFile

@@ -14,8 +14,8 @@ import yaml
 
 from agent.cli import main
 from agent.config.load import load_config
+from agent.disk.files import destroy, make_private_folder, overwrite, read_secret, write_atomic
 from agent.errors import ConfigError, KeyStoreError, StorageError
-from agent.files import destroy, make_private_folder, overwrite, read_secret, write_atomic
 from agent.unit.joining import new_unit_request
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -14,10 +14,10 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.keys import SigningKey
+from agent.parse.strict_json import decode
 from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.grant import GRANT_DAYS, GRANT_TYPE, Grant, make_grant
 from agent.protocol.response import SignedResponse
-from agent.strict_json import decode
 from agent.uplink.answers import Answers
 from agent.uplink.commands import ASKED_BURST, CommandCounter, Commands, Outcome
 from tests.simulators.signing_unit import START, SigningUnit

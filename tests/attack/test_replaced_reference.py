@@ -15,7 +15,7 @@ from agent.errors import RefusedError
 from agent.gallery.consent import ConsentRecord
 from agent.match.compare import compare
 from agent.protocol.command import Command
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.verbs import _enrolment_handlers
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, captures, consent, unit_vector
 from tests.unit.test_enrolment_live import GOOD, PERSON, Unit, reason

@@ -23,16 +23,16 @@ from agent.audit.chain import read_entries
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.disk.files import write_atomic
 from agent.door.rights import TokenUse
 from agent.errors import RefusedError, StorageError
-from agent.files import write_atomic
 from agent.keys import SigningKey, decode_base64url
 from agent.outbox.draft import make_unit
+from agent.parse.strict_json import decode
 from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.event import Event
 from agent.protocol.health import read_health
 from agent.site.units import load_site_key
-from agent.strict_json import decode
 from agent.unit.confirm import Confirming
 from agent.unit.doctor import examine
 from agent.unit.forget import Forgetting

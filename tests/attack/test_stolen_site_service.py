@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE, parse_policy
+from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.epoch_keys import SEAL_KEY_TYPE, seal_epoch_keys
 from agent.protocol.grant import SEPARATOR, MandatedKey, make_mandate
@@ -31,7 +32,6 @@ from agent.site.authority import Authority, check_chain, pem, read_certificate
 from agent.site.delegation import delegate, finish_replacement
 from agent.site.mandated import load_issuing, load_mandate
 from agent.site.records import SiteFiles
-from agent.strict_json import MAX_SAFE_INTEGER
 from agent.unit.joining import install_epoch_keys
 from tools.lib.lifetime.days import SITE, START, Fleet
 from tools.lib.lifetime.unit import FleetUnit

@@ -18,7 +18,7 @@ from agent.errors import KeyStoreError, StorageError
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.vault import Vault
 from agent.match.compare import compare
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, UNIT, captures, consent, open_store, unit_vector
 
 

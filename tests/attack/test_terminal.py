@@ -26,8 +26,8 @@ from agent.cli.subjects import tell_held
 from agent.clock import SimulatedClock
 from agent.errors import MAX_PEER_TEXT, BrokerError, printable
 from agent.gallery.records import Held
+from agent.protocol.subject import SubjectId
 from agent.site.records import SiteFiles
-from agent.subject import SubjectId
 from agent.subscribe.show import Screen
 from agent.subscribe.subscriber import Refusal
 from agent.unit.doctor import Finding

@@ -21,6 +21,7 @@ from agent.errors import RefusedError, VerificationError
 from agent.gallery.template import pack, unpack
 from agent.keys import UnitKey, read_header
 from agent.protocol.command import MAX_COMMAND_BYTES
+from agent.protocol.subject import subject_digest
 from agent.protocol.token import (
     MAX_TOKEN_BYTES,
     MAX_UNITS,
@@ -34,7 +35,6 @@ from agent.protocol.token_list import MAX_REVOKED, read_token_list
 from agent.site import rotation, units
 from agent.site.folder import opened
 from agent.site.token_list import issue_token_list, token_key
-from agent.subject import subject_digest
 from agent.unit.tokens import GET_LIST, install_token_list, load_token_key, shortcomings
 from tests.simulators.site_office import SiteOffice
 from tests.simulators.token_desk import DESK, GATE, PURPOSE, TokenDesk, reference_of

@@ -24,9 +24,9 @@ from agent.config.schema import Config
 from agent.keys import load_public_key
 from agent.outbox.draft import make_unit
 from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.subject import parse_subject
 from agent.protocol.trust import TrustedUnits
 from agent.site import units
-from agent.subject import parse_subject
 from agent.subscribe.verify import Verifier
 from agent.unit.joining import install_epoch_keys
 from agent.uplink.commands import CommandCounter

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from agent.clock import Clock, ClockState, SystemClock
+from agent.disk.files import write_atomic
 from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
-from agent.files import write_atomic
 from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials

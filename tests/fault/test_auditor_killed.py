@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.keys import SigningKey
 from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
 from tests.simulators.nursery import Nursery

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.keys import SigningKey
 from agent.protocol.grant import make_grant
 from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until

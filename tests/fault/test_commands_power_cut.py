@@ -19,7 +19,7 @@ from agent.clock import SimulatedClock
 from agent.keys import load_public_key
 from agent.match.policy import verify_policy
 from agent.outbox.epoch_keys import EpochKeys
-from agent.subject import subject_digest
+from agent.protocol.subject import subject_digest
 from agent.unit.key_files import UnitFiles
 from agent.unit.site_key import complete
 from agent.uplink.commands import CommandCounter
@@ -38,7 +38,7 @@ from pathlib import Path
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.unit.enrolment import Registrar
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.gallery.consent import Terms
 from agent.unit.key_rotation import KeyRotation
 from agent.match.policy import sign_policy

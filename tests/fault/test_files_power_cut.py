@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from agent.disk.files import check_private, destroy, overwrite, write_atomic
 from agent.errors import KeyStoreError, StorageError
-from agent.files import check_private, destroy, overwrite, write_atomic
 from tests.simulators.power import crashes, record
 
 OLD, NEW = b"old " * 700, b"new " * 900
 REPLACE = """
 import sys
 from pathlib import Path
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from tests.simulators.power import mark
 folder = Path(sys.argv[1])
 write_atomic(folder / "file", sys.argv[2].encode())

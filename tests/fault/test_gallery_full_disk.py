@@ -19,7 +19,7 @@ from agent.clock import SimulatedClock
 from agent.embed.records import Embedding
 from agent.errors import StorageError
 from agent.match.compare import compare
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.auditor import audited
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store, unit_vector
 

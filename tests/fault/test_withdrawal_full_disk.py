@@ -17,7 +17,7 @@ from agent.clock import SimulatedClock
 from agent.errors import PosternError, StorageError
 from agent.keys import SigningKey, UnitKey
 from agent.protocol.command import SIGNATURE_TYPE, Command
-from agent.subject import parse_subject
+from agent.protocol.subject import parse_subject
 from agent.unit.forget import Forgetting
 from agent.uplink.commands import CommandCounter, Commands
 from tests.fault.test_gallery_full_disk import LIMITS, no_file_grows_beyond

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent import strict_json
 from agent.keys import UnitKey
+from agent.parse import strict_json
 from agent.protocol.response import MAX_RESPONSE_BYTES, RESPONSE_TYPE
 from agent.uplink.answers import Answers
 

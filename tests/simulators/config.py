@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.config.load import checked
 from agent.config.schema import Config
-from agent.strict_yaml import parse_document
+from agent.parse.strict_yaml import parse_document
 
 
 def parse_config(content: bytes, file: Path) -> Config:

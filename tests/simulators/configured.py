@@ -12,7 +12,7 @@ import yaml
 from agent.clock import SimulatedClock
 from agent.config.load import load_file
 from agent.config.schema import Config
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.site.configuration import apply_file, sign_for
 from agent.site.delegation import delegate
 from agent.unit.configuring import Configuring

@@ -15,7 +15,7 @@ from agent.camera.source import Source
 from agent.clock import SimulatedClock
 from agent.config.schema import Config
 from agent.door.outputs import Outputs
-from agent.strict_json import decode
+from agent.parse.strict_json import decode
 from agent.unit.housekeeping import Housekeeping
 from agent.unit.service import Service
 from agent.unit.world import World

@@ -15,9 +15,9 @@ from agent.config.schema import Config
 from agent.door.token import Carried
 from agent.gallery.records import Held
 from agent.gallery.template import Vector
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 from agent.site import units
 from agent.site.token_list import issue_token_list
-from agent.subject import SUBJECT_BYTES, SubjectId
 from agent.unit.joining import install_epoch_keys
 from agent.unit.seal_key import statement
 from agent.unit.tokens import Issued, TokenCheck, install_token_list, make_issued

@@ -21,7 +21,7 @@ from agent.config.schema import Config
 from agent.gallery.consent import ConsentRecord
 from agent.keys import UnitKey
 from agent.notices.notice import notice_id
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import erase
 from agent.unit.forget import owner_of

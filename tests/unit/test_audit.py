@@ -14,7 +14,7 @@ from agent.audit.chain import NO_ENTRY, AuditHead, read_entries, verify_log
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
 from agent.errors import StorageError, VerificationError
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 from tests.simulators.auditor import audited
 
 ANNA, BO = SubjectId(b"\xaa" * 16), SubjectId(b"\xbb" * 16)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agent.match.presence import PresenceChange
 from agent.match.records import Match
 from agent.outbox.queue import Outbox
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.recorder import Recorder
 from tools.lib.bench.arithmetic import has_dot_product, instruction_sets
 from tools.lib.bench.clip import VISIT_S, VISITORS

@@ -13,8 +13,8 @@ from agent.bridge.otlp import Otlp
 from agent.bridge.pump import Pump
 from agent.bridge.records import records_of
 from agent.bridge.syslog import Syslog
+from agent.disk.files import write_atomic
 from agent.errors import KeyStoreError
-from agent.files import write_atomic
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import Loss

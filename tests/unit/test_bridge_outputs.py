@@ -24,8 +24,8 @@ from agent.bridge.status import Status
 from agent.bridge.store import Store
 from agent.bridge.webhook import MAX_ATTEMPTS, Webhook
 from agent.clock import SimulatedClock
+from agent.disk.files import write_atomic
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import write_atomic
 from agent.keys import encode_base64url
 from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
 from agent.subscribe.chain import Gap

@@ -31,7 +31,7 @@ from agent.match.decide import Decider
 from agent.match.policy import parse_policy
 from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit.looking import ALWAYS_NS
 from tests.unit.test_change import SCENES

@@ -16,9 +16,9 @@ from agent.cli import main
 from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.disk.process_lock import ProcessLock
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
-from agent.process_lock import ProcessLock
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.unit.doctor import CERTIFICATE_NOTICE, CHECKS, Finding, examine
 from tests.simulators.broker import RealBroker

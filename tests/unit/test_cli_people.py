@@ -19,7 +19,7 @@ from agent.config.schema import Config
 from agent.gallery.consent import ConsentRecord
 from agent.keys import UnitKey
 from agent.protocol.receipt import ErasureReceipt, verify_receipt
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.stores import open_gallery, open_outbox
 from tests.simulators import unit_life
 from tests.simulators.gallery_life import MODEL, captures

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.keys import SigningKey
 from agent.subscribe.files import StateFile
 from tests.simulators.broker import PATIENCE_S, RealBroker

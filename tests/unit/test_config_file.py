@@ -14,7 +14,7 @@ from agent.config.camera import RtspCamera
 from agent.config.load import json_schema, load_config
 from agent.config.schema import Config
 from agent.errors import ConfigError
-from agent.strict_yaml import MAX_CONFIG_BYTES, MAX_DEPTH
+from agent.parse.strict_yaml import MAX_CONFIG_BYTES, MAX_DEPTH
 from agent.unit.assemble import credentials_of
 from tests.simulators.config import parse_config
 

@@ -17,8 +17,8 @@ from agent.detect.gate import ButtonGate, ZoneGate
 from agent.detect.track import Track
 from agent.door.liveness import CheckedLiveness
 from agent.match.records import Match
-from agent.strict_json import decode
-from agent.subject import SubjectId
+from agent.parse.strict_json import decode
+from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import make_gate
 from agent.unit.forget import owner_of
 from tests.simulators.dark_unit import assembled

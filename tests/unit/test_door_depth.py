@@ -16,7 +16,7 @@ from agent.clock import SimulatedClock
 from agent.door.challenge import Prompt
 from agent.door.depth import DEPTH
 from agent.door.liveness import CheckedLiveness
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.turning import FRAME_NS, obedient
 
 ALICE = SubjectId(b"a" * 16)

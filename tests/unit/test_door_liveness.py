@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.door.challenge import MAX_GAP_NS, Prompt
 from agent.door.liveness import FIRST_REST_NS, LONGEST_REST_NS, MAX_FAILURES, CheckedLiveness, UncheckedLiveness
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.turning import FRAME_NS, obedient
 
 ALICE, BOB = SubjectId(b"a" * 16), SubjectId(b"b" * 16)

@@ -21,7 +21,7 @@ from agent.errors import DeviceLostError, KeyStoreError, PosternError
 from agent.match.records import Match
 from agent.notices.assessment import make_assessment
 from agent.notices.notice import make_notice, notice_id
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate
 from agent.unit.cards import card_numbers, read_panel_key
 from agent.unit.doctor import examine

@@ -17,7 +17,7 @@ from agent.door.challenge import Prompt
 from agent.door.evidence import MAX_LOOKS, MIN_LOOKS, REST_NS, Looks
 from agent.door.liveness import FIRST_REST_NS, CheckedLiveness, UncheckedLiveness
 from agent.door.passive import SIDE, cuts, passive_part
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.turning import FRAME_NS, obedient
 
 ALICE = SubjectId(b"a" * 16)

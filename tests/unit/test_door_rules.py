@@ -14,7 +14,7 @@ from agent.door.rights import MAX_COOLDOWN_S, Rights, TokenUse
 from agent.door.rules import Rule, Rules
 from agent.errors import PosternError, StorageError
 from agent.match.records import Match
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 
 ANN, BOB = SubjectId(b"a" * 16), SubjectId(b"b" * 16)
 NINE_MINUTES = 540

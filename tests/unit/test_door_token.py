@@ -21,8 +21,8 @@ from agent.door.token import READ_EVERY_NS, REST_NS, Carried, TokenAct
 from agent.errors import VerificationError
 from agent.gallery.references import References
 from agent.keys import UnitKey
+from agent.protocol.subject import SubjectId
 from agent.protocol.token import MAX_TOKEN_BYTES, Content, look_at, make_token, unit_mark
-from agent.subject import SubjectId
 from agent.unit.card import CODE_MM, code_modules, draw_card
 from agent.unit.tokens import Issued
 

@@ -24,7 +24,7 @@ from agent.embed.records import Crop, Embedding
 from agent.errors import CaptureRefusedError, ConsentError, RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord, Terms
 from agent.gallery.store import GalleryStore
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.capturing import SESSION_NS
 from agent.unit.enrolment import REPORT_NS, LiveEnrolment, Registrar
 from tests.simulators.acted import ANYWHERE, Acted

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.disk.files import write_atomic
 from agent.errors import KeyStoreError
-from agent.files import write_atomic
 from agent.keys import encode_base64url
 from agent.outbox.epoch_keys import EpochKeys, save
 from agent.protocol import pseudonym as module

@@ -15,7 +15,7 @@ from agent.match.records import Match
 from agent.outbox.draft import assemble, make_loss, make_match, make_presence, make_unit
 from agent.protocol.event import Lost, canonical, digest
 from agent.protocol.names import round_down
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.signing_unit import DIGEST, START
 
 SUBJECT = SubjectId(b"0123456789abcdef")

@@ -26,7 +26,7 @@ from agent.errors import ConsentError, RefusedError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
 from agent.match.compare import compare
-from agent.subject import subject_digest
+from agent.protocol.subject import subject_digest
 from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures, consent, open_store, unit_vector
 
 LONG_RUNS = int(os.environ.get("POSTERN_LONG_RUNS", "12"))

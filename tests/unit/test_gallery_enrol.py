@@ -18,7 +18,7 @@ from agent.errors import CaptureRefusedError, ConsentError
 from agent.gallery.consent import Terms
 from agent.gallery.references import References
 from agent.gallery.template import mean_reference
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.capturing import ADVICE, SESSION_NS, EnrolmentSession, Progress, Quality, sharpness
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, captures, consent, unit_vector
 from tests.simulators.heads import face

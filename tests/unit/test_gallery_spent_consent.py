@@ -18,7 +18,7 @@ from agent.errors import ConsentError, StorageError
 from agent.gallery.consent import MAX_CONSENT_DAYS, ConsentRecord
 from agent.gallery.records import TOMBSTONE_DAYS
 from agent.gallery.store import GalleryStore
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures, consent, open_store
 
 DAY = 86_400

@@ -16,7 +16,7 @@ from agent.gallery.template import mean_reference
 from agent.keys import UnitKey
 from agent.match.compare import compare
 from agent.protocol.receipt import verify_receipt
-from agent.subject import SubjectId, subject_digest
+from agent.protocol.subject import SubjectId, subject_digest
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, PURPOSE, UNIT, captures, consent, open_store, unit_vector
 
 DAY = 86_400

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.errors import CaptureRefusedError
 from agent.gallery.template import mean_reference, place, rotate, rotation_signs, seal, unrotate, unseal
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import captures, unit_vector
 
 SECRET = bytes(range(32))

@@ -21,14 +21,14 @@ from agent.camera.av_input import read_credentials
 from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.load import load_config
+from agent.disk.files import read_brought
+from agent.disk.process_lock import ProcessLock
 from agent.errors import BrokerError, ConfigError, DamagedError, InUseError, KeyStoreError, ModelError
-from agent.files import read_brought
 from agent.inference.runtime import open_runtime
 from agent.mqtt.credentials import load_identity
-from agent.process_lock import ProcessLock
+from agent.parse.strict_yaml import parse_document
 from agent.protocol.joining import spell_token, token_key
 from agent.site.folder import changing
-from agent.strict_yaml import parse_document
 from agent.unit import doctor
 from agent.unit.in_child import examine_in_child
 from tests.simulators.pki import Authority

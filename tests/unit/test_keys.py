@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from agent import strict_json
+from agent.disk.files import destroy, overwrite, read_bounded, write_atomic
 from agent.errors import KeyStoreError, StorageError, VerificationError
-from agent.files import destroy, overwrite, read_bounded, write_atomic
 from agent.keys import (
     DETERMINISTIC,
     PublicKey,
@@ -31,6 +30,7 @@ from agent.keys import (
     load_public_key,
     read_header,
 )
+from agent.parse import strict_json
 
 KEY = UnitKey.generate()
 

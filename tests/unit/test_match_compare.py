@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.embed.records import Embedding
 from agent.gallery.references import References
 from agent.match.compare import compare
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import MODEL, OTHER_MODEL, unit_vector
 
 

@@ -18,7 +18,7 @@ from agent.match.decide import STANDING_NS, VISIT_NS, Decider, Decision
 from agent.match.policy import Probing
 from agent.match.probe import MAX_AGE_NS, MAX_PROBES, MAX_REFUSED, RECHECK_NS, Seen
 from agent.match.records import Candidate
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import MODEL
 from tests.unit.test_match_policy import DECISION, SINGLE, policy
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 ANNA, BO, CY = (SubjectId(bytes([i]) * 16) for i in (1, 2, 3))
 SECOND = 1_000_000_000

@@ -26,7 +26,7 @@ from agent.gallery.references import References
 from agent.match.decide import Decider
 from agent.match.presence import Presence, PresenceChange
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.timing import StageTimes
 from agent.unit.looking import ALWAYS_NS
 from tests.unit.test_match_policy import policy

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from agent.cli import main
+from agent.disk.files import destroy, overwrite, write_atomic
 from agent.errors import ConfigError, KeyStoreError, RefusedError, VerificationError
-from agent.files import destroy, overwrite, write_atomic
 from agent.keys import encode_base64url
 from agent.outbox.draft import make_unit
 from agent.outbox.epoch_keys import EpochKeys, save

@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.audit.chain import read_entries
+from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, RefusedError
-from agent.files import read_bounded
 from agent.keys import load_public_key, private_pem
 from agent.protocol.trust import TrustedUnits
 from agent.site import policies, programs, rotation, units

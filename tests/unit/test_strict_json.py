@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from agent.strict_json import MAX_DEPTH, MAX_SAFE_INTEGER, StrictJsonError, decode, dumps, loads
+from agent.parse.strict_json import MAX_DEPTH, MAX_SAFE_INTEGER, StrictJsonError, decode, dumps, loads
 
 LIMIT = 100_000
 VALUES = st.recursive(
@@ -98,7 +98,7 @@ MEET = """
 import sys, threading
 from typing import Annotated
 import msgspec
-from agent.strict_json import convert
+from agent.parse.strict_json import convert
 
 sys.setswitchinterval(1e-6)
 THREADS = 4

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.disk.files import write_atomic
 from agent.errors import StorageError
-from agent.files import write_atomic
 from agent.subscribe.files import StateFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent

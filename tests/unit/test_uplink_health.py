@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import rfc8785
 
-from agent import strict_json
 from agent.audit.log import AuditLog
 from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import VerificationError
 from agent.keys import PublicKey, UnitKey
+from agent.parse import strict_json
 from agent.protocol.health import SIGNATURE_TYPE
 from agent.uplink.health import HealthReporter, read_disk_free, read_temperature
 from agent.uplink.info import CameraFacts, DetectionFacts, Expected, Info, encode_info

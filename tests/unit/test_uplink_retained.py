@@ -13,7 +13,7 @@ import pytest
 
 from agent.cli import main
 from agent.config.load import load_config
-from agent.process_lock import ProcessLock
+from agent.disk.process_lock import ProcessLock
 from agent.protocol.topics import Topics
 from agent.uplink.discovery import make_discovery
 from tests.simulators.broker import RealBroker, connect, wait_until

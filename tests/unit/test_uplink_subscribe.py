@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.disk.files import write_atomic
 from agent.errors import BrokerError, KeyStoreError, StorageError, VerificationError
-from agent.files import write_atomic
 from agent.keys import SigningKey
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.show import Screen, as_columns, as_json

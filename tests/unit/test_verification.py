@@ -9,7 +9,7 @@ from agent.clock import SimulatedClock
 from agent.detect.gate import ButtonGate
 from agent.door.verification import MAX_QUESTIONS, PER_NS, Verification
 from agent.errors import RefusedError
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 ANN, BOB = SubjectId(b"a" * 16), SubjectId(b"b" * 16)
 

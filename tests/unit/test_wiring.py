@@ -24,9 +24,9 @@ from agent.errors import StorageError
 from agent.match.policy import parse_policy
 from agent.match.probe import Seen
 from agent.match.records import Match
+from agent.parse.strict_json import decode
 from agent.protocol.event import Condition
-from agent.strict_json import decode
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.assemble import load_key
 from agent.unit.capturing import SESSION_NS
 from agent.unit.forget import owner_of

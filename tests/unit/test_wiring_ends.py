@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.match.records import Match
-from agent.subject import subject_digest
+from agent.protocol.subject import subject_digest
 from agent.unit.forget import Forgetting
 from agent.unit.stores import Stores
 from tests.attack.test_door import ANN, STRIKE, Entrance

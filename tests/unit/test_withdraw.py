@@ -22,10 +22,10 @@ from agent.gallery.store import GalleryStore
 from agent.keys import SigningKey, UnitKey
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.response import Response
+from agent.protocol.subject import SubjectId, parse_subject, subject_digest
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.programs import issue_client
 from agent.site.withdraw import Answer, read_list, whom_to_ask, withdraw
-from agent.subject import SubjectId, parse_subject, subject_digest
 from agent.uplink.commands import CommandCounter, Commands
 from tests.simulators.answering import answers
 from tests.simulators.broker import RealBroker

@@ -19,8 +19,8 @@ from msgspec import Meta
 from agent.camera.scene.people import PERSON_IDS
 from agent.camera.scene.pose import MAX_PITCH, MAX_YAW
 from agent.errors import ConfigError
-from agent.strict_json import convert
-from agent.strict_yaml import Document, Place, dotted, parse_document
+from agent.parse.strict_json import convert
+from agent.parse.strict_yaml import Document, Place, dotted, parse_document
 
 MAX_SCRIPT_BYTES: Final = 64 * 1024  # the YAML reader's own bound
 MAX_PEOPLE: Final = 16  # in one scene: each costs up to a few milliseconds a frame

@@ -47,7 +47,7 @@ from agent.inference.manifest import load_manifest
 from agent.match.decide import Decider
 from agent.match.policy import parse_policy
 from agent.match.presence import Presence
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.timing import StageTimes
 from tools.lib.arm64 import MANIFEST
 from tools.lib.arm64.counter import CounterError, Instructions

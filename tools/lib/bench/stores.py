@@ -19,8 +19,8 @@ from agent.match.compare import compare
 from agent.match.records import Match
 from agent.outbox.draft import Draft, make_match
 from agent.outbox.queue import Outbox, Row
+from agent.protocol.subject import SubjectId
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.subject import SubjectId
 from agent.subscribe.verify import Verifier
 from tools.lib.bench.effort import Effort
 from tools.lib.bench.report import Bar, Section

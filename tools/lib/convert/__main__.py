@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import ModelError, PosternError, RefusedError
-from agent.files import PUBLIC_MODE, write_atomic
 from agent.inference.manifest import ModelEntry
 from tools.lib.convert import fetch, loss, material, pack
 from tools.lib.convert.outputs import TASKS

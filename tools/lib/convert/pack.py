@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.errors import ConfigError, RefusedError, printable
-from agent.strict_yaml import read_document
+from agent.parse.strict_yaml import read_document
 from tools.lib.convert.material import MIN_PICTURES
 from tools.lib.convert.outputs import TASKS
 from tools.lib.evaluate import pictures

@@ -27,9 +27,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from agent.disk.files import read_secret
 from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
-from agent.files import read_secret
 from agent.inference.manifest import load_manifest
 from agent.keys import SigningKey
 from agent.match.policy import MILLION, TARGETS, Decision, Misses, Policy, Probing, sign_policy

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.disk.files import read_bounded
 from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
-from agent.files import read_bounded
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, Policy, parse_policy
 from tools.lib.evaluate import decisions, pictures
 from tools.lib.evaluate.calibrate import GALLERIES, add_decision_arguments, filling

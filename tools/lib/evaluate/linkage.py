@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.gallery.template import rotate
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 
 Rows = NDArray[np.float32]  # (n, 128), unit length
 Scores = NDArray[np.floating[Any]]

@@ -17,7 +17,7 @@ import numpy as np
 from agent.errors import RefusedError
 from agent.gallery.template import rotate, unrotate
 from agent.match.policy import MAX_POLICY_BYTES, Policy, parse_policy
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from tools.lib.evaluate import pictures
 from tools.lib.evaluate.linkage import (
     LINKAGE,

@@ -10,7 +10,7 @@ from agent.clock import ClockState
 from agent.match.records import Match
 from agent.outbox.draft import Draft, make_match
 from agent.protocol.pseudonym import epoch_of
-from agent.subject import SUBJECT_BYTES, SubjectId
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 
 DIGEST = "sha256:" + "0" * 64
 NOBODY = SubjectId(bytes(SUBJECT_BYTES))

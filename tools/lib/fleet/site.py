@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.clock import SystemClock
+from agent.disk.files import make_private_folder
 from agent.errors import RefusedError
-from agent.files import make_private_folder
 from agent.mqtt.credentials import Credentials
 from agent.site import units
 from agent.site.creation import create_site

@@ -17,8 +17,8 @@ from typing import Any
 import rfc8785
 
 from agent.clock import SystemClock
+from agent.disk.files import write_atomic
 from agent.errors import RefusedError
-from agent.files import write_atomic
 from agent.keys import SigningKey, UnitKey
 from agent.outbox.draft import assemble
 from agent.protocol.event import FIRST_PREV, SIGNATURE_TYPE, canonical, digest

@@ -23,11 +23,11 @@ from agent.match.policy import parse_policy, sign_policy
 from agent.notices.notice import notice_id
 from agent.outbox.draft import make_unit
 from agent.outbox.epoch_keys import EpochKeys
+from agent.parse.strict_json import decode
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.records import SiteFiles
-from agent.strict_json import decode
 from agent.unit.assemble import (
     command_side,
     load_key,

@@ -27,13 +27,13 @@ from agent.door.outputs import Outputs
 from agent.errors import PosternError, VerificationError
 from agent.mqtt.connection import Incoming
 from agent.outbox.queue import Head
+from agent.parse.strict_json import decode
 from agent.protocol.command import Command
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse
 from agent.protocol.topics import Topics
 from agent.site.operator import VALIDITY_S, sign_command
-from agent.strict_json import decode
 from agent.subscribe.verify import VerifiedEvent, Verifier
 from agent.unit.configuring import Configuring
 from agent.unit.housekeeping import TICK_S, Housekeeping

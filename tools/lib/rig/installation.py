@@ -20,8 +20,8 @@ from agent.camera.scene.script import SceneScript
 from agent.clock import Clock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.disk.files import make_private_folder, write_atomic
 from agent.errors import ConfigError
-from agent.files import make_private_folder, write_atomic
 from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey, save_private_key
 from agent.match.policy import sign_policy

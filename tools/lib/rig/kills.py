@@ -37,8 +37,8 @@ from agent.notices.notice import notice_id
 from agent.outbox.draft import Draft
 from agent.outbox.queue import MAX_PENDING
 from agent.protocol.names import round_down
+from agent.protocol.subject import SubjectId
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
-from agent.subject import SubjectId
 from agent.subscribe.verify import Verifier
 from agent.unit.assemble import load_key, make_registrar
 from agent.unit.forget import Forgetting, owner_of

@@ -32,7 +32,7 @@ from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import DeviceLostError
 from agent.match.records import Match
-from agent.subject import SubjectId
+from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate, rights_path
 from tools.lib.demo.site import ROOT
 from tools.lib.rig import kill_run

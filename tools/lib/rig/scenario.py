@@ -20,8 +20,8 @@ from agent.camera.scene.script import SceneScript, load_script
 from agent.clock import ClockState
 from agent.config.check import Problem, convert, refusal
 from agent.errors import ConfigError
+from agent.parse.strict_yaml import read_document
 from agent.protocol.event import Condition
-from agent.strict_yaml import read_document
 from tools.lib.rig.faults import (
     MAX_SECONDS,
     At,

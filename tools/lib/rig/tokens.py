@@ -11,13 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from agent.camera.scene.script import Code, SceneScript, Seconds
-from agent.files import write_atomic
+from agent.disk.files import write_atomic
 from agent.gallery.template import Vector, mean_reference, pack
 from agent.keys import SigningKey
 from agent.protocol.names import round_down
+from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 from agent.protocol.token import ID_BYTES, Content, make_token, model_mark, terms_mark, unit_mark
 from agent.protocol.token_list import TokenList
-from agent.subject import SUBJECT_BYTES, SubjectId
 from agent.unit.card import code_modules
 from agent.unit.key_files import UnitFiles
 from tools.lib.demo.site import NOTICE, PURPOSE, SITE, UNIT

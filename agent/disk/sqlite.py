@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agent.disk.files import SECRET_MODE, fsync_folder
 from agent.errors import DamagedError, StorageError
-from agent.files import SECRET_MODE, fsync_folder
 
 
 class SqliteFile:

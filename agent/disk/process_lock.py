@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from agent.disk.files import SECRET_MODE
 from agent.errors import InUseError, StorageError
-from agent.files import SECRET_MODE
 
 POLL_S: Final = 0.05  # between two looks at a lock that is waited for
 BY_THE_UNIT: Final = "stop the service (systemctl stop postern), or ask the running unit (postern ask)"
