@@ -10,7 +10,6 @@ Activation ranges come from scenes of the pool; the larger model's from the same
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import tensorflow as tf
 import torch
 
 from tools.lib.train.detector_net import STRIDES, DetectorNet
+from tools.lib.train.exporting import options, write
 from tools.lib.train.fold import fold
 from tools.lib.train.quantise import apply, convert
 
@@ -59,13 +59,9 @@ def export(net: DetectorNet, size: tuple[int, int], representative: Iterable[np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pool", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = options(__doc__)
     parser.add_argument("--average", type=Path, metavar="CHECKPOINT", help="another one, to take the mean with")
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="one size only; default: both")
-    parser.add_argument("--float", action="store_true", help="keep float32, to compare with int8")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     net = DetectorNet()
@@ -78,8 +74,7 @@ def main() -> None:
     for size in [tuple(args.size)] if args.size else SIZES:
         content = export(net, size, None if args.float else list(scenes(args.pool, size)))
         path = args.out / f"detector-{size[0]}x{size[1]}{'-float' if args.float else ''}.tflite"
-        path.write_bytes(content)
-        print(f"{path}: {len(content)} bytes")
+        write(path, content)
 
 
 if __name__ == "__main__":

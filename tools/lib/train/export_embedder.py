@@ -8,14 +8,12 @@ Activation ranges come from pictures of the pool's held-out shard 0.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 import torch
 
 from tools.lib.train.embedder import Pool, Student, held_out, load_shard, recalibrate
+from tools.lib.train.exporting import options
 from tools.lib.train.fold import fold
 from tools.lib.train.net import EMBEDDING_DIM, EmbedderNet
 from tools.lib.train.quantise import apply, convert
@@ -24,12 +22,7 @@ REPRESENTATIVE = 512  # pictures: ranges of ReLU6 nets settle well before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pool", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--float", action="store_true", help="float32, to measure what quantisation costs")
-    args = parser.parse_args()
+    args = options(__doc__).parse_args()
     torch.set_num_threads(1)
     student = Student(EmbedderNet(), 128, 192)
     state = torch.load(args.checkpoint, weights_only=True)
@@ -45,7 +38,7 @@ def main() -> None:
     pictures = None if args.float else list(np.array(held["image"][-REPRESENTATIVE:]))
     content = convert(forward, (112, 112, 3), pictures)
     args.out.write_bytes(content)
-    told = f"step {state.get('step', 0)}, float held-out cosine {held_out(net, held):.4f}"
+    told = f", step {state.get('step', 0)}, float held-out cosine {held_out(net, held):.4f}"
     print(f"{args.out}: {len(content)} bytes, {told}")
 
 

@@ -6,14 +6,12 @@ tools/train export-landmarks RUN/last.pt POOL models/landmarks.tflite
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import tensorflow as tf
 import torch
 from torch import nn
 
 from agent.detect.landmarks import PATCH
+from tools.lib.train.exporting import options, write
 from tools.lib.train.fold import fold
 from tools.lib.train.landmarks import LandmarkNet, load
 from tools.lib.train.quantise import apply, convert
@@ -22,12 +20,7 @@ REPRESENTATIVE = 500  # patches of the held-out shard
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pool", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--float", action="store_true", help="float32, to measure what quantisation costs")
-    args = parser.parse_args()
+    args = options(__doc__).parse_args()
     torch.set_num_threads(1)
     net = LandmarkNet()
     net.load_state_dict(torch.load(args.checkpoint, weights_only=True)["average"])
@@ -43,8 +36,7 @@ def main() -> None:
 
     pictures = None if args.float else list(load(args.pool, 0)[0][:REPRESENTATIVE])
     content = convert(forward, (PATCH, PATCH, 3), pictures)
-    args.out.write_bytes(content)
-    print(f"{args.out}: {len(content)} bytes")
+    write(args.out, content)
 
 
 if __name__ == "__main__":
