@@ -63,6 +63,7 @@ class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     force: Chosen | None = None
     before: Chosen | None = None
     starts: Annotated[int, Meta(ge=0, le=16)] | None = None
+    of: Annotated[str, Meta(max_length=160)] | None = None  # site and unit; a unit that moved was told nothing yet
     pictures: bool = True  # whether there were any when it came: then there have to be again
 
 
@@ -72,11 +73,17 @@ def told_file(config: Config) -> Path:
 
 
 def read_told(config: Config) -> Told | None:
-    """What the site set; None when it set nothing, or when it is not for this user to see."""
+    """What the site set; None when it set nothing, when that was another site, or it is not for this user to see."""
     try:
-        return decode(read_secret(told_file(config)), Told, MAX_BYTES, floats=True)
+        told = decode(read_secret(told_file(config)), Told, MAX_BYTES, floats=True)
     except (KeyStoreError, StrictJsonError, OSError):
         return None
+    return told if told.of in (None, whose(config)) else None
+
+
+def whose(config: Config) -> str:
+    """Site and unit, as settings are for."""
+    return f"{config.unit.site}/{config.unit.id}"
 
 
 def write_told(config: Config, told: Told) -> None:

@@ -94,13 +94,15 @@ def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) ->
     """Put a newer certificate in the place of the one in ``credentials``; whether it was newer and is there now.
 
     It has to be for the same key and name, valid now, and by an authority in ``credentials.ca``, or by an issuer of it
-    that follows. Raises KeyStoreError for any other, StorageError, and BrokerError as ``load_identity``.
+    that follows. Of two by such issuers the later issuer's is newer, whenever they end: a thief of the one before may
+    have made theirs last for ever. Raises KeyStoreError for any other, StorageError, and BrokerError as ``load_identity``.
     """
     path = credentials.certificate
     if len(content) > MAX_CHAIN_BYTES or content == read_bounded(path):
         return False
-    chain, present = _read(content, path), _certificates(path)[0]
-    if _validity(chain[0])[1] <= _validity(present)[1]:
+    chain, former = _read(content, path), _certificates(path)
+    present, by_issuers = former[0], len(chain) > 1 < len(former)
+    if _age(chain, by_issuers=by_issuers) <= _age(former, by_issuers=by_issuers):
         return False
     _check_key(credentials, chain[0])
     for certificate, issuer in pairwise(chain):
@@ -113,6 +115,12 @@ def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) ->
         _check_validity(path, certificate, clock)
     write_atomic(path, content, mode=PUBLIC_MODE)
     return True
+
+
+def _age(chain: list[x509.Certificate], *, by_issuers: bool) -> tuple[datetime, datetime]:
+    """Order of two chains for one key: by when the issuer was certified, where both have one, and by their ends."""
+    begins, ends = _validity(chain[1])[0] if by_issuers else _validity(chain[0])[1], _validity(chain[0])[1]
+    return begins, ends
 
 
 def _may_issue(certificate: x509.Certificate) -> bool:

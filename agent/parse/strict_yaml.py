@@ -41,16 +41,16 @@ class Document:
         return self.lines.get(place, 1)
 
 
-def read_document(file: Path) -> Document:
-    """Read one YAML mapping from ``file``; raises ConfigError with file and line."""
+AS_UNIT = "give its path with -c, or begin with a copy of config.example.yaml"
+
+
+def read_document(file: Path, advice: str = AS_UNIT) -> Document:
+    """Read one YAML mapping from ``file``; ConfigError has file and line, and ``advice`` where there is none."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot read the configuration ({error.strerror}): give its path with -c, or begin with a"
-            " copy of config.example.yaml"
-        ) from error
+        raise ConfigError(f"{file}: cannot read the configuration ({error.strerror}): {advice}") from error
     return parse_document(content, file)
 
 

@@ -32,6 +32,7 @@ from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
 from agent.site.records import SiteFiles, SiteRecord
 
 MAX_BYTES = 512 * 1024  # kept; two hundred units that differ in everything
+ADVICE = "give the path of the site's own file, or begin with a copy of fleet.example.yaml"
 MAX_UNITS = 256  # that differ
 
 
@@ -70,7 +71,7 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check_file(folder: Path, file: Path) -> tuple[Document, SiteConfiguration]:
     """Read the site's file and check it against schema and site; ConfigError has every mistake with its line."""
-    files, document = check_site(folder), read_document(file)
+    files, document = check_site(folder), read_document(file, ADVICE)
     if problems := [_told_why(problem) for problem in problems_in(document, SiteConfiguration)]:
         raise refusal(document, problems)
     read = convert(document, SiteConfiguration)

@@ -130,6 +130,7 @@ class Desk:
         That is the list of units, as signed, and the newest certificate of each program that was renewed. Nothing by a
         folder that was put back from a backup: RefusedError says so.
         """
+        self.retained.look()
         if (why := put_back(self._files, load_public_key(self._files.site_jwk))) is not None:
             raise RefusedError(why, reason="put_back")
         if letters := self._listed():

@@ -26,6 +26,7 @@ class Retained:
         self.filters = (list_topic(site), list_part_topic(site))
         self.heard = False  # whether there was a list that the site signed
         self._files, self._parts = files, Gathering()
+        self._newest: tuple[TrustedUnits, bytes] | None = None  # that came since the service began
 
     def take(self, topic: str, payload: bytes) -> None:
         """Keep a list that the site signed and this folder does not know; anything else is nobody's."""
@@ -42,7 +43,16 @@ class Retained:
         except VerificationError:  # a broker retains what it likes
             return
         self.heard = True
-        held = _held(self._files, key)
+        if self._newest is None or rank(self._newest[0]) <= rank(found):
+            self._newest = found, token
+        self.look()
+
+    def look(self) -> None:
+        """Compare once more: the folder may have been put back while the service runs."""
+        if self._newest is None:
+            return
+        found, token = self._newest
+        held = _held(self._files, load_public_key(self._files.site_jwk))
         if _is_newer(found, token, self._files) and (held is None or rank(held) < rank(found)):
             write_atomic(self._files.newer_list, token, mode=PUBLIC_MODE)
 

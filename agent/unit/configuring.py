@@ -21,7 +21,7 @@ from agent.audit.chain import Fact
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.config.site_settings import Settings, digest_of_settings
-from agent.config.told import Chosen, Told, check_chosen, read_told, with_chosen, write_told
+from agent.config.told import Chosen, Told, check_chosen, read_told, whose, with_chosen, write_told
 from agent.errors import ConfigError, RefusedError, StorageError, VerificationError, printable
 from agent.keys import load_public_key
 from agent.parse.strict_json import convert
@@ -173,6 +173,7 @@ class Configuring:
                 force=chosen,
                 before=None if told is None else told.force,
                 starts=STARTS,
+                of=whose(self.local),
                 pictures=self._pictures() > 0,
             )
             try:

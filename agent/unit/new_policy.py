@@ -15,15 +15,16 @@ from agent.errors import VerificationError
 from agent.keys import PublicKey
 from agent.match.policy import Policy, verify_policy
 from agent.protocol.configuration import read_issue
-from agent.protocol.names import Digest, Sequence
+from agent.protocol.names import Digest, Name, Sequence
 from agent.protocol.record import Record, load, save
 
 
 class TakenPolicy(Record, frozen=True):
-    """``policy.json``: the highest number that came, and of which policy."""
+    """``policy.json``: the highest number that came, of which policy, and of which site."""
 
     serial: Sequence
     digest: Digest
+    site: Name | None = None
 
 
 def install_policy(
@@ -48,9 +49,11 @@ def install_policy(
     if policy.digest != issued.digest:
         raise VerificationError("wrong_policy", "the number is of another policy: send both as the site signed them")
     taken = load(record, TakenPolicy) if record.exists() else None
+    if taken is not None and taken.site not in (None, site):  # the unit moved
+        taken = None
     again = taken is not None and (issued.serial, issued.digest) == (taken.serial, taken.digest)
     if taken is not None and not again and issued.serial <= taken.serial:
         raise VerificationError("replayed", f"this unit has policy {taken.serial}, which is newer: send the newest")
-    save(record, TakenPolicy(serial=issued.serial, digest=issued.digest))
+    save(record, TakenPolicy(serial=issued.serial, digest=issued.digest, site=site))
     write_atomic(path, token.strip().encode(), mode=PUBLIC_MODE)
     return policy

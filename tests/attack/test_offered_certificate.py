@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from agent.mqtt.credentials import Credentials, load_identity, offer_certificate
 from agent.site.authority import Authority, pem
 from agent.site.delegation import delegate
 from agent.site.folder import changing
+from agent.site.mandated import load_issuing
 from agent.site.programs import issue_client, renew_client, revoke_client
 from tests.simulators.site_office import SiteOffice
 
@@ -104,6 +106,24 @@ def test_a_certificate_that_only_the_broker_believes_in_shuts_nobody_out(
     with pytest.raises(KeyStoreError):
         program.offer(offered)
     assert program.present == before
+
+
+def test_one_that_a_thief_of_the_service_made_last_for_ever_goes_with_the_thief(program: Program) -> None:
+    """Else it would shut the program out once the former issuer's certificates are revoked."""
+    assert program.offer(program.renewed())
+    stolen = load_issuing(program.files)
+    assert stolen is not None
+    ends = program.clock.now() + timedelta(days=9_000)
+    for_ever = pem(stolen.issue_client("guard", program.key(), program.clock.now(), until=ends))
+    for_ever += pem(stolen.certificate)
+    program.offer(for_ever)
+    program.clock.advance(86_400)
+    delegate(program.site, replace=True, clock=program.clock)
+    assert renew_client(program.site, "guard", clock=program.clock)
+    chain = program.files.sent_certificate("guard").read_bytes()
+    assert program.offer(chain)
+    assert not program.offer(for_ever), "it is there still, for whoever reads the broker"
+    assert program.present == chain
 
 
 def test_one_from_the_future_waits_and_a_huge_one_is_none(program: Program) -> None:

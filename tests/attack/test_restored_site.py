@@ -85,6 +85,20 @@ def test_the_service_says_no_older_list_and_does_nothing(site: Restored) -> None
     assert site.files.trust.read_bytes() == before
 
 
+def test_a_folder_that_is_put_back_below_the_running_service_takes_no_newer_list_from_the_broker(
+    tmp_path: Path,
+) -> None:
+    """The newest one would be overwritten there, and with it what shows that there was one."""
+    site = Restored(tmp_path)
+    (letter,) = site.fleet.desk.board()
+    site.hear(letter.payload)  # the broker gives it back
+    shutil.rmtree(site.fleet.folder)
+    shutil.copytree(site.backup, site.fleet.folder, symlinks=True)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="put back from a backup"):
+            site.fleet.desk.board()
+
+
 def test_a_long_list_is_heard_in_its_parts(site: Restored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.protocol.list_parts.PART_BYTES", 400)
     for number, part in enumerate(in_parts(site.retained), start=1):

@@ -213,6 +213,12 @@ def test_a_package_by_hand_after_one_that_apt_gave_up_is_run(machine: Machine) -
     assert (machine.root / "told").read_text().split() == ["try-restart", "postern.service"]
 
 
+def test_the_same_package_once_more_after_one_that_apt_gave_up_is_run_by_itself(machine: Machine) -> None:
+    machine.keep(machine.package("0.2.0"))
+    machine.install("0.1.0")
+    assert not machine.trial, "its package then restarts the unit"
+
+
 def test_two_packages_are_kept_and_no_other_package_is(machine: Machine) -> None:
     for version in ("0.2.0", "0.3.0"):
         machine.install(version)

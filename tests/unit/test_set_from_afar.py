@@ -20,7 +20,7 @@ from agent.site import configuration
 from agent.site.delegation import delegate
 from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S
 from agent.unit.reload import Reload
-from tests.simulators.configured import Configured, zone_of
+from tests.simulators.configured import UNIT, Configured, zone_of
 
 WIDE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
 
@@ -233,6 +233,22 @@ def test_from_afar_nobody_is_seen_from_further_away_or_followed_more_precisely(
     with pytest.raises(RefusedError, match=place):
         site.send(wanted)
     assert site.unit.begin() == site.local()
+
+
+def test_a_unit_that_moved_to_another_site_has_nothing_of_the_one_before(site: Configured) -> None:
+    """Whose numbers may be higher than those of the site it is at now."""
+    site.unit.begin()
+    site.apply({"activation": {"dwell_ms": 900}})
+    site.send({"activation": {"dwell_ms": 950}})
+    assert zone_of(site.unit.begin())["dwell_ms"] == 950
+    site.live(STEADY_S + 2)
+    assert site.state == "applied"
+    site.write(unit={"site": "annex", "id": UNIT, "name": "Door"})
+    moved = site.start()
+    assert moved.state() is None
+    assert zone_of(moved.begin())["dwell_ms"] == zone_of(load_config(site.file))["dwell_ms"] == 600
+    site.write(unit={"site": "hq", "id": UNIT, "name": "Door"})
+    assert zone_of(site.start().begin())["dwell_ms"] == 950
 
 
 def test_two_are_not_tried_at_once(site: Configured) -> None:
