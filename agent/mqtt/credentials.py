@@ -95,7 +95,8 @@ def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) ->
 
     It has to be for the same key and name, valid now, and by an authority in ``credentials.ca``, or by an issuer of it
     that follows. Of two by such issuers the later issuer's is newer, whenever they end: a thief of the one before may
-    have made theirs last for ever. Raises KeyStoreError for any other, StorageError, and BrokerError as ``load_identity``.
+    have made theirs last for ever. Raises KeyStoreError for any other, StorageError, and BrokerError as
+    ``load_identity``.
     """
     path = credentials.certificate
     if len(content) > MAX_CHAIN_BYTES or content == read_bounded(path):
@@ -118,9 +119,12 @@ def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) ->
 
 
 def _age(chain: list[x509.Certificate], *, by_issuers: bool) -> tuple[datetime, datetime]:
-    """Order of two chains for one key: by when the issuer was certified, where both have one, and by their ends."""
-    begins, ends = _validity(chain[1])[0] if by_issuers else _validity(chain[0])[1], _validity(chain[0])[1]
-    return begins, ends
+    """Order of two chains for one key: by when the authority certified an issuer, where both have one; by their ends.
+
+    That is the last of a chain: those before it may be a thief's.
+    """
+    ends = _validity(chain[0])[1]
+    return (_validity(chain[-1])[0] if by_issuers else ends), ends
 
 
 def _may_issue(certificate: x509.Certificate) -> bool:
