@@ -6,8 +6,9 @@ A new one counts from the next connection on. The key stays: what renews a certi
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +18,8 @@ from agent.errors import KeyStoreError, VerificationError
 from agent.keys import load_private_key
 from agent.site.authority import check_chain, public_pem, read_certificate, read_chain, validity
 from agent.unit.key_files import UnitFiles
+
+MIN_LEFT: Final = timedelta(days=30)  # of one that ends before the one in force: time to send another
 
 
 def check_certificate(text: str, root: x509.Certificate, unit: str, tls_key: Path) -> x509.Certificate:
@@ -38,12 +41,17 @@ def check_certificate(text: str, root: x509.Certificate, unit: str, tls_key: Pat
 def renew_certificate(keys: Path, unit: str, text: str, *, now: datetime) -> int:
     """Put a newer certificate for the unit's present key in force; for how many days it lasts.
 
-    Raises as ``check_certificate``, and VerificationError ``replayed`` for one that was issued before the one in force.
+    Raises as ``check_certificate``, and VerificationError: ``replayed`` for one from before the one in force,
+    ``not_valid`` for one that would leave the unit without a session now or before the site can do anything about it.
     """
     files = UnitFiles(keys)
     fresh = check_certificate(text, read_certificate(files.ca_crt), unit, files.tls_key)
     begins, ends = validity(fresh)
     if begins < validity(read_certificate(files.tls_crt))[0]:  # by its beginning: the root's last longer
         raise VerificationError("replayed", "this unit has a newer certificate: issue a new one")
+    if not begins <= now < ends:  # by the clock that the next session goes by, proven or not
+        raise VerificationError("not_valid", f"the certificate is not valid here, where it is {now:%Y-%m-%d %H:%M} UTC")
+    if ends < min(validity(read_certificate(files.tls_crt))[1], now + MIN_LEFT):
+        raise VerificationError("not_valid", "the certificate ends before the one in force: issue one that lasts")
     write_atomic(files.tls_crt, text.encode(), mode=PUBLIC_MODE)
     return max((ends - now).days, 0)

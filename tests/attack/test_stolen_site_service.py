@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
-from agent.keys import PublicKey, SigningKey, load_public_key, save_private_key
+from agent.keys import PublicKey, SigningKey, load_private_key, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE, parse_policy
 from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
@@ -131,6 +131,26 @@ def test_it_certifies_no_broker_and_nobody_who_certifies(fleet: Fleet, tmp_path:
     leaf = below.issue_client("door-1", key.public_key(), fleet.clock.now())
     with pytest.raises(KeyStoreError):
         check_chain((leaf, below.certificate), read_certificate(files.ca_crt), "door-1")
+
+
+@pytest.mark.parametrize(("issued_s", "until_s"), [(3 * 86_400, 90 * 86_400), (-60, -1), (0, 60), (0, 29 * 86_400)])
+def test_it_ends_no_unit_by_a_certificate_that_is_not_valid_or_not_for_long(
+    fleet: Fleet, issued_s: int, until_s: int
+) -> None:
+    """From the next connection on the unit would be away, until somebody came."""
+    unit = fleet.units["door-1"]
+    issuing = load_issuing(SiteFiles(fleet.folder))
+    assert issuing is not None
+    before = unit.files.tls_crt.read_bytes()
+    fleet.clock.advance(3600)
+    now = fleet.clock.now()
+    certified = load_private_key(unit.files.tls_key).public_key()
+    begins, until = now + timedelta(seconds=issued_s), now + timedelta(seconds=until_s)
+    leaf = issuing.issue_client("door-1", certified, begins, until=until)
+    args: dict[str, object] = {"certificate": (pem(leaf) + pem(issuing.certificate)).decode()}
+    payload = loot(fleet).sign(msgspec.json.encode(command(fleet, RENEW, args)), typ=SIGNATURE_TYPE).encode()
+    assert refusal(fleet, payload, RENEW) == "not_valid"
+    assert unit.files.tls_crt.read_bytes() == before
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> str:

@@ -19,8 +19,7 @@ from agent.errors import ConfigError, RefusedError, VerificationError
 from agent.site import configuration
 from agent.site.delegation import delegate
 from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S
-from agent.unit.reload import Reload
-from tests.simulators.configured import UNIT, Configured, zone_of
+from tests.simulators.configured import Configured, zone_of
 
 WIDE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
 
@@ -175,49 +174,6 @@ def test_a_thief_of_the_service_uses_up_no_serial(site: Configured) -> None:
     assert refused.value.reason in ("superseded", "replayed")
 
 
-def test_a_trial_is_judged_by_a_run_that_has_its_settings_and_by_no_other(site: Configured) -> None:
-    site.unit.begin()
-    site.live(2 * TRIAL_S)
-    site.send({"activation": {"dwell_ms": 900}})
-    site.live(STEADY_S + 5)  # the run before is well, and has not ended yet
-    assert site.state == "trying"
-    site.connected = False
-    site.live(2)
-    site.connected = True
-    assert site.state == "trying", "nor does what it lacks take anything back"
-    assert zone_of(site.unit.begin())["dwell_ms"] == 900
-    site.live(STEADY_S + 2)
-    assert site.state == "applied"
-
-
-def test_where_the_units_own_file_cannot_be_read_nothing_is_tried_and_the_site_hears_of_it(site: Configured) -> None:
-    reload = Reload(site.unit, site.local, site.clock)
-    site.unit.begin()
-    site.file.write_text("profile: [")
-    site.send({"activation": {"dwell_ms": 900}})
-    assert not reload.is_due()
-    assert site.state == "refused"
-    assert str(site.file) in site.why
-    site.write()
-    assert site.send({"activation": {"dwell_ms": 950}}) == "trying", "the next ones are not kept waiting"
-    site.unit.begin()
-    site.file.write_text("profile: [")
-    reload.asked.set()
-    assert not reload.is_due()
-    assert site.state == "trying", "a file that is broken later ends no trial"
-
-
-def test_a_slow_camera_is_no_lost_one(site: Configured) -> None:
-    site.frames = 1
-    site.unit.begin()
-    site.send({"camera": {"frames_per_second": 1}})
-    site.unit.begin()
-    for _ in range(STEADY_S):
-        site.live(1)
-        site.live(1, pictures=False)
-    assert site.state == "applied"
-
-
 @pytest.mark.parametrize(
     ("wanted", "place"),
     [
@@ -233,22 +189,6 @@ def test_from_afar_nobody_is_seen_from_further_away_or_followed_more_precisely(
     with pytest.raises(RefusedError, match=place):
         site.send(wanted)
     assert site.unit.begin() == site.local()
-
-
-def test_a_unit_that_moved_to_another_site_has_nothing_of_the_one_before(site: Configured) -> None:
-    """Whose numbers may be higher than those of the site it is at now."""
-    site.unit.begin()
-    site.apply({"activation": {"dwell_ms": 900}})
-    site.send({"activation": {"dwell_ms": 950}})
-    assert zone_of(site.unit.begin())["dwell_ms"] == 950
-    site.live(STEADY_S + 2)
-    assert site.state == "applied"
-    site.write(unit={"site": "annex", "id": UNIT, "name": "Door"})
-    moved = site.start()
-    assert moved.state() is None
-    assert zone_of(moved.begin())["dwell_ms"] == zone_of(load_config(site.file))["dwell_ms"] == 600
-    site.write(unit={"site": "hq", "id": UNIT, "name": "Door"})
-    assert zone_of(site.start().begin())["dwell_ms"] == 950
 
 
 def test_two_are_not_tried_at_once(site: Configured) -> None:
