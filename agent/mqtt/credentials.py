@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.clock import Clock
 from agent.disk.files import PUBLIC_MODE, REVOKED_BROKERS, read_bounded, read_secret, write_atomic
@@ -25,7 +25,9 @@ from agent.mqtt.bound import BoundedSocket
 # Only forward-secret AEAD suites when the broker cannot do TLS 1.3 (RFC 9325, 4.2).
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+MAX_CHAIN = 2  # a program's certificate and that of the site's service, which the root signed
 MAX_CHAIN_BYTES = 16 * 1024  # a certificate with its issuer's has 1 500
+_KNOWN = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.SubjectAlternativeName)
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -110,7 +112,8 @@ def offer_certificate(credentials: Credentials, content: bytes, clock: Clock) ->
         _check_issuer(credentials, certificate, [issuer])
     _check_issuer(credentials, chain[-1], _certificates(credentials.ca))
     same_name = _common_name(chain[0], path) == _common_name(present, path)
-    if not same_name or any(not _may_issue(issuer) for issuer in chain[1:]):
+    sound = is_clients(chain[0]) and len(chain) <= MAX_CHAIN and all(_may_issue(issuer) for issuer in chain[1:])
+    if not same_name or not sound:
         raise KeyStoreError(f"the certificate that was offered for {path} is another's: the present one stays")
     for certificate in chain:
         _check_validity(path, certificate, clock)
@@ -125,6 +128,22 @@ def _age(chain: list[x509.Certificate], *, by_issuers: bool) -> tuple[datetime, 
     """
     ends = _validity(chain[0])[1]
     return (_validity(chain[-1])[0] if by_issuers else ends), ends
+
+
+def is_clients(certificate: x509.Certificate) -> bool:
+    """Whether a broker takes it from a client (RFC 5280 sec. 4.2): it is for that, with nothing unknown that is critical."""
+    try:
+        for extension in certificate.extensions:
+            value = extension.value
+            if extension.critical and not isinstance(value, _KNOWN):
+                return False
+            if isinstance(value, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in value:
+                return False
+            if isinstance(value, x509.KeyUsage) and not value.digital_signature:
+                return False
+    except ValueError:  # one that stands twice, or is not readable
+        return False
+    return True
 
 
 def _may_issue(certificate: x509.Certificate) -> bool:

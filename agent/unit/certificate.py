@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import KeyStoreError, VerificationError
 from agent.keys import load_private_key
+from agent.mqtt.credentials import is_clients
 from agent.site.authority import check_chain, public_pem, read_certificate, read_chain, validity
 from agent.unit.key_files import UnitFiles
 
@@ -32,6 +33,8 @@ def check_certificate(text: str, root: x509.Certificate, unit: str, tls_key: Pat
     except ValueError:
         raise VerificationError("malformed", "the certificate is not readable: ask the site again") from None
     check_chain(chain, root, unit)
+    if not is_clients(chain[0]):
+        raise KeyStoreError("the certificate is of a kind that no broker takes from a unit: ask the site again")
     certified, held = chain[0].public_key(), load_private_key(tls_key).public_key()
     if not isinstance(certified, ec.EllipticCurvePublicKey) or public_pem(certified) != public_pem(held):
         raise KeyStoreError("the certificate is for another key than the one that waits here: make a new request")

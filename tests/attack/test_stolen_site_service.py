@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
@@ -150,6 +151,35 @@ def test_it_ends_no_unit_by_a_certificate_that_is_not_valid_or_not_for_long(
     args: dict[str, object] = {"certificate": (pem(leaf) + pem(issuing.certificate)).decode()}
     payload = loot(fleet).sign(msgspec.json.encode(command(fleet, RENEW, args)), typ=SIGNATURE_TYPE).encode()
     assert refusal(fleet, payload, RENEW) == "not_valid"
+    assert unit.files.tls_crt.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["for a broker", "a critical extension that nobody knows"])
+def test_it_ends_no_unit_by_a_certificate_that_no_broker_takes(fleet: Fleet, kind: str) -> None:
+    unit = fleet.units["door-1"]
+    issuing = load_issuing(SiteFiles(fleet.folder))
+    assert issuing is not None
+    certified, now = load_private_key(unit.files.tls_key).public_key(), fleet.clock.now()
+    leaf = issuing.issue_client("door-1", certified, now)
+    if kind == "for a broker":
+        usage: x509.ExtensionType = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH])
+    else:
+        usage = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00")
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(leaf.subject)
+        .issuer_name(leaf.issuer)
+        .public_key(certified)
+        .serial_number(leaf.serial_number)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=90))
+        .add_extension(usage, critical=kind != "for a broker")
+        .sign(load_private_key(SiteFiles(fleet.folder).issuing_key), hashes.SHA256())
+    )
+    before = unit.files.tls_crt.read_bytes()
+    args: dict[str, object] = {"certificate": (pem(made) + pem(issuing.certificate)).decode()}
+    payload = loot(fleet).sign(msgspec.json.encode(command(fleet, RENEW, args)), typ=SIGNATURE_TYPE).encode()
+    assert refusal(fleet, payload, RENEW) is not None
     assert unit.files.tls_crt.read_bytes() == before
 
 
