@@ -131,7 +131,7 @@ def _age(chain: list[x509.Certificate], *, by_issuers: bool) -> tuple[datetime, 
 
 
 def is_clients(certificate: x509.Certificate) -> bool:
-    """Whether a broker takes it from a client (RFC 5280 sec. 4.2): it is for that, with nothing unknown that is critical."""
+    """Whether a broker takes it from a client (RFC 5280 sec. 4.2): it is for that, and nothing in it is unknown."""
     try:
         for extension in certificate.extensions:
             value = extension.value
