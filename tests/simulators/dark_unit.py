@@ -56,8 +56,10 @@ def one_frame(clock: SimulatedClock) -> Source:
 
 @contextmanager
 def no_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> Iterator[None]:
-    yield
-    uplink.stop()
+    try:
+        yield
+    finally:
+        uplink.stop()
 
 
 def dark_world(clock: SimulatedClock) -> World:
