@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -48,8 +49,6 @@ KEEP_S: Final = 60  # between two writes of what was seen of one unit, where not
 DAY_S: Final = 86_400
 PUT_BACK: Final = "; where this folder was put back from a backup: postern site recover"
 SAY_AGAIN_S: Final = 300  # what is retained: a broker may retain nothing, or at another of its nodes alone
-
-
 VERBS: Final = (RENEW, CONFIGURE)  # by which the service brings what falls due
 
 
@@ -282,14 +281,12 @@ class Desk:
         if not seen.configures or not may_configure(self._files, self.site):
             return
         if (serial := configuration.due(self._files, record.unit, seen.configuration)) is not None:
-            yield _Need(
-                "configuration",
-                lambda: {"configuration": configuration.sign_for(self._folder, record.unit, clock=self._clock)},
-                CONFIGURE,
-                serial,
-            )
+            signed = partial(configuration.sign_for, self._folder, record.unit, clock=self._clock)
+            yield _Need("configuration", lambda: {"configuration": signed()}, CONFIGURE, serial)
         policy = newest_policy(self._files)
-        if policy is not None and policy.issue is not None and seen.policy not in (None, policy.digest):
+        # Also where it has that one, by joining or by hand: a unit that knows no number would take an older one.
+        lacks = policy is not None and (seen.policy != policy.digest or seen.policies < policy.serial)
+        if policy is not None and policy.issue is not None and seen.policy is not None and lacks:
             sent = {"policy": policy.token, "issue": policy.issue}
             yield _Need("policy", lambda: sent, CONFIGURE, policy.serial)
 
@@ -350,6 +347,8 @@ class Desk:
         if what == "revoked_brokers":
             sent = str(flight.command.args["revoked_brokers"]).encode()
             self._keep(msgspec.structs.replace(self._of(unit), brokers_crl=_digest(sent)), now=True)
+        if what == "policy":
+            self._keep(msgspec.structs.replace(self._of(unit), policies=self._tried[unit, what][0]), now=True)
         self._note(unit, None)
         if what == "seal_key":  # what it was asked for
             self._tried.pop((unit, "epoch_keys"), None)

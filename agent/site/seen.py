@@ -55,6 +55,7 @@ class UnitSeen(Record, frozen=True):
     release: Text | None = None
     camera: Text | None = None
     policy: Text | None = None
+    policies: Count = 0  # number of the last policy that it took by the service
     models: Annotated[dict[Text, Text], Meta(max_length=8)] = msgspec.field(default_factory=dict)
     renews: bool | None = None  # whether its release takes renewals by the service
     configures: bool | None = None  # whether it takes settings and policies from afar

@@ -192,6 +192,22 @@ def install(served: Served, policy: Policy, *, serial: int = 0, issue: str | Non
     )
 
 
+def test_a_unit_that_has_the_policy_by_joining_hears_its_number_once_and_takes_no_older_one(served: Served) -> None:
+    """The service has all that the site ever signed and numbered, and so has its thief."""
+    policies.issue_policy(served.files.folder, other_policy(), clock=served.clock)
+    older = newest_policy(served.files)
+    assert older is not None
+    policies.issue_policy(served.files.folder, POLICY, clock=served.clock)
+    assert served.exchange() == [(CONFIGURE, None)]
+    assert not served.target.configuring.asked.is_set(), "nothing changes"
+    assert served.exchange() == []
+    before = served.target.config.match.policy.read_bytes()
+    with pytest.raises(VerificationError) as refused:
+        install(served, other_policy(), issue=older.issue)
+    assert refused.value.reason == "replayed"
+    assert served.target.config.match.policy.read_bytes() == before
+
+
 def test_an_older_policy_one_for_other_models_and_one_by_another_key_change_nothing(served: Served) -> None:
     install(served, other_policy(), serial=5)
     before = served.target.config.match.policy.read_bytes()
