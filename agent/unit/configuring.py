@@ -55,7 +55,8 @@ class Configuring:
         self._lock = threading.Lock()
         self._told = read_told(local)
         self._running: Chosen | None = None
-        self._log: Log = lambda _: None
+        self._unsaid: list[Mapping[str, Fact]] = []  # between two runs no audit log is open
+        self._log: Log = self._unsaid.append
         self._pictures: Callable[[], int] = lambda: 0
         self._connected: Callable[[], bool] = lambda: False
         self._began_ns = clock.monotonic_ns()
@@ -69,11 +70,13 @@ class Configuring:
             told = self._told
             if told is not None and told.starts is not None:
                 if told.starts == 0:
+                    self._log = self._unsaid.append
                     self._roll_back(f"the unit ended {STARTS} times before it was well")
                 else:
                     try:
                         self._keep(msgspec.structs.replace(told, starts=told.starts - 1))
                     except StorageError as error:  # a start that cannot be counted is none to try anything at
+                        self._log = self._unsaid.append
                         self._roll_back(str(error))
             self._began_ns, self._well_ns = self._clock.monotonic_ns(), None
             self._seen, self._pictured_ns = 0, None
@@ -88,6 +91,9 @@ class Configuring:
     def attach(self, pictures: Callable[[], int], connected: Callable[[], bool], log: Log) -> None:
         """Tell how the run that begins does: how many pictures it has seen, and whether it has a session."""
         self._pictures, self._connected, self._log = pictures, connected, log
+        for facts in self._unsaid:
+            log(facts)
+        self._unsaid.clear()
 
     def failed(self, why: str, *, state: Literal["refused", "rolled_back"]) -> bool:
         """Whether settings on trial were taken back because of ``why``, so that it is worth beginning again."""
@@ -95,6 +101,8 @@ class Configuring:
             if self._told is None or self._told.starts is None:
                 return False
             begun = self._has_begun()
+            if state == "rolled_back":  # by a run that is over
+                self._log = self._unsaid.append
             self._roll_back(why, state)
             if begun and state == "refused":  # by what runs; who rolls back at a start begins again by itself
                 self.asked.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.load import load_config
-from agent.unit.configuring import STEADY_S, TRIAL_S
+from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S, Configuring
 from agent.unit.reload import Reload
 from tests.simulators.configured import UNIT, Configured, zone_of
 
@@ -75,3 +75,22 @@ def test_a_unit_that_moved_to_another_site_has_nothing_of_the_one_before(site: C
     assert zone_of(moved.begin())["dwell_ms"] == zone_of(load_config(site.file))["dwell_ms"] == 600
     site.write(unit={"site": "hq", "id": UNIT, "name": "Door"})
     assert zone_of(site.start().begin())["dwell_ms"] == 950
+
+
+def test_what_is_taken_back_between_two_runs_stands_in_the_log_of_the_next(site: Configured) -> None:
+    """The log of the run before is closed by then."""
+    log: list[object] = []
+    site.unit.begin()
+    site.send({"models": {"threads": 2}})
+    site.unit.begin()
+    site.unit.attach(lambda: 0, lambda: True, lambda _: None)
+    site.unit.failed("the camera does not open", state="rolled_back")
+    site.unit.begin()
+    site.unit.attach(lambda: 0, lambda: True, lambda facts: log.append(facts["state"]))
+    assert log == ["rolled_back"]
+    site.send({"models": {"threads": 3}})
+    for _ in range(STARTS + 1):
+        site.unit = Configuring(site.local(), site.clock)
+        site.unit.begin()
+    site.unit.attach(lambda: 0, lambda: True, lambda facts: log.append(facts["state"]))
+    assert log == ["rolled_back", "trying", "rolled_back"]
