@@ -22,6 +22,7 @@ from agent.config.drawn import refuse_zone
 from agent.config.site_settings import LOCAL, Settings, digest_of_settings, is_local
 from agent.disk.files import read_bounded, write_atomic
 from agent.errors import RefusedError
+from agent.parse import strict_json
 from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.parse.strict_yaml import Document, Place, dotted, read_document
 from agent.protocol.configuration import VALID_DAYS, Configuration
@@ -66,7 +67,7 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 section[place[-1]] = value
                 if (line := self.lines.get(f"{where}.{dotted(place)}")) is not None:
                     lines[dotted(place)] = line
-        return msgspec.convert(found, Settings), lines
+        return strict_json.convert(found, Settings), lines
 
 
 def check_file(folder: Path, file: Path) -> tuple[Document, SiteConfiguration]:

@@ -13,12 +13,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from agent.parse import strict_json
 from agent.site.acl import Access, Entry, Rules
 
 PLACE: Final = "/etc/rabbitmq/postern"  # where the site's files lie at each node
 MAX_QUEUED: Final = 10_000  # messages for one session that is away, as with Mosquitto; then the oldest are dropped
 MAX_SESSION_S: Final = 7 * 24 * 3600  # as long as a durable subscriber asks for
 MAX_PACKET_BYTES: Final = 32 * 1024
+MAX_RULES_BYTES: Final = 32 * 1024 * 1024  # of definitions.json: some 10 000 users
 VHOST, EXCHANGE, TAG = "/", "amq.topic", "postern"
 # Never a dot, which ends a level; '#' only where a right ends with it. A '*' may be heard, and cannot be said.
 _ONE_LEVEL: Final[dict[Access, str]] = {"read": "[^.#]+", "write": "[^.#*]+"}
@@ -58,12 +60,12 @@ def spell(rules: Rules) -> str:
 def by_name(text: str) -> dict[str, str]:
     """Split definitions by the name of the user; empty for what are none."""
     try:
-        found = json.loads(text)
+        found = strict_json.loads(text.encode(), limit=MAX_RULES_BYTES)
         named: dict[str, list[Any]] = {user["name"]: [user] for user in found["users"]}
         for part in ("permissions", "topic_permissions"):
             for item in found[part]:
                 named[item["user"]].append(item)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return {}
     return {name: json.dumps(items) for name, items in named.items()}
 

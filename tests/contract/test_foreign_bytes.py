@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.contract.test_layout import module, modules, tree
 
-DECODER = "strict_json"
+DECODER = "parse.strict_json"
 PRINTER = "cli.words"
 DECODERS = {
     "json.loads",
