@@ -24,6 +24,7 @@ from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
 from agent.protocol.record import load, save
+from agent.protocol.topics import list_topic
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining, units
@@ -234,14 +235,25 @@ def take(site: LiveSite) -> None:
     subprocess.run([TAKE, site.files.broker, site.broker.folder], check=True, env=environment, capture_output=True)
 
 
+def hears(settings: BrokerSettings, topic: str) -> bool:
+    """Whether the broker has the rules of a program that was added a moment ago."""
+    connection = Connection(settings, client_id="guard", clock=SystemClock(), session_expiry_s=0)
+    try:
+        connection.open()
+        connection.subscribe(topic)
+    except BrokerError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
 def test_a_subscriber_hears_of_a_new_unit_and_of_a_revocation_by_the_service(site: LiveSite, tmp_path: Path) -> None:
     """Nobody carries the list of units; what is not newer, or not the site's, changes nothing."""
     guard = issue_client(site.folder, "guard", "auditor")
-    settings = BrokerSettings(
-        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
-    )
+    settings = as_program(site, guard)
     trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
-    time.sleep(1)  # the broker has the auditor's rules
+    wait_until(lambda: hears(settings, list_topic(SITE)))
     before = (guard / "trust.jws").read_bytes()
     subscriber = Subscriber(settings, site=SITE, trust=trust, clock=SystemClock())
     with subscriber:
@@ -268,11 +280,9 @@ def test_a_subscriber_hears_of_a_new_unit_and_of_a_revocation_by_the_service(sit
 def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveSite) -> None:
     """It is five times as long as a message may be at the broker as deployed."""
     guard = issue_client(site.folder, "guard", "auditor")
-    settings = BrokerSettings(
-        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
-    )
+    settings = as_program(site, guard)
     trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
-    time.sleep(1)  # the broker has the auditor's rules
+    wait_until(lambda: hears(settings, list_topic(SITE)))
     units = {f"door-{n}": (UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active"),) for n in range(500)}
     listed = TrustList(version=1, site=SITE, serial=1000, issued_at="2026-11-27T00:00:00Z", units=units)
     record = load(site.files.record, SiteRecord)
