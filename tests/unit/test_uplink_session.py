@@ -146,6 +146,10 @@ def test_what_is_retained_and_what_never_is(broker: RealBroker, unit: UnitOnBrok
     assert retained(broker, f"{BASE}/availability") == b"offline"
 
 
+def payloads(listener: Listener) -> list[bytes]:
+    return [message.payload for message in listener.messages]
+
+
 def test_stop_delivers_what_is_there_and_says_offline_within_two_seconds(
     broker: RealBroker, unit: UnitOnBroker
 ) -> None:
@@ -155,8 +159,10 @@ def test_stop_delivers_what_is_there_and_says_offline_within_two_seconds(
     began = time.monotonic()
     assert unit.uplink.stop()
     assert time.monotonic() - began < 2
-    auditor.pump(lambda: auditor.messages and auditor.messages[-1].payload == b"offline")
-    assert len(auditor.messages) == 52  # online, events, offline
+    auditor.pump(lambda: b"online" in payloads(auditor) and payloads(auditor)[-1] == b"offline")
+    said = payloads(auditor)[payloads(auditor).index(b"online") :]  # before that, what a unit of this name left behind
+    assert len([one for one in said if unit.outbox.boot.encode() in one]) == 50
+    assert len(said) == 52  # online, events, offline
     assert unit.outbox.depth() == 0
 
 
