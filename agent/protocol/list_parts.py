@@ -53,6 +53,13 @@ class Gathering:
         self._lists: dict[str, dict[int, str]] = {}  # by digest; the one that was heard of last is the last
         self._whole: str | None = None  # digest of the list that was put together last: it is said again and again
 
+    def hear(self, payload: bytes, *, whole: bool) -> bytes | None:
+        """The list that a message brings, ``whole`` or with its last part; nothing where it brings none.
+
+        ValueError as ``take``.
+        """
+        return payload if whole or not payload else self.take(payload)
+
     def take(self, payload: bytes) -> bytes | None:
         """Take one message; the list, once, when it is whole. ValueError for what is no part of the list it names."""
         part = strict_json.decode(payload, ListPart, MAX_PART_BYTES)

@@ -47,7 +47,7 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
 
     Raises KeyStoreError, VerificationError, and RefusedError when the mandate has ended.
     """
-    token = read_bounded(files.mandate, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
+    token = _mandate(files)
     grant, public = read_grant(token, site_key, site=site)
     key = SigningKey.load(files.mandated_key)
     if key.kid != public.kid:
@@ -57,11 +57,14 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
     return MandatedKey(key, token)
 
 
+def _mandate(files: SiteFiles) -> str:
+    return read_bounded(files.mandate, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
+
+
 def may_configure(files: SiteFiles, site: str) -> bool:
     """Whether the service's mandate lets it set units; one by a release before does not."""
     try:
-        token = read_bounded(files.mandate, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
-        grant, _ = read_grant(token, load_public_key(files.site_jwk), site=site)
+        grant, _ = read_grant(_mandate(files), load_public_key(files.site_jwk), site=site)
     except PosternError:
         return False
     return {CONFIGURE, SIGNS_CONFIGURATION} <= set(grant.verbs)

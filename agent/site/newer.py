@@ -32,7 +32,7 @@ class Retained:
         """Keep a list that the site signed and this folder does not know; anything else is nobody's."""
         whole, _ = self.filters
         try:
-            token = payload if topic == whole or not payload else self._parts.take(payload)
+            token = self._parts.hear(payload, whole=topic == whole)
         except ValueError:
             return
         if not token or len(token) > MAX_TOKEN_BYTES:

@@ -270,8 +270,7 @@ class Subscriber:
     def _take_list(self, message: Incoming) -> None:
         """Take the site's newest list of units, so that nobody has to carry it; what is none changes nothing."""
         try:
-            whole = message.topic == self._list_topics[0]
-            token = message.payload if whole or not message.payload else self._list_parts.take(message.payload)
+            token = self._list_parts.hear(message.payload, whole=message.topic == self._list_topics[0])
             if token and self._trust.offer(token):
                 self._trust_checked_ns -= TRUST_CHECK_S * 1_000_000_000  # it counts from the next batch on
         except (PosternError, ValueError) as error:
