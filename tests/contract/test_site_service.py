@@ -17,24 +17,23 @@ import msgspec
 import pytest
 
 from agent.clock import Clock, ClockState, SystemClock
-from agent.disk.files import write_atomic
 from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
 from agent.keys import UnitKey, load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
-from agent.protocol.record import load, save
+from agent.protocol.record import save
 from agent.protocol.topics import list_topic
-from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
+from agent.protocol.trust import TrustedUnits, UnitKeyEntry
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining, units
 from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
+from agent.site.folder import changing
 from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
-from agent.site.records import Role, SiteRecord
-from agent.site.units import load_site_key
+from agent.site.records import Role, UnitRecord
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
 from agent.unit.joining import new_unit_request
@@ -283,15 +282,29 @@ def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveS
     settings = as_program(site, guard)
     trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
     wait_until(lambda: hears(settings, list_topic(SITE)))
-    units = {f"door-{n}": (UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active"),) for n in range(500)}
-    listed = TrustList(version=1, site=SITE, serial=1000, issued_at="2026-11-27T00:00:00Z", units=units)
-    record = load(site.files.record, SiteRecord)
-    save(site.files.record, msgspec.structs.replace(record, trust_serial=listed.serial))
-    write_atomic(site.files.trust, listed.sign(load_site_key(site.folder)).encode())
-    with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
+    for number in range(500):  # as records: whatever the service does meanwhile, the list follows from them
+        key = UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active")
+        made = UnitRecord(
+            version=1,
+            unit=f"door-{number}",
+            revoked=False,
+            audiences=("access",),
+            keys=(key,),
+            seal_jwk={},
+            tls_key="",
+            certificates=(),
+        )
+        save(site.files.unit(made.unit), made)
+    with changing(site.folder):
+        pass  # an act first completes what is not written yet
+    told: list[str] = []
+    with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock(), on_notice=told.append) as subscriber:
         thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
         thread.start()
-        wait_until(lambda: len(subscriber.verifier.trust.units_in_service()) == 500)
+        try:
+            wait_until(lambda: len(subscriber.verifier.trust.units_in_service()) == 500)
+        except AssertionError:
+            pytest.fail(f"not heard of; told: {told}")
         subscriber.stop()
         thread.join(10)
     assert (guard / "trust.jws").read_bytes() == site.files.trust.read_bytes()
