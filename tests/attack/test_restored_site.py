@@ -25,7 +25,7 @@ from agent.site.token_list import issue_token_list
 from agent.unit.joining import install_epoch_keys
 from agent.unit.seal_key import statement
 from agent.unit.tokens import install_token_list
-from tests.simulators.site_office import SiteOffice, listed_units
+from tests.simulators.site_office import SiteOffice, let_in, listed_units
 from tools.lib.lifetime.days import SITE, Fleet
 
 TOPIC = list_topic(SITE)
@@ -99,9 +99,13 @@ def test_a_folder_that_is_put_back_below_the_running_service_takes_no_newer_list
             site.fleet.desk.board()
 
 
-def test_a_long_list_is_heard_in_its_parts(site: Restored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.protocol.list_parts.PART_BYTES", 400)
-    for number, part in enumerate(in_parts(site.retained), start=1):
+def test_a_long_list_is_heard_in_its_parts(tmp_path: Path) -> None:
+    site = Restored(tmp_path)
+    let_in(site.fleet.folder, 150, clock=site.clock)
+    retained = site.files.trust.read_bytes()
+    site.put_back()
+    assert in_parts(retained), "longer than a message"
+    for number, part in enumerate(in_parts(retained), start=1):
         site.fleet.desk.take(list_part_topic(SITE, number), part)
     with pytest.raises(RefusedError, match="put back"):
         site.fleet.desk.board()

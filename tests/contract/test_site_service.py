@@ -18,27 +18,26 @@ import pytest
 
 from agent.clock import Clock, ClockState, SystemClock
 from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
-from agent.keys import UnitKey, load_public_key
+from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
-from agent.protocol.record import save
 from agent.protocol.topics import list_topic
-from agent.protocol.trust import TrustedUnits, UnitKeyEntry
+from agent.protocol.trust import TrustedUnits
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining, units
 from agent.site.authority import read_certificate
 from agent.site.fleet import list_units
-from agent.site.folder import changing
 from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
-from agent.site.records import Role, UnitRecord
+from agent.site.records import Role
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
 from agent.unit.joining import new_unit_request
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import wait_until
+from tests.simulators.site_office import let_in
 from tools.lib.demo.site import postern
 from tools.lib.lifetime.joining import SITE, LiveSite
 from tools.lib.lifetime.unit import FleetUnit
@@ -282,21 +281,7 @@ def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveS
     settings = as_program(site, guard)
     trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
     wait_until(lambda: hears(settings, list_topic(SITE)))
-    for number in range(500):  # as records: whatever the service does meanwhile, the list follows from them
-        key = UnitKeyEntry(jwk=UnitKey.generate().public_jwk(), status="active")
-        made = UnitRecord(
-            version=1,
-            unit=f"door-{number}",
-            revoked=False,
-            audiences=("access",),
-            keys=(key,),
-            seal_jwk={},
-            tls_key="",
-            certificates=(),
-        )
-        save(site.files.unit(made.unit), made)
-    with changing(site.folder):
-        pass  # an act first completes what is not written yet
+    let_in(site.folder, 500)
     told: list[str] = []
     with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock(), on_notice=told.append) as subscriber:
         thread = threading.Thread(target=lambda: list(subscriber), daemon=True)
