@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tools.lib.train.net import add_passive
+
 
 def keep(path: Path, net: nn.Module) -> None:
     """Write ``net`` as a start for ``--init`` and for the exporters."""
@@ -17,8 +19,8 @@ def keep(path: Path, net: nn.Module) -> None:
 
 
 def begin_from(path: Path, net: nn.Module) -> None:
-    """Load what ``keep``, a run or ``tools.lib.train.from_tflite`` wrote."""
-    net.load_state_dict(torch.load(path, weights_only=True)["average"])
+    """Load what ``keep``, a run or ``tools.lib.train.from_tflite`` wrote, into a net as deep or deeper."""
+    net.load_state_dict(add_passive(net, torch.load(path, weights_only=True)["average"]))
 
 
 def save(path: Path, state: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.lib.train.loop import Turn, add_options, begin, train
-from tools.lib.train.net import EmbedderNet
+from tools.lib.train.net import DEPTHS, EmbedderNet
 from tools.lib.train.pool import CLIP_SIGMA
 from tools.lib.train.precision import mixed
 
@@ -87,6 +87,15 @@ class Student(nn.Module):
         super().__init__()
         self.net, self.adapt14, self.adapt7 = net, nn.Conv2d(width14, 128, 1), nn.Conv2d(width7, 128, 1)
 
+    @classmethod
+    def like(cls, state: dict[str, Tensor]) -> Student:
+        """The student whose weights ``state`` holds, as deep as it was."""
+        names = {key.removeprefix("net.").rsplit(".", 3)[0] for key in state if key.endswith(".second.0.weight")}
+        depths = (sum(name.startswith(f"{stage}.") for name in names) for stage in ("stage28", "stage14", "stage7"))
+        student = cls(EmbedderNet(depths=tuple(depths)), 128, 192)
+        student.load_state_dict(state)
+        return student
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         embedding, f14, f7 = self.net.features(x)
         return embedding, self.adapt14(f14), self.adapt7(f7)
@@ -137,9 +146,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     add_options(parser, steps=60_000, batch=128)
     parser.add_argument("--jitter", type=float, default=0.0, help="misalignment that the targets do not follow, 0 or 1")
+    parser.add_argument("--depths", type=int, nargs=3, default=DEPTHS, help="blocks of the three stages")
     args = parser.parse_args()
     begin(args)
-    student = Student(EmbedderNet(), 128, 192).to(memory_format=torch.channels_last)
+    student = Student(EmbedderNet(depths=tuple(args.depths)), 128, 192).to(memory_format=torch.channels_last)
     pool, held = Pool(args.pool), load_shard(args.pool, 0)
 
     def turn(now: Turn) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from tools.lib.train.embedder import Pool, Student, held_out, load_shard, recalibrate
 from tools.lib.train.exporting import options
 from tools.lib.train.fold import fold
-from tools.lib.train.net import EMBEDDING_DIM, EmbedderNet
+from tools.lib.train.net import EMBEDDING_DIM
 from tools.lib.train.quantise import apply, convert
 
 REPRESENTATIVE = 512  # pictures: ranges of ReLU6 nets settle well before
@@ -24,10 +24,8 @@ REPRESENTATIVE = 512  # pictures: ranges of ReLU6 nets settle well before
 def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(1)
-    student = Student(EmbedderNet(), 128, 192)
     state = torch.load(args.checkpoint, weights_only=True)
-    student.load_state_dict(state["average"])
-    net = student.net
+    net = Student.like(state["average"]).net
     recalibrate(net, Pool(args.pool))
     held = load_shard(args.pool, 0)
     layers = fold(net)

@@ -23,7 +23,7 @@ from tools.lib.train.checkpoints import save
 from tools.lib.train.detector import Scenes
 from tools.lib.train.detector_net import DetectorNet
 from tools.lib.train.embedder import Pool, Student, to_input
-from tools.lib.train.net import EmbedderNet, Sum
+from tools.lib.train.net import DEPTHS, EmbedderNet, Sum
 
 BATCHES = 8  # of 128 pictures, for the statistics of the norms
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -125,21 +125,21 @@ def restore_norms(net: nn.Module, batches: list[Tensor]) -> None:
         norm.running_var.copy_(variance)
 
 
-def embedder(model: Path, pool: Path) -> nn.Module:
-    student, rng, pictures = Student(EmbedderNet(), 128, 192), np.random.default_rng(1), Pool(pool, 0)
+def embedder(model: Path, pool: Path, depths: tuple[int, ...]) -> nn.Module:
+    student, rng, pictures = Student(EmbedderNet(depths=depths), 128, 192), np.random.default_rng(1), Pool(pool, 0)
     load(student.net, model)
     restore_norms(student.net, [to_input(pictures.batch(128, rng)[0]) for _ in range(BATCHES)])
     return student
 
 
-def detector(model: Path, pool: Path) -> nn.Module:
+def detector(model: Path, pool: Path, _: tuple[int, ...]) -> nn.Module:
     net, rng, scenes = DetectorNet(), np.random.default_rng(1), Scenes(pool, 0)
     load(net, model)
     restore_norms(net, [to_input(scenes.batch(32, rng, crops=False)[0]) for _ in range(BATCHES)])
     return net
 
 
-def landmarks(model: Path, pool: Path) -> nn.Module:
+def landmarks(model: Path, pool: Path, _: tuple[int, ...]) -> nn.Module:
     net, rng, patches = second.LandmarkNet(), np.random.default_rng(1), second.Pool(pool)
     load(net, model)
     restore_norms(net, [to_input(patches.batch(192, rng)[0]) for _ in range(BATCHES)])
@@ -155,9 +155,10 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="embedder")
+    parser.add_argument("--depths", type=int, nargs=3, default=DEPTHS, help="of an embedder: blocks of its stages")
     args = parser.parse_args()
     torch.manual_seed(1)  # the adaptors of an embedder start at random
-    net = NETWORKS[args.network](args.model, args.pool)
+    net = NETWORKS[args.network](args.model, args.pool, tuple(args.depths))
     save(args.out, {"average": net.state_dict()})
 
 

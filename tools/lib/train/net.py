@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 EMBEDDING_DIM = 128
+DEPTHS = (1, 3, 1)  # blocks at 28x28, 14x14 and 7x7
 
 
 class ConvNorm(nn.Sequential):
@@ -103,7 +104,7 @@ class EmbedderNet(nn.Module):
     def __init__(
         self,
         widths: tuple[int, int, int, int] = (32, 64, 128, 192),
-        depths: tuple[int, int, int] = (1, 3, 1),
+        depths: tuple[int, ...] = DEPTHS,
         head: int = 384,
     ) -> None:
         super().__init__()
@@ -124,3 +125,16 @@ class EmbedderNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)[0]
+
+
+def add_passive(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` of a net with fewer blocks, filled up for ``net``: its further ones pass on what they get.
+
+    A block whose last scale is 0 adds nothing to its shortcut, and ReLU6 leaves alone what came out of a ReLU6, so the
+    deeper net computes what the other did (Net2DeeperNet, Chen et al. 2016; zero scale: Goyal et al. 2017).
+    """
+    own = net.state_dict()
+    if not set(state) <= set(own):
+        raise ValueError("the weights are of a net with other layers")
+    missing = {key: torch.zeros_like(own[key]) if key.endswith(".second.1.weight") else own[key] for key in own}
+    return missing | state
