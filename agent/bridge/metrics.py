@@ -30,13 +30,22 @@ class Metrics:
 
     batch = 1000
 
-    def __init__(self, listen: str, port: int, *, status: Status, store: Store, now_s: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        listen: str,
+        port: int,
+        *,
+        status: Status,
+        store: Store,
+        now_s: Callable[[], int],
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         """Begin to serve; RefusedError when the address cannot be used."""
         self._gathered = Gathered(status, store, now_s)
         registry = CollectorRegistry()
         registry.register(self._gathered)
         try:
-            self._server = _Server(listen, port, registry)
+            self._server = _Server(listen, port, registry, deadline_s)
         except OSError as error:
             raise RefusedError(
                 f"cannot serve metrics on {listen} port {port} ({error.strerror}): choose another"
@@ -78,8 +87,9 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
 
-    def __init__(self, listen: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(self, listen: str, port: int, registry: CollectorRegistry, deadline_s: float) -> None:
         """Listen; raises OSError."""
+        self._deadline_s = deadline_s
         self._places = threading.BoundedSemaphore(MAX_QUESTIONS)
         self.address_family = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         super().__init__((listen, port), _Handler)
@@ -92,7 +102,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Asked, client_address: object) -> None:
-        watch = threading.Timer(DEADLINE_S, _cut, [request])
+        watch = threading.Timer(self._deadline_s, _cut, [request])
         watch.daemon = True
         watch.start()
         try:

@@ -29,10 +29,11 @@ class UnreachableError(Exception):
 
 
 class Poster:
-    """``post`` and ``status`` block for ``DEADLINE_S`` at most, once the receiver's name is resolved."""
+    """``post`` and ``status`` block for ``deadline_s`` at most, once the receiver's name is resolved."""
 
-    def __init__(self, url: str, ca: Path | None = None) -> None:
+    def __init__(self, url: str, ca: Path | None = None, *, deadline_s: float = DEADLINE_S) -> None:
         """``ca`` is who vouches for the receiver, by default the system's; RefusedError or KeyStoreError."""
+        self._deadline_s = deadline_s
         try:
             parts = urlsplit(url)
             self._port, self.host = parts.port, parts.hostname or ""
@@ -66,7 +67,7 @@ class Poster:
     def _within(self, body: bytes, headers: Mapping[str, str], *, whole: bool) -> _Answer:
         """One exchange within the deadline, and a second one where a kept connection was closed meanwhile."""
         self._overdue = False
-        watch = threading.Timer(DEADLINE_S, self._cut)
+        watch = threading.Timer(self._deadline_s, self._cut)
         watch.daemon = True
         watch.start()
         try:
@@ -81,7 +82,7 @@ class Poster:
             self.close()
             what = printable(str(error)) or type(error).__name__
             if self._overdue:
-                what = f"no whole answer within {DEADLINE_S:.0f} seconds"
+                what = f"no whole answer within {self._deadline_s:.0f} seconds"
             raise UnreachableError(f"the receiver {self.host} cannot be reached ({what}): it is tried again") from error
         finally:
             watch.cancel()
@@ -129,7 +130,7 @@ class Poster:
         for number, (family, kind, protocol, _, address) in enumerate(found, 1):
             plain = socket.socket(family, kind, protocol)
             try:
-                plain.settimeout(DEADLINE_S / 2 / MAX_ADDRESSES if number < len(found) else TIMEOUT_S)
+                plain.settimeout(self._deadline_s / 2 / MAX_ADDRESSES if number < len(found) else TIMEOUT_S)
                 plain.connect(address)
                 plain.settimeout(TIMEOUT_S)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.bridge.outputs import BATCH_NS, Item, Sent, told
-from agent.bridge.post import Poster, UnreachableError
+from agent.bridge.post import DEADLINE_S, Poster, UnreachableError
 from agent.clock import Clock
 from agent.disk.files import read_secret
 from agent.errors import RefusedError
@@ -30,7 +30,9 @@ class Webhook:
 
     batch = 32
 
-    def __init__(self, url: str, secret: Path, words: str | None, clock: Clock) -> None:
+    def __init__(
+        self, url: str, secret: Path, words: str | None, clock: Clock, *, deadline_s: float = DEADLINE_S
+    ) -> None:
         """Read the secret; RefusedError or KeyStoreError says what is wrong with it."""
         self._secret = read_secret(secret).strip()
         if len(self._secret) < MIN_SECRET_BYTES:
@@ -38,7 +40,7 @@ class Webhook:
                 f"{secret} holds less than {MIN_SECRET_BYTES} bytes: make one with 'openssl rand -hex 32'"
             )
         self._words, self._clock = words, clock
-        self._poster = Poster(url)
+        self._poster = Poster(url, deadline_s=deadline_s)
         self._attempts: tuple[str, int] = ("", 0)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:

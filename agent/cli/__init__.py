@@ -14,6 +14,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -61,8 +62,14 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends nothing
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _run(words))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit status of ``command``; whatever it raises is told in one sentence."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return command()
     except PosternError as error:
         if os.environ.get("POSTERN_DEBUG") == "1":
             raise

@@ -13,7 +13,7 @@ from agent.bridge.demo import play
 from agent.bridge.service import Bridge
 from agent.bridge.settings import load_settings
 from agent.bridge.store import Store
-from agent.cli.words import say, tell
+from agent.cli.words import say, tell_notice
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.parse.strict_json import dumps
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(dumps({**told, "kind": letter.body.kind, "unit": letter.body.unit, "seq": letter.body.seq}))
         store.close()
         return 0
-    bridge = Bridge(settings, clock=SystemClock(), random=secrets.token_bytes, on_notice=_notice)
+    bridge = Bridge(settings, clock=SystemClock(), random=secrets.token_bytes, on_notice=tell_notice)
     if arguments.check:
         bridge.close()
         say(f"{arguments.config}: {len(settings.outputs)} outputs; all files can be read")
@@ -53,7 +53,3 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: bridge.stop())
     bridge.run()
     return 0
-
-
-def _notice(text: str) -> None:
-    tell(text.replace("\n", " "))

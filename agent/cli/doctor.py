@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checks or CHECKS:
         for finding in examine_in_child(name, config, clock):
             faults += finding.state == "fault"
-            say(dumps(asdict(finding)) if arguments.json else _line(finding))
+            say(as_line(finding, as_json=arguments.json))
     if faults:
         tell(f"{faults} of the checks failed: repair these first")
     return PosternError.exit_status if faults else 0
@@ -45,7 +45,10 @@ def _check(name: str) -> str:
     return name
 
 
-def _line(finding: Finding) -> str:
+def as_line(finding: Finding, *, as_json: bool) -> str:
+    """As one JSON object, or as wide as the terminal."""
+    if as_json:
+        return dumps(asdict(finding))
     width = max(40, min(shutil.get_terminal_size((110, 24)).columns, 140))
     indent = " " * 22
     return textwrap.fill(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from collections.abc import Sequence
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.subjects import tell_held, tell_receipt
@@ -15,6 +16,7 @@ from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.config.schema import Config
 from agent.errors import RefusedError, printable
+from agent.gallery.records import Held
 from agent.protocol.subject import parse_subject
 from agent.unit.by_hand import card_number, erase, listing
 
@@ -50,13 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(config: Config, *, as_json: bool) -> int:
     everything, unreadable = listing(config)
-    if as_json:
-        say("[" + ",\n".join(map(tell_held, everything)) + "]")
-    else:
-        say(f"{'subject':<32}  {'enrolled':<10}  {'last used':<10}  {'erased by':<10}  {'consent to':<10}  notice")
-        for held in everything:
-            days = (held.enrolled_at.date(), held.last_used_on, held.erased_by, held.expires_at.date())
-            say(f"{held.subject.hex()}  {'  '.join(map(str, days))}  {printable(held.notice_version)}")
+    say(as_text(everything, as_json=as_json))
     if unreadable:
         raise RefusedError(f"{unreadable} references are damaged and cannot be told: restore them, or erase --all")
     return 0
+
+
+def as_text(everything: Sequence[Held], *, as_json: bool) -> str:
+    """A line for each reference."""
+    if as_json:
+        return "[" + ",\n".join(map(tell_held, everything)) + "]"
+    lines = [f"{'subject':<32}  {'enrolled':<10}  {'last used':<10}  {'erased by':<10}  {'consent to':<10}  notice"]
+    for held in everything:
+        days = (held.enrolled_at.date(), held.last_used_on, held.erased_by, held.expires_at.date())
+        lines.append(f"{held.subject.hex()}  {'  '.join(map(str, days))}  {printable(held.notice_version)}")
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from agent.cli.session import add_broker, broker_settings
-from agent.cli.words import say, tell
+from agent.cli.words import say, tell, tell_notice
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import load_public_key
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         replays=replays,
         fresh_window_s=arguments.fresh_window,
         skew_s=arguments.skew,
-        on_notice=lambda text: tell(text.replace("\n", " ")),
+        on_notice=tell_notice,
     )
     try:
         with subscriber:

@@ -23,3 +23,8 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
 def tell(text: str, *, end: str = "\n") -> None:
     """Print lines to standard error, as ``say`` does."""
     say(text, end=end, stream=sys.stderr)
+
+
+def tell_notice(text: str) -> None:
+    """Tell what others have a say in, as one line."""
+    tell(text.replace("\n", " "))

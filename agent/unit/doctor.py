@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
@@ -71,12 +71,13 @@ class Finding:
 
 
 Found = Iterator[tuple[Literal["ok", "advice", "fault"], str]]
+Check = Callable[[Config, Clock], Found]
 
 
-def examine(name: str, config: Config, clock: Clock) -> Iterator[Finding]:
-    """Do the check ``name``; an error, whatever it is, ends it and is its last finding."""
+def examine(name: str, config: Config, clock: Clock, *, checks: Mapping[str, Check] | None = None) -> Iterator[Finding]:
+    """Do the check ``name``, of ``CHECKS`` by default; an error, whatever it is, ends it and is its last finding."""
     try:
-        for state, text in CHECKS[name](config, clock):
+        for state, text in (CHECKS if checks is None else checks)[name](config, clock):
             yield Finding(name, state, text)
     except PosternError as error:
         yield Finding(name, "fault", str(error))
@@ -351,7 +352,7 @@ def check_console(config: Config, clock: Clock) -> Found:
         yield "ok", f"{where}, open for {left} s" if left else f"{where}, closed"
 
 
-CHECKS: dict[str, Callable[[Config, Clock], Found]] = {
+CHECKS: Mapping[str, Check] = {
     "folders": check_folders,
     "disk": check_disk,
     "memory": check_memory,

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -15,13 +15,15 @@ import msgspec
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.parse.strict_json import decode
-from agent.unit.doctor import Finding, examine
+from agent.unit.doctor import CHECKS, Check, Finding, examine
 
 MAX_CHECK_S: Final = 150.0  # the slowest: a camera whose first key picture takes two minutes
 MAX_FINDINGS_BYTES: Final = 64 * 1024  # a check has a few lines
 
 
-def examine_in_child(name: str, config: Config, clock: Clock, *, within_s: float = MAX_CHECK_S) -> Iterator[Finding]:
+def examine_in_child(
+    name: str, config: Config, clock: Clock, *, within_s: float = MAX_CHECK_S, checks: Mapping[str, Check] = CHECKS
+) -> Iterator[Finding]:
     """What ``examine`` says, and one finding more when that killed its process or took longer than ``within_s``."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -30,7 +32,7 @@ def examine_in_child(name: str, config: Config, clock: Clock, *, within_s: float
         try:
             os.close(reading)
             with os.fdopen(writing, "wb") as out:
-                for finding in examine(name, config, clock):
+                for finding in examine(name, config, clock, checks=checks):
                     out.write(msgspec.json.encode(finding) + b"\n")
                     out.flush()
             status = 0

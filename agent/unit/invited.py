@@ -23,6 +23,7 @@ from agent.keys import decode_base64url, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.link import Link
 from agent.protocol.invitation import Invitation, claim_key
 from agent.protocol.joining import JoinReply, is_proof, request_digest, token_key
 from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, Digest
@@ -50,6 +51,7 @@ def join(
     clock: Clock,
     patience_s: float,
     tell: Callable[[str], None],
+    connect: Callable[..., Link] = Connection,
 ) -> None:
     """Join the site, or go on with it; at the end the unit has all its files. May be repeated after that, too.
 
@@ -60,7 +62,9 @@ def join(
 
     def ask(request: bytes) -> JoinReply:
         try:
-            return _ask(waiting, invitation, request, clock=clock, patience_s=patience_s, tell=tell)
+            name = invitation.unit + JOINING_SUFFIX
+            link = connect(claim_settings(waiting, invitation), client_id=name, clock=clock, session_expiry_s=0)
+            return _ask(link, invitation, request, clock=clock, patience_s=patience_s, tell=tell)
         finally:
             for spent in (waiting.tls_crt, waiting.ca_crt):
                 remove(spent)
@@ -111,7 +115,7 @@ def _request(files: UnitFiles, invitation: Invitation) -> bytes:
 
 
 def _ask(
-    waiting: UnitFiles,
+    link: Link,
     invitation: Invitation,
     request: bytes,
     *,
@@ -120,19 +124,17 @@ def _ask(
     tell: Callable[[str], None],
 ) -> JoinReply:
     """Ask until the site lets the unit in, or says why not."""
-    name = invitation.unit + JOINING_SUFFIX
-    base = f"{JOINING_ROOT}/{invitation.site}/{name}"
-    connection = Connection(claim_settings(waiting, invitation), client_id=name, clock=clock, session_expiry_s=0)
-    connection.open()
+    base = f"{JOINING_ROOT}/{invitation.site}/{invitation.unit}{JOINING_SUFFIX}"
+    link.open()
     try:
-        connection.subscribe(f"{base}/answer")
+        link.subscribe(f"{base}/answer")
         end_ns = clock.monotonic_ns() + round(patience_s * 1e9)
         ask_ns, told, key = clock.monotonic_ns(), "", token_key(invitation.token())
         while clock.monotonic_ns() < end_ns:
             if clock.monotonic_ns() >= ask_ns:
-                connection.publish(f"{base}/request", request, expiry_s=round(ASK_S))
+                link.publish(f"{base}/request", request, expiry_s=round(ASK_S))
                 ask_ns = clock.monotonic_ns() + round(ASK_S * 1e9)
-            polled = connection.poll(POLL_S)
+            polled = link.poll(POLL_S)
             if any(not ack.accepted for ack in polled.acks):
                 raise BrokerError("the broker does not let this unit ask: carry the site's newest acl to it, reload it")
             for message in polled.messages:
@@ -150,7 +152,7 @@ def _ask(
                     tell(said)
                     told = said
     finally:
-        connection.close()
+        link.close()
     raise RetryError(told or "the site's service does not answer: is 'postern site serve' running? It is asked again")
 
 

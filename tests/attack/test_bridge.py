@@ -9,12 +9,12 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-import agent.bridge.metrics
-import agent.bridge.post
 from agent.bridge.metrics import MAX_QUESTIONS, Metrics
 from agent.bridge.otlp import Otlp
 from agent.bridge.outputs import may_open
@@ -30,7 +30,6 @@ from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
 from agent.disk.files import write_atomic
 from agent.errors import InUseError, PosternError, RefusedError, StorageError
-from agent.mqtt.connection import Connection
 from agent.subscribe.subscriber import Refusal
 from tests.fault.test_bridge_killed import Premises
 from tests.simulators.broker import PATIENCE_S, free_port
@@ -253,42 +252,67 @@ def test_a_name_that_no_screen_shows_as_it_is_is_refused(tmp_path: Path, title: 
         read_people(tmp_path / "people")
 
 
+class Relay:
+    """Carries what goes to ``port``; ``on_open`` is called before the first byte of each connection."""
+
+    def __init__(self, port: int, on_open: Callable[[], None]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port, self._to, self._on_open = self._listener.getsockname()[1], port, on_open
+        self.opened = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.opened += 1
+                self._on_open()
+                broker = socket.create_connection(("127.0.0.1", self._to))
+                for one, other in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError), target:
+            while content := source.recv(65536):
+                target.sendall(content)
+
+
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.broker
-def test_a_stop_that_comes_while_the_broker_is_being_reached_ends_the_bridge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_that_comes_while_the_broker_is_being_reached_ends_the_bridge(tmp_path: Path) -> None:
     premises = Premises(tmp_path)
-    real = Connection.open
+    file = premises.folder / "bridge.yaml"
     try:
-        settings = load_settings(premises.folder / "bridge.yaml")
+        relay = Relay(premises.broker.port, on_open=lambda: bridge.stop())
+        file.write_text(file.read_text().replace(str(premises.broker.port), str(relay.port)))
+        settings = load_settings(file)
         bridge = Bridge(settings, clock=SystemClock(), random=secrets.token_bytes, on_notice=lambda _: None)
-
-        def stopped_meanwhile(connection: Connection) -> None:
-            bridge.stop()
-            real(connection)
-
-        monkeypatch.setattr(Connection, "open", stopped_meanwhile)
         thread = threading.Thread(target=bridge.run, daemon=True)
         thread.start()
         thread.join(PATIENCE_S)
         ended = not thread.is_alive()
         bridge.stop()
         thread.join(PATIENCE_S)
+        assert relay.opened, "nobody came"
         assert ended, "the service manager has to kill it"
     finally:
+        relay.close()
         premises.close()
 
 
 def test_scrapers_that_say_nothing_hold_up_neither_the_next_nor_an_output(
     bench: Bench,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agent.bridge.metrics, "DEADLINE_S", 1.0)
     port, before = free_port(), threading.active_count()
-    metrics = Metrics("127.0.0.1", port, status=bench.status, store=bench.store, now_s=lambda: bench.now_s)
+    metrics = Metrics(
+        "127.0.0.1", port, status=bench.status, store=bench.store, now_s=lambda: bench.now_s, deadline_s=1.0
+    )
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(10 * MAX_QUESTIONS)]
     try:
         time.sleep(0.3)

@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-import agent.bridge.metrics
-import agent.bridge.post
 from agent.bridge.outputs import ACT_WITHIN_S
 from agent.bridge.post import Poster
 from agent.bridge.pump import STUCK_NS, Pump
@@ -64,8 +62,8 @@ def receiving(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
             server.shutdown()
 
 
-def hook(bench: Bench, url: str) -> Pump:  # noqa: F811
-    return bench.pump("hook", Webhook(url, bench.folder / "secret", UNCHECKED, bench.clock))
+def hook(bench: Bench, url: str, **bounds: float) -> Pump:  # noqa: F811
+    return bench.pump("hook", Webhook(url, bench.folder / "secret", UNCHECKED, bench.clock, **bounds))
 
 
 def step(pump: Pump, within_s: float = 8.0) -> float:
@@ -103,13 +101,11 @@ def endless(connection: socket.socket, _: bytes) -> None:
 @pytest.mark.parametrize("answer", [drip, interim, endless])
 def test_a_receiver_that_answers_without_end_is_told_and_waited_for(
     bench: Bench,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[socket.socket, bytes], None],
 ) -> None:
-    monkeypatch.setattr(agent.bridge.post, "DEADLINE_S", 1.0)
     bench.hear()
     with receiving(answer) as url:
-        assert step(hook(bench, url)) > 0
+        assert step(hook(bench, url, deadline_s=0.5)) > 0
     assert len(bench.notices) == 1
     assert bench.store.behind()["hook"] == 1, "it is kept"
 

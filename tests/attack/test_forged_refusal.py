@@ -42,7 +42,7 @@ class Card:
     def site_says(self, request: bytes) -> bytes:
         return joining.ask_to_join(self.fleet.folder, UNIT, request, clock=self.fleet.clock)
 
-    def join(self, monkeypatch: pytest.MonkeyPatch, broker: Broker) -> None:
+    def join(self, broker: Broker) -> None:
         clock = self.fleet.clock
 
         class Wire:
@@ -63,7 +63,6 @@ class Card:
                 heard, self.heard = self.heard, []
                 return Polled(messages=[Incoming("answer", payload, retained=False) for payload in heard])
 
-        monkeypatch.setattr(invited, "Connection", Wire)
         invited.join(
             self.invitation,
             self.keys,
@@ -71,6 +70,7 @@ class Card:
             clock=clock,
             patience_s=60,
             tell=self.told.append,
+            connect=Wire,
         )
 
 
@@ -80,9 +80,9 @@ def refusal(request: bytes, reason: str = "used") -> bytes:
     )
 
 
-def test_a_forged_refusal_ends_no_joining(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forged_refusal_ends_no_joining(fleet: Fleet, tmp_path: Path) -> None:
     card = Card(fleet, tmp_path / "card", joining.invite(fleet.folder, UNIT, accepted=True, clock=fleet.clock))
-    card.join(monkeypatch, lambda request: [refusal(request), refusal(request, "expired"), card.site_says(request)])
+    card.join(lambda request: [refusal(request), refusal(request, "expired"), card.site_says(request)])
     assert UnitFiles(card.keys).joined.exists()
     assert card.told == [f"{invited.UNPROVEN}: go away"], "told once"
 
@@ -92,8 +92,8 @@ def test_who_hears_nothing_else_is_told_and_may_ask_again(
 ) -> None:
     card = Card(fleet, tmp_path / "card", joining.invite(fleet.folder, UNIT, accepted=True, clock=fleet.clock))
     with pytest.raises(RetryError, match="did not prove"):
-        card.join(monkeypatch, lambda request: [refusal(request)])
-    card.join(monkeypatch, lambda request: [card.site_says(request)])
+        card.join(lambda request: [refusal(request)])
+    card.join(lambda request: [card.site_says(request)])
     assert UnitFiles(card.keys).joined.exists()
 
 
@@ -102,7 +102,7 @@ def test_a_refusal_that_is_proven_ends_it_and_serves_no_other_request(
 ) -> None:
     text = joining.invite(fleet.folder, UNIT, accepted=True, clock=fleet.clock)
     first, copied = Card(fleet, tmp_path / "first", text), Card(fleet, tmp_path / "copied", text)
-    first.join(monkeypatch, lambda request: [first.site_says(request)])
+    first.join(lambda request: [first.site_says(request)])
     recorded: list[bytes] = []
 
     def record(request: bytes) -> list[bytes]:
@@ -110,7 +110,7 @@ def test_a_refusal_that_is_proven_ends_it_and_serves_no_other_request(
         return recorded
 
     with pytest.raises(RefusedError, match="used by another unit"):
-        copied.join(monkeypatch, record)
+        copied.join(record)
     fresh = Card(fleet, tmp_path / "fresh", joining.invite(fleet.folder, UNIT, replace=True, clock=fleet.clock))
 
     def replay(request: bytes) -> list[bytes]:
@@ -118,7 +118,7 @@ def test_a_refusal_that_is_proven_ends_it_and_serves_no_other_request(
         return [recorded[0], encode(other)]
 
     with pytest.raises(RetryError):
-        fresh.join(monkeypatch, replay)
+        fresh.join(replay)
     joining_files = SiteFiles(fleet.folder)
     assert not (joining_files.joining / f"{UNIT}.jws").exists()
 
@@ -133,9 +133,9 @@ def test_what_the_site_can_mend_is_no_refusal_for_good(
     for path, _ in epochs:
         path.unlink()
     with pytest.raises(RetryError, match="delegate"):
-        card.join(monkeypatch, lambda request: [card.site_says(request)])
+        card.join(lambda request: [card.site_says(request)])
     for path, content in epochs:
         path.write_bytes(content)
         path.chmod(0o600)
-    card.join(monkeypatch, lambda request: [card.site_says(request)])
+    card.join(lambda request: [card.site_says(request)])
     assert UnitFiles(card.keys).joined.exists()

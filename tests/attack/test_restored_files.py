@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from agent.audit.chain import read_entries
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
-from agent.disk.files import write_atomic
 from agent.door.rights import TokenUse
 from agent.errors import RefusedError, StorageError
 from agent.keys import SigningKey, decode_base64url
@@ -39,6 +38,7 @@ from agent.unit.forget import Forgetting
 from agent.unit.service import Service
 from agent.unit.stores import Stores
 from tests.simulators.dark_unit import assembled, conditions, references
+from tests.simulators.full_disk import Disk, generation_on
 from tests.simulators.gallery_life import MODEL
 from tests.simulators.power import crashes, record
 from tests.simulators.quiet_unit import Premises
@@ -207,46 +207,30 @@ def test_a_power_cut_is_not_taken_for_a_restored_file(work: Path) -> None:
     assert tried > 50
 
 
-def test_nor_is_a_disk_that_fills_up(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+WHEN_FULL = range(13)  # the last of them is before the last write
+
+
+@pytest.mark.parametrize("at", WHEN_FULL)
+def test_nor_is_a_disk_that_fills_up(unit: Unit, at: int) -> None:
     with unit.open() as stores:
-
-        def full(_: int) -> None:
-            raise StorageError("the disk is full")
-
-        for at in (stores.gallery, stores.counter, stores.outbox, stores.rights):
-            with monkeypatch.context() as patch:
-                patch.setattr(at, "stamp", full)
-                with pytest.raises(StorageError):
-                    stores.generation.advance()
+        disk = Disk(at + 11)  # it rises once when it is made: five parts, before and after, and the beginning
+        with disk, suppress(StorageError):
+            generation_on(disk, stores, unit.folder / "generation.json").advance()
     with unit.open() as stores:
         assert stores.generation.doubt is None
 
 
-@pytest.mark.parametrize("at", range(7))
-def test_a_full_disk_takes_no_word_of_the_site_for_given(unit: Unit, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+@pytest.mark.parametrize("at", WHEN_FULL)
+def test_a_full_disk_takes_no_word_of_the_site_for_given(unit: Unit, at: int) -> None:
     """The doubt ends with the last write of ``accept``; what was cut off can be said again."""
     unit.put_back("gallery")
     with unit.open() as stores:
-        left = at
-
-        def until_full(do: Any) -> Any:
-            def write(*args: Any, **more: Any) -> Any:
-                nonlocal left
-                if left == 0:
-                    raise StorageError("the disk is full")
-                left -= 1
-                return do(*args, **more)
-
-            return write
-
-        with monkeypatch.context() as patch:
-            for one in (stores.gallery, stores.counter, stores.outbox, stores.rights):
-                patch.setattr(one, "stamp", until_full(one.stamp))
-            patch.setattr(stores.audit, "append", until_full(stores.audit.append))
-            patch.setattr("agent.unit.generation.write_atomic", until_full(write_atomic))
-            with pytest.raises(StorageError):
-                stores.generation.accept("the card was exchanged")
-        assert stores.generation.doubted()
+        disk = Disk(at)
+        generation = generation_on(disk, stores, unit.folder / "generation.json")
+        with disk, pytest.raises(StorageError):
+            generation.accept("the card was exchanged")
+        assert disk.left < 0
+        assert generation.doubted()
     with unit.open() as stores:
         assert stores.generation.doubted()
         stores.generation.accept("the card was exchanged")

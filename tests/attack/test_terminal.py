@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -20,9 +19,12 @@ import pytest
 from hypothesis import given
 
 from agent.audit.log import AuditLog
-from agent.cli import gallery, main, run
+from agent.cli import guarded, main, run
 from agent.cli.audit import tell_entry
+from agent.cli.doctor import as_line
+from agent.cli.gallery import as_text
 from agent.cli.subjects import tell_held
+from agent.cli.words import say, tell_notice
 from agent.clock import SimulatedClock
 from agent.errors import MAX_PEER_TEXT, BrokerError, printable
 from agent.gallery.records import Held
@@ -100,10 +102,15 @@ PROGRESS = {
     ids=["refusal", "data", "progress", "withdrawal"],
 )
 def test_what_a_unit_answers_is_text(
-    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], outcome: Any
+    desk: Desk, capsys: pytest.CaptureFixture[str], words: list[str], outcome: Any
 ) -> None:
-    monkeypatch.setattr("agent.site.operator.UNDER_WAY_TIMEOUT_S", 1.0)
-    for make in (lambda verb, request: signed(desk, verb, request, **outcome), lambda _, r: plain(r, **outcome)):
+    """Under the unit's signature, where more is said of what is under way until it has failed, and without it."""
+
+    def sign(verb: str, request: bytes) -> bytes:
+        unit.mailbox.report(verb, signed(desk, verb, request, number=2, **REFUSAL))
+        return signed(desk, verb, request, **outcome)
+
+    for make in (sign, lambda _, request: plain(request, **outcome)):
         unit = desk.start("door-1", make)
         main([*words, *desk.words, "--timeout", "2"])
         unit.uplink.stop()
@@ -123,19 +130,11 @@ def test_what_a_broker_delivers_to_a_subscriber_is_text(json_lines: bool) -> Non
     harmless(stream.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\x1b[1;31m", ""))
 
 
-def test_notices_of_a_subscriber_are_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from agent.cli import subscribe  # noqa: PLC0415 - its parts are replaced
-
-    class Noisy:
-        def __init__(self, *_: object, on_notice: Any, **__: object) -> None:
-            on_notice(HOSTILE)
-            raise BrokerError(HOSTILE.replace("\n", " ").replace(FORGED, ""))
-
-    monkeypatch.setattr(subscribe, "Subscriber", Noisy)
-    monkeypatch.setattr(subscribe, "load_public_key", lambda _: None)
-    monkeypatch.setattr(subscribe, "TrustFile", lambda *_: None)
-    main(["subscribe", "--broker", "b", "--site", "hq", "--keys", "/nowhere"])
-    harmless(capsys.readouterr().err)
+def test_notices_of_a_subscriber_and_of_a_bridge_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_notice(HOSTILE)
+    told = capsys.readouterr().err
+    harmless(told)
+    assert told.count("\n") == 1
 
 
 def hostile_log(path: Path) -> AuditLog:
@@ -205,28 +204,23 @@ def test_line_of_events_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     harmless(told.out + told.err, said="")
 
 
-def test_what_a_gallery_holds_is_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_gallery_holds_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     """A consent record comes from a person's file; its purpose and version are in what is listed."""
     when, day = datetime(2026, 1, 5, tzinfo=UTC), date(2026, 1, 5)
     said = (HOSTILE, 3, HOSTILE, "hq", ("door-1",), HOSTILE, "sha256:")
     held = Held(SubjectId(bytes(16)), *said, "of_age", when, when, when, day, day)
-    monkeypatch.setattr(gallery, "listing", lambda _: ((held,), 0))
-    gallery._list(None, as_json=False)  # type: ignore[arg-type]
-    gallery._list(None, as_json=True)  # type: ignore[arg-type]
-    harmless(capsys.readouterr().out)
+    for as_json in (False, True):
+        say(as_text([held], as_json=as_json))
+        harmless(capsys.readouterr().out)
     harmless(tell_held(held))
 
 
-def test_findings_are_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_findings_are_text(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
     """A broker, a driver or a certificate may have a say in them."""
-    from agent.cli import doctor  # noqa: PLC0415 - its parts are replaced
-
-    write_unit(tmp_path / "config.yaml", tmp_path / "unit")
     said = printable(HOSTILE) + HOSTILE.replace("\n", " ").replace(FORGED, "")
-    monkeypatch.setattr(doctor, "examine_in_child", lambda *_: iter([Finding("broker", "fault", said)]))
-    for words in (["doctor"], ["doctor", "--json"]):
-        main([*words, "broker", "-c", str(tmp_path / "config.yaml")])
-        harmless(capsys.readouterr().out)
+    say(as_line(Finding("broker", "fault", said), as_json=as_json))
+    harmless(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("formatter", [run._Line("%(asctime)s %(message)s"), run._Journal()])
@@ -237,14 +231,11 @@ def test_log_line_of_the_service_is_text(formatter: logging.Formatter) -> None:
     assert "\n" not in line
 
 
-def test_error_of_any_command_is_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from agent.cli import version  # noqa: PLC0415 - its parts are replaced
-
-    def fail(arguments: argparse.Namespace) -> int:
+def test_error_of_any_command_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
         raise BrokerError(HOSTILE)
 
-    monkeypatch.setattr(version, "run", fail)
-    assert main(["version"]) == BrokerError.exit_status
+    assert guarded(fail) == BrokerError.exit_status
     harmless(capsys.readouterr().err)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import secrets
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +19,8 @@ from agent.errors import StorageError
 from agent.match.compare import compare
 from agent.protocol.subject import SubjectId
 from tests.simulators.auditor import audited
+from tests.simulators.full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store, unit_vector
-
-# Bytes that a file may have: the write that fails is at another place each time, from the first one on.
-LIMITS = (0, 20, 512, 1000, 4096, 5000, 9000, 16_384, 30_000)
-
-
-@contextlib.contextmanager
-def no_file_grows_beyond(limit: int) -> Iterator[None]:
-    """Writes beyond ``limit`` bytes fail (EFBIG); Python ignores the signal that comes with it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("limit", LIMITS)

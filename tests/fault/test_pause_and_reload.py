@@ -32,6 +32,7 @@ from agent.unit.reload import Reload, check
 from agent.unit.running import run_unit
 from agent.uplink.session import Uplink
 from tests.simulators.dark_unit import OneFrame, assembled, dark_world, no_threads, one_frame, references
+from tests.simulators.full_disk import no_file_grows_beyond
 from tests.simulators.power import crashes, record
 from tests.simulators.quiet_unit import Premises
 from tests.simulators.signing_unit import START
@@ -94,13 +95,9 @@ def test_a_pause_that_was_answered_survives_a_power_cut_at_any_write(work: Path)
                 assert not paused, crash
 
 
-def test_on_a_full_disk_it_pauses_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise StorageError("the disk is full: free space")
-
-    monkeypatch.setattr("agent.unit.pause.write_atomic", full)
+def test_on_a_full_disk_it_pauses_all_the_same(tmp_path: Path) -> None:
     pause = Pause(tmp_path / "paused")
-    with pytest.raises(StorageError):
+    with no_file_grows_beyond(0), pytest.raises(StorageError):
         pause.set()
     assert pause.is_set()
 

@@ -20,8 +20,8 @@ from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.subject import parse_subject
 from agent.unit.forget import Forgetting
 from agent.uplink.commands import CommandCounter, Commands
-from tests.fault.test_gallery_full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.answering import answers, outcome_of
+from tests.simulators.full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.gallery_life import MODEL, captures, consent, open_store
 from tests.simulators.unit_life import enrol, opened, write_unit
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,26 +227,35 @@ def test_a_service_that_cannot_start_is_an_error_with_its_last_words(tmp_path: P
         run_service(tmp_path / "missing.yaml")
 
 
-def test_the_stopwatch_passes_on_what_the_service_says_and_notes_matches_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_stopwatch_passes_on_what_the_service_says_and_notes_matches_alone(tmp_path: Path) -> None:
     told: list[tuple[object, ...]] = []
-    outbox = object.__new__(Outbox)
 
-    def outcome(recorder: Recorder, what: object, granted: tuple[str, ...] = ()) -> None:
-        told.append((recorder, what, granted))
-        Outbox.append(outbox, SimpleNamespace(kind="match" if isinstance(what, Match) else "presence"))
+    class Told(Outbox):
+        def __init__(self) -> None: ...
 
-    monkeypatch.setattr(Recorder, "outcome", outcome)
-    monkeypatch.setattr(Outbox, "append", lambda *_: len(told))
-    monkeypatch.setattr(Outbox, "acked", lambda *seqs: told.append(seqs))
-    Stopwatch(tmp_path / "times.jsonl").attach()
-    match = Match(SubjectId(bytes(16)), "door", time.monotonic_ns())
-    recorder = object.__new__(Recorder)
-    Recorder.outcome(recorder, match, ("door",))
-    Recorder.outcome(recorder, PresenceChange(SubjectId(bytes(16)), "left", "door", 1))
+        def append(self, *_: object, **__: object) -> int:
+            return len(told)
+
+        def acked(self, *seqs: int) -> None:
+            told.append(seqs)
+
+    class Telling(Recorder):
+        def __init__(self) -> None: ...
+
+        def outcome(self, what: object, granted: Sequence[str] = ()) -> None:
+            told.append((what, granted))
+            outbox.append(SimpleNamespace(kind="match" if isinstance(what, Match) else "presence"))
+
+    Stopwatch(tmp_path / "times.jsonl").attach(Telling, Told)
+    match, left = (
+        Match(SubjectId(bytes(16)), "door", time.monotonic_ns()),
+        PresenceChange(SubjectId(bytes(16)), "left", "door", 1),
+    )
+    outbox, recorder = Told(), Telling()
+    recorder.outcome(match, ("door",))
+    recorder.outcome(left)
     outbox.acked(1, 2)
-    assert told == [(recorder, match, ("door",)), (recorder, told[1][1], ()), (outbox, 1, 2)]
+    assert told == [(match, ("door",)), (left, ()), (1, 2)]
     (line,) = (tmp_path / "times.jsonl").read_text().splitlines()
     assert json.loads(line)["frame_ms"] >= json.loads(line)["append_ms"] >= 0
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -365,11 +366,12 @@ def test_each_format_that_can_be_asked_for_is_read(pixels: str) -> None:
 
 
 def test_a_library_that_is_there_and_does_not_load_is_told_apart_from_one_that_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(name: str) -> object:
-        raise AttributeError("_ARRAY_API not found")
-
-    monkeypatch.setattr("agent.camera.av_stream.importlib.import_module", broken)
+    (tmp_path / "av.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "av"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
     with pytest.raises(ConfigError, match=r"is installed but cannot be loaded \(AttributeError: _ARRAY_API"):
         load_av()

@@ -8,6 +8,7 @@ import codecs
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -29,13 +30,13 @@ from agent.mqtt.credentials import load_identity
 from agent.parse.strict_yaml import parse_document
 from agent.protocol.joining import spell_token, token_key
 from agent.site.folder import changing
-from agent.unit import doctor
 from agent.unit.in_child import examine_in_child
 from tests.simulators.pki import Authority
 from tests.unit.test_cli_doctor import EXAMPLE, file, findings, site  # noqa: F401 - fixtures
 from tests.unit.test_cli_site import Installer
 
-SERVICE = Path(__file__).parents[2] / "deploy" / "postern.service"
+ROOT = Path(__file__).parents[2]
+SERVICE = ROOT / "deploy" / "postern.service"
 TOKEN = spell_token(bytes(range(16)))
 
 
@@ -119,11 +120,7 @@ def test_a_runtime_that_cannot_load_says_why(
     assert caught.value.exit_status == 2
 
 
-def test_no_check_of_the_doctor_ends_the_others(
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_check_of_the_doctor_that_is_killed_fails_or_gets_stuck_says_so(file: Path) -> None:
     def killed(*_: object) -> Iterator[tuple[str, str]]:
         yield "ok", "so far"
         os.kill(os.getpid(), signal.SIGILL)
@@ -136,17 +133,36 @@ def test_no_check_of_the_doctor_ends_the_others(
         time.sleep(60)
         yield "ok", "never"
 
-    monkeypatch.setattr(doctor, "CHECKS", {**doctor.CHECKS, "disk": killed, "memory": unforeseen, "clock": stuck})
+    checks = {"disk": killed, "memory": unforeseen, "clock": stuck}
     config = load_config(file)
-    (first, second) = examine_in_child("disk", config, SystemClock())
+    (first, second) = examine_in_child("disk", config, SystemClock(), checks=checks)
     assert (first.text, second.state) == ("so far", "fault")
     assert "killed by SIGILL" in second.text
-    (finding,) = examine_in_child("memory", config, SystemClock())
+    (finding,) = examine_in_child("memory", config, SystemClock(), checks=checks)
     assert "a fault of this program (KeyError" in finding.text
-    (finding,) = examine_in_child("clock", config, SystemClock(), within_s=0.2)
+    (finding,) = examine_in_child("clock", config, SystemClock(), within_s=0.2, checks=checks)
     assert "did not end within 0.2 s" in finding.text
-    assert main(["doctor", "disk", "memory", "folders", "-c", str(file)]) == 1
-    assert "is private and writable" in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_check_of_the_doctor_ends_the_others(file: Path, tmp_path: Path) -> None:
+    """A runtime for another processor kills whoever loads it."""
+    package = tmp_path / "path" / "ai_edge_litert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    file.write_text(file.read_text().replace("/usr/share/postern/models", str(ROOT / "models")))
+    words = ["doctor", "models", "folders", "-c", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main(sys.argv[1:]))", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 1
+    told = " ".join(done.stdout.split())
+    assert "killed by SIGILL" in told
+    assert "is private and writable" in told
 
 
 def test_another_site_in_the_configuration_is_a_fault(file: Path) -> None:

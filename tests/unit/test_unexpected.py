@@ -7,17 +7,19 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.cli import main, version
+from agent.cli import guarded, main
+from agent.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 
 
-def raising(error: BaseException) -> object:
-    def run(_: object) -> int:
+def raising(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
         raise error
 
     return run
@@ -39,11 +41,9 @@ def test_what_nobody_foresaw_is_one_sentence(
     error: Exception,
     told: str,
     status: int,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(version, "run", raising(error))
-    assert main(["version"]) == status
+    assert guarded(raising(error)) == status
     shown = capsys.readouterr().err
     assert told in shown
     assert shown.count("\n") == 1
@@ -53,9 +53,14 @@ def test_what_nobody_foresaw_is_one_sentence(
 
 def test_who_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTERN_DEBUG", "1")
-    monkeypatch.setattr(version, "run", raising(KeyError("x")))
     with pytest.raises(KeyError):
-        main(["version"])
+        guarded(raising(KeyError("x")))
+
+
+def test_every_command_is_guarded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["site", "create", "hq", "-f", str(tmp_path / "file" / "site")]) == StorageError.exit_status
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("tool", ["vectors", "rig", "manifest", "bench"])

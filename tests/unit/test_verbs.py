@@ -24,7 +24,7 @@ from agent.unit.assemble import command_side, load_key, make_answers, make_enrol
 from agent.unit.at_the_door import make_gate
 from agent.unit.configuring import Configuring
 from agent.unit.forget import Forgetting
-from agent.unit.generation import Generation
+from agent.unit.key_files import KeptFiles
 from agent.unit.pause import Pause
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
@@ -39,12 +39,19 @@ ENROLLED = ("consent_given", "enrolled")
 class Unit:
     """A unit's stores with one subject and one event about them, and its command side as the product assembles it."""
 
-    def __init__(self, folder: Path, stack: ExitStack, **rules: object) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, *, put_back: bool = False, **rules: object) -> None:
+        """With ``put_back`` it has lived, and a file of it is from before that."""
         self.folder = folder
         office = SiteOffice(folder)
         self.clock = clock = office.clock
         keys = office.enrol("door-1")
         config = write_unit(folder / "config.yaml", keys.folder, "door-1")
+        if put_back:
+            with opened(config, clock):
+                before = KeptFiles(config.outbox.path).commands.read_bytes()
+            with opened(config, clock):
+                pass
+            KeptFiles(config.outbox.path).commands.write_bytes(before)
         self.stores = stack.enter_context(opened(config, clock))
         self.gallery, self.outbox, self.log = self.stores.gallery, self.stores.outbox, config.audit.path
         self.subject = enrol(self.stores, config, clock, np.random.default_rng(1))
@@ -231,10 +238,10 @@ def test_question_without_two_numbers_is_refused(unit: Unit, args: dict[str, Any
         unit.do("outbox/replay", args)
 
 
-def test_nobody_is_verified_while_files_are_doubted(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generation, "doubt", property(lambda _: "files were put back: ask the site"))
-    asked = {"subject": unit.subject.hex(), "window_s": 5}
-    with pytest.raises(RefusedError, match="files were put back") as refusal:
-        unit.do("verify", asked)
-    assert refusal.value.reason == "files_in_doubt"
-    assert unit.verification.subject is None
+def test_nobody_is_verified_while_files_are_doubted(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        unit = Unit(tmp_path, stack, put_back=True)
+        with pytest.raises(RefusedError, match="command counter was put back") as refusal:
+            unit.do("verify", {"subject": unit.subject.hex(), "window_s": 5})
+        assert refusal.value.reason == "files_in_doubt"
+        assert unit.verification.subject is None

@@ -34,6 +34,7 @@ from agent.unit.housekeeping import STORAGE_BACK_BYTES, STORAGE_LOW_BYTES, Dutie
 from agent.unit.service import Service
 from agent.unit.stores import Stores, open_stores
 from tests.simulators.dark_unit import assembled, conditions
+from tests.simulators.full_disk import no_file_grows_beyond
 from tests.simulators.gallery_life import captures
 from tests.simulators.quiet_unit import ROOT, Premises
 from tests.simulators.signing_unit import START, match_draft
@@ -225,13 +226,9 @@ def test_a_match_that_was_queued_during_the_erasure_goes(unit: Unit) -> None:
         assert service._stores.outbox.erase(owner_of(unit.people[0])) == 0
 
 
-def test_what_waits_for_a_full_disk_about_the_erased_is_dropped(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise StorageError("the disk is full")
-
+def test_what_waits_for_a_full_disk_about_the_erased_is_dropped(unit: Unit) -> None:
     with unit.running() as service:
-        with monkeypatch.context() as patch:
-            patch.setattr(service._stores.outbox, "append", full)
+        with no_file_grows_beyond(0):
             for subject in unit.people:
                 service._record(Match(subject, "door", 0))
         assert [owner for _, owner in service._recorder._waiting] == list(unit.people)
@@ -299,17 +296,18 @@ def test_what_an_auditor_must_know_stands_in_the_log_and_is_an_event(
     assert kind in kinds(unit.config)
 
 
-def test_nobody_is_compared_with_while_captures_are_taken_or_recognition_pauses(
-    unit: Unit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_compared_with_while_captures_are_taken_or_recognition_pauses(unit: Unit) -> None:
     with unit.running() as service:
         assert service._references().subjects
         service._paused.set()
         assert not service._references().subjects
         service._paused.clear()
         assert service._references().subjects
-        monkeypatch.setattr(type(service._enrolment), "capturing", property(lambda _: True))
+        is_open = begin(unit, service)
+        assert is_open()
         assert not service._references().subjects
+        service._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
+        assert service._references().subjects
 
 
 # -- housekeeping -----------------------------------------------------------------------------------------------------

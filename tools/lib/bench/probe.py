@@ -29,9 +29,9 @@ class Stopwatch:
         self._sensor_ns: int | None = None
         self._waiting: dict[int, tuple[int, int]] = {}
 
-    def attach(self) -> None:
+    def attach(self, recorders: type[Recorder] = Recorder, outboxes: type[Outbox] = Outbox) -> None:
         """Put the hooks in place."""
-        outcome, append, acked = Recorder.outcome, Outbox.append, Outbox.acked
+        outcome, append, acked = recorders.outcome, outboxes.append, outboxes.acked
 
         def timed_outcome(recorder: Recorder, what: Any, *rest: Any, **named: Any) -> None:  # noqa: ANN401 - passed on
             self._sensor_ns = what.timestamp_ns if isinstance(what, Match) else None
@@ -51,7 +51,7 @@ class Stopwatch:
             for seq in seqs:
                 self._note(seq, now_ns)
 
-        hooks = ((Recorder, timed_outcome), (Outbox, timed_append), (Outbox, timed_acked))
+        hooks = ((recorders, timed_outcome), (outboxes, timed_append), (outboxes, timed_acked))
         for owner, hook in hooks:
             setattr(owner, hook.__name__.removeprefix("timed_"), hook)
 
