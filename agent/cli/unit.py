@@ -12,12 +12,14 @@ import msgspec
 from agent.cli.options import add_config, become_owner, check_output, read_unit_config, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
-from agent.disk.files import MAX_SECRET_BYTES, read_brought
+from agent.config.load import load_file
+from agent.disk.files import MAX_SECRET_BYTES, PUBLIC_MODE, read_brought, write_atomic
 from agent.errors import RefusedError
 from agent.parse.strict_json import StrictJsonError, decode, dumps
 from agent.protocol.invitation import read_invitation, text_of
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
+from agent.unit.from_card import Place, compose
 from agent.unit.invited import join
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_files import UnitFiles
@@ -45,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     joined.add_argument("--keys", type=Path, default=DEFAULT_KEYS, metavar="FOLDER", help=f"({DEFAULT_KEYS})")
     joined.add_argument("--policy", type=Path, metavar="FILE", help="(policy.jws beside the folder of the keys)")
     joined.add_argument("--wait", type=float, default=JOIN_WAIT_S, metavar="SECONDS", help="for the site's answer")
+    carded = steps.add_parser("configure", help="write this unit's configuration from the one that lies on its card")
+    carded.add_argument("file", type=Path, metavar="FILE", help="config.yaml of the card; without 'unit' and 'broker'")
+    carded.add_argument("--invitation", type=Path, metavar="FILE", help="which unit this is; else as it is configured")
+    add_config(carded)
     install = steps.add_parser("install", help="check the site's answer and put keys and certificate in force")
     keys = steps.add_parser("install-keys", help="add epoch keys that the site issued to this unit")
     site_key = steps.add_parser("install-site-key", help="take the site's new command key, if the unit was away")
@@ -70,7 +76,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.step == "configure":
+        return _configure(arguments)
     return _join(arguments) if arguments.step == "join" else _of_a_configured_unit(arguments)
+
+
+def _configure(arguments: argparse.Namespace) -> int:
+    """Nothing is written unless the whole is right."""
+    if arguments.invitation is not None:
+        place = Place.invited(read_invitation(text_of(read_brought(arguments.invitation))))
+    else:
+        place = Place.in_force(load_file(arguments.config))
+    content = compose(read_brought(arguments.file), arguments.file, place)
+    check_output(arguments.config)
+    write_atomic(arguments.config, content, mode=PUBLIC_MODE)
+    say(f"{arguments.config}: {place.unit} of site {place.site}, as {arguments.file} says")
+    return 0
 
 
 def _of_a_configured_unit(arguments: argparse.Namespace) -> int:

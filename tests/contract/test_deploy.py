@@ -153,6 +153,8 @@ class FirstBoot:
         data = yaml.safe_load(USER_DATA.read_text())
         files = {entry["path"]: entry["content"] for entry in data["write_files"]}
         self.boot, self.bin, self.calls = folder / "boot", folder / "bin", folder / "calls"
+        self.config = folder / "config.yaml"
+        self.config.write_text("unit: {}\n")
         self.boot.mkdir()
         self.bin.mkdir()
         self.script = folder / "first-boot"
@@ -168,7 +170,11 @@ class FirstBoot:
         path.chmod(0o755)
 
     def __call__(self) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": f"{self.bin}:/usr/bin:/bin", "POSTERN_BOOT": str(self.boot)}
+        environment = {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "POSTERN_BOOT": str(self.boot),
+            "POSTERN_CONFIG": str(self.config),
+        }
         return subprocess.run(
             ["sh", self.script], env=environment, capture_output=True, text=True, timeout=30, check=False
         )
@@ -217,6 +223,28 @@ def test_a_first_boot_with_an_invitation_asks_until_it_has_joined_and_then_start
     before = unit.calls.read_text()
     assert unit().returncode == 0
     assert unit.calls.read_text() == before
+
+
+def test_a_first_boot_takes_one_configuration_for_all_cards_and_says_what_is_missing(tmp_path: Path) -> None:
+    unit = FirstBoot(tmp_path)
+    unit.command("timedatectl", "echo yes")
+    unit.command("systemctl", "exit 0")
+    unit.command("postern", 'case "$1 $2" in "unit configure") grep -q right "$3" || exit 2 ;; esac')
+    unit.config.unlink()
+    assert "the configuration is missing: put config.yaml on the card" in unit().stderr
+    (unit.boot / "config.yaml").write_text("wrong")
+    assert "the invitation is missing" in unit().stderr
+    (unit.boot / "postern-invite").write_text("POSTERN1:A")
+    wrong = unit()
+    assert (wrong.returncode, "correct config.yaml on the card" in wrong.stderr) == (75, True)
+    assert "unit join" not in unit.calls.read_text()
+    (unit.boot / "config.yaml").write_text("right")
+    assert unit().returncode == 0
+    configured = (
+        f"unit configure {unit.boot}/config.yaml --invitation {unit.boot}/postern-invite --config {unit.config}"
+    )
+    assert configured in unit.calls.read_text()
+    assert sorted(path.name for path in unit.boot.iterdir()) == ["config.yaml", "postern-joined"]
 
 
 def test_the_first_boot_example_carries_the_files_that_lie_beside_it() -> None:
