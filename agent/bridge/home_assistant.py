@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Home Assistant: a device for each person who is resolved here, over MQTT.
+"""Home Assistant: a device for each person who is resolved here, and one for what is missing or not believed.
 
 Nothing about a person is retained: when Home Assistant is born it is told of the devices again, and of no event. Only
 what is of this moment is said, so that an automation never acts on the past. A person who is withdrawn is removed from
@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 import agent
 from agent.bridge.outputs import BATCH_NS, Item, Sent, is_of_this_moment, may_open
 from agent.bridge.people import Person
+from agent.bridge.records import Record
 from agent.clock import Clock
 from agent.errors import BrokerError, PosternError
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
@@ -26,6 +29,8 @@ ROOT = "postern-people"
 BIRTH = "homeassistant/status"
 EXPIRY_S = 10  # of a message on its way: whoever acts on it later acts on the past
 NOBODY_LISTENS = 0x10  # "no matching subscribers" (MQTT 5, 3.4.2.1)
+OWN = "_bridge"  # beside the people: no name of the map has such a sign
+TOLD = ("gap", "loss", "refusal", "notice")  # kinds of records that the bridge's own device tells
 ANSWER_S = 5.0  # a broker that does not take a message by then is away
 
 
@@ -51,6 +56,7 @@ class HomeAssistant:
         self._certificate_topic = certificate_topic(site, self._name)
         self._connection: Connection | None = None
         self._announced: dict[str, Person] = {}
+        self._own_announced = False
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
         sent, began_ns = Sent(), self._clock.monotonic_ns()
@@ -88,8 +94,11 @@ class HomeAssistant:
             self._connection = connection
             connection.subscribe(BIRTH)
             connection.subscribe(self._certificate_topic, retained=True)
-            self._announced = {}
+            self._forget_announced()
         self._hear(self._connection.poll(0.0).messages)
+        if not self._own_announced:
+            self._publish(self._config_topic(OWN), _own_device(self._site))
+            self._own_announced = True
         people = {person.name: person for person in self._everybody()}
         for name, person in people.items():
             if self._announced.get(name) != person:
@@ -100,6 +109,8 @@ class HomeAssistant:
 
     def _say(self, item: Item, now_s: int) -> None:
         body = item.record.body
+        if body.kind in TOLD:
+            self._publish(f"{ROOT}/{self._site}/{OWN}/event", _told(item.record))
         if body.kind == "withdrawn" and body.person is not None:
             self._remove(body.person)
         if item.person is None or not is_of_this_moment(item.record, now_s):
@@ -132,6 +143,9 @@ class HomeAssistant:
                 raise BrokerError("Home Assistant is not listening, and somebody has to be removed from it: start it")
         self._announced.pop(name, None)
 
+    def _forget_announced(self) -> None:
+        self._announced, self._own_announced = {}, False
+
     def _config_topic(self, name: str) -> str:
         return f"homeassistant/device/postern-people-{self._site}/{name}/config"
 
@@ -156,7 +170,7 @@ class HomeAssistant:
 
     def _hear(self, messages: list[Incoming]) -> None:
         if any(message.topic == BIRTH and message.payload == b"online" for message in messages):
-            self._announced = {}
+            self._forget_announced()
         for message in messages:
             if message.topic == self._certificate_topic:
                 with suppress(PosternError):  # what is none changes nothing
@@ -174,11 +188,9 @@ def _device(site: str, person: Person, presence_s: int) -> bytes:
         return {"platform": platform, "name": name, **told, **facts}
 
     state = f"{base}/state"
-    document = {
-        "device": {"identifiers": [identity], "name": person.title, "manufacturer": "Postern", "model": "person"},
-        "origin": {"name": "Postern bridge", "sw_version": agent.__version__},
-        "qos": 1,
-        "components": {
+    return _document(
+        {"identifiers": [identity], "name": person.title, "manufacturer": "Postern", "model": "person"},
+        {
             "event": entity("event", "event", "Seen", state_topic=f"{base}/event", event_types=["seen"]),
             "seen": entity(
                 "last_seen",
@@ -200,5 +212,34 @@ def _device(site: str, person: Person, presence_s: int) -> bytes:
                 off_delay=presence_s,
             ),
         },
+    )
+
+
+def _own_device(site: str) -> bytes:
+    identity = f"postern_people_{site}_{OWN}"
+    told = {
+        "platform": "event",
+        "name": "Missing or refused",
+        "unique_id": identity,
+        "default_entity_id": f"event.postern_{site.replace('-', '_')}_missing_or_refused",
+        "state_topic": f"{ROOT}/{site}/{OWN}/event",
+        "event_types": list(TOLD),
+    }
+    device = {"identifiers": [identity], "name": f"Postern {site}", "manufacturer": "Postern", "model": "bridge"}
+    return _document(device, {"told": told})
+
+
+def _told(record: Record) -> bytes:
+    """A record that is about no event, as attributes: who acts on it sees which numbers, of which unit, and why."""
+    facts = msgspec.to_builtins(record.body)
+    return json.dumps({"event_type": facts.pop("kind"), **facts, "key": record.key, "taken_s": record.taken_s}).encode()
+
+
+def _document(device: dict[str, Any], components: dict[str, Any]) -> bytes:
+    document = {
+        "device": device,
+        "origin": {"name": "Postern bridge", "sw_version": agent.__version__},
+        "qos": 1,
+        "components": components,
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

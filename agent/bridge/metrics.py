@@ -61,6 +61,8 @@ class Metrics:
                 self._gathered.refusals[body.reason or ""] += 1
             elif body.kind == "loss":
                 self._gathered.lost[body.unit or ""] += body.count or 0
+            elif body.kind == "unit" and body.count:
+                self._gathered.owned_up[body.unit or ""] += body.count
         return Sent(through=items[-1].record.number)
 
     def idle(self, now_s: int) -> None:
@@ -129,6 +131,7 @@ class Gathered(Collector):
         self.records: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
+        self.owned_up: Counter[str] = Counter()
 
     def collect(self) -> Iterator[Metric]:
         now_s = self._now_s()
@@ -166,6 +169,8 @@ class Gathered(Collector):
         yield _count("postern_records", "records by kind, since the start", "kind", self.records)
         yield _count("postern_refusals", "refused messages by reason, since the start", "reason", self.refusals)
         yield _count("postern_lost_events", "events that nobody keeps any more, since the start", "unit", self.lost)
+        text = "events that a unit says it dropped itself, since the start"
+        yield _count("postern_owned_up_events", text, "unit", self.owned_up)
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:

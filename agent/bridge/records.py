@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from agent.protocol.event import MatchData, PresenceData
+from agent.protocol.event import MatchData, PresenceData, UnitData
 from agent.protocol.names import MAX_NAME
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Handed, Refusal
@@ -28,7 +28,8 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What is stored and sent; what does not apply is left out. Times are UTC.
 
     ``event`` is the signed event as it came. ``fresh``: of this moment when it was taken; ``late``: it fills a gap;
-    ``repeat``: it may have been taken before. ``first`` to ``last``: the numbers of a gap or a loss.
+    ``repeat``: it may have been taken before. ``first`` to ``last``: the numbers of a gap or a loss, of
+    which ``count`` are missing; also of a loss that the unit itself owns up to, which is its event.
     """
 
     kind: RecordKind
@@ -100,6 +101,7 @@ def _event(verified: VerifiedEvent) -> Body:
     event = verified.event
     data = event.data
     about = data if isinstance(data, MatchData | PresenceData) else None
+    lost = data.lost if isinstance(data, UnitData) else None
     return Body(
         kind=verified.kind,
         unit=verified.unit,
@@ -114,5 +116,9 @@ def _event(verified: VerifiedEvent) -> Body:
         backlog=verified.backlog,
         late=verified.late,
         repeat=verified.repeat,
+        first=lost.first if lost else None,
+        last=lost.last if lost else None,
+        count=lost.count if lost else None,
+        reason=lost.reason if lost else None,
         event=msgspec.to_builtins(event),
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three brokers instead of one: RabbitMQ's cluster with the rules of the site kit, and a node that dies.
 
-Not part of each run: ``POSTERN_RABBITMQ`` names the folder with RabbitMQ (``tests/simulators/rabbitmq.py``), and
+Not part of each run: ``POSTERN_RABBITMQ`` names the folder with RabbitMQ (``tools/lib/fleet/rabbitmq.py``), and
 ``POSTERN_RABBITMQ_UNITS`` how many units speak (12). ``deploy/rabbitmq/README.md`` has what was found, with its date.
 """
 
@@ -31,7 +31,7 @@ from agent.site.programs import issue_broker, issue_client, revoke_client
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import join
 from tests.simulators.broker import wait_until
-from tests.simulators.rabbitmq import LOOPBACK, Cluster, Entrance, Node, rabbitmq_root
+from tools.lib.fleet.rabbitmq import LOOPBACK, Cluster, Node, rabbitmq_root
 from tools.lib.fleet.run import Plan, run
 from tools.lib.fleet.site import PROGRAM, SITE, FleetSite
 
@@ -49,14 +49,12 @@ DIES_AT_S, BACK_AT_S = 12.0, 27.0
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> FleetSite:
     made = FleetSite(tmp_path_factory.mktemp("fleet"))
-    made.join(UNITS, LOOPBACK)
-    issue_broker(made.files.folder, [LOOPBACK], kind="rabbitmq")
+    made.join(UNITS, LOOPBACK, kind="rabbitmq")
     return made
 
 
 @pytest.fixture(scope="module")
 def cluster(fleet: FleetSite) -> Iterator[Cluster]:
-    assert ROOT is not None
     with Cluster(ROOT, fleet.files) as running:
         yield running
 
@@ -210,7 +208,6 @@ def test_a_node_dies_under_the_fleet_and_every_event_comes_once_and_in_order(
     cluster: Cluster, fleet: FleetSite
 ) -> None:
     """Killed as by a power cut, and back later; the units and the auditor go on at the nodes that are left."""
-    entrance = Entrance(cluster.nodes)
     victim, died = cluster.nodes[1], threading.Event()
 
     def kill() -> None:
@@ -222,12 +219,12 @@ def test_a_node_dies_under_the_fleet_and_every_event_comes_once_and_in_order(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    report = run(fleet, Plan(rate=RATE, seconds=SECONDS, broker=(LOOPBACK, entrance.port)))
+    report = run(fleet, Plan(rate=RATE, seconds=SECONDS, broker=(LOOPBACK, cluster.port)))
     thread.join()
-    entrance.close()
     print(report.as_json())
     assert died.is_set()
     assert report.signed > RATE * SECONDS / 2
     assert report.lost == report.altered == 0
     assert report.delivered == report.signed
+    assert report.overtaken == report.late == 0, "of one unit, an event came after one that it signed later"
     assert not report.refused, "a repeat by the broker is no event; nothing else may be refused"

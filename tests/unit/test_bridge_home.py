@@ -14,14 +14,18 @@ import pytest
 from agent.bridge.home_assistant import HomeAssistant
 from agent.bridge.outputs import ACT_WITHIN_S
 from agent.bridge.people import Resolving
-from agent.bridge.records import withdrawn
+from agent.bridge.records import records_of, withdrawn
 from agent.clock import SystemClock
+from agent.subscribe.chain import Gap
+from agent.subscribe.subscriber import Refusal
+from agent.subscribe.verify import Loss
 from tests.simulators.broker import Listener, RealBroker, connect
 from tests.simulators.pki import Authority
 from tests.unit.test_bridge_outputs import Bench, Known
 
 pytestmark = pytest.mark.broker
 CONFIG = "homeassistant/device/postern-people-hq/anna/config"
+OWN, OWN_EVENT = "homeassistant/device/postern-people-hq/_bridge/config", "postern-people/hq/_bridge/event"
 BASE = "postern-people/hq/anna"
 
 
@@ -38,7 +42,11 @@ class House:
         self.known = Known(self.bench)
         self.resolving = Resolving(self.known.people, self.known.keys, None)
         self.home = connect(
-            self.broker, self.broker.authority.issue("home-assistant"), "home-assistant", "homeassistant/#", f"{BASE}/#"
+            self.broker,
+            self.broker.authority.issue("home-assistant"),
+            "home-assistant",
+            "homeassistant/#",
+            "postern-people/hq/#",
         )
         output = HomeAssistant(
             self.broker.settings(self.broker.authority.issue("announcer")),
@@ -51,10 +59,11 @@ class House:
         self.pump = self.bench.pump("hook", output, self.resolving.person)
 
     def heard(self, count: int) -> list[str]:
-        """Topics of the next messages; then a moment in which no other may come."""
+        """Topics of the next messages about people; then a moment in which no other may come."""
         self.home.messages.clear()
-        self.home.pump(lambda: len(self.home.messages) >= count)
+        self.home.pump(lambda: len([one for one in self.home.messages if one.topic != OWN]) >= count)
         self.home.messages += self.home.connection.poll(0.2).messages
+        self.home.messages = [one for one in self.home.messages if one.topic != OWN]
         assert not any(message.retained for message in self.home.messages)
         return self.home.topics()
 
@@ -123,6 +132,31 @@ def test_somebody_who_is_not_on_the_map_is_nobody_to_home_assistant(house: House
     house.bench.hear()
     house.pump.step()
     assert house.heard(1) == [CONFIG]
+
+
+def test_what_is_missing_or_not_believed_is_told_by_a_device_of_the_bridge_whenever_it_is_heard(house: House) -> None:
+    """It names nobody, and whoever is to look after it has to hear of it, also late."""
+    bench = house.bench
+    bench.hear()
+    bench.unit.say()
+    bench.hear()
+    for outcome in (Refusal("replayed", "postern/hq/door-3/event/match", "older"), Loss("door-3", Gap(2, 2), 1)):
+        bench.store.put(records_of(outcome, "hq", serial=bench.store.serial), bench.now_s)
+    bench.clock.advance(3600)
+    house.pump.step()
+    house.home.pump(lambda: house.home.topics().count(OWN_EVENT) == 3)
+    (device,) = (json.loads(one.payload) for one in house.home.messages if one.topic == OWN)
+    (component,) = device["components"].values()
+    assert component["state_topic"] == OWN_EVENT
+    assert component["default_entity_id"] == "event.postern_hq_missing_or_refused"
+    assert not any(one.retained for one in house.home.messages)
+    told = [json.loads(one.payload) for one in house.home.messages if one.topic == OWN_EVENT]
+    assert [one["event_type"] for one in told] == ["gap", "refusal", "loss"]
+    assert all(one["event_type"] in component["event_types"] for one in told)
+    assert [one["unit"] for one in told] == ["door-3"] * 3
+    assert (told[0]["first"], told[0]["last"], told[1]["reason"], told[2]["count"]) == (2, 2, "replayed", 1)
+    assert len({one["key"] for one in told}) == 3
+    assert not {"subject", "person", "event"} & {name for one in told for name in one}
 
 
 def test_birth_of_home_assistant_brings_devices_back_and_no_event(house: House) -> None:

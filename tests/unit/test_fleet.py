@@ -11,7 +11,7 @@ import pytest
 
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.fleet.__main__ import main
-from tools.lib.fleet.report import percentiles
+from tools.lib.fleet.report import overtaken, percentiles
 from tools.lib.fleet.site import FleetSite
 
 
@@ -28,6 +28,7 @@ def test_fleet_under_faults_loses_nothing_and_says_what_it_cost(capsys: pytest.C
     assert told["signed"] == told["delivered"] > 100
     assert told["faults"] == {"kill": 1, "cut": 1, "broker": 1}
     assert told["late"] > 0
+    assert told["overtaken"] == 0
     assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"] <= told["latency_ms"]["max"]
     assert min(told["units_cpu_s"], told["subscriber_cpu_s"], told["broker_cpu_s"]) > 0
 
@@ -51,11 +52,15 @@ def test_fleet_runs_against_a_broker_that_is_there_and_does_so_again(
             assert told["broker_cpu_s"] >= 0
 
 
-def test_fleet_joins_a_site_for_a_given_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("kind", "file"), [("mosquitto", "acl"), ("rabbitmq", "definitions.json")])
+def test_fleet_joins_a_site_for_a_given_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, file: str
+) -> None:
     folder = tmp_path / "fleet"
-    assert main(["join", str(folder), "--units", "2", "--host", "broker.example"]) == 0
-    assert "to the broker" in capsys.readouterr().out
+    assert main(["join", str(folder), "--units", "2", "--host", "broker.example", "--kind", kind]) == 0
+    assert f"as deploy/{kind}/README.md says" in capsys.readouterr().out
     assert (folder / "site" / "broker" / "broker.crt").exists()
+    assert "unit-0002" in (folder / "site" / "broker" / file).read_text()
     assert {path.name for path in (folder / "units").iterdir()} == {"unit-0001", "unit-0002"}
     assert main(["join", str(folder), "--units", "2", "--host", "broker.example"]) > 0
     assert "holds a fleet already" in capsys.readouterr().err
@@ -66,6 +71,7 @@ def test_fleet_joins_a_site_for_a_given_broker(tmp_path: Path, capsys: pytest.Ca
     [
         (["run", "nowhere", "--broker", "127.0.0.1:1"], "holds no fleet"),
         (["--units", "0"], "--units is from 1"),
+        (["--units", "1", "--kind", "rabbitmq"], "no RabbitMQ here"),
         (["verify", "--events", "5"], "--events at least"),
     ],
 )
@@ -73,6 +79,7 @@ def test_fleet_that_cannot_be_is_one_sentence(
     words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POSTERN_RABBITMQ", raising=False)
     assert main(words) > 0
     error = capsys.readouterr().err
     assert told in error
@@ -97,6 +104,11 @@ def test_verifier_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["per_second"] > 500, "even on a machine that does much else"
     assert told["restart_s"] < 5
     assert told["warm_mib"] > 0
+
+
+def test_an_event_that_comes_behind_a_later_one_and_does_not_say_so_is_out_of_order() -> None:
+    assert overtaken([(1, False), (3, False), (2, True), (4, False)]) == 0
+    assert overtaken([(2, False), (1, False), (3, False), (3, False)]) == 1
 
 
 def test_percentiles_are_of_what_was_measured() -> None:

@@ -9,10 +9,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from agent.errors import PosternError
+from agent.site.records import BrokerKind
 from tools.lib.fleet.run import Plan, run
 from tools.lib.fleet.site import FleetSite
 from tools.lib.fleet.verify import measure
@@ -40,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     once = modes.add_parser("once", help="join and run, with a broker of its own; this when none is named")
     _add_units(once)
     _add_run(once)
-    once.set_defaults(do=_once, broker=None, pid=None)
+    once.set_defaults(do=_once, broker=None, pid=())
     joined = modes.add_parser("join", help="make a site with units, and the files that its broker needs")
     joined.add_argument("folder", type=Path)
     joined.add_argument("--host", required=True, help="name or address by which the units reach the broker")
@@ -49,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     running = modes.add_parser("run", help="let the units of a folder speak")
     running.add_argument("folder", type=Path)
     running.add_argument("--broker", type=_place, required=True, metavar="HOST:PORT")
-    running.add_argument("--pid", type=int, help="process of the broker, where it runs on this machine")
+    running.add_argument(
+        "--pid", type=int, action="append", help="process of the broker, where it runs on this machine; of each node"
+    )
     _add_run(running)
     running.set_defaults(
         do=lambda arguments: _run(FleetSite(arguments.folder), _plan(arguments), as_json=arguments.json)
@@ -64,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", type=int, default=20)
+    parser.add_argument("--kind", choices=get_args(BrokerKind), default="mosquitto", help="what the broker is")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +89,15 @@ def _once(arguments: argparse.Namespace) -> bool:
     plan = _plan(arguments)
     with tempfile.TemporaryDirectory(prefix="postern-fleet-") as folder:
         fleet = FleetSite(Path(folder))
-        fleet.join(arguments.units, "127.0.0.1")
+        fleet.join(arguments.units, "127.0.0.1", kind=arguments.kind)
         return _run(fleet, plan, as_json=arguments.json)
 
 
 def _join(arguments: argparse.Namespace) -> bool:
-    FleetSite(arguments.folder).join(arguments.units, arguments.host)
-    broker = FleetSite(arguments.folder).files.broker
-    print(f"carry {broker} to the broker as deploy/mosquitto/README.md says; then tools/fleet run {arguments.folder}")
+    fleet, kind = FleetSite(arguments.folder), arguments.kind
+    fleet.join(arguments.units, arguments.host, kind=kind)
+    page = f"deploy/{kind}/README.md"
+    print(f"carry {fleet.files.broker} to the broker as {page} says; then tools/fleet run {arguments.folder}")
     return True
 
 
@@ -101,7 +107,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         raise SystemExit(f"tools/fleet: faults are of {','.join(FAULTS)}; rate and seconds are above 0")
     if arguments.broker is not None and {"cut", "broker"} & set(faults):
         raise SystemExit("tools/fleet: to cut links or kill the broker needs a broker of its own: leave --broker out")
-    return Plan(arguments.rate, arguments.seconds, faults, arguments.broker, arguments.pid)
+    return Plan(arguments.rate, arguments.seconds, faults, arguments.broker, arguments.pid or ())
 
 
 def _run(fleet: FleetSite, plan: Plan, *, as_json: bool) -> bool:

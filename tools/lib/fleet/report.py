@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,10 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``latency_ms``: from the moment before an event was signed until a subscriber had verified it."""
+    """``latency_ms``: from the moment before an event was signed until a subscriber had verified it.
+
+    ``late`` events filled a gap and say so; ``overtaken`` ones came after a later one of their unit and do not.
+    """
 
     units: int
     seconds: float
@@ -24,6 +27,7 @@ class Report:
     repeated: int
     refused: dict[str, int]
     late: int
+    overtaken: int
     latency_ms: dict[str, float | None]
     units_cpu_s: float
     subscriber_cpu_s: float
@@ -32,8 +36,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Everything that was signed was delivered as it was signed, and nothing else was believed."""
-        return self.signed > 0 and self.lost == self.altered == 0 and not self.refused
+        """Everything that was signed was delivered as it was signed and in order, and nothing else was believed."""
+        return self.signed > 0 and self.lost == self.altered == self.overtaken == 0 and not self.refused
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": self.ok, **asdict(self)}
@@ -43,7 +47,7 @@ class Report:
         shown.add_column("")
         shown.add_column("", justify="right")
         rows: dict[str, object] = {name: getattr(self, name) for name in ("signed", "delivered", "lost", "altered")}
-        rows |= {"repeated by the broker": self.repeated, "late": self.late}
+        rows |= {"repeated by the broker": self.repeated, "late": self.late, "out of order": self.overtaken}
         rows |= {f"refused: {reason}": count for reason, count in self.refused.items()}
         rows |= {f"latency {name}": _ms(value) for name, value in self.latency_ms.items()}
         rows |= {"CPU of all units": _cpu(self.units_cpu_s, self.signed)}
@@ -52,6 +56,18 @@ class Report:
         for name, value in rows.items():
             shown.add_row(name, str(value))
         return shown
+
+
+def overtaken(arrivals: Iterable[tuple[int, bool]]) -> int:
+    """How many of one unit's events came after a later one, without saying that they are late.
+
+    ``arrivals`` are number and ``late`` of each, in the order of arrival.
+    """
+    highest = count = 0
+    for seq, late in arrivals:
+        count += seq < highest and not late
+        highest = max(highest, seq)
+    return count
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

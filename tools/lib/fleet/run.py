@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
-from tools.lib.demo.brokers import DemoBroker
 from tools.lib.fleet.audit import Audit
-from tools.lib.fleet.report import Report, percentiles
+from tools.lib.fleet.brokers import OwnBroker, own_broker
+from tools.lib.fleet.report import Report, overtaken, percentiles
 from tools.lib.fleet.site import FleetSite
 from tools.lib.rig.ledger import Balance, balance
 from tools.lib.rig.process import head_of
@@ -71,13 +71,16 @@ class Group:
 
 @dataclass(slots=True)
 class Plan:
-    """How a fleet is run; ``faults`` are of ``kill``, and with a broker of its own ``cut`` and ``broker``."""
+    """How a fleet is run; ``faults`` are of ``kill``, and with a broker of its own ``cut`` and ``broker``.
+
+    ``broker`` is one that is there, ``pids`` are its processes where they run on this machine.
+    """
 
     rate: float
     seconds: float
     faults: Sequence[str] = ()
     broker: tuple[str, int] | None = None
-    pid: int | None = None
+    pids: Sequence[int] = ()
     done: Counter[str] = field(default_factory=Counter)
 
 
@@ -85,19 +88,13 @@ def run(fleet: FleetSite, plan: Plan) -> Report:
     """Run it; RefusedError where the fleet or its broker is not there."""
     names = fleet.names()
     with ExitStack() as stack:
-        broker = None
-        if plan.broker is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-fleet-")))
-            broker = stack.enter_context(DemoBroker(fleet.files, folder / "broker"))
-            if broker.protocol != "5":
-                raise RefusedError("a fleet needs MQTT 5: apt-get install mosquitto")
+        broker = None if plan.broker else stack.enter_context(own_broker(fleet.files))
         host, port = plan.broker or (LOOPBACK, broker.port if broker else 0)
-        pid = plan.pid if broker is None else broker.pid
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postern-fleet-"))) / "seen.db"
         audit = stack.enter_context(Audit(fleet, host, port, state=state))
         groups = [_group(fleet, part, plan, host, port, stack, share=len(part) / len(names)) for part in _parts(names)]
         before = {name: head_of(fleet.unit(name) / "outbox.db").seq for name in names}
-        spent, began = _Spent(pid), time.monotonic()
+        spent, began = _Spent(broker.pids if broker else lambda: list(plan.pids)), time.monotonic()
         for group in groups:
             group.start()
             stack.callback(group.kill)
@@ -123,20 +120,32 @@ def cpu_of(pid: int) -> float | None:
 
 
 class _Spent:
-    """CPU seconds of a broker, also of one that is killed and started again."""
+    """CPU seconds of a broker's processes, also of those that are killed and started again."""
 
-    def __init__(self, pid: int | None) -> None:
-        self._before, self._pid = 0.0, pid
-        self._base = cpu_of(pid) if pid is not None else None
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = pids
+        self._ended = 0.0  # of processes that were killed
+        self._base = {pid: cpu_of(pid) for pid in pids()}
 
-    def moves_to(self, pid: Callable[[], int | None], between: Callable[[], None]) -> None:
-        self._before = self.total() or 0.0
-        between()
-        self._pid, self._base = pid(), 0.0
+    def over(self, crash: Callable[[], None]) -> None:
+        """Let some of them end and others begin."""
+        used = self._used()
+        crash()
+        now = set(self._pids())
+        self._ended += sum(spent or 0.0 for pid, spent in used.items() if pid not in now)
+        self._base = {pid: self._base.get(pid, 0.0) for pid in now}
 
     def total(self) -> float | None:
-        now = cpu_of(self._pid) if self._pid is not None else None
-        return None if now is None or self._base is None else self._before + now - self._base
+        """None where they are not of this machine."""
+        used = [spent for spent in self._used().values() if spent is not None]
+        return self._ended + sum(used) if used and len(used) == len(self._base) else None
+
+    def _used(self) -> dict[int, float | None]:
+        now = {pid: cpu_of(pid) for pid in self._base}
+        return {
+            pid: None if now[pid] is None or base is None else (now[pid] or 0.0) - base
+            for pid, base in self._base.items()
+        }
 
 
 def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -153,7 +162,7 @@ def _group(
     return Group([sys.executable, "-m", "tools.lib.fleet.worker", str(fleet.folder), *place, rate, *names], link)
 
 
-def _live(plan: Plan, groups: list[Group], broker: DemoBroker | None, spent: _Spent) -> None:
+def _live(plan: Plan, groups: list[Group], broker: OwnBroker | None, spent: _Spent) -> None:
     """Let them speak; every few seconds one fault, in turn."""
     end, turn = time.monotonic() + plan.seconds, 0
     while (left := end - time.monotonic()) > 0:
@@ -169,7 +178,7 @@ def _live(plan: Plan, groups: list[Group], broker: DemoBroker | None, spent: _Sp
         elif fault == "cut" and group.link is not None:
             group.link.cut()
         elif fault == "broker" and broker is not None:
-            spent.moves_to(lambda: broker.pid, broker.crash)
+            spent.over(broker.crash)
 
 
 def _settle(done: Callable[[], bool]) -> None:
@@ -200,6 +209,7 @@ def _report(
         repeated=audit.refused["duplicate"],
         refused=refused,
         late=late,
+        overtaken=sum(overtaken((one.event.data.seq, one.late) for one in events) for events in audit.events.values()),
         latency_ms=percentiles(list(_latencies(fleet, audit))),
         units_cpu_s=units_s,
         subscriber_cpu_s=audit.cpu_s,

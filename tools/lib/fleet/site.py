@@ -13,7 +13,7 @@ from agent.mqtt.credentials import Credentials
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.programs import issue_broker, issue_client
-from agent.site.records import SiteFiles
+from agent.site.records import BrokerKind, SiteFiles
 from agent.unit.joining import install, new_unit_request
 from agent.unit.key_files import UnitFiles
 
@@ -45,8 +45,8 @@ class FleetSite:
         files = UnitFiles(self.unit(name))
         return Credentials(files.ca_crt, files.tls_crt, files.tls_key)
 
-    def join(self, count: int, host: str) -> None:
-        """Make the site, the broker's certificate for ``host``, a program that listens, and ``count`` units."""
+    def join(self, count: int, host: str, *, kind: BrokerKind = "mosquitto") -> None:
+        """Make the site, the broker's files for ``host``, a program that listens, and ``count`` units."""
         if not 1 <= count <= MAX_UNITS:
             raise RefusedError(f"--units is from 1 to {MAX_UNITS}")
         if (self.folder / "site").exists():
@@ -55,7 +55,7 @@ class FleetSite:
         self.folder.mkdir(parents=True, exist_ok=True)
         make_private_folder(self.folder / "units")
         site = create_site(self.folder / "site", SITE, clock=clock).folder
-        issue_broker(site, [host], clock=clock)
+        issue_broker(site, [host], kind=kind, clock=clock)
         issue_client(site, PROGRAM, "auditor", clock=clock)
         for number in range(1, count + 1):
             name = f"unit-{number:04d}"

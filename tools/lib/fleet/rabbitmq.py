@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A RabbitMQ cluster on the loopback, set up with the files of the site kit and the script of ``deploy/rabbitmq``.
 
-``POSTERN_RABBITMQ`` names a folder into which Debian 13's rabbitmq-server and what it needs were unpacked: the nodes
-run there, by ``chroot``, as root. Its README has the commands.
+``POSTERN_RABBITMQ`` names a folder into which Debian 13's rabbitmq-server and what it needs were unpacked, or ``/``
+where it is installed: the nodes run there, by ``chroot``, as root. ``deploy/rabbitmq/README.md`` has the commands.
 """
 
 from __future__ import annotations
@@ -14,24 +14,35 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from agent.errors import RefusedError
 from agent.site.rabbitmq import PLACE
 from agent.site.records import SiteFiles
-from tests.simulators.broker import SLOWNESS, free_port, wait_until
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "rabbitmq"
-START_S = 90.0 * SLOWNESS
+DEPLOY = Path(__file__).parents[3] / "deploy" / "rabbitmq"
+START_S = 180.0  # Erlang, all plugins and the quorum's first election, on a machine that is busy
+CTL_S = 120.0
+STEP_S = 5.0  # to reach a node; a client tries the next one then
 LOOPBACK = "127.0.0.1"
+NODES = 3
 
 
 def rabbitmq_root() -> Path | None:
     """Where RabbitMQ was unpacked; None where this machine has none."""
     named = os.environ.get("POSTERN_RABBITMQ")
     return Path(named) if named else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -44,10 +55,10 @@ class Node:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """The process of the Erlang machine, whose CPU and memory are the node's."""
-        return None if self.process is None else self.process.pid
+    def pids(self) -> list[int]:
+        """Its processes: a shell, the Erlang machine, whose CPU is the node's, and what that started."""
+        group = None if self.process is None else self.process.pid
+        return [pid for pid in _processes() if group is not None and _group_of(pid) == group]
 
     def environment(self) -> dict[str, str]:
         inside = f"/{self.folder.relative_to(self.root)}"
@@ -87,8 +98,10 @@ class Node:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: self.answers() or self._has_ended(), START_S)
-        assert self.answers(), (self.folder / "log" / "console").read_text()[-3000:]
+        _wait(lambda: self.answers() or self._has_ended())
+        if not self.answers():
+            said = " ".join((self.folder / "log" / "console").read_text(errors="replace").split())
+            raise RefusedError(f"RabbitMQ does not start; it said: …{said[-500:]}")
 
     def _has_ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
@@ -109,9 +122,7 @@ class Node:
     def ctl(self, *words: str) -> str:
         """Run ``rabbitmqctl`` at this node."""
         command = ["chroot", str(self.root), "/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *words]
-        told = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=120, check=False)
-        assert told.returncode == 0, told.stdout + told.stderr
-        return told.stdout
+        return _done(command, self.environment())
 
     def take(self, files: SiteFiles) -> None:
         """Do what ``postern-broker.path`` has done after each act of the site."""
@@ -125,23 +136,56 @@ class Node:
         environment = {**os.environ, **self.environment(), "POSTERN_RABBITMQCTL": str(script)}
         environment["PATH"] = os.environ["PATH"]
         command = [str(DEPLOY / "postern-broker-take"), str(files.broker), str(self.folder / "postern")]
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert told.returncode == 0, told.stdout + told.stderr
+        _done(command, environment)
 
 
 class Cluster:
-    """Three nodes, joined; stops with the ``with`` block."""
+    """Three nodes, joined, and one port by which clients find one of them; stops with the ``with`` block."""
 
-    def __init__(self, root: Path, files: SiteFiles, *, nodes: int = 3) -> None:
+    def __init__(self, root: Path | None, files: SiteFiles) -> None:
+        """RefusedError where there is none, or the folder is another thing."""
+        if root is None or not (root / "usr/lib/rabbitmq/bin/rabbitmq-server").exists():
+            raise RefusedError(
+                "no RabbitMQ here: unpack it as deploy/rabbitmq/README.md says, and name the folder in POSTERN_RABBITMQ"
+            )
+        if os.geteuid() != 0:
+            raise RefusedError("RabbitMQ's nodes run by chroot: run this as root")
         self._files = files
         self._folder = Path(tempfile.mkdtemp(prefix="postern-rabbitmq-", dir=root / "tmp"))
-        names = [f"{self._folder.name[-8:].replace('_', 'x')}-{number}" for number in range(1, nodes + 1)]
+        names = [f"{self._folder.name[-8:].replace('_', 'x')}-{number}" for number in range(1, NODES + 1)]
         self.nodes = [Node(name, self._folder / name, root) for name in names]
         cookie = self._folder / ".erlang.cookie"
         cookie.write_text(os.urandom(16).hex())
         cookie.chmod(0o400)
+        self._entrance: Entrance | None = None
+        self._turn = 0
+
+    @property
+    def port(self) -> int:
+        """Where clients come in."""
+        return 0 if self._entrance is None else self._entrance.port
+
+    def pids(self) -> list[int]:
+        """Of the nodes that run."""
+        return [pid for node in self.nodes for pid in node.pids()]
+
+    def crash(self) -> None:
+        """End the next node as a power cut does, and start it again."""
+        node = self.nodes[self._turn % NODES]
+        self._turn += 1
+        node.kill()
+        node.start()
 
     def __enter__(self) -> Self:
+        try:
+            self._form()
+        except BaseException:
+            self.__exit__()
+            raise
+        self._entrance = Entrance(self.nodes)
+        return self
+
+    def _form(self) -> None:
         first = self.nodes[0]
         for node in self.nodes:
             node.set_up(self._files)
@@ -152,9 +196,10 @@ class Cluster:
                 node.ctl("start_app")
         for node in self.nodes:
             node.take(self._files)
-        return self
 
     def __exit__(self, *_: object) -> None:
+        if self._entrance is not None:
+            self._entrance.close()
         for node in self.nodes:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -184,13 +229,37 @@ class Entrance:
             self._turn += 1
             node = self._nodes[self._turn % len(self._nodes)]
             with suppress(OSError):
-                server = socket.create_connection((LOOPBACK, node.port), timeout=5)
+                server = socket.create_connection((LOOPBACK, node.port), timeout=STEP_S)
                 server.settimeout(None)
                 back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
                 back.start()
                 _pass_on(client, server)
                 return
         client.close()
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _group_of(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None
+
+
+def _wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + START_S
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _done(command: list[str], environment: dict[str, str]) -> str:
+    """What a program says; RefusedError with that when it fails."""
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CTL_S, check=False)
+    if told.returncode != 0:
+        raise RefusedError(f"{Path(command[-1]).name}: {' '.join((told.stdout + told.stderr).split())[-500:]}")
+    return told.stdout
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
