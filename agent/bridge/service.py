@@ -8,7 +8,7 @@ broker that is away and a list of units that has ended stop no output: each is t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -145,15 +145,17 @@ class Bridge:
             if self._stopping.is_set():  # it was asked for while the broker was being reached
                 return
             self.on_notice(f"listening to site {settings.site} at {broker.host}:{broker.port}")
-            for handed in subscriber:
-                self._keep(handed)
+            for batch in subscriber.batches():
+                self._keep(batch)
 
-    def _keep(self, handed: Handed) -> None:
-        now_s = int(self.clock.now().timestamp())
-        self.store.put(records_of(handed, self.settings.site, serial=self.store.serial), now_s)
-        if isinstance(handed, VerifiedEvent):
-            with self.status.lock:
-                self.status.facts.event_s[handed.unit] = now_s
+    def _keep(self, batch: Sequence[Handed]) -> None:
+        """One commit for all that came together: what waited at the broker for a day is written in seconds."""
+        now_s, site, serial = int(self.clock.now().timestamp()), self.settings.site, self.store.serial
+        self.store.put((item for handed in batch for item in records_of(handed, site, serial=serial)), now_s)
+        with self.status.lock:
+            for handed in batch:
+                if isinstance(handed, VerifiedEvent):
+                    self.status.facts.event_s[handed.unit] = now_s
 
     def _note(self, text: str) -> None:
         """What a subscriber tells a person is a record as well."""

@@ -57,7 +57,7 @@ Handed = VerifiedEvent | Loss | Refusal
 
 
 class Subscriber:
-    """Iterate over it: ``VerifiedEvent``, ``Loss`` or ``Refusal``, in the order of arrival. One thread iterates.
+    """One thread iterates over it or its ``batches``: ``VerifiedEvent``, ``Loss`` or ``Refusal``, as they arrive.
 
     With ``state``, what a batch of messages changed is on disk before its first event is handed over, and the broker
     hears that it was taken after the last one was. After a crash every event is handed over: once, or marked as
@@ -153,17 +153,30 @@ class Subscriber:
         return self._heads.withheld()
 
     def __iter__(self) -> Iterator[Handed]:
-        failures = 0
-        self._tell_at_the_start()
-        while not self._stopping.is_set():
-            while self._waiting:
+        for _ in self._turns():
+            while self._waiting and not self._stopping.is_set():
                 # Whoever asks for the next is done with the one before.
                 self._handed = max(self._handed, self._in_hand)
                 number, outcome = self._waiting.popleft()
                 self._in_hand = max(number, self._in_hand)
                 yield outcome
-                if self._stopping.is_set():
-                    return
+
+    def batches(self) -> Iterator[list[Handed]]:
+        """As iteration, but all that came together at once: whoever asks for the next is done with all of it."""
+        for _ in self._turns():
+            if self._waiting:
+                batch, self._waiting = self._waiting, deque()
+                self._in_hand = max(self._in_hand, *(number for number, _ in batch))
+                yield [outcome for _, outcome in batch]
+
+    def _turns(self) -> Iterator[None]:
+        """Receive and judge; between two turns, what waits is for the consumer."""
+        failures = 0
+        self._tell_at_the_start()
+        while not self._stopping.is_set():
+            yield
+            if self._stopping.is_set():
+                break
             self._handed = max(self._handed, self._in_hand)
             self._on_turn()
             try:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -57,6 +57,38 @@ def test_consumer_that_crashes_gets_the_event_again_marked(site: Site) -> None:
     assert [o.event.data.seq for o in outcomes] == [2, 3]
     assert outcomes[0].repeat
     assert not outcomes[0].fresh
+
+
+def test_consumer_of_batches_that_crashes_gets_the_batch_again_marked_and_nothing_before_it(site: Site) -> None:
+    """Whoever asks for the next batch is done with all of the one before, and with no other."""
+    state = StateFile(site.folder / "seen.db")
+    first: list[int] = []
+    again: list[VerifiedEvent] = []
+
+    def numbers(batch: Sequence[object]) -> list[int]:
+        return [one.event.data.seq for one in batch if isinstance(one, VerifiedEvent)]
+
+    def consume() -> None:
+        with site.subscriber(state=state, durable=True) as events:
+            site.unit.start()
+            site.unit.say(3)
+            for batch in events.batches():
+                if len(first) == 3:
+                    raise CrashError
+                first.extend(numbers(batch))
+                if len(first) == 3:
+                    site.unit.say(4)
+
+    with pytest.raises(CrashError):
+        consume()
+    with site.subscriber(state=state, durable=True) as events:
+        for batch in events.batches():
+            again += [one for one in batch if isinstance(one, VerifiedEvent)]
+            if len(again) == 4:
+                break
+    assert first == [1, 2, 3]
+    assert numbers(again) == [4, 5, 6, 7]
+    assert again[0].repeat
 
 
 def test_consumer_that_stops_in_good_order_sees_no_repeat(site: Site) -> None:
