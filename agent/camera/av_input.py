@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What FFmpeg is told to open: address, demuxer and options for files, RTSP and Video4Linux, as plain values."""
+"""What is to be opened: address, demuxer and options for files, RTSP and Video4Linux, as plain values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ from agent.config.camera import FileCamera, RtspCamera, V4l2Camera
 from agent.disk.files import read_brought
 from agent.errors import ConfigError
 
-MAX_CREDENTIALS: Final = 256  # bytes of 'user:password'; RTSP servers cut off longer ones
-
-# The first picture waits for probing. A camera names codec and size in its SDP, so little suffices; the defaults
-# (5 MB, 5 s) take seconds. Too little loses nothing: the decoder learns the size from its first key frame.
-PROBE_BYTES: Final = 65_536
-PROBE_MICROSECONDS: Final = 500_000
-MAX_REORDER_MICROSECONDS: Final = 200_000  # UDP packets that come later than this are lost: old pictures have no use
-
+MAX_CREDENTIALS: Final = 256  # characters of 'user:password'; RTSP servers cut off longer ones
 
 # Decoders that may run, by FFmpeg's names: what a sender chooses among. Many others have never seen an attacker.
 RTSP_CODECS: Final = "h264,hevc,mjpeg"
@@ -79,25 +72,12 @@ def rtsp_input(settings: RtspCamera) -> AvInput:
     address = settings.url
     if settings.credentials_file is not None:
         address = with_credentials(address, *read_credentials(settings.credentials_file))
-    microseconds = str(round(settings.timeout_s * 1e6))
     return AvInput(
         kind="rtsp",
         name="the RTSP camera",
         address=address,
-        demuxer="rtsp",
-        options=MappingProxyType(
-            {
-                "rtsp_transport": settings.transport,
-                "allowed_media_types": "video",
-                "protocol_whitelist": "rtsp,rtp,tcp,udp",
-                "timeout": microseconds,
-                "probesize": str(PROBE_BYTES),
-                "analyzeduration": str(PROBE_MICROSECONDS),
-                "fpsprobesize": "0",
-                "max_delay": str(MAX_REORDER_MICROSECONDS),
-                "fflags": "nobuffer",
-            }
-        ),
+        demuxer=None,
+        options=MappingProxyType({}),  # FFmpeg opens nothing: see agent.camera.rtsp
         timeout_s=settings.timeout_s,
         live=True,
         codecs=RTSP_CODECS,
@@ -151,7 +131,7 @@ def read_credentials(path: Path) -> tuple[str, str]:
 
 
 def with_credentials(url: str, user: str, password: str) -> str:
-    """Build ``url`` with user and password in it, quoted as FFmpeg expects (RFC 3986, section 3.2.1)."""
+    """Build ``url`` with user and password in it, quoted (RFC 3986, section 3.2.1)."""
     parts = urlsplit(url)
     netloc = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
     return urlunsplit(parts._replace(netloc=netloc))

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from agent.camera.av_convert import AvConverter, PyAv, VideoFrame
 from agent.camera.av_input import AvInput
-from agent.camera.av_stream import TOO_SLOW, AvStream, load_av
+from agent.camera.av_stream import TOO_SLOW, AvStream, OpenFeed, load_av, open_feed
 from agent.camera.base import CameraInfo, Frame
 from agent.camera.timestamps import StreamClock, Timestamps
 from agent.clock import Clock
@@ -36,13 +36,14 @@ class AvCamera:
     lores_size: tuple[int, int]
     clock: Clock
     load: Callable[[], PyAv] = load_av
+    feed: OpenFeed = open_feed
     _times: Timestamps = field(default_factory=Timestamps, init=False)
     _stream: AvStream | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self._av = self.load()
         self._converter = AvConverter(self._av, self.lores_size)
-        self._stream = AvStream(self._av, self.source, self.clock)
+        self._stream = AvStream(self._av, self.source, self.clock, self.feed)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +106,7 @@ class AvCamera:
             if not self.source.loop:
                 return
             stream.close()
-            self._stream = AvStream(self._av, self.source, self.clock)
+            self._stream = AvStream(self._av, self.source, self.clock, self.feed)
 
     def _pace(self, time_ns: int) -> None:
         early_ns = time_ns - self.clock.monotonic_ns()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from agent.camera.av_convert import PyAv, VideoFrame
+from agent.camera.av_feed import ContainerFeed, Feed, FeedError
 from agent.camera.av_input import AvInput
-from agent.camera.rtsp_check import Look, looked_at
+from agent.camera.rtsp.feed import RtspFeed
+from agent.camera.rtsp.wire import RtspError
 from agent.clock import Clock
 from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError, printable
 
@@ -26,10 +27,6 @@ MAX_FRAME_RATE: Final = 240.0  # more is a made-up number in a header
 
 # What FFmpeg's errors mean to a person, by class name: the names are the same in all releases of PyAV.
 REASONS: Final = {
-    "HTTPUnauthorizedError": "it refuses the user name or the password",
-    "HTTPForbiddenError": "it refuses this user",
-    "HTTPNotFoundError": "it has no stream of that name",
-    "ConnectionRefusedError": "nothing answers at its address",
     "ExitError": "it stopped answering",
     "TimeoutError": "it stopped answering",
     "FileNotFoundError": "it does not exist",
@@ -38,14 +35,8 @@ REASONS: Final = {
     "InvalidDataError": "its content is not video that can be decoded",
     "MemoryError": "it needs more memory than a unit gives to what others send",
 }
-RTSP_REASONS: Final = {
-    "PermissionError": "it did not start to play",  # rtspdec.c answers -1 to whatever PLAY brings, and that is EPERM
-    "InvalidDataError": "it does not describe a video that can be decoded",
-}
-
 T = TypeVar("T")
-Stream: TypeAlias = Any  # av.video.stream.VideoStream
-Container: TypeAlias = Any  # av.container.InputContainer
+OpenFeed: TypeAlias = Callable[[PyAv, AvInput, Clock], Feed]
 
 
 def load_av() -> PyAv:
@@ -65,6 +56,11 @@ def load_av() -> PyAv:
     return av
 
 
+def open_feed(av: PyAv, source: AvInput, clock: Clock) -> Feed:
+    """FFmpeg's own demuxers for what lies on this machine, the unit's own conversation for the network."""
+    return RtspFeed(av, source, clock) if source.kind == "rtsp" else ContainerFeed(av, source)
+
+
 class AvStream:
     """The first video stream of an input, opened, its first picture decoded.
 
@@ -72,29 +68,28 @@ class AvStream:
     RefusedError when it holds no picture or more than ``MAX_DAMAGED`` parts in a row cannot be decoded.
     """
 
-    _video: Stream
     _pictures: Iterator[VideoFrame]
 
-    def __init__(self, av: PyAv, source: AvInput, clock: Clock) -> None:
+    def __init__(self, av: PyAv, source: AvInput, clock: Clock, feed: OpenFeed = open_feed) -> None:
         self._av = av
         self._source = source
         self._clock = clock
-        self._container: Container = None
+        self._feed: Feed | None = None
         self._first: VideoFrame = None
         self._last_picture_ns = self._opened_ns = clock.monotonic_ns()
         self._key_seen = False
         self._hurried = False
         try:
-            self._container = self._guarded(self._open)
-            self._pictures = self._decode()
+            self._feed = opened = self._guarded(lambda: feed(av, source, clock))
+            self._pictures = self._decode(opened)
             first = self._first_picture()
+            self.turn = (source.rotate + opened.turn(first)) % 360  # degrees clockwise, to show it upright
+            rate = opened.rate()
         except BaseException:
             self.close()
             raise
         self._first = first
         self.width, self.height = int(first.width), int(first.height)
-        self.turn = (source.rotate + self._recorded_turn(first)) % 360  # degrees clockwise, to show it upright
-        rate = float(self._video.average_rate or 0)
         self.frame_rate = rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE
 
     def pictures(self) -> Iterator[VideoFrame]:
@@ -104,17 +99,17 @@ class AvStream:
 
     def hurry(self, late: bool) -> None:  # noqa: FBT001 - the one thing that it is told
         """While ``late``, decode key pictures alone, which is how a decoder catches up."""
-        if late != self._hurried and self._video is not None:
+        if late != self._hurried and self._feed is not None:
             self._hurried = late
-            setattr(self._video.codec_context, "skip_frame", "NONKEY" if late else "DEFAULT")  # noqa: B010 - FFmpeg reads it
+            setattr(self._feed.context, "skip_frame", "NONKEY" if late else "DEFAULT")  # noqa: B010 - FFmpeg reads it
 
     def close(self) -> None:
         """Close the input; idempotent. The generator and the stream hold the decoder's memory, so they go, too."""
-        container, self._container = self._container, None
-        self._first = self._video = None
+        feed, self._feed = self._feed, None
+        self._first = None
         self._pictures = iter(())
-        if container is not None:
-            self._guarded(container.close)
+        if feed is not None:
+            self._guarded(feed.close)
 
     def failure(self, reason: str, *, damaged: bool = True) -> PosternError:
         """Build the error that says why this input is of no use (any longer)."""
@@ -123,45 +118,16 @@ class AvStream:
         kind = RefusedError if damaged else ConfigError
         return kind(f"{self._source.name} cannot be played: {reason}; give the path of an intact video file")
 
-    def _open(self) -> Container:
-        source = self._source
-        bounds = {"max_pixels": str(source.max_pixels), "codec_whitelist": source.codecs}  # first of all while probing
-        timeout = None if source.timeout_s is None else (source.timeout_s, source.timeout_s)
-        with self._looked_at() as look:
-            if look.refusal is not None:
-                raise self.failure(look.refusal)
-            container = self._av.open(
-                look.address, mode="r", format=source.demuxer, options={**source.options, **bounds}, timeout=timeout
-            )
-        self._video = next(iter(container.streams.video), None)
-        context = None if self._video is None else self._video.codec_context
-        if context is None:
-            container.close()
-            raise self.failure("it has no video that can be decoded")
-        context.options = {**context.options, **bounds}
-        if not 0 <= context.width * context.height <= source.max_pixels:
-            container.close()
-            raise self.failure("its pictures are larger than camera.max_width and camera.max_height")
-        context.thread_count = source.decoder_threads
-        context.thread_type = "SLICE" if source.live else "AUTO"  # threads by frame would delay live pictures
-        return container
-
-    def _looked_at(self) -> AbstractContextManager[Look]:
-        source = self._source
-        if source.kind != "rtsp" or source.timeout_s is None:
-            return nullcontext(Look(None, source.address))
-        return looked_at(source.address, source.timeout_s, lambda: self._clock.monotonic_ns() / 1e9)
-
     def _first_picture(self) -> VideoFrame:
         for picture in self._pictures:
             return picture
         raise self.failure("it ends before its first picture")
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, feed: Feed) -> Iterator[VideoFrame]:
         damaged = 0
-        packets = self._container.demux(self._video)
+        packets = feed.packets()
         while (packet := self._guarded(lambda: next(packets, None))) is not None:
-            self._key_seen = self._key_seen or bool(packet.is_keyframe)
+            self._key_seen = self._key_seen or packet.key
             try:
                 pictures = packet.decode()
             except (self._av.error.FFmpegError, ValueError):  # ValueError: PyAV found no decoder
@@ -173,21 +139,13 @@ class AvStream:
                 if picture.is_corrupt or not self._sane(picture):
                     damaged += self._key_seen or not self._source.live
                     continue
-                damaged = 0
+                damaged, self._key_seen = 0, True  # also where a stream has no key pictures, but a gradual refresh
                 yield picture
                 del picture  # its buffer goes back to the decoder before it needs another
                 self._last_picture_ns = self._clock.monotonic_ns()  # now, for the consumer may have taken its time
             if damaged > MAX_DAMAGED:
                 raise self.failure(f"more than {MAX_DAMAGED} parts in a row are damaged")
             self._check_stall()
-
-    def _recorded_turn(self, first: VideoFrame) -> int:
-        """Degrees clockwise that a file's display matrix asks for, in whole quarters."""
-        turn = -getattr(first, "rotation", 0)  # PyAV counts the other way round
-        if not turn:  # releases before 13 tell it as FFmpeg 5 does
-            text = self._video.metadata.get("rotate", "0")
-            turn = int(text) if text.lstrip("-").isdecimal() else 0
-        return round(turn / 90) * 90 % 360
 
     def _sane(self, picture: VideoFrame) -> bool:
         return bool(0 < picture.width * picture.height <= self._source.max_pixels)
@@ -208,10 +166,11 @@ class AvStream:
             raise self.failure(TOO_SLOW if self._hurried else f"no picture came for {timeout_s:g} seconds")
 
     def _guarded(self, call: Callable[[], T]) -> T:
-        """Call FFmpeg; its errors become ours outside of the handler, so that none is chained."""
+        """Call what opens or reads; its errors become ours outside of the handler, so that none is chained."""
         try:
             return call()
+        except (FeedError, RtspError) as error:
+            reason = str(error)
         except self._av.error.FFmpegError as error:
-            reasons = {**REASONS, **RTSP_REASONS} if self._source.kind == "rtsp" else REASONS
-            reason = reasons.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
-        raise self.failure(reason, damaged=self._container is not None)
+            reason = REASONS.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
+        raise self.failure(reason, damaged=self._feed is not None)

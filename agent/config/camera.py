@@ -43,12 +43,17 @@ class FileCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
 
 class RtspCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="source", tag="rtsp"):
-    """A network camera. Only RTSP itself: FFmpeg does not check the certificate behind ``rtsps``."""
+    """A network camera, over RTSP in one TCP connection."""
 
     url: Annotated[
         str, Meta(min_length=8, max_length=1024, description="rtsp://host[:port]/path; a secret if it holds a password")
     ]
-    transport: Annotated[Literal["tcp", "udp"], Meta(description="how the pictures travel: tcp or udp")] = "tcp"
+    transport: Annotated[
+        Literal["tcp"],
+        Meta(
+            description="how the pictures travel: tcp; into udp anybody in the network could put pictures of their own"
+        ),
+    ] = "tcp"
     credentials_file: Annotated[
         Path | None, Meta(description="file of mode 0600 with one line 'user:password', instead of both in the URL")
     ] = None

@@ -41,7 +41,7 @@ IO_MODULES = {
     "picamera2": ("camera",),
     "requests": (),
     "socket": (
-        "camera.rtsp_check", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk",
+        "camera.rtsp.session", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk",
         "bridge.metrics", "bridge.post", "bridge.syslog", "console.link",
     ),
     "sqlite3": ("disk.sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),

@@ -28,7 +28,7 @@ def play(script: Sequence[Scripted], *, work_s: float = 0.0) -> tuple[list[float
     source = ScriptedInput(clock, script)
     ages: list[float] = []
     try:
-        camera = AvCamera(rtsp_input(RtspCamera(url=URL)), lores_size=(32, 24), clock=clock, load=lambda: source)
+        camera = AvCamera(rtsp_input(RtspCamera(url=URL)), lores_size=(32, 24), clock=clock, feed=source.feed)
         with camera:
             for frame in camera.frames():
                 with frame:

@@ -131,13 +131,16 @@ def test_any_password_survives_the_way_into_the_address(user: str, password: str
     assert unquote(parts.password or "") == password
 
 
-def test_rtsp_is_opened_with_bounds_and_for_video_only() -> None:
-    source = rtsp_input(RtspCamera(url="rtsp://host/live", transport="udp", timeout_s=2.5))
-    assert source.options["rtsp_transport"] == "udp"
-    assert source.options["timeout"] == "2500000"
-    assert source.options["allowed_media_types"] == "video"
-    assert source.options["protocol_whitelist"] == "rtsp,rtp,tcp,udp"
-    assert (source.timeout_s, source.live) == (2.5, True)
+def test_rtsp_is_bounded_and_ffmpeg_opens_none_of_it() -> None:
+    source = rtsp_input(RtspCamera(url="rtsp://host/live", timeout_s=2.5))
+    assert (source.timeout_s, source.live, source.demuxer, dict(source.options)) == (2.5, True, None, {})
+    assert source.codecs == "h264,hevc,mjpeg"
+
+
+def test_pictures_over_udp_are_refused_and_tcp_may_be_written() -> None:
+    assert parsed({"source": "rtsp", "url": "rtsp://host/live", "transport": "tcp"})
+    with pytest.raises(msgspec.ValidationError, match="udp"):
+        parsed({"source": "rtsp", "url": "rtsp://host/live", "transport": "udp"})
 
 
 def test_settings_survive_a_round_trip() -> None:
