@@ -60,6 +60,8 @@ def wrong(command: Shown) -> str | None:
         command = Shown(command.document, command.words[:at], whole=False)
         if command.words in {("postern",), ()}:
             return None
+    if command.program == "tools/bridge":  # the command of an installed bridge, by another name
+        command = Shown(command.document, ("postern", "bridge", *command.words[1:]), whole=command.whole)
     return wrong_postern(command) if command.program == "postern" else wrong_tool(command)
 
 

@@ -74,13 +74,15 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
     (copy / "backend.py").write_text(BACKEND.replace("version: 1", "version: 1\\nRequires-Dist: no-such-thing"))
     missing = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
     assert (missing.returncode, missing.stdout) == (1, "")
-    doing, told = missing.stderr.splitlines()
+    doing, fetching, told = missing.stderr.splitlines()
     assert doing.startswith("setting up ")
+    assert re.fullmatch(r"after \d+ s: fetching and installing what it needs", fetching)
     assert re.fullmatch(r"hello: packages cannot be installed: ERROR: .*no-such-thing.*; see .*install\.log", told)
 
     (copy / "backend.py").write_text(BACKEND)
     made = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
     assert made.returncode == 0, made.stderr
+    assert re.fullmatch(r"after \d+ s: set up", made.stderr.splitlines()[-1])
     assert made.stdout.split() == [str(copy / ".venv-hello"), "a", "b"]
     again = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
     assert (again.stdout, again.stderr) == (made.stdout, "")

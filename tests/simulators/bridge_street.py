@@ -89,7 +89,8 @@ class Street:
         command = [sys.executable, "-m", "agent", "bridge", str(self.folder / "bridge.yaml")]
         with (self.folder / "log").open("ab") as log:
             self._bridge = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        wait_until(lambda: self.bridge_log().count("listening to site") > before, 2 * PATIENCE_S)
+        # What waited at the broker may come before its answer to the subscription.
+        wait_until(lambda: self.bridge_log().count("listening to site") > before, 20 * PATIENCE_S)
 
     def stop_bridge(self) -> None:
         if self._bridge is not None:

@@ -114,3 +114,25 @@ def test_an_event_that_comes_behind_a_later_one_and_does_not_say_so_is_out_of_or
 def test_percentiles_are_of_what_was_measured() -> None:
     assert percentiles([]) == {"p50": None, "p99": None, "max": None}
     assert percentiles([4, 1, 3, 2]) == {"p50": 2, "p99": 4, "max": 4}
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(240)
+def test_limits_of_a_broker_are_measured_and_not_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    """More waits than it keeps, a packet is too large, and a kill costs what was not saved."""
+    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
+        pytest.skip("mosquitto is not installed")
+    assert main(["limits", "--sessions", "2", "--said", "300", "--waited", "50", "--saved-after", "0"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["queue"]["taken"] == told["queue"]["kept"] == 300
+    assert told["queue"]["kept_are_the_oldest"]
+    assert 30_000 < told["largest_payload_bytes"] < 32_768
+    assert told["larger_is_answered"] == "the connection ends (reason 0x95)"
+    assert told["unanswered"] == 32
+    assert (told["kept_over_stop"], told["kept_over_kill"]) == (50, 0)
+    assert told["live_a_second"] > 0
+
+
+def test_limits_of_too_many_sessions_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["limits", "--sessions", "5000"]) > 0
+    assert "--sessions is from 1 to 400" in capsys.readouterr().err

@@ -17,11 +17,12 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
-# install_into ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
+# install_into ROOT EXTRA LOCK: what the package in ROOT needs: by version and digest where LOCK is a file. The package
+# itself is found by its path. What is never imported is compiled to no byte code: of some hundred modules, most.
 install_into() {
   local pip=("$BIN/python" -m pip install --quiet --disable-pip-version-check)
   if [ -f "$3" ]; then
-    "${pip[@]}" --require-hashes --requirement "$3" && "${pip[@]}" --no-deps --no-build-isolation --editable "$1"
+    "${pip[@]}" --no-compile --require-hashes --requirement "$3"
   else
     "${pip[@]}" --editable "$1[$2]"
   fi
@@ -44,11 +45,13 @@ PY
   if [ -x "$BIN/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
-  echo "setting up $venv with $python"
+  echo "setting up $venv with $python, once: first the environment itself"
   "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
   log="$venv/install.log"
+  echo "after ${SECONDS} s: fetching and installing what it needs"
   install_into "$root" "$extra" "$lock" >"$log" 2>&1 ||
     fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
   printf '%s\n' "$root" >"$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/postern-tools.pth"
   printf '%s\n' "$wanted" >"$stamp"
+  echo "after ${SECONDS} s: set up"
 }

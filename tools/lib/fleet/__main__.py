@@ -15,6 +15,7 @@ from rich.console import Console
 
 from agent.errors import PosternError
 from agent.site.records import BrokerKind
+from tools.lib.fleet.limits import measure as measure_limits
 from tools.lib.fleet.run import Plan, run
 from tools.lib.fleet.site import FleetSite
 from tools.lib.fleet.verify import measure
@@ -33,12 +34,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _with_mode(words: Sequence[str]) -> list[str]:
-    return [*([] if words and words[0] in ("join", "run", "verify", "-h", "--help") else ["once"]), *words]
+    return [*([] if words and words[0] in ("join", "run", "verify", "limits", "-h", "--help") else ["once"]), *words]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools/fleet", description="Many simulated units against a broker.")
-    modes = parser.add_subparsers(required=True, metavar="{join,run,verify}")
+    modes = parser.add_subparsers(required=True, metavar="{join,run,verify,limits}")
     once = modes.add_parser("once", help="join and run, with a broker of its own; this when none is named")
     _add_units(once)
     _add_run(once)
@@ -63,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     alone.add_argument("--events", type=int, default=1_000_000)
     alone.add_argument("--json", action="store_true", help="one object on standard output")
     alone.set_defaults(do=_verify)
+    limits = modes.add_parser("limits", help="what one Mosquitto holds, as it is deployed")
+    limits.add_argument("--sessions", type=int, default=400)
+    limits.add_argument("--said", type=int, default=12_000, help="events while the auditor is away")
+    limits.add_argument("--waited", type=int, default=1000, help="events that wait when the broker ends")
+    limits.add_argument("--saved-after", type=float, action="append", help="seconds from the last event to a kill")
+    limits.set_defaults(do=_limits)
     return parser
 
 
@@ -127,6 +134,19 @@ def _verify(arguments: argparse.Namespace) -> bool:
     else:
         print(measured.sentence())
     return measured.ok
+
+
+def _limits(arguments: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory(prefix="postern-fleet-") as folder:
+        measured = measure_limits(
+            Path(folder),
+            sessions=arguments.sessions,
+            said=arguments.said,
+            waited=arguments.waited,
+            saved_after_s=tuple(arguments.saved_after or (30, 65)),
+        )
+    print(json.dumps(measured.as_json(), indent=1))
+    return True
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Self
 from agent.clock import SystemClock
 from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings
-from agent.mqtt.credentials import Credentials
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.replay import Replays
 from agent.subscribe.subscriber import Refusal, Subscriber
@@ -29,7 +28,7 @@ class Audit:
     def __init__(self, fleet: FleetSite, host: str, port: int, *, state: Path) -> None:
         keys, clock = fleet.files.client(PROGRAM), SystemClock()
         self._subscriber = Subscriber(
-            BrokerSettings(host, Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"), port=port),
+            BrokerSettings(host, fleet.program(), port=port),
             site=SITE,
             trust=TrustFile(fleet.files.trust, load_public_key(fleet.files.site_jwk)),
             clock=clock,

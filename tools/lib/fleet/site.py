@@ -45,6 +45,11 @@ class FleetSite:
         files = UnitFiles(self.unit(name))
         return Credentials(files.ca_crt, files.tls_crt, files.tls_key)
 
+    def program(self) -> Credentials:
+        """Of the program that listens."""
+        keys = self.files.client(PROGRAM)
+        return Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+
     def join(self, count: int, host: str, *, kind: BrokerKind = "mosquitto") -> None:
         """Make the site, the broker's files for ``host``, a program that listens, and ``count`` units."""
         if not 1 <= count <= MAX_UNITS:

@@ -13,9 +13,13 @@ trap 'rm -rf "$folder"' EXIT
 sed -n 's/^requires = \["\(.*\)"\]$/\1/p' "$root/pyproject.toml" >"$folder/build.in" # what builds the package itself
 # uv ignores that a release is for older Pythons alone; ai-edge-litert asks for this one on every Python.
 echo 'backports-strenum<1.3' >"$folder/constraints.in"
+# What a bridge needs no part of: the unit's networks and pictures.
+without=(ai-edge-litert backports-strenum flatbuffers ml-dtypes numpy pillow tqdm)
 for lock in "$root"/tools/lib/locks/*.txt; do
   extra=$(basename "$lock" .txt)
+  left_out=()
+  [ "$extra" != bridge ] || left_out=("${without[@]/#/--no-emit-package=}")
   "$folder/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-    --constraint "$folder/constraints.in" --extra "$extra" "$root/pyproject.toml" "$folder/build.in" --output-file "$folder/$extra.txt"
+    "${left_out[@]}" --constraint "$folder/constraints.in" --extra "$extra" "$root/pyproject.toml" "$folder/build.in" --output-file "$folder/$extra.txt"
   { printf '# SPDX-License-Identifier: Apache-2.0\n# Written by tools/lib/locks/renew.sh.\n'; cat "$folder/$extra.txt"; } >"$lock"
 done
