@@ -20,7 +20,9 @@ Rgb = NDArray[np.uint8]  # (height, width, 3), RGB
 Luma = NDArray[np.uint8]  # (height, width), brightness
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, edges at whole numbers
 FineBox = tuple[float, float, float, float]  # the same, with edges anywhere
+Affine = NDArray[np.float64]  # (2, 3), from points to points, edges of pixels at whole numbers
 
+EDGE = 1  # pixels, or blocks of them, around a covered rectangle that bilinear sampling reads
 LORES_BORDER = 128  # grey level beside the picture in lores: the detector's zero point, so the border is silent
 
 
@@ -60,6 +62,40 @@ def scaled(plane: NDArray[np.uint8], box: FineBox, pixels: int) -> NDArray[np.ui
     return np.asarray(image.resize((pixels, pixels), Image.Resampling.BILINEAR, inner))
 
 
+def warped(plane: NDArray[np.uint8], inverse: Affine, pixels: int, beyond: int = 0) -> NDArray[np.uint8]:
+    """What ``inverse`` shows of a plane or RGB picture, in ``pixels`` by ``pixels``; ``beyond`` where it has nothing.
+
+    ``inverse`` maps points of the result to points of the plane. Sampling is bilinear; what is more than twice as large
+    in the plane is averaged down by a whole factor first, so that no detail aliases. Only what is covered is touched.
+    """
+    corners = inverse @ np.array([[0, pixels, 0, pixels], [0, 0, pixels, pixels], [1, 1, 1, 1]])
+    factors, origin, slices = [], [], []
+    for row, along, side in zip(inverse.tolist(), corners.tolist(), plane.shape[1::-1], strict=True):
+        factor = max(int(math.hypot(row[0], row[1])), 1)
+        first = max(math.floor(min(along) - 0.5) - EDGE * factor, 0)
+        last = math.ceil(max(along) - 0.5) + EDGE * factor + 1
+        # whole blocks, so that the last one is averaged over as many pixels as the others
+        end = min(first + max(math.ceil((last - first) / factor), 0) * factor, side)
+        factors.append(factor)
+        origin.append(first)
+        slices.append(slice(first, end))
+    part = plane[slices[1], slices[0]]
+    if not part.size:
+        return np.full((pixels, pixels, *plane.shape[2:]), beyond, np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(part))
+    if max(factors) > 1:
+        picture = picture.reduce((factors[0], factors[1]))
+    local = (inverse - np.array([[0, 0, origin[0]], [0, 0, origin[1]]])) / np.array(factors)[:, None]
+    shown = picture.transform(
+        (pixels, pixels),
+        Image.Transform.AFFINE,
+        local.ravel().tolist(),
+        Image.Resampling.BILINEAR,
+        fillcolor=beyond if plane.ndim == 2 else (beyond,) * 3,
+    )
+    return np.asarray(shown)
+
+
 class Picture(Protocol):
     """The full-resolution stream of one frame; converts only the part that is asked for."""
 
@@ -77,6 +113,9 @@ class Picture(Protocol):
 
     def scaled(self, box: FineBox, pixels: int) -> Rgb:
         """``box``, which lies within the picture, as uint8 (pixels, pixels, 3) RGB; averaged down if larger."""
+
+    def warped(self, inverse: Affine, pixels: int) -> Rgb:
+        """What ``inverse`` shows, black beyond the edge: uint8 (pixels, pixels, 3) RGB that its holder may wipe."""
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
         """Lores of ``lores_size`` (w, h) that shows ``box``, which lies within the picture, as ``lores_scale`` says."""
@@ -105,6 +144,9 @@ class RgbPicture:
 
     def scaled(self, box: FineBox, pixels: int) -> Rgb:
         return scaled(self.array, box, pixels)
+
+    def warped(self, inverse: Affine, pixels: int) -> Rgb:
+        return warped(self.array, inverse, pixels).copy()
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:
         x0, y0, x1, y1 = box

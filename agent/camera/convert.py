@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import Box, FineBox, Luma, Rgb, letterbox, lores_fit, scaled
+from agent.camera.base import Affine, Box, FineBox, Luma, Rgb, letterbox, lores_fit, scaled, warped
 
 Plane = NDArray[np.uint8]  # (height, width), any strides
 Table = NDArray[np.int16]  # (256,), fixed point with FRACTION_BITS
@@ -18,6 +18,7 @@ Table = NDArray[np.int16]  # (256,), fixed point with FRACTION_BITS
 # 16-bit sums hold 255 * 1.164 + 127 * 2.112 = 565 with 5 fractional bits (18 080), and numpy adds 16-bit numbers
 # at twice the speed of 32-bit ones. Three roundings of 1/64 keep the error below one grey level.
 FRACTION_BITS: Final = 5
+GREY: Final = 128  # a colour difference of none
 HD_HEIGHT: Final = 720  # lines from which untagged video is taken as BT.709, as players do
 
 
@@ -151,6 +152,13 @@ class YuvPicture:
         across, down = u.shape[1] / y.shape[1], u.shape[0] / y.shape[0]
         halved = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
         small = (scaled(y, box, pixels), scaled(u, halved, pixels), scaled(v, halved, pixels))
+        return _to_rgb(*small, 1, 1, self._colour)
+
+    def warped(self, inverse: Affine, pixels: int) -> Rgb:
+        """As of the RGB picture, with colours converted once they are small, too."""
+        y, u, v = self.planes
+        halved = inverse * np.array([[u.shape[1] / y.shape[1]], [u.shape[0] / y.shape[0]]])
+        small = (warped(y, inverse, pixels), warped(u, halved, pixels, GREY), warped(v, halved, pixels, GREY))
         return _to_rgb(*small, 1, 1, self._colour)
 
     def shrunk(self, box: Box, lores_size: tuple[int, int]) -> Rgb:

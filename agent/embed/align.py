@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a face in a frame to the 112x112 crop that embedders were trained on.
 
-Only the rectangle that the crop covers is asked of the main picture; the rest of the frame is never converted.
+Only what the crop covers is asked of the main picture; the rest of the frame is never converted.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from agent.camera.base import Frame
 from agent.detect.face import Face
@@ -21,12 +18,6 @@ from agent.embed.records import CROP_SIZE, Crop
 TEMPLATE: NDArray[np.float64] = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-_CORNERS = np.array([[0, 0, 1], [CROP_SIZE, 0, 1], [0, CROP_SIZE, 1], [CROP_SIZE, CROP_SIZE, 1]], np.float64) - [
-    0.5,
-    0.5,
-    0,
-]
-EDGE = 1  # blocks around the covered rectangle that bilinear sampling reads
 
 
 def umeyama(src: NDArray[np.floating], dst: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -55,29 +46,8 @@ def align(frame: Frame, face: Face) -> Crop:
     large as the template is averaged down by a whole factor first, so that no detail aliases.
     """
     forward = umeyama(face.landmarks, TEMPLATE)
-    scale = math.hypot(forward[0, 0], forward[1, 0])
-    linear = np.array([[forward[0, 0], forward[1, 0]], [-forward[1, 0], forward[0, 0]]]) / scale**2
-    inverse = np.column_stack([linear, -linear @ forward[:, 2]])  # crop to main picture
-
-    covered = _CORNERS @ inverse.T
-    factor = max(int(1 / scale), 1)
-    left, top = (max(math.floor(v) - EDGE * factor, 0) for v in covered.min(0))
-    # whole blocks, so that the last one is averaged over as many pixels as the others
-    right, bottom = (
-        first + max(math.ceil((math.ceil(v) + EDGE * factor + 1 - first) / factor), 0) * factor
-        for first, v in zip((left, top), covered.max(0), strict=True)
-    )
-    window = frame.main.window(left, top, right, bottom)
-    if not window.size:
-        return np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    picture = Image.fromarray(window)
-    if factor > 1:
-        picture = picture.reduce(factor)
-
-    # Pillow maps the continuous point (x + 0.5, y + 0.5) of the target; a pixel's centre is half a pixel inside.
-    inverse[:, 2] += 0.5 - inverse[:, :2].sum(1) / 2 - (left, top)
-    inverse /= factor
-    crop = picture.transform(
-        (CROP_SIZE, CROP_SIZE), Image.Transform.AFFINE, inverse.ravel().tolist(), Image.Resampling.BILINEAR
-    )
-    return np.array(crop)  # a copy that its holder may wipe
+    turn, shift = forward[:, :2], forward[:, 2]
+    linear = turn.T / (turn[0] @ turn[0])
+    inverse = np.column_stack([linear, -linear @ shift])  # from crop to main picture, by the middles of pixels
+    inverse[:, 2] += 0.5 - inverse[:, :2].sum(1) / 2  # by their edges
+    return frame.main.warped(inverse, CROP_SIZE)

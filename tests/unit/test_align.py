@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agent.camera.base import Frame, Rgb, RgbPicture
+from agent.camera.convert import BT709, YuvPicture
 from agent.detect.face import Face
 from agent.embed.align import TEMPLATE, align, umeyama
 
@@ -35,17 +38,22 @@ def frame(picture: Rgb) -> Frame:
     return Frame(0, 0, picture, RgbPicture(picture))
 
 
-class Watched:
-    """A picture that remembers which part was asked for."""
+class Watched(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
+    """A picture that remembers which part was taken of it, as x0, y0, x1, y1."""
 
-    def __init__(self, array: Rgb) -> None:
-        self._picture = RgbPicture(array)
-        self.width, self.height = self._picture.width, self._picture.height
-        self.asked: list[tuple[int, int, int, int]] = []
+    asked: list[tuple[int, int, int, int]]
 
-    def window(self, x0: int, y0: int, x1: int, y1: int) -> Rgb:
-        self.asked.append((x0, y0, x1, y1))
-        return self._picture.window(x0, y0, x1, y1)
+    @staticmethod
+    def of(array: Rgb) -> Watched:
+        watched = array.view(Watched)
+        watched.asked = []
+        return watched
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple):
+            rows, columns = key
+            self.asked.append((columns.start, rows.start, columns.stop, rows.stop))
+        return np.asarray(self)[key]
 
 
 def smooth(width: int, height: int) -> Rgb:
@@ -112,8 +120,8 @@ def test_pixels_are_those_of_opencv_warp_affine(scale: float, angle: float) -> N
 def test_a_large_face_is_averaged_before_it_is_sampled(scale: float, factor: int) -> None:
     cv2 = pytest.importorskip("cv2")
     picture, landmarks = smooth(900, 840), landmarks_at(scale, 0.2, 450, 420)
-    watched = Watched(picture)
-    crop = align(Frame(0, 0, picture, watched), face(landmarks))
+    watched = Watched.of(picture)
+    crop = align(frame(watched), face(landmarks))
     ((x0, y0, x1, y1),) = watched.asked
     rows, columns = (840 - y0) // factor, (900 - x0) // factor
     window = picture[y0 : y0 + rows * factor, x0 : x0 + columns * factor]
@@ -142,12 +150,29 @@ def test_what_lies_beyond_the_edge_is_black() -> None:
 
 
 def test_only_the_rectangle_of_the_crop_is_converted() -> None:
-    picture = Watched(smooth(1280, 720))
-    align(Frame(0, 0, np.zeros((1, 1, 3), np.uint8), picture), face(landmarks_at(1.0, 0.3, 600, 300)))
+    picture = Watched.of(smooth(1280, 720))
+    align(frame(picture), face(landmarks_at(1.0, 0.3, 600, 300)))
     ((x0, y0, x1, y1),) = picture.asked
     assert (x1 - x0) * (y1 - y0) < 160 * 160
     assert x0 < 600 < x1
     assert y0 < 300 < y1
+
+
+@pytest.mark.parametrize("halved", [(2, 2), (1, 2), (1, 1)])
+@pytest.mark.parametrize("scale", [0.6, 1.3, 3.4])
+def test_crop_of_planes_is_that_of_the_same_picture_in_colours(halved: tuple[int, int], scale: float) -> None:
+    down, across = halved
+    y, x = np.mgrid[:720, :960].astype(float)
+    luma = (120 + 60 * np.sin(x / 31) * np.cos(y / 23)).astype(np.uint8)
+    blue, red = ((128 + 50 * np.sin(a[::down, ::across] / 90)).astype(np.uint8) for a in (x + y, x - y))
+    planes = YuvPicture(luma, blue, red, BT709)
+    shown = face(landmarks_at(scale, 0.4, 455, 372))
+    crop = align(Frame(0, 0, np.zeros((1, 1, 3), np.uint8), planes), shown)
+    colours = align(frame(planes.window(0, 0, 960, 720)), shown)
+    assert np.abs(crop.astype(int) - colours).max() <= 6
+    crop.fill(0)  # its holder may wipe it
+    beyond = align(Frame(0, 0, np.zeros((1, 1, 3), np.uint8), planes), face(TEMPLATE - np.array([56, 0])))
+    assert (beyond[:, :55] == 0).all()  # black, not the colour that a colour difference of zero is
 
 
 def test_inverse_of_the_transform_maps_the_template_back() -> None:
