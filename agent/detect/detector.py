@@ -146,11 +146,18 @@ def sane(found: Candidates) -> Candidates:
     if not found.scores.size:
         return found
     boxes, landmarks = found.boxes, found.landmarks
+    if (
+        np.isfinite(boxes).all()
+        and np.isfinite(landmarks).all()
+        and (boxes[:, 2:] > boxes[:, :2]).all()
+        and (landmarks.max(1) - landmarks.min(1)).max(1).min() >= MIN_SPREAD
+    ):
+        return found
     good = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & np.isfinite(boxes).all(1)
     good &= np.isfinite(landmarks).all((1, 2))
     with np.errstate(invalid="ignore"):  # infinities are out already
         good &= (landmarks.max(1) - landmarks.min(1)).max(1) >= MIN_SPREAD
-    return found if good.all() else Candidates(boxes[good], landmarks[good], found.scores[good])
+    return Candidates(boxes[good], landmarks[good], found.scores[good])
 
 
 def load_detector(

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float32]
+Box = Sequence[float]  # x0, y0, x1, y1
 
 BLEND_IOU = 0.7  # answers that overlap this much are of one face; less, and a neighbour could pull the landmarks away
 
@@ -16,21 +18,15 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou: float, lim
 
     ``boxes`` (n, 4) as x0, y0, x1, y1 with positive sides, ``scores`` (n,). A box goes when its intersection over
     union with a kept one is above ``iou``. Equal scores keep their order. The cost grows with n times ``limit``.
+    Numbers one by one: of a face there are about ten answers, for which a call of numpy costs more than its work.
     """
-    order = np.argsort(-scores, kind="stable")
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes[order].T)
-    area = (x1 - x0) * (y1 - y0)
-    alive = np.ones(len(order), np.bool_)
+    places, best = boxes.tolist(), scores.tolist()
+    rest = sorted(range(len(best)), key=best.__getitem__, reverse=True)
     kept: list[int] = []
-    index = 0
-    while len(kept) < limit:
-        kept.append(int(order[index]))
-        shared = _overlap(x0, y0, x1, y1, x0[index], y0[index], x1[index], y1[index])
-        alive &= shared <= iou * (area + area[index] - shared)
-        alive[index] = False
-        index = int(np.argmax(alive))
-        if not alive[index]:
-            break
+    while rest and len(kept) < limit:
+        first = rest[0]
+        kept.append(first)
+        rest = [index for index in rest[1:] if not _overlaps(places[first], places[index], iou)]
     return kept
 
 
@@ -42,22 +38,20 @@ def blend(
     Several cells answer for one face; their errors are nearly independent, so the mean weighted by the square of the
     score is steadier than the best alone (BlazeFace, Bazarevsky et al. 2019, sec. 3.4).
     """
-    chosen = boxes[kept]
-    shared = _overlap(*np.ascontiguousarray(boxes.T), *np.ascontiguousarray(chosen.T)[:, :, None])
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    weights = np.square(scores) * (shared > BLEND_IOU * (area[kept][:, None] + area - shared))
+    places, squared = boxes.tolist(), np.square(scores)
+    weights = np.zeros((len(kept), len(places)), np.float32)
+    for row, first in zip(weights, kept, strict=True):
+        agree = [index for index, place in enumerate(places) if _overlaps(places[first], place, BLEND_IOU)]
+        row[agree] = squared[agree]
     weights /= weights.sum(1, keepdims=True)
     return weights @ boxes, (weights @ landmarks.reshape(-1, 10)).reshape(-1, 5, 2)
 
 
-def _overlap(
-    x0: Values, y0: Values, x1: Values, y1: Values, left: Values, top: Values, right: Values, bottom: Values
-) -> Values:
-    """Area shared by boxes, each a row of coordinates or anything that broadcasts with one."""
-    wide = np.minimum(x1, right)
-    wide -= np.maximum(x0, left)
-    high = np.minimum(y1, bottom)
-    high -= np.maximum(y0, top)
-    np.maximum(wide, 0, out=wide)
-    wide *= np.maximum(high, 0, out=high)
-    return wide
+def _overlaps(a: Box, b: Box, iou: float) -> bool:
+    """Whether two boxes share more than ``iou`` of what they cover together."""
+    ax0, ay0, ax1, ay1 = a
+    bx0, by0, bx1, by1 = b
+    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:
+        return False
+    shared = (min(ax1, bx1) - max(ax0, bx0)) * (min(ay1, by1) - max(ay0, by0))
+    return shared > iou * ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared)

@@ -49,9 +49,9 @@ class Decoder(Protocol):
 
 
 class Output:
-    """One output, flattened to (rows, columns) and read row by row."""
+    """One output, flattened to (rows, columns) and read row by row. Its real values are (raw - zero_point) * scale."""
 
-    __slots__ = ("_columns", "_name", "_offset", "_scale", "_spec")
+    __slots__ = ("_columns", "_name", "_spec", "scale", "zero_point")
 
     def __init__(self, entry: ModelEntry, name: str, rows: int, columns: int) -> None:
         """Raise ModelError unless the output has ``rows`` times ``columns`` values, columns last."""
@@ -62,8 +62,8 @@ class Output:
                 f"{entry.input.width}x{entry.input.height} the decoder {entry.decoder} needs {rows} rows of {columns}"
             )
         self._name, self._columns, self._spec = name, columns, spec
-        self._scale = np.float32(spec.scale or 1.0)
-        self._offset = np.float32(spec.zero_point if spec.scale else 0)
+        self.scale = np.float32(spec.scale or 1.0)
+        self.zero_point = np.float32(spec.zero_point if spec.scale else 0)
 
     def least(self, value: float) -> np.generic | None:
         """Return the smallest raw value that means at least ``value``, None when the output cannot reach it."""
@@ -76,8 +76,8 @@ class Output:
     def take(self, raw: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> Floats:
         """Return the real values of some rows, float32."""
         values: Floats = self.table(raw)[rows].astype(np.float32)
-        values -= self._offset
-        values *= self._scale
+        values -= self.zero_point
+        values *= self.scale
         return values
 
 

@@ -8,15 +8,30 @@ the five landmarks from that centre in units of s. Anchor-free regression as in 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.detect.decoders.common import Candidates, Floats, Output, corners, grid, join, logit, reachable, sigmoid
+from agent.detect.decoders.common import Candidates, Floats, Output, grid, join, logit, reachable, sigmoid
 from agent.inference.manifest import ModelEntry
 
 STRIDES = (8, 16, 32)
+VALUES = 14  # of a cell: four distances, five landmarks
+TOWARDS = np.array([-1, -1] + [1] * (VALUES - 2), np.float32)  # from a centre: left and up are against the axes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Level:
+    """One stride: ``centres`` (cells, 2); a cell's values lie at ``raw * factor + offset`` from its centre."""
+
+    centres: Floats
+    score: Output
+    least: np.generic
+    geometry: Output
+    factor: Floats
+    offset: Floats
 
 
 class PosternDecoder:
@@ -28,22 +43,23 @@ class PosternDecoder:
     def decode(self, raw: dict[str, NDArray[Any]]) -> Candidates:
         """Return the cells that score at least the threshold."""
         parts = []
-        for stride, centres, score, least, geometry in self._levels:
-            rows = (score.table(raw) >= least).nonzero()[0]
+        for level in self._levels:
+            rows = (level.score.table(raw) >= level.least).nonzero()[0]
             if rows.size:
-                centre = centres[rows]
-                reach = geometry.take(raw, rows)
-                reach *= stride
-                landmarks = reach[:, 4:].reshape(-1, 5, 2) + centre[:, None]
-                parts.append(Candidates(corners(centre, reach[:, :4]), landmarks, sigmoid(score.take(raw, rows))))
+                values: Floats = level.geometry.table(raw)[rows] * level.factor
+                values += level.offset
+                points = values.reshape(-1, VALUES // 2, 2)
+                points += level.centres[rows][:, None]
+                parts.append(Candidates(values[:, :4], points[:, 2:], sigmoid(level.score.take(raw, rows))))
         return join(parts)
 
 
-def _level(
-    entry: ModelEntry, threshold: float, stride: int
-) -> tuple[np.float32, Floats, Output, np.generic, Output] | None:
+def _level(entry: ModelEntry, threshold: float, stride: int) -> _Level | None:
     centres = grid(entry.input.width, entry.input.height, stride, offset=0.5)
     score = Output(entry, f"score_{stride}", len(centres), 1)
-    geometry = Output(entry, f"geometry_{stride}", len(centres), 14)
+    geometry = Output(entry, f"geometry_{stride}", len(centres), VALUES)
     least = score.least(logit(threshold))
-    return None if least is None else (np.float32(stride), centres, score, least, geometry)
+    if least is None:
+        return None
+    factor = geometry.scale * np.float32(stride) * TOWARDS
+    return _Level(centres, score, least, geometry, factor, -geometry.zero_point * factor)
