@@ -14,8 +14,9 @@ stores it. Where liveness is required (``agent.door.liveness``) a face that was 
 which the angles of its head are looked at in each frame; other parts that are required see a few of them. Only a
 ``Match``, or its subject's coming and going, reaches ``record``.
 
-An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match, five an attempt that
-fails, then one a second while a matched person stays and none while a hopeless one rests.
+An embedder costs two runs a crop (it and its mirror image), and crops are few: three make a match or show that there is
+nobody to match, five end an attempt that came near, then one a second, without its mirror image, while a matched person
+stays, and none while a hopeless one rests.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def process(stages: Stages, frame: Frame) -> None:
     with times.measure("read"):
         stages.read(frame)
     with times.measure("detect"):
-        faces = stages.detector.detect(frame, exact=False)
+        resting = [track.face for track in stages.tracker.tracks if stages.decider.rests(track.id)]
+        faces = stages.detector.detect(frame, exact=False, known=resting)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)
@@ -165,7 +167,7 @@ def _see(stages: Stages, frame: Frame, track: Track) -> Seen:
     with stages.times.measure("align"):
         crop = align(frame, stages.detector.locate(frame, track.face))
     with stages.times.measure("embed"):
-        seen = both_ways(stages.embedder.embed, crop)
+        seen = both_ways(stages.embedder.embed, crop, enough=partial(stages.decider.is_sure, track.id))
     crop.fill(0)
     return seen
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -53,12 +53,13 @@ class AvConverter:
 
         Both are turned clockwise by ``turn`` degrees, 0, 90, 180 or 270.
         """
-        name = picture.format.name
+        name, planes = picture.format.name, picture.planes  # PyAV makes these anew each time it is asked
         usable = name in PLANAR or name in {NV12, YUYV}
-        if not usable or any(plane.line_size < 0 for plane in picture.planes):
+        if not usable or any(plane.line_size < 0 for plane in planes):
             picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
-        colour = _colour(picture)
-        main = YuvPicture(*_planes(picture), colour).turned(turn)
+            name, planes = "yuv420p", picture.planes
+        colour = _colour(picture, name)
+        main = YuvPicture(*_views(name, planes, picture.width, picture.height), colour).turned(turn)
         return partial(self._lores, picture, colour, (main.width, main.height), turn), main
 
     def _lores(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
@@ -82,26 +83,29 @@ class AvConverter:
         return _rows(rgb.planes[0], height, 3 * width).reshape(height, width, 3)
 
 
-def _colour(picture: VideoFrame) -> YuvColour:
+def _colour(picture: VideoFrame, name: str) -> YuvColour:
     # PyAV 10 does not tell a frame's tags; its untagged rule is right for what cameras send.
     standard, colour_range = getattr(picture, "colorspace", 0), getattr(picture, "color_range", 0)
-    full_range = picture.format.name.startswith("yuvj") or int(colour_range) == FULL_RANGE
+    full_range = name.startswith("yuvj") or int(colour_range) == FULL_RANGE
     return colour_of(STANDARDS.get(int(standard)), full_range=full_range, height=picture.height)
 
 
 def _planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
+    return _views(picture.format.name, picture.planes, picture.width, picture.height)
+
+
+def _views(name: str, planes: Sequence[VideoPlane], width: int, height: int) -> tuple[Plane, Plane, Plane]:
     """Give views of y, u, v without padding; the views keep the picture alive."""
-    width, height, name = picture.width, picture.height, picture.format.name
     if name == YUYV:
-        packed = _rows(picture.planes[0], height, 2 * (width + width % 2))
+        packed = _rows(planes[0], height, 2 * (width + width % 2))
         return packed[:, 0 : 2 * width : 2], packed[:, 1::4], packed[:, 3::4]
-    luma = _rows(picture.planes[0], height, width)
+    luma = _rows(planes[0], height, width)
     if name == NV12:
-        pairs = _rows(picture.planes[1], (height + 1) // 2, width + width % 2)
+        pairs = _rows(planes[1], (height + 1) // 2, width + width % 2)
         return luma, pairs[:, 0::2], pairs[:, 1::2]
     across, down = PLANAR[name]
     rows, columns = -(-height // down), -(-width // across)
-    return luma, _rows(picture.planes[1], rows, columns), _rows(picture.planes[2], rows, columns)
+    return luma, _rows(planes[1], rows, columns), _rows(planes[2], rows, columns)
 
 
 def _rows(plane: VideoPlane, rows: int, columns: int) -> Plane:

@@ -69,7 +69,7 @@ class AvCamera:
         stream = self._opened()
         clock, late_ns = StreamClock(), None
         for picture in stream.pictures():
-            now_ns, claimed = self.clock.monotonic_ns(), _time_ns(picture)
+            now_ns, claimed = self.clock.monotonic_ns(), stream.time_ns(picture)
             if claimed is not None and not self.source.sensor_clock:
                 claimed = clock.taken(claimed, now_ns)
             time_ns = self._times.live(claimed, now_ns)
@@ -91,8 +91,10 @@ class AvCamera:
             stream = self._opened()
             period_ns = round(1e9 / stream.frame_rate)
             shift_ns, next_ns = None, due_ns or 0
+            shown = False
             for picture in stream.pictures():
-                own_ns = _time_ns(picture)
+                shown = True
+                own_ns = stream.time_ns(picture)
                 if own_ns is not None:
                     if shift_ns is None:
                         shift_ns = 0 if due_ns is None else due_ns - own_ns
@@ -105,8 +107,9 @@ class AvCamera:
                 due_ns = next_ns = time_ns + period_ns
             if not self.source.loop:
                 return
-            stream.close()
-            self._stream = AvStream(self._av, self.source, self.clock, self.feed)
+            if not (shown and stream.rewind()):  # probing it again would cost as much as some frames
+                stream.close()
+                self._stream = AvStream(self._av, self.source, self.clock, self.feed)
 
     def _pace(self, time_ns: int) -> None:
         early_ns = time_ns - self.clock.monotonic_ns()
@@ -117,10 +120,3 @@ class AvCamera:
         if self._stream is None:
             raise ValueError("the camera is not open")
         return self._stream
-
-
-def _time_ns(picture: VideoFrame) -> int | None:
-    if picture.pts is None or picture.time_base is None:
-        return None
-    base = picture.time_base
-    return int(picture.pts * base.numerator * 1_000_000_000 // base.denominator)

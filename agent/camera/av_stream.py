@@ -91,11 +91,28 @@ class AvStream:
         self._first = first
         self.width, self.height = int(first.width), int(first.height)
         self.frame_rate = rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE
+        base = first.time_base  # of all its pictures; a fraction that PyAV makes anew each time it is asked
+        self._tick = None if base is None else (base.numerator * 1_000_000_000, base.denominator)
 
     def pictures(self) -> Iterator[VideoFrame]:
         """Yield decoded ``av.VideoFrame``s to the end of the stream."""
         first, self._first = self._first, None
         return chain([first] if first is not None else [], self._pictures)
+
+    def time_ns(self, picture: VideoFrame) -> int | None:
+        """The stream's own time of one of its pictures, where it says."""
+        if picture.pts is None or self._tick is None:
+            return None
+        return int(picture.pts * self._tick[0] // self._tick[1])
+
+    def rewind(self) -> bool:
+        """Begin a recording anew where its container can do that; whether it did."""
+        try:
+            self._container.seek(self._container.start_time or 0)
+        except self._av.error.FFmpegError:
+            return False
+        self._pictures = self._decode()
+        return True
 
     def hurry(self, late: bool) -> None:  # noqa: FBT001 - the one thing that it is told
         """While ``late``, decode key pictures alone, which is how a decoder catches up."""

@@ -6,7 +6,7 @@ The second look (``agent.detect.landmarks``) happens where the manifest gives th
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from agent.detect.decoders import make_decoder
 from agent.detect.decoders.common import Candidates
 from agent.detect.face import Face
 from agent.detect.landmarks import Landmarker
-from agent.detect.nms import blend, nms
+from agent.detect.nms import Box, blend, nms, overlaps
 from agent.detect.view import ZoneView
 from agent.errors import ModelError
 from agent.inference.engine import Engine, load_engine
@@ -29,6 +29,9 @@ DEFAULT_NMS_IOU = 0.4  # two faces side by side overlap less, two answers to one
 DEFAULT_MAX_FACES = 32  # faces a frame: more than fit legibly into 320x240; bounds all later work
 # Score from which the first look may stand alone: the shipped detectors gave none of 303 photos without a face 0.8.
 TRUSTED = 0.9
+# Score and overlap from which the first look suffices for a face that was there in the last look, of which nothing
+# is to be decided: whoever is followed is not lost, and nobody else is taken for them beyond the next crop.
+KNOWN_SCORE, KNOWN_IOU = 0.6, 0.5
 MIN_SPREAD = 1.0  # input pixels between the outermost landmarks; below that there is nothing to align
 
 
@@ -69,11 +72,12 @@ class Detector:
         """Width and height in pixels: the size at which ``frame.lores`` costs nothing to fit."""
         return self.engine.entry.input.width, self.engine.entry.input.height
 
-    def detect(self, frame: Frame, *, exact: bool = True) -> list[Face]:
+    def detect(self, frame: Frame, *, exact: bool = True, known: Sequence[Face] = ()) -> list[Face]:
         """Return the faces in pixels of ``frame.main``, best first.
 
         Unless ``exact``, candidates that the first look is sure of are spared the second, and keep coarse landmarks:
-        enough to follow a face and to see how it is turned. ``locate`` places them before it is aligned.
+        enough to follow a face and to see how it is turned. ``locate`` places them before it is aligned. So are those
+        of the faces in ``known``, which the last look found and nothing is to be decided about.
         """
         main = frame.main
         if self.view is None:
@@ -98,11 +102,12 @@ class Detector:
         ]
         if self.landmarker is not None:
             picture = RgbPicture(image)
-            sure = math.inf if exact else TRUSTED
+            there = [] if exact else [_in_view(face, scale, box[:2]) for face in known]
             faces = [
                 seen
                 for face in faces
-                if (seen := face if face.score >= sure else self.landmarker.look(picture, face)) is not None
+                if (seen := face if not exact and _is_sure(face, there) else self.landmarker.look(picture, face))
+                is not None
             ]
             faces.sort(key=lambda face: face.score, reverse=True)
         return [placed(face, 1 / scale, box[:2]) for face in faces]
@@ -132,6 +137,19 @@ class Detector:
         self._canvas[:height, :width] = lores
         self._canvas[height:] = self._canvas[:, width:] = LORES_BORDER
         return self._canvas, factor
+
+
+def _is_sure(face: Face, known: Sequence[Box]) -> bool:
+    """Whether the first look at a face suffices; ``known`` are boxes of those that the last look found."""
+    return face.score >= TRUSTED or (
+        face.score >= KNOWN_SCORE and any(overlaps(face.box, box, KNOWN_IOU) for box in known)
+    )
+
+
+def _in_view(face: Face, scale: float, origin: tuple[int, int]) -> Box:
+    """The box of a face in the main picture as the network's input shows it."""
+    (x0, y0, x1, y1), (x, y) = face.box, origin
+    return (x0 - x) * scale, (y0 - y) * scale, (x1 - x) * scale, (y1 - y) * scale
 
 
 def placed(face: Face, scale: float, origin: tuple[int, int]) -> Face:

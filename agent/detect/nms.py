@@ -26,7 +26,7 @@ def nms(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou: float, lim
     while rest and len(kept) < limit:
         first = rest[0]
         kept.append(first)
-        rest = [index for index in rest[1:] if not _overlaps(places[first], places[index], iou)]
+        rest = [index for index in rest[1:] if not overlaps(places[first], places[index], iou)]
     return kept
 
 
@@ -41,13 +41,13 @@ def blend(
     places, squared = boxes.tolist(), np.square(scores)
     weights = np.zeros((len(kept), len(places)), np.float32)
     for row, first in zip(weights, kept, strict=True):
-        agree = [index for index, place in enumerate(places) if _overlaps(places[first], place, BLEND_IOU)]
+        agree = [index for index, place in enumerate(places) if overlaps(places[first], place, BLEND_IOU)]
         row[agree] = squared[agree]
     weights /= weights.sum(1, keepdims=True)
     return weights @ boxes, (weights @ landmarks.reshape(-1, 10)).reshape(-1, 5, 2)
 
 
-def _overlaps(a: Box, b: Box, iou: float) -> bool:
+def overlaps(a: Box, b: Box, iou: float) -> bool:
     """Whether two boxes share more than ``iou`` of what they cover together."""
     ax0, ay0, ax1, ay1 = a
     bx0, by0, bx1, by1 = b

@@ -68,6 +68,11 @@ class Tracker:
         return bool(self._alive)
 
     @property
+    def tracks(self) -> list[Track]:
+        """Every track that lives, each as it was last seen."""
+        return [alive.track for alive in self._alive.values()]
+
+    @property
     def still(self) -> bool:
         """Whether every track was seen in the last look, and hardly moved since the one before."""
         return all(alive.still and not alive.missed for alive in self._alive.values())

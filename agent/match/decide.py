@@ -31,6 +31,9 @@ from agent.match.records import Candidate, Liveness, Match, Method
 from agent.protocol.subject import SubjectId
 
 VISIT_NS = 10_000_000_000  # after so long out of view a new match is a new visit, 10 s
+# Below the threshold by so much at the first comparison, an attempt is over: two crops more have never made up for more
+# than 0.032 (8 800 decisions drawn of 22 people's photos of different days), and 0.98 of strangers are below by more.
+HOPELESS = 0.15
 STANDING_NS = 3 * RECHECK_NS  # a claim that was not confirmed for so long is void: two rechecks were missed
 
 
@@ -103,6 +106,14 @@ class Decider:
         """Whether another crop of this track could change anything now."""
         return self._probes.wants(track_id, timestamp_ns)
 
+    def is_sure(self, track_id: int, embedding: Embedding) -> bool:
+        """Whether a crop of this embedding confirms what the track was decided to be, whatever its mirror image is."""
+        return self._probes.is_sure(track_id, embedding)
+
+    def rests(self, track_id: int) -> bool:
+        """Whether nothing is to be decided about this track for some time: it matched, or its attempt was given up."""
+        return self._probes.rests(track_id)
+
     def take(self, track_id: int, seen: Seen, timestamp_ns: int) -> bool:
         """Add a crop to its track's probe; False when it contradicts it, which ends what the track was."""
         same = self._probes.add(track_id, seen, timestamp_ns)
@@ -136,6 +147,8 @@ class Decider:
         """
         self._claims = {i: c for i, c in self._claims.items() if 0 <= timestamp_ns - c.timestamp_ns < STANDING_NS}
         for track_id, candidate in candidates.items():
+            if self._is_hopeless(track_id, candidate, gallery_size):
+                self._probes.give_up(track_id)
             self._name(track_id, self._passed(track_id, candidate, gallery_size), timestamp_ns)
         named: dict[int, SubjectId] = {}
         confirmed: dict[SubjectId, tuple[Liveness, bool]] = {}
@@ -158,6 +171,11 @@ class Decider:
         if candidate is None or candidate.margin < self._policy.margin:
             return None
         return candidate if candidate.score >= self._threshold(gallery_size, self._probes.crops(track_id)) else None
+
+    def _is_hopeless(self, track_id: int, candidate: Candidate | None, gallery_size: int) -> bool:
+        """Whether nobody is so near that more crops could change it."""
+        needed = self._threshold(gallery_size, self._probes.crops(track_id)) - HOPELESS
+        return candidate is None or not candidate.score >= needed
 
     def _threshold(self, gallery_size: int, crops: int) -> float:
         if self._thresholds[0] != gallery_size:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Script:
         self.faces = faces
         self.looked: list[int] = []
 
-    def detect(self, frame: Frame, *, exact: bool) -> list[Face]:
+    def detect(self, frame: Frame, *, exact: bool, known: Sequence[Face]) -> list[Face]:
         del exact
         self.looked.append(frame.number)
         return self.faces[frame.number]

@@ -234,3 +234,17 @@ def test_a_face_is_looked_at_in_its_first_frame_whatever_a_camera_says_of_the_ti
             now_ns += {"frozen": 0, "backwards": -SECOND // 2, "leaping": 10_000 * SECOND}[times]
         test.is_due(Frame(number, now_ns, empty, RgbPicture(empty)), busy=False)
     assert test.is_due(Frame(60, now_ns, somebody, RgbPicture(somebody)), busy=False)
+
+
+@pytest.mark.parametrize("min_face_px", [40, 63, 80, 104, 160])
+@pytest.mark.parametrize("fill", [None, 255, 0])
+def test_means_of_blocks_are_those_of_their_pixels(min_face_px: int, fill: int | None) -> None:
+    rng = np.random.default_rng(min_face_px)
+    picture = rng.integers(0, 256, (355, 517, 3), dtype=np.uint8)
+    if fill is not None:
+        picture[:] = fill
+    test = ChangeTest(WHOLE, min_face_px=min_face_px)
+    block = min(max(min_face_px // 5 // 4 * 4, 8), 32)
+    read = picture[:: block // 4, : 517 // block * block, 1].astype(float)
+    read = read[: len(read) // 4 * 4].reshape(len(read) // 4, 4, -1, block)
+    np.testing.assert_allclose(test._blocks(RgbPicture(picture)), read.mean((1, 3)), rtol=1e-5)

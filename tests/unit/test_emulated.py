@@ -86,7 +86,7 @@ def test_a_clip_costs_each_stage_and_nobody_is_matched(tmp_path: Path) -> None:
     assert len(spent["whole"]) / 2 <= len(spent["detect"]) < len(spent["whole"]), (
         "who stands is not looked at each time"
     )
-    assert len(spent["embed"]) >= 3, "an attempt that fails takes five crops, of which two warm up"
+    assert len(spent["embed"]) >= 1, "an attempt far from any match takes three crops, of which two warm up"
     assert set(spent["embed"]) == {1}
     assert min(spent["whole"]) >= 1
     idle = instructions.frames(Ticks(), tmp_path / instructions.IDLE_CLIP)

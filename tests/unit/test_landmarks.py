@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from agent.camera.base import LORES_BORDER, Frame, RgbPicture
 from agent.camera.scene.people import load_people
-from agent.detect.detector import TRUSTED, Detector, load_detector
+from agent.detect.detector import KNOWN_SCORE, TRUSTED, Detector, load_detector
 from agent.detect.face import Face
 from agent.detect.landmarks import MARGIN, PATCH, Landmarker, cut
 from agent.errors import ModelError
@@ -142,6 +143,21 @@ def test_what_the_first_look_is_sure_of_is_placed_when_it_is_aligned(detector: D
     assert coarse.score >= TRUSTED
     assert (coarse.landmarks != exact.landmarks).any()
     np.testing.assert_allclose(detector.locate(frame(main), coarse).landmarks, exact.landmarks, atol=0.01)
+
+
+def test_whom_the_last_look_found_and_nothing_is_to_be_decided_about_is_looked_at_once(detector: Detector) -> None:
+    main = portrait((320, 240), (80, 40), 60)
+    (first,) = Detector(detector.engine).detect(frame(main))
+    assert KNOWN_SCORE <= first.score < TRUSTED
+    (twice,) = detector.detect(frame(main), exact=False)
+    assert twice.score > first.score
+    (coarse,) = detector.detect(frame(main), exact=False, known=[twice])
+    assert (coarse.box, coarse.score) == (twice.box, first.score)
+    x0, y0, x1, y1 = twice.box
+    elsewhere = replace(twice, box=(x0 + twice.width, y0, x1 + twice.width, y1))
+    for known, exact in (([elsewhere], False), ([], False), ([twice], True)):
+        (face,) = detector.detect(frame(main), exact=exact, known=known)
+        assert face.score == twice.score, "looked at twice"
 
 
 def test_detector_without_a_second_look_keeps_its_own_landmarks() -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agent.embed.records import Embedding
 from agent.gallery.references import References
 from agent.match.compare import compare
-from agent.match.decide import STANDING_NS, VISIT_NS, Decider, Decision
+from agent.match.decide import HOPELESS, STANDING_NS, VISIT_NS, Decider, Decision
 from agent.match.policy import Probing
 from agent.match.probe import MAX_AGE_NS, MAX_PROBES, MAX_REFUSED, RECHECK_NS, Seen
 from agent.match.records import Candidate
@@ -169,6 +169,37 @@ def test_somebody_who_is_not_enrolled_is_tried_ever_more_rarely() -> None:
         taken += decider.wants(0, number * FRAME)
         assert not play(decider, number * FRAME, {0: seen(STRANGER)}).seen
     assert taken <= 50, "in a minute; 5 crops an attempt, with pauses of 1, 2, 4 and then 8 s"
+
+
+@pytest.mark.parametrize(("below", "crops"), [(HOPELESS + 0.01, 3), (HOPELESS - 0.01, 5), (0.01, 5)])
+def test_an_attempt_that_is_far_from_everybody_ends_with_its_first_comparison(below: float, crops: int) -> None:
+    decider, taken = Decider(POLICY), 0
+    for number in range(8):
+        taken += decider.wants(0, number * FRAME)
+        play(decider, number * FRAME, {0: seen(0, like=POLICY.threshold(SIZE, 3).value - below)})
+    assert taken == crops
+    assert decider.rests(0)
+
+
+def test_who_came_near_is_matched_by_the_crops_that_follow() -> None:
+    near = POLICY.threshold(SIZE, 3).value - HOPELESS / 2
+    assert run(Decider(POLICY), *repeat(3, 0, like=near), *repeat(2, 0, like=0.98))[-1] == (ANNA,)
+
+
+def test_a_decided_track_is_sure_of_crops_that_agree_and_of_no_others() -> None:
+    decider = Decider(POLICY)
+    assert not decider.is_sure(0, seen(0).embedding), "nobody was decided"
+    run(decider, *repeat(2, 0))
+    assert not decider.rests(0)
+    assert not decider.is_sure(0, seen(0).embedding), "nor yet"
+    run(decider, *repeat(1, 0), start=2 * FRAME)
+    assert decider.rests(0)
+    assert decider.is_sure(0, seen(0).embedding)
+    assert not decider.is_sure(0, seen(1).embedding)
+    assert not decider.is_sure(0, seen(0, like=0.5, also=1).embedding)
+    decider.forget_all()
+    assert not decider.rests(0)
+    assert not decider.is_sure(0, seen(0).embedding)
 
 
 def test_a_track_that_breaks_does_not_make_a_second_visit() -> None:

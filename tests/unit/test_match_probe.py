@@ -202,6 +202,18 @@ def test_of_a_crops_mirror_image_nothing_is_kept_but_the_agreement() -> None:
     assert not made[1][1].vector.any(), "and its vector"
 
 
+def test_a_crop_that_is_enough_by_itself_has_no_mirror_image() -> None:
+    made = []
+
+    def embed(picture: np.ndarray) -> Embedding:
+        made.append(picture)
+        return Embedding(ANNA.copy(), MODEL)
+
+    seen = both_ways(embed, np.zeros((112, 112, 3), np.uint8), enough=lambda embedding: embedding.model == MODEL)
+    assert len(made) == 1
+    assert seen.mirror == 1.0
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["crop", "other", "refused", "die", "pause", "settle"]),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -71,9 +71,11 @@ class ScriptedCamera:
 class ScriptedDetector:
     def __init__(self, faces: list[list[Face]]) -> None:
         self.faces = faces
+        self.known: list[list[Face]] = []
 
-    def detect(self, frame: Frame, *, exact: bool) -> list[Face]:
+    def detect(self, frame: Frame, *, exact: bool, known: Sequence[Face]) -> list[Face]:
         assert not exact
+        self.known.append(list(known))
         return self.faces[frame.number]
 
     def locate(self, frame: Frame, face: Face) -> Face:
@@ -137,6 +139,18 @@ def test_enrolled_person_who_acts_is_matched_once() -> None:
     assert [type(one).__name__ for one in recorded] == ["Match", "PresenceChange"]
     assert recorded[0].subject == ALICE
     assert recorded[0].zone == "door"
+
+
+@pytest.mark.parametrize("vector", [ALICE_VECTOR, -ALICE_VECTOR])
+def test_only_whom_nothing_is_to_be_decided_about_is_looked_at_once(vector: np.ndarray) -> None:
+    shown, recorded = [face(320, 240)], list[Match | PresenceChange]()
+    stages = make_stages([shown] * 16, recorded, count=16, vector=vector)
+    pipeline.run(stages, keep_going=lambda: True)
+    known = stages.detector.known  # type: ignore[attr-defined]
+    decided = next(number for number, faces in enumerate(known) if faces)
+    assert decided > 6, "0.6 s make an act"
+    assert known[decided:] == [shown] * (len(known) - decided)
+    assert len(stages.embedder.crops) == 2 * POLICY.probe.first, "three crops and their mirror images were enough"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("people", "matched"), [(1, True), (400, False)])

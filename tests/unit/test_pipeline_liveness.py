@@ -50,7 +50,7 @@ class Person:
     def show(self, prompt: Prompt | None) -> None:
         self.prompt = prompt
 
-    def detect(self, frame: Frame, *, exact: bool) -> list[Face]:
+    def detect(self, frame: Frame, *, exact: bool, known: Sequence[Face]) -> list[Face]:
         del frame, exact
         self.shown.append(self.prompt)
         self.angles = self._act(self.shown)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.lib.bench.installed import BY_PIP, DEBIAN
-from tools.lib.bench.networks import FAILURE, FP32_PEAK, MATCH, PEAK, STAY
+from tools.lib.bench.networks import FAILURE, FP32_PEAK, MATCH, NEARLY, PEAK, STAY
 from tools.lib.bench.report import NOT_MEASURED, Figure, Section, number
 from tools.lib.bench.running import BUSY_DELAY, BUSY_IDLE, BUSY_MEMORY, BUSY_START, IDLE_H264, IDLE_RAW
 
@@ -83,6 +83,7 @@ ALONE = (
     ("beside a busy process: empty door, uncompressed pictures", "service", BUSY_IDLE),
     ("embedder in a visit that matches", "embedder", MATCH),
     ("embedder in an attempt that fails", "embedder", FAILURE),
+    ("embedder in an attempt that nearly matches", "embedder", NEARLY),
     ("embedder, each second that a matched person stays", "embedder", STAY),
     ("comparison with 1 000 references", "gallery", "compare() with 1000 references"),
     ("comparison with 10 000 references", "gallery", "compare() with 10000 references"),
