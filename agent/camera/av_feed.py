@@ -79,6 +79,10 @@ class ContainerFeed:
             del packet
             yield CodedPicture(bool(held[0].is_keyframe), lambda held=held: list(held.pop().decode()))  # type: ignore[misc]
 
+    def rewind(self) -> None:
+        """Go back to the beginning, ``packets`` anew; raises FFmpeg's error where that cannot be sought."""
+        self._container.seek(self._container.start_time or 0)
+
     def rate(self) -> float:
         return float(self._video.average_rate or 0)
 

@@ -107,11 +107,14 @@ class AvStream:
 
     def rewind(self) -> bool:
         """Begin a recording anew where its container can do that; whether it did."""
+        feed = self._feed
         try:
-            self._container.seek(self._container.start_time or 0)
+            if not isinstance(feed, ContainerFeed):
+                return False
+            feed.rewind()
         except self._av.error.FFmpegError:
             return False
-        self._pictures = self._decode()
+        self._pictures = self._decode(feed)
         return True
 
     def hurry(self, late: bool) -> None:  # noqa: FBT001 - the one thing that it is told

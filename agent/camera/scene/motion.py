@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from agent.camera.scene.script import Cover, Person, PoseKey, SceneScript
 
-Values = tuple[float, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:
