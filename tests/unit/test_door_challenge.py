@@ -11,21 +11,26 @@ from hypothesis import strategies as st
 from agent.door.challenge import (
     AHEAD_PITCH,
     AHEAD_YAW,
+    AWAY_PITCH,
+    AWAY_YAW,
     DIRECTIONS,
     FRAMES,
+    LEVEL_YAW,
     MAX_GAP_NS,
     MAX_PAUSE_NS,
     MIN_PAUSE_NS,
     SIDEWAYS,
+    TURNED_PITCH,
+    TURNED_YAW,
     Challenge,
     Look,
     advance,
     begin,
     orders,
-    turned,
+    reached,
     unseen,
 )
-from tests.simulators.turning import FAR, FRAME_NS, obedient, played
+from tests.simulators.turning import DELAY, FAR, FRAME_NS, obedient, played
 
 seeds = st.integers(0, 2**32)
 angles = st.floats(-60, 60)
@@ -97,7 +102,7 @@ def test_whatever_a_face_does_each_step_was_seen_turned_as_asked(seed, looks) ->
             assert before.ahead is not None
             recent = (*before.recent, look)[-FRAMES:]
             mean = [sum(values) / FRAMES for values in zip(*((one.yaw, one.pitch) for one in recent), strict=True)]
-            assert turned(mean[0] - before.ahead[0], mean[1] - before.ahead[1]) == before.steps[before.done]
+            assert reached(before.steps[before.done], mean[0] - before.ahead[0], mean[1] - before.ahead[1])
             assert challenge.done == before.done + 1
         if challenge.phase == "passed":
             assert challenge.done == len(challenge.steps)
@@ -131,6 +136,35 @@ def test_a_film_passes_no_challenge_of_another_order(seed, order, hold, rest) ->
     following = {one: order[(at + 1) % len(order)] for at, one in enumerate(order)}
     if any(following[one] != other for one, other in itertools.pairwise(challenge.steps)):
         assert last.phase == "failed" or rest + hold > 12  # slow films may skip a turn while the door waits
+
+
+@pytest.mark.parametrize(
+    ("asked", "yaw", "pitch", "ends"),
+    [
+        ("left", TURNED_YAW - 0.1, 0.0, "too_slow"),  # as far as a sheet of paper that is tilted seems to turn
+        ("left", TURNED_YAW, 0.0, ""),
+        ("left", AWAY_YAW - TURNED_YAW, 0.0, "too_slow"),
+        ("left", -AWAY_YAW, 0.0, "other_way"),
+        ("right", -TURNED_YAW, 0.0, ""),
+        ("right", AWAY_YAW, 0.0, "other_way"),
+        ("down", LEVEL_YAW, TURNED_PITCH, ""),
+        ("down", LEVEL_YAW + 0.1, TURNED_PITCH, "too_slow"),  # on the way aside
+        ("down", 0.0, -AWAY_PITCH, "other_way"),
+        ("up", 0.0, -TURNED_PITCH, ""),
+        ("up", 0.0, -TURNED_PITCH + 0.1, "too_slow"),
+        ("up", AHEAD_YAW + 0.1, AWAY_PITCH, "too_slow"),  # nobody can hold the head that still: no other way
+    ],
+)
+def test_a_turn_counts_from_where_no_flat_sheet_comes_and_another_one_ends_it(asked, yaw, pitch, ends) -> None:
+    seen: list[str | None] = []
+
+    def pose(prompt):
+        seen.append(prompt)
+        return (yaw, pitch) if seen[-DELAY:] == [asked] * DELAY else (0.0, 0.0)
+
+    *_, last = played(of(asked), pose)
+    assert last.reason == ends
+    assert (last.phase == "passed") == (not ends)
 
 
 @settings(max_examples=100, deadline=None)

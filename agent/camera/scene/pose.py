@@ -25,7 +25,8 @@ MAX_PITCH: Final = 35.0  # degrees
 
 _UNIT = 71.5  # template pixels per unit of the depth model: about half a head's height
 _AXIS = 0.35  # depth of the neck's axis, in units: what turns stays centred on it
-_ROUNDS = 3  # fixed-point rounds of the projection; the depth is smooth, the error falls below 0.2 pixels
+_ROUNDS = 8  # fixed-point rounds of the projection: 99 of 100 points err by less than a pixel, at any turn
+_SHARE = 0.7  # of a round's correction; with all of it the far flank of a nose swings to and fro beyond 20 degrees
 
 
 Surface = Callable[[Plane, Plane], Plane]
@@ -56,7 +57,8 @@ def frontal(x: Plane, y: Plane, yaw: float, pitch: float, surface: Surface = dep
     u, v = u0, v0
     for _ in range(_ROUNDS):
         z = surface(u, v)
-        u, v = (u0 - z * np.sin(a)) / np.cos(a), (v0 - z * np.sin(b)) / np.cos(b)
+        u = u + _SHARE * ((u0 - z * np.sin(a)) / np.cos(a) - u)
+        v = v + _SHARE * ((v0 - z * np.sin(b)) / np.cos(b) - v)
     return np.asarray(u * _UNIT, np.float32), np.asarray(v * _UNIT, np.float32)
 
 
