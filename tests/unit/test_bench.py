@@ -28,9 +28,10 @@ from tools.lib.bench.installed import BY_PIP, DEBIAN, closure, size_of
 from tools.lib.bench.markdown import markdown
 from tools.lib.bench.networks import FAILURE, MATCH, NEARLY, PEAK, STAY, embedder_section, peak_section
 from tools.lib.bench.peak import SHAPES, Shape, layer, macs_of, peak_case
+from tools.lib.bench.playing import share
 from tools.lib.bench.probe import Stopwatch
 from tools.lib.bench.report import NOT_MEASURED, Bar, Section, as_json, number, table
-from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, Beside, PeerRun, service_section
+from tools.lib.bench.running import IDLE_RAW, MAX_IDLE_PERCENT, PLAYING, Beside, PeerRun, service_section
 from tools.lib.bench.service import Run, compile_program, run_service
 from tools.lib.bench.timing import Timing, alternate, percentile, ratio, spread
 from tools.lib.demo.site import CommandError
@@ -172,6 +173,20 @@ def test_a_visit_costs_as_many_runs_of_the_embedder_as_the_policy_says() -> None
     assert medians[FAILURE] == pytest.approx(6 * medians["ours"])
     assert medians[NEARLY] == pytest.approx(10 * medians["ours"])
     assert medians[STAY] == pytest.approx(medians["ours"])
+
+
+def test_what_playing_a_recording_takes_is_told_beside_the_empty_door(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    clip = tmp_path / "idle.nut"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("rawvideo", rate=50)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+    alone, run = share(clip, 0.3), Run(100, 0.5, 0.6, 1, 1, 100, 50, 3, 12)
+    assert 0 < alone <= 100
+    lines = markdown([service_section([run], [], run, [], {IDLE_RAW: [run]}, playing=[alone])], FACTS)
+    assert any(line.startswith(f"| {PLAYING} | ") and "%" in line for line in lines)
 
 
 def test_the_program_is_compiled_before_its_start_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tools.lib.bench.installed import BY_PIP, DEBIAN
 from tools.lib.bench.networks import FAILURE, FP32_PEAK, MATCH, NEARLY, PEAK, STAY
 from tools.lib.bench.report import NOT_MEASURED, Figure, Section, number
-from tools.lib.bench.running import BUSY_DELAY, BUSY_IDLE, BUSY_MEMORY, BUSY_START, IDLE_H264, IDLE_RAW
+from tools.lib.bench.running import BUSY_DELAY, BUSY_IDLE, BUSY_MEMORY, BUSY_START, IDLE_H264, IDLE_RAW, PLAYING
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ ALONE = (
     ("frame → PUBACK, local broker, p95", "service", "frame to PUBACK, p95"),
     ("one 15 frames/s camera, people passing all the time", "service", "real time at 15 frame/s, share of a core"),
     ("the same, empty door, uncompressed pictures (CSI, USB)", "service", IDLE_RAW),
+    (PLAYING, "service", PLAYING),
     ("the same, empty door, H.264 decoded in software", "service", IDLE_H264),
     ("beside a busy process: start → first frame processed", "service", BUSY_START),
     ("beside a busy process: frame → PUBACK, p95", "service", BUSY_DELAY),
@@ -93,6 +94,8 @@ ALONE = (
     ("int8 peak of one core", "int8-peak", PEAK),
     ("fp32 peak of one core", "int8-peak", FP32_PEAK),
     ("arithmetic: detector 320x240", "int8-peak", "detector-320x240, work"),
+    ("arithmetic: detector 640x480", "int8-peak", "detector-640x480, work"),
+    ("arithmetic: landmarks, the second look at a face", "int8-peak", "landmarks, work"),
     ("arithmetic: YuNet 320x256", "int8-peak", "YuNet, work"),
     ("arithmetic: embedder", "int8-peak", "embedder, work"),
     ("arithmetic: MobileFaceNet", "int8-peak", "MobileFaceNet, work"),

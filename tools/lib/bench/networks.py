@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agent.camera.base import LORES_BORDER, Frame, RgbPicture, lores_fit
 from agent.detect.detector import Detector, load_detector
 from agent.embed.embedder import load_embedder
-from agent.inference.engine import Engine
+from agent.inference.engine import Engine, load_engine
 from agent.match.policy import parse_policy
 from tools.lib.bench.arithmetic import DOT_PRODUCT, onnx_macs
 from tools.lib.bench.effort import Effort
@@ -140,6 +140,7 @@ def peak_section(effort: Effort, peers: PeerModels | None = None) -> Section:
     cases: dict[str, Case] = {str(shape): peak_case(shape) for shape in SHAPES}
     counts = {str(shape): shape.macs for shape in SHAPES}
     engines = {name: load_detector(MANIFEST, name).engine for name in SIZES}
+    engines["landmarks"] = load_engine(MANIFEST, "landmarks")
     engines["embedder"] = load_embedder(MANIFEST, "embedder").engine
     for name, engine in engines.items():
         entry = engine.entry.input

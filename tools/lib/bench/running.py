@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ LIGHTEST = "peers, YuNet at 320x240"  # the peers' memory and start-up are those
 PIPELINE_RATIO = 5.0 if DOT_PRODUCT else 3.5
 MAX_START_S, MAX_DELAY_P95_MS = 0.5, 60.0
 IDLE_RAW, IDLE_H264 = "empty door, uncompressed pictures, share of a core", "empty door, H.264, share of a core"
+PLAYING = "of it playing the recording, which no camera costs"
 BUSY = "beside a busy process"
 BUSY_START, BUSY_MEMORY = f"start to first frame done, {BUSY}", f"resident memory, most seen, {BUSY}"
 BUSY_DELAY, BUSY_IDLE = f"frame to PUBACK, p95, {BUSY}", f"{IDLE_RAW}, {BUSY}"
@@ -193,10 +194,12 @@ def service_section(
     delays: list[dict[str, float]],
     idle: dict[str, list[Run]],
     busy: Beside | None = None,
+    playing: Sequence[float] = (),
 ) -> Section:
     """Memory, start-up, threads and files of the service, and how long a decided match takes to its acknowledgement.
 
-    ``peers`` are as many runs as ``runs``, or none; ``busy`` is the same beside a busy process.
+    ``peers`` are as many runs as ``runs``, or none; ``busy`` is the same beside a busy process, ``playing`` what the
+    uncompressed recording takes that nobody looks at, in percent of a core.
     """
     section = Section("service")
     everything = [*runs, realtime]
@@ -215,6 +218,8 @@ def service_section(
     section.single("real time at 15 frame/s, share of a core", "%", 100 * realtime.pace_cpu_s / realtime.pace_s)
     for name, at_rest in idle.items():
         section.values(name, "%", _shares(at_rest))
+        if name == IDLE_RAW:
+            section.values(PLAYING, "%", list(playing))
     frame, append = ([one[key] for one in delays] for key in ("frame_ms", "append_ms"))
     section.values("frame to PUBACK", "ms", frame)
     section.values("append to PUBACK", "ms", append)
@@ -269,7 +274,8 @@ def sections(clips: Path, peers: PeerModels | None, effort: Effort, chosen: list
                 peer_runs += [run_peers(clip, peers, PEERS[LIGHTEST])] if peers is not None else []
             realtime, delays = visits(unit, clips, effort)
             idle = idle_runs(unit, clips, effort)
-            yield service_section(runs, peer_runs, realtime, delays, idle, beside(unit, clips, effort))
+            playing = [_played(uncompressed(idle_clip(clips)), effort.idle_s) for _ in range(effort.passes)]
+            yield service_section(runs, peer_runs, realtime, delays, idle, beside(unit, clips, effort), playing)
 
 
 def visits(unit: Bench, clips: Path, effort: Effort) -> tuple[Run, list[dict[str, float]]]:
@@ -302,6 +308,13 @@ def idle_runs(unit: Bench, clips: Path, effort: Effort) -> dict[str, list[Run]]:
             _say(f"pass {number + 1} of {effort.passes}, {name}")
             runs[name].append(run_service(config, seconds=effort.idle_s, settle_s=SETTLE_S))
     return runs
+
+
+def _played(clip: Path, seconds: float) -> float:
+    """Percent of a core that the recording alone takes, in a process of its own."""
+    _say("the recording alone")
+    command = [sys.executable, "-m", "tools.lib.bench.playing", str(clip), str(seconds)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def run_peers(clip: Path, peers: PeerModels, size: tuple[int, int] | None) -> PeerRun:
