@@ -42,6 +42,13 @@ _CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_m
 PACKET_OVERHEAD_BYTES = 128  # headers and properties of a PUBLISH beside topic and payload
 
 
+class _Client(paho.Client):
+    """Takes no address of its own before it connects: the service's sandbox refuses every bind (``SocketBindDeny``)."""
+
+    def _create_socket_connection(self) -> socket.socket:
+        return socket.create_connection((self._host, self._port), timeout=self._connect_timeout)
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerSettings:
     """Where the broker is and how to prove who we are."""
@@ -242,7 +249,7 @@ class Connection:
         return f"{self._settings.host}:{self._settings.port}"
 
     def _make_client(self, client_id: str, will: Will | None) -> paho.Client:
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=paho.MQTTv5 if self.v5 else paho.MQTTv311,
