@@ -127,10 +127,11 @@ class ButtonAct(_Act):
         if (bound := self._still_bound(tracks, now_ns)) is not None:
             return bound
         self._follow(tracks, fit, now_ns, moving=False)
-        if self._pressed_ns is None or not 0 <= now_ns - self._pressed_ns <= PRESS_NS:
+        if self._pressed_ns is None or now_ns - self._pressed_ns > PRESS_NS:
             self._pressed_ns = None
             return "press"
-        if self._dwelt(now_ns) and (key := self._bind(now_ns)) is not None:
+        # A camera shows what was a moment ago: frames from before the press may still come, and bind nobody.
+        if now_ns >= self._pressed_ns and self._dwelt(now_ns) and (key := self._bind(now_ns)) is not None:
             self._pressed_ns = None
             return key
         return "front"

@@ -143,6 +143,14 @@ def test_a_press_counts_for_who_stands_there_and_only_for_some_seconds() -> None
     assert late.show(face(600, 300), seconds=3) == "press"
 
 
+def test_a_press_that_is_newer_than_the_camera_s_frames_is_waited_for() -> None:
+    door = Door(ButtonAct())
+    door.show(face(600, 300), seconds=1)
+    door.act.press(door.now_ns + 3 * FRAME_NS)  # the clock is ahead of what a camera delivers
+    assert [door.show(face(600, 300)) for _ in range(2)] == ["front", "front"]  # from before it: nobody has acted yet
+    assert not isinstance(door.show(face(600, 300)), str)
+
+
 def test_a_press_is_used_once() -> None:
     door = Door(ButtonAct())
     door.act.press(0)
