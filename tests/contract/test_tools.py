@@ -22,7 +22,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 PROGRAMS = sorted(path for path in (ROOT / "tools").iterdir() if path.is_file() and path.suffix == "")
 LAUNCH = re.compile(r'^launch (\w+) (\.venv-\w+) (\w+) "\$@"$', re.MULTILINE)
 LAUNCHED = [path for path in PROGRAMS if LAUNCH.search(path.read_text())]
-OF_SHELL = {"arm64", "camera-stack", "check", "home-assistant", "test"}
+OF_SHELL = {"arm64", "camera-stack", "check", "home-assistant", "image", "test"}
 
 
 def test_every_program_is_a_shell_script_and_all_in_python_start_alike() -> None:

@@ -60,15 +60,19 @@ prepare() {
 }
 
 # Debian 13's emulator: LiteRT 2.3 ends with a segmentation fault under the one of Debian 12.
-fetch_emulator() {
-  [ -x "$QEMU_USER" ] || (
-    say "fetching qemu-user of Debian 13"
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/etc/apt.conf.d" "$work/etc/preferences.d"
-    echo "deb [signed-by=$KEYS] $MIRROR trixie main" >"$work/etc/sources.list"
-    touch "$work/status"
-    cat >"$work/apt.conf" <<CONF
+fetch_emulator() { [ -x "$QEMU_USER" ] || fetch_native qemu-user qemu-user; }
+
+# fetch_native FOLDER PACKAGE...: packages of Debian 13 for this machine's processor, unpacked in CACHE/FOLDER.
+fetch_native() (
+  folder=$1
+  shift
+  say "fetching $* of Debian 13"
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/etc/apt.conf.d" "$work/etc/preferences.d" "$work/unpacked"
+  echo "deb [signed-by=$KEYS] $MIRROR trixie main" >"$work/etc/sources.list"
+  touch "$work/status"
+  cat >"$work/apt.conf" <<CONF
 Dir::State "$work";
 Dir::State::status "$work/status";
 Dir::Cache "$work";
@@ -76,12 +80,12 @@ Dir::Etc "$work/etc";
 APT::Architecture "amd64";
 APT::Sandbox::User "root";
 CONF
-    cd "$work" || exit
-    export APT_CONFIG="$work/apt.conf"
-    { apt-get -qq update && apt-get -qq download qemu-user; } || fail "qemu-user of Debian 13 cannot be fetched from $MIRROR"
-    dpkg-deb -x qemu-user_*.deb "$CACHE/qemu-user"
-  )
-}
+  cd "$work" || exit
+  export APT_CONFIG="$work/apt.conf"
+  { apt-get -qq update && apt-get -qq download "$@"; } || fail "$* of Debian 13 cannot be fetched from $MIRROR"
+  for package in "$work"/*.deb; do dpkg-deb -x "$package" "$work/unpacked"; done
+  mv "$work/unpacked" "$CACHE/$folder"
+)
 
 # Let the kernel start aarch64 programs with that emulator, also inside a chroot (F), until this script ends.
 register() {

@@ -39,9 +39,8 @@ class LiveSite:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "site"
-        self.files: SiteFiles = create_site(self.folder, SITE)
-        issue_broker(self.folder, ["127.0.0.1"])
-        delegate(self.folder)
+        self.files = SiteFiles(self.folder)
+        self.make()
         self.broker = DemoBroker(self.files, folder / "broker")
         record = load(self.files.broker_record, BrokerRecord)
         save(
@@ -53,6 +52,12 @@ class LiveSite:
         self._following = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._service: subprocess.Popen[bytes] | None = None
+
+    def make(self) -> None:
+        """Make the site, and the broker's certificate."""
+        create_site(self.folder, SITE)
+        issue_broker(self.folder, ["127.0.0.1"])
+        delegate(self.folder)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -68,7 +73,7 @@ class LiveSite:
 
     def start_service(self) -> None:
         """Start ``postern site serve``."""
-        words = [sys.executable, "-m", "agent", "site", "serve", "-f", str(self.folder)]
+        words = [sys.executable, "-m", "agent", "site", "serve", "-f", str(self.folder), "--broker", "127.0.0.1"]
         self._service = subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
     def stop_service(self, how: int = signal.SIGTERM) -> None:
