@@ -108,10 +108,14 @@ class Connection:
         common_name: str | None = None,
         session_expiry_s: int = SESSION_EXPIRY_S,
         manual_ack: bool = False,
+        clean_start: bool = False,
     ) -> None:
-        """``manual_ack``: what comes is acknowledged by ``acknowledge`` alone, else as soon as it was read."""
+        """``manual_ack``: what comes is acknowledged by ``acknowledge`` alone, else as soon as it was read.
+
+        ``clean_start``: the broker forgets the session that it has, and what waits in it.
+        """
         self._settings = settings
-        self._manual_ack = manual_ack
+        self._manual_ack, self._clean_start = manual_ack, clean_start
         self._clock = clock
         self._common_name = common_name
         self._session_expiry_s = session_expiry_s
@@ -146,7 +150,7 @@ class Connection:
                 self._settings.host,
                 self._settings.port,
                 self._settings.keepalive_s,
-                clean_start=False if self.v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
+                clean_start=self._clean_start if self.v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
                 properties=self._connect_properties(),
             )
             sock = self._client.socket()

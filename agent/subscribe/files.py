@@ -79,6 +79,11 @@ class StateFile:
             self.close()
             raise
 
+    def written_s(self) -> float | None:
+        """When anything was written to it last, in seconds since 1970; None while there is none."""
+        places = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return max((place.stat().st_mtime for place in places if place.exists()), default=None)
+
     def look(self) -> Kept:
         """Read it without writing, also while a subscriber runs; nothing when there is none yet."""
         if not self._path.exists():

@@ -15,16 +15,10 @@ from agent.errors import BrokerError, PosternError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import load_identity, offer_certificate
 from agent.mqtt.refusals import ConnectionLostError
+from agent.protocol import topics
 from agent.protocol.health import Health
 from agent.protocol.list_parts import Gathering
-from agent.protocol.topics import (
-    certificate_topic,
-    event_filters,
-    health_filter,
-    list_part_topic,
-    list_topic,
-    replay_filter,
-)
+from agent.subscribe.absence import Absence
 from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -94,24 +88,25 @@ class Subscriber:
         verified report of a unit; ``on_turn`` is called about twice a second, between two batches.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
-        self._filters, self._health_filter = event_filters(site), health_filter(site)
+        self._filters, self._health_filter = topics.event_filters(site), topics.health_filter(site)
         trusted = trust.load(site=site)
         if trusted.expired_at(clock.now()):
             raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
         self._trust, self._state, self._durable = trust, state, durable
-        self._list_topics = list_topic(site), list_part_topic(site)
+        self._list_topics = topics.list_topic(site), topics.list_part_topic(site)
         self._list_parts = Gathering()
-        self._replays, self._answers = replays, replay_filter(site)
+        self._replays, self._answers = replays, topics.replay_filter(site)
         self._tails: dict[str, int] = {}  # the last number of each unit that does not wait there, says its health
         self._told: set[str] = set()
         self._asked_ns = clock.monotonic_ns()
         self._name = load_identity(broker.credentials, clock).common_name
         self._client_id = client_id or self._name
-        self._certificate_topic = certificate_topic(site, self._name)
+        self._certificate_topic = topics.certificate_topic(site, self._name)
         self._on_health, self._on_turn = on_health, on_turn
         self._connection: Connection | None = None
         self._trust_checked_ns = clock.monotonic_ns()
         self._stopping = threading.Event()
+        self._absence = Absence(clock, state.written_s() if state else None)
         kept = state.load() if state else Kept()
         self.verifier = Verifier(trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
         self._heads = Heads(kept.heads)
@@ -188,6 +183,7 @@ class Subscriber:
                 received = self._receive(self._connection)
             except BrokerError as error:
                 self._on_notice(str(error))
+                self._absence.begins()
                 if self._connection is not None:
                     self._connection.abandon()
                     self._connection = None
@@ -352,6 +348,7 @@ class Subscriber:
             common_name=self._name,
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
+            clean_start=self._replays is not None and self._absence.is_long,
         )
         retained = (*self._list_topics, self._certificate_topic)
         wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *retained]
@@ -367,6 +364,7 @@ class Subscriber:
         except BaseException:
             connection.abandon()
             raise
+        self._absence.ends()
         return connection
 
     def _tell_at_the_start(self) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,46 @@ def test_what_the_unit_keeps_no_more_is_told_as_lost(tmp_path: Path, limits: dic
         assert lost == (130 if "keep_days" in limits else 31)
     finally:
         site.unit.uplink.stop()
+        site.broker.stop()
+
+
+def test_what_expired_at_the_broker_keeps_nothing_back_that_comes_afterwards(tmp_path: Path) -> None:
+    """The queue of a session that was away is full of it, and Mosquitto keeps it there."""
+    site = AskingSite(tmp_path)
+    units = [site.unit]
+    units += [AskedUnit(tmp_path, site.broker, site.key, name=f"door-{number}", clock=site.clock) for number in (3, 4)]
+    try:
+        site.broker.stop()
+        site.broker.write_config(max_queued_messages="50")
+        site.broker.start()
+        token = trust_list(*(one.unit for one in units), serial=3).sign(site.key)
+        site.trust.write_bytes(token.encode())
+        state = StateFile(site.folder / "seen.db")
+        for unit in units:
+            unit.uplink.stop()
+            unit.settings = replace(unit.settings, live_window_s=1)
+            unit.uplink = unit._make()
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            for unit in units:
+                unit.start()
+                unit.say()
+            take(events, 3)
+        miss(site, 100)
+        time.sleep(1.5)  # by the broker's clock
+        site.clock.skipped_s += 120
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            for _ in range(10):
+                for unit in units:
+                    unit.say()
+            found = [one for one in take(events, 30) if isinstance(one, VerifiedEvent)]
+        for unit in units:
+            own = [one for one in found if one.unit == unit.unit.name]
+            assert len(own) == 10
+            assert [one.event.data.seq for one in own] == sorted(one.event.data.seq for one in own)
+            assert all(one.fresh and not one.late for one in own)
+    finally:
+        for unit in units:
+            unit.uplink.stop()
         site.broker.stop()
 
 
