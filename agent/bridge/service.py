@@ -82,6 +82,11 @@ class Bridge:
             for one, output in outputs
         ]
 
+    def check(self) -> None:
+        """Read what is else read once the broker is there; PosternError says what is wrong with which file."""
+        self._trust().load(site=self.settings.site)
+        self._replays()
+
     def stop(self) -> None:
         """End soon; may be called from any thread."""
         self._stopping.set()
@@ -126,16 +131,14 @@ class Bridge:
     def _listen(self) -> None:
         settings = self.settings
         broker = BrokerSettings(settings.broker.host, self._credentials, port=settings.broker.port)
-        site_key = load_public_key(settings.keys / "site.jwk")
-        replays = Replays.from_folder(settings.keys, site=settings.site, clock=self.clock, random=self.random)
         subscriber = Subscriber(
             broker,
             site=settings.site,
-            trust=TrustFile(settings.keys / "trust.jws", site_key),
+            trust=self._trust(),
             clock=self.clock,
             state=StateFile(settings.state / "seen.db"),
             durable=True,
-            replays=replays,
+            replays=self._replays(),
             on_notice=self._note,
             on_health=self._note_health,
             on_turn=self._look,
@@ -147,6 +150,14 @@ class Bridge:
             self.on_notice(f"listening to site {settings.site} at {broker.host}:{broker.port}")
             for batch in subscriber.batches():
                 self._keep(batch)
+
+    def _trust(self) -> TrustFile:
+        keys = self.settings.keys
+        return TrustFile(keys / "trust.jws", load_public_key(keys / "site.jwk"))
+
+    def _replays(self) -> Replays | None:
+        settings = self.settings
+        return Replays.from_folder(settings.keys, site=settings.site, clock=self.clock, random=self.random)
 
     def _keep(self, batch: Sequence[Handed]) -> None:
         """One commit for all that came together: what waited at the broker for a day is written in seconds."""

@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     bridge = Bridge(settings, clock=SystemClock(), random=secrets.token_bytes, on_notice=tell_notice)
     if arguments.check:
-        bridge.close()
+        try:
+            bridge.check()
+        finally:
+            bridge.close()
         say(f"{arguments.config}: {len(settings.outputs)} outputs; all files can be read")
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,6 +11,7 @@ from agent.bridge.records import notice
 from agent.bridge.store import Store
 from agent.cli import main
 from agent.clock import SimulatedClock
+from agent.disk.files import write_atomic
 from tests.fault.test_bridge_killed import Premises
 
 GOOD = """\
@@ -71,8 +72,18 @@ def test_files_that_fit_pass_the_check_and_a_short_secret_does_not(
     try:
         file = premises.folder / "bridge.yaml"
         assert main(["bridge", str(file), "--check"]) == 0
-        (premises.folder / "secret").write_bytes(b"short")
         capsys.readouterr()
+        good = file.read_text()
+        file.write_text(good.replace("site: hq", "site: hx"))
+        assert main(["bridge", str(file), "--check"]) != 0
+        assert "list of units is of site hq, not hx" in capsys.readouterr().err
+        file.write_text(good)
+        trust = (premises.folder / "keys" / "trust.jws").read_bytes()
+        (premises.folder / "keys" / "trust.jws").unlink()
+        assert main(["bridge", str(file), "--check"]) != 0
+        assert "trust.jws" in capsys.readouterr().err
+        write_atomic(premises.folder / "keys" / "trust.jws", trust)
+        (premises.folder / "secret").write_bytes(b"short")
         assert main(["bridge", str(file), "--check"]) == 2
         assert "openssl rand" in capsys.readouterr().err
         assert main(["bridge", str(file), "--dead"]) == 0
