@@ -223,7 +223,7 @@ def test_a_node_dies_under_the_fleet_and_every_event_comes_once_and_in_order(
     thread.join()
     print(report.as_json())
     assert died.is_set()
-    assert report.signed > RATE * SECONDS / 2
+    assert report.signed > 3 * UNITS, "the units hardly spoke"
     assert report.lost == report.altered == 0
     assert report.delivered == report.signed
     assert report.overtaken == report.late == 0, "of one unit, an event came after one that it signed later"
