@@ -25,6 +25,7 @@ import numpy as np
 
 from agent.detect.track import MAX_TRACKS
 from agent.embed.records import EMBEDDING_DIM, Crop, Embedding
+from agent.match.pace import Pace
 from agent.match.policy import Probing
 
 MAX_PROBES = 2 * MAX_TRACKS  # the living tracks, and those whose end was not yet told
@@ -154,6 +155,7 @@ class Probes:
     def __init__(self, rules: Probing) -> None:
         self.rules = rules
         self._held: dict[int, Probe] = {}
+        self._pace = Pace()
 
     def __len__(self) -> int:
         return sum(probe.crops > 0 for probe in self._held.values())
@@ -162,7 +164,7 @@ class Probes:
         """Whether another crop of this track could change anything now."""
         probe = self._held.get(track_id)
         if probe is None:
-            return True
+            return not self._pace.holds(now_ns)
         since = now_ns - probe.tried_ns
         if probe.resting_ns is not None:
             return not 0 <= probe.resting_ns - now_ns <= LONGEST_REST_NS
@@ -227,7 +229,7 @@ class Probes:
             if unseen or (not settled and not 0 <= now_ns - probe.began_ns < MAX_AGE_NS and probe.resting_ns is None):
                 self.forget([track_id])
             elif is_over(probe, self.rules) and probe.resting_ns is None:
-                probe.wipe()
+                self._end(probe)
                 rest_ns = min(max(2 * probe.rest_ns, FIRST_REST_NS), LONGEST_REST_NS)
                 empty = begun(probe.model, now_ns, rest_ns=rest_ns)
                 self._held[track_id] = replace(empty, resting_ns=now_ns + rest_ns)
@@ -236,11 +238,17 @@ class Probes:
         """Overwrite the probes of tracks that died."""
         for track_id in track_ids:
             if (probe := self._held.pop(track_id, None)) is not None:
-                probe.wipe()
+                self._end(probe)
 
     def forget_all(self) -> None:
         """Overwrite every probe."""
         self.forget(list(self._held))
+
+    def _end(self, probe: Probe) -> None:
+        """Overwrite a sum. A face that was compared and named nobody slows the next one down, once for each track."""
+        if probe.compared and not probe.settled and not probe.rest_ns:
+            self._pace.failed(probe.tried_ns)
+        probe.wipe()
 
     def _begin(self, track_id: int, seen: Seen, now_ns: int, *, rest_ns: int) -> Probe:
         self.forget([track_id])

@@ -128,15 +128,21 @@ def test_password_in_a_configuration_that_everybody_can_read_is_not_passed_silen
     assert load_config(file)
 
 
-def test_memory_of_the_process_is_for_nobody_else() -> None:
+def test_memory_of_a_unit_that_runs_outside_of_systemd_is_for_nobody_else(tmp_path: Path) -> None:
+    """``postern run`` itself, in production: it ends at once, for its files are not there, and is asked what it may."""
     code = """
-import ctypes, resource
-from agent.unit.memory import forbid_dumps
-forbid_dumps()
+import ctypes, resource, sys
+from agent.cli import main
+try:
+    main(["run", "--config", sys.argv[1]])
+except SystemExit:
+    pass
 print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.split() == ["0", "0", "0"]
+    file = example(tmp_path, camera={"source": "rtsp", "url": "rtsp://192.0.2.20/live"})
+    command = [sys.executable, "-c", code, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["0", "0", "0"], done.stderr
 
 
 EXAMPLES = {  # what people copy, and the test that runs or parses it

@@ -6,6 +6,7 @@ The service is held to 200 MiB resident: what it has (110, tools/bench) and what
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -18,11 +19,14 @@ import pytest
 
 from agent.unit.memory import FOREIGN_BYTES
 from tests.simulators.pki import Authority
+from tests.simulators.rtsp_camera import ScriptedRtspCamera, framed
 from tests.simulators.scripted_broker import ScriptedBroker, connack
 from tools.lib.bench.running import MAX_RESIDENT_MIB
 
 MAX_SERVICE_MIB = 200.0
 MAX_BROKER_MIB = 8.0  # beyond what the process had before the broker spoke; 32 messages of 32 KiB may wait
+MAX_STREAM_MIB = 16.0  # a coded picture is 2 MiB at most; what joins its parts holds it twice
+PART_BYTES = 50_000
 ROOT = Path(__file__).parents[2]
 
 LISTEN = """
@@ -236,6 +240,29 @@ def test_stream_with_endless_headers_takes_no_memory(stream: HostileCamera) -> N
     print(f"{stream.sent / 1e6:.0f} MB were sent: {float(grown):.1f} MiB, {told}")
     assert MAX_RESIDENT_MIB + float(grown) < MAX_SERVICE_MIB
     assert "gives no pictures" in told
+
+
+@pytest.mark.timeout(120)
+def test_stream_of_pictures_without_end_takes_a_bounded_memory() -> None:
+    """A camera that plays by the rules, and whose first picture never ends."""
+    pytest.importorskip("av")
+    numbers = itertools.count()
+
+    def packet() -> bytes:
+        number = next(numbers)
+        flags = (
+            0x05 if number % 100 else 0x85
+        )  # an H.264 key picture in parts (RFC 6184, section 5.8): begun, not ended
+        return b"\x80\x60" + (number % 65536).to_bytes(2, "big") + bytes(8) + bytes([0x7C, flags]) + bytes(PART_BYTES)
+
+    def stream() -> bytes:
+        return framed([packet() for _ in range(20)])
+
+    with ScriptedRtspCamera(stream=stream, period_s=0) as camera:
+        grown, told = run(LOOK, camera.url())
+        print(f"{next(numbers) * PART_BYTES / 1e6:.0f} MB of one picture were sent: {float(grown):.1f} MiB, {told}")
+    assert float(grown) < MAX_STREAM_MIB
+    assert "no picture came" in told
 
 
 def test_the_parts_of_the_bound_fit_together() -> None:

@@ -41,7 +41,7 @@ ROOMS = {
     ),
     "outbox": Room(
         ("outbox/*.py",),
-        ("unit/test_outbox_*.py", "unit/test_replay.py", "unit/test_event_*.py",
+        ("unit/test_outbox_*.py", "attack/test_absent_auditor.py", "unit/test_event_*.py",
          "unit/test_configured_parts.py", "fault/test_outbox_disk.py"),
     ),
     "protocol": Room(

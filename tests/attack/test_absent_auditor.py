@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An auditor that missed events asks the unit for them, by itself, and is told what nobody has any more."""
+"""An auditor that was away: what it missed it asks the units for, by itself, and is told what nobody has any more.
+
+Also where one unit filled the broker's queue meanwhile. The broker is Mosquitto with the configuration that is shipped,
+its queue made short.
+"""
 
 from __future__ import annotations
 
@@ -225,6 +229,43 @@ def test_flooding_unit_pushes_nobody_elses_event_out_for_good(tmp_path: Path) ->
                 (one,) = take(events, 1)
                 assert isinstance(one, VerifiedEvent), one
                 numbers[one.unit].add(one.event.data.seq)
+    finally:
+        for unit in (site.unit, quiet):
+            unit.uplink.stop()
+        site.broker.stop()
+
+
+def test_what_one_units_flood_pushed_out_is_told_where_it_cannot_be_asked_for(tmp_path: Path) -> None:
+    """An auditor of a release before has no right to ask: it names what is missing, of each unit."""
+    site = AskingSite(tmp_path)
+    quiet = AskedUnit(tmp_path, site.broker, site.key, name="door-3", clock=site.clock)
+    try:
+        site.broker.stop()
+        site.broker.write_config(max_queued_messages="100")
+        site.broker.start()
+        site.trust.write_bytes(trust_list(site.unit.unit, quiet.unit, serial=3).sign(site.key).encode())
+        state = StateFile(site.folder / "seen.db")
+        with site.subscriber(state=state, durable=True) as events:
+            site.unit.start()
+            quiet.start()
+            site.unit.say()
+            quiet.say()
+            take(events, 2)
+        miss(site, 400)
+        quiet.say(5)
+        wait_until(lambda: quiet.outbox.depth() == 0)
+        with site.subscriber(state=state, durable=True) as events:
+            for unit in (quiet, site.unit):
+                unit.say()
+                wait_until(lambda unit=unit: unit.outbox.depth() == 0)  # type: ignore[misc]
+            last: dict[str, int] = {}
+            while last != {"door-2": 402, "door-3": 7}:
+                (one,) = take(events, 1)
+                assert isinstance(one, VerifiedEvent), one
+                last[one.unit] = max(last.get(one.unit, 0), one.event.data.seq)
+            missing = events.verifier.all_missing()
+        assert set(missing) == {"door-2", "door-3"}
+        assert sum(gap.last - gap.first + 1 for gap in missing["door-3"]) == 5
     finally:
         for unit in (site.unit, quiet):
             unit.uplink.stop()
