@@ -86,6 +86,7 @@ class Store(SqliteFile):
         clock: Clock,
         random: Callable[[int], bytes] = secrets.token_bytes,
         max_behind: int = MAX_BEHIND,
+        max_dead: int = MAX_DEAD,
     ) -> None:
         """Open or create it for ``outputs``: a new one begins with what comes next. Raises StorageError.
 
@@ -93,6 +94,7 @@ class Store(SqliteFile):
         """
         super().__init__(path)
         self._clock, self._random, self._max_behind = clock, random, max_behind
+        self._max_dead = max_dead
         self._before = 0  # numbers up to this were taken before anything that is known
         self._taken: deque[tuple[int, int]] = deque()  # a number, and when it and those since the one before were taken
         self._guard = threading.RLock()
@@ -239,7 +241,7 @@ class Store(SqliteFile):
         db.executemany("INSERT INTO dead (output, key, at_s, reason, body) VALUES (?, ?, ?, ?, ?)", letters)
         db.execute(
             "DELETE FROM dead WHERE output = ?1 AND number <= (SELECT max(number) FROM dead WHERE output = ?1) - ?2",
-            (output, MAX_DEAD),
+            (output, self._max_dead),
         )
 
     def _age_s(self, number: int) -> float | None:

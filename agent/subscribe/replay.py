@@ -102,6 +102,13 @@ class Replays:
             found.append(self._question(name, unit, gap, now_ns))
         return found
 
+    def wait_s(self, most_s: float) -> float:
+        """Seconds until a question may be due, ``most_s`` at most."""
+        due_ns = min((unit.due_ns for unit in self._units.values()), default=None)
+        if due_ns is None:
+            return most_s
+        return min(max((due_ns - self._clock.monotonic_ns()) / 1e9, PACE_S), most_s)
+
     def take(self, topic: str, payload: bytes, trusted: TrustedUnits) -> Found | None:
         """What a message answers to a question; None for the answer to another one.
 

@@ -106,6 +106,16 @@ def test_a_clock_that_is_set_back_makes_nothing_of_this_moment_again(bench: Benc
     assert not may_open(record, bench.now_s, UNCHECKED), "a door opens an hour later"
 
 
+def test_what_was_taken_at_a_later_time_than_now_moves_nothing(bench: Bench) -> None:  # noqa: F811
+    """Of two clocks that disagree neither is believed."""
+    bench.hear()
+    bench.clock.advance(2)
+    bench.clock.step_wall(-3600)
+    (record,) = bench.store.upcoming("hook", 1)
+    assert record.age_s == 2
+    assert not may_open(record, bench.now_s, UNCHECKED)
+
+
 def test_what_waited_over_a_restart_moves_nothing(bench: Bench) -> None:  # noqa: F811
     bench.hear()
     bench.store.close()

@@ -14,8 +14,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import Credentials
+from agent.protocol.topics import list_topic
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining
 from agent.site.programs import issue_client
@@ -33,6 +34,19 @@ def site(tmp_path: Path) -> Iterator[LiveSite]:
     live = LiveSite(tmp_path)
     with live.running():
         yield live
+
+
+def retained_list(settings: BrokerSettings) -> bytes:
+    """The list of units that the broker retains now."""
+    connection = Connection(settings, client_id="guard-looks", clock=SystemClock())
+    connection.open()
+    heard: list[Incoming] = []
+    try:
+        connection.subscribe(list_topic(SITE), retained=True)
+        wait_until(lambda: heard.extend(connection.poll(0.1).messages) or heard)
+    finally:
+        connection.close()
+    return heard[0].payload
 
 
 def test_a_folder_put_back_from_a_backup_says_no_older_list_and_is_believed_again_after_one_command(
@@ -60,6 +74,7 @@ def test_a_folder_put_back_from_a_backup_says_no_older_list_and_is_believed_agai
         site.start_service()
         wait_until(site.files.newer_list.exists)
         assert site.files.newer_list.read_bytes() == before
+        assert retained_list(settings) == before, "an older one was put in its place, and nobody can hear the newer"
         with pytest.raises(RefusedError, match="postern site recover"):
             joining.invite(site.folder, "door-8")
         assert subscriber.verifier.trust.units_in_service() == ("door-7",)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import sqlite3
 import urllib.request
@@ -17,7 +18,7 @@ from agent.bridge.metrics import Metrics
 from agent.bridge.outputs import ACT_WITHIN_S, Item, Output, may_open, told
 from agent.bridge.people import Resolving, read_people
 from agent.bridge.pump import Pump
-from agent.bridge.records import Record, notice, records_of, withdrawn
+from agent.bridge.records import notice, records_of, withdrawn
 from agent.bridge.settings import UNCHECKED
 from agent.bridge.sql import Sql
 from agent.bridge.status import Status
@@ -46,6 +47,7 @@ class Bench:
     clock: SimulatedClock = field(default_factory=lambda: SimulatedClock(START))
     notices: list[str] = field(default_factory=list)
     pumps: list[Pump] = field(default_factory=list)
+    states: dict[str, bool] = field(default_factory=dict)  # whether an output is failing
 
     def __post_init__(self) -> None:
         self.unit = SigningUnit(self.folder / "outbox.db", clock=self.clock)
@@ -75,7 +77,7 @@ class Bench:
             random=secrets.token_bytes,
             person=person,  # type: ignore[arg-type]
             on_notice=self.notices.append,
-            on_state=lambda *_: None,
+            on_state=self.states.__setitem__,
         )
         self.pumps.append(pump)
         return pump
@@ -145,11 +147,13 @@ def test_dead_receiver_is_told_once_and_the_database_goes_on(bench: Bench) -> No
     assert len(bench.notices) == 1
     assert "cannot be reached" in bench.notices[0]
     assert bench.rows("SELECT count(*) FROM postern_record") == [(3,)]
+    assert bench.states == {"hook": True}
     again = Receiver(gone.port)
     try:
         assert hook.step() == 0
         assert [seq for _, seq in again.events()] == [1, 2, 3]
         assert bench.notices[-1] == "output hook works again"
+        assert bench.states == {"hook": False}
     finally:
         again.stop()
 
@@ -210,6 +214,21 @@ def test_output_that_is_too_far_behind_loses_the_oldest_and_says_so(tmp_path: Pa
         store.close()
 
 
+def test_dead_letters_of_one_output_are_kept_up_to_a_bound_and_the_oldest_goes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "bridge.db", outputs=OUTPUTS, clock=SimulatedClock(), max_dead=3)
+    try:
+        store.put([notice(str(number), serial=str(number)) for number in range(6)], 0)
+        records = store.upcoming("hook", 6)
+        store.passed("archive", 1, [(records[0], "no")], 0)
+        for record in records[1:]:
+            store.passed("hook", record.number, [(record, "no")], 0)
+        kept = [(letter.output, letter.key) for letter in store.dead()]
+        assert kept == [("archive", records[0].key), *(("hook", record.key) for record in records[3:])]
+        assert store.dead_counts() == {"archive": 1, "hook": 3}
+    finally:
+        store.close()
+
+
 def test_late_and_waiting_events_move_no_automation(bench: Bench) -> None:
     fresh = bench.hear()
     late = bench.hear(leaf="backlog")
@@ -218,8 +237,10 @@ def test_late_and_waiting_events_move_no_automation(bench: Bench) -> None:
     assert may_open(first, bench.now_s, UNCHECKED)
     assert not may_open(second, bench.now_s, UNCHECKED)
     assert not may_open(first, bench.now_s + ACT_WITHIN_S + 1, UNCHECKED)
-    repeated = Record(1, "k", bench.now_s, msgspec.structs.replace(first.body, repeat=True))
-    assert not may_open(repeated, bench.now_s, UNCHECKED)
+    for changes in ({"repeat": True}, {"fresh": False}, {"kind": "presence"}, {"kind": "unit"}):
+        other = dataclasses.replace(first, body=msgspec.structs.replace(first.body, **changes))
+        assert other.age_s is not None
+        assert not may_open(other, bench.now_s, UNCHECKED), changes
 
 
 @pytest.mark.parametrize("words", [None, "yes", "true", UNCHECKED.upper()])

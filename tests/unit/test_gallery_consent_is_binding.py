@@ -31,7 +31,6 @@ from tests.simulators.gallery_life import EVIDENCE, MODEL, OTHER_MODEL, captures
 
 LONG_RUNS = int(os.environ.get("POSTERN_LONG_RUNS", "12"))
 UNUSED_DAYS = 60
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # thousands of fsyncs prove nothing here
 
 INVALID = (
     {"site": "branch"},
@@ -50,7 +49,7 @@ class GalleryLife(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="postern-life-", dir=MEMORY))
+        self.folder = Path(tempfile.mkdtemp(prefix="postern-life-"))
         self.clock = SimulatedClock()
         self.rng = np.random.default_rng(0)
         self.store = open_store(self.folder, self.clock, unused_days=UNUSED_DAYS)

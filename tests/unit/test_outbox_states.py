@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,8 +24,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # this is about order, not about the disk
-        self.folder = Path(tempfile.mkdtemp(prefix="postern-outbox-", dir=memory))
+        self.folder = Path(tempfile.mkdtemp(prefix="postern-outbox-"))
         self.unit = SigningUnit(self.folder / "outbox.db", max_rows=MAX_ROWS)
         self.verifier = verifier_of(self.unit)
         self.digests: dict[int, str] = {}

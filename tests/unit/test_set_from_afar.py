@@ -18,7 +18,7 @@ from agent.config.told import read_told, told_file
 from agent.errors import ConfigError, RefusedError, VerificationError
 from agent.site import configuration
 from agent.site.delegation import delegate
-from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S
+from agent.unit.configuring import PICTURE_S, STARTS, STEADY_S, TRIAL_S
 from tests.simulators.configured import Configured, zone_of
 
 WIDE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
@@ -65,6 +65,24 @@ def test_a_unit_that_is_not_well_in_time_takes_them_back_and_says_why(
     assert word in site.why
     assert site.unit.asked.is_set()
     assert site.unit.begin().camera.width == 1280  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("missing", ["pictures", "broker"])
+def test_a_unit_is_well_on_them_only_in_a_row(site: Configured, missing: str) -> None:
+    """One whose camera or session comes and goes has not shown that it works."""
+    site.frames = 100
+    site.unit.begin()
+    site.send({"camera": {"width": 320}})
+    site.unit.begin()
+    for _ in range(3):
+        site.connected = True
+        site.live(STEADY_S - PICTURE_S - 2)
+        site.connected = missing != "broker"
+        site.live(PICTURE_S + 2, pictures=missing != "pictures")
+        assert site.state == "trying"
+    site.connected = True
+    site.live(STEADY_S + 2)
+    assert site.state == "applied"
 
 
 def test_what_was_in_force_before_comes_back_not_the_file_alone(site: Configured) -> None:

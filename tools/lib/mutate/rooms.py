@@ -57,7 +57,7 @@ ROOMS = {
          "attack/test_certificates.py",
          "attack/test_stolen_broker_key.py"),
     ),
-    "clock": Room(("clock.py",), ("unit/test_timing.py", "attack/test_wrong_time.py")),
+    "clock": Room(("clock.py",), ("unit/test_clock.py", "unit/test_timing.py", "attack/test_wrong_time.py")),
     "config": Room(("config/*.py",), ("unit/test_config_*.py", "unit/test_installers_day.py")),
     "uplink": Room(
         ("uplink/*.py",),
