@@ -214,6 +214,16 @@ def test_output_that_is_too_far_behind_loses_the_oldest_and_says_so(tmp_path: Pa
         store.close()
 
 
+def test_the_place_of_an_output_never_goes_back(bench: Bench) -> None:
+    """An answer that comes late, of a batch before, has nothing handed over once more."""
+    for _ in range(3):
+        bench.hear()
+    bench.store.passed("hook", 3, [], bench.now_s)
+    bench.store.passed("hook", 1, [], bench.now_s)
+    assert bench.store.behind() == {"hook": 0, "archive": 3}
+    assert bench.store.upcoming("hook", 9) == []
+
+
 def test_dead_letters_of_one_output_are_kept_up_to_a_bound_and_the_oldest_goes(tmp_path: Path) -> None:
     store = Store(tmp_path / "bridge.db", outputs=OUTPUTS, clock=SimulatedClock(), max_dead=3)
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,13 @@ def test_who_was_matched_is_told_to_have_left_when_nothing_is_looked_at(way: boo
     assert 2 * FPS + 8 < left < 13 * FPS
     assert set(range(4 * FPS, len(faces))) <= set(shown)
     assert len(asked) >= 10 * FPS
+
+
+def test_no_two_frames_are_spared_in_a_row_whoever_says_that_they_may_be() -> None:
+    cadence = Cadence()
+    spared = [cadence.spares(number * SECOND // FPS, free=True) for number in range(1, 41)]
+    assert sum(spared) == 20
+    assert not any(one and other for one, other in pairwise(spared))
 
 
 def test_frames_are_never_spared_twice_in_a_row() -> None:

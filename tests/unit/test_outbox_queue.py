@@ -196,6 +196,20 @@ def test_erased_subject_leaves_no_byte_and_a_signed_gap(unit: SigningUnit) -> No
     ]
 
 
+def test_whose_an_event_is_can_be_told_with_the_units_key_alone(tmp_path: Path) -> None:
+    """Who has the file and a person's id, or another unit's file, cannot tell whether they were there."""
+    tags = []
+    for number in range(2):
+        (folder := tmp_path / str(number)).mkdir()
+        unit = small(folder, max_rows=10, owner_key=bytes([number]) * 32)
+        unit.outbox.append(match_draft(unit.clock), owner=b"alice-0123456789")
+        tags.append(list(unit.outbox._db.rows("SELECT owner FROM event WHERE owner IS NOT NULL")))
+        unit.outbox.close()
+        content = b"".join(file.read_bytes() for file in folder.glob("small.db*"))
+        assert b"alice-0123" not in content
+    assert tags[0] != tags[1]
+
+
 def test_subjects_events_of_an_earlier_run_are_erased_as_well(unit: SigningUnit) -> None:
     unit.outbox.append(match_draft(unit.clock), owner=b"alice")
     unit.restart()
