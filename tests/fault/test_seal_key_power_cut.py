@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agent.clock import SimulatedClock
 from agent.keys import UnitKey, load_private_key
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.epoch_keys import read_seal_statement
+from agent.protocol.pseudonym import epoch_of
 from agent.unit.joining import install, install_epoch_keys
 from agent.unit.key_files import UnitFiles
 from agent.unit.seal_key import settle, statement
@@ -39,6 +41,7 @@ for joined in range(2):
     install(keys, answer, clock=clock)
     mark("joined -")
     for issue in range(2):
+        clock.advance(7 * 86_400)  # each issue brings a week that the unit did not have
         old = (keys / "seal.key").read_text().splitlines()[1]
         sealed = units.issue_epoch_keys(site, "door-1", clock=clock)
         mark("issue " + sealed.decode())
@@ -66,7 +69,8 @@ def test_power_cut_while_epoch_keys_are_taken_leaves_a_unit_that_can_go_on(work:
 def check(crash: Crash, keys: UnitFiles) -> None:
     where = f"step {crash.step}, {crash.kind}"
     marks = [text.split(" ") for text in crash.marks]
-    clock, last = SimulatedClock(START), marks[-1]
+    last, weeks = marks[-1], sum(word == "issue" for word, _ in marks)
+    clock = SimulatedClock(START + timedelta(weeks=weeks))
     for gone in (value for word, value in marks if word == "gone"):
         assert gone.encode() not in b"".join(crash.files.values()), f"{where}: a spent key is on the disk"
     if last[0] == "answer":
@@ -76,12 +80,12 @@ def check(crash: Crash, keys: UnitFiles) -> None:
         held = install_epoch_keys(
             keys.folder, last[1].encode(), site="hq", unit="door-1", now=clock.now(), clock=clock.state()
         )
-        assert held.epochs("access"), where
+        assert epoch_of(clock.now() + timedelta(weeks=2)) in held.epochs("access"), where
     settle(keys)
     load_private_key(keys.seal_key)
-    EpochKeys.load(keys.epoch_keys)
+    assert epoch_of(clock.now() + timedelta(weeks=2)) in EpochKeys.load(keys.epoch_keys).epochs("access"), where
     stated = statement(keys, site="hq", unit="door-1")
-    numbers = 1 + sum(word == "issue" for word, _ in marks) + sum(word == "answer" for word, _ in marks[1:])
+    numbers = 1 + weeks + sum(word == "answer" for word, _ in marks[1:])
     read = read_seal_statement(stated, UnitKey.load(keys.event_key).public, site="hq", unit="door-1")
     assert read.number == numbers, where
     assert not keys.next_seal_key.exists(), where
