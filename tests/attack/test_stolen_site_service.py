@@ -23,8 +23,10 @@ from agent.parse.strict_json import MAX_SAFE_INTEGER
 from agent.protocol.command import RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.epoch_keys import SEAL_KEY_TYPE, seal_epoch_keys
 from agent.protocol.grant import SEPARATOR, MandatedKey, make_mandate
+from agent.protocol.joining import ANSWER_TYPE, UnitAnswer, unverified
 from agent.protocol.names import round_down
 from agent.protocol.pseudonym import EpochKey, epoch_of
+from agent.protocol.record import encode
 from agent.protocol.response import RESPONSE_TYPE, SignedResponse, command_digest
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.protocol.trust_file import TrustFile
@@ -33,7 +35,7 @@ from agent.site.authority import Authority, check_chain, pem, read_certificate
 from agent.site.delegation import delegate, finish_replacement
 from agent.site.mandated import load_issuing, load_mandate
 from agent.site.records import SiteFiles
-from agent.unit.joining import install_epoch_keys
+from agent.unit.joining import install, install_epoch_keys
 from tools.lib.lifetime.days import SITE, START, Fleet
 from tools.lib.lifetime.unit import FleetUnit
 
@@ -132,6 +134,23 @@ def test_it_certifies_no_broker_and_nobody_who_certifies(fleet: Fleet, tmp_path:
     leaf = below.issue_client("door-1", key.public_key(), fleet.clock.now())
     with pytest.raises(KeyStoreError):
         check_chain((leaf, below.certificate), read_certificate(files.ca_crt), "door-1")
+
+
+@pytest.mark.parametrize("whose", ["the site's", "another"])
+def test_it_gives_no_unit_another_key_of_the_site(fleet: Fleet, whose: str) -> None:
+    """By an answer that renews a unit, which it may sign: whose key that names would command the unit from then on."""
+    unit = fleet.units["door-1"]
+    before = unit.files.site_jwk.read_bytes()
+    answer = unverified(units.renew_unit(fleet.folder, "door-1", clock=fleet.clock).decode(), UnitAnswer)
+    if whose == "another":
+        answer = msgspec.structs.replace(answer, site_jwk=SigningKey.generate().public_jwk())
+    token = loot(fleet).sign(encode(answer), typ=ANSWER_TYPE).encode()
+    if whose == "another":
+        with pytest.raises(VerificationError, match="names another site's key"):
+            install(unit.files.folder, token, clock=fleet.clock)
+    else:
+        assert install(unit.files.folder, token, clock=fleet.clock) == "door-1"
+    assert load_public_key(unit.files.site_jwk).jwk() == msgspec.json.decode(before)
 
 
 @pytest.mark.parametrize(("issued_s", "until_s"), [(3 * 86_400, 90 * 86_400), (-60, -1), (0, 60), (0, 29 * 86_400)])

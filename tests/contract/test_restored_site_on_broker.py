@@ -49,15 +49,28 @@ def retained_list(settings: BrokerSettings) -> bytes:
     return heard[0].payload
 
 
+def auditor_of(site: LiveSite) -> BrokerSettings:
+    guard = issue_client(site.folder, "guard", "auditor")
+    credentials = Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key")
+    time.sleep(1)  # the broker has the auditor's rules
+    return BrokerSettings("127.0.0.1", credentials, port=site.broker.port)
+
+
+def test_a_broker_that_lost_what_it_retained_has_the_list_again_within_seconds(site: LiveSite) -> None:
+    settings = auditor_of(site)
+    assert retained_list(settings) == site.files.trust.read_bytes()
+    site.broker.stop()
+    (site.broker.folder / "mosquitto.db").unlink()
+    site.broker.start()
+    assert retained_list(settings) == site.files.trust.read_bytes()
+
+
 def test_a_folder_put_back_from_a_backup_says_no_older_list_and_is_believed_again_after_one_command(
     site: LiveSite, tmp_path: Path
 ) -> None:
-    guard = issue_client(site.folder, "guard", "auditor")
-    settings = BrokerSettings(
-        "127.0.0.1", Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key"), port=site.broker.port
-    )
+    settings = auditor_of(site)
+    guard = settings.credentials.ca.parent
     trust = TrustFile(guard / "trust.jws", load_public_key(guard / "site.jwk"))
-    time.sleep(1)  # the broker has the auditor's rules
     shutil.copytree(site.folder, tmp_path / "backup")
     with Subscriber(settings, site=SITE, trust=trust, clock=SystemClock()) as subscriber:
         thread = threading.Thread(target=lambda: list(subscriber), daemon=True)

@@ -22,6 +22,7 @@ from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
+from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX
 from agent.protocol.topics import list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.protocol.trust_file import TrustFile
@@ -86,6 +87,19 @@ def open_as(site: LiveSite, unit: FleetUnit) -> Connection:
     return connection
 
 
+def retained_for(card: Card) -> list[bytes]:
+    """What the broker keeps for whoever joins by this invitation."""
+    name, waiting = card.invitation.unit + JOINING_SUFFIX, UnitFiles(card.keys).waiting
+    settings = claim_settings(waiting, card.invitation)
+    connection = Connection(settings, client_id=name, clock=card.clock, session_expiry_s=0)
+    connection.open()
+    try:
+        connection.subscribe(f"{JOINING_ROOT}/{SITE}/{name}/answer", retained=True)
+        return [message.payload for message in connection.poll(1.0).messages]
+    finally:
+        connection.close()
+
+
 def says(connection: Connection, unit: FleetUnit) -> bool:
     """Whether the broker takes the unit's health."""
     connection.publish(f"postern/{SITE}/{unit.name}/health", unit.health())
@@ -106,6 +120,7 @@ def test_an_invited_unit_waits_until_the_site_accepts_it_and_is_then_seen(site: 
     with pytest.raises(PosternError, match="postern site accept door-7"):
         card.join(patience_s=12)
     assert states(site) == {"door-7": "waiting"}
+    assert retained_for(card) == [], "who comes later takes no answer for one to them"
     joining.accept(site.folder, "door-7")
     card.join()
     card.join()  # a first boot that is repeated changes nothing

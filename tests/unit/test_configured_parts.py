@@ -13,12 +13,14 @@ import yaml
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.config.schema import Config
+from agent.detect.detector import load_detector
 from agent.detect.gate import ButtonGate, ZoneGate
 from agent.detect.track import Track
 from agent.door.liveness import CheckedLiveness
 from agent.match.records import Match
 from agent.parse.strict_json import decode
 from agent.protocol.subject import SubjectId
+from agent.unit.assemble import load_models
 from agent.unit.at_the_door import make_gate
 from agent.unit.forget import owner_of
 from tests.simulators.dark_unit import assembled
@@ -50,6 +52,20 @@ def configured(tmp_path: Path) -> Configured:
         return load_config(premises.config)
 
     return change
+
+
+def test_the_threads_reach_every_model(configured: Configured) -> None:
+    config = configured(models={"threads": 3})
+    loaded: list[object] = []
+
+    def begun(load: Callable[[], object]) -> int:
+        """How many threads of the system it starts."""
+        before = len(list(Path("/proc/self/task").iterdir()))
+        loaded.append(load())
+        return len(list(Path("/proc/self/task").iterdir())) - before
+
+    detector = begun(lambda: load_detector(config.models.manifest, config.models.detector, config.models.threads))
+    assert begun(lambda: load_models(config)) > detector > 0
 
 
 def zone(tmp_path: Path, **activation: Any) -> ZoneGate | ButtonGate:

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from agent.errors import ConfigError, KeyStoreError, VerificationError
+from agent.match.records import Match
+from tests.unit.test_wiring import Unit, about
 
 try:
     from agent.protocol.sealed import consumer_jwk, generate_consumer_key, read_consumer_jwk, seal, unseal
@@ -20,6 +25,16 @@ def test_consumer_opens_what_the_unit_sealed() -> None:
     key = generate_consumer_key()
     public = read_consumer_jwk(consumer_jwk(key))
     assert unseal(seal(NAME, public, **CONTEXT), key, **CONTEXT) == NAME
+
+
+def test_of_a_unit_that_seals_the_consumer_alone_reads_who_it_was(tmp_path: Path) -> None:
+    key, unit = generate_consumer_key(), Unit(tmp_path)
+    (tmp_path / "consumer.jwk").write_text(json.dumps(consumer_jwk(key)))
+    with unit.running(events={"subject": "sealed", "consumer_key": str(tmp_path / "consumer.jwk")}) as service:
+        service._record(Match(unit.people[0], "door", 0))
+        event = about(service, "match")[-1]
+    place = {"site": unit.config.unit.site, "audience": unit.config.events.audience, "epoch": event["epoch"]}
+    assert unseal(event["subject"], key, **place).startswith("p1_")
 
 
 def test_broker_sees_nothing_stable() -> None:
