@@ -200,10 +200,9 @@ class Subscriber:
     def _receive(self, connection: Connection) -> list[Incoming]:
         """Read a batch: what there is, so that one commit serves it all."""
         received: list[Incoming] = []
-        wait_s = POLL_S if self._replays is None else self._replays.wait_s(POLL_S)
         while len(received) < BATCH:
             try:
-                polled = connection.poll(0 if received else wait_s)
+                polled = connection.poll(0 if received else self._replays.wait_s(POLL_S) if self._replays else POLL_S)
             except BrokerError:
                 if not received:
                     raise
