@@ -127,7 +127,8 @@ def test_limits_of_a_broker_are_measured_and_not_copied(capsys: pytest.CaptureFi
     assert told["queue"]["taken"] == told["queue"]["kept"] == 300
     assert told["queue"]["kept_are_the_oldest"]
     assert 30_000 < told["largest_payload_bytes"] < 32_768
-    assert told["larger_is_answered"] == "the connection ends (reason 0x95)"
+    ends = {f"the connection ends (reason {reason})" for reason in ("0x95", "0x80")}  # Mosquitto says one or the other
+    assert told["larger_is_answered"] in ends
     assert told["unanswered"] == 32
     assert (told["kept_over_stop"], told["kept_over_kill"]) == (50, 0)
     assert told["live_a_second"] > 0
