@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +94,20 @@ def test_first_video_that_may_be_decoded_is_taken() -> None:
 def test_what_describes_no_such_video_is_refused(body: str) -> None:
     with pytest.raises(RtspError):
         video_of(body.encode("latin-1"), BASE, RTSP_CODECS)
+
+
+def test_line_of_blanks_costs_no_more_than_its_length() -> None:
+    """A description may have 64 KiB: at four steps a pair of blanks, the unit would stand still for a minute."""
+    body = HEAD + "a=control:" + " " * 32_000 + "x y\r\n" + H264
+    began = time.process_time()
+    assert taken(body).control == f"{BASE}/trackID=1"
+    assert time.process_time() - began < 0.5
+
+
+def test_name_in_another_character_set_is_no_reason() -> None:
+    """Cameras with a name in GB 2312 or Latin-1 say it in ``s=``; nothing there is read."""
+    body = (HEAD + H264).encode().replace(b"\r\n", "\r\ns=前门\r\n".encode("gb2312"), 1)
+    assert video_of(body, BASE, RTSP_CODECS).control == f"{BASE}/trackID=1"
 
 
 def test_parameter_sets_that_are_none_are_left_out() -> None:

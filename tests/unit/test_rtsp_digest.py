@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -99,6 +100,15 @@ def test_answers_to_one_nonce_are_counted() -> None:
 def test_everything_else_is_refused(said: list[str], reason: str) -> None:
     with pytest.raises(RtspError, match=reason):
         Digest("cam", "hunter2", lambda count: bytes(count)).take(said)
+
+
+@pytest.mark.parametrize("said", ["Digest" + " " * 7900 + '"', "Digest realm=" + " " * 7900 + '"'])
+def test_question_is_read_in_time_in_proportion_to_its_length(said: str) -> None:
+    began = time.process_time()
+    for _ in range(4):
+        with pytest.raises(RtspError):
+            challenges([said])
+    assert time.process_time() - began < 0.5
 
 
 @settings(max_examples=300, deadline=None)

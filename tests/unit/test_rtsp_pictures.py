@@ -171,6 +171,24 @@ def test_picture_of_endless_parts_is_bounded(codec: str) -> None:
     assert data.count(b"\x00\x00\x00\x01") <= MAX_NAL_UNITS
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_packet_of_many_empty_units_is_copied_a_few_times_and_not_once_for_each(codec: str) -> None:
+    copied = 0
+
+    class Watched(bytes):
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal copied
+            found = super().__getitem__(at)
+            if isinstance(found, int):
+                return found
+            copied += len(found)
+            return Watched(found)
+
+    packet = Watched((b"\x60\x01" if codec == "hevc" else b"\x18") + bytes(65_500))
+    NalUnits(codec, ()).add(packet)
+    assert 0 < copied <= 4 * len(packet)
+
+
 def test_scan_of_endless_parts_is_bounded() -> None:
     scans = JpegScans()
     for offset in range(0, 5_000_000, 60_000):

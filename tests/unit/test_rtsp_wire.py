@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from contextlib import closing, suppress
 
 import pytest
@@ -107,6 +109,36 @@ def test_frames_without_end_are_not_kept() -> None:
 def test_head_with_another_reading_is_refused(head: bytes) -> None:
     with pytest.raises(RtspError, match="does not speak RTSP"):
         list(Reader().feed(head + b"\r\n\r\n"))
+
+
+@pytest.mark.parametrize("verb", ["OPTIONS", "PLAY"])
+def test_questions_by_the_thousand_hold_nobody_beyond_the_timeout(verb: str) -> None:
+    """Each answer may take as long as the server likes to listen; the clock here goes on by a second at each look."""
+    questions = b"".join(b"OPTIONS * RTSP/1.0\r\nCSeq: %d\r\n\r\n" % number for number in range(500))
+    clock = itertools.count()
+
+    def answer(request: Request) -> bytes:
+        good = behaved(request)
+        return good if request.verb != verb else questions if verb == "OPTIONS" else good + questions
+
+    def converse(camera: ScriptedRtspCamera) -> None:
+        session = RtspSession(camera.url(), "h264", timeout_s=20, now_s=lambda: float(next(clock)), random=bytes)
+        with closing(session):
+            list(session.packets())
+
+    with ScriptedRtspCamera(answer) as camera, pytest.raises(RtspError, match="stopped answering"):
+        converse(camera)
+    assert next(clock) < 100
+    assert camera.heard.count(b"501 Not Implemented") < 50
+
+
+def test_head_is_read_in_time_in_proportion_to_its_length() -> None:
+    """Blanks that two parts of a pattern could both take would cost a second a head."""
+    began = time.process_time()
+    for _ in range(5):
+        with pytest.raises(RtspError):
+            list(Reader().feed(b"RTSP/1.0 200 OK\r\nX: " + b" " * 8000 + b"\x01\r\n\r\n"))
+    assert time.process_time() - began < 0.5
 
 
 @settings(max_examples=150, deadline=None)

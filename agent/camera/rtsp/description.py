@@ -38,13 +38,12 @@ class Video(NamedTuple):
 def video_of(body: bytes, base: str, codecs: str) -> Video:
     """The first video of one of ``codecs`` (names joined by commas); ``base`` is the address that it was found at.
 
+    A name in another character set than UTF-8 does no harm: all that is read here is ASCII.
+
     Raises RtspError where there is none, or an address in it is none.
     """
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise RtspError(NOT_VIDEO) from error
-    session, *media = re.split(r"(?m)^(?=m=)", text.replace("\r\n", "\n"))
+    text = body.decode("utf-8", "replace").replace("\r\n", "\n")
+    session, *media = re.split(r"(?m)^(?=m=)", text)
     aggregate = _address(base, _attribute(session, "control"))
     refused = ""
     for one in media:
@@ -72,7 +71,7 @@ def video_of(body: bytes, base: str, codecs: str) -> Video:
 
 
 def _attribute(lines: str, name: str) -> str:
-    found = re.search(rf"(?m)^a={name}:[ \t]*(\S*)[ \t]*$", lines)
+    found = re.search(rf"(?m)^a={name}:[ \t]*+(\S*)[ \t]*+$", lines)
     return found[1] if found else ""
 
 

@@ -26,8 +26,8 @@ _HASHES: Final[dict[str, Callable[[bytes], hashlib._Hash]]] = {
     "MD5": lambda data: hashlib.md5(data, usedforsecurity=False),
 }
 _ITEM: Final = re.compile(
-    r"""\s*(?:(?P<scheme>[A-Za-z][\w-]*)(?:\s+|(?=\s*(?:,|$))))?
-        (?:(?P<name>[\w-]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s",]*)))?\s*(?:,|$)""",
+    r"""\s*+(?:(?P<scheme>[A-Za-z][\w-]*+)(?:\s++|(?=\s*+(?:,|$))))?
+        (?:(?P<name>[\w-]++)\s*+=\s*+(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<bare>[^\s",]*+)))?\s*+(?:,|$)""",
     re.VERBOSE | re.ASCII,
 )
 

@@ -130,12 +130,13 @@ class NalUnits:
         return unit[0] >> 1 & 0x3F if self._long else unit[0] & 0x1F
 
     def _add_several(self, rest: bytes) -> None:
-        while len(rest) > 2:  # each begins with its length in two bytes
-            end = 2 + int.from_bytes(rest[:2], "big")
-            if end > len(rest):
+        at = 0
+        while at + 2 < len(rest):  # each begins with its length in two bytes
+            begin = at + 2
+            at = begin + int.from_bytes(rest[at:begin], "big")
+            if at > len(rest):
                 return
-            self._keep(rest[2:end])
-            rest = rest[end:]
+            self._keep(rest[begin:at])
 
     def _add_fragment(self, payload: bytes) -> None:
         flags = payload[2] if self._long else payload[1]

@@ -93,7 +93,7 @@ class RtspSession:
                         last_packet_s = self._now_s()
                         yield one.payload
                 elif one.verb:
-                    self._decline(one)
+                    self._decline(one, last_packet_s + self._timeout_s)
                 elif self._again(one, proofs):
                     proofs += 1
                     self._say(asked, self.video.aggregate)
@@ -183,7 +183,7 @@ class RtspSession:
                 if isinstance(one, Frame):
                     frames += 1
                 elif one.verb:
-                    self._decline(one)
+                    self._decline(one, end_s)
                 elif found is not None:
                     raise RtspError(NOT_RTSP)
                 else:
@@ -192,8 +192,13 @@ class RtspSession:
                 raise RtspError(TOO_MUCH)
         return found
 
-    def _decline(self, request: Message) -> None:
-        """What a server may ask of a player is nothing that this one does; one is a redirection."""
+    def _decline(self, request: Message, end_s: float) -> None:
+        """What a server may ask of a player is nothing that this one does; one is a redirection.
+
+        Not after ``end_s``: each word may wait for a server that hardly listens, and questions may come in thousands.
+        """
+        if self._now_s() > end_s:
+            raise RtspError(SILENT)
         if request.verb == "REDIRECT":
             raise RtspError(ELSEWHERE)
         number = request.header("cseq")

@@ -21,7 +21,7 @@ _DOLLAR: Final = 0x24  # begins an interleaved frame (RFC 2326, section 10.12): 
 _FRAME_HEAD: Final = 4
 _STATUS: Final = re.compile(rb"RTSP/1\.[01] ([1-5][0-9]{2})(?: [^\x00-\x1f\x7f]*)?")
 _REQUEST: Final = re.compile(rb"([A-Z_]{1,32}) [!-~]{1,1024} RTSP/1\.[01]")
-_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*+:[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*)")
 _FIRST: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_")  # of a message
 
 
