@@ -197,6 +197,14 @@ class Verifier:
         """The highest number heard of a unit, 0 before the first and while one of its keys is quarantined."""
         return self._chains.heard(f"/{TOPIC_ROOT}/{self._trust.site}/{unit}")
 
+    def knows_all(self) -> bool:
+        """Whether every unit in service was heard before, so that it can be asked for whatever it said since.
+
+        What a quarantined one says is refused anyway.
+        """
+        held = self.quarantined()
+        return all(unit in held or self.heard(unit) > 0 for unit in self._trust.units_in_service())
+
     @property
     def trust(self) -> TrustedUnits:
         """The list in use."""

@@ -200,6 +200,32 @@ def test_what_expired_at_the_broker_keeps_nothing_back_that_comes_afterwards(tmp
         site.broker.stop()
 
 
+def test_first_words_of_a_unit_are_not_thrown_away_with_the_session_that_kept_them(tmp_path: Path) -> None:
+    """Of a unit that was never heard nobody knows which numbers to ask for: nothing would even tell of a loss."""
+    site = AskingSite(tmp_path)
+    new = AskedUnit(tmp_path, site.broker, site.key, name="door-3", clock=site.clock)
+    try:
+        site.trust.write_bytes(trust_list(site.unit.unit, new.unit, serial=3).sign(site.key).encode())
+        state = StateFile(site.folder / "seen.db")
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            site.unit.start()
+            site.unit.say()
+            take(events, 1)
+        for _ in range(3):
+            new.say()
+        site.clock.skipped_s += 120
+        new.start()  # what waited there goes to the backlog, and never expires at the broker
+        wait_until(lambda: new.outbox.depth() == 0)
+        with site.subscriber(state=state, replays=site.replays, durable=True) as events:
+            new.say()
+            found = [one for one in take(events, 4) if isinstance(one, VerifiedEvent)]
+        assert sorted(one.event.data.seq for one in found) == [1, 2, 3, 4]
+    finally:
+        site.unit.uplink.stop()
+        new.uplink.stop()
+        site.broker.stop()
+
+
 def test_flooding_unit_pushes_nobody_elses_event_out_for_good(tmp_path: Path) -> None:
     """The broker's queue for an auditor that is away fills with one unit's events; another's are asked for."""
     site = AskingSite(tmp_path)
