@@ -79,7 +79,8 @@ class Probe:
 
     ``crops`` of ``tries`` were used in this attempt, the last ``refused`` were unclear; ``compared`` of those that were
     used were in the last comparison. ``rest_ns`` is
-    the pause after the attempt before, ``resting_ns`` until when it lasts. ``settled``: the track was decided.
+    the pause after the attempt before, ``resting_ns`` until when it lasts. ``settled``: the track is decided;
+    ``named``: it was once, so that this face is none that was tried in vain.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Probe:
     rest_ns: int = 0
     resting_ns: int | None = None
     settled: bool = False
+    named: bool = False
 
     def mean(self) -> Embedding:
         """The probe, for one comparison."""
@@ -223,7 +225,7 @@ class Probes:
         for track_id, held in list(self._held.items()):
             settled, probe = track_id in known, held
             if held.settled != settled:
-                probe = replace(held, settled=settled, compared=held.crops, began_ns=now_ns)
+                probe = replace(held, settled=settled, named=True, compared=held.crops, began_ns=now_ns)
                 self._held[track_id] = probe
             unseen = not 0 <= now_ns - probe.tried_ns < MAX_AGE_NS
             if unseen or (not settled and not 0 <= now_ns - probe.began_ns < MAX_AGE_NS and probe.resting_ns is None):
@@ -246,7 +248,7 @@ class Probes:
 
     def _end(self, probe: Probe) -> None:
         """Overwrite a sum. A face that was compared and named nobody slows the next one down, once for each track."""
-        if probe.compared and not probe.settled and not probe.rest_ns:
+        if probe.compared and not probe.named and not probe.rest_ns:
             self._pace.failed(probe.tried_ns)
         probe.wipe()
 

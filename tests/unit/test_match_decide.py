@@ -254,6 +254,19 @@ def test_a_claim_that_nobody_confirms_lapses() -> None:
     assert len(decider._probes) == 0
 
 
+def test_named_people_who_look_aside_before_they_go_hold_nobody_up() -> None:
+    """Their claims lapse, and they are nobody for the rest of their track: but no face that was tried in vain."""
+    decider, now = Decider(POLICY), 0
+    for track in range(5):
+        run(decider, *({track: seen(track % 3)} for _ in range(3)), start=now)
+        assert decider._claims
+        now += 3 * FRAME + STANDING_NS
+        play(decider, now, {})
+        assert not decider._claims
+        decider.forget([track])
+        assert decider.wants(track + 1, now), "whoever comes next is looked at"
+
+
 def test_memory_is_bounded_even_if_nobody_says_who_is_gone() -> None:
     decider = Decider(POLICY)
     for number in range(1000):
