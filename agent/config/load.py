@@ -35,14 +35,17 @@ def load_config(file: Path) -> Config:
 def load_file(file: Path) -> Config:
     """Read ``file`` and nothing else; relative paths in it resolve against its folder. Raises ConfigError."""
     config = checked(read_document(file))
-    _check_secrecy(file, config)
+    check_secrecy(file, config, file.stat().st_mode)
     return config
 
 
-def _check_secrecy(file: Path, config: Config) -> None:
-    """A password in a file that everybody can read is everybody's; ConfigError says where it belongs."""
+def check_secrecy(file: Path, config: Config, mode: int) -> None:
+    """A password in a file that everybody can read is everybody's; ConfigError says where it belongs.
+
+    ``mode`` is the one that the file has, or is to get.
+    """
     camera = config.camera
-    if isinstance(camera, RtspCamera) and "@" in camera.url and file.stat().st_mode & stat.S_IROTH:
+    if isinstance(camera, RtspCamera) and "@" in camera.url and mode & stat.S_IROTH:
         raise ConfigError(
             f"{file} holds the camera's password and can be read by everybody: put it into a file of mode 0600 and name"
             " that as camera.credentials_file"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from agent.config.load import checked
+from agent.config.load import check_secrecy, checked
 from agent.config.schema import Config
+from agent.disk.files import PUBLIC_MODE
 from agent.errors import ConfigError
 from agent.parse.strict_json import dumps
 from agent.parse.strict_yaml import parse_document
@@ -43,7 +44,7 @@ def compose(card: bytes, file: Path, place: Place) -> bytes:
     """The text of the card's ``file``, then the sections ``unit`` and ``broker`` as far as it has none.
 
     Lines keep their numbers, so that what is wrong is found on the card. Raises ConfigError for a
-    configuration that is wrong, or is another unit's.
+    configuration that is wrong, is another unit's, or holds a password: everybody can read what is written.
     """
     data = parse_document(card, file).data
     own = {
@@ -53,6 +54,7 @@ def compose(card: bytes, file: Path, place: Place) -> bytes:
     added = "".join(f"{name}: {dumps(section)}\n" for name, section in own.items() if name not in data)
     whole = card.rstrip() + f"\n{OWN}{added}".encode()
     config = checked(parse_document(whole, file))
+    check_secrecy(file, config, PUBLIC_MODE)
     if (config.unit.site, config.unit.id) != (place.site, place.unit):
         raise ConfigError(
             f"{file} is for {config.unit.id} of site {config.unit.site}, and this unit is {place.unit} of site"

@@ -131,3 +131,19 @@ def test_an_invitation_of_another_unit_changes_no_unit_that_has_a_configuration_
     assert card.configure("--invitation", other) == 2
     assert "this unit is door-9" in capsys.readouterr().err
     assert card.config.read_bytes() == before
+
+
+def test_password_is_not_laid_open_and_the_configuration_in_force_stays(
+    invitation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a unit runs on would otherwise be replaced by a file that it refuses, with the password for all to read."""
+    card = Card(tmp_path)
+    assert card.configure("--invitation", invitation) == 0
+    before = card.config.read_bytes()
+    camera = "camera: {source: rtsp, url: 'rtsp://cam:hunter2@192.0.2.20/live'}"
+    card.file.write_text(TEXT.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
+    assert card.configure() != 0
+    told = capsys.readouterr().err
+    assert "camera.credentials_file" in told
+    assert "hunter2" not in told
+    assert card.config.read_bytes() == before
