@@ -128,6 +128,10 @@ class TrustedUnits:
     def find(self, kid: str) -> TrustedKey | None:
         return self._keys.get(kid)
 
+    def counting_at(self, now: datetime) -> tuple[TrustedKey, ...]:
+        """Every key whose signatures are to be believed now."""
+        return tuple(entry for entry in self._keys.values() if entry.counts_at(now))
+
     def expired_at(self, now: datetime) -> bool:
         """Whether the list has ended; one of version 1 never does."""
         return self.expires is not None and now > self.expires

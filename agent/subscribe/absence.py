@@ -4,7 +4,8 @@
 Live events expire within fifteen seconds, where nothing else is set. Of a session that waited longer, Mosquitto 2.0.11
 (Debian 12) keeps what expired in the queue: it counts against its bounds, so that a subscriber that is back gets one
 message at a time, and what comes meanwhile is dropped or comes out of order. Whoever can ask the units for what it
-missed begins a new session then: of a unit that was never heard that is nobody, for no number says what is missing.
+missed begins a new session then. Of a unit that was never heard nobody can, for no number says what is missing; nor of
+one whose key was replaced, for what the old one signed.
 """
 
 from __future__ import annotations

@@ -348,7 +348,7 @@ class Subscriber:
             common_name=self._name,
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
-            clean_start=self._replays is not None and self._absence.is_long and self.verifier.knows_all(),
+            clean_start=bool(self._replays and self._absence.is_long and self.verifier.knows_all(self._clock.now())),
         )
         retained = (*self._list_topics, self._certificate_topic)
         wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *retained]

@@ -197,13 +197,17 @@ class Verifier:
         """The highest number heard of a unit, 0 before the first and while one of its keys is quarantined."""
         return self._chains.heard(f"/{TOPIC_ROOT}/{self._trust.site}/{unit}")
 
-    def knows_all(self) -> bool:
-        """Whether every unit in service was heard before, so that it can be asked for whatever it said since.
+    def knows_all(self, now: datetime) -> bool:
+        """Whether units can be asked for whatever they signed that was not heard: under every key that counts.
 
-        What a quarantined one says is refused anyway.
+        Not under a key that was replaced, nor where no number was heard yet. What a quarantined one signs is refused
+        anyway.
         """
-        held = self.quarantined()
-        return all(unit in held or self.heard(unit) > 0 for unit in self._trust.units_in_service())
+        for entry in self._trust.counting_at(now):
+            chain = self._chains.find(f"/{TOPIC_ROOT}/{self._trust.site}/{entry.unit}", entry.key.kid)
+            if not chain.quarantined and (entry.until is not None or not chain.last):
+                return False
+        return True
 
     @property
     def trust(self) -> TrustedUnits:

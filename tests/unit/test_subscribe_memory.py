@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from agent.errors import StorageError
+from agent.protocol.trust import TrustedUnits
 from agent.subscribe.chain import Chains, read_chains
 from agent.subscribe.files import Kept, StateFile
 from agent.subscribe.show import as_columns, as_json
 from agent.subscribe.verify import VerifiedEvent, Verifier
-from tests.simulators.signing_unit import START, SigningUnit, presence_draft, unit_draft, verifier_of
+from tests.simulators.signing_unit import START, SigningUnit, presence_draft, trust_list, unit_draft, verifier_of
 
 
 @pytest.fixture
@@ -105,3 +107,18 @@ def test_memory_that_is_in_use_is_not_opened_twice(tmp_path: Path) -> None:
 def test_state_that_is_no_utf8_is_damaged_memory() -> None:
     with pytest.raises(StorageError, match="restore it"):
         Chains(b'{"version":1,"chains":[{"source":"\xff"}]}')
+
+
+def test_units_can_be_asked_for_what_they_signed_under_keys_that_were_heard_and_count_on(tmp_path: Path) -> None:
+    """Whoever throws away what waits at the broker relies on it."""
+    speaking, silent = SigningUnit(tmp_path / "a.db", "door-3"), SigningUnit(tmp_path / "b.db", "door-4")
+    verifier = verifier_of(speaking)
+    assert not verifier.knows_all(START)
+    heard(speaking, verifier, 1)
+    assert verifier.knows_all(START)
+    verifier.update_trust(TrustedUnits(trust_list(speaking, silent, serial=2)))
+    assert not verifier.knows_all(START)
+    replaced = trust_list(speaking, serial=3, until="2026-11-23T00:00:00Z")
+    verifier.update_trust(TrustedUnits(replaced))
+    assert not verifier.knows_all(START), "it empties its outbox, and nobody can ask"
+    assert verifier.knows_all(START + timedelta(days=2))
