@@ -26,8 +26,10 @@ class Pace:
     def failed(self, now_ns: int) -> None:
         """A face was compared and named nobody: its first attempt ended, or it went away."""
         again = self._failed_ns is not None and abs(now_ns - self._failed_ns) < FORGOTTEN_NS
+        waited = self.holds(now_ns)
         self._pause_ns = min(max(2 * self._pause_ns, FIRST_PAUSE_NS), LONGEST_PAUSE_NS) if again else 0
-        self._failed_ns = now_ns
+        if not waited:  # of several who are tried at once each may fail later: the pause of whoever waits does not move
+            self._failed_ns = now_ns
 
     def holds(self, now_ns: int) -> bool:
         """Whether a new face has to wait now."""

@@ -129,6 +129,18 @@ def test_first_stranger_keeps_nobody_waiting() -> None:
     assert not pace.holds(61_000_000_000 + 1_001), "after a minute nothing of it is left"
 
 
+def test_group_whose_attempts_end_one_by_one_keeps_nobody_waiting_for_all_of_them() -> None:
+    pace, step, came = Pace(), LONGEST_PAUSE_NS // 10, None
+    for now in range(0, 20 * step, step):  # in each frame a face that waits is asked about before an attempt ends
+        if pace.holds(now) and came is None:
+            came = now
+        elif came is not None and not pace.holds(now):
+            break
+        pace.failed(now)
+    assert came is not None
+    assert now - came <= LONGEST_PAUSE_NS
+
+
 def test_clock_that_goes_back_holds_nobody_for_long() -> None:
     pace = Pace()
     for _ in range(9):
