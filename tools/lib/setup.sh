@@ -17,12 +17,13 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
-# install_into ROOT EXTRA LOCK: what the package in ROOT needs: by version and digest where LOCK is a file. The package
-# itself is found by its path. What is never imported is compiled to no byte code: of some hundred modules, most.
+# install_into ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
+# What is never imported is compiled to no byte code: of some hundred modules, most.
 install_into() {
   local pip=("$BIN/python" -m pip install --quiet --disable-pip-version-check)
   if [ -f "$3" ]; then
-    "${pip[@]}" --no-compile --require-hashes --requirement "$3"
+    "${pip[@]}" --no-compile --require-hashes --requirement "$3" &&
+      "${pip[@]}" --no-deps --no-build-isolation --editable "$1"
   else
     "${pip[@]}" --editable "$1[$2]"
   fi
