@@ -36,7 +36,10 @@ def test_the_service_is_valid(tmp_path: Path) -> None:
 
 
 # Jobs of root's that end: they install the package, take it back, or carry the site's lists to the broker.
-OF_ROOT = {"postern-first-boot.service", "postern-after-upgrade.service", "postern-broker.service"}
+OF_ROOT = {
+    *("postern-first-boot.service", "postern-after-upgrade.service", "postern-broker.service"),
+    *("postern-card.service", "postern-card-network.service", "postern-grow.service", "postern-writable.service"),
+}
 
 
 @needs_systemd
