@@ -35,7 +35,7 @@ def test_the_service_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# Jobs of root's that end: they install the package, take it back, or carry the site's lists to the broker.
+# Jobs of root that end: they install a package or take it back, carry lists to the broker, prepare a card.
 OF_ROOT = {
     *("postern-first-boot.service", "postern-after-upgrade.service", "postern-broker.service"),
     *("postern-card.service", "postern-card-network.service", "postern-grow.service", "postern-writable.service"),
