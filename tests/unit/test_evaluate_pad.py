@@ -12,8 +12,9 @@ import pytest
 from agent.door.challenge import Challenge, failed
 from agent.door.evidence import MIN_LOOKS, Looks, Part
 from tools.lib.evaluate.__main__ import main
-from tools.lib.evaluate.pad import Count, Trial, challenge_of, rate
+from tools.lib.evaluate.pad import Count, Trial, challenge_of
 from tools.lib.evaluate.pose import fit
+from tools.lib.evaluate.rates import rate
 
 pytestmark = pytest.mark.timeout(300)
 

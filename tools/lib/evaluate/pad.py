@@ -39,12 +39,12 @@ from agent.inference.engine import load_engine
 from agent.unit.liveness import make_passive
 from tools.lib.evaluate.attempts import SPECIES, Attempt, attempts
 from tools.lib.evaluate.peers import FindsFaces
+from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import Finder, add_model_arguments, progress
 
 BONA_FIDE = "bona-fide"
 FILMS = {".mp4", ".mkv", ".mov", ".avi"}
 AHEAD_NS = 1_500_000_000  # 1.5 s: enough for the looks that the network needs
-Z = 1.96  # of a normal distribution: 95 %
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,11 +213,3 @@ def report(counts: dict[str, Count]) -> dict[str, Any]:
         found["worst_species"] = worst
         found |= rate("worst_apcer", attacks[worst].passed, attacks[worst].attempts)
     return found
-
-
-def rate(name: str, hits: int, count: int) -> dict[str, float]:
-    """A share with its interval (Wilson 1927)."""
-    share = hits / count
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
-    return {name: share, f"{name}_low": max(0.0, float(middle - half)), f"{name}_high": min(1.0, float(middle + half))}

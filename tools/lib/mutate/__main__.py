@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
+from tools.lib.evaluate.rates import rate
 from tools.lib.mutate import faults, mutants
 from tools.lib.mutate.rooms import MEASURED, ROOMS
 
@@ -36,34 +38,48 @@ def _faults(parser: argparse.ArgumentParser, names: Sequence[str], jobs: int) ->
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"there is no fault {', '.join(unknown)}: tools/lib/mutate/faults.yaml lists them")
-    missed = tried = 0
-    for fault, outcome in faults.try_all([known[name] for name in names or known], jobs):
-        tried += 1
-        missed += outcome != "noticed"
-        print(f"{outcome:9} {fault.name}", flush=True)
-    print(f"noticed: {_share(tried - missed, tried)}")
-    return 1 if missed else 0
+    ended: Counter[str] = Counter()
+    for tried in faults.try_all([known[name] for name in names or known], jobs):
+        ended[tried.how] += 1
+        print(f"{tried.how:9} {tried.name}{f' by {tried.by}' if tried.by else ''}", flush=True)
+    print(_summary(ended))
+    return 0 if _noticed(ended) == ended.total() else 1
 
 
 def _rooms(parser: argparse.ArgumentParser, rooms: Sequence[str], sample: int | None, jobs: int, seed: int) -> int:
     unknown = [room for room in rooms if room not in ROOMS]
     if unknown:
         parser.error(f"there is no room {', '.join(unknown)}: it is one of {', '.join(ROOMS)}")
-    all_noticed = all_tried = 0
+    all_ended: Counter[str] = Counter()
     for room in rooms:
-        statuses, missed = mutants.measure(room, sample=sample, jobs=jobs, seed=seed)
-        tried = statuses.total()
-        all_noticed, all_tried = all_noticed + tried - len(missed), all_tried + tried
-        ended = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-        print(f"{room}: noticed {_share(tried - len(missed), tried)}: {ended}", flush=True)
-        for name in missed:
-            print(f"  {name}", flush=True)
-    print(f"noticed: {_share(all_noticed, all_tried)}")
-    return 0 if all_noticed == all_tried else 1
+        made = mutants.make(room)
+        names = made.drawn(sample, seed)
+        print(f"{room}: {len(names)} of {len(made.names)} mutants, seed {seed}", flush=True)
+        ended: Counter[str] = Counter()
+        for tried in mutants.try_each(made, names, jobs):
+            ended[tried.how] += 1
+            if tried.how in ("survived", "broken"):
+                print(f"{tried.how} {tried.name}{f' by {tried.by}' if tried.by else ''}", flush=True)
+                print(made.diff(tried.name), flush=True)
+        print(f"{room}: {_summary(ended)}", flush=True)
+        all_ended += ended
+    if len(rooms) > 1:
+        print(_summary(all_ended))
+    return 0 if _noticed(all_ended) == all_ended.total() else 1
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({100 * part / whole:.1f} %)" if whole else "nothing was tried"
+def _noticed(ended: Counter[str]) -> int:
+    return ended["noticed"] + ended["timeout"]
+
+
+def _summary(ended: Counter[str]) -> str:
+    if not ended:
+        return "nothing was tried"
+    noticed, tried = _noticed(ended), ended.total()
+    share = rate("share", noticed, tried)
+    low, high = 100 * share["share_low"], 100 * share["share_high"]
+    how = ", ".join(f"{count} {outcome}" for outcome, count in ended.most_common())
+    return f"noticed {noticed} of {tried}: {100 * share['share']:.1f} %, of all {low:.0f} to {high:.0f} % (95 %); {how}"
 
 
 if __name__ == "__main__":

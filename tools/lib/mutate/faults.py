@@ -3,26 +3,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal
+from typing import NamedTuple
 
 import msgspec
 import yaml
 
-from tools.lib.mutate.rooms import ROOT, answering, copy_to, room_of
+from tools.lib.mutate import reach
+from tools.lib.mutate.mutants import WORK
+from tools.lib.mutate.rooms import ROOT, answering, keep_like, room_of
+from tools.lib.mutate.runs import Runs, Verdict
 
 FILE = Path(__file__).with_name("faults.yaml")
 TIMEOUT_S = 900.0  # of the tests of one fault; a unit that hangs is noticed by the timeout of its test
-PASSED, FAILED = 0, 1  # of pytest
-
-Outcome = Literal["noticed", "survived", "broken"]
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,14 +38,34 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         content = path.read_text()
         if content.count(self.old) != 1:
             raise ValueError(f"{self.name}: the line is not in {self.file} exactly once: correct faults.yaml")
-        path.write_text(content.replace(self.old, self.new))
+        self.write(checkout, content.replace(self.old, self.new))
 
     def take_out_of(self, checkout: Path) -> None:
-        (checkout / self.file).write_text((ROOT / self.file).read_text())
+        self.write(checkout, (ROOT / self.file).read_text())
+
+    def write(self, checkout: Path, content: str) -> None:
+        """Write the module, of which no byte code stays: it is told from older by seconds and length alone."""
+        path = checkout / self.file
+        path.write_text(content)
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
+
+    def line(self) -> int:
+        """Of the file as it is."""
+        before, _, _ = (ROOT / self.file).read_text().partition(self.old)
+        return before.count("\n") + 1
 
     def asked(self) -> list[str]:
         """The tests that should notice."""
         return list(self.tests) or answering(room_of(self.file))
+
+
+class Tried(NamedTuple):
+    """``by`` is the test that noticed; a fault is ``broken`` when that test fails without it as well."""
+
+    name: str
+    how: Verdict
+    by: str | None
 
 
 def read() -> list[Fault]:
@@ -55,37 +73,44 @@ def read() -> list[Fault]:
     return msgspec.convert(yaml.safe_load(FILE.read_text()), list[Fault])
 
 
-def try_all(faults: Sequence[Fault], jobs: int) -> Iterator[tuple[Fault, Outcome]]:
+def try_all(faults: Sequence[Fault], jobs: int) -> Iterator[Tried]:
     """Try each; in the order given, ``jobs`` at a time, each in a copy of its own."""
-    with tempfile.TemporaryDirectory(prefix="postern-mutate-") as folder:
-        free: SimpleQueue[Path] = SimpleQueue()
+    asked = list(dict.fromkeys(test for fault in faults for test in fault.asked()))
+    with ExitStack() as open_ends, ThreadPoolExecutor(jobs) as pool:
+        folder = Path(open_ends.enter_context(tempfile.TemporaryDirectory(prefix="postern-mutate-")))
+        free: SimpleQueue[_Copy] = SimpleQueue()
         for number in range(jobs):
-            copy_to(Path(folder, str(number)))
-            free.put(Path(folder, str(number)))
+            keep_like(folder / str(number))
+            free.put(
+                _Copy(folder / str(number), open_ends.enter_context(Runs(folder / str(number), asked, whole=False)))
+            )
 
-        def attempt(fault: Fault) -> Outcome:
-            checkout = free.get()
+        def attempt(fault: Fault) -> Tried:
+            copy = free.get()
             try:
-                fault.put_into(checkout)
-                return run_tests(checkout, fault.asked())
+                return copy.about(fault)
             finally:
-                fault.take_out_of(checkout)
-                free.put(checkout)
+                free.put(copy)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            yield from zip(faults, pool.map(attempt, faults), strict=True)
+        yield from pool.map(attempt, faults)
 
 
-def run_tests(checkout: Path, tests: Sequence[str]) -> Outcome:
-    """Run ``tests`` in ``checkout`` until the first that fails."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, check=False, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        return "noticed"
-    if done.returncode == PASSED:
-        return "survived"
-    return "noticed" if done.returncode == FAILED else "broken"
+class _Copy:
+    """A copy of the checkout, and what runs tests in it."""
+
+    def __init__(self, checkout: Path, runs: Runs) -> None:
+        self._checkout, self._runs = checkout, runs
+
+    def about(self, fault: Fault) -> Tried:
+        """Try ``fault`` by the tests that reach its function, where that is known, and then by all that are asked."""
+        known = reach.read(WORK / room_of(fault.file))
+        function = reach.function_at(fault.file, (ROOT / fault.file).read_text(), fault.line())
+        reaching = [test for test in known.tests_of(function or "") if test.split("::")[0] in fault.asked()]
+        fault.put_into(self._checkout)
+        try:
+            ended = self._runs.run(reaching, known.limit_s(reaching)) if reaching else None
+            if ended is None or ended.how in ("passed", "broken"):  # broken: a test that is gone
+                ended = self._runs.run(fault.asked(), TIMEOUT_S)
+        finally:
+            fault.take_out_of(self._checkout)
+        return Tried(fault.name, self._runs.verdict(ended), ended.by)

@@ -1,63 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wrong lines that mutmut makes of a room's code, all or a sample, against the tests of the room."""
+"""The wrong lines that mutmut makes of a room's code, all or a sample, against the tests of the room.
+
+mutmut makes them, and finds which tests reach which function. Each is tried by the tests that reach its function, the
+quickest first; what these let pass by the other tests of the room, for what happens in a shared fixture or in a program
+that a test starts; and what no test was seen to reach by all of them in a process that imports the program anew. What
+was tried is kept in ``out/mutate`` for as long as nothing of the checkout changes.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import subprocess
 import sys
-import tempfile
-from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
 
-from tools.lib.mutate.rooms import answering, copy_to, modules_of
+import msgspec
 
+from tools.lib.mutate import reach
+from tools.lib.mutate.rooms import ROOT, answering, keep_like, modules_of
+from tools.lib.mutate.runs import Runs, Verdict
+
+WORK = ROOT / "out/mutate"
 BESIDE = ("models", "deploy", "tools", ".ci", ".github", "README.md", "LICENSE", ".gitignore")  # what tests look at
-STATUS = re.compile(r"^\s+(\S+__mutmut_\d+): (.+)$", re.MULTILINE)
+STATUS = re.compile(r"^\s+(\S+__mutmut_\d+): ", re.MULTILINE)
 NONE = "agent.no.such.mutant"  # has mutmut make its mutants and learn which test reaches which, and try none
-NOTICED = ("killed", "timeout", "segfault", "caught by type check")
 
 
-def measure(room: str, *, sample: int | None, jobs: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """Try the mutants of ``room``; how many ended how, and the names of those that no test noticed.
+class Tried(msgspec.Struct, frozen=True):
+    """``by`` is the test that noticed; a mutant is ``broken`` when that test fails without it as well."""
 
-    RuntimeError with mutmut's own words when the tests do not pass without a mutant.
-    """
-    with tempfile.TemporaryDirectory(prefix="postern-mutate-") as folder:
-        checkout = Path(folder)
-        copy_to(checkout)
-        with (checkout / "pyproject.toml").open("a") as project:
-            project.write(_settings(room))
-        _mutmut(checkout, "run", "--max-children", str(jobs), NONE)
-        names = list(_statuses(checkout))
-        if not names:
-            raise RuntimeError(f"mutmut made no mutant of {room}: {_last_words(checkout)}")
-        chosen = sorted(random.Random(seed).sample(names, min(sample or len(names), len(names))))
-        _mutmut(checkout, "run", "--max-children", str(jobs), *chosen)
-        found = {name: status for name, status in _statuses(checkout).items() if name in set(chosen)}
-    return Counter(found.values()), sorted(name for name, status in found.items() if status not in NOTICED)
+    name: str
+    how: Verdict
+    by: str | None
+
+
+class Made(NamedTuple):
+    """``folder`` is where mutmut ran; ``mark`` is another where anything of the checkout changed."""
+
+    room: str
+    folder: Path
+    mark: str
+    names: list[str]
+
+    def drawn(self, sample: int | None, seed: int) -> list[str]:
+        """A uniformly random sample, in a random order: what was tried until an interruption is one as well."""
+        return random.Random(seed).sample(self.names, min(sample or len(self.names), len(self.names)))
+
+    def diff(self, name: str) -> str:
+        """The lines that ``name`` takes and puts."""
+        shown = _mutmut(self.folder, "show", name).split("\n")
+        return "\n".join(line for line in shown if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+
+
+def make(room: str) -> Made:
+    """Have mutmut make the mutants of ``room``; RuntimeError with its own words when the tests do not pass."""
+    folder = WORK / room
+    mark = keep_like(folder, made_below="mutants")
+    made_of = folder / "made-of"
+    if not made_of.exists() or made_of.read_text() != mark:
+        (folder / "setup.cfg").write_text(_settings(room))
+        _mutmut(folder, "run", "--max-children", "1", NONE)
+    names = sorted(STATUS.findall(_mutmut(folder, "results", "--all", "true")))
+    if not names or not reach.read(folder).duration_by_test:
+        raise RuntimeError(f"mutmut made no mutant of {room}: {_last_words(folder)}")
+    made_of.write_text(mark)
+    return Made(room, folder, mark, names)
+
+
+def try_each(made: Made, names: list[str], jobs: int) -> Iterator[Tried]:
+    """Try each, in the order given; what was tried before in the same checkout is not tried again."""
+    store = made.folder / f"tried-{made.mark[:16]}.jsonl"
+    lines = store.read_text().splitlines() if store.exists() else []
+    known = {tried.name: tried for tried in (msgspec.json.decode(line, type=Tried) for line in lines)}
+    with ExitStack() as open_ends, ThreadPoolExecutor(jobs) as pool:
+        free: SimpleQueue[_Asked] = SimpleQueue()
+        for _ in range(jobs if any(name not in known for name in names) else 0):
+            free.put(open_ends.enter_context(_Asked(made)))
+
+        def attempt(name: str) -> Tried:
+            if name in known:
+                return known[name]
+            asked = free.get()
+            try:
+                return asked.about(name)
+            finally:
+                free.put(asked)
+
+        for tried in pool.map(attempt, names):
+            if tried.name not in known:
+                with store.open("a") as kept:
+                    kept.write(msgspec.json.encode(tried).decode() + "\n")
+            yield tried
+
+
+class _Asked(ExitStack):
+    """The two processes that try mutants, one at a time."""
+
+    def __init__(self, made: Made) -> None:
+        super().__init__()
+        self._reach = reach.read(made.folder)
+        below, tests = made.folder / "mutants", answering(made.room)
+        self._warm = self.enter_context(Runs(below, tests, whole=True))
+        self._anew = self.enter_context(Runs(below, tests, whole=False))
+
+    def about(self, name: str) -> Tried:
+        reaching = self._reach.tests_of(name.rpartition("__mutmut_")[0])
+        rest = [test for test in self._reach.all_tests() if test not in set(reaching)]
+        runs = self._warm if reaching else self._anew
+        for tests in filter(None, (reaching, rest)):
+            ended = runs.run(tests, self._reach.limit_s(tests), {"MUTANT_UNDER_TEST": name})
+            if ended.how != "passed":
+                return Tried(name, runs.verdict(ended), ended.by)
+        return Tried(name, "survived", None)
 
 
 def _settings(room: str) -> str:
+    """For setup.cfg, since what is copied stays as it is."""
     lists = {
         "source_paths": ["agent"],
         "only_mutate": modules_of(room),
-        "also_copy": list(BESIDE),
+        "also_copy": BESIDE,
         "pytest_add_cli_args": ["-p", "no:xdist"],
         "pytest_add_cli_args_test_selection": answering(room),
     }
-    return "\n[tool.mutmut]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lists.items())
+    return "[mutmut]\n" + "".join(f"{name} =\n  " + "\n  ".join(lines) + "\n" for name, lines in lists.items())
 
 
-def _mutmut(checkout: Path, *words: str) -> str:
+def _mutmut(folder: Path, *words: str) -> str:
     environment = os.environ | {"PYTHONPATH": ""}  # the copy's own program, by the folder that mutmut runs in
-    with (checkout / "mutmut.log").open("a") as log:
+    with (folder / "mutmut.log").open("a") as log:
         done = subprocess.run(
             [sys.executable, "-m", "mutmut", *words],
-            cwd=checkout,
+            cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -68,10 +149,6 @@ def _mutmut(checkout: Path, *words: str) -> str:
     return done.stdout
 
 
-def _statuses(checkout: Path) -> dict[str, str]:
-    return dict(STATUS.findall(_mutmut(checkout, "results", "--all", "true")))
-
-
-def _last_words(checkout: Path) -> str:
-    lines = (checkout / "mutmut.log").read_text().split("\n")
+def _last_words(folder: Path) -> str:
+    lines = (folder / "mutmut.log").read_text().split("\n")
     return " / ".join(line.strip() for line in lines if line.strip())[-400:]

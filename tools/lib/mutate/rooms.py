@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -92,18 +93,37 @@ def room_of(file: str) -> str:
     return next(name for name, room in ROOMS.items() if any(path.match(glob) for glob in room.code))
 
 
-def copy_to(folder: Path) -> None:
-    """Copy the checkout as it stands: tracked files and new ones, without what git ignores."""
+def keep_like(folder: Path, *, made_below: str | None = None) -> str:
+    """Make ``folder`` a copy of the checkout as it stands: tracked files and new ones, without what git ignores.
+
+    What was copied before and is gone or has changed is removed from its folder ``made_below`` as well, where something
+    else is made of the copies. Returns a digest of everything.
+    """
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True,
         capture_output=True,
         text=True,
     )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+    names = sorted(name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
+    before = folder / ".copied"
+    known = before.read_text().split("\0") if before.exists() else []
+    changed = [name for name in known if name not in names]
+    for gone in changed:
+        (folder / gone).unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    for name in names:
+        content = (ROOT / name).read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name)
+            changed.append(name)
+    if made_below:
+        for name in changed:
+            (folder / made_below / name).unlink(missing_ok=True)
+    before.write_text("\0".join(names))
+    return digest.hexdigest()
 
 
 def modules_of(room: str) -> list[str]:

@@ -20,7 +20,7 @@ from agent.door.evidence import Part
 from agent.inference.engine import load_engine
 from agent.unit.liveness import make_passive
 from tools.lib.evaluate import pictures
-from tools.lib.evaluate.pad import rate
+from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import DEFAULT_MANIFEST
 from tools.lib.train.liveness import BONA_FIDE, load
 from tools.lib.train.media import HELD_OUT
