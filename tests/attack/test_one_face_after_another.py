@@ -22,7 +22,7 @@ from agent.detect.change import ChangeTest
 from agent.detect.face import Face
 from agent.detect.view import WHOLE
 from agent.embed.records import Crop, Embedding
-from agent.match.pace import LONGEST_PAUSE_NS, Pace
+from agent.match.pace import FIRST_PAUSE_NS, FORGOTTEN_NS, LONGEST_PAUSE_NS, Pace
 from agent.unit.looking import ALWAYS_NS
 from agent.unit.service import Service
 from tests.unit.test_pipeline import HEIGHT, WIDTH, face
@@ -147,3 +147,25 @@ def test_clock_that_goes_back_holds_nobody_for_long() -> None:
         pace.failed(10**18)
     assert not pace.holds(0)
     assert not pace.holds(10**18 + LONGEST_PAUSE_NS)
+
+
+def test_each_failure_doubles_the_pause_up_to_the_longest() -> None:
+    pace, now, pauses = Pace(), 10**12, []
+    for _ in range(7):
+        pace.failed(now)
+        begun = now
+        while pace.holds(now):
+            now += FIRST_PAUSE_NS
+        pauses.append((now - begun) / FIRST_PAUSE_NS)
+        assert begun == now or (pace.holds(now - 1) and not pace.holds(begun - 1))
+    assert pauses == [0, 1, 2, 4, 8, 8, 8]
+    assert LONGEST_PAUSE_NS == 8 * FIRST_PAUSE_NS
+
+
+@pytest.mark.parametrize("direction", [1, -1], ids=["later", "by-a-clock-that-went-back"])
+@pytest.mark.parametrize(("apart", "again"), [(FORGOTTEN_NS - 1, True), (FORGOTTEN_NS, False)])
+def test_failure_is_forgotten_when_its_minute_is_over_and_no_sooner(direction: int, apart: int, again: bool) -> None:
+    pace, first = Pace(), 10**12
+    pace.failed(first)
+    pace.failed(first + direction * apart)
+    assert pace.holds(first + direction * apart) == again

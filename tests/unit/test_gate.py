@@ -5,11 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agent.detect.face import Face
-from agent.detect.gate import MAX_WINDOW_NS, MIN_DWELL_NS, ButtonGate, FaceLimits, ZoneGate
+from agent.detect.gate import (
+    MAX_TURN_DEGREES,
+    MAX_WINDOW_NS,
+    MIN_DWELL_NS,
+    MIN_FACE_PX,
+    MIN_ZONE_AREA,
+    ButtonGate,
+    FaceLimits,
+    ZoneGate,
+)
 from agent.detect.pose import TURNED_AWAY, head_pose
 from agent.detect.track import MAX_MISSED_NS, Track
 from agent.errors import ConfigError
@@ -264,3 +273,107 @@ def test_a_clock_that_goes_back_begins_the_dwell_anew() -> None:
     assert not gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=DWELL)
     assert not gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=2 * DWELL - FRAME)
     assert gate.admit([track(face(640, 360))], **SIZE, timestamp_ns=2 * DWELL)
+
+
+FRACTION = st.floats(0, 1)
+POINT = st.tuples(FRACTION, FRACTION)
+
+
+@settings(max_examples=200, deadline=None)
+@given(POINT, POINT, POINT, POINT)
+def test_a_zone_of_any_slant_holds_what_lies_within_its_edges(a, b, c, point) -> None:
+    def side(one, other, at) -> float:
+        return (other[0] - one[0]) * (at[1] - one[1]) - (other[1] - one[1]) * (at[0] - one[0])
+
+    sides = [side(a, b, point), side(b, c, point), side(c, a, point)]
+    assume(abs(side(a, b, c)) / 2 >= 2 * MIN_ZONE_AREA)
+    assume(min(map(abs, sides)) > 1e-6)
+    within = all(one > 0 for one in sides) or all(one < 0 for one in sides)
+    for corners in ((a, b, c), (c, b, a), (b, c, a)):
+        shown = track(face(point[0] * WIDTH, point[1] * HEIGHT))
+        assert (zone_gate(polygon=corners).unfit(shown, [shown], **SIZE) is None) == within
+
+
+def test_the_bounds_of_what_may_be_configured_may_be_configured() -> None:
+    limits = FaceLimits(min_face_px=MIN_FACE_PX, max_turn_degrees=MAX_TURN_DEGREES)
+    assert admitted_after(zone_gate(dwell_ns=MIN_DWELL_NS, limits=limits), face(640, 360), MIN_DWELL_NS)
+    assert ButtonGate(zone="door", window_ns=MAX_WINDOW_NS).zone == "door"
+    assert zone_gate(polygon=((0, 0), (1, 0), (1, 2 * MIN_ZONE_AREA)))
+    whole = ((0, 0), (1, 0), (1, 1), (0, 1))
+    assert admitted_after(zone_gate(polygon=whole), face(640, 360), DWELL)
+    assert admitted_after(
+        zone_gate(polygon=[*whole[:3], *[(0.5, 1 - n / 20) for n in range(13)]]), face(1000, 360), DWELL
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: zone_gate(dwell_ns=1), "the dwell time of zone door is too short: set 200 ms or more"),
+        (lambda: ButtonGate(zone="door", window_ns=0), "the window of button door must be at most 60 seconds"),
+        (lambda: FaceLimits(min_face_px=31), "min_face_px is 31: set 32 pixels or more"),
+        (lambda: FaceLimits(max_turn_degrees=61), "max_turn_degrees is 61: set at most 60 degrees"),
+        (lambda: zone_gate(polygon=[(0, 0)] * 17), "a zone has 3 to 16 corners, this one has 17"),
+        (
+            lambda: zone_gate(polygon=((-0.1, 0), (1, 0), (1, 1))),
+            "a corner of the zone lies outside the picture: give fractions from 0 to 1",
+        ),
+        (
+            lambda: zone_gate(polygon=((0, 0), (1, 0), (0.5, 0.0009))),
+            "the zone has no area: give its corners in order around its edge",
+        ),
+    ],
+)
+def test_what_may_not_be_configured_is_told_with_what_may(make, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "in_picture"),
+    [(0, 0, True), (0.5, 0.5, True), (WIDTH, HEIGHT, True), (-1, 360, False), (WIDTH + 1, 360, False),
+     (640, -1, False), (640, HEIGHT + 1, False)],
+)  # fmt: skip
+def test_a_button_admits_a_face_whose_centre_is_in_the_picture(x: float, y: float, in_picture: bool) -> None:
+    gate = ButtonGate(zone="door")
+    gate.open_window(0)
+    shown = track(face(x, y, 120))
+    wanted = None if in_picture else "outside_zone"
+    assert gate.refusal(shown, [shown], **SIZE, timestamp_ns=0) == gate.unfit(shown, [shown], **SIZE) == wanted
+
+
+def test_only_somebody_who_has_stayed_and_is_wanted_needs_a_look_while_they_stand() -> None:
+    gate = zone_gate()
+    for now in range(0, DWELL + 1, FRAME):
+        gate.admit([track(face(640, 360), id_=3, now=now)], timestamp_ns=now, **SIZE)
+    assert not gate.needs(DWELL - 1, lambda _: True)
+    assert gate.needs(DWELL, lambda id_: id_ == 3)
+    assert not gate.needs(DWELL, lambda id_: id_ != 3)
+    assert not gate.waits(DWELL)
+
+
+def test_a_window_may_be_of_another_length_than_the_buttons_and_never_beyond_the_bound() -> None:
+    gate = ButtonGate(zone="door", window_ns=10)
+    gate.open_window(0, 20)
+    assert (gate.waits(19), gate.waits(20)) == (True, False)
+    gate.open_window(0, 2 * MAX_WINDOW_NS)
+    assert (gate.waits(MAX_WINDOW_NS - 1), gate.waits(MAX_WINDOW_NS)) == (True, False)
+    gate.open_window(0)
+    assert (gate.waits(9), gate.needs(9, lambda _: False), gate.waits(10)) == (True, True, False)
+    ordinary = ButtonGate(zone="door")
+    ordinary.open_window(0)
+    assert (ordinary.waits(10 * 10**9 - 1), ordinary.waits(10 * 10**9)) == (True, False)
+
+
+def test_the_aiming_tool_is_told_that_nobody_pressed_the_button() -> None:
+    shown = track(face(640, 360))
+    assert ButtonGate(zone="door").refusal(shown, [shown], **SIZE, timestamp_ns=0) == "shut"
+
+
+@pytest.mark.parametrize(("hidden", "kept"), [(0, True), (MAX_MISSED_NS, True), (MAX_MISSED_NS + 1, False)])
+def test_a_face_that_is_hidden_as_long_as_a_track_lives_keeps_its_dwell(hidden: int, kept: bool) -> None:
+    gate = zone_gate(dwell_ns=MIN_DWELL_NS)
+    assert admitted_after(gate, face(640, 360), MIN_DWELL_NS)
+    again = MIN_DWELL_NS + hidden
+    assert bool(gate.admit([track(face(640, 360), now=again)], timestamp_ns=again, **SIZE)) == kept

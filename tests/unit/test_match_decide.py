@@ -17,7 +17,7 @@ from agent.match.compare import compare
 from agent.match.decide import HOPELESS, STANDING_NS, VISIT_NS, Decider, Decision
 from agent.match.policy import Probing
 from agent.match.probe import MAX_AGE_NS, MAX_PROBES, MAX_REFUSED, RECHECK_NS, Seen
-from agent.match.records import Candidate
+from agent.match.records import Candidate, Match
 from agent.protocol.subject import SubjectId
 from tests.simulators.gallery_life import MODEL
 from tests.unit.test_match_policy import DECISION, SINGLE, policy
@@ -323,3 +323,23 @@ def test_rules_with_fewer_crops_are_kept_as_well(first: int) -> None:
     rules = replace(PROBING, first=first)
     made = policy(probe=rules, decisions=(SINGLE, replace(DECISION, probes=1)))
     assert run(Decider(made), *repeat(first, 0)) == [()] * (first - 1) + [(ANNA,)]
+
+
+def test_what_is_seen_says_where_when_by_what_and_whether_it_was_live() -> None:
+    decider = Decider(POLICY)
+    for now in range(0, 3 * FRAME, FRAME):
+        decider.take(0, seen(0), now)
+        found = decider.compare(partial(compare, references=GALLERY), now)
+        decision = decider.update(
+            found, gallery_size=SIZE, zone="door", timestamp_ns=now, vouch=lambda *_: "passed", method="token"
+        )
+    whole = Match(ANNA, "door", 2 * FRAME, liveness="passed", method="token")
+    assert (decision.seen, decision.matches, decision.named) == ((whole,), (whole,), {0: ANNA})
+
+
+@pytest.mark.parametrize(("away", "anew"), [(VISIT_NS - 1, False), (VISIT_NS, True)])
+def test_a_visit_ends_after_its_time_out_of_view_and_no_sooner(away: int, anew: bool) -> None:
+    decider = Decider(POLICY)
+    assert run(decider, *repeat(3, 0))[-1] == (ANNA,)
+    decider.forget([0])
+    assert run(decider, *repeat(3, 0), start=away)[-1] == ((ANNA,) if anew else ())

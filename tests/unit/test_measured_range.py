@@ -46,6 +46,7 @@ def test_it_is_logged_once_when_the_gallery_outgrows_the_policy_and_once_when_it
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert f"{MOST + 1} people are enrolled" in caplog.text
     assert f"reaches up to {MOST}" in caplog.text
+    assert caplog.records[1].getMessage() == f"{MOST} people are enrolled: the policy reaches that far"
 
 
 def test_the_doctor_advises_when_the_gallery_has_outgrown_the_policy() -> None:
@@ -92,3 +93,11 @@ def test_the_gallery_of_a_running_unit_is_counted_without_its_keys(tmp_path: Pat
         for model in (MODEL, MODEL, OTHER_MODEL):
             store.enrol(captures(np.random.default_rng()), consent=consent(clock.now()), model=model)
         assert (count_references(path, MODEL, None), held_anybody(path)) == (2, True)
+
+
+def test_the_first_reference_is_told_where_the_policy_reaches_none(caplog: pytest.LogCaptureFixture) -> None:
+    points = (TailPoint(0.9, 0.1, 0.1, 0.1), TailPoint(5e-3, 0.5, 0.5, 0.5))
+    none_covered = policy(decisions=(SINGLE, replace(DECISION, impostors=tail(points=points))))
+    assert none_covered.covered_references == 0
+    MeasuredRange(none_covered).look(1)
+    assert caplog.text.count("1 people are enrolled, and the policy reaches up to 0") == 1
