@@ -2,9 +2,9 @@
 """The wrong lines that mutmut makes of a room's code, all or a sample, against the tests of the room.
 
 mutmut makes them, and finds which tests reach which function. Each is tried by the tests that reach its function, the
-quickest first; what these let pass by the other tests of the room, for what happens in a shared fixture or in a program
-that a test starts; and what no test was seen to reach by all of them in a process that imports the program anew. What
-was tried is kept in ``out/mutate`` for as long as nothing of the checkout changes.
+quickest first; what no test was seen to reach, by all of the room in a process that imports the program anew, for what
+happens at an import or in a program that a test starts. What was tried is kept in ``out/mutate`` for as long as nothing
+of the checkout changes.
 """
 
 from __future__ import annotations
@@ -101,24 +101,26 @@ def try_each(made: Made, names: list[str], jobs: int) -> Iterator[Tried]:
 
 
 class _Asked(ExitStack):
-    """The two processes that try mutants, one at a time."""
+    """The processes that try mutants, one at a time."""
 
     def __init__(self, made: Made) -> None:
         super().__init__()
         self._reach = reach.read(made.folder)
-        below, tests = made.folder / "mutants", answering(made.room)
-        self._warm = self.enter_context(Runs(below, tests, whole=True))
-        self._anew = self.enter_context(Runs(below, tests, whole=False))
+        self._made = made
+        self._warm = self._start(whole=True)
+        self._anew: Runs | None = None
 
     def about(self, name: str) -> Tried:
         reaching = self._reach.tests_of(name.rpartition("__mutmut_")[0])
-        rest = [test for test in self._reach.all_tests() if test not in set(reaching)]
-        runs = self._warm if reaching else self._anew
-        for tests in filter(None, (reaching, rest)):
-            ended = runs.run(tests, self._reach.limit_s(tests), {"MUTANT_UNDER_TEST": name})
-            if ended.how != "passed":
-                return Tried(name, runs.verdict(ended), ended.by)
-        return Tried(name, "survived", None)
+        runs, tests = self._warm, reaching
+        if not reaching:
+            self._anew = runs = self._anew or self._start(whole=False)
+            tests = self._reach.all_tests()
+        ended = runs.run(tests, self._reach.limit_s(tests), {"MUTANT_UNDER_TEST": name})
+        return Tried(name, runs.verdict(ended), ended.by)
+
+    def _start(self, *, whole: bool) -> Runs:
+        return self.enter_context(Runs(self._made.folder / "mutants", answering(self._made.room), whole=whole))
 
 
 def _settings(room: str) -> str:

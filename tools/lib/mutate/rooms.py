@@ -34,11 +34,15 @@ UNIT = (
 ROOMS = {
     "gate": Room(("detect/gate.py",), ("unit/test_gate.py", "unit/test_pipeline.py")),
     "pipeline": Room(("pipeline.py",), UNIT),
-    "match": Room(("match/*.py",), ("unit/test_match_*.py", "unit/test_measured_range.py", "unit/test_pipeline.py")),
+    "match": Room(
+        ("match/*.py",),
+        ("unit/test_match_*.py", "unit/test_measured_range.py", "attack/test_one_face_after_another.py",
+         "unit/test_longest.py", "unit/test_pipeline.py"),
+    ),
     "gallery": Room(
         ("gallery/*.py",),
         ("unit/test_gallery_*.py", "attack/test_template_*.py", "attack/test_consent_binding.py",
-         "attack/test_wrong_time.py", "fault/test_gallery_full_disk.py"),
+         "attack/test_wrong_time.py", "fault/test_gallery_full_disk.py", "unit/test_longest.py"),
     ),
     "outbox": Room(
         ("outbox/*.py",),
@@ -49,6 +53,7 @@ ROOMS = {
         ("protocol/*.py",),
         ("unit/test_event_*.py", "unit/test_response.py", "contract/test_vectors.py", "contract/test_event_schema.py",
          "unit/test_site_enrolment.py", "unit/test_resolve.py", "attack/test_event_*.py", "contract/test_topics.py",
+         "unit/test_longest.py",
          "unit/test_uplink_health.py", "attack/test_granted_questions.py"),
     ),
     "unit": Room(("unit/*.py",), UNIT),
