@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.simulators.broker import RealBroker
@@ -34,6 +35,19 @@ def _in_memory() -> bool:
 if "TMPDIR" not in os.environ and _in_memory():
     os.environ["TMPDIR"] = str(MEMORY)  # of this process, of pytest's workers and of every program that a test starts
     tempfile.tempdir = None
+
+# The same examples in each run, however busy the machine is: a run says something about the change, and nothing about
+# its luck. Others are drawn, and more, where somebody has the time to look into what they find.
+_DRAWN_ANEW = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
+settings.register_profile(
+    "postern",
+    derandomize=not _DRAWN_ANEW,
+    max_examples=1000 if _DRAWN_ANEW else 100,  # where a test says no number of its own
+    deadline=None,
+    print_blob=True,  # how to see again what was found
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("postern")
 
 # Debian installs brokers where a user's PATH does not look.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])

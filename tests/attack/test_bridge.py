@@ -32,7 +32,8 @@ from agent.disk.files import write_atomic
 from agent.errors import InUseError, PosternError, RefusedError, StorageError
 from agent.subscribe.subscriber import Refusal
 from tests.fault.test_bridge_killed import Premises
-from tests.simulators.broker import PATIENCE_S, free_port
+from tests.simulators.broker import PATIENCE_S
+from tests.simulators.ports import free_port
 from tests.simulators.receiver import Receiver
 from tests.unit.test_bridge_outputs import OUTPUTS, Bench, Known, bench  # noqa: F401 - a fixture
 

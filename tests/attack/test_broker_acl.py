@@ -17,8 +17,9 @@ from agent.errors import BrokerError
 from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.refusals import NOT_AUTHORISED
-from tests.simulators.broker import RealBroker, connect, free_port, wait_until
+from tests.simulators.broker import RealBroker, connect, wait_until
 from tests.simulators.pki import DAY, Authority
+from tests.simulators.ports import free_port
 
 pytestmark = pytest.mark.broker
 

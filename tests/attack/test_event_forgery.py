@@ -294,7 +294,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
     max_leaves=8,
 )
-CASUAL = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CASUAL = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @CASUAL

@@ -143,7 +143,7 @@ def test_a_revoked_program_and_one_whose_key_the_site_does_not_know_are_renewed_
 
 
 @given(st.binary(max_size=300))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 def test_no_bytes_in_a_certificates_place_end_a_program(program: Program, content: bytes) -> None:
     before = program.present
     wrapped = b"-----BEGIN CERTIFICATE-----\n" + content + b"\n-----END CERTIFICATE-----\n"

@@ -18,7 +18,7 @@ from agent.bridge.sql import Sql
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import Loss
-from tests.simulators.broker import free_port
+from tests.simulators.ports import free_port
 from tests.simulators.postgres import Postgres, programs
 from tests.simulators.signing_unit import SigningUnit, presence_draft, verifier_of
 from tests.unit.test_bridge_outputs import Bench

@@ -28,7 +28,7 @@ from agent.config.schema import ZoneActivation
 from agent.console.opening import read_opening
 from tests.contract.test_commands_of_a_running_unit import NOBODY, PATIENCE_S, SCENE, RunningUnit
 from tests.simulators.browser import chromium
-from tests.simulators.camera import _free_port
+from tests.simulators.ports import free_port
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -80,7 +80,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 def unit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningUnit, int]]:
     if shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("mosquitto is not installed")
-    folder, port = tmp_path_factory.mktemp("console"), _free_port()
+    folder, port = tmp_path_factory.mktemp("console"), free_port()
     made = RunningUnit(
         folder,
         {**SCENE, "presses": [n * 5 for n in range(60)]},  # for five minutes, on a machine that is busy
@@ -266,7 +266,7 @@ def test_the_site_opens_the_console_by_command_with_a_code_that_never_travels(un
 
 
 def test_the_first_start_opens_it_once_and_a_button_for_aiming_alone(tmp_path: Path) -> None:
-    digest, port, display = "sha256:" + "ab" * 32, _free_port(), tmp_path / "display"
+    digest, port, display = "sha256:" + "ab" * 32, free_port(), tmp_path / "display"
     folder = tmp_path / "run"
     presses = {"address": "127.0.0.1", "port": port, "folder": str(folder), "first_boot_code": digest}
     running = RunningUnit(

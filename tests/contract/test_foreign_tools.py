@@ -22,8 +22,9 @@ from agent import __version__
 from agent.keys import SigningKey
 from agent.protocol.asyncapi import asyncapi
 from tests.simulators import node
-from tests.simulators.broker import PATIENCE_S, RealBroker, free_port, wait_until
+from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
 from tests.simulators.pki import Authority
+from tests.simulators.ports import free_port
 from tests.simulators.signing_unit import trust_list
 from tests.simulators.unit_on_broker import UnitOnBroker
 

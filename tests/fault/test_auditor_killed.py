@@ -84,10 +84,11 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
     units = [UnitOnBroker(tmp_path, broker.settings(broker.authority.issue(name)), name) for name in names]
     nursery = Auditors(tmp_path, broker, units)
     stop = threading.Event()
+    whom, when = random.Random(KILLS), random.Random(KILLS)  # of a thread each
 
     def speak() -> None:
         while not stop.wait(PAUSE_S):
-            random.choice(units).say()
+            whom.choice(units).say()
 
     speaker = threading.Thread(target=speak)
     try:
@@ -97,7 +98,7 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
             unit.start()
         speaker.start()
         for number in range(1, KILLS + 1):
-            time.sleep(random.random() * LIFE_S)
+            time.sleep(when.random() * LIFE_S)
             if number % CATCH_UP == 0:  # a broker drops a live event after a minute: it must not wait so long
                 so_far = signed_by(units)
                 wait_until(lambda so_far=so_far: events(nursery.handed()).keys() >= so_far, 4 * PATIENCE_S)

@@ -105,10 +105,11 @@ class Premises:
 def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its_key(tmp_path: Path) -> None:
     premises = Premises(tmp_path)
     stop = threading.Event()
+    whom, when = random.Random(KILLS), random.Random(KILLS)  # of a thread each
 
     def speak() -> None:
         while not stop.wait(PAUSE_S):
-            random.choice(premises.units).say()
+            whom.choice(premises.units).say()
 
     speaker = threading.Thread(target=speak)
     try:
@@ -118,7 +119,7 @@ def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its
             unit.start()
         speaker.start()
         for _ in range(KILLS):
-            time.sleep(random.random() * LIFE_S)
+            time.sleep(when.random() * LIFE_S)
             premises.bridges.kill()
             premises.bridges.start()
         stop.set()

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulators.broker import RealBroker, connect, free_port, wait_until
+from tests.simulators.broker import RealBroker, connect, wait_until
 from tests.simulators.pki import Authority
+from tests.simulators.ports import free_port
 
 PROGRAM = os.environ.get("POSTERN_NGINX") or shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 MODULES = Path(os.environ.get("POSTERN_NGINX_MODULES", "/usr/lib/nginx/modules"))

@@ -34,6 +34,7 @@ class Nursery:
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "tests.simulators.outbox_worker", str(folder)]
+        self._dice = random.Random(KILLS)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
 
     def run_and_kill(self, *, opening: bool) -> list[str]:
@@ -43,7 +44,7 @@ class Nursery:
         self._process.stdin.write(b"go\n")
         self._process.stdin.flush()
         said: list[str] = []
-        worker, patience = 0, 0 if opening else random.randint(1, 40)  # lines
+        worker, patience = 0, 0 if opening else self._dice.randint(1, 40)  # lines
         while (line := self._process.stdout.readline().decode().rstrip("\n")) != "D":
             assert line, "the nursery ended"
             word, _, rest = line.partition(" ")
@@ -52,7 +53,7 @@ class Nursery:
             else:
                 said.append(line)
             if worker and len(said) >= patience:
-                time.sleep(random.random() * 0.004)
+                time.sleep(self._dice.random() * 0.004)
                 os.kill(worker, signal.SIGKILL)
                 patience = sys.maxsize
         return said

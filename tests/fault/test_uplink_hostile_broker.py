@@ -144,7 +144,9 @@ def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nonsense]:
     broker.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     junk=st.one_of(
         st.binary(max_size=64),

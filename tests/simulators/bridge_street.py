@@ -23,9 +23,10 @@ from agent.keys import SigningKey, encode_base64url
 from agent.mqtt.credentials import Credentials
 from agent.protocol.grant import make_grant
 from agent.protocol.pseudonym import EpochKey, epoch_of
-from tests.simulators.broker import PATIENCE_S, Listener, RealBroker, connect, free_port, wait_until
+from tests.simulators.broker import PATIENCE_S, Listener, RealBroker, connect, wait_until
 from tests.simulators.log_receivers import Collector, SyslogReceiver
 from tests.simulators.pki import Authority
+from tests.simulators.ports import free_port
 from tests.simulators.receiver import SECRET, Receiver
 from tests.simulators.replaying import AskedUnit
 from tests.simulators.signing_unit import trust_list

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import Credentials
 from agent.site.records import SiteFiles
 from tests.simulators.pki import Authority
+from tests.simulators.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
 # How many times slower than usual this machine is, as under emulation.
@@ -31,12 +31,6 @@ def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S) 
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RealBroker:

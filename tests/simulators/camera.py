@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import pytest
 from agent.camera.base import CameraInfo, Frame, RgbPicture
 from agent.clock import Clock
 from agent.errors import CameraLostError
+from tests.simulators.ports import free_port
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # GObject introspection is bound to the distribution's Python
 RTSP_PACKAGES = "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly"
@@ -126,7 +126,7 @@ class RtspServer:
     """gst-rtsp-server as its own process; /live asks for ``credentials`` (user, password) where given."""
 
     def __init__(self, *credentials: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._credentials = credentials
         self._process: subprocess.Popen[str] | None = None
 
@@ -192,12 +192,6 @@ class Collected:
 
 def threads_named(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _missing() -> None:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.simulators.broker import free_port
+from tests.simulators.ports import free_port
 
 ROOM = os.environ.get("POSTERN_HOME_ASSISTANT")  # folder of a Debian in which /opt/ha is Home Assistant's environment
 START_S = 120.0  # its first start writes byte code of some hundred modules

@@ -34,8 +34,8 @@ def match(now: datetime) -> Draft:
     return Draft("match", round_down(now, 1), "synced", facts)
 
 
-def work(folder: Path, key: UnitKey) -> None:
-    clock, rng = SystemClock(), random.Random()
+def work(folder: Path, key: UnitKey, seed: int) -> None:
+    clock, rng = SystemClock(), random.Random(seed)
     outbox = Outbox(folder / "outbox.db", signer=key, source=SOURCE, clock=clock)
     while True:
         for _ in range(rng.randint(1, 4)):
@@ -49,10 +49,10 @@ def work(folder: Path, key: UnitKey) -> None:
 
 def main(folder: Path) -> None:
     key = UnitKey.load(folder / "unit.key")
-    for _ in sys.stdin:
+    for number, _ in enumerate(sys.stdin):
         worker = os.fork()
         if worker == 0:
-            work(folder, key)
+            work(folder, key, number)
         say(f"C {worker}")
         os.waitpid(worker, 0)
         say("D")

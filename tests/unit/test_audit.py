@@ -218,7 +218,9 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps)
 def test_no_history_breaks_the_chain(tmp_path, history) -> None:
     path = tmp_path / secrets.token_hex(4) / "audit.jsonl"

@@ -32,7 +32,7 @@ from agent.protocol.pseudonym import EpochKey, epoch_of, pseudonym, spell
 from agent.subscribe.chain import Gap
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import Loss, VerifiedEvent
-from tests.simulators.broker import free_port
+from tests.simulators.ports import free_port
 from tests.simulators.receiver import SECRET, Receiver
 from tests.simulators.signing_unit import START, SigningUnit, match_draft, verifier_of
 

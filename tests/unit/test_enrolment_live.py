@@ -284,7 +284,7 @@ def enrolled(
     unit: Unit, given: ConsentRecord, subject: SubjectId | None = None, person: np.ndarray | None = None
 ) -> SubjectId:
     unit.live.begin("enrolled", given, subject)
-    unit.stand(5, unit_vector(np.random.default_rng()) if person is None else person)
+    unit.stand(5, unit_vector(np.random.default_rng(8)) if person is None else person)
     return SubjectId(bytes.fromhex(unit.live.commit("enrolled")["subject"]))
 
 
@@ -321,7 +321,7 @@ def test_a_withdrawal_that_comes_between_ends_a_renewal_and_leaves_nothing(unit:
     subject = enrolled(unit, consent(unit.clock.now()))
     if when == "before commit":
         unit.live.begin("e1", consent(unit.clock.now()), subject)
-        unit.stand(5, unit_vector(np.random.default_rng()))
+        unit.stand(5, unit_vector(np.random.default_rng(9)))
     withdraw(unit, subject)
     before = unit.audit.head()
     with pytest.raises(ConsentError) as refusal:

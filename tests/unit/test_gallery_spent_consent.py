@@ -32,7 +32,7 @@ def clock() -> SimulatedClock:
 def enrol(
     store: GalleryStore, record: ConsentRecord, subject: SubjectId | None = None, model: str = MODEL
 ) -> SubjectId:
-    return store.enrol(captures(np.random.default_rng()), consent=record, model=model, subject=subject)
+    return store.enrol(captures(np.random.default_rng(8)), consent=record, model=model, subject=subject)
 
 
 def refusal(store: GalleryStore, record: ConsentRecord, subject: SubjectId | None = None) -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import codecs
+import faulthandler
 import importlib
 import os
 import signal
@@ -123,6 +124,7 @@ def test_a_runtime_that_cannot_load_says_why(
 def test_a_check_of_the_doctor_that_is_killed_fails_or_gets_stuck_says_so(file: Path) -> None:
     def killed(*_: object) -> Iterator[tuple[str, str]]:
         yield "ok", "so far"
+        faulthandler.disable()  # pytest's: what a death on purpose has on the stack is no news
         os.kill(os.getpid(), signal.SIGILL)
 
     def unforeseen(*_: object) -> Iterator[tuple[str, str]]:

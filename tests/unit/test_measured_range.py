@@ -88,10 +88,11 @@ def test_the_gallery_of_a_running_unit_is_counted_without_its_keys(tmp_path: Pat
     path, clock = tmp_path / "gallery.db", SimulatedClock()
     assert (count_references(path, MODEL, None), held_anybody(path)) == (0, False)
     assert not path.exists()
+    rng = np.random.default_rng(8)
     with open_store(tmp_path, clock) as store:
         assert (count_references(path, MODEL, None), held_anybody(path)) == (0, False)
         for model in (MODEL, MODEL, OTHER_MODEL):
-            store.enrol(captures(np.random.default_rng()), consent=consent(clock.now()), model=model)
+            store.enrol(captures(rng), consent=consent(clock.now()), model=model)
         assert (count_references(path, MODEL, None), held_anybody(path)) == (2, True)
 
 

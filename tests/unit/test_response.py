@@ -54,7 +54,7 @@ def test_no_bytes_are_an_answer_without_the_units_signature(content: bytes) -> N
         read_response(content, ASKED, TRUSTED)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(at=st.integers(0, 5000), what=st.integers(1, 255), how=st.sampled_from(["flip", "cut", "grow"]))
 def test_altered_answer_is_none(at: int, what: int, how: str) -> None:
     payload = bytearray(answer({"receipt": "x"}))

@@ -123,7 +123,9 @@ PARTS = st.text(alphabet="eyJhbGciOiJFQ0RILUVTIn0_-A", max_size=60)
 HEADER = units.encode_base64url(b'{"alg":"ECDH-ES","enc":"A256GCM","epk":{"kty":"EC","crv":"P-256","x":"A","y":"A"}}')
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.binary(max_size=80)
     | st.lists(PARTS | st.just(HEADER), min_size=3, max_size=5).map(lambda p: ".".join(p).encode())

@@ -17,8 +17,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
-from tests.simulators.broker import Listener, free_port, wait_until
+from tests.simulators.broker import Listener, wait_until
 from tests.simulators.pki import Authority
+from tests.simulators.ports import free_port
 from tests.simulators.unit_on_broker import UnitOnBroker
 
 pytest.importorskip("amqtt")
