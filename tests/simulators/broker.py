@@ -22,7 +22,7 @@ from tests.simulators.ports import free_port
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
 # How many times slower than usual this machine is, as under emulation.
 SLOWNESS = float(os.environ.get("POSTERN_SLOWNESS", "1"))
-PATIENCE_S = 15.0 * SLOWNESS  # a busy machine; nothing here normally takes a second
+PATIENCE_S = 30.0 * SLOWNESS  # a busy machine; nothing here normally takes a second
 
 
 def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:

@@ -43,7 +43,7 @@ class Nursery:
         with contextlib.suppress(ProcessLookupError):
             if self._child:  # 0 would be this very process and all its kin
                 os.kill(self._child, signal.SIGKILL)
-        self._process.communicate(timeout=PATIENCE_S)
+        self._process.communicate(timeout=2 * PATIENCE_S)  # it may still be importing
 
 
 def fork_on_each_line(live: Callable[[], None], failed: Path) -> None:

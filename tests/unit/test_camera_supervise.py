@@ -250,7 +250,7 @@ def test_stop_does_not_wait_for_a_driver_that_hangs() -> None:
     begun = time.monotonic()
     with LatestFrame(camera) as latest:
         camera.feed()
-    assert time.monotonic() - begun < 1.2  # a second, and a busy machine
+    assert time.monotonic() - begun < 5  # a second, and a busy machine; the driver would never end
     camera._feed.set()  # the driver wakes up and gives one more frame
     latest._thread.join(5)
     assert camera.alive == set()
