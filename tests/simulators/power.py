@@ -12,6 +12,7 @@ reordering of names.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import random
 import shutil
@@ -44,6 +45,14 @@ class Crash:
     kind: str
     files: dict[str, bytes]
     marks: tuple[str, ...]
+
+    def digest(self) -> bytes:
+        """The same for the same files and promises."""
+        digest = hashlib.sha256(repr(self.marks).encode())
+        for name, content in sorted(self.files.items()):
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.digest()
 
     def restore(self, folder: Path) -> None:
         """Make ``folder`` hold exactly what is on the disk."""
@@ -80,8 +89,12 @@ def mark(text: str) -> None:
 
 
 def crashes(steps: list[Step], *, seed: int, every: int = 1, torn: int = 2) -> Iterator[Crash]:
-    """Possible contents of the disk after every ``every``-th step: all kept, all lost, and ``torn`` random mixtures."""
+    """Possible contents of the disk after every ``every``-th step: all kept, all lost, and ``torn`` random mixtures.
+
+    Each once: where nothing waits for an fsync they are all the same, and often they are what was there a step before.
+    """
     disk, marks, rng = _Disk(), [], random.Random(seed)
+    known: set[bytes] = set()
     for number, step in enumerate(steps, start=1):
         if step.op == "mark":
             marks.append(step.data.decode())
@@ -90,12 +103,18 @@ def crashes(steps: list[Step], *, seed: int, every: int = 1, torn: int = 2) -> I
         if number % every and number != len(steps):
             continue
         promised = tuple(marks)
-        yield Crash(number, "kept", disk.after_crash(lambda: 1.0, len(disk.renames)), promised)
-        yield Crash(number, "lost", disk.after_crash(lambda: 0.0, 0), promised)
+        found = [
+            Crash(number, "kept", disk.after_crash(lambda: 1.0, len(disk.renames)), promised),
+            Crash(number, "lost", disk.after_crash(lambda: 0.0, 0), promised),
+        ]
         for _ in range(torn):
             names = rng.randint(0, len(disk.renames))
             mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names)
-            yield Crash(number, "torn", mixture, promised)
+            found.append(Crash(number, "torn", mixture, promised))
+        for crash in found:
+            if (digest := crash.digest()) not in known:
+                known.add(digest)
+                yield crash
 
 
 def _parse(content: bytes) -> list[Step]:
