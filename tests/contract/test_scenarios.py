@@ -21,6 +21,7 @@ from tools.lib.rig.scenario import DEFAULT_START, Enrolled, Scenario, load_scena
 pytestmark = pytest.mark.timeout(600)  # each takes about two seconds of processor time; machines may be busy
 
 FILES = sorted(SCENARIOS.glob("*.yaml"))
+LOADED = {file: load_scenario(file) for file in FILES}
 # One with chance in it (jitter of reconnecting, a torn write), one with commands and keys.
 REPEATED = ("power-cut", "withdrawal-in-view")
 ASKED_FOR = {
@@ -102,16 +103,16 @@ def faultless(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
 
 MUTANTS = {
     f"{file.stem}-without-{name}": mutant
-    for file in FILES
-    for name, mutant in faultless(load_scenario(file))
-    if not load_scenario(file).needs_process  # tests/fault/test_rig_service.py plays those
+    for file, scenario in LOADED.items()
+    for name, mutant in faultless(scenario)
+    if not scenario.needs_process  # tests/fault/test_rig_service.py plays those
 }
 ONLY_LOGGED = ("configuration-reload-without-reload-0",)  # a file that is refused changes no event
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_what_the_scenario_promises_holds(file: Path, tmp_path: Path) -> None:
-    scenario = load_scenario(file)
+    scenario = LOADED[file]
     run = play(scenario, tmp_path / "first")
     assert not wrong(scenario, run), f"{scenario.promise}\n" + "\n".join(run.log or ())
     if file.stem in REPEATED:

@@ -63,7 +63,7 @@ def test_power_cut_while_epoch_keys_are_taken_leaves_a_unit_that_can_go_on(work:
         crash.restore(work / "crashed")
         check(crash, UnitFiles(work / "crashed" / "keys"))
         tried += 1
-    assert tried > 150
+    assert tried > 80
 
 
 def check(crash: Crash, keys: UnitFiles) -> None:
