@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of the board by the kernel's GPIO character device (libgpiod 2): debounce and bias are the kernel's.
 
-The kernel lets go of a line when the process ends, however it ends, and the pin falls back to what the board's
-description and its resistors say: wire whatever opens so that this is shut.
+The kernel lets go of a line when the process ends, however it ends. What the pin does then is the driver's: some keep
+its level, others make it an input, which the board's resistors pull: wire whatever opens so that this is shut.
 """
 
 from __future__ import annotations

@@ -36,11 +36,15 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One line of a GPIO chip that something hangs on; off is what the hardware has without power, too."""
+    """One line of a GPIO chip that something hangs on; off is what the hardware has without power, too.
+
+    ``longest_ms`` is when whoever holds it switches it off again, whatever the unit says; 0 for never.
+    """
 
     chip: Path
     line: int
     active_low: bool
+    longest_ms: int = 0
 
     def __str__(self) -> str:
         return f"line {self.line} of {self.chip}"
@@ -62,7 +66,7 @@ class Input(Protocol):
 
 
 class OutputLine(Protocol):
-    """A line that was off when it was taken, and is let go with the process."""
+    """A line that was off when it was taken, and goes off with the process."""
 
     def set(self, *, on: bool) -> None:
         """Switch it; raises DeviceLostError."""

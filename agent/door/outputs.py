@@ -2,8 +2,9 @@
 """Pulses on lines: off at the start, on for the time that the configuration says, off again whoever else hangs.
 
 ``tick`` ends pulses; it runs beside the pipeline, on a thread of its own, so that a camera or model that is stuck
-leaves no line on. A line is let go when the process ends, however it ends, and falls back to what the hardware says;
-the service manager then has ``postern door-off`` switch it off once more. No pulse is longer than ``MAX_PULSE_NS``.
+leaves no line on. On a board another process holds the lines (``agent.door.keeper``): it ends each pulse, too, and
+switches everything off when this process ends, however it ends; the service manager then has ``postern door-off``
+switch it off once more. No pulse is longer than ``MAX_PULSE_NS``.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ def make_input(config: Config, one: ButtonInput, lines: Lines, clock: Clock, req
 def pulses(config: Config) -> dict[str, PulseSpec]:
     """The output lines of a unit."""
     return {
-        one.name: PulseSpec(OutputSpec(one.chip, one.line, one.active_low), one.pulse_ms * 1_000_000)
+        one.name: PulseSpec(
+            OutputSpec(one.chip, one.line, one.active_low, longest_ms=one.pulse_ms), one.pulse_ms * 1_000_000
+        )
         for one in config.outputs
         if isinstance(one, GpioOutput)
     }

@@ -20,7 +20,7 @@ from agent.camera.supervise import CameraNotice
 from agent.clock import Clock, SystemClock
 from agent.config.camera import CameraSettings
 from agent.door.challenge import Prompt
-from agent.door.gpio import GpiodLines
+from agent.door.kept import KeptLines
 from agent.door.lines import Lines
 from agent.door.osdp import OsdpPanels, Panels
 from agent.door.outputs import Outputs, Ticking
@@ -104,7 +104,7 @@ class World:
     open_source: OpenSource = open_source
     connect: Connect = Connection
     background: Callable[[Uplink, Housekeeping, Outputs], AbstractContextManager[None]] = in_threads
-    lines: Lines = field(default_factory=GpiodLines)
+    lines: Lines = field(default_factory=KeptLines)
     panels: Panels = field(default_factory=OsdpPanels)
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature

@@ -58,10 +58,11 @@ with Rights(Path(sys.argv[1]) / "rights.db", SimulatedClock()) as rights:
 """
 
 
-@pytest.mark.timeout(60 + KILLS)
+@pytest.mark.timeout(60 + 2 * KILLS)
 def test_a_killed_unit_leaves_no_output_on_and_gives_nobody_two_pulses(tmp_path: Path) -> None:
-    did, wrong = run(tmp_path, KILLS, seed=7)
-    assert wrong == []
+    did, wrong, on_s = run(tmp_path, KILLS, seed=7)
+    print(f"lines were on for {1000 * max(on_s):.0f} ms at most after a death")
+    assert wrong == []  # a line that is on for longer than a second after a death is among them
     assert did["killed"] == KILLS
     assert did["pulses"] > KILLS / 5, "the workers open nothing"
     assert did["in a pulse"] > KILLS / 5, "the deaths fall between the pulses"

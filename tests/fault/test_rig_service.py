@@ -19,6 +19,7 @@ from agent.site.programs import issue_client
 from tools.lib.demo.site import SITE, UNIT, DemoSite
 from tools.lib.rig.__main__ import SCENARIOS
 from tools.lib.rig.disk import SlowDisk
+from tools.lib.rig.faults import Kill
 from tools.lib.rig.inprocess import play_here
 from tools.lib.rig.judge import judge
 from tools.lib.rig.outcome import Run
@@ -31,6 +32,9 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 SINGLE = load_scenario(SCENARIOS / "single-person.yaml")
 SLOW = load_scenario(SCENARIOS / "disk-slow.yaml")
+OFFICE = load_scenario(SCENARIOS / "office-door.yaml")
+STRIKE, MINUTE_S = 27, 60.0
+MAX_ON_S = 1.5  # after a kill; milliseconds on a machine that is not starved
 OTHER = "door-2"
 
 
@@ -164,6 +168,27 @@ def test_what_a_rig_cannot_bring_about_far_away_is_not_played(
 
 
 @pytest.mark.skipif(not SlowDisk.available(), reason="needs a C compiler")
+def test_a_unit_that_is_killed_in_a_pulse_leaves_the_line_and_its_lights_off(premises: Premises) -> None:
+    """The whole process tree on a board that leaves on what nobody switches off; the pulse would last for a minute."""
+    outputs = [{**OFFICE.configuration["outputs"][0], "pulse_ms": round(MINUTE_S * 1000)}]
+    killed = replace(
+        OFFICE,
+        configuration={**OFFICE.configuration, "outputs": outputs},
+        faults=(Kill(at=4),),
+        pulses=(),  # not None: the lines are a board's
+        expect=(),
+    )
+    run = premises.play(killed)
+    assert isinstance(run, Run), run
+    assert run.pulses is not None
+    (strike,) = [one for one in run.pulses if one.line == STRIKE]
+    assert strike.on_s < 4, "the match came too late: the machine is too busy"
+    assert all(one.off_s is not None for one in run.pulses)
+    assert strike.off_s is not None
+    print(f"off {strike.off_s - 4:.3f} s after the kill")
+    assert strike.off_s - 4 < MAX_ON_S
+
+
 def test_a_slow_disk_delays_events_and_the_scenario_notices_when_it_is_not_slow(premises: Premises) -> None:
     assert wrong(SLOW, premises.play(SLOW)) == []
     mutant = replace(SLOW, faults=())

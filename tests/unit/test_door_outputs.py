@@ -86,7 +86,7 @@ def test_a_line_that_is_taken_is_one_sentence_and_no_other_is_held(wired: Wired)
     wired.lines.open_output(OutputSpec(CHIP, 5, active_low=False)).close()
 
 
-def test_a_process_that_dies_lets_go_of_its_lines(tmp_path: Path) -> None:
+def test_a_line_of_a_process_that_died_is_off_once_another_one_takes_it(tmp_path: Path) -> None:
     board = Board(lambda: 0.0)
     with serve(board, tmp_path / "board"):
         lines = SocketLines(tmp_path / "board")

@@ -63,7 +63,7 @@ def try_lines(chip: Chip, shell: Shell, say: Callable[[str], None]) -> None:
         raise CheckError(f"a pulse of {PULSE_MS} ms took {length_s:.1f} s")
     say(f"a match: the line is on for {length_s:.2f} s, of {PULSE_MS / 1000:.2f}")
     for how, command in (
-        ("killed (SIGKILL)", "sudo systemctl kill --signal=KILL postern"),
+        ("killed (SIGKILL)", "sudo systemctl kill --kill-whom=main --signal=KILL postern"),
         ("aborted (SIGABRT)", "sudo systemctl kill --signal=ABRT postern"),
         ("stopped", "sudo systemctl stop postern"),
     ):

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A board's GPIO lines without a board: who holds which, what was pressed, and every pulse with its times.
 
-As the kernel does, it gives a line to one holder, starts an output off, and lets go of a line when the holder does, or
-dies: ``serve`` gives lines over a socket, and a process that ends closes it. A line without a holder is off.
+As the kernel does, it gives a line to one holder, off, and lets go of it when the holder does, or dies: ``serve`` gives
+lines over a socket, and a process that ends closes it. As many boards do, it leaves a line that nobody holds any more
+as it was: whoever dies in a pulse and has nobody to switch it off leaves it on.
 """
 
 from __future__ import annotations
 
 import socket
 import socketserver
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.door.kept import KeptLines
 from agent.door.lines import Input, InputSpec, OutputLine, OutputSpec
 from agent.errors import DeviceLostError
 
@@ -42,15 +45,16 @@ class Board:
         self.pulses: list[Pulse] = []
 
     def take(self, line: int) -> None:
-        """Hold a line; DeviceLostError when somebody does."""
+        """Hold a line, off; DeviceLostError when somebody does."""
         with self._lock:
             if line in self._held:
                 raise DeviceLostError(f"line {line} cannot be used: {TAKEN}")
             self._held.add(line)
             self._pressed[line] = 0  # as the kernel, which tells nothing of before
+        self.drive(line, on=False)
 
     def release(self, line: int) -> None:
-        self.drive(line, on=False)
+        """Let go of a line, which stays as it is."""
         with self._lock:
             self._held.discard(line)
 
@@ -100,6 +104,7 @@ class _Held:
         self._board.drive(self._line, on=on)
 
     def close(self) -> None:
+        self.set(on=False)
         self._board.release(self._line)
 
 
@@ -140,6 +145,31 @@ def serve(board: Board, path: Path) -> Iterator[None]:
         finally:
             server.shutdown()
             thread.join()
+
+
+# A keeper that has its lines from a board; the paths of this Python follow the socket's.
+KEEPER = """
+import sys
+sys.path[:] = sys.argv[2:]
+from pathlib import Path
+from agent.door.keeper import main
+from tools.lib.rig.board import SocketLines
+main(SocketLines(Path(sys.argv[1])).open_output)
+"""
+
+
+class BoardOfAUnit:
+    """``Lines`` of a board in another process, as a unit has them: a keeper holds the outputs."""
+
+    def __init__(self, path: Path) -> None:
+        self._own = SocketLines(path)
+        self._kept = KeptLines([sys.executable, "-I", "-S", "-c", KEEPER, str(path), *sys.path])
+
+    def open_input(self, spec: InputSpec) -> Input:
+        return self._own.open_input(spec)
+
+    def open_output(self, spec: OutputSpec) -> OutputLine:
+        return self._kept.open_output(spec)
 
 
 class SocketLines:

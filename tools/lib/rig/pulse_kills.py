@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kill -9 in the middle of pulses: no output is left on, and nobody gets two pulses for one right.
 
-A worker opens the door of a unit as the service does (rights on disk, rules, outputs) on the lines of a board that
-lives in this process, and matches people; it is killed at a random moment of each of its lives. Every person has a
+A worker opens the door of a unit as the service does (rights on disk, rules, outputs, a keeper that holds the lines) on
+the lines of a board that lives in this process, and matches people; it is killed at a random moment of each of its
+lives. The board leaves a line on that nobody switches off, and pulses are much longer than lives. Every person has a
 line of their own here, so that each pulse says whose it was. A right is good for one pulse in a week: in the whole run
-no line may have two.
+no line may have two. How long lines were on after a death is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import yaml
@@ -34,14 +35,18 @@ from agent.errors import DeviceLostError
 from agent.match.records import Match
 from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate, rights_path
+from tools.lib.bench.timing import percentile
 from tools.lib.demo.site import ROOT
 from tools.lib.rig import kill_run
-from tools.lib.rig.board import Board, SocketLines, serve
+from tools.lib.rig.board import Board, BoardOfAUnit, serve
 
 BOARD = "board"
+PULSE_MS = 30_000  # longer than anybody waits here: what ends a pulse is the keeper, and no clock
+SPARE = 1 << 30  # lines from here on are nobody's; a worker takes one so that its keeper is there
+MAX_ON_S = 1.0  # after a death; milliseconds on a machine that is not starved
 MAX_LIFE_S = 0.06  # from the first word of a worker to its death
 PEOPLE_A_LIFE = 2  # so that most whom a worker meets have used their right in an earlier life
-PATIENCE_S = 5.0  # for the board to see that a worker is dead
+PATIENCE_S = 5.0  # until a line that is still on is told
 WEEK_S = 7 * 24 * 3600
 
 
@@ -54,7 +59,7 @@ def write_config(folder: Path) -> Path:
         ("keys", "folder", ""),
     ):
         data[section][key] = str(folder / name)
-    data["outputs"] = [{"name": "bolt", "kind": "gpio", "chip": "/dev/gpiochip0", "line": 0, "pulse_ms": 200}]
+    data["outputs"] = [{"name": "bolt", "kind": "gpio", "chip": "/dev/gpiochip0", "line": 0, "pulse_ms": PULSE_MS}]
     words = "unchecked: a photograph opens it"
     data["rules"] = [{"name": "portion", "liveness": words, "cooldown_s": WEEK_S, "then": ["bolt"]}]
     file = folder / "config.yaml"
@@ -73,6 +78,7 @@ class LineOfSomebody:
         return self._lines.open_input(spec)
 
     def open_output(self, spec: OutputSpec) -> OutputLine:
+        self._lines.open_output(OutputSpec(spec.chip, SPARE + os.getpid(), active_low=False))
         return _Somebody(self, self._lines, spec)
 
 
@@ -85,7 +91,7 @@ class _Somebody:
         self.close()
         if on:
             self._line = self._lines.open_output(
-                OutputSpec(self._spec.chip, self._owner.person, active_low=self._spec.active_low)
+                OutputSpec(self._spec.chip, self._owner.person, self._spec.active_low, self._spec.longest_ms)
             )
             self._line.set(on=True)
 
@@ -98,7 +104,7 @@ class _Somebody:
 def live(folder: Path, config: Config, people: int) -> None:
     """Match one after the other, until it is killed."""
     clock = SystemClock()
-    lines, dice = LineOfSomebody(SocketLines(folder / BOARD)), random.Random(secrets.randbits(64))
+    lines, dice = LineOfSomebody(BoardOfAUnit(folder / BOARD)), random.Random(secrets.randbits(64))
     problem = logging.getLogger("pulses").error
     with Rights(rights_path(config), clock) as rights:
         gate, verification = make_gate(config), Verification(clock, lambda *_: None)
@@ -125,11 +131,12 @@ def nursery(folder: Path) -> None:
         os.write(1, f"{how}\n".encode())
 
 
-def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str]]:
-    """Kill ``kills`` workers in ``folder``; what happened, and which promise broke."""
+def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str], list[float]]:
+    """Kill ``kills`` workers in ``folder``; what happened, which promise broke, and how long lines were on, seconds."""
     write_config(folder)
     did: Counter[str] = Counter()
     wrong: list[str] = []
+    on_s: list[float] = []
     dice, board = random.Random(seed), Board(time.monotonic)
     command = [sys.executable, "-m", "tools.lib.rig.pulse_kills", "--nursery", str(folder)]
     with ExitStack() as stack:
@@ -138,12 +145,15 @@ def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str]
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True, bufsize=1)
         )
         for number in range(kills):
-            did[_kill_one(process, PEOPLE_A_LIFE * (number + 1), dice, board, did)] += 1
-            end = time.monotonic() + PATIENCE_S
-            while any(one.off_s is None for one in board.pulses) and time.monotonic() < end:
+            how, killed_s = _kill_one(process, PEOPLE_A_LIFE * (number + 1), dice)
+            did[how] += 1
+            while _lit(board) and time.monotonic() < killed_s + PATIENCE_S:
                 time.sleep(0.001)
-            if any(one.off_s is None for one in board.pulses):
+            if _lit(board):
                 wrong.append(f"after kill {number + 1} an output is left on")
+            after_s = [one.off_s - killed_s for one in board.pulses if one.off_s is not None and one.off_s > killed_s]
+            did["in a pulse"] += bool(after_s)
+            on_s += after_s
         if process.stdin is not None:
             process.stdin.close()
     of_each = Counter(one.line for one in board.pulses)
@@ -151,10 +161,17 @@ def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str]
     wrong += [f"person {line} got {count} pulses for one right" for line, count in of_each.items() if count > 1]
     if did["ended by itself"]:
         wrong.append(f"{did['ended by itself']} workers ended by themselves: run it again with their errors in view")
-    return did, wrong
+    if (longest_s := max(on_s, default=0.0)) > MAX_ON_S:
+        wrong.append(f"an output was on for {longest_s:.2f} s after a death")
+    return did, wrong, on_s
 
 
-def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random, board: Board, did: Counter[str]) -> str:
+def _lit(board: Board) -> bool:
+    return any(one.off_s is None for one in board.pulses)
+
+
+def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random) -> tuple[str, float]:
+    """Kill one worker after some of its life; how it ended, and when it was killed."""
     if process.stdin is None or process.stdout is None:
         raise DeviceLostError("the nursery has no pipes: run it again")
     process.stdin.write(f"{people}\n")
@@ -167,20 +184,27 @@ def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random, 
         elif line == "lives\n":
             lives = True
         else:
-            return "ended by itself"
+            return "ended by itself", time.monotonic()
     time.sleep(dice.random() * MAX_LIFE_S)
-    did["in a pulse"] += any(one.off_s is None for one in board.pulses)
+    keepers = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    killed_s = time.monotonic()
     os.kill(worker, signal.SIGKILL)
+    if dice.random() < 0.3:  # as the service manager does with what is left
+        for keeper in keepers:
+            with suppress(ProcessLookupError):
+                os.kill(int(keeper), signal.SIGTERM)
     while (said := process.stdout.readline().strip()) == "lives":
         pass
-    return said
+    return said, killed_s
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """``tools/rig pulses``: exit status 0 only if no output was left on and nobody got two pulses."""
 
     def told(folder: Path, kills: int, seed: int) -> tuple[dict[str, int], list[str]]:
-        did, wrong = run(folder, kills, seed=seed)
+        did, wrong, on_s = run(folder, kills, seed=seed)
+        did["on after a death, ms at most"] = round(1000 * max(on_s, default=0.0))
+        did["on after a death, ms in 99 of 100"] = round(1000 * percentile(on_s, 0.99)) if on_s else 0
         return dict(sorted(did.items())), wrong
 
     well = "no output left on, nobody got two pulses for one right"

@@ -22,7 +22,7 @@ from agent.errors import PosternError
 from agent.unit.notify import Notifier
 from agent.unit.running import run_unit
 from agent.unit.world import World
-from tools.lib.rig.board import SocketLines
+from tools.lib.rig.board import BoardOfAUnit
 from tools.lib.rig.camera import SceneView, source_of
 from tools.lib.rig.clock import OffsetClock
 
@@ -57,7 +57,7 @@ def main() -> int:
                 began.write_text(str(view.began_ns()))
             notifier.alive()
 
-        board = SocketLines(control / BOARD)
+        board = BoardOfAUnit(control / BOARD)
         world = World(clock=clock, open_source=source_of(view, threaded=True), lines=board)
         return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_file(arguments.config))
     except PosternError as error:
