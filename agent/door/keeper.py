@@ -82,7 +82,8 @@ class Keeper:
 
     def all_off(self) -> bool:
         """Switch off whatever is on; whether nothing is any more."""
-        return all([self._is_off(held) for held in self._held.values() if held.lit])
+        stuck = [held for held in self._held.values() if held.lit and not self._is_off(held)]  # each is tried
+        return not stuck
 
     @staticmethod
     def _on(held: _Held, now_ns: int) -> None:

@@ -208,13 +208,13 @@ def test_the_keeper_is_small_and_has_nothing_of_the_units(board: tuple[Board, Pa
     _, path = board
     before = children()
     with (tmp_path / "secret").open("w") as secret:
-        os.set_inheritable(secret.fileno(), True)  # noqa: FBT003 - as a library may that knows no better
+        os.set_inheritable(secret.fileno(), True)  # as a library may that knows no better
         lines = BoardOfAUnit(path)
         held = [lines.open_output(OutputSpec(CHIP, one, active_low=False)) for one in (1, 2)]
         (keeper,) = set(children()) - set(before)
         process = Path("/proc") / str(keeper)
         status = dict(one.split(":", 1) for one in (process / "status").read_text().splitlines())
-        files = [os.readlink(one) for one in (process / "fd").iterdir()]
+        files = [str(one.readlink()) for one in (process / "fd").iterdir()]
         assert (process / "environ").read_bytes() == b""
         print(f"{files}, {status['VmRSS'].strip()}")
     for one in held:
