@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -70,6 +72,10 @@ def test_the_machines_clock_is_the_machines() -> None:
     assert abs(clock.monotonic_ns() - time.monotonic_ns()) < 60 * 10**9
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
     assert clock.boot() == BOOT_ID.read_text().strip()
+    machine = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
+    known = SystemClock(mark=Path("/nowhere"))
+    assert known.state() == ("synced" if 0 <= machine < 5 else "unsynced")
+    assert (known.refusal() is None) == (machine >= 0)
     before = time.monotonic()
     clock.sleep(0.001)
     assert time.monotonic() - before >= 0.001

@@ -377,3 +377,11 @@ def test_a_face_that_is_hidden_as_long_as_a_track_lives_keeps_its_dwell(hidden: 
     assert admitted_after(gate, face(640, 360), MIN_DWELL_NS)
     again = MIN_DWELL_NS + hidden
     assert bool(gate.admit([track(face(640, 360), now=again)], timestamp_ns=again, **SIZE)) == kept
+
+
+def test_who_does_not_act_keeps_nobody_else_from_being_admitted() -> None:
+    gate, unfit = zone_gate(), {0: face(100, 360), 1: face(640, 360, 20), 2: face(640, 360, yaw=60)}
+    for now in range(0, DWELL + 1, FRAME):
+        shown = [track(unfit[id_] if id_ in unfit else face(640, 360), id_=id_, now=now) for id_ in range(5)]
+        admitted = gate.admit(shown, timestamp_ns=now, **SIZE)
+    assert [one.id for one in admitted] == [3, 4]

@@ -343,3 +343,18 @@ def test_a_visit_ends_after_its_time_out_of_view_and_no_sooner(away: int, anew: 
     assert run(decider, *repeat(3, 0))[-1] == (ANNA,)
     decider.forget([0])
     assert run(decider, *repeat(3, 0), start=away)[-1] == ((ANNA,) if anew else ())
+
+
+def test_who_names_nobody_or_is_refused_keeps_nobody_else_from_being_matched() -> None:
+    assert run(Decider(POLICY), *repeat(3, STRANGER, 0, 1))[-1] == (ANNA, BO)
+    decider = Decider(POLICY)
+    for now in range(0, 3 * FRAME, FRAME):
+        for track_id, who in enumerate((0, 1)):
+            decider.take(track_id, seen(who), now)
+        found = decider.compare(partial(compare, references=GALLERY), now)
+        decision = decider.update(
+            found, gallery_size=SIZE, zone="door", timestamp_ns=now,
+            vouch=lambda _, subject: "failed" if subject == ANNA else "passed",
+        )  # fmt: skip
+    assert [(match.subject, match.liveness) for match in decision.matches] == [(BO, "passed")]
+    assert decision.named == {0: ANNA, 1: BO}

@@ -65,3 +65,11 @@ def test_who_brought_their_reference_along_is_not_followed() -> None:
     presence = Presence(hold_ns=1_000_000_000)
     assert presence.update([Match(SubjectId(b"t" * 16), "gate", 0, method="token")], 0) == []
     assert presence.update([], 60_000_000_000) == []
+
+
+def test_who_brought_their_reference_keeps_nobody_else_from_being_present() -> None:
+    seen = [Match(SubjectId(b"t" * 16), "gate", 5, method="token"), Match(SubjectId(b"a" * 16), "gate", 5)]
+    changes = Presence().update(seen, 5)
+    assert [(one.subject, one.state, one.zone, one.timestamp_ns) for one in changes] == [
+        (SubjectId(b"a" * 16), "arrived", "gate", 5)
+    ]

@@ -24,7 +24,8 @@ from typing import Any
 
 import pytest
 
-QUIETLY = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--tb=short")
+# A test may take longer than in a run of its own: the machine is busy, and a run has its limit.
+QUIETLY = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--tb=short", "--timeout=300")
 PASSED, FAILED, INTERRUPTED = 0, 1, 2  # of pytest; interrupted is what it is by a file that cannot be imported
 OURS = ("agent", "tests", "tools", "__main__", "conftest")
 TURN_S = 0.02  # between two looks at a run
@@ -116,7 +117,7 @@ def _run(tests: list[str], environment: dict[str, str], limit_s: float) -> dict[
 
 
 def _be_a_run(tests: list[str], environment: dict[str, str], told: Path, said: Path) -> None:
-    os.setsid()
+    os.setpgid(0, 0)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     output = os.open(said, os.O_WRONLY | os.O_CREAT)

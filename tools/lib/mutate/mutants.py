@@ -129,7 +129,7 @@ def _settings(room: str) -> str:
         "source_paths": ["agent"],
         "only_mutate": modules_of(room),
         "also_copy": BESIDE,
-        "pytest_add_cli_args": ["-p", "no:xdist"],
+        "pytest_add_cli_args": ["-p", "no:xdist", "--timeout=600"],  # mutants and a busy machine make tests slow
         "pytest_add_cli_args_test_selection": answering(room),
     }
     return "[mutmut]\n" + "".join(f"{name} =\n  " + "\n  ".join(lines) + "\n" for name, lines in lists.items())

@@ -53,8 +53,8 @@ ROOMS = {
         ("protocol/*.py",),
         ("unit/test_event_*.py", "unit/test_response.py", "contract/test_vectors.py", "contract/test_event_schema.py",
          "unit/test_site_enrolment.py", "unit/test_resolve.py", "attack/test_event_*.py", "contract/test_topics.py",
-         "unit/test_longest.py",
-         "unit/test_uplink_health.py", "attack/test_granted_questions.py"),
+         "unit/test_longest.py", "unit/test_issued.py", "unit/test_list_parts.py", "unit/test_invitation.py",
+         "unit/test_uplink_health.py", "attack/test_granted_questions.py", "attack/test_tokens.py"),
     ),
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
