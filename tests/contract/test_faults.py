@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.lib.mutate import equivalent
 from tools.lib.mutate.faults import Fault, read
 from tools.lib.mutate.rooms import MEASURED, ROOMS, ROOT, answering, modules_of
 
@@ -32,6 +33,23 @@ def test_wrong_line_can_be_put_in_is_a_program_and_has_tests(fault: Fault, tmp_p
     assert all((ROOT / test).is_file() for test in fault.asked())
     fault.take_out_of(tmp_path)
     assert copy.read_text() == (ROOT / fault.file).read_text()
+
+
+def test_what_cannot_be_noticed_is_a_change_of_a_line_that_is_there_and_has_a_reason() -> None:
+    for one in equivalent.read():
+        assert one.old != one.new
+        assert one.why
+        assert one.file == "*" or one.old in (ROOT / one.file).read_text(), one
+
+
+def test_a_mutant_is_taken_for_one_that_changes_nothing_only_where_the_list_has_it() -> None:
+    listed = equivalent.Equivalent("agent/clock.py", "x = 0", "x = None", "not read")
+    same = "-    x = 0\n+    x = None\n"
+    assert listed.is_of("agent/clock.py", same)
+    assert not listed.is_of("agent/keys.py", same)
+    assert not listed.is_of("agent/clock.py", "-    x = 0\n+    x = 1\n")
+    assert not listed.is_of("agent/clock.py", "-    x = 0\n-    y = 0\n+    x = None\n")
+    assert equivalent.Equivalent("*", '"ascii"', '"ASCII"', "no case").is_of("agent/a.py", '-a("ascii")\n+a("ASCII")')
 
 
 @pytest.mark.parametrize("room", ROOMS)

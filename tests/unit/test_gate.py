@@ -191,6 +191,7 @@ def test_there_is_no_gate_that_is_always_open() -> None:
         lambda: zone_gate(dwell_ns=MIN_DWELL_NS - 1),
         lambda: FaceLimits(min_face_px=0),
         lambda: FaceLimits(max_turn_degrees=180),
+        lambda: FaceLimits(max_turn_degrees=0),
         lambda: FaceLimits(max_turn_degrees=float("nan")),
         lambda: ButtonGate(zone="door", window_ns=MAX_WINDOW_NS + 1),
         lambda: ButtonGate(zone="door", window_ns=0),
@@ -298,6 +299,8 @@ def test_the_bounds_of_what_may_be_configured_may_be_configured() -> None:
     limits = FaceLimits(min_face_px=MIN_FACE_PX, max_turn_degrees=MAX_TURN_DEGREES)
     assert admitted_after(zone_gate(dwell_ns=MIN_DWELL_NS, limits=limits), face(640, 360), MIN_DWELL_NS)
     assert ButtonGate(zone="door", window_ns=MAX_WINDOW_NS).zone == "door"
+    assert ButtonGate(zone="door", window_ns=1).zone == "door"
+    assert FaceLimits(max_turn_degrees=0.5).max_turn_degrees == 0.5
     assert zone_gate(polygon=((0, 0), (1, 0), (1, 2 * MIN_ZONE_AREA)))
     whole = ((0, 0), (1, 0), (1, 1), (0, 1))
     assert admitted_after(zone_gate(polygon=whole), face(640, 360), DWELL)

@@ -15,6 +15,8 @@ from tools.lib.evaluate.rates import rate
 from tools.lib.mutate import faults, mutants
 from tools.lib.mutate.rooms import MEASURED, ROOMS
 
+SAME = "that change nothing"  # outside the share
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/mutate", description=__doc__)
@@ -57,15 +59,17 @@ def _rooms(parser: argparse.ArgumentParser, rooms: Sequence[str], sample: int | 
         print(f"{room}: {len(names)} of {len(made.names)} mutants, seed {seed}", flush=True)
         ended: Counter[str] = Counter()
         for tried in mutants.try_each(made, names, jobs):
-            ended[tried.how] += 1
+            why = made.why_none_could_notice(tried.name) if tried.how == "survived" else None
+            ended[tried.how if why is None else SAME] += 1
             if tried.how in ("survived", "broken"):
-                print(f"{tried.how} {tried.name}{f' by {tried.by}' if tried.by else ''}", flush=True)
+                told = f"changes nothing, {why}:" if why else tried.how
+                print(f"{told} {tried.name}{f' by {tried.by}' if tried.by else ''}", flush=True)
                 print(made.diff(tried.name), flush=True)
         print(f"{room}: {_summary(ended)}", flush=True)
         all_ended += ended
     if len(rooms) > 1:
         print(_summary(all_ended))
-    return 0 if _noticed(all_ended) == all_ended.total() else 1
+    return 0 if _noticed(all_ended) == all_ended.total() - all_ended[SAME] else 1
 
 
 def _noticed(ended: Counter[str]) -> int:
@@ -73,9 +77,9 @@ def _noticed(ended: Counter[str]) -> int:
 
 
 def _summary(ended: Counter[str]) -> str:
-    if not ended:
+    if ended.total() == ended[SAME]:
         return "nothing was tried"
-    noticed, tried = _noticed(ended), ended.total()
+    noticed, tried = _noticed(ended), ended.total() - ended[SAME]
     share = rate("share", noticed, tried)
     low, high = 100 * share["share_low"], 100 * share["share_high"]
     how = ", ".join(f"{count} {outcome}" for outcome, count in ended.most_common())

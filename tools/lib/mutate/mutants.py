@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tools.lib.mutate import reach
+from tools.lib.mutate import equivalent, reach
 from tools.lib.mutate.rooms import ROOT, answering, keep_like, modules_of
 from tools.lib.mutate.runs import Runs, Verdict
 
@@ -52,6 +52,11 @@ class Made(NamedTuple):
     def drawn(self, sample: int | None, seed: int) -> list[str]:
         """A uniformly random sample, in a random order: what was tried until an interruption is one as well."""
         return random.Random(seed).sample(self.names, min(sample or len(self.names), len(self.names)))
+
+    def why_none_could_notice(self, name: str) -> str | None:
+        """The reason that equivalent.yaml gives, where the mutant changes nothing."""
+        file, diff = name.rpartition(".")[0].replace(".", "/") + ".py", self.diff(name)
+        return next((one.why for one in equivalent.read() if one.is_of(file, diff)), None)
 
     def diff(self, name: str) -> str:
         """The lines that ``name`` takes and puts."""
