@@ -27,6 +27,7 @@ pytestmark = [
 
 MATCH, PRESENCE = "event.front_door_match", "event.front_door_presence"
 ANNA, BEN = "event.anna_seen", "event.ben_seen"
+TOLD = "event.postern_demo_missing_or_refused"
 DISCOVERY = "homeassistant/device/postern-demo/door-1/config"
 LATE_S = 14  # beyond what counts as of this moment
 
@@ -176,6 +177,44 @@ def test_person_who_is_withdrawn_while_home_assistant_is_away_is_gone_when_it_is
     home.start()
     home.wait(lambda: home.state(ANNA) and home.state(ANNA)["state"] != "unavailable", "who is still known")  # type: ignore[index]
     home.wait(lambda: home.state(BEN) is None, "Ben is gone")
+
+
+def test_automation_for_somebody_who_is_not_known_yet_fires_at_the_first_match_of_their_new_device(
+    counts: House,
+) -> None:
+    house, home = counts, counts.home
+    house.know("person-01")
+    house.start_bridge()
+    home.wait(lambda: home.state(ANNA) and home.state(ANNA)["state"] != "unavailable", "who is known")  # type: ignore[index]
+    home.wait(lambda: home.state(BEN) is None, "who is not")
+    home.automate(
+        id="ben",
+        alias="Ben is here",
+        triggers=[{"trigger": "state", "entity_id": BEN, "not_to": ["unavailable", "unknown"]}],
+        actions=[{"action": "light.turn_on", "target": {"entity_id": "light.hall"}}],
+    )
+    house.know(*PEOPLE)
+    home.wait(lambda: home.state(BEN) is not None, "the new device")
+    house.see(stands("person-01", 2, 6), stands("person-02", 10, 14))
+    house.start_unit()
+    home.wait(lambda: home.fired("Ben is here") >= 1, "Ben's automation")
+    settle()
+    assert home.fired("Ben is here") == 1
+    assert home.ask("{{ device_id('Ben Okoye') }}") != "None"
+
+
+def test_what_is_refused_shows_with_its_reason_and_makes_nobody_seen(counts: House) -> None:
+    house, home = counts, counts.home
+    house.start_bridge()
+    home.wait(lambda: home.state(TOLD) and home.state(TOLD)["state"] != "unavailable", "the bridge's own device")  # type: ignore[index]
+    house.say_as_the_unit("event/match", b'{"data":{"event_type":"match"},"sig":"x"}')
+    home.wait(lambda: home.state(TOLD)["attributes"].get("event_type") == "refusal", "the refusal")  # type: ignore[index]
+    attributes = home.state(TOLD)["attributes"]  # type: ignore[index]
+    assert (attributes["unit"], attributes["reason"]) == ("door-1", "wrong_type")
+    settle()
+    assert not [to for who in (ANNA, BEN) for _, to in home.changes(who) if to not in (None, "unknown", "unavailable")]
+    assert (home.fired(), home.lit()) == (0, 0)
+    assert not [topic for topic in house.retained() if "people" in topic]
 
 
 def test_presence_comes_and_goes_with_its_switch_and_a_unit_may_take_another_name(counts: House) -> None:

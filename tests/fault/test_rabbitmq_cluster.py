@@ -209,8 +209,10 @@ def test_a_node_dies_under_the_fleet_and_every_event_comes_once_and_in_order(
 ) -> None:
     """Killed as by a power cut, and back later; the units and the auditor go on at the nodes that are left."""
     victim, died = cluster.nodes[1], threading.Event()
+    plan = Plan(rate=RATE, seconds=SECONDS, broker=(LOOPBACK, cluster.port))
 
     def kill() -> None:
+        plan.speaking.wait()
         time.sleep(DIES_AT_S)
         victim.kill()
         died.set()
@@ -219,12 +221,13 @@ def test_a_node_dies_under_the_fleet_and_every_event_comes_once_and_in_order(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    report = run(fleet, Plan(rate=RATE, seconds=SECONDS, broker=(LOOPBACK, cluster.port)))
+    report = run(fleet, plan)
     thread.join()
     print(report.as_json())
     assert died.is_set()
     assert report.signed > 3 * UNITS, "the units hardly spoke"
     assert report.lost == report.altered == 0
+    assert not report.waiting, "they wait at their units, and nothing more got through"
     assert report.delivered == report.signed
     assert report.overtaken == report.late == 0, "of one unit, an event came after one that it signed later"
     assert not report.refused, "a repeat by the broker is no event; nothing else may be refused"

@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.simulators.ports import free_port
 
 ROOM = os.environ.get("POSTERN_HOME_ASSISTANT")  # folder of a Debian in which /opt/ha is Home Assistant's environment
@@ -122,6 +124,12 @@ class HomeAssistant:
         step = self.post(flow, _filled(step["data_schema"], answers))
         assert step["type"] == "create_entry", step
 
+    def automate(self, **automation: object) -> None:
+        """Add one automation to those that run, as its editor does."""
+        file = self.folder / "automations.yaml"
+        file.write_text(f"{file.read_text()}\n{yaml.safe_dump([automation], sort_keys=False)}")
+        self.post("/api/services/automation/reload", {})
+
     def state(self, entity: str) -> dict[str, Any] | None:
         """State and attributes of an entity; None where there is none."""
         try:
@@ -142,9 +150,10 @@ class HomeAssistant:
     def wait(self, condition: Callable[[], object], what: str) -> None:
         self._until(condition, WAIT_S, what)
 
-    def fired(self) -> int:
+    def fired(self, name: str = "Hall light for enrolled people") -> int:
         """How often an automation did something."""
-        return sum(one["event_type"] == "automation_triggered" for one in self.heard)
+        triggered = [one["data"] for one in self.heard if one["event_type"] == "automation_triggered"]
+        return sum(one["name"] == name for one in triggered)
 
     def lit(self) -> int:
         """How often the light in the hall was turned on."""

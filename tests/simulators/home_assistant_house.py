@@ -21,6 +21,7 @@ from agent.clock import SystemClock
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.mqtt.credentials import Credentials
 from agent.protocol.pseudonym import epochs_from
+from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import wait_until
 from tests.simulators.home_assistant import HomeAssistant
 from tools.lib.demo.brokers import DemoBroker
@@ -126,6 +127,17 @@ class House:
     def unit_said(self, words: str) -> bool:
         assert self.unit.running or self.unit.status is not None, list(self.unit.log)
         return any(words in line for line in list(self.unit.log))
+
+    def say_as_the_unit(self, leaf: str, payload: bytes) -> None:
+        """By whoever has the unit's card while it is off: the broker lets them."""
+        files = UnitFiles(self.site.unit / "keys")
+        credentials = Credentials(files.ca_crt, files.tls_crt, files.tls_key)
+        settings = BrokerSettings("127.0.0.1", credentials, port=self.broker.port)
+        connection = Connection(settings, client_id="door-1", clock=SystemClock())
+        connection.open()
+        mid = connection.publish(f"postern/{SITE}/door-1/{leaf}", payload)
+        wait_until(lambda: any(ack.mid == mid for ack in connection.poll(0.1).acks))
+        connection.close()
 
     # -- the bridge ----------------------------------------------------------------------------------
 

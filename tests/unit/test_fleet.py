@@ -5,13 +5,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.clock import SimulatedClock
+from agent.keys import UnitKey
+from agent.outbox.queue import Outbox
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.fleet.__main__ import main
-from tools.lib.fleet.report import overtaken, percentiles
+from tools.lib.fleet.books import Undelivered, find
+from tools.lib.fleet.match import random_match
+from tools.lib.fleet.report import Report, overtaken, percentiles
 from tools.lib.fleet.site import FleetSite
 
 
@@ -104,6 +112,38 @@ def test_verifier_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["per_second"] > 500, "even on a machine that does much else"
     assert told["restart_s"] < 5
     assert told["warm_mib"] > 0
+
+
+def test_what_was_not_delivered_is_found_where_it_is(tmp_path: Path) -> None:
+    """What waits at a unit is not lost; what it keeps was asked for in vain; the rest is nowhere."""
+    clock = SimulatedClock()
+    outbox = Outbox(tmp_path / "outbox.db", signer=UnitKey.generate(), source="/postern/hq/door-1", clock=clock)
+    for _ in range(6):
+        outbox.append(random_match(clock.now(), clock.state()))
+    outbox.acked(1, 2, 3)
+    outbox.close()
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as database, database:
+        database.execute("DELETE FROM kept WHERE seq = 2")
+    assert find(tmp_path / "outbox.db", [1, 2, 5]) == Undelivered(waiting=(5,), kept=(1,), gone=(2,))
+    assert find(tmp_path / "nowhere.db", []) == Undelivered()
+
+
+def test_run_that_ends_while_events_wait_is_no_loss_and_no_success() -> None:
+    facts = dict.fromkeys(("lost", "altered", "repeated", "late", "overtaken"), 0)
+    report = Report(
+        units=1,
+        seconds=1,
+        signed=9,
+        delivered=9,
+        refused={},
+        latency_ms={},
+        units_cpu_s=0,
+        subscriber_cpu_s=0,
+        broker_cpu_s=None,
+        **facts,
+    )
+    assert report.ok
+    assert not replace(report, delivered=8, waiting={"unit-0001": (9,)}).ok
 
 
 def test_an_event_that_comes_behind_a_later_one_and_does_not_say_so_is_out_of_order() -> None:

@@ -256,7 +256,10 @@ def _wait(condition: Callable[[], object]) -> None:
 
 def _done(command: list[str], environment: dict[str, str]) -> str:
     """What a program says; RefusedError with that when it fails."""
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CTL_S, check=False)
+    try:
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CTL_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise RefusedError(f"{Path(command[-1]).name}: no answer in {CTL_S:.0f} s: the machine does too much") from None
     if told.returncode != 0:
         raise RefusedError(f"{Path(command[-1]).name}: {' '.join((told.stdout + told.stderr).split())[-500:]}")
     return told.stdout

@@ -16,6 +16,8 @@ class Report:
     """``latency_ms``: from the moment before an event was signed until a subscriber had verified it.
 
     ``late`` events filled a gap and say so; ``overtaken`` ones came after a later one of their unit and do not.
+    ``lost`` ones did not come, though the broker took them: of these a unit would say again those in ``kept``, by unit
+    and number. Those in ``waiting`` no broker took yet: they are not lost, but the run ended before they came.
     """
 
     units: int
@@ -33,11 +35,18 @@ class Report:
     subscriber_cpu_s: float
     broker_cpu_s: float | None
     faults: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Everything that was signed was delivered as it was signed and in order, and nothing else was believed."""
-        return self.signed > 0 and self.lost == self.altered == self.overtaken == 0 and not self.refused
+        return (
+            self.signed > 0
+            and self.lost == self.altered == self.overtaken == 0
+            and not self.refused
+            and not self.waiting
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": self.ok, **asdict(self)}
@@ -47,6 +56,10 @@ class Report:
         shown.add_column("")
         shown.add_column("", justify="right")
         rows: dict[str, object] = {name: getattr(self, name) for name in ("signed", "delivered", "lost", "altered")}
+        rows |= {
+            "not lost, but waiting at units": _numbers(self.waiting),
+            "lost, but kept by units": _numbers(self.kept),
+        }
         rows |= {"repeated by the broker": self.repeated, "late": self.late, "out of order": self.overtaken}
         rows |= {f"refused: {reason}": count for reason, count in self.refused.items()}
         rows |= {f"latency {name}": _ms(value) for name, value in self.latency_ms.items()}
@@ -75,6 +88,10 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     ordered = sorted(values)
     ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     return {name: ordered[math.ceil(share * len(ordered)) - 1] if ordered else None for name, share in ranks.items()}
+
+
+def _numbers(by_unit: dict[str, tuple[int, ...]]) -> int:
+    return sum(map(len, by_unit.values()))
 
 
 def _ms(value: float | None) -> str:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
+from agent.outbox.queue import Head
 from tools.lib.fleet.audit import Audit
+from tools.lib.fleet.books import Undelivered, find
 from tools.lib.fleet.brokers import OwnBroker, own_broker
 from tools.lib.fleet.report import Report, overtaken, percentiles
 from tools.lib.fleet.site import FleetSite
@@ -25,8 +29,9 @@ from tools.lib.rig.process import head_of
 from tools.lib.rig.proxy import FaultyProxy
 
 PER_PROCESS = 25  # units, each with a thread
-FLUSH_S = 90.0
-SETTLE_S = 60.0  # for what is asked for again
+END_S = 90.0
+SETTLE_S = 60.0  # without an event: longer than the first pauses of whoever asks again
+MAX_SETTLE_S = 300.0
 FAULT_EVERY_S = 5.0
 DOWN_S = 1.0  # a broker that was killed
 LOOPBACK = "127.0.0.1"
@@ -45,6 +50,10 @@ class Group:
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def wait_until_it_speaks(self) -> None:
+        """What is measured begins then: on a busy machine, units take longer to start than lies between two faults."""
+        self._told()
+
     def kill(self) -> None:
         """As ``kill -9`` or a power cut: what was signed is in the outboxes."""
         if self.process is not None:
@@ -52,20 +61,27 @@ class Group:
             self.process.kill()
             self.process.communicate()
 
-    def quieten(self) -> None:
-        """Let the units deliver what they have, and say nothing new."""
+    def quieten(self) -> dict[str, Head]:
+        """Let the units deliver what they have, and say nothing new; where their chains end."""
         if self.process is not None and self.process.stdin and self.process.stdout:
             self.process.stdin.write("stop\n")
             self.process.stdin.flush()
-            told = self.process.stdout.readline()
-            if not told:
-                raise RefusedError("a process with units ended by itself: look above")
-            self.cpu_s += float(told)
+            told = json.loads(self._told())
+            self.cpu_s += told["cpu_s"]
+            return {name: Head(*head) for name, head in told["heads"].items()}
+        return {}
+
+    def _told(self) -> str:
+        """The next line of the process; RefusedError where it has ended."""
+        told = self.process.stdout.readline() if self.process is not None and self.process.stdout else ""
+        if not told:
+            raise RefusedError("a process with units ended by itself: look above")
+        return told
 
     def finish(self) -> None:
         """End the units, which answer until then."""
         if self.process is not None:
-            self.process.communicate("end\n", timeout=FLUSH_S)
+            self.process.communicate("end\n", timeout=END_S)
             self.process = None
 
 
@@ -82,6 +98,7 @@ class Plan:
     broker: tuple[str, int] | None = None
     pids: Sequence[int] = ()
     done: Counter[str] = field(default_factory=Counter)
+    speaking: threading.Event = field(default_factory=threading.Event)  # set once every unit speaks
 
 
 def run(fleet: FleetSite, plan: Plan) -> Report:
@@ -94,21 +111,31 @@ def run(fleet: FleetSite, plan: Plan) -> Report:
         audit = stack.enter_context(Audit(fleet, host, port, state=state))
         groups = [_group(fleet, part, plan, host, port, stack, share=len(part) / len(names)) for part in _parts(names)]
         before = {name: head_of(fleet.unit(name) / "outbox.db").seq for name in names}
-        spent, began = _Spent(broker.pids if broker else lambda: list(plan.pids)), time.monotonic()
+        spent = _Spent(broker.pids if broker else lambda: list(plan.pids))
         for group in groups:
             group.start()
             stack.callback(group.kill)
-        _live(plan, groups, broker, spent)
         for group in groups:
-            group.quieten()
+            group.wait_until_it_speaks()
+        plan.speaking.set()
+        began = time.monotonic()
+        _live(plan, groups, broker, spent)
+        heads = {name: head for group in groups for name, head in group.quieten().items()}
         seconds = time.monotonic() - began
-        heads = {name: head_of(fleet.unit(name) / "outbox.db") for name in names}
-        _settle(lambda: len(audit.arrived) == sum(head.seq - before[name] for name, head in heads.items()))
+        _settle(lambda: len(audit.arrived), sum(head.seq - before[name] for name, head in heads.items()))
         cpu_s = spent.total()
         for group in groups:
             group.finish()
     books = {name: balance([head], audit.events.get(name, []), after=before[name]) for name, head in heads.items()}
-    return _report(fleet, plan, audit, books, seconds=seconds, units_s=sum(one.cpu_s for one in groups), broker_s=cpu_s)
+    where = {
+        name: find(
+            fleet.unit(name) / "outbox.db",
+            (seq for seq in range(before[name] + 1, head.seq + 1) if (name, seq) not in audit.arrived),
+        )
+        for name, head in heads.items()
+    }
+    units_s = sum(one.cpu_s for one in groups)
+    return _report(fleet, plan, audit, books, where, seconds=seconds, units_s=units_s, broker_s=cpu_s)
 
 
 def cpu_of(pid: int) -> float | None:
@@ -169,22 +196,28 @@ def _live(plan: Plan, groups: list[Group], broker: OwnBroker | None, spent: _Spe
         time.sleep(min(FAULT_EVERY_S, left))
         if not plan.faults or end - time.monotonic() < FAULT_EVERY_S:
             continue
-        fault, turn = plan.faults[turn % len(plan.faults)], turn + 1
+        fault, turn, began = plan.faults[turn % len(plan.faults)], turn + 1, time.monotonic()
         plan.done[fault] += 1
         group = random.choice(groups)
         if fault == "kill":
             group.kill()
             group.start()
+            group.wait_until_it_speaks()
         elif fault == "cut" and group.link is not None:
             group.link.cut()
         elif fault == "broker" and broker is not None:
             spent.over(broker.crash)
+        end += time.monotonic() - began  # until what was killed is back, nobody speaks
 
 
-def _settle(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + SETTLE_S
-    while not done() and time.monotonic() < end:
+def _settle(arrived: Callable[[], int], signed: int) -> None:
+    """Wait for what is on its way or asked for again, as long as anything comes."""
+    last, quiet = time.monotonic() + MAX_SETTLE_S, time.monotonic() + SETTLE_S
+    before = arrived()
+    while before < signed and time.monotonic() < min(last, quiet):
         time.sleep(0.1)
+        if (now := arrived()) > before:
+            before, quiet = now, time.monotonic() + SETTLE_S
 
 
 def _report(
@@ -192,6 +225,7 @@ def _report(
     plan: Plan,
     audit: Audit,
     books: dict[str, Balance],
+    where: dict[str, Undelivered],
     *,
     seconds: float,
     units_s: float,
@@ -204,7 +238,9 @@ def _report(
         seconds=seconds,
         signed=sum(one.signed for one in books.values()),
         delivered=sum(one.verified for one in books.values()),
-        lost=sum(one.lost for one in books.values()),
+        lost=sum(one.lost for one in books.values()) - sum(len(one.waiting) for one in where.values()),
+        waiting={name: one.waiting for name, one in where.items() if one.waiting},
+        kept={name: one.kept for name, one in where.items() if one.kept},
         altered=sum(one.altered for one in books.values()),
         repeated=audit.refused["duplicate"],
         refused=refused,

@@ -2,12 +2,14 @@
 """A process with some of the units: they speak at a rate, until a line comes on standard input; then they flush.
 
 ``python -m tools.lib.fleet.worker FOLDER HOST PORT RATE UNIT...``; each number that is signed is written to
-``signed`` in the unit's folder with the monotonic time, and once all is delivered the CPU seconds of the process to
-standard output. Until a second line comes the units answer whoever missed something.
+``signed`` in the unit's folder with the monotonic time. To standard output goes ``speaking`` once they do, and when all
+is delivered, or nothing more gets through, an object with the CPU seconds of the process and each unit's head. Until a
+second line comes the units answer whoever missed something.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import secrets
@@ -32,13 +34,15 @@ from tools.lib.fleet.site import SITE, FleetSite
 
 HEALTH_S = 5  # where the chain ends, so that a tail that is withheld is noticed
 RECONNECT_S = Bounds(0.2, 0.5, 5.0)  # units wait longer; a measurement of minutes would see nothing but their pauses
-FLUSH_S = 60.0
+FLUSH_S = 60.0  # without an event that the broker takes: an uplink's longest pause here, some times over
+MAX_FLUSH_S = 300.0
 
 
 class FleetUnit:
     """One unit without a camera: ``say`` signs a match of a random pseudonym."""
 
     def __init__(self, fleet: FleetSite, name: str, host: str, port: int) -> None:
+        self.name = name
         self._clock, folder = SystemClock(), fleet.unit(name)
         signer = UnitKey.load(UnitFiles(folder).event_key)
         self.outbox = Outbox(folder / "outbox.db", signer=signer, source=f"/postern/{SITE}/{name}", clock=self._clock)
@@ -103,20 +107,30 @@ def speak(units: list[FleetUnit], rate: float, stop: threading.Event) -> None:
         due = max(due + 1 / rate, time.monotonic() - 1.0)
 
 
+def flush(units: list[FleetUnit]) -> None:
+    """Wait until the broker took everything, as long as it takes anything."""
+    last, quiet = time.monotonic() + MAX_FLUSH_S, time.monotonic() + FLUSH_S
+    before = sum(unit.outbox.depth() for unit in units)
+    while before and time.monotonic() < min(last, quiet):
+        time.sleep(0.05)
+        if (now := sum(unit.outbox.depth() for unit in units)) < before:
+            before, quiet = now, time.monotonic() + FLUSH_S
+
+
 def main() -> None:
     folder, host, port, rate, *names = sys.argv[1:]
     units = [FleetUnit(FleetSite(Path(folder)), name, host, int(port)) for name in names]
     stop = threading.Event()
     speaker = threading.Thread(target=speak, args=(units, float(rate), stop))
     speaker.start()
+    print("speaking", flush=True)
     sys.stdin.readline()
     stop.set()
     speaker.join()
-    end = time.monotonic() + FLUSH_S
-    while any(unit.outbox.depth() for unit in units) and time.monotonic() < end:
-        time.sleep(0.05)
+    flush(units)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"{used.ru_utime + used.ru_stime:.3f}", flush=True)
+    heads = {unit.name: (head.seq, head.digest) for unit in units for head in [unit.outbox.head()]}
+    print(json.dumps({"cpu_s": used.ru_utime + used.ru_stime, "heads": heads}), flush=True)
     sys.stdin.readline()
     for unit in units:
         unit.stop()
