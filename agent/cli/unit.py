@@ -13,7 +13,7 @@ from agent.cli.options import add_config, become_owner, check_output, read_unit_
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.config.load import load_file
-from agent.disk.files import MAX_SECRET_BYTES, PUBLIC_MODE, read_brought, write_atomic
+from agent.disk.files import MAX_SECRET_BYTES, PUBLIC_MODE, mode_of, read_brought, write_atomic
 from agent.errors import RefusedError
 from agent.parse.strict_json import StrictJsonError, decode, dumps
 from agent.protocol.invitation import read_invitation, text_of
@@ -87,9 +87,10 @@ def _configure(arguments: argparse.Namespace) -> int:
         place = Place.invited(read_invitation(text_of(read_brought(arguments.invitation))))
     else:
         place = Place.in_force(load_file(arguments.config))
-    content = compose(read_brought(arguments.file), arguments.file, place)
+    mode = mode_of(arguments.config, PUBLIC_MODE)  # whoever closed the file keeps it closed
+    content = compose(read_brought(arguments.file), arguments.file, place, mode)
     check_output(arguments.config)
-    write_atomic(arguments.config, content, mode=PUBLIC_MODE)
+    write_atomic(arguments.config, content, mode=mode, same_owner=True)
     say(f"{arguments.config}: {place.unit} of site {place.site}, as {arguments.file} says")
     return 0
 

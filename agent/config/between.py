@@ -10,7 +10,7 @@ from agent.config.camera import FileCamera, GstreamerCamera, SceneCamera
 from agent.config.check import Problem
 from agent.config.console import refuse_address
 from agent.config.door import GpioInput, GpioOutput, KeyInput, Light, OsdpOutput, SceneInput, TokenInput
-from agent.config.drawn import refuse_zone
+from agent.config.drawn import refuse_bounds, refuse_zone
 from agent.config.pipeline import refuse_pipeline
 from agent.config.schema import ButtonActivation, Config, ZoneActivation
 from agent.parse.strict_yaml import Place, dotted
@@ -64,8 +64,13 @@ def _notice(config: Config) -> list[Problem]:
 
 
 def _zone(config: Config) -> list[Problem]:
+    """The zone is one, and lies where the file lets zones lie."""
     zone = config.activation
-    reason = refuse_zone(zone.polygon) if isinstance(zone, ZoneActivation) else None
+    if not isinstance(zone, ZoneActivation):
+        return []
+    if zone.within is not None and (wrong := refuse_bounds(zone.within)) is not None:
+        return [(("activation", "within"), wrong)]
+    reason = refuse_zone(zone.polygon, zone.within)
     return [] if reason is None else [(("activation", "polygon"), reason)]
 
 

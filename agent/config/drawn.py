@@ -3,12 +3,14 @@
 
 The file belongs to root and stays as it is: a service that could write it could say where root's commands look for
 keys. So what the console saves is a polygon and nothing else. It counts as long as the file says the polygon that it
-was drawn instead of: whoever changes that in the file has the last word.
+was drawn instead of: whoever changes that in the file has the last word. Nor does it leave what the file's ``within``
+allows, by whoever it was drawn: at the unit, or from afar.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
+from math import hypot
 from pathlib import Path
 from typing import Literal, get_type_hints
 
@@ -21,6 +23,7 @@ from agent.parse.strict_json import StrictJsonError, convert, decode
 
 MIN_ZONE_AREA = 0.001  # of the picture: a square of 3 % of its side; no face fits into less
 THOUSANDTHS = 1000  # of the picture: what a corner is kept in, a pixel or two
+EDGE = 0.001  # of the picture: what rounding to thousandths may put a corner beyond an edge that it lies on
 MAX_BYTES = 4096  # 16 corners twice have about 500
 
 Polygon = tuple[Point, ...]
@@ -76,7 +79,7 @@ def _with(zone: ZoneActivation, corners: Corners) -> ZoneActivation:
         convert(polygon, get_type_hints(ZoneActivation, include_extras=True)["polygon"])
     except msgspec.ValidationError:
         raise RefusedError("a zone has 3 to 16 corners within the picture: draw it anew") from None
-    if (reason := refuse_zone(polygon)) is not None:
+    if (reason := refuse_zone(polygon, zone.within)) is not None:
         raise RefusedError(reason)
     return msgspec.structs.replace(zone, polygon=polygon)
 
@@ -86,15 +89,35 @@ def corners_of(polygon: Polygon) -> Corners:
     return tuple((round(x * THOUSANDTHS), round(y * THOUSANDTHS)) for x, y in polygon)
 
 
-def refuse_zone(corners: Polygon) -> str | None:
-    """Why no zone has these corners; None if one may."""
+def refuse_zone(corners: Polygon, within: Polygon | None = None) -> str | None:
+    """Why no zone has these corners, in a picture in which zones lie ``within``; None if one may."""
     sides = list(zip(corners, (*corners[1:], corners[0]), strict=True))
     if any(_cross(*one, *other) for one, other in combinations(sides, 2)):
         return "the sides of the zone cross each other; list the corners in order around it"
     area = abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in sides)) / 2
     if area < MIN_ZONE_AREA:
         return "the zone is too small for a face to be in it; corners are fractions of the picture, 0 to 1"
+    if within is not None and not all(_inside(corner, within) for corner in corners):
+        return "the zone leaves activation.within of the unit's own file, where zones may lie: draw it inside of that"
     return None
+
+
+def refuse_bounds(corners: Polygon) -> str | None:
+    """Why zones cannot be bound by these corners; None if they can. Inside of a convex one no side leaves it."""
+    if (reason := refuse_zone(corners)) is not None:
+        return reason
+    if not all(_inside(corner, corners) for corner in corners):
+        return "has a corner that points inwards: give corners around it that all point outwards"
+    return None
+
+
+def _inside(point: Point, convex: Polygon) -> bool:
+    """Whether ``point`` is in a convex polygon or on its edge."""
+    (x, y), distances = point, []
+    for (x0, y0), (x1, y1) in zip(convex, (*convex[1:], convex[0]), strict=True):
+        if (length := hypot(x1 - x0, y1 - y0)) > 0:
+            distances.append(((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / length)
+    return all(one >= -EDGE for one in distances) or all(one <= EDGE for one in distances)
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:

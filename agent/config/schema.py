@@ -119,6 +119,9 @@ class ZoneActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
     name: Name
     polygon: Corners
+    within: Annotated[
+        Corners | None, Meta(description="where a zone may lie at all, whoever draws it; null: in the whole picture")
+    ] = None
     min_face_px: MinFace = 80
     max_turn_degrees: MaxTurn = 25.0
     dwell_ms: Dwell = 600

@@ -8,8 +8,8 @@ could put a film before a door, read what is kept, have people erased, or have t
 
 Of what may be set, some protects people: the stricter one of both counts, the file's or the site's. A picture is among
 it: in a larger one people who are further away have as many pixels as a face needs. So whoever has the site's service
-may draw a zone elsewhere and slow a camera down, and never have it see anybody whom its file leaves too far away,
-turned too much or gone too soon.
+may draw a zone elsewhere, within ``activation.within`` of the file, and slow a camera down, and never have it see
+anybody whom its file leaves too far away, turned too much or gone too soon.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from agent.config.schema import (
     TimeResolution,
     View,
     Window,
+    ZoneActivation,
 )
 from agent.parse.strict_yaml import Place
 
@@ -122,6 +123,8 @@ _STRICTER: Final[dict[Place, _Stricter]] = {
     ("events", "time_resolution_s"): max,
     ("events", "presence_hold_s"): max,
 }
+_TURN: Final[Place] = ("camera", "rotate")
+TURNED = "the unit's own file binds the zone (activation.within) in the picture as it is turned there: turn it there"
 LOCAL = "this stands in the unit's own file alone, never in the site's: change it there"
 
 
@@ -134,7 +137,7 @@ def overlaid(config: Config, settings: Settings) -> Config:
             continue
         name, key = place
         section = changed.get(name, getattr(config, name))
-        if hasattr(section, key):
+        if hasattr(section, key) and not (place == _TURN and _bound(config)):
             present = getattr(section, key)
             value = _STRICTER[place](present, given) if place in _STRICTER else given
             changed[name] = msgspec.structs.replace(section, **{key: value})
@@ -156,7 +159,13 @@ def problems_with(config: Config, settings: Settings) -> list[Problem]:
                     f"the unit's own file says {present}, and from afar it can only become stricter: change it there",
                 )
             )
+        elif place == _TURN and given != section.rotate and _bound(config):
+            found.append((place, TURNED))
     return found or problems_of(overlaid(config, settings))
+
+
+def _bound(config: Config) -> bool:
+    return isinstance(config.activation, ZoneActivation) and config.activation.within is not None
 
 
 def digest_of_settings(settings: Settings) -> str:

@@ -51,16 +51,28 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> None:
+def mode_of(path: Path, otherwise: int) -> int:
+    """Permissions of the file that is there; ``otherwise`` where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return otherwise
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = SECRET_MODE, same_owner: bool = False) -> None:
     """Replace ``path`` by ``content`` durably and at once, with permissions ``mode`` from its first byte on.
 
-    Raises StorageError when the disk is full or read-only; the old content then stands.
+    With ``same_owner`` the file stays its owner's and group's, who may be others than whoever writes. Raises
+    StorageError when the disk is full or read-only, or the owner cannot be kept; the old content then stands.
     """
     temporary: Path | None = None
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
+            if same_owner and path.exists():
+                before = path.stat()
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()

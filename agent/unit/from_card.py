@@ -13,7 +13,6 @@ from typing import Final, Self
 
 from agent.config.load import check_secrecy, checked
 from agent.config.schema import Config
-from agent.disk.files import PUBLIC_MODE
 from agent.errors import ConfigError
 from agent.parse.strict_json import dumps
 from agent.parse.strict_yaml import parse_document
@@ -40,11 +39,12 @@ class Place:
         return cls(config.unit.site, config.unit.id, config.broker.host, config.broker.port)
 
 
-def compose(card: bytes, file: Path, place: Place) -> bytes:
+def compose(card: bytes, file: Path, place: Place, mode: int) -> bytes:
     """The text of the card's ``file``, then the sections ``unit`` and ``broker`` as far as it has none.
 
     Lines keep their numbers, so that what is wrong is found on the card. Raises ConfigError for a
-    configuration that is wrong, is another unit's, or holds a password: everybody can read what is written.
+    configuration that is wrong, is another unit's, or holds a password where ``mode``, of the file that is written,
+    lets everybody read it.
     """
     data = parse_document(card, file).data
     own = {
@@ -54,7 +54,7 @@ def compose(card: bytes, file: Path, place: Place) -> bytes:
     added = "".join(f"{name}: {dumps(section)}\n" for name, section in own.items() if name not in data)
     whole = card.rstrip() + f"\n{OWN}{added}".encode()
     config = checked(parse_document(whole, file))
-    check_secrecy(file, config, PUBLIC_MODE)
+    check_secrecy(file, config, mode)
     if (config.unit.site, config.unit.id) != (place.site, place.unit):
         raise ConfigError(
             f"{file} is for {config.unit.id} of site {config.unit.site}, and this unit is {place.unit} of site"

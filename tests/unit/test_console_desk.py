@@ -168,6 +168,19 @@ def test_a_zone_that_the_file_could_not_hold_is_not_kept(tmp_path: Path, corners
     assert not zone_file(made).exists()
 
 
+def test_whoever_aims_by_the_console_draws_no_zone_outside_of_what_the_file_allows(tmp_path: Path) -> None:
+    """A button opens it for everybody who can reach that; the street is root's to leave out."""
+    within = "[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]"
+    triangle = "[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]"
+    bound = config(tmp_path, f"{triangle}, within: {within}")
+    draw(bound, ((100, 100), (900, 100), (900, 900), (100, 900)))
+    assert as_drawn(bound) != bound, "on its edges"
+    with pytest.raises(RefusedError, match=r"leaves activation\.within"):
+        draw(bound, ((0, 100), (900, 100), (900, 900)))
+    draw(config(tmp_path, triangle), ((0, 0), (1000, 0), (1000, 1000)))
+    assert as_drawn(bound) == bound, "drawn before the file had bounds"
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"v":1,"instead_of":[],"corners":[]}', b"\xff" * 5000])
 def test_a_damaged_or_foreign_zone_is_as_none(tmp_path: Path, content: bytes) -> None:
     made = config(tmp_path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -131,6 +132,21 @@ def test_an_invitation_of_another_unit_changes_no_unit_that_has_a_configuration_
     assert card.configure("--invitation", other) == 2
     assert "this unit is door-9" in capsys.readouterr().err
     assert card.config.read_bytes() == before
+
+
+def test_a_configuration_that_was_closed_stays_closed_and_may_hold_a_password(invitation: Path, tmp_path: Path) -> None:
+    card = Card(tmp_path)
+    assert card.configure("--invitation", invitation) == 0
+    card.config.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(card.config, 0, 1)
+    before = card.config.stat()
+    camera = "camera: {source: rtsp, url: 'rtsp://cam:hunter2@192.0.2.20/live'}"
+    card.file.write_text(TEXT.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
+    assert card.configure() == 0
+    after = card.config.stat()
+    assert after.st_mode & 0o777 == 0o640
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid), "the unit's user can read it as before"
 
 
 def test_password_is_not_laid_open_and_the_configuration_in_force_stays(
