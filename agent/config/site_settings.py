@@ -159,7 +159,7 @@ def problems_with(config: Config, settings: Settings) -> list[Problem]:
                     f"the unit's own file says {present}, and from afar it can only become stricter: change it there",
                 )
             )
-        elif place == _TURN and given != section.rotate and _bound(config):
+        elif place == _TURN and given != getattr(config.camera, "rotate", given) and _bound(config):
             found.append((place, TURNED))
     return found or problems_of(overlaid(config, settings))
 
