@@ -25,7 +25,7 @@ from agent.keys import PublicKey, load_public_key
 from agent.protocol.command import CONFIGURE, RENEW, SIGNATURE_TYPE, Command
 from agent.protocol.health import read_health, verify_health
 from agent.protocol.list_parts import MAX_PARTS, in_parts
-from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, TOPIC_ROOT, check_name, parse_time, round_down
+from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, TOPIC_ROOT, check_name, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
@@ -40,9 +40,9 @@ from agent.site.operator import VALIDITY_S, next_command
 from agent.site.policies import newest_policy
 from agent.site.programs import may_renew, renew_client
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
+from agent.site.renewal import has_to_last, is_old
 from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
 
-RENEW_DAYS: Final = 120  # left of a certificate: two months after it was issued
 RETRY_S: Final = 900  # between two attempts at the same thing of one unit
 ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
 KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
@@ -267,11 +267,12 @@ class Desk:
                 "epoch_keys",
                 lambda: {"epoch_keys": units.issue_epoch_keys(self._folder, unit, clock=self._clock).decode()},
             )
-        if seen.certificate_days is not None and self._is_old(record, seen.certificate_days):
-            yield _Need(
-                "certificate",
-                lambda: {"certificate": units.certify_unit(self._folder, unit, below=RENEW_DAYS, clock=self._clock)},
-            )
+        if seen.certificate_days is not None:
+            newest, now = record.certificates[-1], self._clock.now()
+            least = has_to_last(newest, self._files, now)
+            if is_old(newest, seen.certificate_days, least=least, now=now):
+                certify = partial(units.certify_unit, self._folder, unit, below=least, clock=self._clock)
+                yield _Need("certificate", lambda: {"certificate": certify()})
         listed = self._files.brokers_crl
         if listed.exists() and seen.brokers_crl != _digest(read_bounded(listed)):
             yield _Need("revoked_brokers", lambda: {"revoked_brokers": read_bounded(listed).decode()})
@@ -289,12 +290,6 @@ class Desk:
         if policy is not None and policy.issue is not None and seen.policy is not None and lacks:
             sent = {"policy": policy.token, "issue": policy.issue}
             yield _Need("policy", lambda: sent, CONFIGURE, policy.serial)
-
-    def _is_old(self, record: UnitRecord, days: int) -> bool:
-        """Whether the unit's certificate should be a newer one: by its end, or because the site issued one since."""
-        newest = record.certificates[-1]
-        left = (parse_time(newest.expires_at) - self._clock.now()).days
-        return left < RENEW_DAYS or not newest.issued or days < left - 1
 
     def _send(self, unit: str, need: _Need) -> Letter:
         now = self._clock.now().timestamp()

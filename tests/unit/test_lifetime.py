@@ -6,6 +6,7 @@ The long run is ``tools/lifetime days``; tools/README.md has its last figures.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from agent.site import units
 from agent.site.authority import read_certificate, validity
+from agent.site.delegation import delegate
 from agent.site.programs import issue_client
 from agent.site.records import SiteFiles
 from agent.site.rotation import rotate_epoch_keys
@@ -38,6 +40,23 @@ def test_without_its_service_a_unit_falls_silent_within_three_weeks(tmp_path: Pa
     tally = Fleet(tmp_path, 1).live(30, (Outage(1, 29),), seed=3)
     assert 0 < tally.silent < 30
     assert any("no key for audience" in told for told in tally.told)
+
+
+def test_a_service_whose_own_certificate_ends_soon_uses_up_no_units_and_a_new_mandate_lets_them_live_on(
+    tmp_path: Path,
+) -> None:
+    """All that it could issue then ends with its own; one was made every quarter of an hour until none was left."""
+    fleet = Fleet(tmp_path, 1)
+    tally = fleet.live(370, (), seed=1)
+    made = SiteFiles(fleet.folder).all_units()[0].certificates
+    assert len(made) <= 4, "those that have not ended yet: one each two months, and one for the last days"
+    (tmp_path / "safe").rename(tmp_path / "stick")
+    delegate(fleet.folder, audiences=("canteen",), clock=fleet.clock)
+    (tmp_path / "stick").rename(tmp_path / "safe")
+    tally = fleet.live(60, (), seed=2)
+    assert tally.silent == 0
+    assert not [told for told in tally.told if "have not expired" in told]
+    assert validity(read_certificate(fleet.units["door-1"].files.tls_crt))[1] > fleet.clock.now() + timedelta(days=60)
 
 
 def test_a_new_generation_of_epoch_keys_reaches_every_unit_and_a_revoked_one_gets_none(tmp_path: Path) -> None:
