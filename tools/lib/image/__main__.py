@@ -31,13 +31,18 @@ from tools.lib.image.door import LINES, pressed_again_and_again, try_lines
 from tools.lib.image.machine import HOST, Machine
 from tools.lib.image.site import AUDITOR, OPERATOR, PERSON, InstallerSite
 from tools.lib.image.time_server import TimeServer
+from tools.lib.image.upgrades import try_upgrades
 from tools.lib.lifetime.joining import SITE
 from tools.lib.rig.listener import Listener
 
+PARTS: Final = ("lines", "keys", "upgrades", "watchdog", "cuts")
 CUTS: Final = 5
 START_S: Final = 1200.0  # for the first start of an emulated unit, beside whatever else this machine does
 MATCH_S: Final = 300.0
 LOOK_S: Final = 0.5
+BITES_S: Final = 120.0  # the watchdog has 15
+# The first program stands still, and feeds nothing.
+FREEZE: Final = "sudo sh -c '(sleep 3; echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze) >/dev/null 2>&1 &'"
 STAYS_S: Final = 40.0
 AWAY_S: Final = 6.0
 RATE: Final = 1.0  # frames a second: what an emulated processor keeps up with; a track outlives no longer gap
@@ -50,6 +55,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="a folder that is made anew")
     parser.add_argument("--cuts", type=int, default=CUTS, help=f"of the power of the second unit ({CUTS})")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the cuts")
+    parser.add_argument("--without", choices=PARTS, nargs="+", default=[], help="leave a part out")
     arguments = parser.parse_args(words)
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
@@ -62,21 +68,24 @@ def main(words: list[str] | None = None) -> int:
             site.running(),
             Listener.of_program(site.files, AUDITOR, name=SITE, port=site.broker.port) as listener,
         ):
-            run = Run(arguments.image, arguments.work, site, listener)
+            run = Run(arguments.image, arguments.work, site, listener, frozenset(PARTS) - frozenset(arguments.without))
             took_s = run.first_unit("door-1")
-            run.cut_unit("door-2", took_s, arguments.cuts, random.Random(arguments.seed))
+            if "cuts" not in arguments.without:
+                run.cut_unit("door-2", took_s, arguments.cuts, random.Random(arguments.seed))
     except (CheckError, CommandError) as error:
         print(f"tools/image: {error}", file=sys.stderr)
         return 1
-    print("all of it as the manual says")
+    left = f", without: {', '.join(arguments.without)}" if arguments.without else ""
+    print(f"all of it as the manual says{left}")
     return 0
 
 
 class Run:
     """Two units of one site."""
 
-    def __init__(self, image: Path, work: Path, site: InstallerSite, listener: Listener) -> None:
+    def __init__(self, image: Path, work: Path, site: InstallerSite, listener: Listener, parts: frozenset[str]) -> None:
         self._image, self._work, self._site, self._listener = image, work, site, listener
+        self._parts = parts
         self._key = new_key(work)
         self._began = time.monotonic()
 
@@ -100,23 +109,45 @@ class Run:
             shell.wait(MATCH_S)
             for line in look(shell):
                 print(f"    {line}", flush=True)
-            with Chip(machine.monitor) as chip:
-                try_lines(chip, shell, lambda text: self.say(f"{unit}: {text}"))
-            self.say(f"{unit}: key button on uinput: {'; '.join(try_keys(shell))}")
             before, size = shell(IDENTITY), int(shell(DATA_KIB))
             self.say(f"{unit}: {' '.join(before.split())}; data partition {size // 1024} MiB")
+            if "lines" in self._parts:
+                with Chip(machine.monitor) as chip:
+                    try_lines(chip, shell, lambda text: self.say(f"{unit}: {text}"))
+            if "keys" in self._parts:
+                self.say(f"{unit}: key button on uinput: {'; '.join(try_keys(shell))}")
+            if "watchdog" in self._parts:
+                self._hang(machine, unit, shell)
+                self._again(machine, unit, shell)
+            if "upgrades" in self._parts:
+                try_upgrades(shell, self._work, lambda text: self.say(f"{unit}: {text}"))
             shell("sudo systemctl --no-block reboot")
             if not machine.wait_for_end(MATCH_S):
                 raise CheckError(f"{unit} does not restart")
-            seen = len(self._listener.received())
-            machine.start()
-            self._wait_for(machine, unit, matched, START_S, after=seen)
-            shell.wait(MATCH_S)
-            look(shell)
+            self._again(machine, unit, shell)
             if shell(IDENTITY) != before or int(shell(DATA_KIB)) != size:
                 raise CheckError(f"{unit} is another after a restart")
-            self.say(f"{unit}: the same after a restart, and announces a match again")
+            self.say(f"{unit}: the same after a restart")
         return took_s
+
+    def _hang(self, machine: Machine, unit: str, shell: Shell) -> None:
+        shell(FREEZE)
+        began = time.monotonic()
+        with Chip(machine.monitor) as chip:
+            if not chip.watchdog_resets(BITES_S):
+                raise CheckError(f"the first program of {unit} stands still, and the watchdog does not reset the board")
+        self.say(f"{unit}: first program frozen: the watchdog resets the board {time.monotonic() - began:.0f} s later")
+        machine.wait_for_end(MATCH_S)
+
+    def _again(self, machine: Machine, unit: str, shell: Shell) -> None:
+        """Power after a restart: a match again, and the inside as it should be."""
+        seen, began = len(self._listener.received()), time.monotonic()
+        machine.start()
+        self._wait_for(machine, unit, matched, START_S, after=seen)
+        self.say(f"{unit}: announces a match again, {time.monotonic() - began:.0f} s after the restart")
+        shell.wait(MATCH_S)
+        look(shell)
+        self.say(f"{unit}: inside, all is as it should be after the restart")
 
     def cut_unit(self, unit: str, took_s: float, cuts: int, chance: random.Random) -> None:
         """Cut the power at moments of the first start; then it joins all the same."""

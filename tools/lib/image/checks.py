@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 TRY_S: Final = 3.0
+ANSWER_S: Final = 300.0  # of an emulated processor, beside whatever else this machine does
 # What each prints, as a regular expression of the whole.
 CHECKS: Final = {
     "findmnt -n -o OPTIONS /": "ro,.*",
@@ -39,10 +40,13 @@ class Shell:
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10", "LogLevel=ERROR")
         self._words = ["ssh", "-i", str(key), "-p", str(port), *(word for one in options for word in ("-o", one))]
 
-    def __call__(self, command: str, *, stdin: str = "", timeout_s: float = 120.0) -> str:
-        """What ``command`` prints. Raises CheckError where it cannot be asked."""
+    def __call__(self, command: str, *, stdin: str = "", timeout_s: float = ANSWER_S) -> str:
+        """What ``command`` prints. Raises CheckError where it cannot be asked, or has not ended in time."""
         words = [*self._words, "installer@127.0.0.1", command]
-        done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+        try:
+            done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise CheckError(f"not done within {timeout_s:g} s inside of the unit: {command}") from None
         if done.returncode == 255:  # ssh itself
             raise CheckError(f"no SSH: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -53,7 +57,7 @@ class Shell:
         while True:
             try:
                 self("true")
-            except (CheckError, subprocess.TimeoutExpired):
+            except CheckError:
                 if time.monotonic() > end:
                     raise
                 time.sleep(TRY_S)

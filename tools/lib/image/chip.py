@@ -62,6 +62,19 @@ class Chip:
             time.sleep(0.02)
         return None
 
+    def watchdog_resets(self, timeout_s: float) -> bool:
+        """Let the board's watchdog reset it from now on; whether it did in time."""
+        self._ask("set-action", {"watchdog": "reset"})
+        self._socket.settimeout(timeout_s)
+        end = time.monotonic() + timeout_s
+        try:
+            while time.monotonic() < end and (line := self._lines.readline()):
+                if json.loads(line).get("event") == "WATCHDOG":
+                    return True
+        except TimeoutError:
+            pass
+        return False
+
     def _ask(self, command: str, arguments: dict[str, str] | None = None) -> object:
         self._lines.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
         self._lines.flush()
