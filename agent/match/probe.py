@@ -112,7 +112,7 @@ def unit(
     return total / np.float32(max(float(np.linalg.norm(total)), SMALLEST_LENGTH))
 
 
-def begun(model: str, now_ns: int, *, rest_ns: int = 0) -> Probe:
+def begun(model: str, now_ns: int, *, rest_ns: int) -> Probe:
     """An empty probe."""
     return Probe(model, np.zeros(EMBEDDING_DIM, np.float32), now_ns, now_ns, rest_ns=rest_ns)
 

@@ -7,6 +7,7 @@ Whether the tests do notice takes an hour and is no part of a run of the tests: 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,17 @@ def test_each_room_has_code_and_each_of_its_globs_finds_tests(room: str) -> None
 
 def test_the_measured_rooms_are_rooms() -> None:
     assert set(MEASURED) <= set(ROOMS)
+
+
+@pytest.mark.parametrize("room", MEASURED)
+def test_a_module_that_tests_import_is_imported_by_tests_that_its_room_asks(room: str) -> None:
+    """A test that is written for a module and not asked about it makes its room look worse than it is held."""
+    everywhere = {
+        path: path.read_text() for kind in ("unit", "attack") for path in (ROOT / "tests" / kind).glob("test_*.py")
+    }
+    asked = [everywhere.get(ROOT / test, "") for test in answering(room)]
+    for module in modules_of(room):
+        folder, name = module.removesuffix(".py").replace("/", ".").rsplit(".", 1)
+        imports = re.compile(rf"from {folder}\.{name} import|from {folder} import (\w+, )*{name}\b", re.ASCII)
+        if any(imports.search(content) for content in everywhere.values()):
+            assert any(imports.search(content) for content in asked), f"no test of {room} imports {module}"

@@ -348,12 +348,12 @@ def test_a_button_admits_a_face_whose_centre_is_in_the_picture(x: float, y: floa
 
 def test_only_somebody_who_has_stayed_and_is_wanted_needs_a_look_while_they_stand() -> None:
     gate = zone_gate()
-    for now in range(0, DWELL + 1, FRAME):
+    for now in range(DWELL, 2 * DWELL + 1, FRAME):
         gate.admit([track(face(640, 360), id_=3, now=now)], timestamp_ns=now, **SIZE)
-    assert not gate.needs(DWELL - 1, lambda _: True)
-    assert gate.needs(DWELL, lambda id_: id_ == 3)
-    assert not gate.needs(DWELL, lambda id_: id_ != 3)
-    assert not gate.waits(DWELL)
+    assert not gate.needs(2 * DWELL - 1, lambda _: True)
+    assert gate.needs(2 * DWELL, lambda id_: id_ == 3)
+    assert not gate.needs(2 * DWELL, lambda id_: id_ != 3)
+    assert not gate.waits(2 * DWELL)
 
 
 def test_a_window_may_be_of_another_length_than_the_buttons_and_never_beyond_the_bound() -> None:

@@ -354,7 +354,7 @@ def test_who_names_nobody_or_is_refused_keeps_nobody_else_from_being_matched() -
         found = decider.compare(partial(compare, references=GALLERY), now)
         decision = decider.update(
             found, gallery_size=SIZE, zone="door", timestamp_ns=now,
-            vouch=lambda _, subject: "failed" if subject == ANNA else "passed",
+            vouch=lambda *of: "failed" if of == (0, ANNA) else "passed" if of == (1, BO) else "not_checked",
         )  # fmt: skip
     assert [(match.subject, match.liveness) for match in decision.matches] == [(BO, "passed")]
     assert decision.named == {0: ANNA, 1: BO}

@@ -126,6 +126,7 @@ def test_a_larger_gallery_is_never_judged_more_laxly(a, b) -> None:
     [
         {"points": POINTS[::-1]},
         {"points": (POINTS[0], POINTS[0])},
+        {"points": (POINTS[0], replace(POINTS[1], fmr=POINTS[0].fmr))},
         {"points": (POINTS[0], replace(POINTS[1], threshold=0.2, low=0.2))},
         {"points": (POINTS[0], replace(POINTS[1], low=0.3))},
         {"pairs": 200_000},  # fewer than three times one in ten thousand
@@ -242,3 +243,9 @@ def test_an_endless_policy_is_refused_unread(site) -> None:
         verify_policy("A" * 10**6, site.public, model=MODEL)
     with pytest.raises(PolicyError, match="longer"):
         parse_policy(b" " * 10**6)
+
+
+def test_a_policy_with_a_wrong_field_is_told_which_and_what_to_do() -> None:
+    content = json.dumps({**json.loads(policy().canonical()), "margin": "wide"})
+    with pytest.raises(PolicyError, match=r"not acceptable: .*margin.*; calibrate it again for this version$"):
+        parse_policy(content.encode())

@@ -57,7 +57,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def asked(self) -> list[str]:
         """The tests that should notice."""
-        return list(self.tests) or answering(room_of(self.file))
+        room = room_of(self.file)
+        return list(self.tests) or (answering(room) if room else [])
 
 
 class Tried(NamedTuple):
@@ -103,7 +104,8 @@ class _Copy:
 
     def about(self, fault: Fault) -> Tried:
         """Try ``fault`` by the tests that reach its function, where that is known, and then by all that are asked."""
-        known = reach.read(WORK / room_of(fault.file))
+        room = room_of(fault.file)
+        known = reach.read(WORK / room) if room else reach.Reach({}, {})
         function = reach.function_at(fault.file, (ROOT / fault.file).read_text(), fault.line())
         reaching = [test for test in known.tests_of(function or "") if test.split("::")[0] in fault.asked()]
         fault.put_into(self._checkout)

@@ -24,6 +24,11 @@ UNIT = (
     "unit/test_command_log.py", "unit/test_enrolment_live.py",
     "unit/test_event_records.py", "unit/test_installers_day.py", "unit/test_key_rotation.py", "unit/test_looking.py",
     "unit/test_measured_range.py", "unit/test_on_the_spot.py", "unit/test_scene_camera.py", "unit/test_start_log.py",
+    "unit/test_bench.py", "unit/test_cli_aim.py", "unit/test_cli_notify.py", "unit/test_config_rules.py",
+    "unit/test_console_desk.py", "unit/test_enrolment_by_hand.py", "unit/test_invitation.py",
+    "unit/test_renewed_by_the_service.py", "unit/test_resident.py", "unit/test_set_*.py",
+    "unit/test_trial_of_settings.py", "attack/test_console_pictures.py", "attack/test_recorded_issue.py",
+    "attack/test_replaced_reference.py", "attack/test_stolen_broker_key.py",
     "unit/test_verbs.py", "unit/test_verification.py", "unit/test_what_runs_out.py", "attack/test_erasure.py",
     "attack/test_passers_by.py", "attack/test_remote_enrolment.py", "attack/test_restored_files.py",
     "attack/test_withheld_events.py", "attack/test_wrong_time.py", "contract/test_commands_of_a_running_unit.py",
@@ -41,30 +46,44 @@ ROOMS = {
     ),
     "gallery": Room(
         ("gallery/*.py",),
-        ("unit/test_gallery_*.py", "attack/test_template_*.py", "attack/test_consent_binding.py",
-         "attack/test_wrong_time.py", "fault/test_gallery_full_disk.py", "unit/test_longest.py"),
+        ("unit/test_gallery_*.py", "unit/test_enrolment_live.py", "unit/test_measured_range.py",
+         "attack/test_template_*.py", "attack/test_consent_binding.py", "attack/test_wrong_time.py",
+         "fault/test_gallery_full_disk.py", "unit/test_longest.py"),
     ),
     "outbox": Room(
         ("outbox/*.py",),
         ("unit/test_outbox_*.py", "attack/test_absent_auditor.py", "unit/test_event_*.py",
-         "unit/test_configured_parts.py", "fault/test_outbox_disk.py"),
+         "unit/test_configured_parts.py", "unit/test_site_enrolment.py", "unit/test_uplink_drain.py",
+         "unit/test_resolve.py", "attack/test_recorded_issue.py", "fault/test_outbox_disk.py",
+         "fault/test_outbox_power_cut.py"),
     ),
     "protocol": Room(
         ("protocol/*.py",),
         ("unit/test_event_*.py", "unit/test_response.py", "contract/test_vectors.py", "contract/test_event_schema.py",
          "unit/test_site_enrolment.py", "unit/test_resolve.py", "attack/test_event_*.py", "contract/test_topics.py",
          "unit/test_longest.py", "unit/test_issued.py", "unit/test_list_parts.py", "unit/test_invitation.py",
-         "unit/test_uplink_health.py", "attack/test_granted_questions.py", "attack/test_tokens.py"),
+         "unit/test_uplink_health.py", "attack/test_granted_questions.py", "attack/test_tokens.py",
+         "unit/test_key_rotation.py", "unit/test_set_by_the_service.py", "unit/test_subscribe_replay.py",
+         "attack/test_stolen_site_service.py", "attack/test_restored_site.py", "attack/test_recorded_issue.py",
+         "unit/test_withdraw.py"),
     ),
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
         ("site/*.py",),
         ("unit/test_site_*.py", "unit/test_withdraw.py", "unit/test_uplink_request.py", "attack/test_site_*.py",
-         "attack/test_certificates.py",
-         "attack/test_stolen_broker_key.py"),
+         "attack/test_certificates.py", "attack/test_stolen_broker_key.py", "unit/test_key_rotation.py",
+         "unit/test_set_*.py", "unit/test_renewed_by_the_service.py", "unit/test_list_parts.py",
+         "unit/test_invitation.py", "unit/test_fleet_page.py", "unit/test_cli_site.py", "attack/test_restored_site.py",
+         "attack/test_tokens.py", "attack/test_stolen_site_service.py", "attack/test_recorded_issue.py",
+         "attack/test_forged_refusal.py", "attack/test_offered_certificate.py"),
     ),
     "clock": Room(("clock.py",), ("unit/test_clock.py", "unit/test_timing.py", "attack/test_wrong_time.py")),
-    "config": Room(("config/*.py",), ("unit/test_config_*.py", "unit/test_installers_day.py")),
+    "config": Room(
+        ("config/*.py",),
+        ("unit/test_config_*.py", "unit/test_set_from_afar.py", "unit/test_trial_of_settings.py",
+         "unit/test_configured_parts.py", "unit/test_console_desk.py", "attack/test_own_pipeline.py",
+         "unit/test_installers_day.py"),
+    ),
     "uplink": Room(
         ("uplink/*.py",),
         ("unit/test_uplink_*.py", "attack/test_command_rights.py", "attack/test_commands_on_broker.py",
@@ -77,7 +96,7 @@ ROOMS = {
     ),
     "camera": Room(("camera/*.py",), ("unit/test_camera_*.py",)),
     "files": Room(
-        ("files.py", "keys.py"),
+        ("disk/files.py", "keys.py"),
         ("fault/test_files_power_cut.py", "unit/test_keys.py", "unit/test_uplink_turns.py",
          "unit/test_installers_day.py", "attack/test_site_secrets.py",
          "attack/test_folder_of_the_service.py", "fault/test_site_power_cut.py", "fault/test_gallery_power_cut.py"),
@@ -92,10 +111,10 @@ def answering(room: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def room_of(file: str) -> str:
-    """The room whose tests answer for ``agent/…``."""
+def room_of(file: str) -> str | None:
+    """The room whose tests answer for ``agent/…``, where there is one."""
     path = Path(file).relative_to("agent")
-    return next(name for name, room in ROOMS.items() if any(path.match(glob) for glob in room.code))
+    return next((name for name, room in ROOMS.items() if any(path.match(glob) for glob in room.code)), None)
 
 
 def keep_like(folder: Path, *, made_below: str | None = None) -> str:
