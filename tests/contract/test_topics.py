@@ -3,16 +3,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from agent.errors import RefusedError
+from agent.protocol.asyncapi import asyncapi
+from agent.protocol.event import CONTENT_TYPE
 from agent.protocol.names import MAX_NAME
-from agent.protocol.topics import Topics, event_filters
+from agent.protocol.topics import (
+    Topics,
+    certificate_topic,
+    event_filters,
+    health_filter,
+    list_part_topic,
+    list_topic,
+    replay_filter,
+)
 from agent.site.acl import Entry, program_entry, unit_entry
 from agent.site.records import Role
 
@@ -83,3 +95,73 @@ def test_the_deployed_rules_know_every_leaf() -> None:
     for branch in ("event/+", "backlog/+", "response/#"):
         assert f"pattern write {TOPICS.base}/{branch}\n" in rules
     assert f"pattern read {TOPICS.requests}\n" in rules
+
+
+def test_what_the_site_says_to_all_and_what_they_listen_to() -> None:
+    assert list_topic("hq") == "postern-site/hq/trust"
+    assert (list_part_topic("hq", 2), list_part_topic("hq")) == ("postern-site/hq/trust/2", "postern-site/hq/trust/+")
+    assert certificate_topic("hq", "door-log") == "postern-site/hq/certificate/door-log"
+    assert replay_filter("hq") == "postern/hq/+/response/outbox/replay"
+    assert health_filter("hq") == "postern/hq/+/health"
+    for make in (list_topic, list_part_topic, event_filters, replay_filter, health_filter):
+        with pytest.raises(RefusedError, match="the site name 'h#q' is not usable"):
+            make("h#q")
+    with pytest.raises(RefusedError, match="the site name"):
+        certificate_topic("h/q", "log")
+    with pytest.raises(RefusedError, match="the program name"):
+        certificate_topic("hq", "+")
+
+
+def _references(part: object) -> Iterator[str]:
+    for name, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
+        if name == "$ref":
+            yield value
+        yield from _references(value)
+
+
+def test_the_document_of_topics_is_whole_and_says_the_topics_of_a_unit() -> None:
+    document = asyncapi("1.2.3")
+    assert set(document) == {"asyncapi", "info", "defaultContentType", "channels", "operations", "components"}
+    assert (document["asyncapi"], document["defaultContentType"]) == ("3.0.0", "application/json")
+    info = document["info"]
+    assert (info["title"], info["version"], info["license"]["name"]) == ("Postern unit", "1.2.3", "Apache-2.0")
+    for reference in _references(document):
+        found: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+        assert found
+    topics = {
+        "live": TOPICS.event("match"),
+        "backlog": TOPICS.backlog("match"),
+        "health": TOPICS.health,
+        "availability": TOPICS.availability,
+        "request": TOPICS.requests.replace("#", "enrol/begin"),
+        "response": TOPICS.response("enrol/begin"),
+    }
+    assert set(document["channels"]) == set(document["operations"]) == set(topics)
+    for name, channel in document["channels"].items():
+        filled = channel["address"].format(site="hq", unit="door-3", kind="match", verb="enrol/begin")
+        assert filled == topics[name]
+        assert list(channel["parameters"]) == re.findall(r"{(\w+)}", channel["address"])
+        ((message, reference),) = channel["messages"].items()
+        assert reference == {"$ref": f"#/components/messages/{message}"}
+        assert document["operations"][name] == {
+            "action": "receive" if name == "request" else "send",
+            "channel": {"$ref": f"#/channels/{name}"},
+            "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
+            "bindings": {"mqtt": {"qos": 1, "retain": name == "availability"}},
+        }
+    messages = document["components"]["messages"]
+    assert {name: one["contentType"] for name, one in messages.items()} == {
+        "event": CONTENT_TYPE,
+        "health": "application/json",
+        "availability": "text/plain",
+        "request": "application/jose",
+        "response": "application/jose",
+    }
+    assert messages["availability"]["payload"] == {"type": "string", "enum": ["online", "offline"]}
+    assert messages["request"]["payload"] == {"type": "string", "minLength": 1}
+    assert messages["response"]["payload"]["type"] == "string"
+    assert re.search(messages["response"]["payload"]["pattern"], "aA0.b_-.c9")
+    assert messages["event"]["payload"] == {"$ref": "#/components/schemas/Event"}
+    assert messages["health"]["payload"] == {"$ref": "#/components/schemas/Health"}

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import hmac
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from agent.errors import VerificationError
@@ -16,7 +19,7 @@ from agent.keys import SigningKey, encode_base64url
 from agent.protocol.configuration import CONFIGURATION_TYPE, Configuration, PolicyIssue, read_configuration, read_issue
 from agent.protocol.epoch_keys import derive_epoch_key
 from agent.protocol.grant import MandatedKey, make_grant, make_mandate
-from agent.protocol.joining import UnitRequest, unverified
+from agent.protocol.joining import UnitRequest, is_proof, prove, unverified
 from agent.protocol.names import parse_time
 
 KEY = SigningKey.generate()
@@ -148,3 +151,16 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"moment|month"):
         parse_time(text)
     assert parse_time("2026-12-31T23:59:59Z") == datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def test_a_proof_is_over_the_kind_and_every_member_of_what_is_asked() -> None:
+    asked = UnitRequest(version=1, site="hq", unit="door", jwk={"a": "b"}, seal_jwk={"c": "d"}, csr="-----BEGIN x")
+    members = {name: value for name, value in to_builtins(asked).items() if name != "proof"}
+    wanted = hmac.digest(b"key", b"UnitRequest" + rfc8785.dumps(members), "sha256")
+    given = replace(asked, proof=encode_base64url(wanted))
+    assert prove(b"key", asked) == prove(b"key", given) == given.proof
+    assert is_proof(b"key", given)
+    assert not is_proof(b"key", asked)
+    assert not is_proof(b"kez", given)
+    for change in ({"site": "lab"}, {"unit": "gate"}, {"jwk": {"a": "c"}}, {"seal_jwk": {}}, {"csr": "-----BEGIN y"}):
+        assert not is_proof(b"key", replace(given, **change))
