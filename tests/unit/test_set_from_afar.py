@@ -280,6 +280,21 @@ GIVEN = st.fixed_dictionaries(
 )
 
 
+def test_none_of_several_settings_keeps_another_from_being_set(premises: Configured) -> None:
+    given = {
+        "liveness": "require",
+        "activation": {"dwell_ms": 9000, "max_turn_degrees": 5.0},
+        "detection": {"look": "every_frame"},
+        "models": {"threads": 1},
+        "events": {"time_resolution_s": 3600},
+        "broker": {"health_interval_s": 300},
+    }
+    whole = overlaid(premises.local(), msgspec.convert(given, Settings))
+    assert (zone_of(whole)["dwell_ms"], zone_of(whole)["max_turn_degrees"]) == (9000, 5.0)
+    assert (whole.liveness, whole.detection.look, whole.models.threads) == ("require", "every_frame", 1)
+    assert (whole.events.time_resolution_s, whole.broker.health_interval_s) == (3600, 300)
+
+
 @settings(deadline=None)  # they write files, on a machine that may be busy
 @given(st.one_of(SHAPES, GIVEN))
 def test_no_settings_of_any_shape_loosen_a_unit_or_reach_what_is_its_own(premises: Configured, value: Any) -> None:
