@@ -72,7 +72,7 @@ class Unit:
         self.root, self.config = folder, None
         for name in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/lib/dpkg/info"):
             (folder / name).mkdir(parents=True)
-        for name in ("var/cache/apt/archives/partial", "var/log/apt", "var/lib/dpkg/updates", "usr/share/keyrings"):
+        for name in ("var/cache/apt/archives/partial", "var/log/apt", "var/lib/dpkg/updates", "etc/apt/keyrings"):
             (folder / name).mkdir(parents=True)
         (folder / "var/lib/dpkg/status").touch()
         source = folder / "etc/apt/sources.list"
@@ -96,7 +96,7 @@ class Unit:
         folder = self.root / "etc/apt/sources.list.d"
         folder.mkdir()
         source = source.replace("https://packages.example.org/postern", f"file:{repository}")
-        (folder / "postern.sources").write_text(source.replace("/usr/share/keyrings/postern.gpg", ring))
+        (folder / "postern.sources").write_text(source.replace("/etc/apt/keyrings/postern.gpg", ring))
         (self.root / "etc/apt/sources.list").write_text("")
         self.options["Dir::Etc::sourceparts"] = str(folder)
         kept = (UPDATES / "60postern-keep").read_text().replace("/usr/lib/postern/upgrade", str(UPDATES / "upgrade"))
