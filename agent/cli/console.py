@@ -104,6 +104,7 @@ def _serve(config: Config, console: Console) -> None:
                 certificate=certificate_of(console.folder),
                 key=config.broker.tls.key or config.keys.folder / "tls.key",
                 clock=clock,
+                advice="set console.address to an address of this machine, and console.port to a free port",
             )
         except RefusedError:
             close(console.folder)  # nobody can use it

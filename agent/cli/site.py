@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent.audit.chain import read_entries, verify_log
-from agent.cli import site_config, site_service
+from agent.cli import site_config, site_console, site_service
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
 from agent.cli.session import port
@@ -100,6 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     act("rotate-epoch-keys", _rotate_epoch_keys, "replace epoch keys that a thief has; each unit needs the new ones")
     site_service.configure(act)
     site_config.configure(act)
+    site_console.configure(act)
     act("log", _log, "check and list what was done with this folder")
     for sub in (add, renew, issue, policy, listing, key, change):
         sub.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console's pages and what their buttons do; every answer is JSON but the three files of the page itself.
 
-A request counts only if it names this console as its host, and changes something only if the page itself sent it: its
-origin is this console's, its body is JSON, and the session's cookie goes with requests of the same site alone. The
-page runs nothing but its own script file (Content-Security-Policy), and nothing is kept by a browser.
+The page runs nothing but its own script file (Content-Security-Policy). Whose requests count: ``agent.console.guard``.
 """
 
 from __future__ import annotations
@@ -15,34 +13,26 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from agent.console.access import Access
+from agent.console.guard import Guard, leave, session_of, set_session
 from agent.console.link import MAX_ASK_BYTES
 from agent.errors import PosternError, RefusedError, RetryError
 from agent.parse.strict_json import StrictJsonError, loads
 
-COOKIE: Final = "__Host-console"  # the prefix: https alone, this host alone, every path (RFC 6265bis)
 PAGES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/console.js": ("console.js", "text/javascript; charset=utf-8"),
     "/console.css": ("console.css", "text/css; charset=utf-8"),
 }
-HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-}
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 # What each button asks of the unit, and the scope that it needs.
 ACTS: Final = {
     "look": "aim",
@@ -75,41 +65,7 @@ def make_app(console: Console) -> ASGIApp:
     routes += [Route(f"/do/{name}", _act(console, name, scope), methods=["POST"]) for name, scope in ACTS.items()]
     routes += [Route("/do/checks", _check_names(console), methods=["POST"])]
     routes += [Route("/do/check", _check(console), methods=["POST"])]
-    return _Guard(Starlette(routes=routes), console)
-
-
-class _Guard:
-    """Every answer with its headers, every request from where it says that it comes."""
-
-    def __init__(self, app: ASGIApp, console: Console) -> None:
-        self._app, self._console = app, console
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(raw=message.setdefault("headers", [])).update(HEADERS)
-            await send(message)
-
-        refused = self._refusal(Request(scope))
-        if refused is not None:
-            await JSONResponse({"error": refused}, status_code=403)(scope, receive, with_headers)
-        else:
-            await self._app(scope, receive, with_headers)
-
-    def _refusal(self, request: Request) -> str | None:
-        host, headers = self._console.host, request.headers
-        if headers.get("host") != host:
-            return f"this console is https://{host}/ and answers to no other name"
-        if request.method != "POST":
-            return None
-        if headers.get("origin") != f"https://{host}":
-            return "this request comes from another page"
-        if headers.get("content-type") != "application/json":
-            return "send JSON"
-        return None
+    return Guard(Starlette(routes=routes), console.host, kind="application/json", policy=POLICY)
 
 
 def _page(file: str, kind: str) -> Answer:
@@ -132,7 +88,7 @@ def _login(console: Console) -> Answer:
         except PosternError as error:
             return _refused(error)
         answer = JSONResponse({"seconds": console.access.seconds_left(), "scope": console.access.scope(token)})
-        answer.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="strict", path="/")
+        set_session(answer, token)
         return answer
 
     return login
@@ -140,16 +96,16 @@ def _login(console: Console) -> Answer:
 
 def _logout(console: Console) -> Answer:
     async def logout(request: Request) -> Response:
-        console.access.leave(request.cookies.get(COOKIE, ""))
+        console.access.leave(session_of(request))
         answer = JSONResponse({})
-        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+        leave(answer)
         return answer
 
     return logout
 
 
 def _allowed(console: Console, request: Request, wanted: str) -> Response | None:
-    scope = console.access.scope(request.cookies.get(COOKIE, ""))
+    scope = console.access.scope(session_of(request))
     if scope is None:
         return JSONResponse({"error": "the session is over: type the code of a new opening"}, status_code=401)
     if wanted == "install" and scope != "install":

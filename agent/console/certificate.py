@@ -10,7 +10,8 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.clock import Clock
@@ -23,6 +24,12 @@ VALID: Final = timedelta(days=30)  # made anew at each opening; a unit whose clo
 
 def certificate_of(folder: Path) -> Path:
     return folder / "console.crt"
+
+
+def make_key(file: Path) -> None:
+    """Write a new TLS key to ``file``, for a console that is no unit's; raises StorageError."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_atomic(file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def make_certificate(unit: str, address: str, key: Path, certificate: Path, clock: Clock) -> str:

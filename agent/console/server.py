@@ -30,8 +30,9 @@ def serve(
     certificate: Path,
     key: Path,
     clock: Clock,
+    advice: str,
 ) -> None:
-    """Serve until the opening in ``folder`` is over; RefusedError where it cannot listen."""
+    """Serve until the opening in ``folder`` is over; RefusedError with ``advice`` where it cannot listen."""
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -73,7 +74,4 @@ def serve(
         ended.set()
         watching.join()
     if not server.started:
-        raise RefusedError(
-            f"the console cannot listen at {host_of(address, port)}: set console.address to an address of this"
-            " machine, and console.port to a free port"
-        )
+        raise RefusedError(f"the console cannot listen at {host_of(address, port)}: {advice}")

@@ -33,6 +33,7 @@ State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", 
 SILENT: Final = timedelta(minutes=10)  # without health, which comes each minute
 LONG_QUEUE: Final = 100  # events that wait though the unit is there
 SOON_DAYS: Final = 60  # before the service's own papers end
+MAX_WEEKS: Final = 520  # of keys that a unit may say to hold; a site issues three
 CERTIFICATE_DAYS: Final = 30  # left of a unit's: the service has been trying for three months by then
 
 
@@ -44,24 +45,36 @@ class UnitState:
     state: State
     seen: UnitSeen
     advice: tuple[str, ...]
+    key_days: int | None = None  # until the last of its epoch keys ends; None where it did not say how many it has
+
+    def known(self) -> dict[str, str]:
+        """What it said of itself, in the order in which it is shown; empty where nothing was heard."""
+        seen = self.seen
+        if seen.at is None:
+            return {}
+        return {
+            "release": seen.release or "?",
+            "seen": seen.at,
+            "queue": _number(seen.queue),
+            "clock": seen.clock or "?",
+            "keys": f"{_number(self.key_days)} days",
+            "certificate": f"{_number(seen.certificate_days)} days",
+            "camera": seen.camera or "?",
+            "policy": _short(seen.policy),
+            "models": " ".join(f"{task} {_short(digest)}" for task, digest in sorted(seen.models.items())) or "?",
+            "settings": self._configuration(),
+        }
 
     def summary(self) -> str:
         """What is known, in words."""
-        seen = self.seen
-        if seen.at is None:
+        if self.seen.at is None:
             return "nothing was heard of it yet" if self.state == "unheard" else ""
-        weeks = "?" if seen.epochs is None else str(seen.epochs)
-        days = "?" if seen.certificate_days is None else str(seen.certificate_days)
-        return (
-            f"release {seen.release or '?'}, seen {seen.at}, queue {seen.queue}, clock {seen.clock},"
-            f" keys for {weeks} weeks, certificate {days} days, camera {seen.camera or '?'},"
-            f" policy {_short(seen.policy)}, {self._configuration()}"
-        )
+        return ", ".join(f"{name} {said}" for name, said in self.known().items())
 
     def _configuration(self) -> str:
         told = self.seen.configuration
         if told is None:
-            return "set by its own file"
+            return "its own file's"
         state = told.state.replace("_", " ")
         return f"configuration {told.serial} {state} ({_short(told.digest)})"
 
@@ -77,6 +90,7 @@ class UnitState:
             "clock": seen.clock,
             "recognition": seen.recognition,
             "weeks_of_epoch_keys": seen.epochs,
+            "epoch_key_days": self.key_days,
             "certificate_days": seen.certificate_days,
             "camera": seen.camera,
             "policy": seen.policy,
@@ -85,6 +99,10 @@ class UnitState:
             "configuration": None if seen.configuration is None else msgspec.to_builtins(seen.configuration),
             "advice": list(self.advice),
         }
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else str(value)
 
 
 def _short(digest: str | None) -> str:
@@ -153,7 +171,16 @@ def _of(files: SiteFiles, record: UnitRecord, policy: SignedPolicy | None, now: 
         state = "silent" if now - parse_time(seen.at) > SILENT else "online"
     if seen.online is False:
         state = "offline"
-    return UnitState(record.unit, state, seen, tuple(_advice(record.unit, state, seen, policy)))
+    return UnitState(record.unit, state, seen, tuple(_advice(record.unit, state, seen, policy)), _key_days(seen, now))
+
+
+def _key_days(seen: UnitSeen, now: datetime) -> int | None:
+    """Whole days until the last week (ISO 8601) ends that the unit had a key for when it was heard."""
+    if seen.at is None or seen.epochs is None:
+        return None
+    heard = parse_time(seen.at)
+    week = heard.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=heard.weekday())
+    return max((week + timedelta(weeks=min(seen.epochs, MAX_WEEKS)) - now).days, 0)
 
 
 _BY_STATE: dict[State, str] = {

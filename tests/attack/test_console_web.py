@@ -12,7 +12,8 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.console.access import MAX_WRONG, Access
-from agent.console.app import ACTS, COOKIE, Console, make_app
+from agent.console.app import ACTS, Console, make_app
+from agent.console.guard import COOKIE
 from agent.console.link import MAX_ASK_BYTES
 from agent.console.opening import (
     Scope,

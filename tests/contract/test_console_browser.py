@@ -111,10 +111,10 @@ class Page:
     def tab(self, name: str) -> None:
         self.browser.find_element("css selector", f"[data-tab={name}]").click()
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str, documented: tuple[str, ...] = DOCUMENTED) -> None:
         """Take the picture that the documentation shows."""
         folder = os.environ.get("POSTERN_SCREENSHOTS")
-        if folder is not None and f"{self._name}-{name}" in DOCUMENTED:
+        if folder is not None and f"{self._name}-{name}" in documented:
             self.browser.save_screenshot(str(Path(folder) / f"{self._name}-{name}.png"))
 
     def wait_for(self, condition: Callable[[], Any]) -> None:

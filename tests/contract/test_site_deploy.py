@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = DEPLOY / "site" / "postern-site.service"
 UNITS = ("postern-broker.service", "postern-broker.path")
+CONSOLE = DEPLOY / "site" / "postern-site-console"
 BROKER = [DEPLOY / "mosquitto" / name for name in UNITS]
 CLUSTER = [DEPLOY / "rabbitmq" / name for name in UNITS]
 TAKE = DEPLOY / "mosquitto" / "postern-broker-take"
@@ -49,6 +51,35 @@ def test_both_speak_of_the_same_folder_and_the_service_listens_nowhere_and_has_n
         "LimitCORE=0",
     ):
         assert f"\n{setting}\n" in service
+
+
+def test_the_console_is_a_valid_unit_that_reads_the_page_and_has_neither_key_nor_right(tmp_path: Path) -> None:
+    words = shlex.split(CONSOLE.read_text().partition("exec systemd-run ")[2].replace("\\\n", " "))
+    settings = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
+    started = words[words.index("--") + 1 :]
+    assert started[1:3] == ["site", "console"]
+    page = started[started.index("--page") + 1]
+    service = SERVICE.read_text()
+    assert f"--page {page}\n" in service
+    (folder,) = re.findall(r"--folder (\S+)/site ", service)
+    assert page.startswith("/run/postern-site/")
+    for setting in ("RuntimeDirectory=postern-site", "RuntimeDirectoryMode=0750", "Group=postern-site"):
+        assert f"\n{setting}\n" in service
+    for setting in (
+        "DynamicUser=yes",
+        "SupplementaryGroups=postern-site",
+        f"InaccessiblePaths=-{folder}",
+        "CapabilityBoundingSet=",
+        "ProtectSystem=strict",
+        "LimitCORE=0",
+    ):
+        assert setting in settings
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    unit = tmp_path / "postern-site-console.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\n" + "\n".join(settings) + "\n")
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def take(source: Path, target: Path, reload: str = "true") -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from agent.site.page import fleet_page
 from agent.site.seen import UnitSeen
 from tests.simulators.site_office import SiteOffice
 
-TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "p", "ul", "li"} | {
+TAGS = {"html", "head", "meta", "title", "style", "body", "header", "span", "h1", "p", "ul", "li"} | {
     "table", "thead", "tbody", "tr", "th", "td",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_what_a_unit_says_is_text_and_no_more(said: str) -> None:
     seen = UnitSeen(version=1, unit="door-1", at="2026-11-27T00:00:00Z", release=hostile, camera=hostile)
     page = Page(fleet_page("hq", [UnitState("door-1", "online", seen, (hostile,))], [hostile], at="now"))
     assert page.tags <= TAGS
-    assert page.names <= {"lang", "charset", "http-equiv", "content", "name", "scope", "class"}
+    assert page.names <= {"lang", "charset", "http-equiv", "content", "name", "scope", "class", "data-of"}
     assert "<script>alert(1)</script>" in page.text
 
 
@@ -59,7 +59,15 @@ def test_the_page_lists_every_unit_with_what_to_do(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "agent", "site", "units", "-f", str(office.site), "--page", str(out)]
     subprocess.run(words, check=True, timeout=60)
     text = Page(out.read_text()).text
-    for word in ("Units of hq", "door-1", "silent", "0.2.0", "let it reach a time server", "postern site delegate"):
+    for word in (
+        "Units of hq",
+        "door-1",
+        "silent",
+        "0.2.0",
+        "let it reach a time server",
+        "postern site delegate",
+        "1 of them",
+    ):
         assert word in text
     missing = subprocess.run([*words[:-1], str(tmp_path / "none" / "x")], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
