@@ -6,6 +6,7 @@ and found empty, block by block of the brightness; slow changes therefore add up
 a whole row in one ratio (flicker of lamps in bands, a cloud) is light and no person. Where blocks differ, all
 frames are looked at until some time after it ended: somebody who came in blurred is seen once they stand. While a
 track, an enrolment or an act is under way nothing is skipped at all, and once a second the network looks anyway.
+Where nothing differed for some time only every other frame is compared: whoever comes is seen one frame later at most.
 
 What is kept between frames is the mean brightness of blocks as large as a fifth of the smallest face that is accepted,
 of one frame in which nobody was found; it is overwritten when somebody is. How many frames were looked at follows from
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.camera.base import Frame, Luma, Picture
+from agent.detect.cadence import Cadence
 from agent.detect.view import Part, box_of, grown
 
 BLOCKS_A_FACE = 5  # across the smallest face that is accepted: its eyes, brows and outline each darken some
@@ -55,6 +57,7 @@ class ChangeTest:
         self._noise = MOST_CHANGE
         self._seen_ns = self._looked_ns = 0
         self._until_ns = -1
+        self._cadence = Cadence()
         self.looked = self.skipped = 0
 
     def is_due(self, frame: Frame, *, busy: bool) -> bool:
@@ -76,6 +79,9 @@ class ChangeTest:
     def _is_due(self, frame: Frame, *, busy: bool) -> bool:
         now_ns = frame.timestamp_ns
         backwards, self._seen_ns = now_ns < self._seen_ns, now_ns
+        quiet = self._seen is not None and not self._fresh and not busy
+        if self._cadence.spares(now_ns, free=quiet):
+            return False
         if busy or backwards:
             self.forget()
             self._until_ns, self._looked_ns = now_ns + self._hold_ns, now_ns
