@@ -13,7 +13,7 @@ import socket
 import string
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from agent.camera.rtsp.description import NOT_VIDEO, Video, video_of
@@ -27,6 +27,7 @@ MAX_PROOFS: Final = 2  # of the password for one request: the second where only 
 SESSION_S: Final = 60  # without a word, where the camera says nothing else (RFC 2326, section 12.37)
 MIN_SESSION_S: Final = 4  # a shorter one would have the unit say more than it hears
 MAX_SESSION_S: Final = 3600
+MAX_AWAITED: Final = 8  # requests while it plays that may yet be answered: what is older is not missed
 
 NOBODY: Final = "nothing answers at its address"
 SILENT: Final = "it stopped answering"
@@ -39,6 +40,13 @@ _TRANSPORT: Final = re.compile(
 )
 _SESSION: Final = re.compile(r"([!-:<-~]{1,128})\s*(?:;.*)?")
 _TIMEOUT: Final = re.compile(r";\s*timeout=([0-9]{1,5})\b", re.IGNORECASE)
+
+
+class _Asked(NamedTuple):
+    """A request while the camera plays: its verb, and how often the password was proven for it."""
+
+    verb: str
+    proofs: int
 
 
 class RtspSession:
@@ -84,7 +92,7 @@ class RtspSession:
     def packets(self) -> Iterator[bytes]:
         """RTP packets of the video for as long as they come; ends where the camera closes the connection."""
         self._say("PLAY", self.video.aggregate, "Range: npt=0.000-")
-        asked, proofs = "PLAY", 0
+        awaited = {self._number: _Asked("PLAY", 0)}
         last_word_s = last_packet_s = self._now_s()
         while (data := self._receive(self._timeout_s)) != b"":
             for one in self._reader.feed(data):
@@ -94,16 +102,13 @@ class RtspSession:
                         yield one.payload
                 elif one.verb:
                     self._decline(one, last_packet_s + self._timeout_s)
-                elif self._again(one, proofs):
-                    proofs += 1
-                    self._say(asked, self.video.aggregate)
-                elif asked == "PLAY" and one.status != 200:
-                    raise RtspError(NOT_PLAYING)
+                else:
+                    self._take(one, awaited)
             if self._now_s() - last_packet_s > self._timeout_s:  # it says something, but shows nothing
                 raise RtspError(SILENT)
             if self._now_s() - last_word_s >= self._session_s / 2:
-                last_word_s, asked, proofs = self._now_s(), self._keeper, 0
-                self._say(asked, self.video.aggregate)
+                last_word_s = self._now_s()
+                self._say_again(_Asked(self._keeper, 0), awaited)
 
     def close(self) -> None:
         """Say good-bye if that can be said at once, and close the connection; idempotent."""
@@ -113,6 +118,32 @@ class RtspSession:
                 self._say("TEARDOWN", self.video.aggregate)
         self._session = ""
         self._connection.close()
+
+    def _take(self, answer: Message, awaited: dict[int, _Asked]) -> None:
+        """Take an answer while it plays: to whichever request it belongs, late, and not to all of them.
+
+        What shows that the camera is there are its pictures. An answer that nobody waits for any longer changes
+        nothing; one to a request that was never made ends the conversation.
+        """
+        number = answer.header("cseq")
+        if re.fullmatch("[0-9]{1,10}", number) is None or not 0 < int(number) <= self._number:
+            raise RtspError(NOT_RTSP)
+        if 300 <= answer.status < 400:
+            raise RtspError(ELSEWHERE)
+        if (asked := awaited.pop(int(number), None)) is None:
+            return
+        if self._unproven(answer, asked.proofs):
+            self._say_again(_Asked(asked.verb, asked.proofs + 1), awaited)
+        elif answer.status != 200:
+            if asked.verb == "PLAY":
+                raise RtspError(NOT_PLAYING)
+            self._keeper = "OPTIONS"  # which every camera answers: it keeps the session, too
+
+    def _say_again(self, asked: _Asked, awaited: dict[int, _Asked]) -> None:
+        self._say(asked.verb, self.video.aggregate)
+        awaited[self._number] = asked
+        if len(awaited) > MAX_AWAITED:
+            del awaited[min(awaited)]
 
     def _prepare(self, codecs: str) -> Video:
         offered = self._ask("OPTIONS", self._address)
@@ -153,6 +184,10 @@ class RtspSession:
             raise RtspError(ELSEWHERE)
         if answer.header("cseq") != str(self._number):
             raise RtspError(NOT_RTSP)
+        return self._unproven(answer, proofs)
+
+    def _unproven(self, answer: Message, proofs: int) -> bool:
+        """Whether it wants the password proven, as can be done; raises RtspError where it cannot, or was in vain."""
         if answer.status != 401:
             return False
         if self._digest is None:
