@@ -29,7 +29,8 @@ def test_wrong_line_can_be_put_in_is_a_program_and_has_tests(fault: Fault, tmp_p
     copy.parent.mkdir(parents=True)
     copy.write_text((ROOT / fault.file).read_text())
     fault.put_into(tmp_path)
-    ast.parse(copy.read_text())
+    if copy.suffix == ".py":
+        ast.parse(copy.read_text())
     assert fault.asked()
     assert all((ROOT / test).is_file() for test in fault.asked())
     fault.take_out_of(tmp_path)

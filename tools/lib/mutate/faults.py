@@ -106,7 +106,7 @@ class _Copy:
         """Try ``fault`` by the tests that reach its function, where that is known, and then by all that are asked."""
         room = room_of(fault.file)
         known = reach.read(WORK / room) if room else reach.Reach({}, {})
-        function = reach.function_at(fault.file, (ROOT / fault.file).read_text(), fault.line())
+        function = reach.function_at(fault.file, (ROOT / fault.file).read_text(), fault.line()) if room else None
         reaching = [test for test in known.tests_of(function or "") if test.split("::")[0] in fault.asked()]
         fault.put_into(self._checkout)
         try:

@@ -112,8 +112,11 @@ def answering(room: str) -> list[str]:
 
 
 def room_of(file: str) -> str | None:
-    """The room whose tests answer for ``agent/…``, where there is one."""
-    path = Path(file).relative_to("agent")
+    """The room whose tests answer for ``agent/…``, where there is one; None for what lies elsewhere."""
+    path = Path(file)
+    if not path.is_relative_to("agent"):
+        return None
+    path = path.relative_to("agent")
     return next((name for name, room in ROOMS.items() if any(path.match(glob) for glob in room.code)), None)
 
 
