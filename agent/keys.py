@@ -15,13 +15,12 @@ import base64
 import functools
 import json
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.errors import JoseError
@@ -30,6 +29,9 @@ from joserfc.jwk import ECKey
 from agent.disk.files import MAX_SECRET_BYTES, read_brought, read_secret, write_atomic
 from agent.errors import KeyStoreError, VerificationError
 from agent.parse import strict_json
+
+if TYPE_CHECKING:  # Debian 12 has cryptography 38, which calls it otherwise
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 ALGORITHM = "ES256"
 CURVE = "P-256"

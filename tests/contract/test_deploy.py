@@ -35,24 +35,59 @@ def test_the_service_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# Jobs of root that end: they install a package or take it back, carry lists to the broker, prepare a card.
-OF_ROOT = {
-    *("postern-first-boot.service", "postern-after-upgrade.service", "postern-broker.service"),
-    *("postern-card.service", "postern-card-network.service", "postern-grow.service", "postern-writable.service"),
+# Jobs of root that cannot have a whole sandbox, with what each rates at the most, and why. The others are below it.
+CEILINGS = {
+    # Its user joins over the network; root reads what is closed, changes users, and keeps a file's owner.
+    "cloud-init/postern-first-boot.service": 2.5,
+    # rabbitmqctl is Erlang: memory that is written and executed, the node's own address, another user.
+    "rabbitmq/postern-broker.service": 2.5,
+    # Installs the package before: its scripts write anywhere, as scripts of packages do. No network, no raw device.
+    "updates/postern-after-upgrade.service": 3.3,
+    # Any protection of files would give it other mounts than those that it is to change.
+    "image/tree/etc/systemd/system/postern-writable.service": 3.8,
 }
+SERVICES = sorted(DEPLOY.rglob("*.service"))
+
+
+def exposure_of(file: Path) -> float:
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found
+    return float(found[1])
 
 
 @needs_systemd
-@pytest.mark.parametrize("file", sorted(DEPLOY.rglob("*.service")), ids=lambda file: str(file.relative_to(DEPLOY)))
-def test_each_service_that_stays_is_hardened(file: Path) -> None:
-    if file.name in OF_ROOT:
-        assert "Type=oneshot" in file.read_text()
+@pytest.mark.parametrize("file", SERVICES, ids=lambda file: str(file.relative_to(DEPLOY)))
+def test_each_service_is_hardened(file: Path) -> None:
+    """One that stays, and what runs as root for a moment."""
+    ceiling = CEILINGS.get(str(file.relative_to(DEPLOY)))
+    if ceiling is None:
+        assert exposure_of(file) <= MAX_EXPOSURE
         return
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", file]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
-    assert exposure
-    assert float(exposure[1]) <= MAX_EXPOSURE
+    assert "Type=oneshot" in file.read_text(), "only what ends is let off"
+    assert exposure_of(file) <= ceiling
+
+
+def test_nobody_is_let_off_who_is_not_there() -> None:
+    assert set(CEILINGS) <= {str(file.relative_to(DEPLOY)) for file in SERVICES}
+
+
+@pytest.mark.parametrize("file", SERVICES, ids=lambda file: str(file.relative_to(DEPLOY)))
+def test_no_job_of_root_may_take_new_rights_or_load_anything(file: Path) -> None:
+    text = file.read_text()
+    rights = set(re.findall(r"CAP_[A-Z_]+", "".join(re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE))))
+    assert "NoNewPrivileges=yes" in text
+    assert re.search(r"^CapabilityBoundingSet=", text, re.MULTILINE)
+    assert not rights & {
+        "CAP_SYS_MODULE",
+        "CAP_SYS_RAWIO",
+        "CAP_SYS_PTRACE",
+        "CAP_SYS_BOOT",
+        "CAP_NET_ADMIN",
+        "CAP_BPF",
+    }
+    assert re.search(r"^SystemCallFilter=", text, re.MULTILINE)
 
 
 @needs_systemd
@@ -171,7 +206,7 @@ class FirstBoot:
         self.command("sync", "exit 0")
         self.command("timedatectl", "echo no")
         self.command("apt-get", "exit 100")
-        self.command("runuser", 'shift 3; exec "$@"')
+        self.command("setpriv", 'shift 3; exec "$@"')
 
     def command(self, name: str, does: str) -> None:
         path = self.bin / name
