@@ -77,7 +77,7 @@ def _serve(config: Config, console: Console) -> None:
     from agent.console.certificate import certificate_of  # noqa: PLC0415
     from agent.console.link import ask  # noqa: PLC0415
     from agent.console.opening import host_of  # noqa: PLC0415
-    from agent.console.server import serve  # noqa: PLC0415
+    from agent.console.server import listen, serve  # noqa: PLC0415
     from agent.unit.examiner import Examiner  # noqa: PLC0415
 
     clock = SystemClock()
@@ -94,20 +94,21 @@ def _serve(config: Config, console: Console) -> None:
             examiner.checks,
             examiner.examine,
         )
+        advice = "set console.address to an address of this machine, and console.port to a free port"
         try:
+            listening = listen(console.address, console.port, advice=advice)
+        except RefusedError:
+            close(console.folder)  # nobody can use it
+            raise
+        with listening:
             serve(
                 make_app(pages),
                 access,
                 console.folder,
-                address=console.address,
-                port=console.port,
+                listening=listening,
                 certificate=certificate_of(console.folder),
                 key=config.broker.tls.key or config.keys.folder / "tls.key",
                 clock=clock,
-                advice="set console.address to an address of this machine, and console.port to a free port",
             )
-        except RefusedError:
-            close(console.folder)  # nobody can use it
-            raise
         if read_opening(console.folder, clock) is None:
             close(console.folder)

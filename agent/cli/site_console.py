@@ -45,7 +45,7 @@ def console(arguments: argparse.Namespace, _: bytes | None) -> None:
         from agent.console.access import Access  # noqa: PLC0415 - the web server's libraries are needed here alone
         from agent.console.certificate import certificate_of, make_certificate, make_key  # noqa: PLC0415
         from agent.console.listed import make_list_app, read_page  # noqa: PLC0415
-        from agent.console.server import serve  # noqa: PLC0415
+        from agent.console.server import listen, serve  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise RefusedError(f"{error.name} is missing: pip install 'postern[console]'") from None
 
@@ -58,7 +58,8 @@ def console(arguments: argparse.Namespace, _: bytes | None) -> None:
     page = partial(read_page, arguments.page, clock, writer=WRITER)
     page()  # before anything is promised
     host = host_of(arguments.address, arguments.port)
-    with tempfile.TemporaryDirectory(prefix="postern-site-console-") as made:
+    listening = listen(arguments.address, arguments.port, advice=ADVICE)
+    with listening, tempfile.TemporaryDirectory(prefix="postern-site-console-") as made:
         folder = Path(made)
         key, certificate = folder / "console.key", certificate_of(folder)
         make_key(key)
@@ -73,12 +74,10 @@ def console(arguments: argparse.Namespace, _: bytes | None) -> None:
             app,
             access,
             folder,
-            address=arguments.address,
-            port=arguments.port,
+            listening=listening,
             certificate=certificate,
             key=key,
             clock=clock,
-            advice=ADVICE,
         )
 
 

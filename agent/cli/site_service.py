@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
 from agent.clock import Clock, SystemClock
 from agent.disk.files import PUBLIC_MODE, read_brought, write_atomic
+from agent.errors import RefusedError
 from agent.keys import MAX_TOKEN_BYTES
 from agent.parse.strict_json import dumps
 from agent.protocol.names import check_name, round_down
@@ -27,6 +29,7 @@ from agent.site.records import SiteRecord
 from agent.site.service import SiteService
 
 QR_SCALE = 8  # pixels a module: 5 cm on a screen of 100 dpi
+BLOCKS = "\u2580\u2584\u2588"  # what a code on a terminal is drawn with
 QR_BORDER = 4  # modules of white around it (ISO/IEC 18004 sec. 5.3.8)
 
 
@@ -76,6 +79,11 @@ def recover(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Write the one file by which a unit joins."""
     check_output(arguments.png)  # before the invitation that was made last is worth nothing
+    output = arguments.output or Path(f"{arguments.unit}.invite")
+    check_output(output)
+    if arguments.qr:
+        check_terminal()
+    before = arguments.unit in {one.unit for one in list_units(arguments.folder) if one.state in ("invited", "waiting")}
     text = joining.invite(
         arguments.folder,
         arguments.unit,
@@ -83,12 +91,13 @@ def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
         accepted=arguments.accept,
         replace=arguments.replace,
     )
-    output = arguments.output or Path(f"{arguments.unit}.invite")
     write_output(output, text.encode())
     if arguments.png is not None:
         write_atomic(arguments.png, Code(text).png())
     if arguments.qr:
         say(Code(text).terminal())
+    if before:
+        tell(f"the invitation that {arguments.unit} had before is worth nothing now: this one alone counts")
     tell(f"put {output} on the card's boot partition as postern-invite; it is good once, for {arguments.hours} hours")
 
 
@@ -125,6 +134,14 @@ def _show(unit: UnitState) -> None:
     say(f"{unit.unit:<20}  {unit.state:<8}  {unit.summary()}")
     for advice in unit.advice:
         say(f"{'':<20}  -> {advice}")
+
+
+def check_terminal() -> None:
+    """Refuse a code that would not be seen, before anything is done."""
+    try:
+        BLOCKS.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        raise RefusedError("this terminal shows no code: say --png FILE, or set a locale with UTF-8") from None
 
 
 class Code:

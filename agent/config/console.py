@@ -40,7 +40,7 @@ def refuse_address(text: str) -> str | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return "is no address: give the unit's own in the local network, such as 192.168.1.30"
+        return "is no address: give this machine's own in the local network, such as 192.168.1.30"
     if address.is_unspecified or address.is_multicast or not address.is_private:
         return "is no address of a local network: whoever can reach the console must be in the building"
     return None

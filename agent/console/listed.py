@@ -30,6 +30,7 @@ MAX_FORM_BYTES: Final = 3 * MAX_CODE + 64  # a code with every letter as %XX, an
 MAX_PAGE_BYTES: Final = 8 * 1024 * 1024  # of 4 000 units, the most that a site lists, it has 5
 LATE: Final = timedelta(minutes=5)  # after the last writing; each minute there is one
 FORM: Final = "application/x-www-form-urlencoded"
+_BEGINS: Final = "<!DOCTYPE html>"  # a name that was typed wrong puts no key of the site on the network
 _HEAD: Final = "<header>"
 _FORM: Final = (
     '<form method="post" action="/login"><label>Code <input name="code" autocomplete="off" autofocus'
@@ -50,6 +51,8 @@ def read_page(file: Path, clock: Clock, *, writer: str) -> str:
     if len(content) > MAX_PAGE_BYTES:
         raise RetryError(f"{file} is larger than {MAX_PAGE_BYTES} bytes: it is not what {writer} writes")
     page = content.decode(errors="replace")
+    if not page.startswith(_BEGINS):
+        raise RetryError(f"{file} is no page: give the one that {writer} writes")
     if abs(clock.now() - written) > LATE:
         warning = (
             f'<p class="late">Written at {written:%Y-%m-%d %H:%M} UTC, and not since: is {escape(writer)} running?</p>'

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 from typing import Final
@@ -20,24 +21,30 @@ MAX_AT_ONCE: Final = 16  # connections and requests; a page has two or three
 IDLE_S: Final = 15  # a connection without a request
 
 
+def listen(address: str, port: int, *, advice: str) -> socket.socket:
+    """Take one port of one address; RefusedError with ``advice`` where that cannot be."""
+    try:
+        return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    except OSError as error:
+        raise RefusedError(
+            f"the console cannot listen at {host_of(address, port)} ({error.strerror}): {advice}"
+        ) from error
+
+
 def serve(
     app: ASGIApp,
     access: Access,
     folder: Path,
     *,
-    address: str,
-    port: int,
+    listening: socket.socket,
     certificate: Path,
     key: Path,
     clock: Clock,
-    advice: str,
 ) -> None:
-    """Serve until the opening in ``folder`` is over; RefusedError with ``advice`` where it cannot listen."""
+    """Serve at what ``listen`` gave until the opening in ``folder`` is over."""
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host=address,
-            port=port,
             ssl_certfile=str(certificate),
             ssl_keyfile=str(key),
             loop="asyncio",
@@ -66,12 +73,7 @@ def serve(
     watching = threading.Thread(target=watch, name="postern-console-watch", daemon=True)
     watching.start()
     try:
-        server.run()
-    except SystemExit:
-        if server.started:  # a signal
-            raise
+        server.run(sockets=[listening])
     finally:
         ended.set()
         watching.join()
-    if not server.started:
-        raise RefusedError(f"the console cannot listen at {host_of(address, port)}: {advice}")

@@ -25,7 +25,9 @@ class ProcessLock:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET_MODE)
         except OSError as error:
-            raise StorageError(f"cannot open {path} ({error.strerror}): make its folder, writable for it") from error
+            raise StorageError(
+                f"cannot open {path} ({error.strerror}): make its folder writable for whoever runs this"
+            ) from error
         deadline = time.monotonic() + wait_s
         while not self._take():
             if time.monotonic() >= deadline:

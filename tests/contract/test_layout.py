@@ -42,7 +42,7 @@ IO_MODULES = {
     "requests": (),
     "socket": (
         "camera.rtsp.session", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk",
-        "bridge.metrics", "bridge.post", "bridge.syslog", "console.link",
+        "bridge.metrics", "bridge.post", "bridge.syslog", "console.link", "console.server",
     ),
     "sqlite3": ("disk.sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),
     "ssl": ("mqtt", "unit.broker_check", "bridge.post", "bridge.syslog"),

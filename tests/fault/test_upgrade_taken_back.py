@@ -27,7 +27,12 @@ FILES = 20  # of a package: so many renames to be killed between
 KILLS = 25
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
-  *is-active*) [ ! -e {root}/broken ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/broken ;;
+  *ActiveState*)
+    if [ -s {root}/states ]; then head -n 1 {root}/states; sed -i 1d {root}/states
+    elif [ ! -e {root}/broken ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/broken; then echo active
+    else echo activating; fi ;;
+  *is-active*) [ ! -s {root}/states ] || exit 3
+    [ ! -e {root}/broken ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/broken ;;
   *NRestarts*) echo 0 ;;
   *restart*) echo "$*" >> {root}/told ;;
 esac
@@ -62,6 +67,7 @@ class Machine:
             "POSTERN_WAIT_S": "1",
             "POSTERN_STEADY_S": "0",
             "POSTERN_STEP_S": "1",
+            "POSTERN_STOP_S": "3",
             "LC_ALL": "C",
         }
         self.install("0.1.0")
@@ -109,6 +115,10 @@ class Machine:
         done = self.run(UPGRADE, "judge")
         assert done.returncode == 0, done.stderr
         return done.stderr
+
+    def states(self, *named: str) -> None:
+        """What systemd says of the unit, each once; after that what follows from its release."""
+        (self.root / "states").write_text("".join(f"{name}\n" for name in named))
 
     def breaks(self, version: str, how: str = "broken") -> None:
         (self.root / how).write_text(f"{version}\n")
@@ -181,12 +191,43 @@ def test_it_does_not_go_back_to_what_cannot_read_its_data(machine: Machine) -> N
     assert machine.version == "0.2.0"
 
 
-def test_a_unit_that_was_stopped_is_not_started_to_be_judged(machine: Machine) -> None:
-    machine.breaks("0.1.0")
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_a_unit_that_was_stopped_is_not_started_to_be_judged(machine: Machine, state: str) -> None:
+    machine.states(state, state)
+    machine.breaks("0.2.0")
     machine.install("0.2.0")
     machine.judge()
     assert machine.version == "0.2.0"
     assert not (machine.root / "told").exists()
+
+
+@pytest.mark.parametrize("states", [("activating",) * 2, ("deactivating", "deactivating", "activating", "activating")])
+def test_a_unit_that_starts_again_by_itself_while_apt_begins_is_judged(
+    machine: Machine, states: tuple[str, ...]
+) -> None:
+    machine.breaks("0.2.0")
+    machine.states(*states)
+    machine.install("0.2.0")
+    machine.judge()
+    assert (machine.version, machine.trial) == ("0.1.0", False)
+    assert "release 0.2.0 was not well" in machine.said
+
+
+def test_a_unit_that_hangs_while_it_ends_holds_up_no_upgrade_for_ever(machine: Machine) -> None:
+    machine.states(*["deactivating"] * 20)
+    machine.install("0.2.0")
+    assert len((machine.root / "states").read_text().split()) >= 20 - 6
+    (machine.root / "states").unlink()
+    machine.judge()
+    assert (machine.version, machine.trial) == ("0.2.0", False)
+
+
+def test_a_unit_that_is_stopped_while_it_is_judged_keeps_its_package(machine: Machine) -> None:
+    machine.breaks("0.2.0")
+    machine.install("0.2.0")
+    machine.states("inactive")
+    machine.judge()
+    assert (machine.version, machine.trial, machine.said) == ("0.2.0", False, "")
 
 
 def test_a_kill_beside_the_last_restart_leaves_no_unit_on_what_was_taken_back(machine: Machine) -> None:
@@ -195,7 +236,9 @@ def test_a_kill_beside_the_last_restart_leaves_no_unit_on_what_was_taken_back(ma
     machine.install("0.2.0")
     systemctl = machine.folder / "bin" / "systemctl"
     answers = systemctl.read_text()
-    systemctl.write_text('#!/bin/sh\ncase "$*" in restart*) kill -9 $PPID ;; *is-active*) exit 3 ;; esac\n')
+    systemctl.write_text(
+        '#!/bin/sh\ncase "$*" in restart*) kill -9 $PPID ;; *is-active*) exit 3 ;; *Act*) echo failed ;; esac\n'
+    )
     assert machine.run(UPGRADE, "judge").returncode == -signal.SIGKILL
     systemctl.write_text(answers)
     machine.judge()

@@ -55,7 +55,9 @@ def _upgrade(shell: Shell) -> float:
         raise CheckError(f"the repository is not taken: {said}")
     began = time.monotonic()
     shell("sudo systemctl start apt-daily-upgrade.service", timeout_s=APT_S)
-    while shell(f"test -e {_STATE}/trial && echo open || true"):
+    while trial := shell(f"cat {_STATE}/trial 2>/dev/null || true"):
+        if not trial.endswith(" yes"):
+            raise CheckError(f"the unit did not run when apt began, so nothing is judged: {trial}")
         if time.monotonic() - began > JUDGED_S:
             raise CheckError(
                 "the upgrade was not judged: " + shell("systemctl status --no-pager postern-after-upgrade")
