@@ -8,7 +8,8 @@ The nose stands before the plane of eyes and mouth. Turning a head moves it with
 - several steps of left, right, up and down in a random order, the same never twice running, at least one of them left
   or right (a tilted print moves least there), each after a pause of random length: a film of somebody turning has to
   guess. Who turns before being asked, sooner than anybody reacts, or another way has failed;
-- every angle is the mean of ``FRAMES`` frames, relative to how the same face looks straight ahead;
+- every angle is the mean of ``FRAMES`` frames, relative to how the same face looks straight ahead; of a turn those
+  alone count that came when somebody could have reacted, whichever way was asked for;
 - one unbroken track: a gap of ``MAX_GAP_NS`` ends it;
 - before each step and after the last one the face looks ahead until it was matched as the same subject again.
 
@@ -115,11 +116,12 @@ def advance(challenge: Challenge, look: Look) -> Challenge:
         return failed(challenge, "lost")
     if now - challenge.began_ns > (TURN_NS if challenge.phase == "turn" else AHEAD_NS):
         return failed(challenge, "too_slow")
-    recent = (*challenge.recent, look)[-FRAMES:]
-    challenge = replace(challenge, recent=recent, last_ns=now)
+    challenge = replace(challenge, last_ns=now)
     if challenge.phase == "turn" and challenge.ahead is not None and now - challenge.began_ns < MIN_REACTION_NS:
         on_the_way = away(look.yaw - challenge.ahead[0], look.pitch - challenge.ahead[1])
         return challenge if on_the_way is None else failed(challenge, "too_soon")
+    recent = (*challenge.recent, look)[-FRAMES:]
+    challenge = replace(challenge, recent=recent)
     if len(recent) < FRAMES:
         return challenge
     pose = (sum(one.yaw for one in recent) / FRAMES, sum(one.pitch for one in recent) / FRAMES)

@@ -19,6 +19,7 @@ from agent.door.challenge import (
     MAX_GAP_NS,
     MAX_PAUSE_NS,
     MIN_PAUSE_NS,
+    MIN_REACTION_NS,
     SIDEWAYS,
     TURNED_PITCH,
     TURNED_YAW,
@@ -195,6 +196,59 @@ def test_who_turns_sooner_than_anybody_reacts_fails() -> None:
         yaw = 40.0 if challenge.phase == "turn" else yaw
         challenge = advance(challenge, Look(yaw, 0.0, True, number * 20_000_000))
     assert (challenge.phase, challenge.reason) == ("failed", "too_soon")
+
+
+def asked(step: str, early: tuple[float, float], later: tuple[float, float], *, frame_ns: int) -> Challenge:
+    """A challenge of that step and another, after it: turned ``early`` before anybody reacts, ``later`` from then on.
+
+    Until the step was done or failed, or a second has passed since it was asked for.
+    """
+    challenge = of(step, "left" if step != "left" else "right")
+    now, asked_ns = 0, None
+    while not challenge.over and challenge.done == 0:
+        if challenge.phase == "turn":
+            asked_ns = challenge.began_ns if asked_ns is None else asked_ns
+            if now - asked_ns > 1_000_000_000:
+                break
+            turned = early if now - asked_ns < MIN_REACTION_NS else later
+        else:
+            turned = (0.0, 0.0)
+        challenge = advance(challenge, Look(*turned, True, now))
+        now += frame_ns
+    return challenge
+
+
+RATES = [33_333_333, 50_000_000, 100_000_000, 125_000_000]  # nanoseconds a frame: 30, 20, 10 and 8 in a second
+NEARLY = (TURNED_PITCH + AWAY_PITCH) / 2  # as far as is asked for, and no turn of somebody who was not
+
+
+@pytest.mark.parametrize("frame_ns", RATES)
+@pytest.mark.parametrize("step", ["up", "down"])
+def test_no_frame_in_which_nobody_can_have_reacted_makes_a_turn(step, frame_ns) -> None:
+    """A head that happens to nod when it is asked to, and stops: one frame later nothing is left of it."""
+    sign = 1 if step == "down" else -1
+    nodding = (0.0, sign * (AWAY_PITCH - 0.1))
+    fading = (0.0, sign * (TURNED_PITCH - 0.5))  # a mean with frames of the nod would reach what was asked for
+    challenge = asked(step, nodding, fading, frame_ns=frame_ns)
+    assert (challenge.phase, challenge.done) == ("turn", 0)
+
+
+@pytest.mark.parametrize("frame_ns", RATES)
+@pytest.mark.parametrize("yaw", [0.0, AHEAD_YAW, TURNED_PITCH, NEARLY, AWAY_PITCH - 0.1])
+@pytest.mark.parametrize("pitch", [-AWAY_PITCH + 0.1, -NEARLY, -TURNED_PITCH, 0.0, TURNED_PITCH, NEARLY])
+@pytest.mark.parametrize("step", DIRECTIONS)
+def test_a_head_that_sways_when_it_is_asked_and_then_turns_as_asked_is_let_on(step, pitch, yaw, frame_ns) -> None:
+    challenge = asked(step, (yaw, pitch), FAR[step], frame_ns=frame_ns)
+    assert (challenge.phase, challenge.done) == ("ahead", 1)
+
+
+@pytest.mark.parametrize("frame_ns", RATES)
+@pytest.mark.parametrize("step", DIRECTIONS)
+def test_a_turn_takes_as_many_frames_whichever_way_was_asked_for(step, frame_ns) -> None:
+    """Of who sways beforehand as of who stands still: the frames before count for neither."""
+    sways = {"up": (0.0, -NEARLY), "down": (0.0, NEARLY), "left": (AWAY_YAW - 0.1, 0.0), "right": (0.1 - AWAY_YAW, 0.0)}
+    swayed, stood = (asked(step, early, FAR[step], frame_ns=frame_ns).began_ns for early in (sways[step], (0.0, 0.0)))
+    assert swayed == stood
 
 
 def test_who_turns_another_way_fails() -> None:
