@@ -61,7 +61,13 @@ def _who(config: Config) -> str:
             f"only who stays {activation.dwell_ms} ms in zone '{activation.name}', facing the camera "
             f"within {activation.max_turn_degrees:g} degrees, at least {activation.min_face_px} px wide"
         )
-    ways = {"gpio": "the button", "key": "the key", "command": "a signed command", "scene": "the scene's button"}
+    ways = {
+        "gpio": "the button",
+        "key": "the key",
+        "command": "a signed command",
+        "token": "a token that is held up",
+        "scene": "the scene's button",
+    }
     inputs = " or ".join(dict.fromkeys(ways[str(one.__struct_config__.tag)] for one in activation.inputs))
     return f"only the nearest person, within {activation.window_s} s after {inputs}"
 
@@ -87,8 +93,9 @@ def _opens(config: Config) -> str:
     if not config.rules:
         return "nothing"
     live = {"passed": "if liveness passed"}
+    of = {"match": "a match", "verified": "a question that is verified", "token": "the bearer of a token"}
     return "; ".join(
-        f"{' and '.join(rule.then)} for a {'question that is verified' if rule.when == 'verified' else 'match'}, "
+        f"{' and '.join(rule.then)} for {of[rule.when]}, {'once a token, ' if rule.single_use else ''}"
         f"once in {rule.cooldown_s} s a person, {live.get(rule.liveness, 'UNCHECKED: A PHOTOGRAPH OPENS IT')}"
         for rule in config.rules
     )

@@ -11,8 +11,10 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.door.keys import KeyButton
 from agent.door.lines import Input, InputSpec, OutputLine, OutputSpec
 from agent.errors import DeviceLostError
 
@@ -25,10 +27,13 @@ MISSING = "gpiod is missing: install python3-libgpiod (Debian 13), or the wheel 
 
 
 class GpiodLines:
-    """Implements ``Lines``; the library is imported when the first line is asked for."""
+    """Implements ``Lines``; the libraries are imported when the first line or key is asked for."""
 
     def open_input(self, spec: InputSpec) -> Input:
         return _GpioButton(spec)
+
+    def open_key(self, device: Path, key: str) -> Input:
+        return KeyButton(device, key)
 
     def open_output(self, spec: OutputSpec) -> OutputLine:
         return _GpioOutput(spec)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from agent.door.gpio import GpiodLines
@@ -50,6 +51,9 @@ class KeptLines:
 
     def open_input(self, spec: InputSpec) -> Input:
         return GpiodLines().open_input(spec)
+
+    def open_key(self, device: Path, key: str) -> Input:
+        return GpiodLines().open_key(device, key)
 
     def open_output(self, spec: OutputSpec) -> OutputLine:
         with self._lock:

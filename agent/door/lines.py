@@ -78,9 +78,13 @@ class OutputLine(Protocol):
 
 
 class Lines(Protocol):
-    """Takes lines for this process alone. Raises DeviceLostError when one is missing or taken."""
+    """Takes lines and keys for this process alone. Raises DeviceLostError when one is missing or taken."""
 
     def open_input(self, spec: InputSpec) -> Input: ...
+
+    def open_key(self, device: Path, key: str) -> Input:
+        """The button that is a key of an input device, by its name in linux/input-event-codes.h."""
+        ...
 
     def open_output(self, spec: OutputSpec) -> OutputLine: ...
 

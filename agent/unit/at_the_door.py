@@ -31,7 +31,6 @@ from agent.door.acts import Inputs, Press, Request, ScenePresses
 from agent.door.challenge import Prompt
 from agent.door.codes import QrCodes
 from agent.door.feedback import Feedback, Shown
-from agent.door.keys import KeyButton
 from agent.door.lines import Input, InputSpec, KeptLine, Lines, OutputLine, OutputSpec
 from agent.door.on_the_spot import ButtonAct, MovesAct, OnTheSpot
 from agent.door.osdp import OsdpPanels, Panel, Panels, PanelSpec
@@ -82,7 +81,7 @@ def make_input(config: Config, one: ButtonInput, lines: Lines, clock: Clock, req
         case GpioInput():
             return lines.open_input(InputSpec(one.chip, one.line, one.bias, one.active_low, one.debounce_ms))
         case KeyInput():
-            return KeyButton(one.device, one.key)
+            return lines.open_key(one.device, one.key)
         case CommandInput():
             return request
         case _:

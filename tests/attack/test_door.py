@@ -49,6 +49,9 @@ class Pulled:
     def open_input(self, spec: InputSpec) -> Any:
         return self._lines.open_input(spec)
 
+    def open_key(self, device: Path, key: str) -> Any:
+        return self._lines.open_key(device, key)
+
     def open_output(self, spec: OutputSpec) -> OutputLine:
         if not self.is_in:
             raise DeviceLostError(f"{spec} cannot be used: there is no such chip")

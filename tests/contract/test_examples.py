@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 
+from agent.cli import main
 from agent.config.schema import Config
 from tests.simulators.config import parse_config
 from tools.lib.rig.scenario import load_scenario
@@ -29,6 +30,37 @@ def test_each_example_loads_and_opens_nothing_without_liveness(file: Path) -> No
     shown = example(file)
     assert {rule.liveness for rule in shown.rules} <= {"passed"}
     assert shown.liveness == "require" or not shown.rules
+
+
+OPENS = {
+    "boarding": "gate and barrier for the bearer of a token, once a token, once in",
+    "dispenser": "motor for a match, once in 540 s a person, if liveness passed",
+    "locker": "bolt for a question that is verified, once in 30 s a person, if liveness passed",
+    "office-door": "strike for a match, once in 10 s a person, if liveness passed",
+    "turnstile-without-wire": "turnstile for a match, once in 10 s a person, if liveness passed",
+    "checkpoints": "nothing",
+    "driver-check": "nothing",
+}
+ACTS = {
+    "boarding": "only the nearest person, within 30 s after a token that is held up",
+    "driver-check": "only the nearest person, within 10 s after the key or a signed command",
+    "locker": "only the nearest person, within 30 s after a signed command",
+}
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_check_config_says_in_words_what_each_example_does(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(BASE | yaml.safe_load(file.read_text())))
+    assert main(["check-config", "--elsewhere", str(config)]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["opens"].startswith(OPENS[file.stem])
+    assert said["embeds"].startswith(ACTS.get(file.stem, "only who stays"))
+    for paper in ("notice", "assessment"):
+        assert main([paper, "-c", str(config)]) == 0
+    assert len(capsys.readouterr().out) > 1000
 
 
 @pytest.mark.parametrize("file", [file for file in EXAMPLES if file.stem != ACROSS_UNITS], ids=lambda file: file.stem)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A unit that hangs in a pulse: ``python -m tests.simulators.hanging_unit BOARD``; it obeys no signal that it can ignore.
+"""A unit that hangs in a pulse: ``python -m tests.simulators.hanging_unit BOARD``; it ignores what it can.
 
 Its line is on, held by a keeper as a unit's is; nothing of this process would ever switch it off.
 """

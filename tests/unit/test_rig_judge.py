@@ -139,7 +139,8 @@ def test_an_event_that_was_lost_on_the_way_from_a_unit_far_away_is_seen(tmp_path
 
 
 def test_what_a_target_cannot_tell_is_neither_kept_nor_broken_and_is_named(tmp_path: Path, camera: Draft) -> None:
-    more = "log: [anything]\nbudgets: {disk_bytes: 9, memory_mib: 9, threads: 9, open_files: 9, embeddings: 9}\n"
+    names = ("disk_bytes", "memory_mib", "together_mib", "threads", "open_files", "embeddings")
+    more = f"log: [anything]\nbudgets: {{{', '.join(f'{name}: 9' for name in names)}}}\n"
     expected = scenario(tmp_path, CAMERA % "", more)
     remote = judged(expected, Run("remote", arrivals=arrivals(tmp_path, camera)))
     untold = {name for name, ok in remote.items() if ok is None}
@@ -149,10 +150,11 @@ def test_what_a_target_cannot_tell_is_neither_kept_nor_broken_and_is_named(tmp_p
         "at most 9 embeddings made",
         "at most 9 bytes more on disk",
         "at most 9 MiB of memory",
+        "at most 9 MiB of memory of all processes",
         "at most 9 threads",
         "at most 9 open files",
     }
-    much = Measured(embeddings=10, disk_bytes=10, memory_mib=10, threads=10, open_files=10)
+    much = Measured(embeddings=10, disk_bytes=10, memory_mib=10, together_mib=10, threads=10, open_files=10)
     (tmp_path / "outbox.db").unlink()
     here = broken(expected, Run("service", log=["anything"], arrivals=arrivals(tmp_path, camera), measured=much))
     assert set(here) == untold - {"log: anything", "ends: clean"}

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,13 @@ from agent.door.kept import KeptLines
 from agent.door.lines import Input, InputSpec, OutputLine, OutputSpec
 from agent.errors import DeviceLostError
 
+KEYS = 1 << 16  # lines from here on stand for keys
 TAKEN = "another program or driver holds it"
+
+
+def line_of(device: Path, key: str) -> int:
+    """The line of the board that stands for a key of an input device: beyond those that a board has."""
+    return KEYS + zlib.crc32(f"{device} {key}".encode()) % KEYS
 
 
 @dataclass(slots=True)
@@ -85,6 +92,9 @@ class BoardLines:
 
     def open_input(self, spec: InputSpec) -> Input:
         return _Held(self._board, spec.line)
+
+    def open_key(self, device: Path, key: str) -> Input:
+        return _Held(self._board, line_of(device, key))
 
     def open_output(self, spec: OutputSpec) -> OutputLine:
         return _Held(self._board, spec.line)
@@ -168,6 +178,9 @@ class BoardOfAUnit:
     def open_input(self, spec: InputSpec) -> Input:
         return self._own.open_input(spec)
 
+    def open_key(self, device: Path, key: str) -> Input:
+        return self._own.open_key(device, key)
+
     def open_output(self, spec: OutputSpec) -> OutputLine:
         return self._kept.open_output(spec)
 
@@ -180,6 +193,9 @@ class SocketLines:
 
     def open_input(self, spec: InputSpec) -> Input:
         return _Wire(self._path, spec.line)
+
+    def open_key(self, device: Path, key: str) -> Input:
+        return _Wire(self._path, line_of(device, key))
 
     def open_output(self, spec: OutputSpec) -> OutputLine:
         return _Wire(self._path, spec.line)

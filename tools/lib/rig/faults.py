@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -100,6 +101,13 @@ class Press(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="
     line: Annotated[int, Meta(ge=0, le=1023)]
 
 
+class PressKey(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="press_key"):
+    """Somebody presses a key of the unit's input device."""
+
+    device: Path
+    key: Annotated[str, Meta(pattern=r"^(KEY|BTN)_[A-Z0-9_]{1,40}$")]
+
+
 class Request(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="request"):
     """The site's signed command opens the window."""
 
@@ -140,6 +148,7 @@ Fault = (
     | ClockStep
     | Withdraw
     | Press
+    | PressKey
     | Request
     | Verify
     | ModelAltered

@@ -44,7 +44,7 @@ from agent.uplink.health import read_disk_free
 from agent.uplink.session import Uplink
 from tools.lib.demo.site import SITE, UNIT
 from tools.lib.rig import faults
-from tools.lib.rig.board import Board, BoardLines
+from tools.lib.rig.board import Board, BoardLines, line_of
 from tools.lib.rig.camera import SceneView, source_of
 from tools.lib.rig.clock import AgendaClock
 from tools.lib.rig.installation import Installation, disk_bytes
@@ -208,6 +208,7 @@ class InProcess:
             faults.ClockStep: lambda fault: self._clock.step_wall(fault.seconds, fault.clock),
             faults.Withdraw: lambda fault: self._command("subject/revoke", {"subject": self._subject(fault.who)}),
             faults.Press: lambda fault: self._board.press(fault.line),
+            faults.PressKey: lambda fault: self._board.press(line_of(fault.device, fault.key)),
             faults.Request: lambda _: self._command("recognition/request", {}),
             faults.Verify: lambda fault: self._command(
                 "verify", {"subject": self._subject(fault.who), "window_s": fault.window_s}

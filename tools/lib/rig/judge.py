@@ -202,6 +202,7 @@ def _budgets(scenario: Scenario, run: Run) -> Iterator[Check]:
         ("embeddings made", measured.embeddings, budgets.embeddings),
         ("bytes more on disk", measured.disk_bytes, budgets.disk_bytes),
         ("MiB of memory", measured.memory_mib, budgets.memory_mib),
+        ("MiB of memory of all processes", measured.together_mib, budgets.together_mib),
         ("threads", measured.threads, budgets.threads),
         ("open files", measured.open_files, budgets.open_files),
     )

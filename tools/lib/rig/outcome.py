@@ -50,6 +50,7 @@ class Measured:
     embeddings: int | None = None
     disk_bytes: int | None = None
     memory_mib: int | None = None
+    together_mib: int | None = None
     threads: int | None = None
     open_files: int | None = None
 

@@ -32,12 +32,16 @@ _KIB = re.compile(r"^(VmRSS|RssAnon|Threads):\s+(\d+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process holds at one moment: KiB of resident and of private memory, threads, open files."""
+    """What a process holds at one moment: KiB of resident and of private memory, threads, open files.
+
+    ``together_kib`` is resident memory of it and its children; what they share is counted for each.
+    """
 
     resident_kib: int
     private_kib: int
     threads: int
     files: int
+    together_kib: int
 
 
 def usage_of(pid: int) -> Usage:
@@ -45,7 +49,12 @@ def usage_of(pid: int) -> Usage:
     process = Path("/proc") / str(pid)
     facts = {name: int(value) for name, value in _KIB.findall((process / "status").read_text())}
     files = len(list((process / "fd").iterdir()))
-    return Usage(facts.get("VmRSS", 0), facts.get("RssAnon", 0), facts.get("Threads", 0), files)
+    family = [process, *(process.parent / one for one in (process / f"task/{pid}/children").read_text().split())]
+    together = 0
+    for one in family:
+        with suppress(OSError):  # a child that has just ended
+            together += sum(int(kib) for name, kib in _KIB.findall((one / "status").read_text()) if name == "VmRSS")
+    return Usage(facts.get("VmRSS", 0), facts.get("RssAnon", 0), facts.get("Threads", 0), files, together)
 
 
 def head_of(outbox: Path) -> Head:

@@ -77,6 +77,9 @@ class LineOfSomebody:
     def open_input(self, spec: InputSpec) -> Input:
         return self._lines.open_input(spec)
 
+    def open_key(self, device: Path, key: str) -> Input:
+        return self._lines.open_key(device, key)
+
     def open_output(self, spec: OutputSpec) -> OutputLine:
         self._lines.open_output(OutputSpec(spec.chip, SPARE + os.getpid(), active_low=False))
         return _Somebody(self, self._lines, spec)

@@ -30,6 +30,7 @@ from tools.lib.rig.faults import (
     DiskSlow,
     Fault,
     Press,
+    PressKey,
     Verify,
     Who,
     Withdraw,
@@ -118,6 +119,9 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     embeddings: Annotated[int, Meta(ge=0, le=100_000, description="embeddings made at most")] | None = None
     disk_bytes: Annotated[int, Meta(ge=0, le=2**30, description="growth of the unit's stores")] | None = None
     memory_mib: Annotated[int, Meta(ge=1, le=2**14, description="resident memory of the process")] | None = None
+    together_mib: Annotated[int, Meta(ge=1, le=2**14, description="resident memory of it and its children")] | None = (
+        None
+    )
     threads: Annotated[int, Meta(ge=1, le=1000, description="threads of the process")] | None = None
     open_files: Annotated[int, Meta(ge=1, le=1000, description="open files of the process")] | None = None
 
@@ -199,7 +203,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def needs_board(self) -> bool:
         """Whether the unit has wires."""
-        return self.pulses is not None or any(isinstance(one, Press) for one in self.faults)
+        return self.pulses is not None or any(isinstance(one, Press | PressKey) for one in self.faults)
 
     @property
     def needs_process(self) -> bool:

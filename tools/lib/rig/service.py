@@ -14,7 +14,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -27,29 +26,29 @@ import msgspec
 import rfc8785
 import yaml
 
+from agent.camera.scene.script import SceneScript
 from agent.config.load import load_config
 from agent.gallery.template import Vector
-from agent.keys import SigningKey, load_public_key
-from agent.mqtt.connection import BrokerSettings
-from agent.mqtt.credentials import Credentials
+from agent.keys import SigningKey, UnitKey
 from agent.notices.notice import notice_id
 from agent.outbox.epoch_keys import save
 from agent.outbox.queue import Head
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver, epochs_from
-from agent.protocol.response import Response
-from agent.protocol.trust import TrustedUnits
+from agent.protocol.subject import SUBJECT_BYTES
+from agent.protocol.token import ID_BYTES, TOKEN_KEY_BYTES
 from agent.site import units
-from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import VerifiedEvent
 from agent.unit.assemble import load_key, load_models
+from agent.unit.key_files import UnitFiles
 from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig import faults
-from tools.lib.rig.board import Board, Pulse, serve
+from tools.lib.rig.asking import OPERATOR, Asking
+from tools.lib.rig.board import Board, Pulse, line_of, serve
 from tools.lib.rig.clock import OffsetClock, say_offset
 from tools.lib.rig.disk import SlowDisk
 from tools.lib.rig.enrolment import captures, consent
@@ -60,10 +59,10 @@ from tools.lib.rig.outcome import Arrival, Measured, Run
 from tools.lib.rig.process import POSTERN, TORN_BYTES, UnitProcess, Usage, head_of
 from tools.lib.rig.proxy import FaultyProxy
 from tools.lib.rig.scenario import DEFAULT_START, Scenario
+from tools.lib.rig.tokens import Desk, in_view
 from tools.lib.rig.unit import BEGAN, BOARD, CLOCK, CONTROL, UNPLUGGED
 
 CONTROLLED = (sys.executable, "-m", "tools.lib.rig.unit")
-OPERATOR = "operator-1"
 SLACK_S = 2.0  # of a machine that does something else as well: what is later than that, the unit is late with
 START_TIMEOUT_S = 120.0
 OWN_END_S = 15.0  # for a service whose scene is over to stop by itself
@@ -112,11 +111,10 @@ class Premises:
     def play(self, scenario: Scenario) -> Run | str:
         """Play it in real time; a sentence when this target cannot."""
         again = any(isinstance(one, STARTS_AGAIN) for one in scenario.faults)
-        controlled = scenario.needs_clock or scenario.needs_camera or scenario.needs_board or again
+        controlled = scenario.needs_clock or scenario.needs_camera or scenario.needs_board or scenario.needs_obedience
+        controlled = controlled or again
         if controlled and (self._program != POSTERN or scenario.video is not None):
-            return "needs a clock, a camera or a start in the middle that this unit does not let a rig control"
-        if scenario.needs_obedience:
-            return "needs somebody who turns as the door asks (in-process)"
+            return "needs a clock, a camera, wires or a start in the middle that this unit does not let a rig control"
         if scenario.needs_process and not SlowDisk.available():
             return "needs a C compiler (cc) for the slow disk"
         return _Play(self, scenario, CONTROLLED if controlled else self._program).run()
@@ -145,9 +143,11 @@ class _Play:
         self._weeks = self._shift()
         self._usage: list[Usage] = []  # of the unit, as often as the rig looks
         slack_s = SLACK_S if scenario.slack_s is None else scenario.slack_s
-        self._asking: list[threading.Thread] = []
+        clock = OffsetClock(premises.control / CLOCK)
+        self._asking = Asking(self._site, self._broker.port, clock)
         self._premises.board.pulses.clear()
-        self._run = Run("service", slack_s=slack_s, heads=self._heads, answers=[])
+        self._answers: list[str] = []
+        self._run = Run("service", slack_s=slack_s, heads=self._heads, answers=self._answers)
 
     def run(self) -> Run:
         began = time.monotonic()
@@ -190,6 +190,7 @@ class _Play:
         shutil.copytree(ROOT / "models", site.unit / "models")
         view = scenario.view()
         if view is not None:
+            view = self._issue_tokens(view)
             self._premises.scene.write_text(yaml.safe_dump(msgspec.to_builtins(view)))
         site.write_config(site.config, port=self._link.port, protocol=self._broker.protocol, scene=self._premises.scene)
         changes: dict[str, Any] = {"models.manifest": "models/manifest.yaml", "broker.home_assistant": False}
@@ -200,6 +201,20 @@ class _Play:
             (self._premises.control / name).unlink(missing_ok=True)
         self._set_clocks()
         self._enrol()
+
+    def _issue_tokens(self, view: SceneScript) -> SceneScript:
+        """What people hold up who are not enrolled here, and what the unit needs to read it."""
+        if not self._scenario.tokens:
+            return view
+        start, site_key = datetime.now(UTC), SigningKey.load(self._site.site.site_key)
+        desk = Desk(UnitKey.generate(), site_key, start=start, seed_key=secrets.token_bytes(TOKEN_KEY_BYTES))
+        model = load_models(load_config(self._site.config)).embedder.model
+        for token in self._scenario.tokens:
+            captures, chance = self._premises.captures_of(token.who), secrets.token_bytes(SUBJECT_BYTES + ID_BYTES)
+            subject, made = desk.issue(token, captures, model=model, chance=chance)
+            view, self._people[subject] = in_view(view, token, made), token.who
+        desk.hand_over(UnitFiles(self._site.unit / "keys"))
+        return view
 
     def _set_clocks(self) -> None:
         """Unit and subscriber to the scenario's start, and the epoch keys to that time."""
@@ -259,8 +274,7 @@ class _Play:
             self._wait(began + at)
             act(fault)
         self._wait(began + self._scenario.seconds)
-        for thread in self._asking:
-            thread.join()
+        self._asking.join()
 
     def _wait(self, until: float) -> None:
         """As long as the unit runs; it may have come to its end by itself."""
@@ -282,10 +296,11 @@ class _Play:
             faults.DiskFull: lambda _: unit.fill_disk(full=True),
             faults.DiskSlow: lambda fault: self._slow.delay(fault.delay_ms),
             faults.ClockStep: self._step,
-            faults.Withdraw: lambda fault: self._ask("subject/revoke", {"subject": self._subject(fault.who)}),
+            faults.Withdraw: lambda fault: self._asking.ask("subject/revoke", {"subject": self._subject(fault.who)}),
             faults.Press: lambda fault: self._premises.board.press(fault.line),
-            faults.Request: lambda _: self._ask("recognition/request", {}),
-            faults.Verify: self._verify,
+            faults.PressKey: lambda fault: self._premises.board.press(line_of(fault.device, fault.key)),
+            faults.Request: lambda _: self._asking.ask("recognition/request", {}),
+            faults.Verify: lambda fault: self._asking.verify(self._subject(fault.who), fault.window_s, self._answers),
             faults.ModelAltered: lambda _: flip_a_bit(self._site.unit / "models" / "embedder.tflite"),
             faults.Restart: lambda _: self._again(unit.stop),
             faults.Reload: lambda fault: self._reload(fault.set),
@@ -338,27 +353,6 @@ class _Play:
     def _subject(self, who: str) -> str:
         return next(subject for subject, person in self._people.items() if person == who).hex()
 
-    def _verify(self, fault: faults.Verify) -> None:
-        """Ask, and let the answer come while the scenario goes on."""
-
-        def ask() -> None:
-            answer = self._ask("verify", {"subject": self._subject(fault.who), "window_s": fault.window_s})
-            if self._run.answers is not None:
-                self._run.answers.append(str((answer.data or {}).get("answer")))
-
-        self._asking.append(threading.Thread(target=ask))
-        self._asking[-1].start()
-
-    def _ask(self, verb: str, args: Mapping[str, Any]) -> Response:
-        keys = self._site.site.client(OPERATOR)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
-        broker = BrokerSettings("127.0.0.1", credentials, port=self._broker.port)
-        clock = OffsetClock(self._premises.control / CLOCK)
-        files = self._site.site
-        trusted = TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))
-        operator = Operator(broker, site=SITE, key=SigningKey.load(files.site_key), trusted=trusted, clock=clock)
-        return operator.ask(UNIT, verb, args, timeout_s=LAST_EVENTS_S, on_progress=lambda _: None)
-
     # -- afterwards ----------------------------------------------------------------------------------
 
     def _collect(self, began: float, mark: int) -> None:
@@ -395,6 +389,7 @@ class _Play:
             measured.embeddings = sum(int(found[1]) for line in self._unit.log if (found := EMBEDDED.search(line)))
         if self._usage:
             measured.memory_mib = -(-max(one.resident_kib for one in self._usage) // 1024)
+            measured.together_mib = -(-max(one.together_kib for one in self._usage) // 1024)
             measured.threads = max(one.threads for one in self._usage)
             measured.open_files = max(one.files for one in self._usage)
         return measured

@@ -4,6 +4,7 @@
 ``python -m tools.lib.rig.unit run -c FILE`` with POSTERN_RIG_CONTROL naming a folder: ``clock.json`` says by how much
 the wall clock is off and whether somebody vouches for it, a file ``unplugged`` means what it says, and ``began`` keeps
 when the scene started, so that a new process sees the scene as it is by then; ``board`` is the socket of the lines.
+Whoever obeys in the scene turns as the unit's door asks.
 Everything else is the product.
 """
 
@@ -58,7 +59,7 @@ def main() -> int:
             notifier.alive()
 
         board = BoardOfAUnit(control / BOARD)
-        world = World(clock=clock, open_source=source_of(view, threaded=True), lines=board)
+        world = World(clock=clock, open_source=source_of(view, threaded=True), lines=board, prompt=view.obedient.prompt)
         return run_unit(config, world=world, on_frame=on_frame, reread=lambda: load_file(arguments.config))
     except PosternError as error:
         print("\n".join(f"postern: {line}" for line in str(error).splitlines()), file=sys.stderr)
