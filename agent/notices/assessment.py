@@ -122,7 +122,8 @@ def make_assessment(config: Config) -> str:
             else "events say `liveness: not_checked`"
         ),
         presented=(
-            "masks, bent prints to some share, films that guess the order, live forgeries"
+            "masks, bent prints to some share, films that guess the order, live forgeries, pictures put into the stream; "
+            "no APCER is claimed before volunteers were measured"
             if config.liveness == "require"
             else "a good print can pass"
         ),
