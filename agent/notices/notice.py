@@ -23,8 +23,8 @@ Where        {name} ({site}/{unit})
 
 # Above the terms: a challenge changes nothing of what is kept, and who consented before it was required has consented.
 LIVENESS = """\
-Asked here   You are asked to turn your head. That stops most flat pictures of you, on paper or a tablet; it does not stop
-             masks, bent paper, films that guess what is asked, live forgeries, or pictures that are put into the
+Asked here   You are asked to turn your head. That stops most flat pictures of you, on paper or a tablet; it does not
+             stop masks, bent paper, films that guess what is asked, live forgeries, or pictures that are put into the
              camera's line. How often it is deceived was never measured with people, so no rate is claimed.
 """
 PASSIVE = """\

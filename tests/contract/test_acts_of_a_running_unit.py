@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 
 SLACK_S = 6.0  # of machines that are busy: what is shown is that it comes
 LATE_MS = 2000
-# A machine that is starved is late, and of drawn heads one in thirty is too slow (models/README.md): not three in a row.
+# A machine that is starved is late, and of drawn heads one in thirty is too slow (models/README.md).
 TRIES = 3
 MAX_TOGETHER_MIB = 125
 

@@ -67,6 +67,8 @@ ASKED_FOR = {
     "insect",
     "flag",
     "zone-view",
+    "button-key",
+    "button-liveness",
     "liveness-turning-head",
     "liveness-flat-print",
     "liveness-bent-print",
