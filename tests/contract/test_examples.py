@@ -18,7 +18,6 @@ from tools.lib.rig.scenario import load_scenario
 ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
 EXAMPLES = sorted((ROOT / "deploy" / "examples").glob("*.yaml"))
-ACROSS_UNITS = "checkpoints"  # a subscriber's: unit/test_subscribe_sequence.py and unit/test_cli_subscribe.py play it
 
 
 def example(file: Path) -> Config:
@@ -63,8 +62,9 @@ def test_check_config_says_in_words_what_each_example_does(
     assert len(capsys.readouterr().out) > 1000
 
 
-@pytest.mark.parametrize("file", [file for file in EXAMPLES if file.stem != ACROSS_UNITS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_each_example_is_played_by_a_scenario_of_its_name(file: Path) -> None:
+    # What holds across checkpoints is a subscriber's: unit/test_subscribe_sequence.py and unit/test_cli_subscribe.py.
     shown, scenario = example(file), load_scenario(ROOT / "tools" / "scenarios" / file.name)
     played = scenario.configuration
     unchecked = [

@@ -67,6 +67,8 @@ ASKED_FOR = {
     "insect",
     "flag",
     "zone-view",
+    "checkpoints",
+    "locker-liveness",
     "button-key",
     "button-liveness",
     "liveness-turning-head",
