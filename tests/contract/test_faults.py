@@ -54,6 +54,25 @@ def test_a_mutant_is_taken_for_one_that_changes_nothing_only_where_the_list_has_
     assert equivalent.Equivalent("*", '"ascii"', '"ASCII"', "no case").is_of("agent/a.py", '-a("ascii")\n+a("ASCII")')
 
 
+def test_sql_knows_no_case_but_of_the_texts_in_it() -> None:
+    for piece in (
+        'db.execute("UPDATE event SET seq=?", (new,))',
+        '" ORDER BY seq"',
+        '"INSERT INTO event (seq) VALUES (?)",',
+    ):
+        text = piece.partition('"')[2].partition('"')[0]
+        for other in (text.upper(), text.lower()):
+            if other != text:
+                assert equivalent.why("agent/a.py", f"-  {piece}\n+  {piece.replace(text, other)}")
+    for same, other in (
+        ("\"SELECT 1 WHERE reason='full'\"", "\"SELECT 1 WHERE reason='FULL'\""),
+        ('"select the right one"', '"SELECT THE RIGHT ONE"'),
+        ('row("SELECT a FROM b", digest)', 'row("SELECT a FROM c", digest)'),
+        ('row("SELECT a FROM b", "full")', 'row("SELECT a FROM b", "FULL")'),
+    ):
+        assert equivalent.why("agent/a.py", f"-  {same}\n+  {other}") is None, same
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_each_room_has_code_and_each_of_its_globs_finds_tests(room: str) -> None:
     assert modules_of(room)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ConfigError, ConsentError
-from agent.gallery.consent import MAX_CONSENT_DAYS, Terms, check, parse_consent
+from agent.gallery.consent import CLOCK_TOLERANCE, MAX_CONSENT_DAYS, Terms, check, check_notice, parse_consent
 from agent.gallery.retention import Deadline, Retention, due
+from agent.protocol.names import NoticeId
 from tests.simulators.gallery_life import EVIDENCE, PURPOSE, SITE, UNIT, consent
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -25,22 +26,90 @@ def test_a_complete_consent_holds_and_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "reason", "sentence"),
     [
-        ({"site": "branch"}, "another site"),
-        ({"units": ("door-4",)}, "does not name unit"),
-        ({"purpose": "count how many hours each of them spends inside the building"}, "another purpose"),
-        ({"age_class": "under_14"}, "guardian"),
-        ({"age_class": "under_16"}, "guardian"),
-        ({"given_at": NOW + timedelta(hours=1)}, "future"),
-        ({"given_at": NOW - timedelta(days=9), "expires_at": NOW}, "expired"),
-        ({"expires_at": NOW - timedelta(days=1)}, "ends before"),
-        ({"expires_at": NOW + timedelta(days=MAX_CONSENT_DAYS, seconds=1)}, "at most"),
+        (
+            {"site": "branch"},
+            "consent_wrong_site",
+            "the consent was given for another site: ask the person for this one",
+        ),
+        (
+            {"units": ("door-4",)},
+            "consent_wrong_unit",
+            "the consent does not name unit door-3: ask the person for this unit",
+        ),
+        (
+            {"purpose": "count how many hours each of them spends inside the building"},
+            "consent_wrong_purpose",
+            "the consent was given for another purpose than this unit's: ask the person for this one",
+        ),
+        *(
+            (
+                {"age_class": age},
+                "consent_no_guardian",
+                "under 16 a guardian must agree: add the digest of the guardian's evidence",
+            )
+            for age in ("under_14", "under_16")
+        ),
+        (
+            {"given_at": NOW + timedelta(hours=1)},
+            "consent_in_future",
+            "the consent begins in the future: check this unit's clock, then the record",
+        ),
+        (
+            {"given_at": NOW - timedelta(days=9), "expires_at": NOW},
+            "consent_expired",
+            "the consent has expired: ask the person again",
+        ),
+        *(
+            (
+                {"given_at": NOW, "expires_at": NOW + timedelta(days=days)},
+                "consent_bad_times",
+                "the consent ends before it begins: correct its times",
+            )
+            for days in (-1, 0)
+        ),
+        (
+            {"expires_at": NOW + timedelta(days=MAX_CONSENT_DAYS, seconds=1)},
+            "consent_too_long",
+            "a consent may last 1095 days at most: shorten it",
+        ),
     ],
 )
-def test_a_consent_that_does_not_hold_here_and_now_is_refused(changes, words) -> None:
-    with pytest.raises(ConsentError, match=words):
+def test_a_consent_that_does_not_hold_here_and_now_is_refused_and_why_and_what_to_do_is_said(
+    changes, reason, sentence
+) -> None:
+    with pytest.raises(ConsentError) as caught:
         check(consent(NOW, **changes), HERE, now=NOW)
+    assert (caught.value.reason, str(caught.value)) == (reason, sentence)
+
+
+def test_another_notice_is_refused_and_why_and_what_to_do_is_said() -> None:
+    with pytest.raises(ConsentError) as caught:
+        check(consent(NOW), replace(HERE, notice=NoticeId("2026-2", EVIDENCE)), now=NOW)
+    assert caught.value.reason == "consent_wrong_notice"
+    assert str(caught.value) == (
+        "the consent names another notice than hangs at this unit: let the person read that one, and ask again"
+    )
+    check(consent(NOW), replace(HERE, notice=NoticeId("2026-1", EVIDENCE)), now=NOW)
+    check_notice(consent(NOW), "2026-1")
+    with pytest.raises(ConsentError) as caught:
+        check_notice(consent(NOW), "2026-2")
+    assert caught.value.reason == "consent_wrong_notice"
+    assert str(caught.value) == (
+        "the consent names another version of the notice than hangs at this unit: ask the person again"
+    )
+
+
+def test_at_its_bounds_a_consent_holds() -> None:
+    for changes in (
+        {"expires_at": NOW + timedelta(days=MAX_CONSENT_DAYS)},
+        {"given_at": NOW + CLOCK_TOLERANCE},
+        {"given_at": NOW - timedelta(days=9), "expires_at": NOW + timedelta(microseconds=1)},
+    ):
+        check(consent(NOW, **changes), HERE, now=NOW)
+    with pytest.raises(ConsentError, match="future"):
+        check(consent(NOW, given_at=NOW + CLOCK_TOLERANCE + timedelta(microseconds=1)), HERE, now=NOW)
 
 
 def test_a_guardian_may_agree_for_a_child() -> None:

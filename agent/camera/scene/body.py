@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFilter
 BODY_SCALE: Final = 2  # stored pixels per pixel of the drawing: it has no detail
 BODY_TOP, BODY_BOTTOM = 62, 960  # stored pixels below the face's middle; with the head about 7.5 heads tall
 BODY_HALF_WIDTH: Final = 156  # stored pixels
+BODY_HALVINGS: Final = (
+    4  # of the drawing, for who stands far off: enough for a face of four pixels, the least of a script
+)
 
 Colour = tuple[int, int, int]
 

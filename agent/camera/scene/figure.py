@@ -7,6 +7,8 @@ transform, so that pixels are interpolated once. Body: a plain figure, scaled wi
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from agent.camera.scene.body import BODY_BOTTOM, BODY_HALF_WIDTH, BODY_SCALE, BODY_TOP, body
+from agent.camera.scene.body import BODY_BOTTOM, BODY_HALF_WIDTH, BODY_HALVINGS, BODY_SCALE, BODY_TOP, body
 from agent.camera.scene.cover import cover
 from agent.camera.scene.motion import Placement
 from agent.camera.scene.people import People
@@ -36,6 +38,8 @@ MESH_CELLS: Final = 16  # per side at most: a cell is 12 stored pixels, about th
 MESH_CELL_PIXELS: Final = 6  # of the frame at least: far heads get by with fewer cells
 MAX_SMEAR: Final = 48.0  # pixels of motion blur; whoever moves faster is unrecognisable anyway
 SMEAR_COPIES: Final = 12  # at most: steps of four pixels, which no detector minds
+
+Sums = NDArray[np.int32]  # (height + 1, width + 1): of all pixels above and left of a corner
 
 _MIDDLE = (PICTURE_MARGIN + TEMPLATE_SIZE / 2) * PICTURE_SCALE  # the template's middle in a stored picture
 _TURN_ROOM = 14  # stored pixels that a turned head may reach beyond its picture
@@ -82,8 +86,12 @@ class Figure:
         # The face's middle, seen from the template's middle, in stored pixels.
         self.middle = ((people.box[0] + people.box[2]) / 2 - _MIDDLE, (people.box[1] + people.box[3]) / 2 - _MIDDLE)
         self._skin = _rgb(person.skin)
-        self._body = body(self._skin, _rgb(coat or person.cloth))
-        self._prepared: tuple[tuple[object, ...], list[Image.Image]] | None = None
+        whole = body(self._skin, _rgb(coat or person.cloth))
+        self._bodies = [
+            body.convert("RGBa")
+            for body in itertools.accumulate([2] * BODY_HALVINGS, Image.Image.reduce, initial=whole)
+        ]
+        self._prepared: tuple[tuple[object, ...], list[tuple[Image.Image, Sums]]] | None = None
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
         """Sprites from back to front; nothing is needed beyond ``bounds`` (width, height)."""
@@ -125,12 +133,16 @@ class Figure:
                 PICTURE_SCALE * p
                 for p in frontal(u / PICTURE_SCALE, v / PICTURE_SCALE, at.yaw, at.pitch, self._surface)
             )
-        source = mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level)
-        turned = levels[level].transform((side, side), Image.Transform.MESH, source, Image.Resampling.BILINEAR)
-        return Sprite(turned, x0, y0)
+        picture, inked = levels[level]
+        source = mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level, inked)
+        turned = picture.transform((side, side), Image.Transform.MESH, source, Image.Resampling.BILINEAR)
+        return Sprite(turned.convert("RGBA"), x0, y0)
 
-    def _levels(self, at: Placement, exposure: Exposure) -> list[Image.Image]:
-        """Covered and lit picture at full size, half, quarter and eighth; kept while nothing changes."""
+    def _levels(self, at: Placement, exposure: Exposure) -> list[tuple[Image.Image, Sums]]:
+        """Covered and lit picture, premultiplied, at full size, half, quarter and eighth; kept while nothing changes.
+
+        With each how many of its pixels left of and above a place are there at all.
+        """
         kinds, gain, side = tuple(each.kind for each in at.covers), round(exposure.gain, 3), round(at.side, 2)
         key = (kinds, gain, side, exposure.veil)
         if self._prepared is None or self._prepared[0] != key:
@@ -141,7 +153,10 @@ class Figure:
             array[..., :3] = array[..., :3] * (gain * shade(side, 0.0)[..., None]) + exposure.veil
             whole = Image.fromarray(np.clip(array + 0.5, 0, 255).astype(np.uint8)).convert("RGBa")
             levels = (whole, whole.reduce(2), whole.reduce(4), whole.reduce(8))
-            self._prepared = (key, [level.convert("RGBA") for level in levels])
+            # What is sampled is premultiplied; that the way there goes by RGBA costs a grey level here and there, and
+            # with them each scene looks as it always did.
+            ready = [level.convert("RGBA").convert("RGBa") for level in levels]
+            self._prepared = (key, [(level, _inked(level)) for level in ready])
         return self._prepared[1]
 
     def _torso(
@@ -153,26 +168,53 @@ class Figure:
         y0, y1 = max(math.floor(top), 0) - pad, min(math.ceil(bottom), bounds[1]) + pad
         if x1 - x0 <= 2 * pad or y1 - y0 <= 2 * pad:
             return None
-        drawing, step = self._body, scale * BODY_SCALE
-        while step < 0.5:
-            drawing, step = drawing.reduce(2), step * 2
+        halvings = min(max(0, math.ceil(-math.log2(scale * BODY_SCALE)) - 1), BODY_HALVINGS)
+        step = scale * BODY_SCALE * 2**halvings
         affine = (1 / step, 0.0, (x0 - left) / step, 0.0, 1 / step, (y0 - top) / step)
-        drawn = drawing.transform((x1 - x0, y1 - y0), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-        table = [min(255, max(0, round(value * exposure.gain + exposure.veil))) for value in range(256)]
-        return Sprite(drawn.point(table * 3 + list(range(256))), x0, y0)
+        size = (x1 - x0, y1 - y0)
+        drawn = self._bodies[halvings].transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+        return Sprite(drawn.convert("RGBA").point(lit(exposure.gain, exposure.veil)), x0, y0)
 
 
-def mesh(ticks: NDArray[np.int_], source: Plane) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Pillow's mesh: each cell's box, and its corners in the source counter-clockwise from the top left."""
+def mesh(
+    ticks: NDArray[np.int_], source: Plane, inked: Sums | None = None
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Pillow's mesh: each cell's box, and its corners in the source counter-clockwise from the top left.
+
+    Without those in which nothing of the source is, where ``inked`` says that: half of a head's.
+    """
     at, corner = ticks.tolist(), source.tolist()
+    cells = len(at) - 1
+    shown = np.ones((cells, cells), bool) if inked is None else _shown(source, inked)
     return [
         (
             (at[i], at[j], at[i + 1], at[j + 1]),
             (*corner[j][i], *corner[j + 1][i], *corner[j + 1][i + 1], *corner[j][i + 1]),
         )
-        for j in range(len(at) - 1)
-        for i in range(len(at) - 1)
+        for j, i in np.argwhere(shown).tolist()
     ]
+
+
+def _inked(picture: Image.Image) -> Sums:
+    alpha = np.asarray(picture)[..., 3] > 0
+    return np.pad(alpha.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0)))
+
+
+def _shown(source: Plane, inked: Sums) -> NDArray[np.bool_]:
+    """Of which cells the source, with the neighbours that a pixel is mixed from, has a pixel that is there."""
+    corners = np.stack([source[:-1, :-1], source[1:, :-1], source[1:, 1:], source[:-1, 1:]])
+    ends = np.array(inked.shape[::-1]) - 1
+    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, ends).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, ends).astype(int)
+    (x0, y0), (x1, y1) = np.moveaxis(low, -1, 0), np.moveaxis(high, -1, 0)
+    return np.asarray(inked[y1, x1] - inked[y0, x1] - inked[y1, x0] + inked[y0, x0] > 0)
+
+
+@functools.lru_cache(maxsize=64)
+def lit(gain: float, veil: float) -> list[int]:
+    """What light and glare make of each grey level, as Pillow's ``point`` takes it of RGBA."""
+    table = [min(255, max(0, round(value * gain + veil))) for value in range(256)]
+    return table * 3 + list(range(256))
 
 
 def _soften(sprite: Sprite, blur: float, smear: tuple[float, float]) -> Sprite:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -42,7 +42,7 @@ class SceneRenderer:
         pack = people or load_people()
         self._figures = [figure(pack, person) for person in script.people]
         self._background = background(script.background, self._width, self._height)
-        self._noise = self._noise_bank()
+        self._noise = None if script.noise == 0 else noise_bank(script.seed, script.noise, *script.size)
         self._lit: tuple[float, Rgb] | None = None
 
     def time(self, number: int) -> float:
@@ -87,18 +87,7 @@ class SceneRenderer:
 
     @property
     def _amplitude(self) -> int:
-        return round(NOISE_SIGMAS * self._script.noise)
-
-    def _noise_bank(self) -> NDArray[np.uint8] | None:
-        if self._script.noise == 0:
-            return None
-        rng = np.random.default_rng((self._script.seed, 2**31))
-        shape = (self._height + NOISE_SHIFT, self._width + NOISE_SHIFT, 3)
-        values = rng.standard_normal(shape, np.float32)
-        values *= self._script.noise
-        np.rint(values, out=values)
-        np.clip(values, -self._amplitude, self._amplitude, out=values)
-        return values.astype(np.int8).view(np.uint8)
+        return _amplitude(self._script.noise)
 
     def _lit_background(self, gain: float) -> Rgb:
         if self._lit is None or self._lit[0] != gain:
@@ -116,6 +105,24 @@ class SceneRenderer:
         region = Image.fromarray(frame[y0:y1, x0:x1])
         region.paste(part, (0, 0), part)
         np.clip(np.asarray(region), self._amplitude, 255 - self._amplitude, out=frame[y0:y1, x0:x1])
+
+
+@lru_cache(maxsize=2)  # one of a scene and one of an enrolment: 3 MB each at 720p
+def noise_bank(seed: int, noise: float, width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 (height + NOISE_SHIFT, width + NOISE_SHIFT, 3), to be read alone: what is added to a frame, modulo 256."""
+    rng = np.random.default_rng((seed, 2**31))
+    values = rng.standard_normal((height + NOISE_SHIFT, width + NOISE_SHIFT, 3), np.float32)
+    values *= noise
+    np.rint(values, out=values)
+    np.clip(values, -_amplitude(noise), _amplitude(noise), out=values)
+    bank = values.astype(np.int8).view(np.uint8)
+    bank.flags.writeable = False
+    return bank
+
+
+def _amplitude(noise: float) -> int:
+    """Grey levels by which noise moves a pixel at most."""
+    return round(NOISE_SIGMAS * noise)
 
 
 def figure(people: People, person: Person) -> Figure | Sheet:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.scene.figure import Exposure, Figure, Sprite, mesh
+from agent.camera.scene.figure import Exposure, Figure, Sprite, lit, mesh
 from agent.camera.scene.motion import Placement
 from agent.camera.scene.pose import PICTURE_SIDE
 from agent.camera.scene.script import Attack
@@ -61,9 +61,7 @@ class Sheet:
             return self._framed(self._figure.portrait(at.played), BEZEL, SCREEN)
         if self._still is None:
             self._still = self._framed(self._figure.portrait((0.0, 0.0, 0.0)), PAPER, (1.0, 1.0, 1.0))
-        gain, veil = exposure.gain, exposure.veil
-        table = [min(255, max(0, round(value * gain + veil))) for value in range(256)]
-        return self._still.point(table * 3 + list(range(256)))
+        return self._still.point(lit(exposure.gain, exposure.veil))
 
     def _framed(self, portrait: Image.Image, colour: tuple[int, int, int], tint: tuple[float, ...]) -> Image.Image:
         edge = EDGE[self._kind]

@@ -54,9 +54,8 @@ class Made(NamedTuple):
         return random.Random(seed).sample(self.names, min(sample or len(self.names), len(self.names)))
 
     def why_none_could_notice(self, name: str) -> str | None:
-        """The reason that equivalent.yaml gives, where the mutant changes nothing."""
-        file, diff = name.rpartition(".")[0].replace(".", "/") + ".py", self.diff(name)
-        return next((one.why for one in equivalent.read() if one.is_of(file, diff)), None)
+        """The reason that equivalent.py gives, where the mutant changes nothing."""
+        return equivalent.why(name.rpartition(".")[0].replace(".", "/") + ".py", self.diff(name))
 
     def diff(self, name: str) -> str:
         """The lines that ``name`` takes and puts."""
