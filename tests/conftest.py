@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +64,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(message)
     if item.get_closest_marker("shared") and not shared_folder().is_dir():
         pytest.skip(f"needs the training data folder {shared_folder()} (or set POSTERN_SHARED)")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end: nobody has to look through it each time for what can go."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """A file answers for what its tests forgot to close: found later, it fails whichever test runs by then."""
+    yield
+    gc.collect()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """What a test that failed could not close is nobody else's failure."""
+    failed_before = item.session.testsfailed
+    outcome = yield
+    if item.session.testsfailed > failed_before:
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # they hold its frames
+            vars(sys).pop(name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+    return outcome
 
 
 @pytest.fixture

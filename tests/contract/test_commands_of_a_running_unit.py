@@ -37,8 +37,9 @@ from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from agent.uplink.commands import BURST, PER_SECOND
+from tests.simulators.typed import typed
 from tools.lib.demo.brokers import DemoBroker
-from tools.lib.demo.site import PROGRAM, SITE, UNIT, DemoSite, postern
+from tools.lib.demo.site import PROGRAM, SITE, UNIT, DemoSite
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]  # a minute on a machine that is not busy
 
@@ -69,10 +70,10 @@ class RunningUnit:
 
     def __init__(self, folder: Path, scene: dict[str, Any] = SCENE, **changes: Any) -> None:
         """``changes`` are sections of the configuration."""
-        self.site = DemoSite(folder)
+        self.site = DemoSite(folder, typed=typed)
         self.site.create()
         for name in (OPERATOR, OTHER_OPERATOR):
-            postern("site", "add-program", "-f", self.site.site.folder, name, "--role", "operator")
+            typed("site", "add-program", "-f", self.site.site.folder, name, "--role", "operator")
         self.broker = DemoBroker(self.site.site, folder / "broker")
         self.broker.start()
         script = folder / "scene.yaml"

@@ -23,6 +23,7 @@ from agent.protocol.record import load, save
 from agent.site.records import BrokerRecord
 from agent.unit.configuring import STARTS
 from tests.simulators.broker import wait_until
+from tests.simulators.typed import typed
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import SITE, UNIT, DemoSite, postern
 from tools.lib.rig.clock import say_offset
@@ -39,7 +40,7 @@ class Place:
     """A site with its broker, its service and one unit, whose clock and camera the test controls."""
 
     def __init__(self, folder: Path) -> None:
-        self.demo = DemoSite(folder)
+        self.demo = DemoSite(folder, typed=typed)
         self.demo.create()
         self.site = self.demo.site
         self.broker = DemoBroker(self.site, folder / "broker")

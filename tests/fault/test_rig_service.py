@@ -16,6 +16,7 @@ from agent.clock import SystemClock
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.site.programs import issue_client
+from tests.simulators.typed import typed
 from tools.lib.demo.site import SITE, UNIT, DemoSite
 from tools.lib.rig.__main__ import SCENARIOS
 from tools.lib.rig.disk import SlowDisk
@@ -40,7 +41,7 @@ OTHER = "door-2"
 
 @pytest.fixture(scope="module")
 def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
-    with Premises(tmp_path_factory.mktemp("premises")) as premises:
+    with Premises(tmp_path_factory.mktemp("premises"), typed=typed) as premises:
         yield premises
 
 
@@ -72,7 +73,7 @@ def unit(premises: Premises, played: Run) -> Iterator[UnitProcess]:
 @pytest.fixture
 def other(premises: Premises, unit: UnitProcess) -> Iterator[UnitProcess]:
     """Another unit of the site, which sees nobody."""
-    site = DemoSite(premises.site.folder, OTHER)
+    site = DemoSite(premises.site.folder, OTHER, typed)
     scene = premises.site.folder / "nobody.yaml"
     scene.write_text("duration: 30\n")
     site.add_unit(port=premises.broker.port, protocol=premises.broker.protocol, scene=scene)

@@ -33,6 +33,7 @@ from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent
+from tests.simulators.typed import typed
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, SITE, UNIT, DemoSite
 from tools.lib.rig.listener import Listener
@@ -95,7 +96,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """One site for the whole module: making one takes seconds."""
     if shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("mosquitto is not installed")
-    site = DemoSite(tmp_path_factory.mktemp("service"))
+    site = DemoSite(tmp_path_factory.mktemp("service"), typed=typed)
     site.create()
     with DemoBroker(site.site, site.folder / "broker") as broker:
         script = site.folder / "scene.yaml"

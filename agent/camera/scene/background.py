@@ -21,7 +21,7 @@ _FINE = 2  # rooms are drawn this much larger and reduced: straight edges withou
 def background(kind: Plain | Gradient | Room, width: int, height: int) -> Rgb:
     """uint8 (height, width, 3), to be read alone."""
     drawn = _drawn(kind, width, height)
-    drawn.flags.writeable = False
+    drawn.setflags(write=False)
     return drawn
 
 

@@ -116,7 +116,7 @@ def noise_bank(seed: int, noise: float, width: int, height: int) -> NDArray[np.u
     np.rint(values, out=values)
     np.clip(values, -_amplitude(noise), _amplitude(noise), out=values)
     bank = values.astype(np.int8).view(np.uint8)
-    bank.flags.writeable = False
+    bank.setflags(write=False)
     return bank
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,14 @@ def postern(*words: str | Path, stdin: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DemoSite:
-    """Folders of the demo: the site kit's and the unit's. Another ``name`` in the same folder is another unit."""
+    """Folders of the demo: the site kit's and the unit's. Another ``name`` in the same folder is another unit.
+
+    ``typed`` runs the commands by which it is made, each as a program of its own unless somebody has a quicker way.
+    """
 
     folder: Path
     name: str = UNIT
+    typed: Callable[..., str] = postern
 
     @property
     def site(self) -> SiteFiles:
@@ -70,21 +75,21 @@ class DemoSite:
     def create(self) -> None:
         """Make the site, the broker's certificate and a program that listens."""
         where = ("-f", self.site.folder)
-        postern("site", "create", *where, SITE)
-        postern("site", "broker", *where, "127.0.0.1", "localhost")
-        postern("site", "add-program", *where, PROGRAM)
+        self.typed("site", "create", *where, SITE)
+        self.typed("site", "broker", *where, "127.0.0.1", "localhost")
+        self.typed("site", "add-program", *where, PROGRAM)
 
     def add_unit(self, *, port: int, protocol: str, scene: Path) -> None:
         """Give the unit its keys and its policy: the private ones are made in its own folder and stay there."""
         where = ("-f", self.site.folder)
         self.unit.mkdir()
         self.write_config(self.config, port=port, protocol=protocol, scene=scene)
-        token = postern("site", "token", *where, self.name)
+        token = self.typed("site", "token", *where, self.name)
         request, answer = self.unit / "request.jws", self.unit / "answer.jws"
-        postern("unit", "request", "-c", self.config, "-o", request, stdin=token)
-        postern("site", "add-unit", *where, request, "-o", answer)
-        postern("unit", "install", "-c", self.config, answer)
-        postern("site", "policy", *where, ROOT / "models" / "policy.json", "-o", self.unit / "policy.jws")
+        self.typed("unit", "request", "-c", self.config, "-o", request, stdin=token)
+        self.typed("site", "add-unit", *where, request, "-o", answer)
+        self.typed("unit", "install", "-c", self.config, answer)
+        self.typed("site", "policy", *where, ROOT / "models" / "policy.json", "-o", self.unit / "policy.jws")
 
     def enrol(self, person: str, *, port: int, protocol: str) -> tuple[str, list[str]]:
         """Hold an enrolment session with a demo person before the simulated camera; subject id and advice given."""

@@ -45,7 +45,7 @@ from agent.unit.assemble import load_key, load_models
 from agent.unit.key_files import UnitFiles
 from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
-from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite
+from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite, postern
 from tools.lib.rig import faults
 from tools.lib.rig.asking import OPERATOR, Asking
 from tools.lib.rig.board import Board, Pulse, line_of, serve
@@ -75,8 +75,11 @@ STARTS_AGAIN = (faults.Kill, faults.PowerCut, faults.Restart)
 class Premises:
     """Site, broker, link, unit and listener; made once, used for every scenario."""
 
-    def __init__(self, folder: Path, *, program: tuple[str, ...] = POSTERN) -> None:
-        self.site = DemoSite(folder / "site")
+    def __init__(
+        self, folder: Path, *, program: tuple[str, ...] = POSTERN, typed: Callable[..., str] = postern
+    ) -> None:
+        """``typed`` runs the commands by which the site is made (``DemoSite``)."""
+        self.site = DemoSite(folder / "site", typed=typed)
         self.control = folder / "control"
         self.clock_file = folder / "listener.json"  # the subscriber lives at the time at which the scenario starts
         self._program = program
