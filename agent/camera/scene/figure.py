@@ -173,7 +173,7 @@ class Figure:
         affine = (1 / step, 0.0, (x0 - left) / step, 0.0, 1 / step, (y0 - top) / step)
         size = (x1 - x0, y1 - y0)
         drawn = self._bodies[halvings].transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-        return Sprite(drawn.convert("RGBA").point(lit(exposure.gain, exposure.veil)), x0, y0)
+        return Sprite(lit(drawn.convert("RGBA"), exposure), x0, y0)
 
 
 def mesh(
@@ -210,9 +210,15 @@ def _shown(source: Plane, inked: Sums) -> NDArray[np.bool_]:
     return np.asarray(inked[y1, x1] - inked[y0, x1] - inked[y1, x0] + inked[y0, x0] > 0)
 
 
+def lit(picture: Image.Image, exposure: Exposure) -> Image.Image:
+    """What light and glare make of an RGBA picture; ordinary light makes nothing of it."""
+    if (exposure.gain, exposure.veil) == (1.0, 0.0):
+        return picture
+    return picture.point(_levels_of(exposure.gain, exposure.veil))
+
+
 @functools.lru_cache(maxsize=64)
-def lit(gain: float, veil: float) -> list[int]:
-    """What light and glare make of each grey level, as Pillow's ``point`` takes it of RGBA."""
+def _levels_of(gain: float, veil: float) -> list[int]:
     table = [min(255, max(0, round(value * gain + veil))) for value in range(256)]
     return table * 3 + list(range(256))
 

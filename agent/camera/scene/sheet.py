@@ -61,7 +61,7 @@ class Sheet:
             return self._framed(self._figure.portrait(at.played), BEZEL, SCREEN)
         if self._still is None:
             self._still = self._framed(self._figure.portrait((0.0, 0.0, 0.0)), PAPER, (1.0, 1.0, 1.0))
-        return self._still.point(lit(exposure.gain, exposure.veil))
+        return lit(self._still, exposure)
 
     def _framed(self, portrait: Image.Image, colour: tuple[int, int, int], tint: tuple[float, ...]) -> Image.Image:
         edge = EDGE[self._kind]
