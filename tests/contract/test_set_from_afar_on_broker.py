@@ -25,7 +25,7 @@ from agent.unit.configuring import STARTS
 from tests.simulators.broker import wait_until
 from tests.simulators.typed import typed
 from tools.lib.demo.brokers import DemoBroker
-from tools.lib.demo.site import SITE, UNIT, DemoSite, postern
+from tools.lib.demo.site import SITE, UNIT, DemoSite
 from tools.lib.rig.clock import say_offset
 from tools.lib.rig.process import UnitProcess
 from tools.lib.rig.unit import CLOCK, CONTROL, UNPLUGGED
@@ -33,6 +33,7 @@ from tools.lib.rig.unit import CLOCK, CONTROL, UNPLUGGED
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
 PATIENCE_S = 120.0  # of a busy machine; a health message comes every ten seconds
+LOOK_S = 0.2  # a look at the list of units takes some of the time that the unit needs
 POLICY = Path(__file__).parents[2] / "models" / "policy.json"
 
 
@@ -82,11 +83,11 @@ class Place:
     def apply(self, settings: dict[str, Any]) -> None:
         path = self.demo.folder / "fleet.yaml"
         path.write_text(yaml.safe_dump({"site": SITE, "units": {UNIT: settings}}, sort_keys=False))
-        postern("site", "config", "-f", self.site.folder, "check", path)
-        postern("site", "config", "-f", self.site.folder, "apply", path)
+        typed("site", "config", "-f", self.site.folder, "check", path)
+        typed("site", "config", "-f", self.site.folder, "apply", path)
 
     def listed(self) -> dict[str, Any]:
-        (unit,) = json.loads(postern("site", "units", "-f", self.site.folder, "--json"))
+        (unit,) = json.loads(typed("site", "units", "-f", self.site.folder, "--json"))
         found: dict[str, Any] = unit
         return found
 
@@ -107,34 +108,32 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_a_site_sets_a_running_unit_and_a_unit_that_is_not_well_takes_it_back(place: Place) -> None:
-    wait_until(lambda: place.listed()["state"] == "online", PATIENCE_S)
+    wait_until(lambda: place.listed()["state"] == "online", PATIENCE_S, every_s=LOOK_S)
     assert place.listed()["configuration"] is None
     place.apply({"activation": {"dwell_ms": 900}})
-    wait_until(lambda: place.fares(1, "trying") or place.fares(1, "applied"), PATIENCE_S)
-    wait_until(lambda: place.fares(1, "applied"), PATIENCE_S)
+    wait_until(lambda: place.fares(1, "trying") or place.fares(1, "applied"), PATIENCE_S, every_s=LOOK_S)
+    wait_until(lambda: place.fares(1, "applied"), PATIENCE_S, every_s=LOOK_S)
     assert place.dwell_ms == 900
 
     place.apply({"activation": {"dwell_ms": 300}})  # looser than the unit's own file
-    wait_until(lambda: place.fares(2, "refused"), PATIENCE_S)
+    wait_until(lambda: place.fares(2, "refused"), PATIENCE_S, every_s=LOOK_S)
     assert "fleet.yaml:5: activation.dwell_ms" in place.listed()["configuration"]["why"]
     assert place.dwell_ms == 900
 
     before = place.listed()["policy"]
-    postern(
-        "site", "policy", "-f", place.site.folder, POLICY, "--target-fpir", "0.01", "-o", place.demo.folder / "p.jws"
-    )
-    wait_until(lambda: place.listed()["policy"] != before, PATIENCE_S)
+    typed("site", "policy", "-f", place.site.folder, POLICY, "--target-fpir", "0.01", "-o", place.demo.folder / "p.jws")
+    wait_until(lambda: place.listed()["policy"] != before, PATIENCE_S, every_s=LOOK_S)
     assert (place.demo.unit / "policy.jws").read_text().strip() == (place.demo.folder / "p.jws").read_text().strip()
     assert not any("policy" in advice for advice in place.listed()["advice"])
     assert place.unit.running, "one process since the start: no restart"
 
     place.apply({"activation": {"dwell_ms": 1200}})
-    wait_until(lambda: place.fares(3, "trying"), PATIENCE_S)
+    wait_until(lambda: place.fares(3, "trying"), PATIENCE_S, every_s=LOOK_S)
     (place.control / UNPLUGGED).touch()  # it is never well on them, and killed again and again
     for left in range(STARTS - 1, -1, -1):
-        wait_until(partial(place.has_starts, left), PATIENCE_S)
+        wait_until(partial(place.has_starts, left), PATIENCE_S, every_s=LOOK_S)
         place.unit.kill()
         place.start()
-    wait_until(lambda: place.fares(3, "rolled_back"), PATIENCE_S)
+    wait_until(lambda: place.fares(3, "rolled_back"), PATIENCE_S, every_s=LOOK_S)
     assert f"ended {STARTS} times" in place.listed()["configuration"]["why"]
     assert place.dwell_ms == 900

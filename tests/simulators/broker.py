@@ -25,12 +25,12 @@ SLOWNESS = float(os.environ.get("POSTERN_SLOWNESS", "1"))
 PATIENCE_S = 30.0 * SLOWNESS  # a busy machine; nothing here normally takes a second
 
 
-def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S, *, every_s: float = 0.01) -> None:
     """Poll until ``condition`` holds; fails the test when it does not in time."""
     end = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 class RealBroker:

@@ -16,6 +16,7 @@ import osdp_sys
 from osdp import Command, LibFlag, LogLevel, PDInfo
 
 KEY = bytes(range(0x30, 0x40))
+PATIENCE_S = 20.0
 REFRESH_S = 0.005  # of a controller that does nothing else
 OPEN = {"command": Command.Output, "output_no": 0, "control_code": 5, "timer_count": 30}
 GREEN = {
@@ -40,6 +41,7 @@ class ControlPanel:
         self.device = Path(os.ttyname(self._slave))
         self.wire, self.reads = bytearray(), []
         self.silent = False  # the cable is cut
+        self._answers = 0  # of the reader, each to a question
         self._answer, self._stop = answer, threading.Event()
         self.lock = threading.Lock()
         osdp_sys.set_loglevel(LogLevel.Emergency)
@@ -55,6 +57,7 @@ class ControlPanel:
         except OSError:
             return b""
         self.wire += found
+        self._answers += 1
         return b"" if self.silent else found
 
     def write(self, content: bytes) -> int:
@@ -67,6 +70,13 @@ class ControlPanel:
         assert self.is_secure()
         with self.lock:
             assert self._context.submit_command(0, command)
+
+    def exchange(self, times: int = 8) -> None:
+        """Wait until the reader has answered so often: what was sent to it before has arrived, and what it said too."""
+        wanted, end = self._answers + times, time.monotonic() + PATIENCE_S
+        while self._answers < wanted:
+            assert time.monotonic() < end, "the reader does not answer"
+            time.sleep(REFRESH_S)
 
     def is_secure(self, within_s: float = 8.0) -> bool:
         end = time.monotonic() + within_s

@@ -50,6 +50,14 @@ def test_presence_has_a_state_and_no_policy() -> None:
         clock="synced",
     )
     assert set(draft.facts) == {"state", "subject", "audience", "epoch", "zone"}
+    assert draft.time == "2026-11-22T09:41:03Z"
+
+
+def test_time_is_to_the_second_unless_a_step_is_asked_for() -> None:
+    lost = Lost(first=3, last=9, count=4, reason="full")
+    for step, expected in (({}, "2026-11-22T09:41:03Z"), ({"time_step_s": 60}, "2026-11-22T09:41:00Z")):
+        assert make_unit("started", now=START, clock="synced", **step).time == expected
+        assert make_loss(lost, now=START, clock="synced", **step).time == expected
 
 
 def test_nobody_but_the_outbox_speaks_of_losses() -> None:
