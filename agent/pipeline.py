@@ -4,7 +4,8 @@
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
 A frame in which nothing changed since the last empty one is not looked at (``agent.detect.change``): it has no faces.
-Nor is every other frame while whoever is followed stands still and no crop is due (``agent.detect.cadence``).
+Nor is every other frame while whoever is followed stands still and no crop is due (``agent.detect.cadence``). One in
+which something stirs and nobody is found is looked at once more, five times a second (``agent.detect.second_try``).
 While an enrolment takes captures it looks at each frame, and nobody is recognised in it: a frame serves one purpose.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from agent.detect.change import ChangeTest
     from agent.detect.detector import Detector
     from agent.detect.gate import Gate
+    from agent.detect.second_try import SecondTry
     from agent.detect.track import Track, Tracker
     from agent.door.liveness import Angles, LivenessCheck
     from agent.embed.embedder import Embedder
@@ -65,6 +67,7 @@ class Stages:
     change: ChangeTest
     cadence: Cadence
     detector: Detector
+    second_try: SecondTry
     tracker: Tracker
     gate: Gate
     embedder: Embedder
@@ -106,6 +109,8 @@ def process(stages: Stages, frame: Frame) -> None:
     with times.measure("detect"):
         resting = [track.face for track in stages.tracker.tracks if stages.decider.rests(track.id)]
         faces = stages.detector.detect(frame, exact=False, known=resting)
+        if stages.second_try.due(now_ns, found=bool(faces), stirs=stages.change.stirs(now_ns)):
+            faces = stages.detector.again(frame)
     with times.measure("track"):
         tracks = stages.tracker.update(faces, now_ns)
         stages.decider.forget(stages.tracker.gone)

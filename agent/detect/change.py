@@ -70,6 +70,10 @@ class ChangeTest:
         self.skipped += not due
         return due
 
+    def stirs(self, now_ns: int) -> bool:
+        """Whether something changed a moment ago, or the last frame might not be missed for another reason."""
+        return now_ns <= self._until_ns
+
     def forget(self) -> None:
         """Overwrite what is kept; the next frame is looked at."""
         if self._seen is not None:

@@ -32,6 +32,7 @@ TRUSTED = 0.9
 # Score and overlap from which the first look suffices for a face that was there in the last look, of which nothing
 # is to be decided: whoever is followed is not lost, and nobody else is taken for them beyond the next crop.
 KNOWN_SCORE, KNOWN_IOU = 0.6, 0.5
+FARTHER = 1.5  # how much smaller a second try shows the picture
 MIN_SPREAD = 1.0  # input pixels between the outermost landmarks; below that there is nothing to align
 
 
@@ -79,16 +80,47 @@ class Detector:
         enough to follow a face and to see how it is turned. ``locate`` places them before it is aligned. So are those
         of the faces in ``known``, which the last look found and nothing is to be decided about.
         """
+        image, scale, origin = self._shown(frame)
+        found = sane(self._decoder.decode(self.engine.run(image)))
+        return self._look(found, image, scale, origin, known=None if exact else known)
+
+    def again(self, frame: Frame) -> list[Face]:
+        """Return the faces of a second try on a frame in which ``detect`` found nobody: the picture farther off.
+
+        What it proposes is looked at closely in the picture as it is; costs one more run of the detector.
+        """
+        image, scale, origin = self._shown(frame)
+        farther, place = _farther_off(image)
+        found = sane(self._decoder.decode(self.engine.run(farther)))
+        nearer = Candidates(
+            (found.boxes - np.tile(place, 2)) * FARTHER, (found.landmarks - place) * FARTHER, found.scores
+        )
+        return self._look(nearer, image, scale, origin, known=None)
+
+    def _shown(self, frame: Frame) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """What the network sees, its pixels per pixel of the main picture, and where it begins there (x, y)."""
         main = frame.main
         if self.view is None:
-            box = (0, 0, main.width, main.height)
             image, factor = self._fit(frame.lores)
-            scale = factor * lores_scale(main.width, main.height, frame.lores.shape[1], frame.lores.shape[0])
-        else:
-            box = self.view.box((main.width, main.height), self.input_size)
-            image = main.shrunk(box, self.input_size)
-            scale = lores_scale(box[2] - box[0], box[3] - box[1], *self.input_size)
-        found = sane(self._decoder.decode(self.engine.run(image)))
+            return (
+                image,
+                factor * lores_scale(main.width, main.height, frame.lores.shape[1], frame.lores.shape[0]),
+                (0, 0),
+            )
+        box = self.view.box((main.width, main.height), self.input_size)
+        image = main.shrunk(box, self.input_size)
+        return image, lores_scale(box[2] - box[0], box[3] - box[1], *self.input_size), box[:2]
+
+    def _look(
+        self,
+        found: Candidates,
+        image: NDArray[np.uint8],
+        scale: float,
+        origin: tuple[int, int],
+        *,
+        known: Sequence[Face] | None,
+    ) -> list[Face]:
+        """The faces among candidates in pixels of ``image``; without ``known`` each is looked at closely."""
         if not found.scores.size:
             return []
         kept = nms(found.boxes, found.scores, self._nms_iou, self._max_faces)
@@ -102,15 +134,17 @@ class Detector:
         ]
         if self.landmarker is not None:
             picture = RgbPicture(image)
-            there = [] if exact else [_in_view(face, scale, box[:2]) for face in known]
+            there = [_in_view(face, scale, origin) for face in known or ()]
             faces = [
                 seen
                 for face in faces
-                if (seen := face if not exact and _is_sure(face, there) else self.landmarker.look(picture, face))
+                if (
+                    seen := face if known is not None and _is_sure(face, there) else self.landmarker.look(picture, face)
+                )
                 is not None
             ]
             faces.sort(key=lambda face: face.score, reverse=True)
-        return [placed(face, 1 / scale, box[:2]) for face in faces]
+        return [placed(face, 1 / scale, origin) for face in faces]
 
     @property
     def model(self) -> str:
@@ -137,6 +171,16 @@ class Detector:
         self._canvas[:height, :width] = lores
         self._canvas[height:] = self._canvas[:, width:] = LORES_BORDER
         return self._canvas, factor
+
+
+def _farther_off(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The picture ``FARTHER`` times as far away in the middle of an empty one, and its place (x, y) there."""
+    height, width = image.shape[:2]
+    size = round(width / FARTHER), round(height / FARTHER)
+    x, y = (width - size[0]) // 2, (height - size[1]) // 2
+    whole = np.full_like(image, LORES_BORDER)
+    whole[y : y + size[1], x : x + size[0]] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return whole, np.array((x, y), np.float32)
 
 
 def _is_sure(face: Face, known: Sequence[Box]) -> bool:

@@ -22,6 +22,7 @@ from agent.audit.chain import Fact, Kind
 from agent.camera.base import Frame
 from agent.camera.supervise import CameraNotice
 from agent.config.schema import Config
+from agent.detect.second_try import SecondTry
 from agent.detect.track import MAX_MISSED_NS, Tracker
 from agent.door.challenge import Prompt
 from agent.embed.records import EMBEDDING_DIM
@@ -130,6 +131,7 @@ class Service:
             change=make_change_test(config),
             cadence=make_cadence(config),
             detector=models.detector,
+            second_try=SecondTry(),
             tracker=Tracker(),
             gate=gate,
             embedder=models.embedder,

@@ -24,6 +24,7 @@ from agent.detect.change import ChangeTest
 from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.detect.gate import ButtonGate, FaceLimits, ZoneGate
+from agent.detect.second_try import SecondTry
 from agent.detect.track import STILL_SHIFT, Tracker
 from agent.detect.view import WHOLE
 from agent.door.liveness import UncheckedLiveness
@@ -68,6 +69,10 @@ class Script:
         self.looked.append(frame.number)
         return self.faces[frame.number]
 
+    def again(self, frame: Frame) -> list[Face]:
+        del frame
+        return []
+
     def locate(self, frame: Frame, seen: Face) -> Face:
         del frame
         return seen
@@ -104,6 +109,7 @@ class Played:
             change=ChangeTest(WHOLE, min_face_px=80, hold_ns=ALWAYS_NS),
             cadence=self.cadence,
             detector=self.detector,  # type: ignore[arg-type]
+            second_try=SecondTry(),
             tracker=Tracker(),
             gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(60, 25.0)),
             embedder=embedder,  # type: ignore[arg-type]

@@ -68,6 +68,36 @@ def test_boxes_are_in_pixels_of_the_main_picture(detector: Detector) -> None:
     np.testing.assert_allclose(large.landmarks, small.landmarks * 10, rtol=1e-5)
 
 
+@pytest.mark.parametrize("times", [1, 10])
+def test_a_second_try_sees_the_picture_farther_off_and_says_where_it_is(detector: Detector, times: int) -> None:
+    lores = np.zeros((96, 160, 3), np.uint8)
+    lores[24:72, 56:104, 2] = 255  # a square one and a half times as large as the largest that the network knows
+    main = np.zeros((96 * times, 160 * times, 3), np.uint8)
+    (face,) = detector.again(frame(lores, main))
+    # seen as the largest square, whose box is 96 wide: 144 in the picture itself
+    np.testing.assert_allclose(np.array(face.box) / times, (80 - 72, 48 - 72, 80 + 72, 48 + 72), atol=3)
+    np.testing.assert_allclose(face.landmarks[2] / times, (80, 48 + (71.7 - 56) / 56 * 72), atol=3)
+    assert detector.again(frame(scene(160, 96))) == []
+    assert np.array_equal(lores[24:72, 56:104, 2], np.full((48, 48), 255)), "the camera's picture is left as it is"
+
+
+def test_a_second_try_is_looked_at_closely_whatever_the_first_look_says() -> None:
+    asked: list[RgbPicture] = []
+
+    class Refuses:
+        def look(self, picture: RgbPicture, _face: object) -> None:
+            asked.append(picture)
+
+    engine = load_detector(MANIFEST, "toy-detector").engine
+    strict = Detector(engine, Refuses())  # type: ignore[arg-type]
+    picture = np.zeros((96, 160, 3), np.uint8)
+    picture[24:72, 56:104, 2] = 255
+    assert len(strict.detect(frame(picture), exact=False)) == 1, "the first look is sure of it"
+    assert strict.again(frame(picture)) == []
+    assert len(asked) == 1
+    assert (asked[0].width, asked[0].height) == (160, 96)
+
+
 def test_letterboxed_picture_is_mapped_by_the_one_relation(detector: Detector) -> None:
     lores = scene(160, 96, (64, 32, 32))
     lores[80:] = 128  # shows a main picture of 1600x800

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from agent.errors import PolicyError
+from agent.inference.manifest import load_manifest
 from agent.keys import SigningKey
 from agent.match.policy import parse_policy, verify_policy
 from tests.conftest import shared_folder
@@ -66,6 +67,9 @@ def test_verification_tells_people_apart(people: Path, capsys: pytest.CaptureFix
     assert report["accuracy"] > 0.95
     assert report["equal_error_rate"] < 0.05
     assert report["tar_at_far"]["0.01"] > 0.9
+    low, high = report["tar_at_far_95"]["0.01"]
+    assert low < report["tar_at_far"]["0.01"] <= high
+    assert report["accuracy_95"][0] < report["accuracy"] <= report["accuracy_95"][1]
     assert set(report["cpu_milliseconds"]) == {"decode", "detect", "align", "embed"}
     assert report["models"]["detector"].startswith("toy-detector sha256:")
 
@@ -98,6 +102,10 @@ def test_detection_counts_faces_and_false_faces(
     report = evaluate(capsys, "detection", *arguments)
     assert (report["images"], report["share_with_a_face"], report["faces_per_image"]) == (32, 1, 1)
     assert (report["empty_images"], report["false_faces_per_image"]) == (4, 0.25)
+    assert report["share_with_a_face_low"] == pytest.approx(0.893, abs=1e-3)  # Wilson of 32 in 32
+    assert (report["share_with_a_false_face_low"], report["share_with_a_false_face_high"]) == pytest.approx(
+        (0.0456, 0.6994), abs=1e-3
+    )
 
 
 def shard(path: Path, pictures: list[Image.Image], **rows: Any) -> None:
@@ -137,8 +145,15 @@ def test_detection_counts_who_is_missed_by_group_and_turn(tmp_path: Path, capsys
         "profile": (1, 1),
         "unknown": (1, 0),
     }
-    assert report["shards"]["near_frontal_by_group"]["north"] == {"pictures": 5, "nobody_found": 0.2}
-    assert report["shards"]["worst_group_of_the_near_frontal"] == 0.2
+    north = report["shards"]["near_frontal_by_group"]["north"]
+    assert north == {
+        "pictures": 5,
+        "nobody_found": 0.2,
+        "nobody_found_low": pytest.approx(0.0362, abs=1e-3),
+        "nobody_found_high": pytest.approx(0.6245, abs=1e-3),
+    }
+    assert report["shards"]["worst_group_of_the_near_frontal"] == "north"
+    assert {key: report["shards"][f"its_{key}"] for key in north} == north
     assert (report["empty_images"], report["false_faces_per_image"]) == (2, 0.5)  # the first and the sixth
     with np.load(out) as rows:
         assert rows["names"].tolist()[:2] == ["faces-001/0", "faces-001/1"]
@@ -232,6 +247,47 @@ def test_fairness_of_shards_is_told_by_race_and_among_one_gender(
     assert set(report["worst_to_geometric_mean"]) == {"by label", "by race", "by race, of one gender"}
     with pytest.raises(SystemExit):
         evaluate(capsys, "fairness", "--shards", tmp_path, "--images", tmp_path, *MODELS)
+
+
+@pytest.mark.timeout(240)  # it calibrates twice
+def test_a_card_says_what_the_file_is_and_each_figure_with_its_interval(
+    crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    rows = [f"person{k}/0.png,person{k}/1.png,1\nperson{k}/0.png,person{k + 1}/0.png,0\n" for k in range(40)]
+    pairs.write_text("a,b,same\n" + "".join(rows))
+    (tmp_path / "shards").mkdir()
+    nowhere = {"box": np.full((16, 4), np.nan), "landmarks": np.full((16, 10), np.nan)}
+    labels = np.array(["north_female", "north_male", "south_female", "south_male"] * 4, "S")
+    shard(tmp_path / "shards" / "faces-000.npz", [person(k, 1) for k in range(16)], label=labels, **nowhere)
+    out, policy = tmp_path / "cards" / "toy.md", tmp_path / "policy.json"
+    words = ["--images", crowd, "--pairs", pairs, "--shards", tmp_path / "shards", "--out", out, "--policy", policy]
+    report = evaluate(capsys, "card", *words, "--vectors-in", tmp_path / "kept", *MODELS)
+    text = out.read_text()
+    entry = load_manifest(MANIFEST).entry("toy-embedder")
+    assert parse_policy(policy.read_bytes().strip()).model == entry.digest
+    for said in (
+        entry.digest,
+        str(entry.training_data),
+        entry.licence,
+        f"{report['decisions']['people']} people in 264 pictures",
+        "80 pairs",
+        "16 labelled pictures",
+    ):
+        assert said in text
+    figures = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| ")}
+    low, high = report["pairs"]["accuracy_95"]
+    accuracy = report["pairs"]["accuracy"]
+    assert figures["| accuracy on balanced pairs"].endswith(f"| {accuracy:.4g} | {low:.4g} to {high:.4g} |")
+    single = report["single"]["fnmr_at_fmr"]["0.001"]
+    assert figures["| one picture against one, FNMR at FMR 0.001"].endswith(
+        f"| {single[0]:.4g} | {single[1]:.4g} to {single[2]:.4g} |"
+    )
+    assert {
+        "| FNIR of the decision, means of 3 and 3, FPIR 0.001 in 1",
+        "| worst group's FMR to the geometric mean, by race",
+    } <= set(figures)
+    assert all(" to " in row for name, row in figures.items() if name != "| measure")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from agent.detect.cadence import Cadence
 from agent.detect.change import ChangeTest
 from agent.detect.face import Face
 from agent.detect.gate import FaceLimits, ZoneGate
+from agent.detect.second_try import SecondTry
 from agent.detect.track import Tracker
 from agent.detect.view import WHOLE
 from agent.door.liveness import UncheckedLiveness
@@ -72,11 +73,17 @@ class ScriptedDetector:
     def __init__(self, faces: list[list[Face]]) -> None:
         self.faces = faces
         self.known: list[list[Face]] = []
+        self.farther: dict[int, list[Face]] = {}
+        self.again_at: list[int] = []
 
     def detect(self, frame: Frame, *, exact: bool, known: Sequence[Face]) -> list[Face]:
         assert not exact
         self.known.append(list(known))
         return self.faces[frame.number]
+
+    def again(self, frame: Frame) -> list[Face]:
+        self.again_at.append(frame.number)
+        return self.farther.get(frame.number, [])
 
     def locate(self, frame: Frame, face: Face) -> Face:
         return face
@@ -111,6 +118,7 @@ def make_stages(
         change=ChangeTest(WHOLE, min_face_px=80, hold_ns=ALWAYS_NS),  # its pictures do not show what is detected
         cadence=Cadence(),
         detector=ScriptedDetector(faces),  # type: ignore[arg-type]
+        second_try=SecondTry(),
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=door, limits=FaceLimits(80, 25.0)),
         embedder=CountingEmbedder(vector),  # type: ignore[arg-type]
@@ -139,6 +147,28 @@ def test_enrolled_person_who_acts_is_matched_once() -> None:
     assert [type(one).__name__ for one in recorded] == ["Match", "PresenceChange"]
     assert recorded[0].subject == ALICE
     assert recorded[0].zone == "door"
+
+
+def test_who_is_found_only_farther_off_is_matched_too_and_tried_five_times_a_second_at_most() -> None:
+    recorded: list[Match | PresenceChange] = []
+    stages = make_stages([[]] * 30, recorded, count=30)
+    script: Any = stages.detector
+    script.farther = {number: [face(320, 240)] for number in range(30)}
+    pipeline.run(stages, keep_going=lambda: True)
+    assert [type(one).__name__ for one in recorded] == ["Match", "PresenceChange"]
+    assert script.again_at == list(range(0, 30, 2)), "ten frames a second"
+
+
+def test_a_frame_in_which_somebody_is_found_or_nothing_stirs_is_not_looked_at_again() -> None:
+    shown = [[face(320, 240)]] * 20
+    stages = make_stages(shown, [], count=20)
+    pipeline.run(stages, keep_going=lambda: True)
+    assert stages.detector.again_at == []  # type: ignore[attr-defined]
+    quiet = ChangeTest(WHOLE, min_face_px=80)
+    empty = replace(make_stages([[]] * 60, [], count=60), change=quiet)
+    pipeline.run(empty, keep_going=lambda: True)
+    assert quiet.looked > 6, "the first frames and once a second"
+    assert max(empty.detector.again_at) <= 6, "until half a second after the first frame"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("vector", [ALICE_VECTOR, -ALICE_VECTOR])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import ModelError, PosternError
 from agent.inference.engine import Engine, TensorInfo, describe_runtime, make_interpreter, tensors
 from agent.inference.golden import picture, record
@@ -113,6 +115,32 @@ def add_entry(manifest: Path, entry: ModelEntry, content: bytes) -> None:
     if not target.exists() or target.read_bytes() != content:
         _replace(target, content)
     _replace(manifest, text.encode())
+
+
+def staged(manifest: Path, folder: Path, entry: ModelEntry, content: bytes) -> Path:
+    """Copy a manifest and its models to a new ``folder`` and add ``entry``: to measure what is not listed yet."""
+    copy = folder / manifest.name
+    folder.mkdir(parents=True)
+    shutil.copy(manifest, copy)
+    for each in load_manifest(manifest).entries:
+        shutil.copy(manifest.with_name(each.file), copy.with_name(each.file))
+    add_entry(copy, entry, content)
+    return copy
+
+
+def publish(manifest: Path, entry: ModelEntry, content: bytes, target: Path, policy: bytes) -> None:
+    """Write policy, model and manifest, each at once; the manifest last, so that it lists nothing that is not there."""
+    before = target.read_bytes() if target.exists() else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, policy, mode=PUBLIC_MODE)
+    try:
+        add_entry(manifest, entry, content)
+    except (PosternError, OSError):
+        if before is None:
+            target.unlink()
+        else:
+            write_atomic(target, before, mode=PUBLIC_MODE)
+        raise
 
 
 def dump(models: list[dict[str, Any]]) -> str:

@@ -38,6 +38,7 @@ from agent.detect.cadence import Cadence
 from agent.detect.change import ChangeTest, part_of
 from agent.detect.detector import load_detector
 from agent.detect.gate import FaceLimits, ZoneGate
+from agent.detect.second_try import SecondTry
 from agent.detect.track import Tracker
 from agent.door.liveness import UncheckedLiveness
 from agent.embed.embedder import load_embedder
@@ -145,6 +146,7 @@ def frames(counter: Instructions, clip: Path) -> dict[str, list[int]]:
         change=ChangeTest(part_of(DOOR), min_face_px=MIN_FACE_PX),
         cadence=Cadence(),
         detector=detector,
+        second_try=SecondTry(),
         tracker=Tracker(),
         gate=ZoneGate(zone="door", polygon=DOOR, limits=FaceLimits(MIN_FACE_PX, 25.0)),
         embedder=embedder,

@@ -16,14 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import ModelError, PosternError, RefusedError
-from agent.inference.manifest import ModelEntry
 from tools.lib.convert import fetch, loss, material, pack
 from tools.lib.convert.outputs import TASKS
 from tools.lib.evaluate.__main__ import finite, table
 from tools.lib.evaluate.recogniser import existing_file
-from tools.lib.manifest import DEFAULT_MANIFEST, add_entry
+from tools.lib.manifest import DEFAULT_MANIFEST, add_entry, publish
 
 MAX_ANSWER = 200  # characters of what is typed when the licence is asked for
 REQUIRED = ("model", "name", "decoder", "pictures", "mean", "std", "licence", "training_data")  # without a pack
@@ -89,21 +87,6 @@ def convert_pack(args: argparse.Namespace) -> dict[str, Any]:
         "next": f"have the site sign the policy (postern site policy {target}), set models.{made.entry.task} to"
         f" {chosen.name}" + (" and enrol everybody anew" if made.entry.task == "embedder" else ""),
     }
-
-
-def publish(manifest: Path, entry: ModelEntry, content: bytes, target: Path, policy: bytes) -> None:
-    """Write policy, model and manifest, each at once; the manifest last, so that it lists nothing that is not there."""
-    before = target.read_bytes() if target.exists() else None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, policy, mode=PUBLIC_MODE)
-    try:
-        add_entry(manifest, entry, content)
-    except (PosternError, OSError):
-        if before is None:
-            target.unlink()
-        else:
-            write_atomic(target, before, mode=PUBLIC_MODE)
-        raise
 
 
 def ask(question: str) -> str:

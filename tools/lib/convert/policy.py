@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from agent.inference.manifest import load_manifest
 from tools.lib.convert.conversion import Made
 from tools.lib.evaluate import calibrate
-from tools.lib.manifest import add_entry
+from tools.lib.manifest import staged
 
 TOLD = (
     "people", "people_with_pictures", "fillers", "failed_to_detect", "mirror_limit", "threshold_for_gallery",
@@ -25,15 +23,10 @@ def measure(made: Made, args: argparse.Namespace, people: Path, folder: Path) ->
 
     ``folder`` is a temporary one. Raises RefusedError when the pictures are too few, and ModelError.
     """
-    staged = folder / "models" / args.models.name
-    staged.parent.mkdir()
-    shutil.copy(args.models, staged)
-    for entry in load_manifest(args.models).entries:
-        shutil.copy(args.models.with_name(entry.file), staged.with_name(entry.file))
-    add_entry(staged, made.entry, made.content)
+    models = staged(args.models, folder / "models", made.entry, made.content)
     out = folder / "policy.json"
     chosen = {"embedder": args.embedder_name, "detector": args.detector_name} | {made.entry.task: made.entry.name}
-    words = ["--images", people, "--out", out, "--models", staged]
+    words = ["--images", people, "--out", out, "--models", models]
     words += ["--detector-name", chosen["detector"], "--embedder-name", chosen["embedder"]]
     words += ["--fill", args.fill] if args.fill else []
     parser = argparse.ArgumentParser()

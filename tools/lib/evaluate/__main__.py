@@ -15,6 +15,7 @@ from typing import Any
 from agent.errors import PosternError
 from tools.lib.evaluate import (
     calibrate,
+    card,
     cover,
     detection,
     extrapolation,
@@ -30,6 +31,7 @@ COMMANDS = {
     "verification": (verification, "1:1 over listed pairs"),
     "identification": (identification, "open-set 1:N over one folder per person"),
     "detection": (detection, "faces found, false faces, landmark error"),
+    "card": (card, "a listed embedder from one end to the other, and its card"),
     "cover": (cover, "faces left to be recognised in the pictures of the web console"),
     "calibrate": (calibrate, "impostor scores, and the matching policy that follows"),
     "extrapolation": (extrapolation, "whether the policy's tail holds for people whom it did not see"),

@@ -20,6 +20,7 @@ from agent.camera.base import Frame
 from agent.detect.face import LEFT_EYE, RIGHT_EYE, Face
 from tools.lib.evaluate import found, metrics, pictures, shards
 from tools.lib.evaluate.peers import FindsFaces, YuNet
+from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
 
 SHIFT = (3, 2)  # pixels: less than a cell of any stride, so the network sees the picture in another phase
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="of --empty only every fifth, which training leaves out"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="with the second try where nobody is found, as a unit does"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write names, found, boxes, scores")
     parser.add_argument(
         "--peer", type=existing_file, metavar="YUNET.onnx", help="compare faces and landmarks with this peer's"
@@ -51,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     finder = Finder(args)
+    finder.again = args.again
     report: dict[str, Any] = {}
     rows: list[found.Row] = []
     if args.images:
@@ -102,7 +107,7 @@ def with_faces(args: argparse.Namespace, finder: Finder, report: dict[str, Any])
     report |= {
         "images": len(rows),
         "nobody_found": int((counts == 0).sum()),
-        "share_with_a_face": float((counts > 0).mean()),
+        **rate("share_with_a_face", int((counts > 0).sum()), len(rows)),
         "faces_per_image": float(counts.mean()),
     }
     if peer is not None:

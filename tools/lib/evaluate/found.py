@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.detect.face import LEFT_EYE, NOSE, RIGHT_EYE, Face
+from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.shards import LabelledFace
 
 NEAR_FRONTAL, HALF = 0.25, 0.5  # offset of the nose from the middle of the eyes, in eye distances
@@ -48,9 +49,11 @@ def turn(landmarks: NDArray[np.floating]) -> str:
 
 
 def missed(rows: Iterable[Row]) -> dict[str, Any]:
-    """Return in how many pictures nobody was found."""
+    """Return in what share of the pictures nobody was found, with its 95 % interval."""
     listed = list(rows)
-    return {"pictures": len(listed), "nobody_found": float(np.mean([r.found == 0 for r in listed])) if listed else 0.0}
+    if not listed:
+        return {"pictures": 0, "nobody_found": 0.0}
+    return {"pictures": len(listed), **rate("nobody_found", sum(r.found == 0 for r in listed), len(listed))}
 
 
 def by_subject(rows: Sequence[Row]) -> dict[str, Any]:
@@ -59,12 +62,13 @@ def by_subject(rows: Sequence[Row]) -> dict[str, Any]:
     groups = sorted({r.group for r in rows})
     table = {"all": missed(rows)} | {name: missed(r for r in rows if r.turn == name) for name in turns}
     frontal = {g: missed(r for r in rows if r.group == g and r.turn == "near-frontal") for g in groups}
+    told = {g: v for g, v in frontal.items() if v["pictures"] >= LEAST}
+    worst = max(told, key=lambda g: told[g]["nobody_found"], default=None)
     return {
         "by_turn": table,
-        "near_frontal_by_group": {g: v for g, v in frontal.items() if v["pictures"] >= LEAST},
-        "worst_group_of_the_near_frontal": max(
-            (v["nobody_found"] for v in frontal.values() if v["pictures"] >= LEAST), default=0.0
-        ),
+        "near_frontal_by_group": told,
+        "worst_group_of_the_near_frontal": worst,
+        **{f"its_{key}": value for key, value in told.get(worst or "", {}).items()},
         "all_by_group": {g: missed(r for r in rows if r.group == g) for g in groups},
     }
 
@@ -74,7 +78,7 @@ def false_faces(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "empty_images": len(rows),
         "false_faces_per_image": float(counts.mean()),
-        "share_with_a_false_face": float((counts > 0).mean()),
+        **rate("share_with_a_false_face", int((counts > 0).sum()), len(rows)),
     }
 
 

@@ -13,4 +13,8 @@ def rate(name: str, hits: int, count: int) -> dict[str, float]:
     share = hits / count
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
-    return {name: share, f"{name}_low": max(0.0, middle - half), f"{name}_high": min(1.0, middle + half)}
+    return {
+        name: share,
+        f"{name}_low": max(0.0, min(share, middle - half)),
+        f"{name}_high": min(1.0, max(share, middle + half)),
+    }

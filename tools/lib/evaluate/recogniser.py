@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agent.camera.base import Frame
-from agent.detect.detector import load_detector
+from agent.detect.detector import Detector, load_detector
 from agent.detect.face import Face
 from agent.embed.align import align
 from agent.embed.embedder import Embedder
@@ -78,6 +78,7 @@ class Finder:
     """The detector, of the product or a peer."""
 
     exact = True  # landmarks are looked at
+    again = False  # a second try where nobody is found, as a unit makes
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.times = Times()
@@ -103,13 +104,17 @@ class Finder:
         with self.times.measure("decode"):
             frame = pictures.load(path, self.detector.input_size)
         with self.times.measure("detect"):
-            return frame, self.detector.detect(frame, exact=self.exact)
+            return frame, self._detect(frame)
 
     def look(self, picture: Image.Image) -> tuple[Frame, list[Face]]:
         """Find the faces of a picture in memory."""
         frame = pictures.as_frame(picture, self.detector.input_size)
         with self.times.measure("detect"):
-            return frame, self.detector.detect(frame, exact=self.exact)
+            return frame, self._detect(frame)
+
+    def _detect(self, frame: Frame) -> list[Face]:
+        faces = self.detector.detect(frame, exact=self.exact)
+        return self.detector.again(frame) if self.again and not faces and isinstance(self.detector, Detector) else faces
 
 
 @dataclass(frozen=True, slots=True)

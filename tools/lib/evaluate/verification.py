@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.lib.evaluate import metrics
+from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, existing_file
 
 FARS = (1e-2, 1e-3)
@@ -74,13 +75,21 @@ def figures(vectors: NDArray[np.float32], names: list[str], pairs: Pairs, seed: 
         "failed_to_detect": int(np.isnan(vectors).any(1).sum()),
         "pairs_with_a_failure": int(np.isneginf(scores).sum()),
         "accuracy": accuracy.mean,
+        "accuracy_95": interval(accuracy.mean, len(scores)),
         "accuracy_deviation": accuracy.deviation,
         "accuracy_threshold": accuracy.threshold,
         "equal_error_rate": metrics.equal_error_rate(mated, non_mated),
         "tar_at_far": {f"{far:g}": metrics.tar_at_far(mated, non_mated, far) for far in FARS},
+        "tar_at_far_95": {f"{far:g}": interval(metrics.tar_at_far(mated, non_mated, far), len(mated)) for far in FARS},
         "threshold_at_far": {f"{far:g}": metrics.threshold_at(non_mated, far) for far in FARS},
         "mean_score": {"mated": finite_mean(mated), "non_mated": finite_mean(non_mated)},
     }
+
+
+def interval(share: float, count: int) -> list[float]:
+    """The 95 % interval of a share of ``count`` pairs, each counted as if it shared no picture with another."""
+    told = rate("share", round(share * count), count)
+    return [told["share_low"], told["share_high"]]
 
 
 def spread(reports: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

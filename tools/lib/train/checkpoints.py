@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tools.lib.train.net import add_passive
 
@@ -14,13 +15,23 @@ from tools.lib.train.net import add_passive
 def keep(path: Path, net: nn.Module) -> None:
     """Write ``net`` as a start for ``--init`` and for the exporters."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
-    save(path, {"average": state})
+    save(path, {"average": halved(net.state_dict())})
+
+
+def half(checkpoint: Path) -> bytes:
+    """What ``keep`` would have written of a run's averaged weights."""
+    out = io.BytesIO()
+    torch.save({"average": halved(torch.load(checkpoint, weights_only=True, map_location="cpu")["average"])}, out)
+    return out.getvalue()
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.cpu().half() if value.is_floating_point() else value.cpu() for key, value in state.items()}
 
 
 def begin_from(path: Path, net: nn.Module) -> None:
     """Load what ``keep``, a run or ``tools.lib.train.from_tflite`` wrote, into a net as deep or deeper."""
-    net.load_state_dict(add_passive(net, torch.load(path, weights_only=True)["average"]))
+    net.load_state_dict(add_passive(net, torch.load(path, weights_only=True, map_location="cpu")["average"]))
 
 
 def save(path: Path, state: dict[str, object]) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one loop that all networks are trained by: schedule, clipping, averaged weights, saving, going on, telling.
 
-A run is a folder with ``last.pt``, from which stopping and starting again goes on; a changed ``--steps`` stretches the
-schedule. What differs between networks is a turn: a batch, what the network makes of it, and what it costs.
+A run is a folder with ``last.pt``, from which stopping and starting again goes on, on another kind of machine too; a
+changed ``--steps`` stretches the schedule. It is written every few minutes, however slow the machine. What differs
+between networks is a turn: a batch, what the network makes of it, and what it costs.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from tools.lib.train.checkpoints import begin_from, keep, save
-from tools.lib.train.precision import described
+from tools.lib.train.precision import CPU, described
 
 CLIP = 5.0  # of the gradient's norm
 WEIGHT_DECAY = 0.02
+SAVE_S = 180.0  # seconds between two checkpoints at the most, and a step: what a power cut costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +64,32 @@ def train(
     *,
     decay: float,
     every: int,
+    device: torch.device = CPU,
+    save_s: float = SAVE_S,
 ) -> None:
-    """Train ``net``, which is in channels-last memory, until ``args.steps``.
+    """Train ``net``, which is in channels-last memory and moves to ``device``, until ``args.steps``.
 
-    ``turn`` gives the terms to tell about and the loss; ``tell`` says how the averaged weights do. Both are told, and
-    the run is saved, every ``every`` steps and at the end.
+    ``turn`` gives the terms to tell about and the loss; ``tell`` says how the averaged weights do. Both are told every
+    ``every`` steps and at the end; the run is saved then, and where ``save_s`` seconds passed.
     """
     if args.init:
         begin_from(args.init, net)
+    net.to(device)
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
     )
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=WEIGHT_DECAY)
     step, last = 0, args.run / "last.pt"
     if last.exists():
-        state = torch.load(last, weights_only=True)
+        state = torch.load(last, weights_only=True, map_location=device)
         net.load_state_dict(state["net"])
         average.module.load_state_dict(state["average"])
         average.n_averaged += 1
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     rng, noise = np.random.default_rng([args.seed, step]), torch.Generator().manual_seed(args.seed + step)
-    print(f"training in {described()} from step {step}", flush=True)
-    began, told = time.monotonic(), []
+    print(f"training in {described(device)} from step {step}", flush=True)
+    began, saved, told = time.monotonic(), time.monotonic(), []
     while step < args.steps:
         progress = step / args.steps
         for group in optimiser.param_groups:
@@ -98,16 +103,19 @@ def train(
         average.update_parameters(net)
         step += 1
         told.append(terms.detach())
-        if step % every == 0 or step == args.steps:
+        telling = step % every == 0 or step == args.steps
+        if telling:
             speed = len(told) * args.batch / (time.monotonic() - began)
             print(
                 f"step {step} loss {spell(torch.stack(told).mean(0))} {tell(average.module)} {speed:.0f}/s", flush=True
             )
+            began, told = time.monotonic(), []
+        if telling or time.monotonic() - saved >= save_s:
             state = {"net": net.state_dict(), "average": average.module.state_dict()}
             save(last, {**state, "optimiser": optimiser.state_dict(), "step": step})
             if args.keep:
                 keep(args.keep, average.module)
-            began, told = time.monotonic(), []
+            saved = time.monotonic()
 
 
 def learning_rate(peak: float, progress: float) -> float:
