@@ -43,7 +43,7 @@ class Shell:
     """Commands inside of the unit."""
 
     def __init__(self, key: Path, port: int) -> None:
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10", "LogLevel=ERROR")
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=60", "LogLevel=ERROR")
         self._words = ["ssh", "-i", str(key), "-p", str(port), *(word for one in options for word in ("-o", one))]
 
     def __call__(self, command: str, *, stdin: str = "", timeout_s: float = ANSWER_S) -> str:
