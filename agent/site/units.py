@@ -60,9 +60,11 @@ def new_token(
 
 def keep_token(site: SiteFolder, fresh: TokenRecord) -> None:
     """Keep a new token; RefusedError where too many wait to be used."""
-    others = [record for record in open_tokens(site) if record.unit != fresh.unit]
+    others = [record for record in _kept_tokens(site) if record.unit != fresh.unit]
     waiting = [record for record in others if record.used is None]
     used = [record for record in others if record.used is not None]
+    if len(waiting) >= MAX_TOKENS:  # then this moment's clock has to do
+        waiting = [record for record in waiting if parse_time(record.expires_at) > site.now()]
     if len(waiting) >= MAX_TOKENS:
         raise RefusedError(f"{MAX_TOKENS} tokens wait to be used: use them, or let them expire")
     save(site.files.tokens, TokenFile(version=1, tokens=(*used[-MAX_USED_TOKENS:], *waiting, fresh)))
@@ -304,10 +306,15 @@ def _sealed_epoch_keys(site: SiteFolder, record: UnitRecord, seal_jwk: dict[str,
     )
 
 
+def _kept_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
+    """Tokens that may not be forgotten yet: a clock that is ahead for an hour would end every card that lies ready."""
+    tokens = load(site.files.tokens, TokenFile, secret=True).tokens
+    return tuple(record for record in tokens if not site.is_over(record.expires_at))
+
+
 def open_tokens(site: SiteFolder) -> tuple[TokenRecord, ...]:
     """Tokens whose time is not over."""
-    tokens = load(site.files.tokens, TokenFile, secret=True).tokens
-    return tuple(record for record in tokens if parse_time(record.expires_at) > site.now())
+    return tuple(record for record in _kept_tokens(site) if parse_time(record.expires_at) > site.now())
 
 
 def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, again: bool) -> bytes:
@@ -325,7 +332,7 @@ def _check_token(site: SiteFolder, asked: joining.UnitRequest, token: str, *, ag
 def _use_up(site: SiteFolder, unit: str, token: str) -> None:
     tokens = (
         msgspec.structs.replace(record, used=used_by(token)) if record.unit == unit else record
-        for record in open_tokens(site)
+        for record in _kept_tokens(site)
     )
     save(site.files.tokens, TokenFile(version=1, tokens=tuple(tokens)))
 

@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 
 from agent.audit.ageing import WINDOW_S, Ageing
-from agent.clock import SimulatedClock
+from agent.clock import ClockState, SimulatedClock
 from agent.config.load import load_config
 from agent.door.rights import Rights, TokenUse
 from agent.errors import PosternError, RefusedError, VerificationError
@@ -26,8 +26,9 @@ from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.record import load
 from agent.site import programs
 from agent.site.mandated import ServiceEpochs
-from agent.site.records import SiteFiles
-from agent.site.units import load_site_key
+from agent.site.records import SiteFiles, TokenFile
+from agent.site.units import add_unit, load_site_key, new_token
+from agent.unit.joining import new_unit_request
 from agent.unit.tokens import TokenCheck
 from tests.simulators.dark_unit import assembled, conditions
 from tests.simulators.quiet_unit import Premises
@@ -38,6 +39,7 @@ from tests.simulators.unit_life import opened, write_unit
 from tools.lib.lifetime.days import Fleet
 
 DAY = 86_400.0
+WAYS = [s * jump for jump in (11.0, 3600.0, DAY, 8 * DAY, 31 * DAY, 366 * DAY, 1096 * DAY, 7305 * DAY) for s in (1, -1)]
 AHEAD = (8 * DAY, 400 * DAY, 7305 * DAY)
 OWNER = "sha256:" + "0" * 64
 
@@ -98,6 +100,48 @@ def test_the_site_forgets_no_certificate_that_it_revoked(tmp_path: Path, jump: f
     office.enrol("door-4")
     assert before <= revoked(office)
     assert listed_units(office.site).units_in_service() == ("door-3", "door-4")
+
+
+@pytest.mark.parametrize("state", ["synced", "unsynced"])
+@pytest.mark.parametrize("jump", WAYS)
+def test_a_card_that_lies_ready_still_joins(tmp_path: Path, jump: float, state: ClockState) -> None:
+    """The one-time token of another unit is forgotten by no act at the site while its clock is wrong."""
+    office = SiteOffice(tmp_path)
+    ready = new_token(office.site, "door-7", clock=office.clock)
+    office.clock.step_wall(jump, state)
+    for act in (lambda: new_token(office.site, "door-8", clock=office.clock), lambda: office.enrol("door-9")):
+        with suppress(PosternError):  # beyond the end of the site's authority, or before its begin
+            act()
+    office.clock.step_wall(-jump, "synced")
+    office.enrol("door-9", replace=("door-9" in listed_units(office.site).units()))
+    kept = {record.unit: record for record in load(SiteFiles(office.site).tokens, TokenFile, secret=True).tokens}
+    assert kept["door-7"].used is None
+    keys = office.keys("door-7").folder
+    made = new_unit_request(keys, "hq", "door-7", ready)
+    assert add_unit(office.site, made, **office.options)
+
+
+@pytest.mark.parametrize("jump", WAYS)
+@pytest.mark.parametrize("state", ["synced", "unsynced"])
+def test_no_jump_has_a_unit_forget_what_it_keeps_for_who_was_away(
+    tmp_path: Path, jump: float, state: ClockState
+) -> None:
+    clock = SimulatedClock()
+    with opened(write_unit(tmp_path / "config.yaml", tmp_path / "unit"), clock) as stores:
+        for _ in range(5):
+            clock.advance(DAY / 4)
+            stores.outbox.expire(stores.ageing.known())
+        seq = stores.outbox.append(make_unit("camera_lost", now=clock.now(), clock="synced"))
+        assert seq is not None
+        stores.outbox.acked(seq)
+        clock.step_wall(jump, state)
+        for _ in range(5):
+            clock.advance(7_200)
+            stores.outbox.expire(stores.ageing.known())
+        clock.step_wall(-jump, "synced")
+        clock.advance(7_200)
+        stores.outbox.expire(stores.ageing.known())
+        assert len(stores.outbox.told(seq, seq).events) == 1
 
 
 @pytest.mark.parametrize("jump", AHEAD)

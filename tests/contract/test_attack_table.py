@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.lib.mutate.faults import read
+
 TESTS = Path(__file__).parents[1]
 SECTION = "## Each attack that once succeeded"
 SEEN = 31  # attacks of 2026-11-26; a row that goes takes its promise with it
@@ -41,6 +43,15 @@ def test_each_attack_has_a_test_that_is_there(attack: str) -> None:
         functions = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
         assert name.startswith("test_")
         assert name in functions, f"{file} has no {name}"
+
+
+def test_each_attack_has_a_wrong_line_that_takes_out_what_stops_it() -> None:
+    known = {fault.name for fault in read()}
+    lines = [line for line in (TESTS / "README.md").read_text().partition(SECTION)[2].splitlines() if line[:2] == "| "]
+    for line in lines[1:]:
+        named = re.findall("`([^`]+)`", line.strip("|").split("|")[2])
+        assert named
+        assert set(named) <= known, line
 
 
 def test_no_attack_is_left_out() -> None:

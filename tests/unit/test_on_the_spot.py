@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from agent.detect.face import Face
 from agent.detect.pose import head_pose
 from agent.detect.track import Track, Tracker
 from agent.door.on_the_spot import DWELL_NS, MOVES, PRESS_NS, STEP_NS, STEPS, Asked, ButtonAct, Key, MovesAct, OnTheSpot
+from agent.unit.capturing import EnrolmentSession, Progress
+from agent.unit.spot_session import SpotSession
 from tests.simulators.heads import face
 
 FRAME_NS = 100_000_000
@@ -157,3 +161,47 @@ def test_a_press_is_used_once() -> None:
     assert not isinstance(door.show(face(600, 300), seconds=1), str)
     door.show(seconds=2)
     assert door.show(face(300, 300), seconds=2) == "press"
+
+
+class Taking:
+    """Keeps what it is offered, in place of what embeds it."""
+
+    wanted = 5
+
+    def __init__(self) -> None:
+        self.offered: list[Face] = []
+
+    def offer(self, _: object, faces: Sequence[Face]) -> Progress:
+        self.offered += faces
+        return Progress(len(self.offered), self.wanted, None)
+
+    def cancel(self) -> None: ...
+
+
+class Everywhere:
+    """A gate that lets everybody be looked at."""
+
+    def unfit(self, *_: object, **__: object) -> None: ...
+
+
+def test_somebody_else_is_not_captured_while_who_has_acted_is_hidden() -> None:
+    """A hand before the lens, a step aside: the act stands for a moment, and is nobody else's."""
+    taking, act, tracker = Taking(), ButtonAct(), Tracker()
+    session = SpotSession(cast("EnrolmentSession", taking), act, cast("Any", Everywhere()))
+    now_ns = 0
+
+    def show(one: Face) -> Progress:
+        nonlocal now_ns
+        now_ns += FRAME_NS
+        frame: Any = SimpleNamespace(timestamp_ns=now_ns, main=SimpleNamespace(width=1280, height=720))
+        return session.offer(frame, tracker.update([one], now_ns))
+
+    here, other = face(600, 300), face(1000, 300)
+    for _ in range(10):
+        show(here)
+    act.press(now_ns)
+    show(here)
+    captured = len(taking.offered)
+    assert captured > 0
+    assert show(other).refusal == "two_faces"
+    assert len(taking.offered) == captured

@@ -69,6 +69,14 @@ def test_altered_answer_is_none(at: int, what: int, how: str) -> None:
         read_response(bytes(payload), ASKED, TRUSTED)
 
 
+def test_answer_to_another_command_of_the_same_transaction_is_none() -> None:
+    """Whoever repeats a transaction's name gets no answer of before for the command of now."""
+    before = SAID.answer("selftest", command_digest(b"a.b.d"), "t-1", {}, None)
+    with pytest.raises(VerificationError) as refusal:
+        read_response(before, ASKED, TRUSTED)
+    assert refusal.value.reason == "another"
+
+
 @pytest.mark.parametrize("data", [{"x": object()}, {"x": 0.5}, {"x": "y" * MAX_RESPONSE_BYTES}, {"x": 2**53}])
 def test_answer_that_nobody_could_read_says_so_and_can_be_read(data: dict[str, Any]) -> None:
     told = read_response(answer(data), ASKED, TRUSTED)
