@@ -30,7 +30,8 @@ ENDS = re.compile(
     r"^(Type|NotifyAccess|KillMode|KillSignal|WatchdogSignal|SendSIGKILL|TimeoutStopSec)=.*$", re.MULTILINE
 )
 WATCHDOG_S = 3
-MAX_ON_S = 2.0  # after the act; milliseconds on a machine that is not starved
+MAX_ON_S = 10.0  # after the act; milliseconds on a machine that is not starved, TimeoutStopSec where nobody hears it
+UNHEARD_S = 2.0
 
 
 class Unit:
@@ -107,5 +108,5 @@ def test_with_another_kill_mode_the_keeper_would_not_hear_of_a_stop(unit: Unit) 
     unit.start(KillMode="mixed")
     unit.manager.systemctl("stop", "--no-block", "postern.service")
     wait_until(lambda: unit.state() == "deactivating")
-    time.sleep(MAX_ON_S)  # the machine's time: systemd's is no clock that could be passed in
+    time.sleep(UNHEARD_S)  # the machine's time: systemd's is no clock that could be passed in
     assert unit.on_s() is not None
