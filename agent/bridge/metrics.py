@@ -21,6 +21,7 @@ from agent.bridge.store import Store
 from agent.errors import RefusedError
 
 DAY_S = 24 * 3600
+AWAY_S = 180  # three reports of health that did not come
 MAX_QUESTIONS = 16  # at once; more are hung up on
 TIMEOUT_S, DEADLINE_S = 10, 30  # for one step of a question, and for all of it
 
@@ -142,10 +143,14 @@ class Gathered(Collector):
             missing, withheld = dict(facts.missing), dict(facts.withheld)
             quarantined = {unit: int(unit in facts.quarantined) for unit in units}
             ends, list_s, problems = facts.certificate_s, facts.list_s, dict(facts.problems)
-            keys = facts.epoch_keys
+            keys, keys_s = facts.epoch_keys, facts.epoch_keys_s
         yield _gauge("postern_unit_event_age_seconds", "since the last event of a unit", "unit", ages)
         heard = {unit: max(now_s - at, 0) for unit, (at, _) in health.items()}
         yield _gauge("postern_unit_health_age_seconds", "since a unit's health; above 180 it is away", "unit", heard)
+        up = {unit: int(unit in heard and heard[unit] <= AWAY_S) for unit in units}
+        yield _gauge("postern_unit_available", "1 while a unit's signed health comes", "unit", up)
+        ends_in = {u: one.certificate_days for u, (_, one) in health.items() if one.certificate_days is not None}
+        yield _gauge("postern_unit_certificate_days_left", "then a unit falls silent", "unit", ends_in)
         queue = {unit: report.queue_depth for unit, (_, report) in health.items()}
         yield _gauge("postern_unit_queue_events", "events that wait at a unit", "unit", queue)
         weeks = {unit: report.epochs for unit, (_, report) in health.items() if report.epochs is not None}
@@ -164,6 +169,8 @@ class Gathered(Collector):
         days = {"certificate": (ends - now_s) // DAY_S}
         if list_s is not None:
             days["list_of_units"] = (list_s - now_s) // DAY_S
+        if keys_s is not None:
+            days["epoch_keys"] = (keys_s - now_s) // DAY_S
         yield _gauge("postern_key_days_left", "until a person has to renew it", "what", days)
         yield GaugeMetricFamily("postern_epoch_keys", "epoch keys that the bridge holds", value=keys)
         yield _count("postern_records", "records by kind, since the start", "kind", self.records)

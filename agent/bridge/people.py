@@ -18,6 +18,7 @@ from agent.errors import KeyStoreError, PosternError, RefusedError, Verification
 from agent.parse.strict_json import convert
 from agent.protocol.event import Event
 from agent.protocol.names import check_name
+from agent.protocol.pseudonym import end_of
 from agent.protocol.subject import SUBJECT_BYTES
 from agent.subscribe.resolve import Keys, read_epoch_key
 
@@ -95,6 +96,10 @@ class Resolving:
         """How many keys are used."""
         return self._count
 
+    def until_s(self) -> int | None:
+        """When the last week ends that every audience has a key for, in seconds since 1970; None without keys."""
+        return None if self._last_epoch is None else int(end_of(self._last_epoch).timestamp())
+
     def person(self, body: Body) -> Person | None:
         """Who an event is about; None where these keys do not say."""
         people, keys = self._now
@@ -109,11 +114,15 @@ class Resolving:
         stamp = self._stamp()
         people = {} if self._people_file is None else read_people(self._people_file)
         files = self._key_files()
-        keys = None
+        keys, newest = None, dict[str, str]()
         if files:
-            keys = Keys([read_epoch_key(path) for path in files], people, consumer=self._consumer())
+            # One that a person laid down may have come by itself as well.
+            given = dict.fromkeys(read_epoch_key(path) for path in files)
+            keys = Keys(given, people, consumer=self._consumer())
+            for key in given:
+                newest[key.audience] = max(newest.get(key.audience, ""), key.epoch)
         self._now, self._seen, self.refusal = (people, keys), stamp, None
-        self._count = len(files)
+        self._count, self._last_epoch = len(files), min(newest.values(), default=None)
 
     def _consumer(self) -> X25519PrivateKey | None:
         if self._consumer_file is None:

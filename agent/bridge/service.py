@@ -21,12 +21,14 @@ from agent.bridge.records import notice, records_of, withdrawn
 from agent.bridge.settings import Settings
 from agent.bridge.status import Status
 from agent.bridge.store import Store
+from agent.bridge.week_keys import WeekKeys
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, RefusedError
 from agent.keys import load_public_key
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials, load_identity
 from agent.protocol.health import Health
+from agent.protocol.program import check_role
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.replay import Replays
 from agent.subscribe.subscriber import Handed, Subscriber
@@ -55,8 +57,11 @@ class Bridge:
         self._looked_ns: int | None = None
         self.status = Status()
         self._resolving = Resolving(settings.people, settings.epoch_keys, settings.consumer_key)
+        check_role(settings.keys, "auditor", site=settings.site)
         self._credentials = credentials_in(settings.keys)
         identity = load_identity(self._credentials, self.clock)
+        self._name = identity.common_name
+        self._week_keys = self._of_weeks()
         self.status.facts.certificate_s = int(identity.expires.timestamp())
         self.store = Store(
             settings.state / "bridge.db",
@@ -85,7 +90,11 @@ class Bridge:
     def check(self) -> None:
         """Read what is else read once the broker is there; PosternError says what is wrong with which file."""
         self._trust().load(site=self.settings.site)
-        self._replays()
+        if self._replays() is None:
+            raise RefusedError(
+                f"{self.settings.keys} holds no grant.jws, so that units tell this bridge nothing that it missed: these"
+                " are not an auditor's files, or those of a release before ('postern site add-program NAME')"
+            )
 
     def stop(self) -> None:
         """End soon; may be called from any thread."""
@@ -142,6 +151,7 @@ class Bridge:
             on_notice=self._note,
             on_health=self._note_health,
             on_turn=self._look,
+            on_keys=self._week_keys.take if self._week_keys else None,
         )
         with subscriber:
             self._subscriber = subscriber
@@ -158,6 +168,13 @@ class Bridge:
     def _replays(self) -> Replays | None:
         settings = self.settings
         return Replays.from_folder(settings.keys, site=settings.site, clock=self.clock, random=self.random)
+
+    def _of_weeks(self) -> WeekKeys | None:
+        """What takes the keys of each week, where the site lets this bridge resolve and there is a folder for them."""
+        keys, folder = self.settings.keys, self.settings.epoch_keys
+        if folder is None or not WeekKeys.there(keys):
+            return None
+        return WeekKeys(keys, folder, site=self.settings.site, program=self._name, clock=self.clock)
 
     def _keep(self, batch: Sequence[Handed]) -> None:
         """One commit for all that came together: what waited at the broker for a day is written in seconds."""
@@ -205,7 +222,7 @@ class Bridge:
             facts.quarantined = frozenset(verifier.quarantined())
             facts.units = verifier.trust.units_in_service()
             facts.list_s = None if verifier.trust.expires is None else int(verifier.trust.expires.timestamp())
-            facts.epoch_keys = self._resolving.epochs()
+            facts.epoch_keys, facts.epoch_keys_s = self._resolving.epochs(), self._resolving.until_s()
 
     def _look_at_outputs(self) -> None:
         for pump in self._pumps:
@@ -242,7 +259,7 @@ class Bridge:
                     from agent.bridge.home_assistant import HomeAssistant  # noqa: PLC0415
 
                     return HomeAssistant(
-                        BrokerSettings(broker.host, credentials_in(one.keys), port=broker.port),
+                        BrokerSettings(broker.host, self._announcers(one), port=broker.port),
                         site=self.settings.site,
                         presence_s=one.presence_s,
                         words=words,
@@ -253,6 +270,17 @@ class Bridge:
             raise RefusedError(
                 f"output {one.name} needs a library that is not installed ({error.name}): pip install 'postern[bridge]'"
             ) from error
+
+    def _announcers(self, one: wanted.HomeAssistant) -> Credentials:
+        """Files of a program that may tell Home Assistant of people; RefusedError where they are another's."""
+        check_role(one.keys, "announcer", site=self.settings.site)
+        credentials = credentials_in(one.keys)
+        if load_identity(credentials, self.clock).common_name == self._name:
+            raise RefusedError(
+                f"output {one.name} has the bridge's own keys ({self._name}), and the broker ends the former of two"
+                " sessions of one name: give it a program of its own ('postern site add-program NAME --role announcer')"
+            )
+        return credentials
 
     def _now_s(self) -> int:
         return int(self.clock.now().timestamp())

@@ -22,6 +22,7 @@ class Facts:
     certificate_s: int = 0  # when the bridge's own certificate ends
     list_s: int | None = None  # when the site's list of units ends
     epoch_keys: int = 0
+    epoch_keys_s: int | None = None  # when the last week ends that all audiences have a key for
     problems: dict[str, bool] = field(default_factory=dict)  # of each output
 
 

@@ -12,6 +12,7 @@ from agent.errors import RefusedError
 from agent.keys import SigningKey
 from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.protocol.program import check_role
 from agent.protocol.trust import TrustedUnits
 from agent.site.operator import ANSWER_TIMEOUT_S, Operator
 from agent.site.withdraw import read_list
@@ -67,6 +68,7 @@ def add_operator(parser: argparse.ArgumentParser) -> None:
 
 def read_trusted(arguments: argparse.Namespace) -> tuple[Path, TrustedUnits]:
     """Read the list of units that ``add_operator`` took, and say which it is; raises RefusedError and KeyStoreError."""
+    check_role(arguments.keys, "operator", site=arguments.site)
     path, trusted = read_list(arguments.trust, arguments.site_key.parent, arguments.keys)
     if trusted.site != arguments.site:
         raise RefusedError(f"{path} is the list of site {trusted.site}: give that of {arguments.site} with --trust")

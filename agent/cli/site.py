@@ -19,6 +19,7 @@ from agent.disk.files import read_brought
 from agent.errors import RefusedError, VerificationError
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
 from agent.protocol.names import check_name
+from agent.protocol.program import Role
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.protocol.subject import parse_subject
 from agent.site import delegation, policies, programs, rotation, units
@@ -26,7 +27,7 @@ from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.kinds import KINDS
 from agent.site.published import Unfinished, unfinished
-from agent.site.records import Role, SiteFiles
+from agent.site.records import SiteFiles
 from agent.site.token_list import LIST_DAYS, has_tokens, issue_token_list
 
 DEFAULT_FOLDER = Path("site")
@@ -107,6 +108,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     program = act("add-program", _add_program, "a certificate for a program that listens or sends commands")
     program.add_argument("name")
     program.add_argument("--role", choices=ROLES, default="auditor", help="auditor: reads all; operator: commands, too")
+    program.add_argument(
+        "--resolves",
+        action="append",
+        metavar="AUDIENCE",
+        help="it may tell who was there: the site's service sends it each week's key (as it was; may be repeated)",
+    )
     broker = act("broker", _broker, "make or renew the broker's certificate")
     broker.add_argument("host", nargs="+", help="names and addresses that clients connect to, the units' own first")
     broker.add_argument("--port", type=port, default=programs.DEFAULT_PORT, help="where it listens (8883)")
@@ -252,7 +259,9 @@ def _log(arguments: argparse.Namespace, _: bytes | None) -> None:
 
 
 def _add_program(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    folder = programs.issue_client(arguments.folder, arguments.name, arguments.role, passphrase=passphrase)
+    folder = programs.issue_client(
+        arguments.folder, arguments.name, arguments.role, resolves=arguments.resolves, passphrase=passphrase
+    )
     tell(f"move {folder} to the program")
 
 

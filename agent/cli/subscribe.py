@@ -15,6 +15,7 @@ from agent.errors import RefusedError
 from agent.keys import load_public_key
 from agent.parse.strict_json import dumps
 from agent.protocol.names import check_name
+from agent.protocol.program import check_role
 from agent.subscribe.chain import Chains
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _missing(state, arguments) if arguments.missing else _release(state, arguments)
     if None in (arguments.broker, arguments.site, arguments.keys):
         raise RefusedError("say where to listen: --broker, --site and --keys")
+    check_role(arguments.keys, "auditor", site=arguments.site)
     checkpoints = Checkpoints(arguments.sequence, arguments.within) if arguments.sequence else None
     broker = broker_settings(arguments)
     site_key = load_public_key(arguments.keys / "site.jwk")

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
 
 from agent.clock import ClockState
 from agent.errors import RefusedError, VerificationError
-from agent.keys import PublicKey, SigningKey, encode_base64url, load_private_key
+from agent.keys import PublicKey, SigningKey, encode_base64url
 from agent.parse import strict_json
+from agent.protocol.encrypted import decrypt, encrypt
 from agent.protocol.grant import SEPARATOR, SIGNS_EPOCH_KEYS, Signer, verify_document
 from agent.protocol.names import Name, Time, round_down
 from agent.protocol.pseudonym import EPOCHS_AHEAD, EpochKey, epoch_of, epochs_from
@@ -34,7 +32,6 @@ SEAL_KEY_TYPE = "postern-seal-key+jws"
 MAX_SEALED_BYTES = 32 * 1024  # 16 audiences of three epochs need about 12 000
 MAX_SKIPPED_ISSUES = 1_000_000  # between two that a unit takes: a thief of the service's key uses up no unit's numbers
 MAX_ISSUE = 2**52  # that a unit may state: the site numbers on from there
-_ALGORITHMS = ["ECDH-ES", "A256GCM"]
 _LABEL = b"postern/epoch/v1"
 TokenKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$(?!\n)")]  # 32 bytes
 
@@ -97,8 +94,6 @@ def seal_epoch_keys(
     if not 0 <= ahead <= EPOCHS_AHEAD:
         raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
     keys = tuple(key_of(audience, epoch) for audience in audiences for epoch in epochs_from(now, ahead))
-    from joserfc import jwe  # noqa: PLC0415 - a start needs none of it
-
     issued = IssuedKeys(
         version=2,
         site=site,
@@ -108,10 +103,7 @@ def seal_epoch_keys(
         number=number,
         token_key=token_key,
     )
-    signed = signer.sign(msgspec.json.encode(issued), typ=EPOCH_KEYS_TYPE)
-    recipient = ECKey.import_key({**PublicKey.from_jwk(seal_jwk).jwk()})
-    header = {"alg": "ECDH-ES", "enc": "A256GCM"}
-    return jwe.encrypt_compact(header, signed, recipient, algorithms=_ALGORITHMS)
+    return encrypt(signer.sign(msgspec.json.encode(issued), typ=EPOCH_KEYS_TYPE), seal_jwk)
 
 
 def open_epoch_keys(
@@ -134,23 +126,16 @@ def open_epoch_keys(
     ``number_ahead``, ``not_granted``, ``past_epochs``, or as ``verify_document``) and KeyStoreError when the key is
     missing.
     """
-    from joserfc import jwe  # noqa: PLC0415 - likewise
-
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
-    private = load_private_key(seal_key).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    try:
-        signed = jwe.decrypt_compact(sealed, ECKey.import_key(private), algorithms=_ALGORITHMS).plaintext
-        token = (signed or b"").decode("ascii")
-    except (JoseError, ValueError, TypeError, KeyError):
+    token = decrypt(sealed, seal_key)
+    if token is None:
         raise VerificationError(
             "not_for_us",
             "the epoch keys were not sealed to the key that this unit has now: give the site the unit's seal key"
             " ('postern ask UNIT key/rotate seal_key=show', or 'postern unit seal-key' and 'postern site seal-key'),"
             " then issue them again",
-        ) from None
+        )
     try:
         payload = verify_document(
             token,

@@ -67,6 +67,18 @@ def epochs_from(moment: datetime, ahead: int = EPOCHS_AHEAD) -> tuple[str, ...]:
     return tuple(epoch_of(moment + timedelta(weeks=n)) for n in range(ahead + 1))
 
 
+def epoch_before(epoch: str, weeks: int) -> str:
+    """Return the epoch so many weeks before one that exists."""
+    return epoch_of(end_of(epoch) - timedelta(weeks=weeks + 1))
+
+
+def end_of(epoch: str) -> datetime:
+    """Return the moment at which an epoch that exists is over."""
+    year, week = (int(part) for part in epoch.split("-W"))
+    begins = date.fromisocalendar(year, week, 1)
+    return datetime(begins.year, begins.month, begins.day, tzinfo=UTC) + timedelta(weeks=1)
+
+
 def pseudonym(key: bytes | bytearray, subject: bytes) -> bytes:
     """16 bytes that stand for ``subject`` under one epoch key."""
     if not 0 < len(subject) <= MAX_SUBJECT_BYTES:

@@ -61,6 +61,11 @@ def certificate_topic(site: str, program: str) -> str:
     return f"{BOARD_ROOT}/{check_name('site', site)}/certificate/{check_name('program', program)}"
 
 
+def resolving_topic(site: str, program: str) -> str:
+    """Return where the site's service retains the epoch keys of a program that may resolve, sealed to it."""
+    return f"{BOARD_ROOT}/{check_name('site', site)}/epoch-keys/{check_name('program', program)}"
+
+
 def event_filters(site: str) -> tuple[str, str]:
     """Return what a subscriber listens to: live events and backlog of every unit of the site."""
     check_name("site", site)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import BOARD_ROOT, JOINING_ROOT, TOPIC_ROOT
-from agent.site.records import Role
+from agent.protocol.program import Role
 
 Access = Literal["read", "write"]
 
@@ -41,6 +41,7 @@ _ROLES: dict[Role, tuple[tuple[Access, str], ...]] = {
         ("read", "{base}/+/response/outbox/replay"),
         ("read", BOARD_ROOT + "/{site}/trust"),
         ("read", BOARD_ROOT + "/{site}/trust/+"),
+        ("read", BOARD_ROOT + "/{site}/epoch-keys/{name}"),  # sealed to it, where it may resolve
     ),
     # Live events, never the backlog: no automation may act on the past.
     "home-assistant": (
@@ -83,6 +84,7 @@ _ROLES: dict[Role, tuple[tuple[Access, str], ...]] = {
         ("read", BOARD_ROOT + "/{site}/trust"),
         ("read", BOARD_ROOT + "/{site}/trust/+"),
         ("write", BOARD_ROOT + "/{site}/certificate/+"),
+        ("write", BOARD_ROOT + "/{site}/epoch-keys/+"),
     ),
 }
 # Of every program but the service.

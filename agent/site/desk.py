@@ -29,16 +29,16 @@ from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, TOPIC_ROOT, check
 from agent.protocol.pseudonym import EPOCHS_AHEAD, epoch_of
 from agent.protocol.record import load, save
 from agent.protocol.response import Asked, Response, command_digest, read_response
-from agent.protocol.topics import certificate_topic, list_part_topic, list_topic
+from agent.protocol.topics import list_part_topic, list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.site import configuration, units
 from agent.site.folder import changing
+from agent.site.handing import DAY_S, Handing, Letter
 from agent.site.joining import ask_to_join
 from agent.site.mandated import destroy_past, load_mandate, may_configure
 from agent.site.newer import Retained, put_back
 from agent.site.operator import VALIDITY_S, next_command
 from agent.site.policies import newest_policy
-from agent.site.programs import may_renew, renew_client
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.renewal import has_to_last, is_old
 from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
@@ -46,18 +46,9 @@ from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, w
 RETRY_S: Final = 900  # between two attempts at the same thing of one unit
 ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
 KEEP_S: Final = 60  # between two writes of what was seen of one unit, where nothing else changed
-DAY_S: Final = 86_400
 PUT_BACK: Final = "; where this folder was put back from a backup: postern site recover"
 SAY_AGAIN_S: Final = 300  # what is retained: a broker may retain nothing, or at another of its nodes alone
 VERBS: Final = (RENEW, CONFIGURE)  # by which the service brings what falls due
-
-
-class Letter(NamedTuple):
-    """What is to be published."""
-
-    topic: str
-    payload: bytes
-    expiry_s: int | None = None  # None for what is retained
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +91,10 @@ class Desk:
         self._replayed: set[str] = set()  # units of whom old health comes
         self._number = 0
         self._daily_ns: int | None = None
-        self._programs_ns: int | None = None  # when to look at the programs' certificates again
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
         self._shown_ns = 0
-        self._renewed: set[str] = set()  # programs whose certificate ``board`` has not given yet
+        self._handing = Handing(folder, site=self.site, clock=clock)
 
     def filters(self) -> tuple[str, ...]:
         """What the service listens to."""
@@ -126,20 +116,14 @@ class Desk:
     def board(self) -> list[Letter]:
         """What programs are to know, where it changed or was said a while ago.
 
-        That is the list of units, as signed, and the newest certificate of each program that was renewed. Nothing by a
-        folder that was put back from a backup: RefusedError says so.
+        That is the list of units, as signed, and what programs are handed. Nothing by a folder that was put back from
+        a backup: RefusedError says so.
         """
         self.retained.look()
         if (why := put_back(self._files, load_public_key(self._files.site_jwk))) is not None:
             raise RefusedError(why, reason="put_back")
-        if letters := self._listed():
-            self._renewed |= self._all_renewed()
-        letters += [
-            Letter(certificate_topic(self.site, name), read_bounded(self._files.sent_certificate(name)))
-            for name in sorted(self._renewed)
-        ]
-        self._renewed.clear()
-        return letters
+        letters = self._listed()
+        return [*letters, *self._handing.letters(again=bool(letters))]
 
     def _listed(self) -> list[Letter]:
         self._list()
@@ -160,22 +144,14 @@ class Desk:
         """Have ``board`` give everything once more, for another session."""
         self._shown = None
 
-    def _all_renewed(self) -> set[str]:
-        programs = (record.name for record in self._files.all_clients() if may_renew(record))
-        return {name for name in programs if self._files.sent_certificate(name).exists()}
-
     def daily(self) -> None:
-        """Once a day, and at the start: renew programs, destroy the epoch keys of past weeks. Raises PosternError.
+        """Hand programs what falls due; once a day destroy the epoch keys of past weeks. Raises PosternError.
 
         Past by the settled time (``agent.audit.ageing``): a clock that is ahead would destroy what is still needed.
         """
         self._ageing.look()
         now_ns = self._clock.monotonic_ns()
-        if self._programs_ns is None or now_ns >= self._programs_ns:
-            self._programs_ns = now_ns + DAY_S * 1_000_000_000
-            for record in self._files.all_clients():
-                if renew_client(self._folder, record.name, clock=self._clock):
-                    self._renewed.add(record.name)
+        self._handing.look()
         if self._daily_ns is not None and now_ns < self._daily_ns:
             return
         if (settled := self._ageing.settled()) is None:

@@ -16,7 +16,9 @@ from agent.errors import RefusedError
 from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
 from agent.protocol.names import check_name, parse_time
-from agent.protocol.record import load, save
+from agent.protocol.program import PROGRAM_FILE, Program, Role
+from agent.protocol.record import encode, load, save
+from agent.protocol.resolving_keys import RESOLVE_KEY
 from agent.site.authority import (
     LEAF_DAYS,
     pem,
@@ -26,10 +28,10 @@ from agent.site.authority import (
     record_of,
     validity,
 )
-from agent.site.folder import SYSTEM_CLOCK, SiteFolder, changing, check_site
+from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, check_site
 from agent.site.kinds import KINDS
 from agent.site.published import list_number
-from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, Role, SiteFiles
+from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles
 
 DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
@@ -39,33 +41,61 @@ ASKING: tuple[Role, ...] = ("auditor",)  # may ask units for events that they mi
 
 
 def issue_client(
-    folder: Path, name: str, role: Role, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None
+    folder: Path,
+    name: str,
+    role: Role,
+    *,
+    resolves: Iterable[str] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    passphrase: bytes | None = None,
 ) -> Path:
     """Make key and certificate of a program and put it on the access list; return the folder to carry to it.
 
     The same call renews the certificate and may change the role. The key is made here and unencrypted, mode
     0600: move the folder, do not copy it. An auditor gets a second key besides, and the site's grant for it: with these
-    it asks units for what it missed. What was issued stays on record here, so it can be revoked.
-    RefusedError when a unit has this name.
+    it asks units for what it missed. With ``resolves`` it may tell who is behind the pseudonyms of these audiences: the
+    site's service seals it the keys of each week (``agent.site.handing``); by default what it may is left as it was.
+    What was issued stays on record here, so it can be revoked.
+    RefusedError when a unit has this name, or no unit speaks for such an audience.
     """
     check_name("program", name)
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         files = site.files
         if files.unit(name).exists():
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
-        known = site.client(name).certificates if files.program(name).exists() else ()
+        former = site.client(name) if files.program(name).exists() else None
+        known = former.certificates if former else ()
+        resolved = _resolved(site, role, former, resolves)
+        resolve_key = SigningKey.generate() if resolved else None
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, chain = site.certify(name, key.public_key(), days=LEAF_DAYS)
         issued = site.kept((*known, certificate))
         record = ClientRecord(
-            version=1, name=name, role=role, revoked=False, certificates=issued, tls_key=public_pem(key.public_key())
+            version=1,
+            name=name,
+            role=role,
+            revoked=False,
+            certificates=issued,
+            tls_key=public_pem(key.public_key()),
+            resolves=resolved,
+            resolve_jwk=resolve_key.public_jwk() if resolve_key else None,
+            issued=former.issued if former else 0,
         )
         # On record before it is in a file: there is no certificate that cannot be revoked.
-        site.put(record, "client_issued", name=name, role=role)
+        site.put(
+            record, "client_issued", name=name, role=role, **({"resolves": " ".join(resolved)} if resolved else {})
+        )
+        remove(files.sent_keys(name))  # sealed to the key before
         target = files.client(name)
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
         write_atomic(target / "tls.crt", chain, mode=PUBLIC_MODE)
+        told = Program(version=1, site=site.name, name=name, role=role)
+        write_atomic(target / PROGRAM_FILE, encode(told), mode=PUBLIC_MODE)
+        if resolve_key is not None:
+            resolve_key.save(target / RESOLVE_KEY)
+        else:
+            remove(target / RESOLVE_KEY)
         if role in ASKING:
             ask = SigningKey.generate()
             ask.save(target / "ask.key")
@@ -76,6 +106,23 @@ def issue_client(
                 continue  # no broker was revoked; with the others, it is all that a subscriber needs
             write_atomic(target / public.name, read_bounded(public, MAX_TOKEN_BYTES), mode=PUBLIC_MODE)
         return target
+
+
+def _resolved(
+    site: SiteFolder, role: Role, former: ClientRecord | None, wanted: Iterable[str] | None
+) -> tuple[str, ...]:
+    """Whose pseudonyms a program may resolve from now on."""
+    if wanted is None:
+        return former.resolves if former is not None and former.role == role and not former.revoked else ()
+    names = tuple(sorted({check_name("audience", one) for one in wanted}))
+    if names and role != "auditor":
+        raise RefusedError("who may resolve hears events: give it the role auditor")
+    spoken = {*DEFAULT_AUDIENCES, *(one for unit in site.files.all_units() for one in unit.audiences)}
+    if unknown := [one for one in names if one not in spoken]:
+        raise RefusedError(
+            f"no unit of this site speaks for {', '.join(unknown)}: name one of {', '.join(sorted(spoken))}"
+        )
+    return names
 
 
 def renew_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK) -> bool:
@@ -116,6 +163,7 @@ def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passp
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
+        remove(site.files.sent_keys(name))
 
 
 def issue_broker(

@@ -11,7 +11,8 @@ from msgspec import Meta
 from agent.disk.files import REVOKED_BROKERS, make_private_folder
 from agent.parse import strict_json
 from agent.protocol.joining import Base64url, Pem
-from agent.protocol.names import Digest, Name, Time
+from agent.protocol.names import Digest, Epoch, Name, Time
+from agent.protocol.program import Role
 from agent.protocol.record import Record, load
 from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 
@@ -19,7 +20,6 @@ MAX_AUDIENCES = 16  # who a unit's events are for; each has a key per epoch
 MAX_MANDATES = 9_999
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
-Role = Literal["auditor", "home-assistant", "operator", "announcer", "service"]
 SERVICE = "site-service"  # the program's name
 BrokerKind = Literal["mosquitto", "rabbitmq"]
 _RULES: dict[BrokerKind, str] = {"mosquitto": "acl", "rabbitmq": "definitions.json"}  # where each has them
@@ -77,6 +77,12 @@ class ClientRecord(Record, frozen=True):
     revoked: bool
     certificates: Annotated[tuple[CertificateRecord, ...], Meta(max_length=MAX_CERTIFICATES)]
     tls_key: Pem | None = None  # the public half, for the next certificate; None of a program of release 0.1
+    # Whose pseudonyms it may resolve, and what the keys for that are sealed to; which keys it was sent last.
+    resolves: Annotated[tuple[Name, ...], Meta(max_length=MAX_AUDIENCES)] = ()
+    resolve_jwk: dict[str, str] | None = None
+    issued: Annotated[int, Meta(ge=0, le=strict_json.MAX_SAFE_INTEGER)] = 0
+    issued_epoch: Epoch | None = None
+    generation: Generation = 0
 
 
 class BrokerRecord(Record, frozen=True):
@@ -188,6 +194,10 @@ class SiteFiles:
     def sent_certificate(self, name: str) -> Path:
         """Where the newest certificate of a unit or program lies until it has taken it; both are one set of names."""
         return self.sent / f"{name}.crt"
+
+    def sent_keys(self, name: str) -> Path:
+        """Where the newest epoch keys of a program that may resolve lie, sealed to it."""
+        return self.sent / f"{name}.keys"
 
     def program(self, name: str) -> Path:
         return self.programs / f"{name}.json"

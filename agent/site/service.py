@@ -14,7 +14,8 @@ from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import BrokerSettings, Connection, Incoming
 from agent.mqtt.refusals import ConnectionLostError
-from agent.site.desk import Desk, Letter
+from agent.site.desk import Desk
+from agent.site.handing import Letter
 from agent.site.page import RELOAD_S
 from agent.site.records import SERVICE
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from agent.clock import Bounds, Clock, full_jitter
-from agent.errors import BrokerError, PosternError, VerificationError, printable
+from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
-from agent.mqtt.credentials import load_identity, offer_certificate
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol import topics
 from agent.protocol.health import Health
-from agent.protocol.list_parts import Gathering
 from agent.subscribe.absence import Absence
+from agent.subscribe.board import Board
 from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
@@ -26,7 +25,6 @@ from agent.subscribe.replay import PACE_S, VALIDITY_S, Replays, oldest
 from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, Loss, VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
-TRUST_CHECK_S = 5  # how late a new list of units may be noticed
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 BATCH = 128  # messages for one commit: four times what the broker sends unanswered
 QUARANTINE = (
@@ -79,42 +77,44 @@ class Subscriber:
         on_notice: Callable[[str], None] = lambda _: None,
         on_health: Callable[[str, Health], None] = lambda _unit, _report: None,
         on_turn: Callable[[], None] = lambda: None,
+        on_keys: Callable[[bytes], None] | None = None,
     ) -> None:
         """Read certificates, trust and state; KeyStoreError, VerificationError or StorageError says what is wrong.
 
         ``durable`` asks the broker to keep events while this subscriber is away; ``client_id`` names its session
         there, by default as its certificate does; ``fresh_window_s`` and ``skew_s`` say what is fresh; ``on_notice``
         hears of lost and found connections, quarantined keys and withheld events, ``on_health`` of each newer
-        verified report of a unit; ``on_turn`` is called about twice a second, between two batches.
+        verified report of a unit; ``on_turn`` is called about twice a second, between two batches; ``on_keys`` takes
+        epoch keys that the site sealed to this program, where it may resolve.
         """
         self._broker, self._clock, self._random, self._on_notice = broker, clock, random, on_notice
         self._filters, self._health_filter = topics.event_filters(site), topics.health_filter(site)
-        trusted = trust.load(site=site)
-        if trusted.expired_at(clock.now()):
-            raise VerificationError("expired", "the site's list of units has ended: fetch the new one")
-        self._trust, self._state, self._durable = trust, state, durable
-        self._list_topics = topics.list_topic(site), topics.list_part_topic(site)
-        self._list_parts = Gathering()
+        self._board = Board(
+            site=site,
+            trust=trust,
+            credentials=broker.credentials,
+            clock=clock,
+            on_notice=on_notice,
+            tell_once=self._tell_once,
+            on_keys=on_keys,
+        )
+        self._state, self._durable = state, durable
         self._replays, self._answers = replays, topics.replay_filter(site)
         self._tails: dict[str, int] = {}  # the last number of each unit that does not wait there, says its health
         self._told: set[str] = set()
         self._asked_ns = clock.monotonic_ns()
-        self._name = load_identity(broker.credentials, clock).common_name
-        self._client_id = client_id or self._name
-        self._certificate_topic = topics.certificate_topic(site, self._name)
+        self._client_id = client_id or self._board.name
         self._on_health, self._on_turn = on_health, on_turn
         self._connection: Connection | None = None
-        self._trust_checked_ns = clock.monotonic_ns()
         self._stopping = threading.Event()
         self._absence = Absence(clock, state.written_s() if state else None)
         kept = state.load() if state else Kept()
-        self.verifier = Verifier(trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
+        self.verifier = Verifier(self._board.trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
         self._heads = Heads(kept.heads)
         self._waiting: deque[tuple[int, Handed]] = deque(kept.events)  # with its number, 0: none
         # Numbers of events: the one that the consumer holds; the last that it is done with; the last so written down.
         self._in_hand = self._handed = self._settled = 0
         self._unanswered: list[Incoming] = []
-        self._lasting = trusted.expires is None
         self._told_at_the_start = False
 
     def __enter__(self) -> Self:
@@ -192,7 +192,8 @@ class Subscriber:
                 self._stopping.wait(full_jitter(failures, RECONNECT_S, self._random))
                 continue
             failures = 0
-            self._refresh_trust()
+            if (newer := self._board.newer()) is not None:
+                self.verifier.update_trust(newer)
             self.verifier.check_list(self._clock.now())  # else all would be refused, acknowledged and lost
             self._take(received)
             self._unanswered = received  # not before: whatever ends this, what is not written down comes again
@@ -220,12 +221,7 @@ class Subscriber:
         """Go on without a subscription that the broker refuses, but for the events themselves: BrokerError."""
         if topic in self._filters:
             raise BrokerError(told)
-        lacks = {
-            self._health_filter: "notices events that are withheld",
-            self._list_topics[0]: "hears of a newer list of units",
-            self._list_topics[1]: "hears of a newer list of many units",
-            self._certificate_topic: "gets a certificate before this one ends",
-        }
+        lacks = {self._health_filter: "notices events that are withheld", **self._board.topics}
         self._on_notice(f"{told}; until then nobody here {lacks.get(topic, 'asks for events that are missing')}")
 
     def _acknowledge(self) -> None:
@@ -249,13 +245,9 @@ class Subscriber:
             self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
     def _check(self, message: Incoming) -> list[Handed]:
-        if message.topic.startswith(self._list_topics[0]):
-            self._take_list(message)
-            return []
-        if message.topic == self._certificate_topic:
-            self._take_certificate(message.payload)
-            return []
-        if not message.payload:  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
+        if (
+            self._board.hear(message) or not message.payload
+        ):  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
             return []
         if message.retained:
             return [Refusal("retained", printable(message.topic), "an event is never retained: somebody replays it")]
@@ -275,23 +267,6 @@ class Subscriber:
             return [self.verifier.check(message.topic, message.payload, now)]
         except VerificationError as error:
             return [self._refusal(message.topic, error)]
-
-    def _take_list(self, message: Incoming) -> None:
-        """Take the site's newest list of units, so that nobody has to carry it; what is none changes nothing."""
-        try:
-            token = self._list_parts.hear(message.payload, whole=message.topic == self._list_topics[0])
-            if token and self._trust.offer(token):
-                self._trust_checked_ns -= TRUST_CHECK_S * 1_000_000_000  # it counts from the next batch on
-        except (PosternError, ValueError) as error:
-            self._tell_once(f"the list of units at the broker is not taken: {error}")
-
-    def _take_certificate(self, payload: bytes) -> None:
-        """Take the certificate that follows this program's own, from the next connection on."""
-        try:
-            if offer_certificate(self._broker.credentials, payload, self._clock):
-                self._on_notice("the site renewed this program's certificate")
-        except PosternError as error:
-            self._tell_once(f"the certificate at the broker is not taken: {error}")
 
     def _check_answer(self, message: Incoming) -> list[Handed]:
         """Take what a unit says again; what came meanwhile by itself is nothing new."""
@@ -345,12 +320,12 @@ class Subscriber:
             self._broker,
             client_id=self._client_id,
             clock=self._clock,
-            common_name=self._name,
+            common_name=self._board.name,
             session_expiry_s=DURABLE_S if self._durable else SESSION_EXPIRY_S,
             manual_ack=True,
             clean_start=bool(self._replays and self._absence.is_long and self.verifier.knows_all(self._clock.now())),
         )
-        retained = (*self._list_topics, self._certificate_topic)
+        retained = self._board.topics
         wanted = [*self._filters, self._health_filter, *([self._answers] if self._replays else []), *retained]
         try:
             connection.open()
@@ -371,27 +346,9 @@ class Subscriber:
         if self._told_at_the_start:
             return
         self._told_at_the_start = True
-        if self._lasting:
-            self._on_notice("the site's list of units never ends: have the site write a new one with this release")
-        if self._trust.forgetful is not None:
-            self._on_notice(f"an older list of units would be taken after a restart: {self._trust.forgetful}")
+        self._board.warn()
         for unit, reason in sorted(self.verifier.quarantined().items()):
             self._on_notice(QUARANTINE.format(where=f"unit {unit}", reason=reason))
-
-    def _refresh_trust(self) -> None:
-        now_ns = self._clock.monotonic_ns()
-        if now_ns - self._trust_checked_ns < TRUST_CHECK_S * 1_000_000_000:
-            return
-        self._trust_checked_ns = now_ns
-        newer = self._trust.load_if_changed()
-        if newer is not None and newer.expired_at(self._clock.now()):
-            self._on_notice("the list of units that was laid down has ended already: the one in use stays")
-        elif newer is not None:
-            self.verifier.update_trust(newer)
-            self._on_notice(f"the site's list of units was read again (serial {newer.serial})")
-        elif self._trust.refusal is not None:
-            self._on_notice(f"the list of units that lies there now is not taken: {self._trust.refusal}")
-            self._trust.refusal = None
 
     def _close_state(self) -> None:
         if self._state is not None:

@@ -12,8 +12,8 @@ import pytest
 from agent.clock import SystemClock
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.refusals import NOT_AUTHORISED
+from agent.protocol.program import Role
 from agent.site.programs import issue_broker, issue_client
-from agent.site.records import Role
 from tests.attack.test_broker_acl import BASE, NOT_DOOR_1
 from tests.simulators.broker import Listener, RealBroker, connect
 from tests.simulators.pki import Authority

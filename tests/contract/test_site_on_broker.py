@@ -14,12 +14,13 @@ from agent.keys import UnitKey
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.outbox.queue import Outbox
+from agent.protocol.program import Role
 from agent.protocol.trust import TrustedUnits
 from agent.site import units
 from agent.site.creation import create_site
 from agent.site.operator import Operator
 from agent.site.programs import issue_broker, issue_client
-from agent.site.records import Role, SiteFiles
+from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent

@@ -23,6 +23,7 @@ from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.invitation import der, read_invitation
 from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX
+from agent.protocol.program import Role
 from agent.protocol.topics import list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.protocol.trust_file import TrustFile
@@ -32,7 +33,6 @@ from agent.site.fleet import list_units
 from agent.site.operator import Operator
 from agent.site.programs import issue_client
 from agent.site.published import unfinished
-from agent.site.records import Role
 from agent.subscribe.subscriber import Subscriber
 from agent.unit.invited import claim_settings, join
 from agent.unit.joining import new_unit_request

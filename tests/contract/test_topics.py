@@ -16,6 +16,7 @@ from agent.errors import RefusedError
 from agent.protocol.asyncapi import asyncapi
 from agent.protocol.event import CONTENT_TYPE
 from agent.protocol.names import MAX_NAME
+from agent.protocol.program import Role
 from agent.protocol.topics import (
     Topics,
     certificate_topic,
@@ -26,7 +27,6 @@ from agent.protocol.topics import (
     replay_filter,
 )
 from agent.site.acl import Entry, program_entry, unit_entry
-from agent.site.records import Role
 
 TOPICS = Topics("hq", "door-3")
 ACL = Path(__file__).parents[2] / "deploy" / "mosquitto" / "acl"

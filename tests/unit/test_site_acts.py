@@ -162,6 +162,7 @@ def test_a_program_whose_folder_was_moved_away_stays_on_the_access_list_and_can_
         "ask.key",
         "ca.crt",
         "grant.jws",
+        "program.json",
         "tls.crt",
         "tls.key",
         "site.jwk",

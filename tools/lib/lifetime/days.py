@@ -20,6 +20,7 @@ from agent.mqtt.credentials import Credentials, load_identity, offer_certificate
 from agent.protocol.command import RENEW
 from agent.protocol.invitation import read_invitation
 from agent.protocol.joining import JoinReply
+from agent.protocol.program import Role
 from agent.protocol.record import decode
 from agent.protocol.topics import certificate_topic
 from agent.site import joining
@@ -27,7 +28,6 @@ from agent.site.creation import create_site
 from agent.site.delegation import delegate, take_root_away
 from agent.site.desk import Desk
 from agent.site.programs import issue_broker, issue_client
-from agent.site.records import Role
 from agent.unit.joining import install, new_unit_request
 from tools.lib.lifetime.unit import FleetUnit
 
