@@ -17,22 +17,34 @@ find_python() {
   fail "no Python 3.11 or newer on PATH; on Debian: apt-get install python3 python3-venv"
 }
 
-# install_into ROOT EXTRA LOCK: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a file.
-# What is never imported is compiled to no byte code: of some hundred modules, most.
+# borrows_pip PYTHON: whether the pip of this Python installs into other environments (22.3 and later).
+borrows_pip() {
+  "$1" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (22, 3))' >/dev/null 2>&1
+}
+
+# install_into ROOT EXTRA LOCK PIP...: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a
+# file. What is never imported is compiled to no byte code: of some hundred modules, most. A bridge is waited for by
+# somebody who looks at it for the first time: it runs from the checkout, and nothing of that is installed.
 install_into() {
-  local pip=("$BIN/python" -m pip install --quiet --disable-pip-version-check)
-  if [ -f "$3" ]; then
-    "${pip[@]}" --no-compile --require-hashes --requirement "$3" &&
-      "${pip[@]}" --no-deps --no-build-isolation --editable "$1"
+  local root=$1 extra=$2 lock=$3
+  shift 3
+  local pip=("$@" install --quiet --disable-pip-version-check)
+  if [ "$extra" = bridge ]; then
+    "${pip[@]}" --no-compile --no-deps --require-hashes --requirement "$lock"
+    return
+  fi
+  if [ -f "$lock" ]; then
+    "${pip[@]}" --no-compile --require-hashes --requirement "$lock" &&
+      "${pip[@]}" --no-deps --no-build-isolation --editable "$root"
   else
-    "${pip[@]}" --editable "$1[$2]"
+    "${pip[@]}" --editable "${root}[$extra]"
   fi
 }
 
 # set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev), and with agent and tools as
 # they are in ROOT. Sets BIN, the folder of its commands. Quick when nothing changed.
 set_up() {
-  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log lock
+  local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log lock pip
   lock="$root/tools/lib/locks/$extra.txt"
   python=$(find_python)
   stamp="$venv/.stamp"
@@ -43,14 +55,20 @@ print(sys.version.split()[0], sys.executable, hashlib.sha256(made_by).hexdigest(
 PY
   )
   BIN="$venv/bin"
+  pip=("$BIN/python" -m pip)
   if [ -x "$BIN/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
   echo "setting up $venv with $python, once: first the environment itself"
-  "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
+  if [ "$extra" = bridge ] && borrows_pip "$python"; then
+    pip=("$python" -m pip --python "$BIN/python") # a pip of its own would take a third of the time
+    "$python" -m venv --clear --without-pip "$venv" || fail "the environment $venv cannot be made"
+  else
+    "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
+  fi
   log="$venv/install.log"
   echo "after ${SECONDS} s: fetching and installing what it needs"
-  install_into "$root" "$extra" "$lock" >"$log" 2>&1 ||
+  install_into "$root" "$extra" "$lock" "${pip[@]}" >"$log" 2>&1 ||
     fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
   printf '%s\n' "$root" >"$("$BIN/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/postern-tools.pth"
   printf '%s\n' "$wanted" >"$stamp"

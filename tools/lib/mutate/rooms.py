@@ -65,7 +65,7 @@ ROOMS = {
          "unit/test_uplink_health.py", "attack/test_granted_questions.py", "attack/test_tokens.py",
          "unit/test_key_rotation.py", "unit/test_set_by_the_service.py", "unit/test_subscribe_replay.py",
          "attack/test_stolen_site_service.py", "attack/test_restored_site.py", "attack/test_recorded_issue.py",
-         "unit/test_withdraw.py"),
+         "unit/test_withdraw.py", "unit/test_week_keys.py", "unit/test_wrong_files.py"),
     ),
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
@@ -75,7 +75,7 @@ ROOMS = {
          "unit/test_set_*.py", "unit/test_renewed_by_the_service.py", "unit/test_list_parts.py",
          "unit/test_invitation.py", "unit/test_fleet_page.py", "unit/test_cli_site.py", "attack/test_restored_site.py",
          "attack/test_tokens.py", "attack/test_stolen_site_service.py", "attack/test_recorded_issue.py",
-         "attack/test_forged_refusal.py", "attack/test_offered_certificate.py"),
+         "attack/test_forged_refusal.py", "attack/test_offered_certificate.py", "unit/test_week_keys.py"),
     ),
     "clock": Room(("clock.py",), ("unit/test_clock.py", "unit/test_timing.py", "attack/test_wrong_time.py")),
     "config": Room(
