@@ -30,6 +30,7 @@ from agent.errors import RefusedError, printable
 from agent.parse.strict_json import dumps
 
 AGAIN = (429, 502, 503, 504)
+NOT_FROM_US = (401, 403, 404, 407)  # it is the sender or the address that is wrong: every record would be refused
 NANOSECONDS = 1_000_000_000
 SEVERITIES = {
     "gap": Severity.SEVERITY_NUMBER_WARN,
@@ -90,6 +91,11 @@ class Otlp:
         status, answer = self._poster.post(request.SerializeToString(), self._headers)
         if status in AGAIN:
             raise UnreachableError(f"the collector {self._poster.host} answers {status}: it is tried again")
+        if status in NOT_FROM_US:
+            raise UnreachableError(
+                f"the collector {self._poster.host} answers {status}: correct the token or the URL and restart the"
+                " bridge, until then everything waits"
+            )
         if not 200 <= status < 300:
             return f"the collector answered {status}"
         try:

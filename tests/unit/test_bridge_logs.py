@@ -96,6 +96,25 @@ def test_collector_that_is_busy_is_waited_for_in_one_sentence(
     assert len(collector.taken) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_collector_that_does_not_take_the_token_costs_no_record(
+    bench: Bench,  # noqa: F811
+    collector: Collector,
+    status: int,
+) -> None:
+    pump = otlp(bench, collector)
+    collector.status = status
+    for _ in range(3):
+        bench.hear()
+        assert pump.step() > 0
+    (told_once,) = bench.notices
+    assert f"answers {status}: correct the token or the URL" in told_once
+    assert bench.store.dead() == []
+    collector.status = 200
+    pump.step()
+    assert len(collector.taken) == 3
+
+
 def test_record_that_a_collector_rejects_is_a_dead_letter_and_the_others_arrive(
     bench: Bench,  # noqa: F811
     collector: Collector,

@@ -178,6 +178,36 @@ def test_record_that_a_receiver_never_takes_becomes_a_dead_letter(
     assert bench.store.dead_counts() == {"hook": 1}
 
 
+@pytest.mark.parametrize("status", [401, 403, 407])
+def test_wrong_secret_is_one_sentence_and_nothing_is_lost_while_it_is_wrong(
+    bench: Bench, receiver: Receiver, status: int
+) -> None:
+    receiver.answer = status
+    hook = bench.hook(receiver)
+    for _ in range(2 * MAX_ATTEMPTS):
+        bench.hear()
+        assert hook.step() > 0
+    assert len(bench.notices) == 1
+    assert "it does not take this secret" in bench.notices[0]
+    assert bench.store.dead() == []
+    receiver.answer = 204
+    while hook.step() == 0 and bench.store.behind()["hook"]:
+        pass
+    assert [seq for _, seq in receiver.events()] == list(range(1, 2 * MAX_ATTEMPTS + 1))
+
+
+def test_wrong_address_is_tried_for_long_before_a_record_is_a_dead_letter(bench: Bench, receiver: Receiver) -> None:
+    bench.hear()
+    receiver.answer = 404
+    hook = bench.hook(receiver)
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert hook.step() > 0
+    assert bench.store.dead() == []
+    receiver.answer = 204
+    hook.step()
+    assert [seq for _, seq in receiver.events()] == [1]
+
+
 def test_dead_database_is_told_in_one_sentence_and_the_receiver_goes_on(bench: Bench, receiver: Receiver) -> None:
     pump = bench.pump("archive", Sql(f"sqlite:///{bench.folder}/no/such/folder.db", None))
     bench.hear()
