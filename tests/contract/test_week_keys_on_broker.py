@@ -19,7 +19,7 @@ from agent.keys import encode_base64url
 from agent.mqtt.connection import BrokerSettings, Connection
 from agent.mqtt.credentials import Credentials
 from agent.protocol.pseudonym import epoch_of, epochs_from
-from agent.protocol.topics import resolving_topic
+from agent.protocol.topics import list_topic, resolving_topic
 from agent.site.folder import changing
 from agent.site.programs import issue_client
 from tests.simulators.broker import wait_until
@@ -80,6 +80,7 @@ def test_bridge_gets_the_keys_of_its_weeks_and_nobody_else_hears_them(tmp_path: 
     folder = bridge_folder / "epoch-keys"
     with live.running():
         live.broker.reload(live.files)  # it was started with the rules of before
+        wait_until(lambda: heard(keys, live.broker.port, "bridge", list_topic(SITE)), PATIENCE_S)  # they are in force
         thread.start()
         try:
             wait_until(lambda: len(list(folder.glob("site-access-*.json"))) == 3, PATIENCE_S)
