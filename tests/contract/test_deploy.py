@@ -60,11 +60,13 @@ def test_after_every_end_the_lines_are_switched_off_once_more_with_time_for_a_sl
 # Jobs of root that cannot have a whole sandbox, with what each rates at the most, and why. The others are below it.
 CEILINGS = {
     # Its user joins over the network; root reads what is closed, changes users, and keeps a file's owner.
-    "cloud-init/postern-first-boot.service": 2.5,
+    # It looks for the devices that a configuration names.
+    "cloud-init/postern-first-boot.service": 2.7,
     # rabbitmqctl is Erlang: memory that is written and executed, the node's own address, another user.
     "rabbitmq/postern-broker.service": 2.5,
     # Installs the package before: its scripts write anywhere, as scripts of packages do. No network, no raw device.
-    "updates/postern-after-upgrade.service": 3.3,
+    # In mounts of its own a root that is made writable for it would stay read-only.
+    "updates/postern-after-upgrade.service": 4.1,
     # Any protection of files would give it other mounts than those that it is to change.
     "image/tree/etc/systemd/system/postern-writable.service": 3.8,
 }
@@ -110,6 +112,37 @@ def test_no_job_of_root_may_take_new_rights_or_load_anything(file: Path) -> None
         "CAP_BPF",
     }
     assert re.search(r"^SystemCallFilter=", text, re.MULTILINE)
+
+
+# systemd.exec(5): what gives a service mounts of its own.
+OWN_MOUNTS = re.compile(
+    r"^(Protect(System|Home|Proc|Kernel\w+|ControlGroups)|Private(Tmp|Devices|Mounts)|ProcSubset|\w+Paths|\w*Directory)=",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["updates/postern-after-upgrade.service", "image/tree/etc/systemd/system/postern-writable.service"]
+)
+def test_what_makes_a_read_only_root_writable_sees_the_mounts_of_the_machine(name: str) -> None:
+    """Elsewhere the root stays read-only when it is made writable, and no package can be taken back."""
+    assert OWN_MOUNTS.findall((DEPLOY / name).read_text()) == []
+
+
+def test_a_first_boot_sees_the_lines_and_the_camera_that_a_configuration_names() -> None:
+    """An image once joined no more: a check of its configuration found no line in a sandbox without devices."""
+    text = (DEPLOY / "cloud-init" / "postern-first-boot.service").read_text()
+    assert "DevicePolicy=closed" in text
+    assert not re.search(r"^Private(Devices|Users)=yes", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["updates/upgrade", "cloud-init/first-boot", "mosquitto/postern-broker-take", "rabbitmq/postern-broker-take"],
+)
+def test_jobs_of_root_become_another_user_without_a_session(name: str) -> None:
+    """What opens one (runuser, su) needs more rights than these jobs have."""
+    assert not re.search(r"\b(runuser|su|sudo) ", (DEPLOY / name).read_text())
 
 
 @needs_systemd

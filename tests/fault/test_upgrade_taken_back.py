@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A unit that is not well on a new package goes back to the one it had: with Debian's dpkg in a root of its own.
 
-``systemctl`` and ``runuser`` alone are played: they answer as the test says.
+``systemctl`` and ``setpriv`` alone are played: they answer as the test says.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ case "$*" in
   *restart*) echo "$*" >> {root}/told ;;
 esac
 """
-RUNUSER = """#!/bin/sh
+SETPRIV = """#!/bin/sh
 [ ! -e {root}/refused ] || ! grep -q "$(cat {root}/usr/lib/postern/file-0)" {root}/refused
 """
 
@@ -57,7 +57,7 @@ class Machine:
         (self.root / "var/lib/dpkg/status").touch()
         programs = folder / "bin"
         programs.mkdir()
-        for name, text in (("systemctl", SYSTEMCTL), ("runuser", RUNUSER)):
+        for name, text in (("systemctl", SYSTEMCTL), ("setpriv", SETPRIV)):
             (programs / name).write_text(text.format(root=self.root))
             (programs / name).chmod(0o755)
         self.environment = {
