@@ -130,6 +130,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do the act, and say what has to be carried where: whichever of the public files have changed."""
     passphrase = read_passphrase(arguments)
+    if arguments.do is site_console.console:  # by a user who may not look into the site's folder, and changes nothing
+        arguments.do(arguments, passphrase)
+        return 0
     check_output(getattr(arguments, "output", None))
     files = SiteFiles(arguments.folder)
     before = _contents(files)

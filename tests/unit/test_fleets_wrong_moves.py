@@ -261,6 +261,32 @@ def test_a_folder_that_is_read_only_is_one_sentence_that_can_be_read(desk: Desk)
         assert "writable for whoever runs this" in line or "make the folder writable" in line
 
 
+# Root without its rights is as any other user, and can read this program wherever it lies.
+AS_ANOTHER = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv")
+def test_another_users_site_is_one_sentence_and_its_page_is_shown_without_it(desk: Desk) -> None:
+    desk.does("site", "units", "-f", desk.site(), "--page", "u.html")
+    for path in (desk.site(), *desk.site().rglob("*")):
+        os.chown(path, 12345, 12345)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+    python = [*AS_ANOTHER, sys.executable, "-m", "agent", "site"]
+    for words in (["units"], ["log"], ["invite", "door-1"], ["accept", "door-7"], ["serve"], ["delegate"]):
+        done = subprocess.run(
+            [*python, words[0], "-f", "hq", *words[1:]], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == PosternError.exit_status or done.returncode in {2, 78}, done.stderr
+        assert PERSON.match(done.stderr), done.stderr
+        assert "run this as the user that it belongs to" in done.stderr
+    words = ["console", "-f", "hq", "--page", "u.html", "--address", "127.0.0.1", "--port", str(free_port())]
+    with subprocess.Popen([*python, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as shown:
+        assert shown.stdout is not None
+        assert shown.stdout.readline().startswith(b"https://127.0.0.1:")
+        shown.terminate()
+        shown.communicate(timeout=60)
+
+
 def test_a_port_that_is_taken_is_told_before_a_code_is(desk: Desk) -> None:
     desk.does("site", "units", "-f", desk.site(), "--page", "u.html")
     port = free_port()
