@@ -65,7 +65,7 @@ ROOMS = {
          "unit/test_uplink_health.py", "attack/test_granted_questions.py", "attack/test_tokens.py",
          "unit/test_key_rotation.py", "unit/test_set_by_the_service.py", "unit/test_subscribe_replay.py",
          "attack/test_stolen_site_service.py", "attack/test_restored_site.py", "attack/test_recorded_issue.py",
-         "unit/test_withdraw.py", "unit/test_week_keys.py", "unit/test_wrong_files.py"),
+         "unit/test_withdraw.py", "unit/test_week_keys.py", "unit/test_wrong_files.py", "unit/test_refusal_words.py"),
     ),
     "unit": Room(("unit/*.py",), UNIT),
     "site": Room(
