@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import pytest
 import yaml
 
 from agent import errors
-from agent.door import keeper
 from tests.simulators.config import parse_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = (DEPLOY / "postern.service").read_text()
-DOOR_OFF_S = 12.4  # of 'postern door-off' on an emulated board: deploy/image/README.md
 MAX_EXPOSURE = 1.7  # of 10, as systemd-analyze counts; an unhardened service has 9.6
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
@@ -34,25 +31,6 @@ def test_the_service_is_valid(tmp_path: Path) -> None:
     unit.write_text(SERVICE.replace("/usr/bin/postern", "/bin/true"))  # the package is not installed here
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_whatever_ends_the_unit_its_keeper_hears_of_it_first() -> None:
-    """What ``fault/test_killed_by_systemd.py`` plays where a systemd may run: the settings that it is about."""
-    assert setting("KillMode") == ["control-group"]
-    for default in ("KillSignal", "WatchdogSignal", "SendSIGKILL", "FinalKillSignal", "RestartKillSignal"):
-        assert setting(default) == [], "SIGTERM and SIGABRT are what the keeper obeys"
-    assert set(keeper.ENDING) == {signal.SIGTERM, signal.SIGABRT}
-    assert not set(keeper.ENDING) & set(keeper.IGNORED)
-    assert int(setting("WatchdogSec")[0]) > 0
-
-
-def test_after_every_end_the_lines_are_switched_off_once_more_with_time_for_a_slow_board() -> None:
-    assert setting("ExecStopPost") == ["-/usr/bin/postern door-off --config /etc/postern/config.yaml"]
-    assert int(setting("TimeoutStopSec")[0]) >= 4 * DOOR_OFF_S
-    assert setting("TimeoutAbortSec") == setting("TimeoutSec") == []
-    # A drop-in of ours that said otherwise would count more than the file.
-    for drop_in in (*DEPLOY.rglob("postern.service.d/*"), *DEPLOY.glob("*.conf*"), *DEPLOY.glob("cameras/*.conf")):
-        assert not re.search(r"^(KillMode|TimeoutStopSec|ExecStopPost)=", drop_in.read_text(), re.MULTILINE), drop_in
 
 
 # Jobs of root that cannot have a whole sandbox, with what each rates at the most, and why. The others are below it.
