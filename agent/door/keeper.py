@@ -4,8 +4,8 @@
 The unit (``agent.door.kept``) tells it by a pipe what to switch. It ends each pulse by itself after the line's longest
 time, whatever the unit does or says. When the pipe closes, because the unit ended, by whatever signal, and on SIGTERM
 and SIGABRT, which the service manager sends to both, it switches everything off at once and ends. Whatever else a
-terminal or a manager sends it ignores. It has no thread, opens no socket and no file but the lines' chips, and is
-started with nothing of the unit's but the pipes: it knows no secret.
+terminal or a manager sends it ignores, so that Ctrl-Z stops no pulse from ending. It has no thread, opens no socket and
+no file but the lines' chips, and is started with nothing of the unit's but the pipes: it knows no secret.
 
 Messages end in a zero byte. To the keeper: ``open KEY LINE LOW LONGEST CHIP`` (LOW 1 where on is low; LONGEST in
 milliseconds, 0 for no end), ``on KEY``, ``off KEY``, ``close KEY``. Its answer to each is ``ok`` or what is wrong.
@@ -31,7 +31,9 @@ AGAIN_NS: Final = 20_000_000  # between attempts to switch off a line that did n
 LAST_NS: Final = 1_000_000_000  # for such attempts in the end; then ``postern door-off`` is next
 OK: Final = "ok"
 ENDING: Final = (signal.SIGTERM, signal.SIGABRT)  # of 'systemctl stop' and of its watchdog
-IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+# Its own faults, and what no process can ignore; every other signal means nothing to it.
+FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP)
+IGNORED: Final = signal.valid_signals() - {*ENDING, *FAULTS, signal.SIGKILL, signal.SIGSTOP}
 
 Open = Callable[[OutputSpec], OutputLine]
 
@@ -107,32 +109,39 @@ class Keeper:
 
 def keep(open_output: Open, *, told: int, answers: int) -> None:
     """Obey what comes from ``told`` until it closes or a signal ends this process, then switch everything off."""
+    keeper = Keeper(open_output)
+    try:
+        _obey_all(keeper, told, answers)
+    finally:  # whatever goes wrong here, as when there is no memory
+        began_ns = time.monotonic_ns()
+        while not keeper.all_off() and time.monotonic_ns() - began_ns < LAST_NS:
+            time.sleep(AGAIN_NS / 1e9)
+
+
+def _obey_all(keeper: Keeper, told: int, answers: int) -> None:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     for number in ENDING:
         signal.signal(number, lambda *_: None)  # the byte in the pipe says so
-    keeper, waiting, poll = Keeper(open_output), b"", select.poll()
+    waiting, poll = b"", select.poll()
     poll.register(told, select.POLLIN)
     poll.register(woken, select.POLLIN)
     while True:
         due_ns = keeper.tick(time.monotonic_ns())
         ready = [one for one, _ in poll.poll(None if due_ns is None else -(-due_ns // 1_000_000))]
         if woken in ready:
-            break
+            return
         if told in ready:
             more = os.read(told, MAX_MESSAGE_BYTES)
             *messages, waiting = (waiting + more).split(b"\0")
             if not more or len(waiting) > MAX_MESSAGE_BYTES:
-                break
+                return
             said = [keeper.obey(os.fsdecode(one), time.monotonic_ns()) for one in messages]
             try:
                 os.write(answers, b"".join(one.encode(errors="replace") + b"\0" for one in said))
             except OSError:  # nobody listens any more
-                break
-    began_ns = time.monotonic_ns()
-    while not keeper.all_off() and time.monotonic_ns() - began_ns < LAST_NS:
-        time.sleep(AGAIN_NS / 1e9)
+                return
 
 
 def main(open_output: Open | None = None) -> None:

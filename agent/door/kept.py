@@ -120,18 +120,20 @@ class _Process:
     """A running keeper."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        told, self._told = os.pipe()
-        self._answers, answers = os.pipe()
+        files: list[int] = []
         try:
+            for _ in range(2):
+                files += os.pipe()
+            told, self._told, self._answers, answers = files
             actions = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, answers, 1)]
-            self._pid = os.posix_spawn(words[0], list(words), {}, file_actions=actions)
+            # No signal is held back in it, whatever is in this thread: some of them end it.
+            self._pid = os.posix_spawn(words[0], list(words), {}, file_actions=actions, setsigmask=[])
         except OSError as error:
-            os.close(self._told)
-            os.close(self._answers)
+            for one in files:
+                os.close(one)
             raise DeviceLostError(f"what holds the output lines cannot be started ({error.strerror})") from error
-        finally:
-            os.close(told)
-            os.close(answers)
+        os.close(told)
+        os.close(answers)
 
     def ask(self, message: str, within_s: float) -> str:
         """The answer to one message. Raises OSError when there is none, TimeoutError when none comes in time."""
@@ -141,10 +143,15 @@ class _Process:
             if not (more := self._read(deadline)):
                 raise BrokenPipeError
             answer += more
+            if len(answer) > MAX_MESSAGE_BYTES:
+                raise BrokenPipeError
         return answer[:-1].decode(errors="replace")
 
     def end(self) -> bool:
-        """Close the pipe, which ends it; one that hangs is killed. Whether it ended well, with everything off."""
+        """Close the pipe, which ends it; one that hangs is killed. Whether it ended well, with everything off.
+
+        Where children are nobody's (SIGCHLD is ignored, as whoever started the unit may have left it) it is not known.
+        """
         os.close(self._told)
         try:
             deadline = time.monotonic() + ANSWER_S
@@ -154,9 +161,14 @@ class _Process:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
         os.close(self._answers)
-        return os.waitpid(self._pid, 0)[1] == 0
+        try:
+            return os.waitpid(self._pid, 0)[1] == 0
+        except ChildProcessError:
+            return False
 
     def _read(self, deadline: float) -> bytes:
-        if not select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        poll = select.poll()  # takes a file of any number
+        poll.register(self._answers, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
         return os.read(self._answers, MAX_MESSAGE_BYTES)

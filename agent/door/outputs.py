@@ -49,7 +49,8 @@ class Outputs:
         """Take all lines, off; raises DeviceLostError when one cannot be used, and then none is held."""
         self._specs, self._clock, self._on_problem = dict(specs), clock, on_problem
         self._lock = threading.Lock()
-        self._ends_ns: dict[str, int] = {}
+        self._ends_ns: dict[str, int] = {}  # of each that is on, or may be
+        self._lit: set[str] = set()  # those that went on
         self._lines: dict[str, KeptLine] = {}
         try:
             for name, spec in self._specs.items():
@@ -64,16 +65,25 @@ class Outputs:
         return frozenset(self._specs)
 
     def pulse(self, name: str) -> bool:
-        """Switch an output on for its time; whether it is on now. One that is on stays on no longer than it would."""
+        """Switch an output on for its time; whether it is on now. One that is on stays on no longer than it would.
+
+        It is told again to one that is on: what held it may have died meanwhile, and nobody is let in by a line that
+        went off, or never went on.
+        """
         with self._lock:
-            if name in self._ends_ns or name not in self._lines:
-                return name in self._ends_ns
-            self._ends_ns[name] = self._clock.monotonic_ns() + self._specs[name].pulse_ns
+            if name not in self._lines:
+                return False
+            ends_ns = self._clock.monotonic_ns() + self._specs[name].pulse_ns
+            self._ends_ns.setdefault(name, ends_ns)
             try:
                 self._lines[name].set(on=True)
             except DeviceLostError as error:
                 self._on_problem(error)  # its end stays due: whether it is on is not known
+                self._lit.discard(name)
                 return False
+            if name not in self._lit:  # the first attempt that worked
+                self._ends_ns[name] = ends_ns
+                self._lit.add(name)
             return True
 
     def tick(self) -> None:
@@ -84,6 +94,7 @@ class Outputs:
                 try:
                     self._lines[name].set(on=False)
                     del self._ends_ns[name]
+                    self._lit.discard(name)
                 except DeviceLostError as error:
                     self._on_problem(error)
 
@@ -95,7 +106,7 @@ class Outputs:
                     line.close()
                 except DeviceLostError as error:
                     self._on_problem(error)
-            self._lines, self._ends_ns = {}, {}
+            self._lines, self._ends_ns, self._lit = {}, {}, set()
 
 
 class Ticking:

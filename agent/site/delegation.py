@@ -41,6 +41,7 @@ from agent.site.mandated import WEEKS, save_epochs
 from agent.site.programs import DEFAULT_PORT
 from agent.site.published import read_lists
 from agent.site.records import SERVICE, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles, SiteRecord
+from agent.site.renewal import is_ahead
 
 OWN_DAYS = 60  # left of the service's own certificate at the broker, when it makes itself another
 
@@ -200,9 +201,13 @@ def service_settings(folder: Path, host: str | None = None) -> BrokerSettings:
 
 
 def renew_own_certificate(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Give the service a new certificate at the broker when less than ``OWN_DAYS`` are left. Raises PosternError."""
-    files = SiteFiles(folder)
-    if min(read_ends(service_credentials(files))) - clock.now() < timedelta(days=OWN_DAYS):
+    """Give the service a new certificate at the broker when less than ``OWN_DAYS`` are left, or it counts later.
+
+    Raises PosternError.
+    """
+    files, now = SiteFiles(folder), clock.now()
+    own = service_credentials(files)
+    if min(read_ends(own)) - now < timedelta(days=OWN_DAYS) or is_ahead(own.certificate, now):
         with changing(folder, clock=clock, needs_root=False) as site:
             _hand_certificate(site)
 

@@ -37,7 +37,7 @@ from agent.site.handing import DAY_S, Handing, Letter
 from agent.site.joining import ask_to_join
 from agent.site.mandated import destroy_past, load_mandate, may_configure
 from agent.site.newer import Retained, put_back
-from agent.site.operator import VALIDITY_S, next_command
+from agent.site.operator import MAX_SENT, VALIDITY_S, next_command, number_after
 from agent.site.policies import newest_policy
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.renewal import has_to_last, is_old
@@ -59,6 +59,7 @@ class _Flight:
     command: Command
     asked: Asked
     sent_ns: int
+    sent: int  # how often, with another number or nonce each time
 
 
 class _Need(NamedTuple):
@@ -89,7 +90,7 @@ class Desk:
         self._flights: dict[str, _Flight] = {}
         self._tried: dict[tuple[str, str], tuple[int, int]] = {}  # number, and when
         self._replayed: set[str] = set()  # units of whom old health comes
-        self._number = 0
+        self._numbers: dict[str, int] = {}  # of the last command to each unit
         self._daily_ns: int | None = None
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
@@ -269,12 +270,11 @@ class Desk:
 
     def _send(self, unit: str, need: _Need) -> Letter:
         now = self._clock.now().timestamp()
-        self._number = max(self._number + 1, int(now * 1000))
         command = Command(
             site=self.site,
             unit=unit,
             verb=need.verb,
-            cmd_seq=self._number,
+            cmd_seq=number_after(self._numbers.get(unit, 0), int(now * 1000)),
             issued_at=int(now),
             expires_at=int(now) + VALIDITY_S,
             transaction=self._random(8).hex(),
@@ -282,11 +282,12 @@ class Desk:
         )
         return self._post(need.what, command)
 
-    def _post(self, what: str, command: Command) -> Letter:
+    def _post(self, what: str, command: Command, sent: int = 1) -> Letter:
         signer = load_mandate(self._files, load_public_key(self._files.site_jwk), self.site, self._clock.now())
         payload = signer.sign(msgspec.json.encode(command), typ=SIGNATURE_TYPE).encode()
         asked = Asked(self.site, command.unit, command.verb, command.transaction, command_digest(payload))
-        self._flights[command.unit] = _Flight(what, command, asked, self._clock.monotonic_ns())
+        self._flights[command.unit] = _Flight(what, command, asked, self._clock.monotonic_ns(), sent)
+        self._numbers[command.unit] = command.cmd_seq
         return Letter(f"{TOPIC_ROOT}/{self.site}/{command.unit}/request/{command.verb}", payload, VALIDITY_S)
 
     def _answered(self, record: UnitRecord, payload: bytes) -> Iterator[Letter]:
@@ -300,9 +301,8 @@ class Desk:
                 return
             raise
         del self._flights[record.unit]
-        if (again := next_command(flight.command, answer)) is not None:
-            self._number = max(self._number, again.cmd_seq)
-            yield self._post(flight.what, again)
+        if flight.sent < MAX_SENT and (again := next_command(flight.command, answer)) is not None:
+            yield self._post(flight.what, again, flight.sent + 1)
         else:
             yield from self._done(record, flight, answer)
 

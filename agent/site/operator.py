@@ -31,6 +31,7 @@ POLL_S = 0.2
 UNDER_WAY = ("capturing", "waiting")  # the ``state`` of an enrolment, or of a question, that goes on
 UNDER_WAY_TIMEOUT_S = 150.0  # the unit ends an enrolment after two minutes and says so
 OF_OTHERS = ("another", "replayed")  # answers to other commands, and those that came before: nothing strange
+MOMENT_MS = 1000  # two clocks that agree are nearer to each other
 MAX_SENT = 3  # of one command: once more with another number, and once more with a nonce
 
 
@@ -122,6 +123,15 @@ def next_command(command: Command, answer: Response) -> Command | None:
     if answer.error in ("out_of_order", "replayed") and (answer.next_seq or 0) > command.cmd_seq:
         return msgspec.structs.replace(command, cmd_seq=answer.next_seq)
     return None
+
+
+def number_after(last: int, now_ms: int) -> int:
+    """Number of a command at ``now_ms`` to a unit that was sent ``last``: the time, or just above one of this moment.
+
+    Nothing else of the past counts: with a number from a clock that was ahead, or that one unit named, each command
+    would be refused. A unit that took a higher one says so.
+    """
+    return last + 1 if now_ms <= last < now_ms + MOMENT_MS else now_ms
 
 
 class _Exchange:

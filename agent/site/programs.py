@@ -32,6 +32,7 @@ from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, chang
 from agent.site.kinds import KINDS
 from agent.site.published import list_number
 from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles
+from agent.site.renewal import is_ahead
 
 DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
@@ -149,7 +150,8 @@ def _is_due(files: SiteFiles, record: ClientRecord, clock: Clock) -> bool:
         return False
     newest, issuer = record.certificates[-1], read_certificate(files.issuing_crt)
     longest = min(clock.now() + timedelta(days=LEAF_DAYS), validity(issuer)[1])
-    return not newest.issued or longest - parse_time(newest.expires_at) >= timedelta(days=GAIN_DAYS)
+    lasts = newest.issued and longest - parse_time(newest.expires_at) < timedelta(days=GAIN_DAYS)
+    return not lasts or is_ahead(files.sent_certificate(record.name), clock.now())
 
 
 def may_renew(record: ClientRecord) -> bool:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
+from agent.errors import KeyStoreError
 from agent.protocol.names import parse_time
 from agent.site.authority import ISSUED_LEAF_DAYS, read_certificate, validity
 from agent.site.records import CertificateRecord, SiteFiles
@@ -25,6 +27,17 @@ def has_to_last(newest: CertificateRecord, files: SiteFiles, now: datetime) -> i
     gain = (min(now + timedelta(days=ISSUED_LEAF_DAYS), service) - ends).days
     worth = gain >= GAIN_DAYS or (gain >= 1 and (ends - now).days < LAST_DAYS)
     return RENEW_DAYS if worth else 0
+
+
+def is_ahead(certificate: Path, now: datetime) -> bool:
+    """Whether what lies in a file, if it is there, counts from a later time on, or is damaged.
+
+    One that was made by a clock that was ahead is taken by nobody before then, and seems to last longest.
+    """
+    try:
+        return certificate.exists() and validity(read_certificate(certificate))[0] > now
+    except KeyStoreError:
+        return True
 
 
 def is_old(newest: CertificateRecord, days: int, *, least: int, now: datetime) -> bool:

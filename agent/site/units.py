@@ -33,6 +33,7 @@ from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import public_pem, read_csr, read_public_pem
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
+from agent.site.renewal import is_ahead
 from agent.site.token_list import token_key
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
@@ -154,7 +155,8 @@ def renew_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphra
 def certify_unit(folder: Path, unit: str, *, below: int, clock: Clock = SYSTEM_CLOCK) -> str:
     """Make a new certificate for a unit's present key, as the site's service sends it: a chain in PEM.
 
-    One that was made before and lasts ``below`` days or more is given again: the unit may have missed it.
+    One that was made before, counts already and lasts ``below`` days or more is given again: the unit may have missed
+    it.
     """
     with changing(folder, clock=clock, needs_root=False) as site:
         record = site.unit(unit)
@@ -162,7 +164,8 @@ def certify_unit(folder: Path, unit: str, *, below: int, clock: Clock = SYSTEM_C
             raise RefusedError("this unit is revoked: it gets no more certificates")
         sent = site.files.sent_certificate(unit)
         newest, now = record.certificates[-1], site.now()
-        if newest.issued and parse_time(newest.expires_at) >= now + timedelta(days=below) and sent.exists():
+        lasts = newest.issued and parse_time(newest.expires_at) >= now + timedelta(days=below)
+        if lasts and sent.exists() and not is_ahead(sent, now):
             return read_bounded(sent).decode()
         certificate, chain = site.certify(unit, read_public_pem(record.tls_key))
         record = msgspec.structs.replace(record, certificates=site.kept((*record.certificates, certificate)))
