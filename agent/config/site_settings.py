@@ -9,7 +9,8 @@ could put a film before a door, read what is kept, have people erased, or have t
 Of what may be set, some protects people: the stricter one of both counts, the file's or the site's. A picture is among
 it: in a larger one people who are further away have as many pixels as a face needs. So whoever has the site's service
 may draw a zone elsewhere, within ``activation.within`` of the file, and slow a camera down, and never have it see
-anybody whom its file leaves too far away, turned too much or gone too soon.
+anybody whom its file leaves too far away, turned too much or gone too soon. Where the file has such bounds, the picture
+that they are drawn in is the file's, too: turned, or of another size, it would show other people within them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from msgspec import Meta
 from agent.config import camera
 from agent.config.between import problems_of
 from agent.config.check import Problem
+from agent.config.drawn import refuse_zone
 from agent.config.schema import (
     Config,
     Corners,
@@ -123,13 +125,18 @@ _STRICTER: Final[dict[Place, _Stricter]] = {
     ("events", "time_resolution_s"): max,
     ("events", "presence_hold_s"): max,
 }
-_TURN: Final[Place] = ("camera", "rotate")
-TURNED = "the unit's own file binds the zone (activation.within) in the picture as it is turned there: turn it there"
+# What a picture shows: a camera cuts another part out of what it sees for another size, whatever its shape.
+_TAKEN: Final[tuple[Place, ...]] = (("camera", "rotate"), ("camera", "width"), ("camera", "height"))
+_ZONE: Final[Place] = ("activation", "polygon")
+TAKEN = "the unit's own file binds the zone (activation.within) in the picture as it is taken there: set this there"
 LOCAL = "this stands in the unit's own file alone, never in the site's: change it there"
 
 
 def overlaid(config: Config, settings: Settings) -> Config:
-    """Return ``config``, the unit's own file, with what the site set; what the unit has no such setting for is left."""
+    """Return ``config``, the unit's own file, with what the site set; what the unit has no such setting for is left.
+
+    So is what would leave the file's bounds of a zone: they may have been drawn since, and the rest still counts.
+    """
     changed: dict[str, Any] = {}
     for place, given in _given(settings):
         if len(place) == 1:
@@ -137,7 +144,7 @@ def overlaid(config: Config, settings: Settings) -> Config:
             continue
         name, key = place
         section = changed.get(name, getattr(config, name))
-        if hasattr(section, key) and not (place == _TURN and _bound(config)):
+        if hasattr(section, key) and _leaves_bounds(config, place, given) is None:
             present = getattr(section, key)
             value = _STRICTER[place](present, given) if place in _STRICTER else given
             changed[name] = msgspec.structs.replace(section, **{key: value})
@@ -159,13 +166,19 @@ def problems_with(config: Config, settings: Settings) -> list[Problem]:
                     f"the unit's own file says {present}, and from afar it can only become stricter: change it there",
                 )
             )
-        elif place == _TURN and given != getattr(config.camera, "rotate", given) and _bound(config):
-            found.append((place, TURNED))
+        elif (reason := _leaves_bounds(config, place, given)) is not None:
+            found.append((place, reason))
     return found or problems_of(overlaid(config, settings))
 
 
-def _bound(config: Config) -> bool:
-    return isinstance(config.activation, ZoneActivation) and config.activation.within is not None
+def _leaves_bounds(config: Config, place: Place, given: Any) -> str | None:  # noqa: ANN401 - of any setting
+    """Why a value would have a zone leave what the unit's own file binds it by; None where it would not."""
+    zone = config.activation
+    if not isinstance(zone, ZoneActivation) or zone.within is None:
+        return None
+    if place in _TAKEN and given != getattr(config.camera, str(place[-1]), given):
+        return TAKEN
+    return refuse_zone(given, zone.within) if place == _ZONE else None
 
 
 def digest_of_settings(settings: Settings) -> str:
