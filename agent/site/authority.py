@@ -100,15 +100,21 @@ class Authority:
         write_atomic(certificate, pem(self.certificate), mode=PUBLIC_MODE)
 
     def issue_client(
-        self, name: str, public_key: ec.EllipticCurvePublicKey, now: datetime, *, until: datetime | None = None
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        now: datetime,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> x509.Certificate:
-        """Certify a unit or program by its CN, for client authentication alone, ``until`` a moment if one is given.
+        """Certify a unit or program by its CN, for client authentication alone, between two moments if they are given.
 
         The alternative name says the same: RabbitMQ compares client ids with that alone.
         """
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         again = x509.SubjectAlternativeName([x509.DNSName(name)])
-        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, again, until=until)
+        return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, again, since=since, until=until)
 
     def issue_broker(
         self, hostnames: Iterable[str], public_key: ec.EllipticCurvePublicKey, now: datetime
@@ -150,6 +156,7 @@ class Authority:
         purpose: x509.ObjectIdentifier,
         names: x509.SubjectAlternativeName | None = None,
         *,
+        since: datetime | None = None,
         until: datetime | None = None,
     ) -> x509.Certificate:
         ends = min(until or now + timedelta(days=self._leaf_days), validity(self.certificate)[1])
@@ -159,7 +166,7 @@ class Authority:
                 " clock right; where it is, the site's authority is at its end, or its service's: make it anew"
             )
         builder = (
-            _builder(subject, self.certificate.subject, public_key, now - BACKDATE, ends)
+            _builder(subject, self.certificate.subject, public_key, (since or now) - BACKDATE, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signing=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)

@@ -109,11 +109,13 @@ class SiteFolder:
     ) -> tuple[CertificateRecord, bytes]:
         """Certify a unit or program, by the issuing key where there is one: what to keep, and the chain as PEM.
 
-        For ``days`` where nobody renews it, but no longer than whoever issues it lasts.
+        For ``days`` where nobody renews it, but no longer than whoever issues it lasts. It begins by the settled time:
+        one that begins by a clock that is ahead for an hour has everybody who took it silent until then.
         """
         issuing = self.issuing
         until = None if days is None else self.now() + timedelta(days=days)
-        certificate = (issuing or self.authority).issue_client(name, key, self.now(), until=until)
+        since = min(self._settled or self.now(), self.now())
+        certificate = (issuing or self.authority).issue_client(name, key, self.now(), since=since, until=until)
         chain = pem(certificate) + (b"" if issuing is None else pem(issuing.certificate))
         return record_of(certificate, issued=issuing is not None), chain
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 from datetime import timedelta
 from pathlib import Path
 
@@ -112,6 +113,24 @@ def test_a_service_whose_clock_was_ahead_for_an_hour_renews_units_as_before(tmp_
     assert tally.silent == 0
     assert tally.fewest_days > 100
     assert not [told for told in tally.told if "number_ahead" in told or "not_valid" in told]
+
+
+def test_one_hour_of_a_false_time_at_service_and_units_silences_no_unit(tmp_path: Path) -> None:
+    """They have one time server, so the units take what the service makes by that time: it has to count before, too."""
+    fleet = Fleet(tmp_path, 2)
+    fleet.live(10, (), seed=4)
+    serials = {name: unit.serial() for name, unit in fleet.units.items()}
+    fleet.clock.step_wall(AHEAD, "synced")
+    for _ in range(4):
+        fleet.desk.daily()
+        for unit in fleet.units.values():
+            fleet._exchange(unit, random.Random(1))
+        fleet.clock.advance(900)
+    fleet.clock.step_wall(-AHEAD, "synced")
+    assert {name: unit.serial() for name, unit in fleet.units.items()} != serials, "some took what was made then"
+    fleet.tally.told.clear()
+    tally = fleet.live(60, (), seed=5)
+    assert tally.silent == 0, tally.told
 
 
 @pytest.mark.parametrize("jump", [130 * DAY, 170 * DAY])
