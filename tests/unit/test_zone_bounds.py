@@ -33,7 +33,10 @@ def test_from_afar_no_zone_leaves_what_the_units_file_lets_a_zone_lie_in(site: C
     assert getattr(run.camera, "rotate", None) == 0, "what was taken before the file had bounds"
     assert zone_of(run) == zone_of(site.local())
     inside, turned = {"activation": {"polygon": bounds}}, {"camera": {"rotate": 180}}
-    for wanted, place in (({"activation": {"polygon": street}}, "polygon: the zone leaves"), (turned, "set this there")):
+    for wanted, place in (
+        ({"activation": {"polygon": street}}, "polygon: the zone leaves"),
+        (turned, "set this there"),
+    ):
         with pytest.raises(RefusedError, match=place):
             site.send(wanted)
     site.send(inside)
