@@ -40,6 +40,14 @@ def is_ahead(certificate: Path, now: datetime) -> bool:
         return True
 
 
+def is_newest(certificate: Path, newest: CertificateRecord) -> bool:
+    """Whether the newest certificate lies in a file; a kill after it was put on record leaves the one before there."""
+    try:
+        return certificate.exists() and f"{read_certificate(certificate).serial_number:x}" == newest.serial
+    except KeyStoreError:
+        return False
+
+
 def is_old(newest: CertificateRecord, days: int, *, least: int, now: datetime) -> bool:
     """Whether a unit that tells of ``days`` left should have a newer one: by its end, or as one was issued since."""
     left = (parse_time(newest.expires_at) - now).days

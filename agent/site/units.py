@@ -33,7 +33,7 @@ from agent.protocol.trust import MAX_KEYS_PER_UNIT, UnitKeyEntry
 from agent.site.authority import public_pem, read_csr, read_public_pem
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, opened
 from agent.site.records import MAX_AUDIENCES, SiteFiles, TokenFile, TokenRecord, UnitRecord
-from agent.site.renewal import is_ahead
+from agent.site.renewal import is_ahead, is_newest
 from agent.site.token_list import token_key
 
 TOKEN_DAYS = 7  # an installer's week; a forgotten token is then worth nothing
@@ -165,7 +165,7 @@ def certify_unit(folder: Path, unit: str, *, below: int, clock: Clock = SYSTEM_C
         sent = site.files.sent_certificate(unit)
         newest, now = record.certificates[-1], site.now()
         lasts = newest.issued and parse_time(newest.expires_at) >= now + timedelta(days=below)
-        if lasts and sent.exists() and not is_ahead(sent, now):
+        if lasts and is_newest(sent, newest) and not is_ahead(sent, now):
             return read_bounded(sent).decode()
         certificate, chain = site.certify(unit, read_public_pem(record.tls_key))
         record = msgspec.structs.replace(record, certificates=site.kept((*record.certificates, certificate)))

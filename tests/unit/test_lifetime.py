@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.disk.files import write_atomic
 from agent.site import units
 from agent.site.authority import read_certificate, validity
 from agent.site.delegation import delegate
@@ -57,6 +58,21 @@ def test_a_service_whose_own_certificate_ends_soon_uses_up_no_units_and_a_new_ma
     assert tally.silent == 0
     assert not [told for told in tally.told if "have not expired" in told]
     assert validity(read_certificate(fleet.units["door-1"].files.tls_crt))[1] > fleet.clock.now() + timedelta(days=60)
+
+
+def test_a_service_that_was_killed_before_it_could_send_a_certificate_sends_a_new_one(tmp_path: Path) -> None:
+    """It is on record by then, and what lies there to be sent is the one before, which the unit has."""
+    fleet = Fleet(tmp_path, 1)
+    fleet.live(65, (), seed=1)
+    sent = SiteFiles(fleet.folder).sent_certificate("door-1")
+    before = sent.read_bytes()
+    fleet.clock.advance(60 * 86_400)
+    units.certify_unit(fleet.folder, "door-1", below=120, clock=fleet.clock)
+    write_atomic(sent, before)  # as the kill left it
+    chain = units.certify_unit(fleet.folder, "door-1", below=120, clock=fleet.clock)
+    assert chain != before.decode()
+    assert sent.read_text() == chain
+    assert units.certify_unit(fleet.folder, "door-1", below=120, clock=fleet.clock) == chain, "and that one again"
 
 
 def test_a_new_generation_of_epoch_keys_reaches_every_unit_and_a_revoked_one_gets_none(tmp_path: Path) -> None:
