@@ -2,6 +2,10 @@
 # Sourced by every shell script that needs a Python: finds one, keeps an environment in step with pyproject.toml.
 # shellcheck shell=bash
 
+# These environments are the checkout's own: without byte code each process that is started compiles anew what it
+# imports, half of the service's start.
+unset PYTHONDONTWRITEBYTECODE
+
 fail() { printf '%s: %s\n' "$(basename "$0")" "$1" >&2; exit 1; }
 
 find_python() {
