@@ -56,6 +56,10 @@ class Person:
         self.angles = self._act(self.shown)
         return [] if self.angles is None else [heads.face(320, 240, yaw=self.angles[0], pitch=self.angles[1])]
 
+    def again(self, frame: Frame) -> list[Face]:
+        del frame
+        return []
+
     def locate(self, frame: Frame, face: Face) -> Face:
         del frame
         return replace(face) if self._second_look else face
