@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +73,8 @@ def serve(
     access.take(read_opening(folder, clock))
     watching = threading.Thread(target=watch, name="postern-console-watch", daemon=True)
     watching.start()
+    # Ctrl-C before its first step leaves a coroutine that never ran, of which Python would tell a person.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         server.run(sockets=[listening])
     finally:

@@ -163,7 +163,7 @@ def test_camera_that_is_never_content_with_the_proof_is_left() -> None:
     playing = Playing(lambda one: one.reply("401 Unauthorized", DIGEST))
     with pytest.raises(RtspError, match="refuses the user name or the password"):
         playing.watch()
-    assert len(playing.kept) <= 3
+    assert len(playing.kept) <= MAX_AWAITED
 
 
 @pytest.mark.parametrize(
