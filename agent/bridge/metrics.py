@@ -146,7 +146,9 @@ class Gathered(Collector):
             keys, keys_s = facts.epoch_keys, facts.epoch_keys_s
         yield _gauge("postern_unit_event_age_seconds", "since the last event of a unit", "unit", ages)
         heard = {unit: max(now_s - at, 0) for unit, (at, _) in health.items()}
-        yield _gauge("postern_unit_health_age_seconds", "since a unit's health; above 180 it is away", "unit", heard)
+        yield _gauge(
+            "postern_unit_health_age_seconds", f"since a unit's health; above {AWAY_S} it is away", "unit", heard
+        )
         up = {unit: int(unit in heard and heard[unit] <= AWAY_S) for unit in units}
         yield _gauge("postern_unit_available", "1 while a unit's signed health comes", "unit", up)
         ends_in = {u: one.certificate_days for u, (_, one) in health.items() if one.certificate_days is not None}

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 
 from agent.bridge import settings as wanted
 from agent.bridge.outputs import Output
@@ -58,7 +57,7 @@ class Bridge:
         self.status = Status()
         self._resolving = Resolving(settings.people, settings.epoch_keys, settings.consumer_key)
         check_role(settings.keys, "auditor", site=settings.site)
-        self._credentials = credentials_in(settings.keys)
+        self._credentials = Credentials.in_folder(settings.keys)
         identity = load_identity(self._credentials, self.clock)
         self._name = identity.common_name
         self._week_keys = self._of_weeks()
@@ -274,7 +273,7 @@ class Bridge:
     def _announcers(self, one: wanted.HomeAssistant) -> Credentials:
         """Files of a program that may tell Home Assistant of people; RefusedError where they are another's."""
         check_role(one.keys, "announcer", site=self.settings.site)
-        credentials = credentials_in(one.keys)
+        credentials = Credentials.in_folder(one.keys)
         if load_identity(credentials, self.clock).common_name == self._name:
             raise RefusedError(
                 f"output {one.name} has the bridge's own keys ({self._name}), and the broker ends the former of two"
@@ -284,8 +283,3 @@ class Bridge:
 
     def _now_s(self) -> int:
         return int(self.clock.now().timestamp())
-
-
-def credentials_in(folder: Path) -> Credentials:
-    """The TLS files of a program, as the site kit made them."""
-    return Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")

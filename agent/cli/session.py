@@ -45,7 +45,7 @@ def port(text: str) -> int:
 def broker_settings(arguments: argparse.Namespace) -> BrokerSettings:
     """Turn what ``add_broker`` took into settings."""
     keys = arguments.keys
-    credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+    credentials = Credentials.in_folder(keys)
     return BrokerSettings(arguments.broker, credentials, port=arguments.port, protocol=arguments.protocol)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -42,6 +42,11 @@ class Credentials:
     certificate: Path
     key: Path
     revoked: Path | None = None
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        """Those of a program, as the site kit made them."""
+        return cls(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
 
 
 class Context(ssl.SSLContext):

@@ -214,7 +214,7 @@ def renew_own_certificate(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
 
 def service_credentials(files: SiteFiles) -> Credentials:
     """The service's own files at the broker."""
-    return Credentials(files.service / "ca.crt", files.service / "tls.crt", files.service / "tls.key")
+    return Credentials.in_folder(files.service)
 
 
 def _hand_certificate(site: SiteFolder) -> None:

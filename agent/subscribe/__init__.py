@@ -10,7 +10,7 @@ from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
 
 keys = Path("auditor")  # ca.crt, tls.crt, tls.key and site.jwk from the site kit
-broker = BrokerSettings("broker.example", Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"))
+broker = BrokerSettings("broker.example", Credentials.in_folder(keys))
 trust = TrustFile(keys / "trust.jws", load_public_key(keys / "site.jwk"))
 with Subscriber(broker, site="hq", trust=trust, clock=SystemClock(), state=StateFile(keys / "seen.json")) as events:
     for outcome in events:

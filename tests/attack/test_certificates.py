@@ -112,7 +112,7 @@ def test_what_a_revocation_list_says_about_time(authority: Authority) -> None:
 def test_an_authority_that_has_ended_vouches_for_nobody(tmp_path: Path) -> None:
     key = new_key()
     save_private_key(key, tmp_path / "tls.key")
-    files = Credentials(tmp_path / "ca.crt", tmp_path / "tls.crt", tmp_path / "tls.key")
+    files = Credentials.in_folder(tmp_path)
     authority, former = Authority.create("hq", NOW), Authority.create("hq", NOW - timedelta(days=CA_DAYS + 1))
     files.certificate.write_bytes(pem(authority.issue_client(UNIT, key.public_key(), NOW)))
     files.ca.write_bytes(pem(authority.certificate))

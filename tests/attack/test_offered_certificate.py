@@ -34,7 +34,7 @@ class Program:
         self.site, self.files = self.office.site, self.office.files
         delegate(self.site, clock=self.clock)
         keys = issue_client(self.site, "guard", "auditor", clock=self.clock)
-        self.credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        self.credentials = Credentials.in_folder(keys)
         self.clock.advance(90 * 86_400)
 
     @property

@@ -57,9 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     broker.use_site(office.files)
     folders[LATE] = office.enrol(LATE).folder
     broker.start()
-    yield Installed(
-        broker, {name: Credentials(at / "ca.crt", at / "tls.crt", at / "tls.key") for name, at in folders.items()}
-    )
+    yield Installed(broker, {name: Credentials.in_folder(at) for name, at in folders.items()})
     broker.stop()
 
 

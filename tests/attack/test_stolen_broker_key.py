@@ -49,7 +49,7 @@ class Site:
 
     @staticmethod
     def files(folder: Path) -> Credentials:
-        return Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+        return Credentials.in_folder(folder)
 
     def open(self, folder: Path, name: str) -> None:
         connection = Connection(self.broker.settings(self.files(folder)), client_id=name, clock=SystemClock())

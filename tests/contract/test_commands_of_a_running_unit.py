@@ -107,7 +107,7 @@ class RunningUnit:
 
     def settings(self, program: str) -> BrokerSettings:
         keys = self.site.site.client(program)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        credentials = Credentials.in_folder(keys)
         return BrokerSettings("127.0.0.1", credentials, port=self.broker.port)
 
     def ask(

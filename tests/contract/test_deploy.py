@@ -57,6 +57,17 @@ def exposure_of(file: Path) -> float:
     return float(found[1])
 
 
+def check_with_drop_in(folder: Path, name: str, text: str) -> None:
+    """Have systemd say that the service is valid with a drop-in."""
+    unit = folder / "postern.service"
+    unit.write_text(SERVICE.replace("/usr/bin/postern", "/bin/true"))
+    drop_ins = folder / "postern.service.d"
+    drop_ins.mkdir()
+    (drop_ins / name).write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @needs_systemd
 @pytest.mark.parametrize("file", SERVICES, ids=lambda file: str(file.relative_to(DEPLOY)))
 def test_each_service_is_hardened(file: Path) -> None:
@@ -201,13 +212,7 @@ def test_what_the_package_brings_along_is_pinned_by_digest() -> None:
 
 @needs_systemd
 def test_the_network_example_fits_the_service(tmp_path: Path) -> None:
-    unit = tmp_path / "postern.service"
-    unit.write_text(SERVICE.replace("/usr/bin/postern", "/bin/true"))
-    drop_in = tmp_path / "postern.service.d"
-    drop_in.mkdir()
-    shutil.copy(DEPLOY / "network.conf.example", drop_in / "network.conf")
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
+    check_with_drop_in(tmp_path, "network.conf", (DEPLOY / "network.conf.example").read_text())
 
 
 USER_DATA = DEPLOY / "cloud-init/user-data.example"

@@ -51,7 +51,7 @@ def retained_list(settings: BrokerSettings) -> bytes:
 
 def auditor_of(site: LiveSite) -> BrokerSettings:
     guard = issue_client(site.folder, "guard", "auditor")
-    credentials = Credentials(guard / "ca.crt", guard / "tls.crt", guard / "tls.key")
+    credentials = Credentials.in_folder(guard)
     time.sleep(1)  # the broker has the auditor's rules
     return BrokerSettings("127.0.0.1", credentials, port=site.broker.port)
 

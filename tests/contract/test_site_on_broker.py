@@ -67,9 +67,7 @@ class Installed:
         )
 
     def settings(self, keys: Path) -> BrokerSettings:
-        return BrokerSettings(
-            "127.0.0.1", Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"), port=self.broker.port
-        )
+        return BrokerSettings("127.0.0.1", Credentials.in_folder(keys), port=self.broker.port)
 
     def say(self) -> int:
         seq = self.outbox.append(unit_draft(self.clock))  # type: ignore[arg-type]  # it only reads the clock

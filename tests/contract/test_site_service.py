@@ -344,7 +344,7 @@ PROGRAMS: tuple[tuple[str, Role], ...] = (("guard", "auditor"), ("office", "oper
 
 
 def as_program(site: LiveSite, keys: Path) -> BrokerSettings:
-    credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+    credentials = Credentials.in_folder(keys)
     return BrokerSettings("127.0.0.1", credentials, port=site.broker.port)
 
 

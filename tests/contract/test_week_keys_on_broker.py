@@ -43,9 +43,7 @@ outputs:
 
 def heard(folder: Path, port: int, name: str, topic: str) -> list[bytes]:
     """What a program gets of a topic."""
-    settings = BrokerSettings(
-        "127.0.0.1", Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key"), port=port
-    )
+    settings = BrokerSettings("127.0.0.1", Credentials.in_folder(folder), port=port)
     connection = Connection(settings, client_id=name, clock=SystemClock(), session_expiry_s=0)
     connection.open()
     try:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from agent.door.lines import Input, InputSpec, KeptLine, OutputLine, OutputSpec
 from agent.door.outputs import Outputs, PulseSpec
 from agent.errors import DeviceLostError, PosternError
 from tests.simulators.broker import PATIENCE_S
-from tools.lib.rig.board import Board, BoardLines, BoardOfAUnit, serve
+from tests.simulators.keeper import children, served_board, until
+from tools.lib.rig.board import Board, BoardLines, BoardOfAUnit
 
 CHIP = Path("/dev/gpiochip0")
 MS = 1_000_000
@@ -45,21 +46,8 @@ main(open_output)
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[tuple[Board, Path]]:
-    board = Board(time.monotonic)
-    with serve(board, tmp_path / "board"):
-        yield board, tmp_path / "board"
-
-
-def children() -> list[int]:
-    me = os.getpid()
-    return [int(one) for one in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
-
-
-def until(true: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < PATIENCE_S
-        time.sleep(0.002)
+    with served_board(tmp_path) as served:
+        yield served
 
 
 def strike(longest_ms: int) -> OutputSpec:

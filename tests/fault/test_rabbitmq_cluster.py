@@ -60,7 +60,7 @@ def cluster(fleet: FleetSite) -> Iterator[Cluster]:
 
 
 def credentials(folder: Path) -> Credentials:
-    return Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+    return Credentials.in_folder(folder)
 
 
 def opened(node: Node, folder: Path, name: str, *filters: str, will: Will | None = None, **more: int) -> Connection:

@@ -50,7 +50,7 @@ def broker(premises: Premises) -> BrokerSettings:
     """As an auditor sees it."""
     keys = issue_client(premises.site.site.folder, "auditor-2", "auditor")
     premises.broker.reload(premises.site.site)
-    credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+    credentials = Credentials.in_folder(keys)
     return BrokerSettings("127.0.0.1", credentials, port=premises.broker.port)
 
 
@@ -117,7 +117,7 @@ def test_a_unit_far_away_is_judged_by_its_own_events_alone(
 ) -> None:
     def talk_nonsense() -> None:
         keys = DemoSite(premises.site.folder, OTHER).unit / "keys"
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        credentials = Credentials.in_folder(keys)
         settings = BrokerSettings("127.0.0.1", credentials, port=premises.broker.port)
         connection = Connection(settings, client_id="nonsense", clock=SystemClock())
         connection.open()

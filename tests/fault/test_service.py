@@ -78,7 +78,7 @@ class Installed:
 
     def subscriber(self) -> Subscriber:
         keys = self.site.site.client(PROGRAM)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        credentials = Credentials.in_folder(keys)
         broker = BrokerSettings("127.0.0.1", credentials, port=self.broker.port, protocol=self.broker.protocol)
         trust = TrustFile(self.site.site.trust, load_public_key(self.site.site.site_jwk))
         return Subscriber(broker, site=SITE, trust=trust, clock=SystemClock(), durable=True)

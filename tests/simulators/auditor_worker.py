@@ -22,7 +22,7 @@ from tests.simulators.nursery import fork_on_each_line
 
 def listen(port: int, folder: Path) -> None:
     """Hand over until the end."""
-    credentials = Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+    credentials = Credentials.in_folder(folder)
     with (folder / "told").open("a") as told, (folder / "handed.jsonl").open("a") as handed:
         handed.write("\n")  # ends what a subscriber before was killed over
         subscriber = Subscriber(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration that is in no file."""
+"""Configurations that are in no file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from pathlib import Path
 from agent.config.load import checked
 from agent.config.schema import Config
 from agent.parse.strict_yaml import parse_document
+
+# A whole configuration but for who the unit is: that an invitation says.
+CARD = """\
+profile: demo
+purpose: To show that a card is all that a unit needs.
+notice: {version: "1", operator: "Nobody, nobody@example.org", alternative: the bell}
+camera: {source: scene, script: /boot/firmware/scene.yaml}
+activation:
+  kind: zone
+  name: door
+  polygon: [[0.25, 0.1], [0.75, 0.1], [0.75, 0.9], [0.25, 0.9]]
+"""
 
 
 def parse_config(content: bytes, file: Path) -> Config:

@@ -187,7 +187,7 @@ class House:
             ("guard", (f"postern/{SITE}/+/availability", f"postern/{SITE}/+/info")),
         ):
             keys = self.site.site.client(name)
-            credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+            credentials = Credentials.in_folder(keys)
             settings = BrokerSettings("127.0.0.1", credentials, port=self.broker.port)
             connection = Connection(settings, client_id=name, clock=SystemClock())
             connection.open()

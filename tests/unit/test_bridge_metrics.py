@@ -4,37 +4,18 @@
 from __future__ import annotations
 
 import urllib.request
-from typing import Any
 
 import pytest
 
 from agent.bridge.metrics import Metrics
 from agent.bridge.records import records_of
 from agent.errors import RefusedError
-from agent.protocol.health import EventHead, Health
 from agent.subscribe.subscriber import Refusal
+from tests.simulators.health import healthy
 from tests.simulators.ports import free_port
 from tests.unit.test_bridge_outputs import Bench, bench
 
 __all__ = ["bench"]  # a fixture
-
-
-def health(**changes: Any) -> Health:
-    return Health(
-        type="io.postern.health.v1",
-        source="/postern/hq/door-3",
-        boot="00" * 8,
-        uptime_s=60,
-        time="2026-11-22T09:41:03Z",
-        clock="synced",
-        recognition="running",
-        fps_milli=9000,
-        queue_depth=0,
-        temperature_c=None,
-        disk_free_bytes=1,
-        head=EventHead(seq=1, digest="sha256:" + "0" * 64),
-        **changes,
-    )
 
 
 def test_metrics_tell_what_to_wake_somebody_for_and_nobodys_name(bench: Bench) -> None:
@@ -46,8 +27,8 @@ def test_metrics_tell_what_to_wake_somebody_for_and_nobodys_name(bench: Bench) -
         facts = bench.status.facts
         facts.event_s["door-3"] = bench.now_s - 7
         facts.units = ("door-3", "door-4", "door-5")
-        facts.health["door-3"] = (bench.now_s - 60, health(certificate_days=42))
-        facts.health["door-4"] = (bench.now_s - 181, health())  # door-5 was never heard
+        facts.health["door-3"] = (bench.now_s - 60, healthy("door-3", certificate_days=42))
+        facts.health["door-4"] = (bench.now_s - 181, healthy("door-4"))  # door-5 was never heard
         facts.epoch_keys_s = bench.now_s + 9 * 86_400
         store.put(
             records_of(Refusal("replayed", "postern/hq/door-3/event/match", "older"), "hq", serial=store.serial), 0

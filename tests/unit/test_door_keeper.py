@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from agent.door.kept import KeptLines
 from agent.door.lines import KeptLine, OutputLine, OutputSpec
 from agent.door.outputs import Outputs, PulseSpec
 from agent.errors import DeviceLostError, PosternError
-from tests.simulators.broker import PATIENCE_S
-from tools.lib.rig.board import Board, BoardLines, BoardOfAUnit, SocketLines, serve
+from tests.simulators.keeper import children, served_board, until
+from tools.lib.rig.board import Board, BoardLines, BoardOfAUnit, SocketLines
 
 CHIP = Path("/dev/gpiochip0")
 MS = 1_000_000
@@ -110,23 +110,8 @@ def test_a_chip_in_a_folder_with_a_space_is_the_same_chip() -> None:
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[tuple[Board, Path]]:
-    board = Board(time.monotonic)
-    with serve(board, tmp_path / "board"):
-        yield board, tmp_path / "board"
-
-
-def children() -> list[int]:
-    me = os.getpid()
-    return [int(one) for one in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
-
-
-def until(true: Callable[[], bool]) -> float:
-    """Seconds until it is so."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < PATIENCE_S
-        time.sleep(0.002)
-    return time.monotonic() - began
+    with served_board(tmp_path) as served:
+        yield served
 
 
 def test_a_unit_that_hangs_has_its_pulse_ended(board: tuple[Board, Path]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from agent.cli import main
 from agent.console.server import listen
 from agent.errors import PosternError, RefusedError
+from tests.simulators.config import CARD
 from tests.simulators.full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.ports import free_port
 
@@ -27,15 +28,6 @@ pytestmark = pytest.mark.timeout(300)
 
 ADVISES = re.compile(r": |--|'postern|postern site|choose|give|run |make |set ")
 PERSON = re.compile(r"^postern: [^\n]+$")
-CARD = """profile: demo
-purpose: To show that a card is all.
-notice: {version: "1", operator: "Nobody, n@example.org", alternative: the bell}
-camera: {source: scene, script: /boot/firmware/scene.yaml}
-activation:
-  kind: zone
-  name: door
-  polygon: [[0.25, 0.1], [0.75, 0.1], [0.75, 0.9], [0.25, 0.9]]
-"""
 
 
 class Desk:

@@ -13,18 +13,8 @@ from agent.cli import main
 from agent.config.load import load_file
 from agent.protocol.invitation import read_invitation, write_invitation
 from agent.site import joining
+from tests.simulators.config import CARD
 from tools.lib.lifetime.days import SITE, Fleet
-
-TEXT = """\
-profile: demo
-purpose: To show that a card is all that a unit needs.
-notice: {version: "1", operator: "Nobody, nobody@example.org", alternative: the bell}
-camera: {source: scene, script: /boot/firmware/scene.yaml}
-activation:
-  kind: zone
-  name: door
-  polygon: [[0.25, 0.1], [0.75, 0.1], [0.75, 0.9], [0.25, 0.9]]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +32,7 @@ class Card:
 
     def __init__(self, folder: Path) -> None:
         self.file, self.config = folder / "card.yaml", folder / "config.yaml"
-        self.file.write_text(TEXT)
+        self.file.write_text(CARD)
 
     def configure(self, *words: str | Path) -> int:
         return main(["unit", "configure", str(self.file), "--config", str(self.config), *map(str, words)])
@@ -70,7 +60,7 @@ def test_a_unit_that_joined_takes_a_correction_from_the_card_and_stays_who_it_is
     card = Card(tmp_path)
     assert card.configure("--invitation", invitation) == 0
     before = load_file(card.config)
-    card.file.write_text(TEXT.replace("name: door", "name: hall"))
+    card.file.write_text(CARD.replace("name: door", "name: hall"))
     assert card.configure() == 0
     config = load_file(card.config)
     assert (config.unit, config.broker, config.activation.name) == (before.unit, before.broker, "hall")
@@ -82,7 +72,7 @@ def test_a_wrong_configuration_on_the_card_is_told_with_its_line_and_the_one_in_
     card = Card(tmp_path)
     assert card.configure("--invitation", invitation) == 0
     before = card.config.read_bytes()
-    text = TEXT.replace("purpose:", "porpoise:")
+    text = CARD.replace("purpose:", "porpoise:")
     card.file.write_text(text)
     assert card.configure("--invitation", invitation) == 2
     line = 1 + next(number for number, one in enumerate(text.splitlines()) if one.startswith("porpoise"))
@@ -96,7 +86,7 @@ def test_the_configuration_of_another_unit_is_refused_in_one_sentence(
     invitation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = Card(tmp_path)
-    card.file.write_text(TEXT + f"unit: {{site: {SITE}, id: door-8, name: Hall}}\n")
+    card.file.write_text(CARD + f"unit: {{site: {SITE}, id: door-8, name: Hall}}\n")
     assert card.configure("--invitation", invitation) == 2
     assert "is for door-8 of site" in capsys.readouterr().err
     assert not card.config.exists()
@@ -114,7 +104,7 @@ def test_no_invitation_and_no_configuration_is_told(tmp_path: Path, capsys: pyte
 
 def test_a_card_with_an_editors_marks_counts(invitation: Path, tmp_path: Path) -> None:
     card = Card(tmp_path)
-    card.file.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode().rstrip())
+    card.file.write_bytes(b"\xef\xbb\xbf" + CARD.replace("\n", "\r\n").encode().rstrip())
     assert card.configure("--invitation", invitation) == 0
     assert load_file(card.config).unit.id == "door-7"
 
@@ -142,7 +132,7 @@ def test_a_configuration_that_was_closed_stays_closed_and_may_hold_a_password(in
         os.chown(card.config, 0, 1)
     before = card.config.stat()
     camera = "camera: {source: rtsp, url: 'rtsp://cam:hunter2@192.0.2.20/live'}"
-    card.file.write_text(TEXT.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
+    card.file.write_text(CARD.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
     assert card.configure() == 0
     after = card.config.stat()
     assert after.st_mode & 0o777 == 0o640
@@ -157,7 +147,7 @@ def test_password_is_not_laid_open_and_the_configuration_in_force_stays(
     assert card.configure("--invitation", invitation) == 0
     before = card.config.read_bytes()
     camera = "camera: {source: rtsp, url: 'rtsp://cam:hunter2@192.0.2.20/live'}"
-    card.file.write_text(TEXT.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
+    card.file.write_text(CARD.replace("camera: {source: scene, script: /boot/firmware/scene.yaml}", camera))
     assert card.configure() != 0
     told = capsys.readouterr().err
     assert "camera.credentials_file" in told

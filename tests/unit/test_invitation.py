@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from agent.clock import SimulatedClock
 from agent.errors import PosternError, RefusedError
-from agent.protocol.health import EventHead, Health
 from agent.protocol.invitation import (
     MAX_BYTES,
     MAX_TEXT,
@@ -36,6 +35,7 @@ from agent.site.records import SiteFiles, UnitRecord
 from agent.site.seen import UnitSeen, with_availability, with_health, with_info
 from agent.unit.invited import _read
 from agent.unit.joining import install, new_unit_request
+from tests.simulators.health import healthy
 from tools.lib.lifetime.days import SITE, Fleet
 
 QR_CHARACTERS = 1_852  # of a QR code of version 25-L in alphanumeric mode (ISO/IEC 18004, table 7)
@@ -255,20 +255,7 @@ def test_any_bytes_of_a_file_are_an_invitation_or_refused(content: bytes) -> Non
 
 def test_a_health_document_that_the_broker_kept_hides_nobodys_silence() -> None:
     blank = UnitSeen(version=1, unit="door-1")
-    health = Health(
-        type="io.postern.health.v1",
-        source="/postern/hq/door-1",
-        boot="0" * 16,
-        uptime_s=60,
-        time="2026-01-05T08:00:00Z",
-        clock="synced",
-        recognition="running",
-        fps_milli=0,
-        queue_depth=0,
-        temperature_c=None,
-        disk_free_bytes=0,
-        head=EventHead(seq=0, digest="sha256:" + "0" * 64),
-    )
+    health = healthy("door-1", time="2026-01-05T08:00:00Z")
     assert with_health(blank, health, "2026-01-09T08:00:00Z").at == "2026-01-05T08:00:00Z"
     assert with_health(blank, health, "2026-01-04T08:00:00Z").at == "2026-01-04T08:00:00Z", "nobody is seen tomorrow"
     lost = msgspec.structs.replace(health, clock="unsynced")

@@ -142,7 +142,7 @@ def test_mosquitto_lets_in_whom_the_site_added_and_nobody_whom_it_revoked(office
     unit = credentials_of(office.enrol("door-3"))
     other = credentials_of(office.enrol("door-4"))
     folder = programs.issue_client(office.site, "auditor-1", "auditor", **office.options)
-    auditor = Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+    auditor = Credentials.in_folder(folder)
     broker = RealBroker(tmp_path / "broker", KitAuthority(office))  # type: ignore[arg-type]
     shutil.copy(office.files.acl, broker.acl)
     broker.start()

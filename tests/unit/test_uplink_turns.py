@@ -99,7 +99,7 @@ class Station:
         self.wire = Wire(self.clock)
         self.unit = SigningUnit(folder / "outbox.db", "door-3", self.clock)
         self.requests: list[str] = []
-        files = Credentials(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+        files = Credentials.in_folder(folder)
         self.uplink = Uplink(
             UplinkSettings(BrokerSettings("broker", files), site="hq", unit="door-3", health_interval_s=INTERVAL_S),
             outbox=self.unit.outbox,

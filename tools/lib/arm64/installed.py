@@ -127,7 +127,7 @@ class Installed:
         keys = demo.site.client(PROGRAM)
         settings = BrokerSettings(
             "127.0.0.1",
-            Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"),
+            Credentials.in_folder(keys),
             port=broker.port,
             protocol=broker.protocol,
         )

@@ -77,7 +77,7 @@ class Demo:
         keys = site.site.client(PROGRAM)
         settings = BrokerSettings(
             "127.0.0.1",
-            Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"),
+            Credentials.in_folder(keys),
             port=broker.port,
             protocol=broker.protocol,
         )

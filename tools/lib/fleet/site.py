@@ -48,7 +48,7 @@ class FleetSite:
     def program(self) -> Credentials:
         """Of the program that listens."""
         keys = self.files.client(PROGRAM)
-        return Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        return Credentials.in_folder(keys)
 
     def join(self, count: int, host: str, *, kind: BrokerKind = "mosquitto") -> None:
         """Make the site, the broker's files for ``host``, a program that listens, and ``count`` units."""

@@ -95,7 +95,7 @@ class Fleet:
 
     def _add_program(self, name: str, role: Role) -> Credentials:
         keys = issue_client(self.folder, name, role, clock=self.clock)
-        return Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        return Credentials.in_folder(keys)
 
     def _join(self, name: str) -> FleetUnit:
         text = joining.invite(self.folder, name, accepted=True, clock=self.clock)

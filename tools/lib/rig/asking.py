@@ -29,9 +29,7 @@ class Asking:
 
     def ask(self, verb: str, args: Mapping[str, Any]) -> Response:
         keys = self._site.site.client(OPERATOR)
-        broker = BrokerSettings(
-            "127.0.0.1", Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key"), port=self._port
-        )
+        broker = BrokerSettings("127.0.0.1", Credentials.in_folder(keys), port=self._port)
         files = self._site.site
         trusted = TrustedUnits.from_signed(files.trust.read_bytes(), load_public_key(files.site_jwk))
         operator = Operator(broker, site=SITE, key=SigningKey.load(files.site_key), trusted=trusted, clock=self._clock)

@@ -57,7 +57,7 @@ class Listener:
     def of_program(cls, site: SiteFiles, program: str, *, name: str, port: int, clock: Clock | None = None) -> Self:
         """For a program of a site on this machine, whose broker listens on loopback."""
         keys = site.client(program)
-        credentials = Credentials(keys / "ca.crt", keys / "tls.crt", keys / "tls.key")
+        credentials = Credentials.in_folder(keys)
         trust = TrustFile(site.trust, load_public_key(site.site_jwk))
         return cls(BrokerSettings("127.0.0.1", credentials, port=port), site=name, trust=trust, clock=clock)
 
