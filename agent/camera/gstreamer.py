@@ -20,15 +20,20 @@ from agent.camera.base import CameraInfo, Frame
 from agent.camera.convert import Plane, YuvColour, YuvPicture, colour_of, shrink
 from agent.camera.timestamps import Timestamps
 from agent.clock import Clock
-from agent.config.camera import MAX_SIDE, GstreamerCamera
+from agent.config.camera import GstreamerCamera
 from agent.errors import CameraLostError, ConfigError
 
 FLIP_METHODS: Final = {0: 0, 90: 3, 180: 2, 270: 1}  # nvvidconv: 1 is counter-clockwise (L4T guide)
-SINK: Final = "capsfilter caps=video/x-raw,format=NV12 ! appsink name=postern drop=true max-buffers=1 sync=false"
+SINK: Final = "appsink name=postern drop=true max-buffers=1 sync=false"
 STATE_TIMEOUT_NS: Final = 1_000_000_000  # an element that does not stop within a second is left to its thread
 POLL_NS: Final = 100_000_000  # an element's error is noticed this soon, no picture is waited for then
 FULL_RANGE: Final = 1  # GST_VIDEO_COLOR_RANGE_0_255, video-color.h; its name is no Python name
-NO_SUCH_ELEMENT: Final = 1  # GST_PARSE_ERROR_NO_SUCH_ELEMENT, gstparse.h
+MALFORMED: Final = "it is not written as gst-launch-1.0 wants it"
+TOO_LARGE: Final = "its pictures are larger than camera.max_width and camera.max_height"
+REASONS: Final = {  # gstparse.h
+    1: "one of its elements is not installed",  # GST_PARSE_ERROR_NO_SUCH_ELEMENT
+    3: f"two of its elements share no format, or {TOO_LARGE}",  # GST_PARSE_ERROR_LINK
+}
 
 # Types come from GObject introspection at run time, so GStreamer's objects go by these names.
 Pipeline: TypeAlias = Any  # Gst.Pipeline
@@ -63,14 +68,20 @@ def load_gstreamer() -> GstApi:
 
 
 def pipeline_text(settings: GstreamerCamera) -> str:
-    """Build the pipeline in gst-launch notation, up to and with the sink that keeps the newest picture alone."""
+    """Build the pipeline in gst-launch notation, up to and with the sink that keeps the newest picture alone.
+
+    Larger pictures than the settings allow are refused while formats are agreed on, before an element makes room for
+    one: GLib ends the process where memory for it is refused.
+    """
     if settings.pipeline is not None:
-        return f"{settings.pipeline} ! {SINK}"
+        most = f"width=[1,{settings.max_width}],height=[1,{settings.max_height}]"
+        between = f'capsfilter caps="video/x-raw(ANY),{most};image/jpeg(ANY),{most}"'
+        return f'{settings.pipeline_with(between)} ! capsfilter caps="video/x-raw,format=NV12,{most}" ! {SINK}'
     rate = Fraction(settings.frames_per_second).limit_denominator(1001)
     return (
         f"nvarguscamerasrc sensor-id={settings.sensor_id} ! video/x-raw(memory:NVMM),width={settings.width},"
         f"height={settings.height},framerate={rate.numerator}/{rate.denominator} ! "
-        f"nvvidconv flip-method={FLIP_METHODS[settings.rotate]} ! {SINK}"
+        f"nvvidconv flip-method={FLIP_METHODS[settings.rotate]} ! capsfilter caps=video/x-raw,format=NV12 ! {SINK}"
     )
 
 
@@ -153,8 +164,7 @@ class GstreamerSource:
         try:
             return self._api.Gst.parse_launch(pipeline_text(self.settings))
         except self._api.GLib.Error as error:
-            missing = error.code == NO_SUCH_ELEMENT
-        reason = "one of its elements is not installed" if missing else "it is not written as gst-launch-1.0 wants it"
+            reason = REASONS.get(error.code, MALFORMED)
         raise ConfigError(f"the GStreamer pipeline cannot be built: {reason}; try it with gst-launch-1.0")
 
     def _pull(self) -> Sample:
@@ -167,7 +177,8 @@ class GstreamerSource:
             if message is not None:
                 error, _ = message.parse_error()
                 raise CameraLostError(
-                    f"the GStreamer pipeline stopped ({error.domain} {error.code}): see why with gst-launch-1.0"
+                    f"the GStreamer pipeline stopped ({error.domain} {error.code}): see why with gst-launch-1.0, or"
+                    f" {TOO_LARGE}"
                 )
             if self._sink.get_property("eos"):
                 raise CameraLostError("the GStreamer pipeline gives no more pictures: its stream ended")
@@ -176,10 +187,6 @@ class GstreamerSource:
     def _read_layout(self, sample: Sample) -> _Layout:
         video = self._api.GstVideo
         info = video.VideoInfo.new_from_caps(sample.get_caps())
-        if not (0 < info.width <= MAX_SIDE and 0 < info.height <= MAX_SIDE):
-            raise ConfigError(
-                f"the GStreamer pipeline gives {info.width}x{info.height} pixels, the limit is {MAX_SIDE}"
-            )
         matrices = {video.VideoColorMatrix.BT709: 709, video.VideoColorMatrix.BT601: 601}
         colour = colour_of(
             matrices.get(info.colorimetry.matrix),
@@ -196,7 +203,11 @@ class GstreamerSource:
         claimed_ns = (
             None if buffer.pts == self._api.Gst.CLOCK_TIME_NONE else self._pipeline.get_base_time() + buffer.pts
         )
-        main = self._layout.picture(buffer.extract_dup(0, buffer.get_size())).turned(self._turn)
+        self._layout = self._read_layout(sample)  # a stream may change its size between two pictures
+        try:
+            main = self._layout.picture(buffer.extract_dup(0, buffer.get_size())).turned(self._turn)
+        except ValueError:
+            raise CameraLostError("the GStreamer pipeline gave a picture that is cut short") from None
         lores = partial(shrink, main, (main.width, main.height), self.lores_size)
         return Frame(number, self._times.live(claimed_ns, self.clock.monotonic_ns()), lores, main, main.release)
 

@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta
 
+from agent.config.pipeline import bounded
+
 MAX_SIDE = 8192  # pixels: the largest side that H.264 level 6 and today's sensors reach
 
 Width = Annotated[int, Meta(ge=64, le=MAX_SIDE, multiple_of=2, description="pixels, even, 64 to 8192")]
@@ -127,11 +129,17 @@ class GstreamerCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
         ]
         | None
     ) = None
+    max_width: MostWide = 1920  # of a pipeline of one's own; the CSI camera gives what ``width`` and ``height`` say
+    max_height: MostHigh = 1200
     timeout_s: Seconds = 5.0
 
     def __post_init__(self) -> None:
         if self.pipeline is not None and (not self.pipeline.strip() or not self.pipeline.isprintable()):
             raise ValueError("give the GStreamer elements in one line, for instance 'videotestsrc ! videoconvert'")
+
+    def pipeline_with(self, bound: str) -> str | None:
+        """The pipeline with the element ``bound`` behind each of its own, where it may run in production."""
+        return self.pipeline and bounded(self.pipeline, bound)
 
     def __repr__(self) -> str:  # an own pipeline may hold an address with a password
         return f"GstreamerCamera(sensor_id={self.sensor_id!r}, own_pipeline={self.pipeline is not None!r})"

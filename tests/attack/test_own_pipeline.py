@@ -49,13 +49,15 @@ HOSTILE = [
     "v4l2src ! gdppay ! tcpserversink",
     "v4l2src ! webrtcsink",
     "v4l2src ! splitmuxsink location=x",
+    "v4l2src ! image/jpeg,width=1280 ! jpegdec ! videoconvert",  # takes whatever memory a picture's head claims
+    "v4l2src ! nvjpegdec ! nvvidconv",
     "v4l2src !",
     "! v4l2src",
     "v4l2src ! ! videoconvert",
 ]
 HONEST = [
     "v4l2src device=/dev/video0 ! nvvidconv",
-    "v4l2src device=/dev/v4l/by-id/cam-index0 ! image/jpeg,width=1280,framerate=25/1 ! jpegdec ! videoconvert",
+    "v4l2src device=/dev/v4l/by-id/cam-index0 ! image/jpeg,width=1280,framerate=25/1 ! nvv4l2decoder ! nvvidconv",
     "libcamerasrc ! video/x-raw,width=1280,format=NV12 ! queue max-size-buffers=2 ! videoflip method=rotate-180",
     "nvarguscamerasrc sensor-id=0 ! video/x-raw(memory:NVMM),width=(int)1280,height=(int)720 ! nvvidconv flip-method=2",
 ]

@@ -21,6 +21,7 @@ TEST = (
     "videotestsrc is-live=true num-buffers={frames} pattern={pattern} ! "
     "video/x-raw,format=NV12,width={width},height={height},framerate=25/1"
 )
+LARGEST = 'capsfilter caps="video/x-raw(ANY),{0};image/jpeg(ANY),{0}"'.format("width=[1,1920],height=[1,1200]")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,16 @@ def test_jetson_pipeline_keeps_only_the_newest_picture() -> None:
 
 
 def test_own_pipeline_ends_in_the_same_sink() -> None:
-    assert pipeline_text(GstreamerCamera(pipeline="videotestsrc")) == (
-        "videotestsrc ! capsfilter caps=video/x-raw,format=NV12 ! "
+    assert pipeline_text(GstreamerCamera(pipeline="videotestsrc", max_width=640, max_height=480)) == (
+        'videotestsrc ! capsfilter caps="video/x-raw,format=NV12,width=[1,640],height=[1,480]" ! '
         "appsink name=postern drop=true max-buffers=1 sync=false"
     )
+
+
+def test_each_element_of_a_cameras_chain_is_held_to_the_largest_picture() -> None:
+    text = pipeline_text(GstreamerCamera(pipeline="v4l2src ! video/x-raw,format=YUY2 ! videoscale ! videoconvert"))
+    bounded = f"v4l2src ! {LARGEST} ! video/x-raw,format=YUY2 ! videoscale ! {LARGEST} ! videoconvert ! {LARGEST} ! "
+    assert text.startswith(bounded + "capsfilter caps=")
 
 
 def test_missing_binding_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +92,36 @@ def test_pictures_of_a_real_pipeline_are_right_with_and_without_padding(gst: Gst
                 assert np.abs(window.astype(int) - (255, 0, 0)).max() <= 3
                 assert np.abs(frame.lores[:100, :200].astype(int) - (255, 0, 0)).max() <= 3
                 assert width != 640 or (frame.lores[180:] == LORES_BORDER).all()
+
+
+def test_picture_larger_than_configured_is_refused_before_anything_makes_room_for_it(gst: GstApi) -> None:
+    scaled = TEST.format(frames=5, pattern="black", width=8192, height=8192) + f" ! {LARGEST} ! videoscale"
+    for pipeline in (TEST.format(frames=5, pattern="black", width=1922, height=64), scaled):
+        with (
+            pytest.raises(
+                (ConfigError, CameraLostError), match=r"larger than camera\.max_width and camera\.max_height"
+            ),
+            source(gst, pipeline),
+        ):
+            pass
+    with source(gst, TEST.format(frames=5, pattern="black", width=1920, height=1200) + f" ! {LARGEST}") as camera:
+        assert (camera.info().width, camera.info().height) == (1920, 1200)
+
+
+def test_stream_that_changes_its_size_is_read_as_what_it_is(gst: GstApi) -> None:
+    sizes = [(128, 96), (64, 48), (160, 120)]
+    parts = " ".join(f"{TEST.format(frames=4, pattern='red', width=w, height=h)} ! c." for w, h in sizes)
+    seen = []
+
+    def look(camera: GstreamerSource) -> None:
+        for frame in camera.frames():
+            with frame:
+                seen.append((frame.main.width, frame.main.height))
+                assert np.abs(frame.main.window(0, 0, 999, 999).astype(int) - (255, 0, 0)).max() <= 3
+
+    with source(gst, f"concat name=c {parts} c.") as camera, pytest.raises(CameraLostError, match="its stream ended"):
+        look(camera)
+    assert sorted(set(seen), key=seen.index) == sizes
 
 
 def test_live_pictures_carry_the_time_of_the_monotonic_clock(gst: GstApi) -> None:
