@@ -25,9 +25,10 @@ from agent.console.opening import host_of, read_opening
 from agent.detect.change import ChangeTest
 from agent.door.acts import Request
 from agent.door.codes import QrCodes
+from agent.door.feedback import TEXTS, write_text
 from agent.door.gpio import GpiodLines
 from agent.door.osdp import OsdpPanels
-from agent.errors import CameraLostError, InUseError, PosternError, in_one_sentence, printable
+from agent.errors import CameraLostError, InUseError, PosternError, StorageError, in_one_sentence, printable
 from agent.gallery.database import count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
@@ -313,12 +314,18 @@ def check_tokens(config: Config, clock: Clock) -> Found:
 
 
 def check_outputs(config: Config, clock: Clock) -> Found:
-    """Each line is there and free; taking it switches it off, and nothing opens."""
+    """Each line is there and free; taking it switches it off, and nothing opens. The display can be written."""
     count = len(pulses(config)) + len(lights(config))
     problems = switch_off(config, GpiodLines())
     yield from (("fault", f"{problem} (is the unit running? it holds its lines)") for problem in problems)
     if not problems:
         yield "ok", f"{count} output lines, all off" if count else "no output line"
+    if config.feedback.text is not None and not is_held(config):  # a unit that runs tells it by itself
+        try:
+            write_text(config.feedback.text, TEXTS["ready"])
+            yield "ok", f"{config.feedback.text} can be written, for a display"
+        except StorageError as error:
+            yield "fault", f"feedback.text: {error}"
     for name, spec in panels(config).items():
         opened = OsdpPanels().open_panel(spec, clock, lambda _: None)
         try:

@@ -31,6 +31,11 @@ def absent(config: Config) -> list[str]:
         for name, one in outputs
         if not one.chip.exists()
     ]
+    text = config.feedback.text
+    if text is not None and not text.parent.is_dir():
+        found.append(
+            f"feedback.text: there is no folder {text.parent}: name a file in /run/postern, or make the folder"
+        )
     for reader in (one for one in config.outputs if isinstance(one, OsdpOutput)):
         if not reader.device.exists():
             place = f"outputs: {reader.name}.device"

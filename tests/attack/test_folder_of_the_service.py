@@ -36,7 +36,8 @@ def test_package_scripts_change_nothing_in_what_the_service_owns(script: str) ->
 
 def test_folder_is_made_by_systemd_alone() -> None:
     rules = [line.split() for line in (DEPLOY / "tmpfiles.conf").read_text().splitlines() if not line.startswith("#")]
-    owned = [["d", folder, "0700", "postern", "postern", "-"] for folder in (STATE, "/run/postern-console")]
+    modes = {STATE: "0700", "/run/postern": "0755", "/run/postern-console": "0700"}
+    owned = [["d", folder, mode, "postern", "postern", "-"] for folder, mode in modes.items()]
     assert rules == owned, "no other type: z, Z and R follow what is there"
     assert "StateDirectory=postern\n" in (DEPLOY / "postern.service").read_text()
     assert "tmpfiles.conf" in (DEPLOY / "debian" / "build").read_text()

@@ -343,3 +343,35 @@ def test_the_first_boot_example_carries_the_files_that_lie_beside_it() -> None:
 def test_the_first_boot_example_is_valid_cloud_config() -> None:
     done = subprocess.run(["cloud-init", "schema", "-c", USER_DATA], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+DEVICES = {  # by which class of /proc/devices, and with what access, a unit reaches what its configuration may name
+    "/dev/gpiochip0": ("char-gpiochip", "rw"),
+    "/dev/input/by-id/usb-button-event-kbd": ("char-input", "r"),
+    "/dev/ttyUSB0": ("char-ttyUSB", "rw"),
+    "/dev/ttyACM0": ("char-ttyACM", "rw"),
+    "/dev/ttyAMA0": ("char-ttyAMA", "rw"),
+    "/dev/ttyS0": ("char-ttyS", "rw"),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_sandbox_lets_the_unit_use_what_a_door_is_wired_by(device: str) -> None:
+    """An access controller's adapter could not be opened: the service may use no device that is not named here."""
+    assert setting("DevicePolicy") == ["closed"]
+    kind, access = DEVICES[device]
+    assert f"{kind} {access}" in setting("DeviceAllow")
+
+
+@pytest.mark.parametrize("file", [DEPLOY / "config.example.yaml", *sorted((DEPLOY / "examples").glob("*.yaml"))])
+def test_the_folder_of_a_display_is_made_by_the_package_and_may_be_written(file: Path) -> None:
+    """It was made by nobody, and read-only for the service: the display of the shipped example showed nothing."""
+    made = {
+        line.split()[1]: line.split()[2]
+        for line in (DEPLOY / "tmpfiles.conf").read_text().splitlines()
+        if line[:2] == "d "
+    }
+    for text in re.findall(r"^#?\s+text: (/\S+)$", file.read_text(), re.MULTILINE):
+        folder = str(Path(text).parent)
+        assert made[folder] == "0755"
+        assert f"-{folder}" in setting("ReadWritePaths")[0].split()

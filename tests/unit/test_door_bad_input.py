@@ -158,6 +158,29 @@ def test_door_off_switches_every_line_off_and_tells_which_it_cannot_take(capsys:
     ]
 
 
+def test_a_display_whose_folder_is_missing_is_told_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, display = tmp_path / "unit.yaml", tmp_path / "no-folder" / "display"
+    file.write_text(yaml.safe_dump(BASE | {"feedback": {"text": str(display)}}))
+    assert main(["check-config", str(file)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"feedback.text: there is no folder {display.parent}: name a file in /run/postern" in told
+
+
+def test_doctor_tries_the_display(tmp_path: Path) -> None:
+    display = tmp_path / "run" / "display"
+    shown = parse_config(
+        yaml.safe_dump(
+            BASE | {"feedback": {"text": str(display)}, "gallery": {**BASE["gallery"], "path": str(tmp_path / "g.db")}}
+        ).encode(),
+        tmp_path / "unit.yaml",
+    )
+    assert [one.state for one in examine("outputs", shown, SystemClock())] == ["ok", "fault"]
+    display.parent.mkdir()
+    assert [one.state for one in examine("outputs", shown, SystemClock())] == ["ok", "ok"]
+
+
 def test_nothing_is_absent_where_nothing_is_named() -> None:
     assert absent(config()) == []
     assert absent(config(activation=button({"kind": "command"}))) == []

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SimulatedClock
 from agent.door.acts import REOPEN_NS, Inputs, Press, Request, ScenePresses
-from agent.door.feedback import AGAIN_NS, GRANTED_NS, TEXTS, WAIT_NS, Feedback
+from agent.door.feedback import AGAIN_NS, GRANTED_NS, TEXTS, WAIT_NS, Feedback, write_text
 from agent.door.gpio import GpiodLines
 from agent.door.lines import InputSpec, OutputSpec
 from agent.door.outputs import MAX_PULSE_NS, Outputs, PulseSpec
@@ -265,3 +266,12 @@ def test_a_challenge_is_shown_and_one_that_failed_ends_as_everything_else_does(t
     display.feedback.guide(None)
     after = display.play(8, acting=False)
     assert list(dict.fromkeys(after)) == [TEXTS["wait"], TEXTS["again"], TEXTS["ready"]]
+
+
+def test_a_display_program_of_another_user_may_read_the_text_whatever_the_services_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)  # as in postern.service
+    try:
+        write_text(tmp_path / "display", TEXTS["ready"])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "display").stat().st_mode & 0o777 == 0o644
