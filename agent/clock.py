@@ -136,6 +136,26 @@ class SimulatedClock:
         self._state = state or self._state
 
 
+class Bucket:
+    """A token bucket over the monotonic clock: ``burst`` at once, then ``per_second``."""
+
+    __slots__ = ("_burst", "_last_ns", "_per_second", "_tokens")
+
+    def __init__(self, burst: int, per_second: float) -> None:
+        self._burst, self._per_second = burst, per_second
+        self._tokens, self._last_ns = float(burst), 0
+
+    def take(self, now_ns: int) -> bool:
+        """Take one at the moment ``now_ns``; whether there was one."""
+        gained = max(now_ns - self._last_ns, 0) * self._per_second / 1e9
+        self._tokens = min(self._burst, self._tokens + gained)
+        self._last_ns = now_ns
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 def uniform(random: Callable[[int], bytes]) -> float:
     """Draw a number in [0, 1) from a source of random bytes."""
     return int.from_bytes(random(4), "big") / 4294967296.0  # 2**32

@@ -39,6 +39,7 @@ from agent.site.mandated import destroy_past, load_mandate, may_configure
 from agent.site.newer import Retained, put_back
 from agent.site.operator import MAX_SENT, VALIDITY_S, next_command, number_after
 from agent.site.policies import newest_policy
+from agent.site.quota import JOINING, UNIT, Quota
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.renewal import has_to_last, is_old
 from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
@@ -96,6 +97,7 @@ class Desk:
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
         self._shown_ns = 0
         self._handing = Handing(folder, site=self.site, clock=clock)
+        self._quota = Quota(clock, tell)
 
     def filters(self) -> tuple[str, ...]:
         """What the service listens to."""
@@ -173,10 +175,12 @@ class Desk:
             return
         asks = name.split(".")[0]
         if root == JOINING_ROOT and rest.replace("/", ".") == f"{asks}{JOINING_SUFFIX}.request":
+            if not self._quota.admits(f"{asks}{JOINING_SUFFIX}", JOINING):
+                return
             reply = ask_to_join(self._folder, asks, payload, clock=self._clock)
             yield Letter(topic.removesuffix("request") + "answer", reply, VALIDITY_S)
             return
-        if root != TOPIC_ROOT or (record := self._record(name)) is None:
+        if root != TOPIC_ROOT or not self._quota.admits(name, UNIT) or (record := self._record(name)) is None:
             return
         if leaf == "health":
             yield from self._heard(record, payload)

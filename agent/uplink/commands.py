@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agent.clock import Clock
+from agent.clock import Bucket, Clock
 from agent.disk.files import write_atomic
 from agent.errors import PosternError, RefusedError, RetryError, StorageError, VerificationError
 from agent.keys import ALGORITHM, Header, PublicKey, read_header
@@ -165,30 +165,13 @@ class _Nonces:
         return self._open.pop(nonce, -1) > now_ns
 
 
-class _Bucket:
-    """A token bucket over the monotonic clock."""
-
-    def __init__(self, burst: int = BURST, per_second: int = PER_SECOND) -> None:
-        self._burst, self._per_second = burst, per_second
-        self._tokens, self._last_ns = float(burst), 0
-
-    def take(self, now_ns: int) -> bool:
-        gained = max(now_ns - self._last_ns, 0) * self._per_second / 1e9
-        self._tokens = min(self._burst, self._tokens + gained)
-        self._last_ns = now_ns
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class _Bounds:
     """The four bounds of one sort of sender, and its challenges."""
 
-    def __init__(self, checks: _Bucket, done: _Bucket, random: Callable[[int], bytes]) -> None:
+    def __init__(self, checks: Bucket, done: Bucket, random: Callable[[int], bytes]) -> None:
         self.checks, self.done = checks, done
         self.nonces = _Nonces(random)
-        self.unsigned, self.refused = _Bucket(), _Bucket()
+        self.unsigned, self.refused = Bucket(BURST, PER_SECOND), Bucket(BURST, PER_SECOND)
 
 
 class _FloodError(Exception):
@@ -220,8 +203,8 @@ class Commands:
 
     def __post_init__(self) -> None:
         self._handlers: Mapping[str, Handler] = {}
-        self._commanded = _Bounds(_Bucket(CHECKS_BURST, CHECKS_PER_SECOND), _Bucket(), self.random)
-        asked = _Bucket(ASKED_BURST, 2 * ASKED_PER_SECOND), _Bucket(ASKED_BURST, ASKED_PER_SECOND)
+        self._commanded = _Bounds(Bucket(CHECKS_BURST, CHECKS_PER_SECOND), Bucket(BURST, PER_SECOND), self.random)
+        asked = Bucket(ASKED_BURST, 2 * ASKED_PER_SECOND), Bucket(ASKED_BURST, ASKED_PER_SECOND)
         self._asked = _Bounds(*asked, self.random)
         self._numbers: dict[str, CommandCounter] = {}  # of programs, by the id of their key
 
@@ -253,7 +236,7 @@ class Commands:
         grant: Grant | None = None
         before = self.counter.last
         bounds = self._asked if SEPARATOR.encode() in payload else self._commanded
-        bound: _Bucket | None = bounds.unsigned  # what an answer is still to be taken from
+        bound: Bucket | None = bounds.unsigned  # what an answer is still to be taken from
         try:
             command, grant, counter = self._authenticate(payload, bounds.checks, now_ns)
             bound = bounds.refused
@@ -293,7 +276,7 @@ class Commands:
             return dict(handler(command))
 
     def _authenticate(
-        self, payload: bytes, checks: _Bucket, now_ns: int
+        self, payload: bytes, checks: Bucket, now_ns: int
     ) -> tuple[Command, Grant | None, CommandCounter]:
         """Signature first: nothing of the content is read before it. The command, who sent it, and their numbers."""
         if len(payload) > MAX_COMMAND_BYTES:
@@ -389,7 +372,7 @@ class Commands:
             raise VerificationError("not_yet_valid", "the command is from the future: compare the clocks")
 
 
-def _take(bucket: _Bucket, now_ns: int) -> None:
+def _take(bucket: Bucket, now_ns: int) -> None:
     if not bucket.take(now_ns):
         raise _FloodError
 
