@@ -23,9 +23,10 @@ stays, and none while a hopeless one rests.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.detect.pose import head_pose
 from agent.embed.align import align
@@ -53,8 +54,7 @@ if TYPE_CHECKING:
 STAGES = ("frame", "change", "read", "detect", "track", "align", "embed", "compare", "liveness", "record")
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(msgspec.Struct, frozen=True):
     """The parts of one unit. ``references`` gives the gallery of this moment, ``record`` makes and queues events.
 
     ``enrol`` shows the frame to an enrolment that was begun by command, if one is under way, and says if that took it;

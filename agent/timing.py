@@ -6,15 +6,15 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+
+import msgspec
 
 BINS_PER_OCTAVE = 8  # a bin is 9 % wide: good enough for p50 and p95
 OCTAVES = 24  # 1 microsecond to 16 seconds
 BINS = BINS_PER_OCTAVE * OCTAVES
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """Quantiles of one stage in whole microseconds, and how many times it ran."""
 
     count: int

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -85,8 +84,7 @@ class _PersonalPart(msgspec.Struct, frozen=True):
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class AuditReport:
+class AuditReport(msgspec.Struct, frozen=True):
     """A chain that holds, and its ends. Of the personal parts: how many are there, were erased, or fit no entry.
 
     A ``loose`` part is one that was changed after it was written, or whose entry a power cut prevented.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -18,20 +17,18 @@ ACT_WITHIN_S = (
 )
 
 
-@dataclass(slots=True)
-class Sent:
+class Sent(msgspec.Struct):
     """What became of a batch: everything ``through`` this number is done with, ``dead`` of it will never be taken.
 
     ``problem`` is one sentence on why the rest has to wait; without one the rest is offered again at once.
     """
 
     through: int = 0
-    dead: list[tuple[Record, str]] = field(default_factory=list)
+    dead: list[tuple[Record, str]] = msgspec.field(default_factory=list)
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A record, and who it is about where this output may know."""
 
     record: Record

@@ -8,9 +8,10 @@ withdrawn from every output that was told. Nothing that is resolved is stored by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.bridge.records import Body
 from agent.disk.files import read_secret
@@ -30,8 +31,7 @@ MAX_TITLE = 128  # characters of a name in full
 MAX_KEYS = 256  # files: five years of weeks
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(msgspec.Struct, frozen=True):
     """``name`` is an identifier, ``title`` what people read."""
 
     name: str

@@ -10,9 +10,10 @@ import ssl
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import KeyStoreError, RefusedError, printable
 
@@ -147,8 +148,7 @@ class Poster:
         raise OSError("the name has no address")
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     status: int
     content: bytes
 

@@ -8,7 +8,6 @@ source and id. Gaps, losses and refusals are records like events, so that no out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -54,8 +53,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     event: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A stored body: ``number`` rises with each, ``taken_s`` is when it was taken, in seconds since 1970.
 
     ``age_s`` is how long ago that was when the record was read, by the running clock; None where nobody knows.

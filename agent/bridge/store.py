@@ -16,7 +16,6 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,8 +53,7 @@ CREATE TABLE person (name TEXT PRIMARY KEY) STRICT;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A record that an output will never take, and why."""
 
     output: str

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -121,8 +121,7 @@ class Picture(Protocol):
         """Lores of ``lores_size`` (w, h) that shows ``box``, which lies within the picture, as ``lores_scale`` says."""
 
 
-@dataclass(frozen=True, slots=True)
-class RgbPicture:
+class RgbPicture(msgspec.Struct, frozen=True):
     """A picture that already is an RGB array, uint8 (h, w, 3)."""
 
     array: Rgb
@@ -211,8 +210,7 @@ class Frame:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class CameraInfo:
+class CameraInfo(msgspec.Struct, frozen=True):
     """What ``info`` and the installer may know about a camera: no addresses, no credentials."""
 
     source: str

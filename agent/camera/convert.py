@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,8 +22,7 @@ GREY: Final = 128  # a colour difference of none
 HD_HEIGHT: Final = 720  # lines from which untagged video is taken as BT.709, as players do
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class YuvColour:
+class YuvColour(msgspec.Struct, frozen=True, eq=False):
     """How luma and colour differences became numbers: look-up tables of each one's share in red, green and blue.
 
     ``standard`` is 601 or 709, ``full_range`` says that black is 0 rather than 16.

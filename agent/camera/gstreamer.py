@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Self, TypeAlias
 
+import msgspec
 import numpy as np
 
 from agent.camera.base import CameraInfo, Frame
@@ -41,8 +42,7 @@ Sample: TypeAlias = Any  # Gst.Sample
 Module: TypeAlias = Any
 
 
-@dataclass(frozen=True, slots=True)
-class GstApi:
+class GstApi(msgspec.Struct, frozen=True):
     """The introspected modules."""
 
     Gst: Module
@@ -85,8 +85,7 @@ def pipeline_text(settings: GstreamerCamera) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(msgspec.Struct, frozen=True):
     """Where the two planes of an NV12 buffer lie, in bytes, and what their numbers mean."""
 
     width: int

@@ -15,6 +15,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Final, Self, TypeAlias
 
+import msgspec
+
 from agent.camera.base import CameraInfo, Frame, lores_fit
 from agent.camera.convert import BT601, BT601_FULL, BT709, Plane, YuvColour, YuvPicture, colour_of, shrink
 from agent.camera.timestamps import Timestamps
@@ -34,8 +36,7 @@ Camera2: TypeAlias = Any  # one of it
 Request: TypeAlias = Any  # picamera2.request.CompletedRequest
 
 
-@dataclass(frozen=True, slots=True)
-class PicameraApi:
+class PicameraApi(msgspec.Struct, frozen=True):
     """The three classes that are used of picamera2 and libcamera."""
 
     Picamera2: Camera2Class
@@ -55,8 +56,7 @@ def load_picamera2() -> PicameraApi:
     return PicameraApi(picamera2.Picamera2, picamera2.MappedArray, libcamera.Transform)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
+class _Stream(msgspec.Struct, frozen=True):
     """What libcamera made of one requested stream."""
 
     name: str

@@ -13,6 +13,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from threading import Condition, Event, Thread
 from typing import Final, Literal, Self
 
+import msgspec
+
 from agent.camera.base import Camera, CameraInfo, Frame
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import CameraLostError
@@ -23,8 +25,7 @@ STOP_POLL_S: Final = 0.1  # how often a wait looks whether it should stop; a sto
 STOP_TIMEOUT_S: Final = 0.8  # FFmpeg cannot be interrupted within a read; then the thread is left to end by itself
 
 
-@dataclass(frozen=True, slots=True)
-class CameraNotice:
+class CameraNotice(msgspec.Struct, frozen=True):
     """The camera went away or came back; ``reason`` is for the log."""
 
     kind: Literal["camera_lost", "camera_back"]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say, tell

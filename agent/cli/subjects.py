@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import msgspec
+from msgspec.structs import asdict
 
 from agent.disk.files import MAX_SECRET_BYTES
 from agent.gallery.records import Held

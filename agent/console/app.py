@@ -7,10 +7,10 @@ The page runs nothing but its own script file (Content-Security-Policy). Whose r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -47,8 +47,7 @@ ACTS: Final = {
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(msgspec.Struct, frozen=True):
     """What the pages stand on. ``ask`` asks the running unit, ``examine`` does one of ``checks``; both may block."""
 
     host: str  # as a browser names it: address and port

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 LEFT_EYE, RIGHT_EYE, NOSE, LEFT_MOUTH, RIGHT_MOUTH = range(5)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Face:
+class Face(msgspec.Struct, frozen=True, eq=False):
     """One detected face, in pixels of the frame's main picture.
 
     ``box`` is x0, y0, x1, y1 (may reach over the edge); ``landmarks`` float32 (5, 2) as x, y;

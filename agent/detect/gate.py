@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from agent.detect.pose import head_pose
 from agent.detect.track import MAX_MISSED_NS, MAX_TRACKS, Track
@@ -62,8 +63,7 @@ class Gate(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class FaceLimits:
+class FaceLimits(msgspec.Struct, frozen=True):
     """What a face must be like: smaller side of its box in pixels of the full picture, and degrees off frontal."""
 
     min_face_px: int = 80

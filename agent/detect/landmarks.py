@@ -9,9 +9,9 @@ may look at each of them at 64x64: it refuses what is no face and places the lan
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 

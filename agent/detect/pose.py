@@ -11,8 +11,8 @@ of the distance between the eye centres or of the distance from the eye line to 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +29,7 @@ NOSE_HEIGHT_FRONTAL = 0.56
 PITCH_GAIN = 1.67
 
 
-@dataclass(frozen=True, slots=True)
-class Pose:
+class Pose(msgspec.Struct, frozen=True):
     """Degrees; 0 is frontal and upright. Positive yaw: nose to the picture's right; positive pitch: nose down."""
 
     yaw: float

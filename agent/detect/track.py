@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.detect.face import Face
 
@@ -33,8 +34,7 @@ STILL_SHIFT, STILL_GROWTH = 0.15, 1.1
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(msgspec.Struct, frozen=True):
     """A face seen in this frame and since when it was followed; times are sensor times in nanoseconds.
 
     ``id`` is local to this process and dies with the track; it never leaves the unit.
@@ -46,8 +46,7 @@ class Track:
     last_seen_ns: int
 
 
-@dataclass(slots=True)
-class _Alive:
+class _Alive(msgspec.Struct):
     track: Track
     missed: int
     still: bool

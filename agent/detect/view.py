@@ -7,7 +7,7 @@ that the input is a large one is needed only where the zone is large and the fac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.camera.base import Box, lores_scale
 
@@ -33,8 +33,7 @@ def grown(part: Part, pixels: float, width: int, height: int) -> Part:
     return max(x0 - across, 0.0), max(y0 - down, 0.0), min(x1 + across, 1.0), min(y1 + down, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class ZoneView:
+class ZoneView(msgspec.Struct, frozen=True):
     """The detector's view of a zone: ``part`` with a margin, in the shape of the input, in pictures of any size.
 
     It is as large as lets the smallest accepted face have ``GOOD_INPUT_PX``, and larger only where the zone is.

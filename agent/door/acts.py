@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.clock import Clock
 from agent.door.lines import Input
@@ -19,8 +20,7 @@ from agent.errors import DeviceLostError, PosternError
 REOPEN_NS = 5_000_000_000  # between attempts to open an input that went away
 
 
-@dataclass(frozen=True, slots=True)
-class Press:
+class Press(msgspec.Struct, frozen=True):
     """Something was pressed, or asked for; ``on_the_spot`` if only somebody who stands there can have done it."""
 
     on_the_spot: bool

@@ -19,8 +19,10 @@ A bent print, a mask and a film that guesses the order are not told apart. Times
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 Direction = Literal["left", "right", "up", "down"]
 Phase = Literal["ahead", "pause", "turn", "passed", "failed"]
@@ -45,8 +47,7 @@ AHEAD_NS = 8_000_000_000  # 8 s to look ahead, until the dwell time is over and 
 MAX_GAP_NS = 500_000_000  # between two frames with the face; a slow camera has three in that time
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """The challenged face in one frame: measured degrees, and whether it was matched as the subject just now."""
 
     yaw: float
@@ -55,8 +56,7 @@ class Look:
     timestamp_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """One challenge as it stands. ``began_ns`` is when it or the last turn began; ``recent`` makes the next mean."""
 
     steps: tuple[Direction, ...]

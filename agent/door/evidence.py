@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.camera.base import Frame
 from agent.door.challenge import Challenge
@@ -18,8 +19,7 @@ MIN_LOOKS, MAX_LOOKS = 4, 12  # during a challenge: one before each turn and aft
 REST_NS = 250_000_000  # 0.25 s between two looks: frames that follow at once say the same
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """``look`` takes a frame and a face's box (x0, y0, x1, y1, pixels of its main picture); None: nothing was to see.
 
     A mean of ``edge`` over the looks of a challenge is enough.
@@ -29,8 +29,7 @@ class Part:
     edge: float
 
 
-@dataclass(frozen=True, slots=True)
-class Looks:
+class Looks(msgspec.Struct, frozen=True):
     """What one part said during one challenge: how often, the sum of it, and when last."""
 
     count: int = 0

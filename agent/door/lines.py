@@ -8,9 +8,10 @@ goes away is a ``DeviceLostError``, never silence.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+import msgspec
 
 from agent.clock import Clock
 from agent.errors import DeviceLostError
@@ -20,8 +21,7 @@ REOPEN_NS = 1_000_000_000  # between attempts to take an output line again that 
 Bias = Literal["as_is", "disabled", "pull_up", "pull_down"]
 
 
-@dataclass(frozen=True, slots=True)
-class InputSpec:
+class InputSpec(msgspec.Struct, frozen=True):
     """One line of a GPIO chip with a button on it; ``debounce_ms`` is the kernel's."""
 
     chip: Path
@@ -34,8 +34,7 @@ class InputSpec:
         return f"line {self.line} of {self.chip}"
 
 
-@dataclass(frozen=True, slots=True)
-class OutputSpec:
+class OutputSpec(msgspec.Struct, frozen=True):
     """One line of a GPIO chip that something hangs on; off is what the hardware has without power, too.
 
     ``longest_ms`` is when whoever holds it switches it off again, whatever the unit says; 0 for never.

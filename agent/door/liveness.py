@@ -14,8 +14,10 @@ and what is kept of a track dies with it; a subject's failures are kept in memor
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.camera.base import Frame
 from agent.door.challenge import Challenge, Look, Prompt, advance, begin, failed, unseen
@@ -87,14 +89,12 @@ class UncheckedLiveness:
         """Nothing is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failures:
+class _Failures(msgspec.Struct, frozen=True):
     count: int
     until_ns: int  # no challenge before
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
+class _Watch(msgspec.Struct, frozen=True):
     track_id: int
     subject: SubjectId
     challenge: Challenge

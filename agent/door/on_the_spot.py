@@ -12,9 +12,10 @@ The movements are an act, not a proof of a living face: they keep passers-by out
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
+
+import msgspec
 
 from agent.detect.pose import Pose, head_pose
 from agent.detect.track import MAX_MISSED_NS, Track
@@ -54,8 +55,7 @@ class OnTheSpot(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Standing:
+class _Standing(msgspec.Struct):
     """Who stands alone before the camera, since when, and how they look."""
 
     key: Key

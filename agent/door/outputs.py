@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.clock import Clock
 from agent.door.lines import KeptLine, Lines, OutputSpec
@@ -24,8 +25,7 @@ MAX_PULSE_NS = 60_000_000_000  # a minute; what must stay open longer is no puls
 TICK_S = 0.02  # between looks at what is due: the error of a pulse's length
 
 
-@dataclass(frozen=True, slots=True)
-class PulseSpec:
+class PulseSpec(msgspec.Struct, frozen=True):
     """An output: its line, and how long a pulse is in nanoseconds."""
 
     line: OutputSpec

@@ -13,10 +13,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Self
+
+import msgspec
 
 from agent.clock import Clock
 from agent.disk.sqlite import OwnedFile
@@ -48,8 +49,7 @@ CREATE TABLE IF NOT EXISTS spent (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUse:
+class TokenUse(msgspec.Struct, frozen=True):
     """The token by which somebody was matched, for a rule that it opens once; remembered until it ends."""
 
     token_id: bytes

@@ -10,8 +10,9 @@ done, never twice. Where the record cannot be written, nothing opens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from agent.door.rights import Rights, TokenUse
 from agent.errors import PosternError, StorageError
@@ -21,8 +22,7 @@ from agent.protocol.subject import subject_digest
 When = Literal["match", "verified", "token"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """``zone`` None is anywhere; ``needs_liveness`` asks for liveness that was checked and passed.
 
     ``single_use``: each token opens it once.

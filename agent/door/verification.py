@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from agent.clock import Clock
 from agent.errors import RefusedError
@@ -24,8 +25,7 @@ MAX_QUESTIONS, PER_NS = 6, 60_000_000_000  # a minute: a driver check is asked o
 Answer = Literal["verified", "not_verified", "nobody"]
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(msgspec.Struct):
     name: str
     subject: SubjectId
     ends_ns: int

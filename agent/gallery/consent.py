@@ -11,7 +11,6 @@ under 14); 740 ILCS 14/15 (written release; three years after the last interacti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -66,8 +65,7 @@ def parse_consent(content: bytes) -> ConsentRecord:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """What a consent must name to hold at a unit; ``notice`` is the one that hangs there."""
 
     site: str

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, NamedTuple
 
@@ -24,8 +23,7 @@ class EnrolmentRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     captures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """Answer to an access request (GDPR art. 15): what is held, why, and until when. No biometric value.
 
     What is held is one template of 128 numbers made from ``captures`` captures by model ``model``; no picture.

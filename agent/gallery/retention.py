@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
+
+import msgspec
 
 from agent.errors import ConfigError
 from agent.gallery.consent import MAX_CONSENT_DAYS
@@ -15,8 +16,7 @@ DueReason = Literal["expired", "unused"]
 DEFAULT_DAYS = 365
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(msgspec.Struct, frozen=True):
     """How long a reference may lie unused, in days since the last match or, before any, since enrolment."""
 
     unused_days: int = DEFAULT_DAYS
@@ -26,8 +26,7 @@ class Retention:
             raise ConfigError(f"retention_days is {self.unused_days}: set 1 to {MAX_CONSENT_DAYS} days")
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """What the sweep needs to know about one reference."""
 
     expires_at: datetime

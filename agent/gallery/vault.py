@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -55,8 +54,7 @@ class _Row(NamedTuple):
     wrapped: bytes | None
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """What is known of a reference without opening it."""
 
     model: str

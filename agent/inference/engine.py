@@ -11,10 +11,10 @@ model was listed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +40,7 @@ SCALE_TOLERANCE = 1e-6  # relative: YAML text keeps nine digits of a float32
 Raw = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True):
     """One input or output as the file declares it; scale 0 means not quantised."""
 
     index: int

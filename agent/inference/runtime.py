@@ -6,9 +6,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from numpy.typing import NDArray
 
 from agent.errors import ModelError, printable
@@ -36,8 +36,7 @@ class Interpreter(Protocol):
     def get_tensor(self, index: int) -> NDArray[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(msgspec.Struct, frozen=True):
     """An imported runtime; ``interpreter`` makes one from ``model_content`` and ``num_threads``."""
 
     name: str

@@ -22,7 +22,9 @@ Claims are kept per track and die with it. A track that named nobody has none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.embed.records import Embedding
 from agent.match.policy import Policy
@@ -40,8 +42,7 @@ STANDING_NS = 3 * RECHECK_NS  # a claim that was not confirmed for so long is vo
 Vouch = Callable[[int, SubjectId], Liveness]  # of a track that names a subject; ``failed`` may not be announced
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """``matches`` become events; ``seen`` are all subjects confirmed in this frame, also those matched before.
 
     ``named`` says whom which track was compared as in this frame, whether liveness vouches for it or not.
@@ -52,8 +53,7 @@ class Decision:
     named: Mapping[int, SubjectId]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """A track named ``subject``; ``held`` unless another track's better claim, or an equal one, took it."""
 
     subject: SubjectId

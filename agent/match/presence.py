@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from agent.match.records import Match
 from agent.protocol.subject import SubjectId
@@ -13,8 +14,7 @@ from agent.protocol.subject import SubjectId
 MAX_PRESENT = 1024  # subjects held present at one camera; beyond it the one seen longest ago has left
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceChange:
+class PresenceChange(msgspec.Struct, frozen=True):
     """A subject arrived, or left; ``timestamp_ns`` is when it was first, or last, seen (sensor time)."""
 
     subject: SubjectId

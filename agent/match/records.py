@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from agent.protocol.subject import SubjectId
 
@@ -12,8 +13,7 @@ Liveness = Literal["passed", "failed", "not_checked"]
 Method = Literal["face", "token"]  # against whom: all who enrolled here (or one of them), or a reference brought along
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """The best reference for one probe: its comparison score and lead over the second-best subject."""
 
     subject: SubjectId
@@ -21,8 +21,7 @@ class Candidate:
     margin: float
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """An enrolled person was recognised. Nothing else about the probe survives."""
 
     subject: SubjectId

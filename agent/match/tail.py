@@ -11,7 +11,6 @@ are, have a shape below 0 and so a shorter tail, and this errs on the safe side.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -39,8 +38,7 @@ class TailPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_l
     high: Score
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(msgspec.Struct, frozen=True):
     """The smallest comparison score that counts, and the FMR (of a policy: the FPIR) that can be relied on at it.
 
     ``state``: the table was measured there, or extrapolated; or a smaller rate was wanted than the table has: ``value``

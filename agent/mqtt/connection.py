@@ -14,9 +14,9 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
@@ -49,8 +49,7 @@ class _Client(paho.Client):
         return socket.create_connection((self._host, self._port), timeout=self._connect_timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
+class BrokerSettings(msgspec.Struct, frozen=True):
     """Where the broker is and how to prove who we are."""
 
     host: str
@@ -62,16 +61,14 @@ class BrokerSettings:
     will_delay_s: int = WILL_DELAY_S
 
 
-@dataclass(frozen=True, slots=True)
-class Will:
+class Will(msgspec.Struct, frozen=True):
     """What the broker says when this client falls silent; retained, QoS 1."""
 
     topic: str
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     mid: int
     reason: int
 
@@ -80,19 +77,19 @@ class Ack:
         return self.reason < 0x80  # MQTT 5, 2.4
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     topic: str
     payload: bytes
     retained: bool
     mid: int = 0  # what ``acknowledge`` answers; 0 at QoS 0
 
 
-@dataclass(slots=True)
-class Polled:
-    acks: list[Ack] = field(default_factory=list)
-    messages: list[Incoming] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)  # filters that ``subscribe`` did not wait for, and what to do
+class Polled(msgspec.Struct):
+    acks: list[Ack] = msgspec.field(default_factory=list)
+    messages: list[Incoming] = msgspec.field(default_factory=list)
+    refused: dict[str, str] = msgspec.field(
+        default_factory=dict
+    )  # filters that ``subscribe`` did not wait for, and what to do
 
 
 class Connection:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -31,8 +31,7 @@ _KNOWN = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.Subj
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """Paths of the three PEM files of a mutual TLS session.
 
     A list of revoked brokers counts beside ``ca``, and at ``revoked`` as well; neither need exist.
@@ -59,8 +58,7 @@ class Context(ssl.SSLContext):
         return self.wrapped
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A checked identity: the context to connect with, the certificate's CN and its last moment."""
 
     context: Context

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,8 +15,7 @@ from agent.protocol.event import EVENT_TYPES, Condition, Kind, Lost
 from agent.protocol.names import round_down
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """What happened, before it has a place in the chain: ``facts`` are the fields of the kind's data."""
 
     kind: Kind

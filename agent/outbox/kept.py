@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.outbox.storage import OutboxFile
 
@@ -22,8 +23,7 @@ TOLD_ROWS = 256  # numbers looked at for one answer
 TOLD_GAPS = 32  # ranges of numbers that are gone, in one answer
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What became of the numbers asked for, from the first up to ``through``.
 
     ``events`` are those at hand, ``gone`` the ranges that are kept no more. What is in neither waits for the broker.

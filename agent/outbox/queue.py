@@ -18,7 +18,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, get_args
@@ -54,8 +53,7 @@ class Head(NamedTuple):
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """An event that waits. ``created_ns`` is comparable with the monotonic clock only when ``this_run``."""
 
     seq: int

@@ -8,10 +8,10 @@ keys that are not text, numbers that are not finite. Bounded in size and depth b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from agent.errors import ConfigError, printable
@@ -26,8 +26,7 @@ _SCALAR_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", 
 Place = tuple[str | int, ...]  # the path of a value: ("broker", "tls", "ca"), ("activation", "polygon", 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """The file's data, and the line (from 1) of each key and list item."""
 
     file: Path

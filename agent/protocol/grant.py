@@ -14,7 +14,6 @@ stolen, the site gives another mandate with a higher number; who has seen that b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Protocol
 
@@ -59,8 +58,7 @@ class Signer(Protocol):
     def sign(self, payload: bytes, *, typ: str) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class MandatedKey:
+class MandatedKey(msgspec.Struct, frozen=True):
     """The service's key; what it signs begins with its mandate."""
 
     key: SigningKey

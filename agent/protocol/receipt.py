@@ -8,9 +8,9 @@ A receipt and its tombstone in the gallery hold a digest of the subject id inste
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
+import msgspec
 import rfc8785
 
 from agent.keys import PublicKey
@@ -21,8 +21,7 @@ REASONS: tuple[str, ...] = get_args(ErasureReason)
 Sign = Callable[[bytes], str]  # detached JWS of type ``RECEIPT_TYPE`` by the unit's key
 
 
-@dataclass(frozen=True, slots=True)
-class ErasureReceipt:
+class ErasureReceipt(msgspec.Struct, frozen=True):
     """``subject`` is a digest, ``erased_at`` UTC in ISO 8601, ``signature`` a detached JWS over ``payload()``."""
 
     subject: str

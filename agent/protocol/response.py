@@ -8,7 +8,6 @@ each answer to one command: what comes a second time, or late, is not taken. An 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -50,8 +49,7 @@ class SignedResponse(Response, frozen=True, forbid_unknown_fields=True, kw_only=
     number: Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """One command that was sent: what its answers must name."""
 
     site: str

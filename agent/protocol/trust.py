@@ -11,7 +11,6 @@ version 1 alone refuses it as unreadable: upgrade the subscribers before the sit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -58,8 +57,7 @@ class TrustList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return token
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
+class TrustedKey(msgspec.Struct, frozen=True):
     """A key, whose it is, and until when it counts."""
 
     unit: str

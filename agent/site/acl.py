@@ -8,8 +8,9 @@ the revocation list shuts them out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.names import BOARD_ROOT, JOINING_ROOT, TOPIC_ROOT
@@ -111,16 +112,14 @@ class Right(NamedTuple):
     topic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """What one name may."""
 
     name: str
     rights: tuple[Right, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """Everything that a broker of the site is to hold its clients to; ``joining`` are names in open invitations."""
 
     site: str

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -52,8 +51,7 @@ SAY_AGAIN_S: Final = 300  # what is retained: a broker may retain nothing, or at
 VERBS: Final = (RENEW, CONFIGURE)  # by which the service brings what falls due
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
+class _Flight(msgspec.Struct, frozen=True):
     """A command that waits for its answer."""
 
     what: str

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -37,8 +36,7 @@ MAX_WEEKS: Final = 520  # of keys that a unit may say to hold; a site issues thr
 CERTIFICATE_DAYS: Final = 30  # left of a unit's: the service has been trying for three months by then
 
 
-@dataclass(frozen=True, slots=True)
-class UnitState:
+class UnitState(msgspec.Struct, frozen=True):
     """One line of the list."""
 
     unit: str

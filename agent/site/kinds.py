@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.site import mosquitto, rabbitmq
 from agent.site.acl import Rules
 from agent.site.records import BrokerKind
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """``spell`` writes the rules, ``by_name`` splits what it wrote; ``configuration`` gives files beside them."""
 
     spell: Callable[[Rules], str]

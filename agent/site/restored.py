@@ -9,7 +9,6 @@ tokens that were revoked since) a person does again; units that are newer than t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +35,7 @@ JUMP: Final = 10_000  # more than was signed since any backup: a list for each a
 MANDATES_JUMP: Final = 20  # one a year, and some thefts
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(msgspec.Struct, frozen=True):
     """``serial`` is that of the list now; ``revoked`` were so since the backup, ``anew`` have to join again."""
 
     serial: int

@@ -9,7 +9,6 @@ broker shuts them out. They are named, because what they hold has to be erased a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ NOT_HELD = ("refused", "unknown_subject")  # codes of a unit that has never held
 Ask = Callable[[str, str, Mapping[str, Any]], Response]  # unit, verb, arguments
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What one unit said: a receipt, or in words why there is none; ``again`` when it has to be asked once more."""
 
     unit: str

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
@@ -52,8 +51,7 @@ DAMAGED = (
 Thumbprint = Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True, order=True):
     """Numbers that were not seen, both ends included."""
 
     first: int

@@ -9,7 +9,6 @@ is read once, and a database takes its place.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -249,5 +248,5 @@ def _decode(content: bytes, kind: type[T]) -> T:
 def _repeated(event: VerifiedEvent | Loss, perhaps: int) -> VerifiedEvent | Loss:
     """An event of a run before: not of this moment any more, and a repeat unless it surely was not handed over."""
     if isinstance(event, Loss):
-        return dataclasses.replace(event, repeat=bool(perhaps))
-    return dataclasses.replace(event, fresh=False, repeat=bool(perhaps))
+        return msgspec.structs.replace(event, repeat=bool(perhaps))
+    return msgspec.structs.replace(event, fresh=False, repeat=bool(perhaps))

@@ -8,7 +8,6 @@ numbers which events there were and which are kept no more. The events in it are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,7 @@ class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gone: tuple[tuple[Sequence, Sequence], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What an answer gave: events as topic and payload, to be verified; ranges that the unit keeps no more."""
 
     unit: str
@@ -56,8 +54,7 @@ class Found:
     gone: tuple[Gap, ...]
 
 
-@dataclass(slots=True)
-class _Unit:
+class _Unit(msgspec.Struct):
     """Where the questions to one unit stand; times are monotonic nanoseconds."""
 
     due_ns: int

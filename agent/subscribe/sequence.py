@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+
+import msgspec
 
 from agent.errors import RefusedError
 from agent.protocol.event import MatchData
@@ -24,8 +25,7 @@ MAX_FOLLOWED = 10_000  # people under way; beyond it whoever was seen longest ag
 MAX_WITHIN_S = 7 * 24 * 3600  # pseudonyms last a week
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(msgspec.Struct, frozen=True):
     """``subject`` came past all ``units`` in their order; ``first`` and ``last`` are the times of its ends."""
 
     subject: str

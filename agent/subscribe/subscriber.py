@@ -7,8 +7,9 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, VerificationError, printable
@@ -36,8 +37,7 @@ MAX_TOLD = 1000  # different things told once
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A message that was not believed; ``reason`` is one that ``agent.subscribe.verify`` lists, or ``retained``."""
 
     reason: str

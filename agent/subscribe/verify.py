@@ -32,9 +32,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from agent.errors import VerificationError, printable
 from agent.keys import Header, check_algorithm, read_header
@@ -51,8 +52,7 @@ CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; mo
 MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedEvent:
+class VerifiedEvent(msgspec.Struct, frozen=True):
     """An accepted event.
 
     ``fresh``: it came live, and its time was checked against a clock that both sides believe. What opens a
@@ -73,8 +73,7 @@ class VerifiedEvent:
     repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """Events that never came, and that the unit, when asked, said it keeps no more.
 
     ``count`` of the numbers of ``gap`` were missing here. ``repeat``: it may have been handed over before.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 import agent
 from agent.audit.chain import Fact, Kind
@@ -72,8 +73,7 @@ MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64ur
 MAX_JWK_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
+class Models(msgspec.Struct, frozen=True):
     """Detector, embedder and, where it is required, the liveness network; verified and self-tested."""
 
     detector: Detector
@@ -94,8 +94,7 @@ class EnrolsBy(Protocol):
     def align(self, frame: Frame, face: Face) -> Crop: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSide:
+class CommandSide(msgspec.Struct, frozen=True):
     """What answers signed commands, and the verbs that it offers."""
 
     commands: Commands

@@ -16,10 +16,10 @@ ends by itself after ``SESSION_NS``; what it holds is then overwritten.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from agent.camera.base import Frame
@@ -89,8 +89,7 @@ ADVICE: dict[Refusal, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(msgspec.Struct, frozen=True):
     """What a capture must be like. The defaults are for 112 x 112 crops of 8 bits."""
 
     captures: int = MAX_CAPTURES
@@ -116,8 +115,7 @@ class Quality:
             raise ValueError(f"captures must be {MIN_CAPTURES} to {MAX_CAPTURES}")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """``captured`` of ``wanted`` captures are taken; ``refusal`` says why this frame was not one, if it was not."""
 
     captured: int
@@ -135,8 +133,7 @@ class Progress:
         return "" if self.refusal is None else ADVICE[self.refusal]
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """How a capture was taken: the head's pose, and the smaller side of the face's box in pixels."""
 
     pose: Pose

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -57,8 +56,7 @@ class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: int = DEFAULT_DAYS
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleDone:
+class ConsoleDone(msgspec.Struct, frozen=True):
     """What becomes of what was done: a new number for the unit's files, an entry of the audit log, a problem's line."""
 
     advance: Callable[[], None]

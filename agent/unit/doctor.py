@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from agent.audit.ageing import Ageing, read_kept
 from agent.camera.base import CameraInfo
@@ -62,8 +63,7 @@ PRESS_LOOK_S = 0.05
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One line of the table; ``text`` says what is, and what to do unless all is well."""
 
     check: str

@@ -12,8 +12,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.audit.log import AuditLog
 from agent.camera.base import Frame
@@ -37,8 +38,7 @@ from agent.unit.spot_session import SpotSession
 REPORT_NS = 500_000_000  # between reports of one count: as fast as a person reacts to advice
 
 
-@dataclass(frozen=True, slots=True)
-class Registrar:
+class Registrar(msgspec.Struct, frozen=True):
     """Opens sessions for this unit, and makes references of what they yield, with their entries in the audit log."""
 
     gallery: GalleryStore
@@ -112,8 +112,7 @@ class Registrar:
         return chosen
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     """The session in hand."""
 
     name: str
@@ -127,8 +126,7 @@ class _Open:
     complete: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(msgspec.Struct, frozen=True):
     """What was told last, and of which session."""
 
     name: str

@@ -7,9 +7,10 @@ cards, and corrects it on the card of a unit that has joined long ago.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from agent.config.load import check_secrecy, checked
 from agent.config.schema import Config
@@ -21,8 +22,7 @@ from agent.protocol.invitation import Invitation
 OWN: Final = "# Above: config.yaml of the card. Change it there, and restart. Below: which unit this is.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Which unit of which site this is, and where its broker is."""
 
     site: str

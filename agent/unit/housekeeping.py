@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+
+import msgspec
 
 from agent.clock import Clock
 from agent.errors import PosternError
@@ -22,8 +23,7 @@ STORAGE_LOW_BYTES = 64 * 1024 * 1024  # room for the outbox at its limit and the
 STORAGE_BACK_BYTES = 2 * STORAGE_LOW_BYTES  # hysteresis: the condition is not reported again and again
 
 
-@dataclass(frozen=True, slots=True)
-class Duties:
+class Duties(msgspec.Struct, frozen=True):
     """What housekeeping calls; each may raise PosternError, which is handed to ``on_problem``."""
 
     retry: Callable[[], None]

@@ -8,7 +8,6 @@ after a power cut. No answer holds a key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +44,7 @@ class NewKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str | None = None  # the policy in force, signed by that key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRotation:
+class KeyRotation(msgspec.Struct, frozen=True, kw_only=True):
     """Renews the keys of one running unit; ``on_site_key`` is told by which key commands are signed from now on."""
 
     keys: Path

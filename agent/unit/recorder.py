@@ -14,6 +14,8 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from agent.clock import Clock
 from agent.errors import KeyStoreError, PosternError, StorageError
 from agent.match.presence import PresenceChange
@@ -28,8 +30,7 @@ from agent.unit.forget import owner_of
 MAX_WAITING = 256  # drafts in memory while the disk refuses: minutes of a busy door
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """How subjects are named in events, and which policy and model decided."""
 
     audience: str

@@ -6,7 +6,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.audit.ageing import Ageing
 from agent.audit.log import AuditLog
@@ -29,8 +30,7 @@ from agent.unit.key_files import KeptFiles
 from agent.uplink.commands import CommandCounter
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
+class Stores(msgspec.Struct, frozen=True):
     """What a unit keeps."""
 
     gallery: GalleryStore

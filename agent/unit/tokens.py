@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from agent.clock import Clock
@@ -103,8 +104,7 @@ CLOCK = "tokens wait until this unit knows the time: let its clock be synchronis
 ENDED = f"the list of tokens of this unit has ended: {GET_LIST}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCheck:
+class TokenCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Takes tokens at one unit; ``tombstones`` gives the digests of those who were erased here.
 
     ``latest`` is the wall clock, or a later time that this unit knows to be over: one that is set back makes nothing
@@ -177,8 +177,7 @@ class TokenCheck:
 REVOKED = "the token was revoked: ask the desk for a new one"
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(msgspec.Struct, frozen=True):
     """A token as bytes, and what stands beside its code."""
 
     token: bytes

@@ -7,7 +7,6 @@ Handlers run on the uplink's thread. What concerns the pipeline it reads between
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,8 +31,7 @@ from agent.uplink.commands import Handler
 MAX_LISTED = 64  # subjects in one answer: what fits into an answer
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True):
     """What the handlers act on."""
 
     gallery: GalleryStore

@@ -11,9 +11,10 @@ import platform
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from agent.camera.source import Source, open_source
 from agent.camera.supervise import CameraNotice
@@ -92,20 +93,19 @@ def read_went_back() -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(msgspec.Struct, frozen=True):
     """``disk_free`` gives bytes below a folder, ``temperature`` degrees Celsius or None.
 
     ``prompt`` gets what the person at the door is to do for the liveness check, and None when there is nothing.
     """
 
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = msgspec.field(default_factory=SystemClock)
     random: Callable[[int], bytes] = secrets.token_bytes
     open_source: OpenSource = open_source
     connect: Connect = Connection
     background: Callable[[Uplink, Housekeeping, Outputs], AbstractContextManager[None]] = in_threads
-    lines: Lines = field(default_factory=KeptLines)
-    panels: Panels = field(default_factory=OsdpPanels)
+    lines: Lines = msgspec.field(default_factory=KeptLines)
+    panels: Panels = msgspec.field(default_factory=OsdpPanels)
     disk_free: Callable[[Path], int] = read_disk_free
     temperature: Callable[[], int | None] = read_temperature
     prompt: Callable[[Prompt | None], None] = shown_nowhere

@@ -6,8 +6,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.keys import SigningKey
 from agent.protocol.response import SignedResponse, sign_response
@@ -17,8 +18,7 @@ MAX_UNDER_WAY = 4  # commands that may still be reported on; one enrolment is op
 Failure = tuple[str, str]  # code and sentence
 
 
-@dataclass(slots=True)
-class _UnderWay:
+class _UnderWay(msgspec.Struct):
     verb: str
     command: str
     number: int = FIRST

@@ -57,8 +57,7 @@ LASTING = ("enrol/begin", "verify")  # verbs that are reported on after their an
 Handler = Callable[[Command], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """For the audit log: what was asked and what came of it; ``cmd_seq`` is None when nothing vouched for it.
 
     ``program`` is who asked by a grant. ``taken`` says that a number of the site's key counts from now on: whoever

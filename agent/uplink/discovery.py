@@ -9,8 +9,9 @@ is never a sensor. There is no switch, because Home Assistant cannot sign a comm
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.protocol.topics import DISCOVERY_PREFIX, Topics
 
@@ -30,8 +31,7 @@ _MATCH = _EVENT.format(again=_AGAIN, facts=_FACTS.format(""))
 _PRESENCE = _EVENT.format(again=_AGAIN, facts=_FACTS.format(", event_type=value_json.data.state"))
 
 
-@dataclass(frozen=True, slots=True)
-class Discovery:
+class Discovery(msgspec.Struct, frozen=True):
     """The retained message, and the topic on which Home Assistant says that it was born."""
 
     topic: str

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.clock import Bounds, full_jitter
 from agent.mqtt import refusals
@@ -24,8 +25,7 @@ PAUSE_S = Bounds(1.0, 2.0, 60.0)  # the same for everything, when the broker is 
 MAX_STRIKES = 1024  # rows with strikes remembered; far above what a few windows can hold
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """One row on its way; ``expiry_s`` is None on the backlog, which never expires."""
 
     seq: int
@@ -40,8 +40,7 @@ class Send:
         return f"{'event' if self.live else 'backlog'}/{self.kind}"
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(msgspec.Struct, frozen=True):
     """What has to wait: ``row``, or the whole ``leaf`` when ``row`` is None; ``reason`` is a word for machines."""
 
     leaf: str
@@ -49,8 +48,7 @@ class Parked:
     row: int | None = None
 
 
-@dataclass(slots=True)
-class _Hold:
+class _Hold(msgspec.Struct):
     until_ns: int = 0
     failures: int = 0
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+import msgspec
+
 from agent.clock import Bounds, Clock, full_jitter, uniform
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
 from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
@@ -45,16 +47,14 @@ RESPONSE_EXPIRY_S = 60  # who asked has gone by then
 NoticeKind = Literal["connected", "disconnected", "unreachable", "credentials", "refused", "parked", "storage", "fault"]
 
 
-@dataclass(frozen=True, slots=True)
-class UplinkNotice:
+class UplinkNotice(msgspec.Struct, frozen=True):
     """Something a human or the health document should know; never personal data, never foreign text unbounded."""
 
     kind: NoticeKind
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class UplinkSettings:
+class UplinkSettings(msgspec.Struct, frozen=True):
     """Times in seconds."""
 
     broker: BrokerSettings

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from agent.clock import Bounds, ClockState, SystemClock
 from agent.mqtt.connection import BrokerSettings

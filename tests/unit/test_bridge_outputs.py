@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -275,7 +274,7 @@ def test_late_and_waiting_events_move_no_automation(bench: Bench) -> None:
     assert not may_open(second, bench.now_s, UNCHECKED)
     assert not may_open(first, bench.now_s + ACT_WITHIN_S + 1, UNCHECKED)
     for changes in ({"repeat": True}, {"fresh": False}, {"kind": "presence"}, {"kind": "unit"}):
-        other = dataclasses.replace(first, body=msgspec.structs.replace(first.body, **changes))
+        other = msgspec.structs.replace(first, body=msgspec.structs.replace(first.body, **changes))
         assert other.age_s is not None
         assert not may_open(other, bench.now_s, UNCHECKED), changes
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.errors import ConfigError, ConsentError
 from agent.gallery.consent import CLOCK_TOLERANCE, MAX_CONSENT_DAYS, Terms, check, check_notice, parse_consent

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -121,7 +121,7 @@ def test_erasure_leaves_no_byte_and_a_receipt_that_the_unit_signed(tmp_path, clo
         assert receipt.subject == subject_digest(subjects[7])
         assert (receipt.reason, receipt.unit) == ("withdrawn", UNIT)
         with pytest.raises(VerificationError):
-            verify_receipt(dataclasses.replace(receipt, erased_at="2020-01-01T00:00:00Z"), key.public)
+            verify_receipt(msgspec.structs.replace(receipt, erased_at="2020-01-01T00:00:00Z"), key.public)
         with pytest.raises(VerificationError):
             verify_receipt(receipt, UnitKey.generate().public)
     assert not [m for m in markers if m in all_bytes(tmp_path)]
@@ -185,7 +185,7 @@ def test_an_access_request_is_answered_with_what_why_and_until_when(tmp_path, cl
         store.matched(subject)
         (held,) = store.list()
         assert held.erased_by == held.expires_at.date()
-        assert not any(isinstance(value, (float, np.ndarray)) for value in dataclasses.astuple(held))
+        assert not any(isinstance(value, (float, np.ndarray)) for value in msgspec.structs.astuple(held))
 
 
 def test_expired_and_unused_references_go_by_themselves(tmp_path, clock, rng) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from msgspec.structs import replace
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, KeyStoreError

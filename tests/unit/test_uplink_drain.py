@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from agent.clock import full_jitter
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT

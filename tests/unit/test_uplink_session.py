@@ -11,10 +11,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import SystemClock
 from agent.errors import BrokerError

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -45,8 +45,7 @@ _MIDDLE = (PICTURE_MARGIN + TEMPLATE_SIZE / 2) * PICTURE_SCALE  # the template's
 _TURN_ROOM = 14  # stored pixels that a turned head may reach beyond its picture
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(msgspec.Struct, frozen=True):
     """How a person is lit and taken: factor on the light, grey levels of glare, share of the frame time."""
 
     gain: float
@@ -54,8 +53,7 @@ class Exposure:
     shutter: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sprite:
+class Sprite(msgspec.Struct, frozen=True):
     """An RGBA picture, not premultiplied, and where its top left corner belongs."""
 
     picture: Image.Image

@@ -6,13 +6,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.camera.scene.script import Cover, Person, PoseKey, SceneScript
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """One person at one moment: pixels of the main picture, degrees, pixels per frame."""
 
     index: int

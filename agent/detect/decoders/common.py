@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +25,7 @@ Floats = NDArray[np.float32]
 Level = TypeVar("Level")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, eq=False):
     """Possible faces, float32, in pixels of the model's input.
 
     Boxes (n, 4) as x0, y0, x1, y1; landmarks (n, 5, 2) as x, y; scores (n,) in [0, 1].

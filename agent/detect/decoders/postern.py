@@ -8,9 +8,9 @@ the five landmarks from that centre in units of s. Anchor-free regression as in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +22,7 @@ VALUES = 14  # of a cell: four distances, five landmarks
 TOWARDS = np.array([-1, -1] + [1] * (VALUES - 2), np.float32)  # from a centre: left and up are against the axes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Level:
+class _Level(msgspec.Struct, frozen=True, eq=False):
     """One stride: ``centres`` (cells, 2); a cell's values lie at ``raw * factor + offset`` from its centre."""
 
     centres: Floats
