@@ -29,12 +29,20 @@ from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.names import Digest
 
 POLICY_TYPE = "postern-policy+jws"
+# How faces are cut counts into every score, and no digest of a model tells it: whoever changes what
+# tests/unit/test_crops.py holds raises this number, and calibrates the shipped policy anew.
+CROPS = 1
 MAX_POLICY_BYTES = 8 * 1024  # with its signature it has to fit into a command of 16 KiB, twice in base64; 5 are needed
 
 OLD_VERSIONS: dict[int | None, str] = {
     1: "version 1, which was measured on single pictures",
     2: "version 2, which bound the weights of the embedder and nothing else",
+    3: "version 3, which did not say how the crops were cut on which it was measured",
 }
+SIGN_THIS_ONE = (
+    "have the site sign the policy that comes with this version (postern site policy models/policy.json)"
+    " and install that"
+)
 TARGETS = (1e-2, 1e-3, 1e-4)  # FPIRs per attempt that a site may choose from
 SAME_FACE_FMR = 1e-3  # at which two single captures of an enrolment count as one face's: they are seconds apart
 MILLION = 1_000_000
@@ -85,6 +93,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How sure a match must be, for one embedder behind one of ``detectors``: whole entries, not weights alone.
 
+    It was measured on crops that were cut as ``crops`` says; another number than ``CROPS`` is refused when it is read.
     References of ``formerly`` are of the same embedder, named as releases up to 0.1 named it: by its weights.
 
     Among ``decisions`` is that of one capture against one, by which an enrolment tells faces apart. Those with
@@ -92,7 +101,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     the pictures of different days that were measured: five of them are no more than that.
     """
 
-    version: Literal[3]
+    version: Literal[4]
+    crops: Annotated[int, Meta(ge=1)]
     model: Digest
     detectors: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=8)]
     target_fpir: Annotated[float, Meta(gt=0, lt=0.1)]
@@ -175,16 +185,16 @@ def parse_policy(content: bytes) -> Policy:
     if len(content) > MAX_POLICY_BYTES:
         raise PolicyError(f"the policy is longer than {MAX_POLICY_BYTES} bytes: this is not a matching policy")
     try:
-        return decode(content, Policy, MAX_POLICY_BYTES, floats=True)
+        policy = decode(content, Policy, MAX_POLICY_BYTES, floats=True)
     except StrictJsonError as error:
         if (lacks := OLD_VERSIONS.get(_version(content))) is not None:
-            raise PolicyError(
-                f"the policy is of {lacks}: have the site sign the policy that"
-                " comes with this version (postern site policy models/policy.json) and install that"
-            ) from error
+            raise PolicyError(f"the policy is of {lacks}: {SIGN_THIS_ONE}") from error
         raise PolicyError(
             f"the policy is not acceptable: {printable(str(error))}; calibrate it again for this version"
         ) from error
+    if policy.crops != CROPS:
+        raise PolicyError(f"the policy was measured on faces that were cut in another way: {SIGN_THIS_ONE}")
+    return policy
 
 
 def _version(content: bytes) -> int | None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -195,6 +196,10 @@ def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(
     for gallery in found["galleries"].values():
         for rate, low, high in (gallery["fnir"], gallery["fpir"]):
             assert 0 <= low <= rate <= high <= 1
+    behind = msgspec.structs.replace(policy, detectors=("sha256:" + "0" * 64,))
+    (tmp_path / "behind.json").write_bytes(behind.canonical())
+    assert main(["identification", "--policy", str(tmp_path / "behind.json"), *map(str, common)]) == 2
+    assert "other detectors" in capsys.readouterr().err
     other = [word if word != "toy-embedder" else "toy-detector" for word in map(str, common)]
     assert main(["identification", "--policy", str(plain), *other]) != 0
     (crowd / "person0" / "0.png").unlink()

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from agent.errors import PolicyError
 from agent.keys import SigningKey, encode_base64url
 from agent.match.policy import (
+    CROPS,
     POLICY_TYPE,
     TARGETS,
     Decision,
@@ -41,7 +42,8 @@ DECISION = Decision(probes=3, captures=3, impostors=TAIL, people=50, misses=MISS
 
 def policy(**changes: object) -> Policy:
     fields = {
-        "version": 3,
+        "version": 4,
+        "crops": CROPS,
         "model": MODEL,
         "detectors": (DETECTOR,),
         "target_fpir": 1e-3,
@@ -156,15 +158,36 @@ def test_rules_that_do_not_fit_the_measurement_are_refused(changes) -> None:
         policy(**changes)
 
 
+def refused(site: SigningKey, content: bytes) -> str:
+    """What a unit and whoever reads the unsigned one say of a policy: the same."""
+    with pytest.raises(PolicyError) as refusal:
+        parse_policy(content)
+    with pytest.raises(PolicyError) as signed:
+        verify_policy(site.sign(content, typ=POLICY_TYPE), site.public, model=MODEL)
+    assert str(signed.value) == str(refusal.value)
+    return str(refusal.value)
+
+
 def test_a_policy_of_the_first_version_is_refused_and_says_what_to_do(site) -> None:
-    old = b'{"version":1,"model":"%s","target_fpir":0.001,"votes":{}}' % MODEL.encode()
-    for read in (
-        lambda: parse_policy(old),
-        lambda: verify_policy(site.sign(old, typ=POLICY_TYPE), site.public, model=MODEL),
-    ):
-        with pytest.raises(PolicyError, match="postern site policy") as refusal:
-            read()
-        assert "\n" not in str(refusal.value)
+    said = refused(site, b'{"version":1,"model":"%s","target_fpir":0.001,"votes":{}}' % MODEL.encode())
+    assert "postern site policy" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("crops", [CROPS - 1 or CROPS + 2, CROPS + 1])
+def test_a_policy_that_was_measured_on_faces_cut_otherwise_is_refused_and_says_what_to_do(site, crops) -> None:
+    said = refused(site, policy(crops=crops).canonical())
+    assert "cut in another way" in said
+    assert "postern site policy models/policy.json" in said
+
+
+def test_a_policy_that_does_not_say_how_faces_were_cut_is_refused_and_says_what_to_do(site) -> None:
+    content = json.loads(policy().canonical())
+    del content["crops"]
+    assert "crops" in refused(site, json.dumps(content).encode())
+    said = refused(site, json.dumps({**content, "version": 3}).encode())
+    assert "version 3, which did not say how the crops were cut" in said
+    assert "postern site policy models/policy.json" in said
 
 
 @settings(max_examples=150, deadline=None)
@@ -176,7 +199,9 @@ def test_any_bytes_are_a_policy_or_a_refusal(content) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.sampled_from(["model", "target_fpir", "probe", "captures", "decisions", "margin", "version", "surprise"]),
+    st.sampled_from(
+        ["model", "target_fpir", "probe", "captures", "decisions", "margin", "version", "crops", "surprise"]
+    ),
     st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3) | st.floats(allow_nan=False),
 )
 def test_a_wrong_field_is_refused_in_words_or_read_as_a_valid_one(name, value) -> None:

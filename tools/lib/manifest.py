@@ -271,7 +271,6 @@ def bind(args: argparse.Namespace) -> None:
     if content["model"] not in {embedder.weights, embedder.digest}:
         raise ModelError(f"the policy was measured for another model than {embedder.name}: calibrate it again")
     content |= {
-        "version": 3,
         "model": embedder.digest,
         "detectors": detector_digests(manifest),
         "formerly": embedder.weights,
@@ -313,7 +312,7 @@ def main() -> int:
     commands.add_parser("check", help="load and self-test every entry as a unit does").set_defaults(run=check)
     binding = commands.add_parser("bind", help="name the manifest's entries in a policy whose vectors are the same")
     binding.set_defaults(run=bind)
-    binding.add_argument("policy", type=Path, metavar="POLICY.json", help="unsigned, of version 2 or 3")
+    binding.add_argument("policy", type=Path, metavar="POLICY.json", help="unsigned")
     binding.add_argument("--embedder", default="embedder", help="default: %(default)s")
     args = parser.parse_args()
     try:

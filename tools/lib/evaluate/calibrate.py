@@ -32,7 +32,7 @@ from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.inference.manifest import load_manifest
 from agent.keys import SigningKey
-from agent.match.policy import MILLION, TARGETS, Decision, Misses, Policy, Probing, sign_policy
+from agent.match.policy import CROPS, MILLION, TARGETS, Decision, Misses, Policy, Probing, sign_policy
 from tools.lib.evaluate import decisions, pictures
 from tools.lib.evaluate.decisions import People
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
@@ -142,7 +142,8 @@ def measure(
             f"too few pictures of different people: at least {2 * CAPTURES} pictures of some dozens are needed"
         )
     policy = Policy(
-        version=3,
+        version=4,
+        crops=CROPS,
         model=model,
         detectors=detectors,
         target_fpir=target,

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.detect.detector import Detector
 from agent.disk.files import read_bounded
 from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     recogniser = Recogniser(args)
     if not isinstance(recogniser.embedder, Embedder) or recogniser.embedder.model != policy.model:
         raise RefusedError("the policy was measured for another model: name the embedder's own with --policy")
+    if isinstance(recogniser.detector, Detector) and recogniser.detector.model not in policy.detectors:
+        raise RefusedError("the policy was measured with other detectors: calibrate it again, or name theirs")
     views = recogniser.both_ways(paths, args.vectors)
     limit = policy.probe.mirror if args.refuse > 0 else -1.0
     people = decisions.named([path.parent.name for path in paths], views.admitted(limit), args.leave_out)
