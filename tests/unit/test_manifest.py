@@ -200,3 +200,11 @@ def test_any_value_in_any_place_is_accepted_or_a_model_error(path: tuple[Any, ..
     except ModelError:
         return
     assert all(entry.input.width >= 1 for entry in manifest.entries)
+
+
+def test_weights_that_training_goes_on_from_stay_small_in_the_repository() -> None:
+    kept = {path.name: path.stat().st_size for path in (Path(__file__).parents[2] / "models" / "train").glob("*.pt")}
+    assert {"detector.pt", "embedder.pt", "landmarks.pt", "liveness.pt"} <= set(kept)
+    assert {name: size for name, size in kept.items() if size > 4_000_000} == {}, (
+        "bytes; see tools/lib/train/checkpoints.py"
+    )

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  #
 for extra in ("torch", "tensorflow", "cv2", "onnx", "onnxruntime"):
     pytest.importorskip(extra, reason="needs the extra train")
 torch = importlib.import_module("torch")
+checkpoints = importlib.import_module("tools.lib.train.checkpoints")
 embedder = importlib.import_module("tools.lib.train.embedder")
 loop = importlib.import_module("tools.lib.train.loop")
 precision = importlib.import_module("tools.lib.train.precision")
@@ -167,9 +168,24 @@ def test_one_command_goes_on_from_the_shipped_weights_and_ends_with_what_a_unit_
     assert "| one picture against one, FNMR at FMR 0.001 | 0" in card
     kept = models / "train" / "embedder.pt"
     assert kept.stat().st_size <= 4_000_000
-    assert set(torch.load(kept, weights_only=True)["average"]) == set(
-        torch.load(tmp_path / "run" / "last.pt")["average"]
-    )
+    assert set(checkpoints.opened(kept)["average"]) == set(checkpoints.opened(tmp_path / "run" / "last.pt")["average"])
+
+
+def test_a_start_is_kept_in_four_megabytes_and_computes_what_the_training_did(tmp_path: Path) -> None:
+    images = embedder.to_input(batch(8)[0])
+    for depths, least in ((SMALL, 0.99999), ((1, 4, 2), 0.998)):  # the deeper one would have 5.3 MB as float16
+        torch.manual_seed(1)
+        student = embedder.Student(embedder.EmbedderNet(depths=depths), 128, 192)
+        checkpoints.keep(tmp_path / "kept.pt", student)
+        assert (tmp_path / "kept.pt").stat().st_size <= 4_000_000
+        again = embedder.Student(embedder.EmbedderNet(depths=depths), 128, 192)
+        checkpoints.begin_from(tmp_path / "kept.pt", again)
+        like = embedder.Student.like(checkpoints.opened(tmp_path / "kept.pt")["average"])
+        with torch.no_grad():
+            wanted = student.eval().net(images)
+            for net in (again, like):
+                found = torch.nn.functional.cosine_similarity(net.eval().net(images), wanted)
+                assert found.min() > least
 
 
 def test_what_could_not_be_shipped_after_hours_is_refused_before_the_first_step(

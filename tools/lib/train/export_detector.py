@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import torch
 
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.detector_net import STRIDES, DetectorNet
 from tools.lib.train.exporting import options, write
 from tools.lib.train.fold import fold
@@ -65,9 +66,9 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     net = DetectorNet()
-    weights = torch.load(args.checkpoint, weights_only=True)["average"]
+    weights = opened(args.checkpoint)["average"]
     if args.average:
-        other = torch.load(args.average, weights_only=True)["average"]
+        other = opened(args.average)["average"]
         weights = {k: (v + other[k]) / 2 if v.is_floating_point() else v for k, v in weights.items()}
     net.load_state_dict(weights)
     args.out.mkdir(parents=True, exist_ok=True)

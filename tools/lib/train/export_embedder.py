@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import torch
 
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.embedder import Pool, Student, held_out, load_shard, recalibrate
 from tools.lib.train.exporting import options
 from tools.lib.train.fold import fold
@@ -25,7 +26,7 @@ REPRESENTATIVE = 512  # pictures: ranges of ReLU6 nets settle well before
 
 def content(checkpoint: Path, pool: Path, *, quantised: bool = True) -> tuple[bytes, str]:
     """The .tflite of a run's averaged weights, and what to tell about it."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    state = opened(checkpoint)
     net = Student.like({name: value.float() for name, value in state["average"].items()}).net
     recalibrate(net, Pool(pool))
     held = load_shard(pool, 0)

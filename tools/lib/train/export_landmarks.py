@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from agent.detect.landmarks import PATCH
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.exporting import options, write
 from tools.lib.train.fold import fold
 from tools.lib.train.landmarks import LandmarkNet, load
@@ -23,7 +24,7 @@ def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(1)
     net = LandmarkNet()
-    net.load_state_dict(torch.load(args.checkpoint, weights_only=True)["average"])
+    net.load_state_dict(opened(args.checkpoint)["average"])
     net.eval()
     body, score, marks = (fold(part) for part in (net.body, nn.Sequential(net.score), nn.Sequential(net.marks)))
 

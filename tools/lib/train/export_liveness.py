@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from agent.door.passive import SIDE
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.exporting import options, write
 from tools.lib.train.fold import fold
 from tools.lib.train.liveness import LivenessNet, load
@@ -23,7 +24,7 @@ def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(1)
     net = LivenessNet()
-    net.load_state_dict(torch.load(args.checkpoint, weights_only=True)["average"])
+    net.load_state_dict(opened(args.checkpoint)["average"])
     net.eval()
     layers = [*fold(net.body), *fold(nn.Sequential(net.live))]
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.embedder import to_input
 from tools.lib.train.loop import Turn, add_options, begin, train
 from tools.lib.train.net import ConvNorm, Residual
@@ -61,7 +62,7 @@ class LivenessNet(nn.Module):
 
 def borrow(net: LivenessNet, landmarks: Path) -> None:
     """Begin with what the landmark network's first layers see in faces."""
-    theirs = torch.load(landmarks, weights_only=True)["average"]
+    theirs = opened(landmarks)["average"]
     for mine, other in ((0, 0), (1, 1), (2, 2), (3, 3), (4, 5)):
         prefix = f"body.{other}."
         part = {key.removeprefix(prefix): value for key, value in theirs.items() if key.startswith(prefix)}

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from tools.lib.evaluate import verification
 from tools.lib.evaluate.recogniser import Recogniser, progress, subject
+from tools.lib.train.checkpoints import opened
 from tools.lib.train.embedder import Pool, Student, recalibrate, to_input
 from tools.lib.train.net import EMBEDDING_DIM
 
@@ -27,7 +28,7 @@ def main() -> None:
     verification.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    student = Student.like(torch.load(args.checkpoint, weights_only=True)["average"])
+    student = Student.like(opened(args.checkpoint)["average"])
     recalibrate(student.net, Pool(args.pool))
     recogniser = Recogniser(args)
     pairs = verification.read_pairs(args.pairs, args.limit)
