@@ -46,6 +46,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("looks at", foreseen(config)),
         ("embeds", _who(config)),
         ("enrols", _enrols(config)),
+        ("liveness", _liveness(config)),
         ("opens", _opens(config)),
         ("keeps", f"references of enrolled people, erased {config.gallery.retention_days} days after the last use"),
         ("publishes", _what(config)),
@@ -76,6 +77,14 @@ def _enrols(config: Config) -> str:
     if asks_for_moves(config):
         return "who consented, by command or here, and turns their head as the unit asks"
     return "who consented, by command or here, and presses the button"
+
+
+def _liveness(config: Config) -> str:
+    if config.liveness != "require":
+        return "not checked"
+    text = config.feedback.text
+    shown = "SHOWN NOWHERE: name a display's file as feedback.text" if text is None else f"shown by {text}"
+    return f"checked by turns of the head, {shown}"
 
 
 def _console(config: Config) -> str:

@@ -28,6 +28,7 @@ from agent.door.acts import Request
 from agent.door.codes import QrCodes
 from agent.door.feedback import TEXTS, write_text
 from agent.door.gpio import GpiodLines
+from agent.door.lines import Lines
 from agent.door.osdp import OsdpPanels
 from agent.errors import CameraLostError, InUseError, PosternError, StorageError, in_one_sentence, printable
 from agent.gallery.database import count_references
@@ -280,13 +281,13 @@ def tell_looking(config: Config, change: ChangeTest, camera: CameraInfo, input_s
         yield "advice", advice
 
 
-def check_inputs(config: Config, clock: Clock) -> Found:
-    """Each button is there, free, and heard when somebody presses it."""
+def check_inputs(config: Config, clock: Clock, lines: Lines | None = None) -> Found:
+    """Each button is there, free, and heard when somebody presses it; ``lines`` are the board's, of a rig another's."""
     wanted = [(name, one) for name, one in all_buttons(config) if not isinstance(one, CommandInput)]
     if not wanted:
         yield "ok", "no button; who enrols turns their head as the unit asks"
     for name, one in wanted:
-        opened = make_input(config, one, GpiodLines(), clock, Request())
+        opened = make_input(config, one, lines or GpiodLines(), clock, Request())
         try:
             yield "advice", f"{name}: press it now, within {PRESS_S:.0f} s"
             end_ns = clock.monotonic_ns() + round(PRESS_S * 1e9)

@@ -66,12 +66,12 @@ def until_right(play: Callable[[Scenario], Run], scenario: Scenario) -> Run:
 @pytest.mark.parametrize(
     "name",
     [
-        "office-door",  # zone, and the strike's pulse
+        "office-door-unchecked",  # zone, and the strike's pulse
         "button-pressed",  # a button on a line
         "button-key",  # a key of an input device
         "button-by-command",  # recognition/request
         "driver-check",  # verify: nobody, verified, nobody
-        "locker",  # verify: verified and the bolt's pulse, not_verified and none
+        "locker-unchecked",  # verify: verified and the bolt's pulse, not_verified and none
     ],
 )
 def test_each_act_brings_its_match_in_a_running_unit(name: str, play: Callable[[Scenario], Run]) -> None:

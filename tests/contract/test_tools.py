@@ -138,7 +138,7 @@ def test_a_step_that_there_is_not_is_told_in_one_sentence(capsys: pytest.Capture
 
 
 def test_the_long_runs_are_modes_of_the_rig() -> None:
-    assert set(MODES) == {"soak", "kills", "pulses"}
+    assert set(MODES) == {"soak", "kills", "pulses", "idle"}
     for mode in MODES:
         done = subprocess.run(
             [sys.executable, "-m", "tools.lib.rig", mode, "--help"],

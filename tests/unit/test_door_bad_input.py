@@ -17,10 +17,10 @@ from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import ConfigError, DeviceLostError
 from agent.unit.at_the_door import Door, make_gate, switch_off
-from agent.unit.doctor import examine
+from agent.unit.doctor import check_inputs, examine
 from agent.unit.wiring import absent
 from tests.simulators.config import parse_config
-from tools.lib.rig.board import Board, BoardLines
+from tools.lib.rig.board import Board, BoardLines, line_of
 
 ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
@@ -193,6 +193,34 @@ def test_doctor_says_in_one_sentence_that_a_button_and_a_line_are_missing(tmp_pa
         (finding,) = examine(check, shown, SystemClock())
         assert finding.state == "fault"
         assert "cannot be used" in finding.text
+
+
+KEYBOARD, ENTER = "/dev/input/by-id/usb-button-event-kbd", "KEY_ENTER"
+KEY = {"kind": "key", "device": KEYBOARD, "key": ENTER}
+PRESSED_NOW = {
+    "activation.inputs[0]": ({"activation": button(BUTTON)}, 17),
+    "activation.inputs[1]": ({"activation": button({"kind": "command"}, KEY)}, line_of(Path(KEYBOARD), ENTER)),
+    "enrolment.button": ({"enrolment": {"button": BUTTON}}, 17),
+    "console.button": (
+        {"console": {"address": "127.0.0.1", "button": BUTTON}, "feedback": {"text": "/run/postern/display"}},
+        17,
+    ),
+}
+
+
+@pytest.mark.parametrize("pressed", [True, False])
+@pytest.mark.parametrize("place", PRESSED_NOW)
+def test_doctor_asks_for_each_button_and_hears_it(place: str, pressed: bool) -> None:
+    changes, line = PRESSED_NOW[place]
+    board, clock = Board(lambda: 0.0), SimulatedClock()
+    told = check_inputs(config(**changes), clock, BoardLines(board))
+    state, text = next(told)
+    assert (state, text) == ("advice", f"{place}: press it now, within 15 s")
+    if pressed:
+        board.press(line)
+    ((state, text),) = told
+    assert (state, text.partition(": ")[0]) == ("ok" if pressed else "fault", place)
+    board.take(line)  # it was let go of: the service needs it
 
 
 @pytest.mark.parametrize("device", ["/dev/input/by-id/that-is-not", "/dev/null"])

@@ -102,6 +102,22 @@ def test_who_turns_as_asked_and_looks_like_an_attack_is_not_announced(logit: flo
     assert not any(both.any() for both in seen)
 
 
+def test_a_network_that_fails_lets_nobody_pass() -> None:
+    """The unit ends then, and begins anew: what the challenge found counts for nobody."""
+
+    def fails(both: np.ndarray) -> float:
+        del both
+        raise RuntimeError("of the runtime")
+
+    person = Person(obeys)
+    recorded: list[Match | PresenceChange] = []
+    check = CheckedLiveness(random.Random(3).randbytes, person.show, [passive_part(fails, 0.0)])
+    stages = replace(make_stages([], recorded, count=FRAMES), detector=person, liveness=check)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        pipeline.run(stages, keep_going=lambda: True)
+    assert recorded == []
+
+
 def test_a_passive_network_never_sees_somebody_whom_the_unit_does_not_know() -> None:
     seen: list[np.ndarray] = []
     parts = [passive_part(lambda both: float(seen.append(both) is None), 0.0)]

@@ -7,7 +7,8 @@ real Mosquitto. ``remote`` listens to a unit somewhere else whose camera plays t
 ``--export`` writes for it. The exit status is 0 only if something was played and every promise held; 2 for wrong
 scenarios or arguments, before anything is played.
 
-``tools/rig soak`` and ``tools/rig kills`` play no scenario: faults at random times, then what came of them in numbers.
+``tools/rig soak``, ``kills`` and ``pulses`` play no scenario: faults at random times, then what came of them in
+numbers; ``idle`` measures what a door costs where nobody stands.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from agent.cli.session import broker_settings, port
 from agent.errors import ConfigError, PosternError
 from agent.site.records import SiteFiles
 from tools.lib.demo.site import ROOT, CommandError
-from tools.lib.rig import kills, pulse_kills, soak
+from tools.lib.rig import idle, kills, pulse_kills, soak
 from tools.lib.rig.export import export
 from tools.lib.rig.inprocess import play_here
 from tools.lib.rig.judge import judge
@@ -41,7 +42,7 @@ from tools.lib.rig.report import Verdict, all_held, as_json, as_junit, table, tr
 from tools.lib.rig.scenario import Scenario, load_scenarios
 from tools.lib.rig.service import Premises
 
-MODES = {"soak": soak.main, "kills": kills.main, "pulses": pulse_kills.main}
+MODES = {"soak": soak.main, "kills": kills.main, "pulses": pulse_kills.main, "idle": idle.main}
 SCENARIOS = ROOT / "tools" / "scenarios"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 Play = Callable[[Scenario], Run | str]  # what came of it, or why this target cannot play it

@@ -303,9 +303,9 @@ class InProcess:
 
     def _changes(self) -> dict[str, object]:
         if self._scenario.video is None:
-            return dict(self._scenario.configuration)
+            return self._scenario.changes()
         camera = {"source": "file", "path": str(self._scenario.video), "realtime": True}
-        return {"camera": camera, **self._scenario.configuration}
+        return {"camera": camera, **self._scenario.changes()}
 
 
 def play_here(scenario: Scenario, folder: Path) -> Run | str:

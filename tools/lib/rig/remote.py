@@ -41,8 +41,8 @@ def why_not(scenario: Scenario) -> str | None:
     """Why a rig cannot play this at a unit somewhere else; None when it can."""
     if scenario.faults:
         return "needs faults, and a rig can break nothing at a unit somewhere else"
-    if scenario.configuration:
-        return f"needs {', '.join(sorted(scenario.configuration))} set, and a rig can configure no unit somewhere else"
+    if changes := scenario.changes():
+        return f"needs {', '.join(sorted(changes))} set, and a rig can configure no unit somewhere else"
     if scenario.start != DEFAULT_START or scenario.clock != "synced":
         return "needs the clock set, and a rig can set none of a unit somewhere else"
     if any(one.expires_at is not None for one in scenario.enrolled):

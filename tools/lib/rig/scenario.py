@@ -41,6 +41,7 @@ from tools.lib.rig.tokens import Token
 MAX_FAULTS = 64
 MAX_EXPECTED = 64
 MAX_SLACK_S = 60.0  # what comes later than that has not come
+DISPLAY = "display"  # in the unit's folder
 DEFAULT_START = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)  # a Monday morning, in the middle of no epoch change
 
 Moment = Annotated[datetime, Meta(tz=True, description="ISO 8601 with an offset, in quotes")]
@@ -138,6 +139,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     start: Moment = DEFAULT_START
     clock: ClockState = "synced"
     enrolled: Annotated[tuple[Enrolled, ...], Meta(max_length=8)] = ()
+    example: (
+        Annotated[Path, Meta(description="a file of sections that the unit's file has, as it is shipped")] | None
+    ) = None
     configuration: Annotated[dict[str, Any], Meta(max_length=16, description="dotted keys of the unit's file")] = {}
     tokens: Annotated[
         tuple[Token, ...], Meta(max_length=4, description="what people hold up who are not enrolled at this unit")
@@ -184,6 +188,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """What a simulated camera sees; None when a video is played. Raises ConfigError."""
         return load_script(self.scene) if self.scene is not None else self.script
 
+    def changes(self) -> dict[str, Any]:
+        """What the unit's file says besides the rig's own, by dotted key. Raises ConfigError.
+
+        An example counts as it is shipped, but for the place of its display's text: that lies in the unit's folder.
+        """
+        sections = {} if self.example is None else read_document(self.example).data
+        if (sections.get("feedback") or {}).get("text") is not None:
+            sections = {**sections, "feedback": {**sections["feedback"], "text": DISPLAY}}
+        return {**sections, **self.configuration}
+
     @property
     def needs_clock(self) -> bool:
         """Whether the wall clock must be other than it is."""
@@ -215,6 +229,7 @@ def load_scenario(file: Path) -> Scenario:
     """Read and check; raises ConfigError with file, line and key of each mistake."""
     document = read_document(file)
     scenario = convert(document, Scenario)
+    scenario.changes()
     try:
         view = scenario.view()
     except ValueError as error:

@@ -199,7 +199,7 @@ class _Play:
         changes: dict[str, Any] = {"models.manifest": "models/manifest.yaml", "broker.home_assistant": False}
         if scenario.video is not None:  # and no button of a scene
             changes |= {"camera": {"source": "file", "path": str(scenario.video), "realtime": True}, "enrolment": {}}
-        self._change({**changes, **scenario.configuration})
+        self._change({**changes, **scenario.changes()})
         for name in (BEGAN, UNPLUGGED):
             (self._premises.control / name).unlink(missing_ok=True)
         self._set_clocks()
