@@ -317,11 +317,12 @@ def check_tokens(config: Config, clock: Clock) -> Found:
 def check_outputs(config: Config, clock: Clock) -> Found:
     """Each line is there and free; taking it switches it off, and nothing opens. The display can be written."""
     count = len(pulses(config)) + len(lights(config))
-    problems = switch_off(config, GpiodLines())
-    yield from (("fault", f"{problem} (is the unit running? it holds its lines)") for problem in problems)
+    problems, runs = switch_off(config, GpiodLines()), is_held(config)
+    why = " (the unit is running and holds its lines: systemctl stop postern)" if runs else ""
+    yield from (("fault", f"{problem}{why}") for problem in problems)
     if not problems:
         yield "ok", f"{count} output lines, all off" if count else "no output line"
-    if config.feedback.text is not None and not is_held(config):  # a unit that runs tells it by itself
+    if config.feedback.text is not None and not runs:  # a unit that runs tells it by itself
         try:
             write_text(config.feedback.text, TEXTS["ready"])
             yield "ok", f"{config.feedback.text} can be written, for a display"

@@ -29,6 +29,10 @@ STRIKE = {"name": "strike", "kind": "gpio", "chip": CHIP, "line": 27}
 STAFF = {"name": "staff", "then": ["strike"], "liveness": "unchecked: a photograph opens it"}
 BUTTON = {"kind": "gpio", "chip": CHIP, "line": 17}
 
+KEYBOARD, ENTER = "/dev/input/by-id/usb-button-event-kbd", "KEY_ENTER"
+KEY = {"kind": "key", "device": KEYBOARD, "key": ENTER}
+WHAT = ("GPIO chip", "input device", "GPIO chip")  # in the order in which they are told
+
 
 def config(**changes: Any) -> Config:
     return parse_config(yaml.safe_dump(BASE | changes).encode(), Path("unit.yaml"))
@@ -98,6 +102,28 @@ def test_check_config_refuses_what_this_machine_has_not(tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "strike for a match, once in 10 s a person, UNCHECKED: A PHOTOGRAPH OPENS IT" in said
     assert "who consented, by command or here, and presses the button" in said
+
+
+@pytest.mark.parametrize("kind", ["a file", "another device"])
+def test_check_config_refuses_what_is_no_chip_and_no_button(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A path that is there and is something else: it was found only when the line was opened."""
+    there = tmp_path / "gpiochip0" if kind == "a file" else Path("/dev/null")
+    if kind == "a file":
+        there.touch()
+    changes = {
+        "activation": button(BUTTON | {"chip": str(there)}, KEY | {"device": str(there)}),
+        "outputs": [STRIKE | {"chip": str(there)}],
+        "rules": [STAFF],
+    }
+    file = tmp_path / "unit.yaml"
+    file.write_text(yaml.safe_dump(BASE | changes))
+    assert main(["check-config", str(file)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(f"there is no {what} {there}")[1] != "" for line, what in zip(told, WHAT, strict=True)] == [
+        True
+    ] * 3
 
 
 def test_a_rule_without_liveness_is_told_in_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,10 +219,9 @@ def test_doctor_says_in_one_sentence_that_a_button_and_a_line_are_missing(tmp_pa
         (finding,) = examine(check, shown, SystemClock())
         assert finding.state == "fault"
         assert "cannot be used" in finding.text
+        assert "running" not in finding.text, "nothing runs here"
 
 
-KEYBOARD, ENTER = "/dev/input/by-id/usb-button-event-kbd", "KEY_ENTER"
-KEY = {"kind": "key", "device": KEYBOARD, "key": ENTER}
 PRESSED_NOW = {
     "activation.inputs[0]": ({"activation": button(BUTTON)}, 17),
     "activation.inputs[1]": ({"activation": button({"kind": "command"}, KEY)}, line_of(Path(KEYBOARD), ENTER)),
