@@ -325,7 +325,6 @@ def check_outputs(config: Config, clock: Clock) -> Found:
     if config.feedback.text is not None and not runs:  # a unit that runs tells it by itself
         try:
             write_text(config.feedback.text, TEXTS["ready"])
-            yield "ok", f"{config.feedback.text} can be written, for a display"
         except StorageError as error:
             yield "fault", f"feedback.text: {error}"
     for name, spec in panels(config).items():

@@ -12,6 +12,7 @@ import yaml
 from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.schema import Config
+from agent.door.feedback import TEXTS
 from agent.door.keys import KeyButton
 from agent.door.rights import Rights
 from agent.door.verification import Verification
@@ -204,7 +205,8 @@ def test_doctor_tries_the_display(tmp_path: Path) -> None:
     )
     assert [one.state for one in examine("outputs", shown, SystemClock())] == ["ok", "fault"]
     display.parent.mkdir()
-    assert [one.state for one in examine("outputs", shown, SystemClock())] == ["ok", "ok"]
+    assert [one.state for one in examine("outputs", shown, SystemClock())] == ["ok"]
+    assert display.read_text().strip() == TEXTS["ready"]
 
 
 def test_nothing_is_absent_where_nothing_is_named() -> None:

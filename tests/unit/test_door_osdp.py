@@ -254,7 +254,7 @@ def test_the_doctor_tells_whether_the_controller_talks_to_this_unit(
 ) -> None:
     with control_panel(key) as panel:
         found = list(examine("outputs", config(tmp_path, panel.device), SystemClock()))
-    assert [(one.state, words in one.text) for one in found[2:]] == [(state, True)]  # after the lines and the display
+    assert [(one.state, words in one.text) for one in found[1:]] == [(state, True)]
 
 
 def test_the_notice_says_that_a_controller_gets_a_number_and_a_consent_without_it_does_not_count(
