@@ -10,8 +10,8 @@ import sys
 
 from agent.cli.options import add_config, read_unit_file
 from agent.clock import SystemClock
+from agent.disk.dumps import forbid_dumps
 from agent.errors import printable
-from agent.unit.memory import forbid_dumps
 from agent.unit.notify import Notifier
 from agent.unit.running import run_unit
 from agent.unit.world import World, in_bounded_threads

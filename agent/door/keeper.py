@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from agent.disk.dumps import forbid_dumps
 from agent.door.gpio import GpiodLines
 from agent.door.lines import OutputLine, OutputSpec
 from agent.errors import DeviceLostError
@@ -146,6 +147,7 @@ def _obey_all(keeper: Keeper, told: int, answers: int) -> None:
 
 def main(open_output: Open | None = None) -> None:
     """The process: told by standard input, answering by standard output."""
+    forbid_dumps()  # who debugs it holds a door open
     os.closerange(3, MAX_FILES)  # a library's file that was not closed for us, as a camera's, is not ours to keep
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)

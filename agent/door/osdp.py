@@ -37,6 +37,7 @@ MISSING: Final = "libosdp is missing: install the wheel libosdp (pip install 'po
 _OUTPUT_ON, _GREEN = frozenset({2, 4, 5}), 2
 
 OnProblem = Callable[[PosternError], None]
+MakeDevice = Callable[..., Any]  # of (spec, line, on command, on report fetched) a device of the library, untyped
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,26 @@ class Panels(Protocol):
 class OsdpPanels:
     """Implements ``Panels``; the library is imported when the first one is opened."""
 
+    def __init__(self, make: MakeDevice | None = None) -> None:
+        """``make`` makes another device than libosdp's."""
+        self._make = make or make_device
+
     def open_panel(self, spec: PanelSpec, clock: Clock, on_problem: OnProblem) -> Panel:
-        return _Reader(spec, clock, on_problem)
+        return _Reader(spec, clock, on_problem, self._make)
 
 
 class _Reader:
-    def __init__(self, spec: PanelSpec, clock: Clock, on_problem: OnProblem) -> None:
+    def __init__(self, spec: PanelSpec, clock: Clock, on_problem: OnProblem, make: MakeDevice) -> None:
         self._spec, self._clock, self._on_problem = spec, clock, on_problem
         self._lock = threading.Lock()
         self._stop, self._granted = threading.Event(), threading.Event()
         self._secure = False
+        self._failed_ns: int | None = None  # when a fault of the library was told
         self._silent_ns = self._clock.monotonic_ns()
         self._reports_ns: deque[int] = deque()  # when each was reported that waits for the controller, oldest first
         self._line = _Line(spec)
         try:
-            self._device = _peripheral(spec, self._line, self._obey, self._fetched)
+            self._device = make(spec, self._line, self._obey, self._fetched)
         except DeviceLostError:
             self._line.close()
             raise
@@ -134,9 +140,23 @@ class _Reader:
 
     def _run(self) -> None:
         while not self._stop.wait(REFRESH_S):
-            with self._lock:
-                self._device.refresh()
-                self._watch(self._clock.monotonic_ns())
+            try:
+                with self._lock:
+                    self._device.refresh()
+                    self._watch(self._clock.monotonic_ns())
+            except Exception as error:  # noqa: BLE001 - whatever a library of C raises must not end this thread unseen
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """While the library fails nobody can be reported; it is asked again at the next look."""
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            self._secure = False
+            self._reports_ns.clear()
+        if self._failed_ns is None or now_ns - self._failed_ns > SILENT_NS:
+            self._failed_ns = now_ns
+            kind = type(error).__name__  # no more of it: what it says may be of the line
+            self._on_problem(DeviceLostError(f"{self._spec} has a fault of libosdp ({kind}): start the unit again"))
 
     def _watch(self, now_ns: int) -> None:
         secure = bool(self._device.is_sc_active()) and not self._line.is_lost
@@ -180,7 +200,8 @@ def _is_green(command: Mapping[str, Any]) -> bool:
     return sets and command.get("on_color") == _GREEN
 
 
-def _peripheral(spec: PanelSpec, line: _Line, obey: Callable[..., Any], fetched: Callable[..., None]) -> Any:  # noqa: ANN401 - untyped
+def make_device(spec: PanelSpec, line: _Line, obey: Callable[..., Any], fetched: Callable[..., None]) -> Any:  # noqa: ANN401 - untyped
+    """Libosdp's device. Raises DeviceLostError where the library is missing."""
     try:
         import osdp_sys  # noqa: PLC0415
         from osdp import Capability, LibFlag, LogLevel, PDCapabilities, PDInfo  # noqa: PLC0415

@@ -5,7 +5,8 @@ A row says that the subject behind a digest used a rule at a time. It is on disk
 person one waiting time and never gives them two pulses. Time is the running clock's while the process lives, and the
 unit's settled time after a start (``agent.audit.ageing``): a clock that was set forward ends nobody's waiting. A time
 that lies in the future (the clock was set back) counts as now: the waiting begins anew, once, and does not last until
-the wrong time has passed.
+the wrong time has passed. While there is no settled time, as on a unit's first day, uses of before the start are waited
+for from the start on, and a use is kept without its time: it counts as now once there is one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not
 SCHEMA_VERSION = 1
 SPENT_MARGIN_MS = 7 * 24 * 3600 * 1000  # kept on after the token's end: a clock may be set back
 MAX_SPENT = 1_000_000  # tokens of one unit that were used and have not ended; beyond it nothing opens by a token
+UNDATED_MS = 0  # of a use while nothing vouched for the time
 MAX_COOLDOWN_S = 7 * 24 * 3600  # a week; older uses are dropped at the next one
 
 _SCHEMA = """
@@ -90,8 +92,8 @@ class Rights:
     """Who used which rule when; thread-safe. ``owner`` is the digest by which everything erasable knows a subject."""
 
     def __init__(self, path: Path, clock: Clock, *, settled: Callable[[], datetime | None] = lambda: None) -> None:
-        """Without a ``settled`` time, or before there is one, the wall clock's is written down."""
         self._file, self._clock, self._settled = RightsFile(path), clock, settled
+        self._began_ns = clock.monotonic_ns()
         self._lock = threading.Lock()
         self._here: dict[tuple[str, str], int] = {}  # uses since the start, by the running clock
 
@@ -119,16 +121,16 @@ class Rights:
         """
         with self._lock:
             settled = self._settled()
-            now_ns, now_ms = self._clock.monotonic_ns(), _ms(settled or self._clock.now())
-            over_ms = 0 if settled is None else now_ms  # by a time that nothing vouches for nothing is forgotten
+            now_ns, now_ms = self._clock.monotonic_ns(), UNDATED_MS if settled is None else _ms(settled)
             if not self._is_free(rule, owner, cooldown_s, now_ns, now_ms):
                 return False
             if token is not None and self._is_spent(rule, token.token_id):
                 return False
             with self._file.transaction() as connection:
                 if token is not None:
-                    self._spend(connection, rule, token, owner, over_ms)
-                connection.execute("DELETE FROM used WHERE at_ms < ?", (over_ms - MAX_COOLDOWN_S * 1000,))
+                    self._spend(connection, rule, token, owner, now_ms)
+                connection.execute("UPDATE used SET at_ms = ? WHERE at_ms = ?", (now_ms, UNDATED_MS))
+                connection.execute("DELETE FROM used WHERE at_ms < ?", (now_ms - MAX_COOLDOWN_S * 1000,))
                 connection.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (rule, owner, now_ms))
             self._here[rule, owner] = now_ns
             return True
@@ -149,8 +151,8 @@ class Rights:
     def _is_spent(self, rule: str, token_id: bytes) -> bool:
         return self._file.row("SELECT 1 FROM spent WHERE rule = ? AND token = ?", rule, token_id) is not None
 
-    def _spend(self, connection: sqlite3.Connection, rule: str, token: TokenUse, owner: str, over_ms: int) -> None:
-        connection.execute("DELETE FROM spent WHERE until_ms < ?", (over_ms - SPENT_MARGIN_MS,))
+    def _spend(self, connection: sqlite3.Connection, rule: str, token: TokenUse, owner: str, now_ms: int) -> None:
+        connection.execute("DELETE FROM spent WHERE until_ms < ?", (now_ms - SPENT_MARGIN_MS,))
         (count,) = connection.execute("SELECT count(*) FROM spent").fetchone()
         if count >= MAX_SPENT:
             raise StorageError(f"{MAX_SPENT} tokens were used here and have not ended: issue them for a shorter time")
@@ -164,8 +166,10 @@ class Rights:
         found = self._file.row("SELECT at_ms FROM used WHERE rule = ? AND owner = ?", rule, owner)
         if found is None:
             return True
+        if now_ms == UNDATED_MS:
+            return now_ns - self._began_ns >= cooldown_s * 1_000_000_000
         age_ms = now_ms - int(found[0])
-        if age_ms < 0:  # the clock was set back: wait once from now on
+        if found[0] == UNDATED_MS or age_ms < 0:  # or the clock was set back: wait once from now on
             with self._file.transaction() as connection:
                 connection.execute("UPDATE used SET at_ms = ? WHERE rule = ? AND owner = ?", (now_ms, rule, owner))
             return False

@@ -24,7 +24,6 @@ from pathlib import Path
 FOREIGN_BYTES = 80 * 1024 * 1024  # 1080p H.264 with 16 reference pictures takes 53 MiB; threads begun later, 8 each
 STATUS = Path("/proc/self/status")
 SMAPS = Path("/proc/self/smaps")
-PR_SET_DUMPABLE = 4  # prctl(2), linux/prctl.h
 MADV_DONTNEED = 4  # asm-generic/mman-common.h, the same on x86-64 and aarch64
 
 # proc(5): "start-end perms offset device inode path", then one line per property.
@@ -70,9 +69,3 @@ def bounded_data(headroom: int = FOREIGN_BYTES) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def forbid_dumps() -> None:
-    """Let nobody but root read this process's memory, by a core dump or a debugger, outside of systemd as well."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

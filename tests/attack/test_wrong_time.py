@@ -46,12 +46,12 @@ MANY = 400 if os.environ.get("POSTERN_EXHAUSTIVE") == "1" else 40
 class Unit:
     """A gallery and epoch keys of a unit that has run for a day: it knows the time. ``honest`` has no jumps."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ran_s: float = DAY + 1) -> None:
         self.folder, self.rng = folder, np.random.default_rng(5)
         self.clock, self.honest = SimulatedClock(), SimulatedClock()
         self.stack = ExitStack()
         self._open()
-        self.run(DAY + 1)
+        self.run(ran_s)
         self.people: dict[bytes, ConsentRecord] = {}
         for days in (0.5, 3, 40, 400):
             record = consent(self.honest.now(), days=days)
@@ -143,6 +143,26 @@ def test_nor_does_one_across_a_restart(unit: Unit, jump: float, state: ClockStat
     unit.restart()
     unit.run(DAY / 4)
     unit.check()
+
+
+@EVERY
+@pytest.mark.parametrize("jump", WAYS)
+def test_a_unit_in_its_first_day_destroys_nothing_for_its_age(work: Path, jump: float, state: ClockState) -> None:
+    """It has no settled time yet: nobody and nothing goes, not even what is due; what seems past matches nobody."""
+    unit = Unit(work, ran_s=1)
+    assert unit.store._ageing.settled() is None
+    held = unit.keys.epochs("access")
+    for way in (jump, -jump):
+        unit.jump(way, state)
+        unit.run(3600)
+        unit.restart()
+        unit.run(3600)
+        unit.check()
+        assert len(unit.store.subjects()) == len(unit.people)
+        assert unit.keys.epochs("access") == held
+    with pytest.raises(ConsentError):
+        unit.store.enrol(captures(unit.rng), consent=unit.withdrawn, model=MODEL)
+    unit.close()
 
 
 @EVERY

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -96,6 +97,19 @@ def test_a_signal_that_the_unit_holds_back_ends_its_keeper_all_the_same(board: t
     os.kill(keeper, signal.SIGTERM)
     until(lambda: wired.pulses[0].off_s is not None)
     line.close()
+
+
+def test_whoever_has_the_units_user_debugs_no_keeper_into_holding_a_door_open() -> None:
+    code = """
+import ctypes, resource, sys
+from agent.door.keeper import main
+main()
+print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.split() == ["0", "0", "0"]
 
 
 def open_files() -> int:

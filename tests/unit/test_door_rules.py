@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -99,14 +99,21 @@ def test_a_restart_forgets_no_use(tmp_path: Path, clock: SimulatedClock) -> None
         clock.advance(60)
 
 
+@pytest.mark.parametrize("vouched", [True, False])
 @pytest.mark.parametrize("seconds", [-1, -3600, -20 * 365 * 86_400])
-def test_a_clock_set_back_gives_no_second_right_and_locks_nobody_out(tmp_path: Path, seconds: float) -> None:
+def test_a_clock_set_back_gives_no_second_right_and_locks_nobody_out(
+    tmp_path: Path, seconds: float, *, vouched: bool
+) -> None:
     clock = SimulatedClock()
-    with Rights(tmp_path / "rights.db", clock) as rights:
+
+    def settled() -> datetime | None:
+        return clock.now() if vouched else None
+
+    with Rights(tmp_path / "rights.db", clock, settled=settled) as rights:
         assert rights.take("portion", "sha256:1", NINE_MINUTES)
         clock.step_wall(seconds)
         assert not rights.take("portion", "sha256:1", NINE_MINUTES), "the running clock knows better"
-    with Rights(tmp_path / "rights.db", clock) as rights:
+    with Rights(tmp_path / "rights.db", clock, settled=settled) as rights:
         assert not rights.take("portion", "sha256:1", NINE_MINUTES)
         clock.advance(NINE_MINUTES)
         assert rights.take("portion", "sha256:1", NINE_MINUTES), "one waiting time from the start on, and no more"
