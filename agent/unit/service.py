@@ -49,6 +49,7 @@ from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
+from agent.unit.loading import begun
 from agent.unit.log import Problems, tell_times, tell_uplink
 from agent.unit.looking import make_cadence, make_change_test
 from agent.unit.pause import Pause
@@ -70,20 +71,20 @@ class Service:
 
     def __init__(self, config: Config, world: World, stack: ExitStack, configuring: Configuring | None = None) -> None:
         """Open and check all; ``stack`` closes it, ``configuring`` has what the site set. Raises PosternError."""
-        self._config, self._world = config, world
+        self._config, self._world, self._problem = config, world, Problems(world.clock)
         self._configuring = configuring or Configuring(config, world.clock)
         self._clock = clock = world.clock
-        self._problem = Problems(clock)
         self._erased: SimpleQueue[SubjectId] = SimpleQueue()
         self._withheld: SimpleQueue[SubjectId] = SimpleQueue()
         self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
-        key, models = assemble.load_key(config), assemble.load_models(config)
+        key, loaded = assemble.load_key(config), begun(partial(assemble.load_models, config))
+        self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
+        models = loaded()
         policy = assemble.load_policy(config, models)
         self._policy, self._model, self._range = policy, models.embedder.model, MeasuredRange(policy)
         self._facts = {"version": agent.__version__, "config": digest_of(config), "policy": policy.digest}
         self._facts |= {"model": self._model, "kid": key.kid}
-        self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
         self._confirming = Confirming(stores.ageing, stores.generation, stores.audit, clock)
         self._forgetting = Forgetting(
             stores.gallery,
