@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONSUMER = "postern"  # as ``gpioinfo`` shows it
 MAX_READS = 16  # of the kernel's buffer at one look: a line that flutters must not hold up the frames
-MISSING = "gpiod is missing: install python3-libgpiod (Debian 13), or the wheel gpiod"
+MISSING = "gpiod is missing: install the package of Postern again, or the wheel gpiod"
 
 
 class GpiodLines:

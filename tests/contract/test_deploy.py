@@ -210,6 +210,10 @@ def test_what_the_package_brings_along_is_pinned_by_digest() -> None:
             assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", requirement)) >= files_each
 
 
+def test_the_package_brings_what_the_lines_of_a_board_need_as_debian_12_has_no_libgpiod_2() -> None:
+    assert re.search(r"^gpiod==2\.", (DEPLOY / "debian/vendor-native.txt").read_text(), re.MULTILINE)
+
+
 @needs_systemd
 def test_the_network_example_fits_the_service(tmp_path: Path) -> None:
     check_with_drop_in(tmp_path, "network.conf", (DEPLOY / "network.conf.example").read_text())

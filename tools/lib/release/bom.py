@@ -53,7 +53,7 @@ class Library:
 
 
 def read_requirements(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the libraries that ``pyproject.toml`` asks for: of every unit, and those of ``OPTIONAL``."""
+    """Names of the libraries that ``pyproject.toml`` asks for: of every unit, and those of ``OPTIONAL`` or brought."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     always = [canonicalize_name(Requirement(text).name) for text in project["dependencies"]]
     extras = [
@@ -61,7 +61,8 @@ def read_requirements(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for extra in OPTIONAL
         for text in project["optional-dependencies"][extra]
     ]
-    return tuple(always), tuple(name for name in extras if name not in always)
+    extras += [canonicalize_name(found["name"]) for name in PINS for found in _PIN.finditer((root / name).read_text())]
+    return tuple(always), tuple(dict.fromkeys(name for name in extras if name not in always))
 
 
 def collect(root: Path) -> tuple[Library, ...]:
