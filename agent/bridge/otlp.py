@@ -30,7 +30,13 @@ from agent.errors import RefusedError, printable
 from agent.parse.strict_json import dumps
 
 AGAIN = (429, 502, 503, 504)
-NOT_FROM_US = (401, 403, 404, 407)  # it is the sender or the address that is wrong: every record would be refused
+NOT_FROM_US = (
+    *range(300, 400),
+    401,
+    403,
+    404,
+    407,
+)  # it is the sender or the address that is wrong: every record would be refused
 NANOSECONDS = 1_000_000_000
 SEVERITIES = {
     "gap": Severity.SEVERITY_NUMBER_WARN,

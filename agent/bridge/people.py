@@ -143,6 +143,7 @@ class Resolving:
         """What tells what lies there from what lay there; never raises PosternError."""
         try:
             files = [*self._key_files(), *([self._people_file] if self._people_file else [])]
-            return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+            # The time of the change of the inode: others may read it now, or it was copied with the time of before.
+            return [(path, (found := path.stat()).st_mtime_ns, found.st_ctime_ns, found.st_size) for path in files]
         except (OSError, KeyStoreError) as error:
             return str(error)

@@ -3,9 +3,10 @@
 
 ``Postern-Signature: v1=HEX`` is HMAC-SHA-256 by the shared secret over the text of ``Postern-Time`` (seconds since
 1970), a full stop, and the body: a receiver refuses what is older than a few minutes, and drops an ``Idempotency-Key``
-that it has seen. 2xx is taken. 404, 405, 408, 410, 425, 429 and 5xx are tried again, and are a dead letter after many
-attempts; any other answer is one at once. A receiver that cannot be reached, or does not take the secret (401, 403,
-407), is waited for: that is the fault of no record.
+that it has seen. 2xx is taken. 3xx, 404, 405, 408, 410, 425, 429 and 5xx are tried again, and are a dead letter after
+many attempts; any other answer is one at once. Nobody is followed to another address: what is said here is for the
+receiver that was named. One that cannot be reached, or does not take the secret (401, 403, 407), is waited for: that
+is the fault of no record.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from agent.errors import RefusedError
 from agent.parse.strict_json import dumps
 
 MIN_SECRET_BYTES = 16
-AGAIN = (404, 405, 408, 410, 425, 429)  # and 5xx: another time, or at another address, it may do
+AGAIN = (*range(300, 400), 404, 405, 408, 410, 425, 429)  # and 5xx: another time, or at another address, it may do
 NOT_FROM_US = (401, 403, 407)  # it is the sender that is refused: every record would be
 MAX_ATTEMPTS = 20  # of one record that the receiver answers with such a status: with back-off, more than an hour
 
@@ -63,7 +64,8 @@ class Webhook:
                     )
                     return sent
                 if (status in AGAIN or status >= 500) and not self._tried_enough(item.record.key):
-                    sent.problem = f"the receiver {host} answers {status}: it is tried again"
+                    moved = ", and is not followed to another address: correct the URL" if status < 400 else ""
+                    sent.problem = f"the receiver {host} answers {status}{moved}: it is tried again"
                     return sent
                 sent.dead.append((item.record, f"the receiver answered {status}"))
             sent.through = item.record.number

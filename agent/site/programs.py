@@ -39,6 +39,7 @@ GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be 
 MAX_LOGGED = 8  # serial numbers in one entry of the log
 
 ASKING: tuple[Role, ...] = ("auditor",)  # may ask units for events that they missed
+ASK_KEY, GRANT = "ask.key", "grant.jws"  # by which they do
 
 
 def issue_client(
@@ -93,15 +94,15 @@ def issue_client(
         write_atomic(target / "tls.crt", chain, mode=PUBLIC_MODE)
         told = Program(version=1, site=site.name, name=name, role=role)
         write_atomic(target / PROGRAM_FILE, encode(told), mode=PUBLIC_MODE)
+        for former_file in (RESOLVE_KEY, ASK_KEY, GRANT):  # a former role's, of which nothing is left
+            remove(target / former_file)
         if resolve_key is not None:
             resolve_key.save(target / RESOLVE_KEY)
-        else:
-            remove(target / RESOLVE_KEY)
         if role in ASKING:
             ask = SigningKey.generate()
-            ask.save(target / "ask.key")
+            ask.save(target / ASK_KEY)
             grant = make_grant(name, ask, site.signer, site=site.name, now=site.now())
-            write_atomic(target / "grant.jws", grant.encode(), mode=PUBLIC_MODE)
+            write_atomic(target / GRANT, grant.encode(), mode=PUBLIC_MODE)
         for public in (files.ca_crt, files.site_jwk, files.trust, files.brokers_crl):
             if public == files.brokers_crl and not public.exists():
                 continue  # no broker was revoked; with the others, it is all that a subscriber needs
@@ -160,12 +161,15 @@ def may_renew(record: ClientRecord) -> bool:
 
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
-    """Shut a program out: certificates on the revocation list, no access. May be repeated."""
+    """Shut a program out: certificates on the revocation list, no access, its files here erased. May be repeated."""
     with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
         remove(site.files.sent_keys(name))
+        if (left := site.files.client(name)).exists():  # it was not moved to the program
+            for secret in ("tls.key", RESOLVE_KEY, ASK_KEY, GRANT):
+                remove(left / secret)
 
 
 def issue_broker(

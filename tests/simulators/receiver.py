@@ -18,6 +18,7 @@ class Receiver:
     def __init__(self, port: int = 0) -> None:
         self.answer = 204
         self.answers: dict[str, int] = {}  # by the zone of the event
+        self.location: str | None = None  # where its answers point
         self.taken: list[dict[str, Any]] = []
         self.forged = 0
         outer = self
@@ -39,6 +40,8 @@ class Receiver:
                     outer.taken.append(content)
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
+                if outer.location is not None:
+                    self.send_header("Location", outer.location)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

@@ -96,7 +96,7 @@ def test_collector_that_is_busy_is_waited_for_in_one_sentence(
     assert len(collector.taken) == 1
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [301, 307, 401, 403, 404])
 def test_collector_that_does_not_take_the_token_costs_no_record(
     bench: Bench,  # noqa: F811
     collector: Collector,

@@ -154,7 +154,7 @@ def test_dead_receiver_is_told_once_and_the_database_goes_on(bench: Bench) -> No
         again.stop()
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (302, 1), (500, MAX_ATTEMPTS)])
+@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (302, MAX_ATTEMPTS), (500, MAX_ATTEMPTS)])
 def test_record_that_a_receiver_never_takes_becomes_a_dead_letter(
     bench: Bench, receiver: Receiver, status: int, attempts: int
 ) -> None:
@@ -199,6 +199,28 @@ def test_wrong_address_is_tried_for_long_before_a_record_is_a_dead_letter(bench:
     assert bench.store.dead() == []
     receiver.answer = 204
     hook.step()
+    assert [seq for _, seq in receiver.events()] == [1]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_receiver_that_moved_costs_no_record_and_nobody_is_followed(
+    bench: Bench, receiver: Receiver, status: int
+) -> None:
+    elsewhere = Receiver()
+    try:
+        receiver.answer, receiver.location = status, elsewhere.url
+        bench.hear()
+        hook = bench.hook(receiver)
+        assert hook.step() > 0
+        assert hook.step() > 0
+        assert elsewhere.taken == [], "what is for one receiver is sent to no other"
+    finally:
+        elsewhere.stop()
+    assert len(bench.notices) == 1
+    assert f"answers {status}, and is not followed to another address: correct the URL" in bench.notices[0]
+    assert bench.store.dead() == []
+    receiver.answer = 204
+    assert hook.step() == 0
     assert [seq for _, seq in receiver.events()] == [1]
 
 
@@ -342,6 +364,18 @@ def test_map_of_people_that_others_can_read_is_refused(tmp_path: Path) -> None:
     write_atomic(tmp_path / "people", b"", mode=0o644)
     with pytest.raises(KeyStoreError):
         read_people(tmp_path / "people")
+
+
+def test_map_that_others_may_read_later_is_told_and_changes_nothing(bench: Bench) -> None:
+    known = Known(bench)
+    resolving = Resolving(known.people, known.keys, None)
+    known.people.chmod(0o644)
+    assert not resolving.refresh()
+    assert "can be read by others" in str(resolving.refusal)
+    assert resolving.everybody().keys() == {"anna"}
+    known.people.chmod(0o600)
+    assert resolving.refresh()
+    assert resolving.refusal is None
 
 
 def test_wrong_map_laid_down_later_changes_nothing(bench: Bench) -> None:

@@ -175,6 +175,28 @@ def test_a_program_whose_folder_was_moved_away_stays_on_the_access_list_and_can_
     assert "user auditor\n" not in office.files.acl.read_text()
 
 
+def test_a_program_of_another_role_has_nothing_of_the_role_before(office: SiteOffice) -> None:
+    office.enrol("door-3")
+    programs.issue_client(office.site, "desk", "auditor", resolves=["access"], **office.options)
+    folder = programs.issue_client(office.site, "desk", "operator", **office.options)
+    assert {path.name for path in folder.iterdir()} == {
+        "ca.crt",
+        "program.json",
+        "tls.crt",
+        "tls.key",
+        "site.jwk",
+        "trust.jws",
+    }
+
+
+def test_a_revoked_program_leaves_no_key_at_the_site(office: SiteOffice) -> None:
+    office.enrol("door-3")
+    folder = programs.issue_client(office.site, "bridge", "auditor", resolves=["access"], **office.options)
+    programs.revoke_client(office.site, "bridge", **office.options)
+    assert {path.name for path in folder.iterdir()} == {"ca.crt", "program.json", "tls.crt", "site.jwk", "trust.jws"}
+    programs.revoke_client(office.site, "bridge", **office.options)
+
+
 def test_both_certificates_of_a_program_that_was_issued_twice_are_revoked(office: SiteOffice, tmp_path: Path) -> None:
     first = programs.issue_client(office.site, "auditor", "auditor", **office.options).rename(tmp_path / "first")
     second = programs.issue_client(office.site, "auditor", "auditor", **office.options)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 
 from agent.cli import guarded, main
 from agent.errors import StorageError
+from tests.simulators.broker import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +84,32 @@ def test_no_tool_shows_a_traceback(tool: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert f"{tool}: " in done.stderr
     assert done.returncode != 0
+
+
+def speaking_of(place: Path) -> list[str]:
+    """The command lines of this machine that name a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(place) in line]
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_whoever_ends_a_tool_ends_what_it_started(how: signal.Signals, tmp_path: Path) -> None:
+    """Also where it was put into the background by a shell, which lets it ignore Ctrl-C."""
+    words = [sys.executable, "-P", "-m", "tools.lib.guarded", "fleet", "--units", "1", "--seconds", "600"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    ignoring = ["env", "--ignore-signal=INT", *words]
+    tool = subprocess.Popen(ignoring, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: any("mosquitto.conf" in line for line in speaking_of(tmp_path)))
+        tool.send_signal(how)
+        told = tool.communicate(timeout=60)[1]
+    finally:
+        tool.kill()
+    assert tool.returncode == 128 + how
+    assert told == ""
+    assert speaking_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == [], "its folders are gone as well"
