@@ -52,6 +52,7 @@ class Node:
     name: str
     folder: Path  # as this process sees it
     root: Path
+    names_port: int  # of the cluster's own epmd
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -66,6 +67,7 @@ class Node:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
             "HOME": f"/{self.folder.parent.relative_to(self.root)}",
+            "ERL_EPMD_PORT": str(self.names_port),
             "RABBITMQ_NODENAME": f"{self.name}@localhost",
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": f"{inside}/db",
@@ -119,6 +121,11 @@ class Node:
             self.process.wait()
             self.process = None
 
+    def end_names(self) -> None:
+        """End the server of names, which the first node starts for all of them, and leaves running."""
+        with suppress(RefusedError):  # there is none where no node came so far
+            _done(["chroot", str(self.root), "/usr/bin/epmd", "-kill"], self.environment())
+
     def ctl(self, *words: str) -> str:
         """Run ``rabbitmqctl`` at this node."""
         command = ["chroot", str(self.root), "/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *words]
@@ -153,7 +160,8 @@ class Cluster:
         self._files = files
         self._folder = Path(tempfile.mkdtemp(prefix="postern-rabbitmq-", dir=root / "tmp"))
         names = [f"{self._folder.name[-8:].replace('_', 'x')}-{number}" for number in range(1, NODES + 1)]
-        self.nodes = [Node(name, self._folder / name, root) for name in names]
+        names_port = free_port()  # not the one of a RabbitMQ that is installed here
+        self.nodes = [Node(name, self._folder / name, root, names_port) for name in names]
         cookie = self._folder / ".erlang.cookie"
         cookie.write_text(os.urandom(16).hex())
         cookie.chmod(0o400)
@@ -202,6 +210,7 @@ class Cluster:
             self._entrance.close()
         for node in self.nodes:
             node.kill()
+        self.nodes[0].end_names()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
