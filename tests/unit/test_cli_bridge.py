@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from agent.clock import SimulatedClock
 from agent.disk.files import write_atomic
 from tests.fault.test_bridge_killed import Premises
 
+ROOT = Path(__file__).parents[2]
 GOOD = """\
 site: hq
 broker: {host: broker.example}
@@ -39,6 +42,26 @@ def test_demo_shows_a_resolved_person_and_what_does_not_pass(capsys: pytest.Capt
     assert "Anna Bauer (anna)" in shown[0]
     assert [line.split()[0] for line in shown] == ["MATCH", "REFUSED", "REFUSED", "GAP", "MATCH", "MATCH", "MATCH"]
     assert all("opens no door" in line for line in shown if line.startswith("MATCH"))
+
+
+def test_demo_needs_nothing_of_an_output() -> None:
+    """``tools/bridge --demo`` installs none of it: somebody waits."""
+    setup = (ROOT / "tools" / "lib" / "setup.sh").read_text()
+    left_out = next(line for line in setup.splitlines() if line.startswith("OUTPUTS=")).partition("'")[2].strip("'")
+    modules = {
+        "opentelemetry-proto": "opentelemetry",
+        "protobuf": "google.protobuf",
+        "psycopg-binary": "psycopg_binary",
+    }
+    away = [modules.get(name, name.replace("-", "_")) for name in left_out.split("|")]
+    assert "sqlalchemy" in away
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({away!r}));"
+        " from agent.cli import main; sys.exit(main(['bridge', '--demo']))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "Anna Bauer (anna)" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ borrows_pip() {
   "$1" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (22, 3))' >/dev/null 2>&1
 }
 
+# What a bridge's outputs and its packaging need, and its demo does not: half of the time until there is something to see.
+OUTPUTS='opentelemetry-proto|prometheus-client|protobuf|psycopg|psycopg-binary|setuptools|sqlalchemy'
+
 # install_into ROOT EXTRA LOCK PIP...: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a
 # file. What is never imported is compiled to no byte code: of some hundred modules, most. A bridge is waited for by
 # somebody who looks at it for the first time: it runs from the checkout, and nothing of that is installed.
@@ -33,7 +36,7 @@ install_into() {
   local root=$1 extra=$2 lock=$3
   shift 3
   local pip=("$@" install --quiet --disable-pip-version-check)
-  if [ "$extra" = bridge ]; then
+  if [[ $extra = bridge* ]]; then
     "${pip[@]}" --no-compile --no-deps --require-hashes --requirement "$lock"
     return
   fi
@@ -49,7 +52,7 @@ install_into() {
 # they are in ROOT. Sets BIN, the folder of its commands. Quick when nothing changed.
 set_up() {
   local root=$1 venv="$1/${2:-.venv-test}" extra=${3:-dev} python stamp wanted log lock pip
-  lock="$root/tools/lib/locks/$extra.txt"
+  lock="$root/tools/lib/locks/${extra%-demo}.txt"
   python=$(find_python)
   stamp="$venv/.stamp"
   wanted=$("$python" - "$root/pyproject.toml" "$root/tools/lib/setup.sh" "$lock" <<'PY'
@@ -64,13 +67,17 @@ PY
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
   echo "setting up $venv with $python, once: first the environment itself"
-  if [ "$extra" = bridge ] && borrows_pip "$python"; then
+  if [[ $extra = bridge* ]] && borrows_pip "$python"; then
     pip=("$python" -m pip --python "$BIN/python") # a pip of its own would take a third of the time
     "$python" -m venv --clear --without-pip "$venv" || fail "the environment $venv cannot be made"
   else
     "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
   fi
   log="$venv/install.log"
+  if [ "$extra" = bridge-demo ]; then # a package's lines begin with its name, and end with its last digest
+    awk -v left_out="^($OUTPUTS)==" '/^[a-z]/ { skip = $0 ~ left_out } !skip' "$lock" >"$venv/lock.txt"
+    lock="$venv/lock.txt"
+  fi
   echo "after ${SECONDS} s: fetching and installing what it needs"
   install_into "$root" "$extra" "$lock" "${pip[@]}" >"$log" 2>&1 ||
     fail "packages cannot be installed: $(grep -i '^error' "$log" | tail -n 1); see $log"
