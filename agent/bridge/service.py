@@ -54,6 +54,7 @@ class Bridge:
         self._stopping = threading.Event()
         self._subscriber: Subscriber | None = None
         self._looked_ns: int | None = None
+        self._failures, self._told = 0, ""  # since the last records that were kept, and what was told of it
         self.status = Status()
         self._resolving = Resolving(settings.people, settings.epoch_keys, settings.consumer_key)
         check_role(settings.keys, "auditor", site=settings.site)
@@ -103,8 +104,6 @@ class Bridge:
 
     def run(self) -> None:
         """Receive and hand over until stopped. Raises PosternError for what a person has to correct."""
-        failures = 0
-        told: str | None = None
         listened = False  # before, a mistake in the files is for the person who starts it
         self.store.keep_only(output.name for output in self.settings.outputs)
         for pump in self._pumps:
@@ -113,17 +112,17 @@ class Bridge:
             while not self._stopping.is_set():
                 try:
                     self._listen()
-                    failures, told, listened = 0, None, True
+                    listened = True
                 except PosternError as error:
                     listened = listened or self._subscriber is not None
                     if not (listened or isinstance(error, BrokerError)):
                         raise
-                    if str(error) != told:
-                        told = str(error)
-                        self.on_notice(told)
-                    failures += 1
+                    if str(error) != self._told:
+                        self._told = str(error)
+                        self.on_notice(self._told)
+                    self._failures += 1
                     self._look_at_outputs()
-                    self._stopping.wait(full_jitter(failures, AGAIN_S, self.random))
+                    self._stopping.wait(full_jitter(self._failures, AGAIN_S, self.random))
         finally:
             self.close()
 
@@ -179,6 +178,7 @@ class Bridge:
         """One commit for all that came together: what waited at the broker for a day is written in seconds."""
         now_s, site, serial = int(self.clock.now().timestamp()), self.settings.site, self.store.serial
         self.store.put((item for handed in batch for item in records_of(handed, site, serial=serial)), now_s)
+        self._failures, self._told = 0, ""  # what was in the way is gone: the next time is news again
         with self.status.lock:
             for handed in batch:
                 if isinstance(handed, VerifiedEvent):

@@ -49,6 +49,30 @@ class Running:
         assert not self._thread.is_alive()
 
 
+def test_disk_that_is_full_once_more_is_told_once_more(premises: Premises) -> None:
+    """Weeks may lie between, and whoever read the first sentence has long freed space."""
+    running, unit = Running(premises), premises.units[0]
+
+    def fills() -> int:
+        unit.say(40)
+        return sum("full" in told for told in running.told)
+
+    try:
+        wait_until(lambda: any("listening" in told for told in running.told))
+        unit.start()
+        running.limit(1)
+        wait_until(fills, 2 * PATIENCE_S, every_s=1)
+        running.limit(ROOMY)
+        signed = premises.signed()
+        wait_until(lambda: set(premises.receiver.events()) >= signed, 6 * PATIENCE_S)
+        before = sum("full" in told for told in running.told)
+        running.limit(1)
+        wait_until(lambda: fills() > before, 2 * PATIENCE_S, every_s=1)
+        running.limit(ROOMY)
+    finally:
+        running.stop()
+
+
 def test_full_disk_is_one_sentence_and_loses_nothing(premises: Premises) -> None:
     running = Running(premises)
     try:
