@@ -87,7 +87,8 @@ def issue_client(
         site.put(
             record, "client_issued", name=name, role=role, **({"resolves": " ".join(resolved)} if resolved else {})
         )
-        remove(files.sent_keys(name))  # sealed to the key before
+        for sent in (files.sent_keys(name), files.sent_certificate(name)):  # for the keys before
+            remove(sent)
         target = files.client(name)
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
@@ -166,7 +167,8 @@ def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passp
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
-        remove(site.files.sent_keys(name))
+        for sent in (site.files.sent_keys(name), site.files.sent_certificate(name)):
+            remove(sent)
         if (left := site.files.client(name)).exists():  # it was not moved to the program
             for secret in ("tls.key", RESOLVE_KEY, ASK_KEY, GRANT):
                 remove(left / secret)

@@ -16,7 +16,7 @@ from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, RefusedError
 from agent.keys import load_public_key, private_pem
 from agent.protocol.trust import TrustedUnits
-from agent.site import policies, programs, rotation, units
+from agent.site import delegation, policies, programs, rotation, units
 from agent.site.folder import changing
 from agent.site.published import unfinished
 from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES
@@ -195,6 +195,21 @@ def test_a_revoked_program_leaves_no_key_at_the_site(office: SiteOffice) -> None
     programs.revoke_client(office.site, "bridge", **office.options)
     assert {path.name for path in folder.iterdir()} == {"ca.crt", "program.json", "tls.crt", "site.jwk", "trust.jws"}
     programs.revoke_client(office.site, "bridge", **office.options)
+
+
+@pytest.mark.parametrize("act", ["again", "revoked"])
+def test_nothing_that_waits_for_a_program_outlives_the_key_that_it_is_for(office: SiteOffice, act: str) -> None:
+    """The service would offer it for months to whoever has another key now."""
+    programs.issue_client(office.site, "desk", "auditor", **office.options)
+    office.clock.advance(40 * 24 * 3600)
+    delegation.delegate(office.site, **office.options)
+    assert programs.renew_client(office.site, "desk", clock=office.clock)
+    assert office.files.sent_certificate("desk").exists()
+    if act == "again":
+        programs.issue_client(office.site, "desk", "auditor", **office.options)
+    else:
+        programs.revoke_client(office.site, "desk", **office.options)
+    assert not office.files.sent_certificate("desk").exists()
 
 
 def test_both_certificates_of_a_program_that_was_issued_twice_are_revoked(office: SiteOffice, tmp_path: Path) -> None:
