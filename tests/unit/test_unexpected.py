@@ -104,7 +104,7 @@ def test_whoever_ends_a_tool_ends_what_it_started(how: signal.Signals, tmp_path:
     ignoring = ["env", "--ignore-signal=INT", *words]
     tool = subprocess.Popen(ignoring, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: any("mosquitto.conf" in line for line in speaking_of(tmp_path)))
+        wait_until(lambda: any(" running" in log.read_text() for log in tmp_path.glob("*/broker/log")))
         tool.send_signal(how)
         told = tool.communicate(timeout=60)[1]
     finally:

@@ -47,9 +47,16 @@ class DemoBroker:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        try:
+            self._wait_until_it_answers(self._process)
+        except BaseException:  # also when the program is ended now: no 'with' block has begun that would stop it
+            self.stop()
+            raise
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"tools/demo: the broker did not start; see {self.folder / 'log'}")
             time.sleep(0.05)
 

@@ -28,6 +28,7 @@ from agent.site.records import SiteFiles
 DEPLOY = Path(__file__).parents[3] / "deploy" / "rabbitmq"
 START_S = 180.0  # Erlang, all plugins and the quorum's first election, on a machine that is busy
 CTL_S = 120.0
+NAMES_S = 10.0  # until the server of names has heard that its nodes are gone
 STEP_S = 5.0  # to reach a node; a client tries the next one then
 LOOPBACK = "127.0.0.1"
 NODES = 3
@@ -122,9 +123,19 @@ class Node:
             self.process = None
 
     def end_names(self) -> None:
-        """End the server of names, which the first node starts for all of them, and leaves running."""
-        with suppress(RefusedError):  # there is none where no node came so far
-            _done(["chroot", str(self.root), "/usr/bin/epmd", "-kill"], self.environment())
+        """End the server of names, which the first node starts for all of them, and leaves running.
+
+        It stays as long as it knows of a node, and of one that was killed it hears a moment later.
+        """
+        _wait(lambda: not self._names("-names") or self._names("-kill"), NAMES_S)
+
+    def _names(self, word: str) -> bool:
+        """Whether the server of names is there and does it."""
+        try:
+            _done(["chroot", str(self.root), "/usr/bin/epmd", word], self.environment())
+        except RefusedError:
+            return False
+        return True
 
     def ctl(self, *words: str) -> str:
         """Run ``rabbitmqctl`` at this node."""
@@ -257,8 +268,8 @@ def _group_of(pid: int) -> int | None:
     return None
 
 
-def _wait(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + START_S
+def _wait(condition: Callable[[], object], patience_s: float = START_S) -> None:
+    end = time.monotonic() + patience_s
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
 
