@@ -66,6 +66,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs the training data folder {shared_folder()} (or set POSTERN_SHARED)")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each process begin with some of the files that ask for time of their own: what ends a run is short then."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    takes_long = {file for file, own in files.items() if any(one.get_closest_marker("timeout") for one in own)}
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    rest = [item for file, own in files.items() if file not in takes_long for item in own]
+    ordered: list[pytest.Item] = []
+    for number in range(processes):  # each is handed the next of as many equal parts (pytest-xdist, worksteal)
+        for file in sorted(takes_long)[number::processes]:
+            ordered += files[file]
+        room = max(0, len(items) * (number + 1) // processes - len(ordered))
+        ordered += rest[:room]
+        del rest[:room]
+    items[:] = ordered + rest
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays until the end: nobody has to look through it each time for what can go."""
     gc.collect()

@@ -159,11 +159,16 @@ def test_damaged_list_is_replaced_by_the_next_one_of_the_site(site: Site) -> Non
     assert (site.keys / "brokers.crl").read_bytes() == listed
 
 
-def test_revoked_certificates_of_unit_and_program_are_refused_once_the_broker_reread_its_list(site: Site) -> None:
+def test_revoked_certificates_of_unit_and_program_are_refused_once_the_broker_reread_its_list(
+    site: Site, tmp_path: Path
+) -> None:
+    stolen = Path(
+        shutil.copytree(site.guard, tmp_path / "stolen")
+    )  # the site keeps no key of a program that it revoked
     units.revoke_unit(site.office.site, UNIT, **site.office.options)
     revoke_client(site.office.site, "guard", **site.office.options)
     site.broker.use_site(site.office.files)  # carries acl and ca.crl, sends SIGHUP
-    for folder, name in ((site.keys, UNIT), (site.guard, "guard")):
+    for folder, name in ((site.keys, UNIT), (stolen, "guard")):
         with pytest.raises(BrokerError, match=r"revoked|may not accept"):
             site.open(folder, name)
     site.open(site.desk, "desk")
