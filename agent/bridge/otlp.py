@@ -22,7 +22,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent import __version__
 from agent.bridge.outputs import BATCH_NS, Item, Sent, told
-from agent.bridge.post import Poster, UnreachableError
+from agent.bridge.post import MOVED, Poster, UnreachableError
 from agent.bridge.records import Record
 from agent.clock import Clock
 from agent.disk.files import read_secret
@@ -30,13 +30,8 @@ from agent.errors import RefusedError, printable
 from agent.parse.strict_json import dumps
 
 AGAIN = (429, 502, 503, 504)
-NOT_FROM_US = (
-    *range(300, 400),
-    401,
-    403,
-    404,
-    407,
-)  # it is the sender or the address that is wrong: every record would be refused
+# It is the sender or the address that is wrong: every record would be refused.
+NOT_FROM_US = (*MOVED, 401, 403, 404, 407)
 NANOSECONDS = 1_000_000_000
 SEVERITIES = {
     "gap": Severity.SEVERITY_NUMBER_WARN,

@@ -23,6 +23,7 @@ DRAIN_S = 1.0  # for the rest of an answer that nobody needs; without it the con
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_ADDRESSES = 4  # of a name that are tried
 SWITCHING = 101  # the one interim answer that is final
+MOVED = range(300, 400)  # answers that name another address, to which nobody is followed
 
 
 class UnreachableError(Exception):

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.bridge.outputs import BATCH_NS, Item, Sent, told
-from agent.bridge.post import DEADLINE_S, Poster, UnreachableError
+from agent.bridge.post import DEADLINE_S, MOVED, Poster, UnreachableError
 from agent.clock import Clock
 from agent.disk.files import read_secret
 from agent.errors import RefusedError
 from agent.parse.strict_json import dumps
 
 MIN_SECRET_BYTES = 16
-AGAIN = (*range(300, 400), 404, 405, 408, 410, 425, 429)  # and 5xx: another time, or at another address, it may do
+AGAIN = (*MOVED, 404, 405, 408, 410, 425, 429)  # and 5xx: another time, or at another address, it may do
 NOT_FROM_US = (401, 403, 407)  # it is the sender that is refused: every record would be
 MAX_ATTEMPTS = 20  # of one record that the receiver answers with such a status: with back-off, more than an hour
 
@@ -64,7 +64,7 @@ class Webhook:
                     )
                     return sent
                 if (status in AGAIN or status >= 500) and not self._tried_enough(item.record.key):
-                    moved = ", and is not followed to another address: correct the URL" if status < 400 else ""
+                    moved = ", and is not followed to another address: correct the URL" if status in MOVED else ""
                     sent.problem = f"the receiver {host} answers {status}{moved}: it is tried again"
                     return sent
                 sent.dead.append((item.record, f"the receiver answered {status}"))

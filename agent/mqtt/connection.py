@@ -87,9 +87,8 @@ class Incoming(msgspec.Struct, frozen=True):
 class Polled(msgspec.Struct):
     acks: list[Ack] = msgspec.field(default_factory=list)
     messages: list[Incoming] = msgspec.field(default_factory=list)
-    refused: dict[str, str] = msgspec.field(
-        default_factory=dict
-    )  # filters that ``subscribe`` did not wait for, and what to do
+    # Filters that ``subscribe`` did not wait for, and what to do.
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Connection:

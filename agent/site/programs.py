@@ -87,8 +87,7 @@ def issue_client(
         site.put(
             record, "client_issued", name=name, role=role, **({"resolves": " ".join(resolved)} if resolved else {})
         )
-        for sent in (files.sent_keys(name), files.sent_certificate(name)):  # for the keys before
-            remove(sent)
+        _unsend(files, name)  # it is for the keys before
         target = files.client(name)
         make_private_folder(target)
         save_private_key(key, target / "tls.key")
@@ -167,11 +166,16 @@ def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passp
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)
-        for sent in (site.files.sent_keys(name), site.files.sent_certificate(name)):
-            remove(sent)
+        _unsend(site.files, name)
         if (left := site.files.client(name)).exists():  # it was not moved to the program
             for secret in ("tls.key", RESOLVE_KEY, ASK_KEY, GRANT):
                 remove(left / secret)
+
+
+def _unsend(files: SiteFiles, name: str) -> None:
+    """Take back what waits to be handed to a program."""
+    for sent in (files.sent_keys(name), files.sent_certificate(name)):
+        remove(sent)
 
 
 def issue_broker(

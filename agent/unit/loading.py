@@ -21,7 +21,7 @@ def begun(work: Callable[[], Result]) -> Callable[[], Result]:
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             failed.append(error)
 
-    thread = Thread(target=do, name="models", daemon=True)
+    thread = Thread(target=do, name="postern-loading", daemon=True)
     thread.start()
 
     def ended() -> Result:
