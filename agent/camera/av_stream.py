@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_feed import ContainerFeed, Feed, FeedError
 from agent.camera.av_input import AvInput
+from agent.camera.headroom import is_short
 from agent.camera.rtsp.feed import RtspFeed
 from agent.camera.rtsp.wire import RtspError
 from agent.clock import Clock
@@ -33,7 +34,8 @@ REASONS: Final = {
     "PermissionError": "this program may not open it",
     "IsADirectoryError": "it is a folder",
     "InvalidDataError": "its content is not video that can be decoded",
-    "MemoryError": "it needs more memory than a unit gives to what others send",
+    "MemoryError": "it needs more memory than a unit gives to what others send: choose smaller pictures, or fewer that"
+    " refer to each other",
 }
 T = TypeVar("T")
 OpenFeed: TypeAlias = Callable[[PyAv, AvInput, Clock], Feed]
@@ -150,10 +152,14 @@ class AvStream:
             self._key_seen = self._key_seen or packet.key
             try:
                 pictures = packet.decode()
+            except MemoryError:  # FFmpeg's own is one as well
+                raise self.failure(REASONS["MemoryError"]) from None
             except (self._av.error.FFmpegError, ValueError):  # ValueError: PyAV found no decoder
                 pictures = []
                 damaged += self._key_seen or not self._source.live  # before it, a live stream cannot be decoded
             packet = None
+            if is_short():
+                raise self.failure(REASONS["MemoryError"])
             while pictures:
                 picture = pictures.pop(0)
                 if picture.is_corrupt or not self._sane(picture):
@@ -191,6 +197,8 @@ class AvStream:
             return call()
         except (FeedError, RtspError) as error:
             reason = str(error)
+        except MemoryError:
+            reason = REASONS["MemoryError"]
         except self._av.error.FFmpegError as error:
             reason = REASONS.get(type(error).__name__, f"FFmpeg reports {error.strerror}")
         raise self.failure(reason, damaged=self._feed is not None)

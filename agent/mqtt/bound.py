@@ -56,11 +56,16 @@ class BoundedSocket(ssl.SSLSocket):
     """A TLS socket that gives no more of a packet than its first bytes when it is one that ``Framing`` refuses."""
 
     _framing: Framing | None = None
+    refused = ""  # why this side ended the connection, in words
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """As that of a socket; at most ``MAX_INCOMING_BYTES`` at once. Raises ConnectionError."""
         data = super().recv(min(buflen, MAX_INCOMING_BYTES), flags)
         if self._framing is None:
             self._framing = Framing()
-        self._framing.feed(data)
+        try:
+            self._framing.feed(data)
+        except ConnectionError as error:
+            self.refused = str(error)
+            raise
         return data

@@ -26,7 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.clock import Clock
 from agent.errors import BrokerError, printable
-from agent.mqtt.bound import MAX_INCOMING_BYTES
+from agent.mqtt.bound import MAX_INCOMING_BYTES, BoundedSocket
 from agent.mqtt.credentials import Context, Credentials, load_identity
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError, explain_connack, explain_tls
 
@@ -123,6 +123,7 @@ class Connection:
         self._asked: dict[int, str] = {}  # filters by packet id, until the broker answers
         self._refused: dict[str, str] = {}
         self._lost: int | None = None
+        self._why = ""  # this side ended it
         self._expiry_cache: dict[tuple[int | None, str | None], Properties] = {}
         self.max_packet_bytes: int | None = None  # the broker's limits, once connected
         self.receive_maximum: int | None = None
@@ -202,7 +203,7 @@ class Connection:
             if topic in self._refused:
                 raise BrokerError(self._refused.pop(topic))
             if self._lost is not None:
-                raise ConnectionLostError(self._lost, self._place)
+                raise ConnectionLostError(self._lost, self._place, self._why)
 
     def poll(self, timeout_s: float, wake: socket.socket | None = None) -> Polled:
         """Exchange what is ready, waiting up to ``timeout_s`` or until ``wake`` is readable.
@@ -212,7 +213,7 @@ class Connection:
         self._turn(timeout_s, wake)
         polled = Polled(self._acks, self._messages, self._refused)
         if self._lost is not None and polled == Polled():
-            raise ConnectionLostError(self._lost, self._place)
+            raise ConnectionLostError(self._lost, self._place, self._why)
         self._acks, self._messages, self._refused, self._waiting_bytes = [], [], {}, 0
         return polled
 
@@ -339,9 +340,11 @@ class Connection:
         if code not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN):
             self._note_loss(KEEPALIVE_TIMEOUT if code == MQTTErrorCode.MQTT_ERR_KEEPALIVE else CONNECTION_LOST)
 
-    def _note_loss(self, reason: int) -> None:
+    def _note_loss(self, reason: int, why: str = "") -> None:
         if self._lost is None:
             self._lost = reason
+            wrapped = None if self._context is None else self._context.wrapped
+            self._why = why or (wrapped.refused if isinstance(wrapped, BoundedSocket) else "")
 
     def _on_connect(
         self, _client: object, _userdata: object, _flags: object, reason: ReasonCode, properties: Properties | None
@@ -375,7 +378,7 @@ class Connection:
         mid = message.mid if message.qos else 0
         self._waiting_bytes += len(message.topic) + len(message.payload) + MESSAGE_BYTES
         if self._waiting_bytes > MAX_WAITING_BYTES:  # only a broker that keeps to no limit sends so much in one turn
-            self._note_loss(CONNECTION_LOST)
+            self._note_loss(CONNECTION_LOST, "the broker sends more messages at once than it may")
             self.abandon()
             return
         self._messages.append(Incoming(message.topic, bytes(message.payload), message.retain, mid))

@@ -68,9 +68,12 @@ _ALERTS = (
 
 
 class ConnectionLostError(BrokerError):
-    """An established connection ended; ``reason`` is the DISCONNECT code or ``CONNECTION_LOST``."""
+    """An established connection ended; ``reason`` is the DISCONNECT code or ``CONNECTION_LOST``.
 
-    def __init__(self, reason: int, place: str) -> None:
+    ``refused`` says what of the broker this side ended it for.
+    """
+
+    def __init__(self, reason: int, place: str, refused: str = "") -> None:
         words = {
             KEEPALIVE_TIMEOUT: "stopped answering: check the network",
             SESSION_TAKEN_OVER: "gave the session to another client: another unit uses this certificate, or this one"
@@ -78,7 +81,8 @@ class ConnectionLostError(BrokerError):
             0x8B: "is shutting down: wait for its restart",
         }
         sentence = words.get(reason, f"closed the connection (reason 0x{reason:02x}): look at its log")
-        super().__init__(f"the broker {place} {sentence}")
+        ended = f"the connection to the broker {place} was ended from here: {refused}"
+        super().__init__(ended if refused else f"the broker {place} {sentence}")
         self.reason = reason
 
 

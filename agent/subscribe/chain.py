@@ -123,7 +123,18 @@ class ChainFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chain:
     """One unit's chain under one key."""
 
-    __slots__ = ("_admitted", "_boot", "_expected", "_here", "_known", "_last", "_missing", "given_up", "quarantined")
+    __slots__ = (
+        "_admitted",
+        "_boot",
+        "_expected",
+        "_here",
+        "_known",
+        "_last",
+        "_missing",
+        "before",
+        "given_up",
+        "quarantined",
+    )
 
     def __init__(self, record: ChainRecord | None = None) -> None:
         self._last = record.last if record else 0
@@ -135,6 +146,7 @@ class Chain:
         self._boot = record.boot if record else None
         self.quarantined = record.quarantined if record else None
         self.given_up: list[Gap] = []  # for want of room, and not told yet
+        self.before: int | None = None  # before the first event: the last number that was sent before this one listened
 
     @property
     def last(self) -> int:
@@ -160,10 +172,11 @@ class Chain:
         if self._known.get(seq - 1, entry.prev) != entry.prev:
             raise VerificationError("fork", "the event follows another history than the one known")
         # A subscriber that starts in the middle of a unit's life misses nothing that it was ever sent.
-        jump = seq - self._last - 1 if self._last else 0
+        base = self._last or self.before
+        jump = 0 if base is None else seq - base - 1
         if jump > MAX_JUMP + JUMP_PER_S * max(entry.here - (entry.here if self._here is None else self._here), 0):
             raise VerificationError("jump", f"the unit skips {jump} numbers: more than it can have said")
-        return Placement(Gap(self._last + 1, seq - 1) if jump > 0 else None, late)
+        return Placement(Gap(seq - jump, seq - 1) if jump > 0 else None, late)
 
     def accept(self, entry: Entry) -> Placement:
         """Take an event, or raise what ``place`` does and change nothing."""

@@ -44,7 +44,17 @@ from agent.protocol.event import EVENT_TYPES, MAX_EVENT_BYTES, SIGNATURE_TYPE, E
 from agent.protocol.health import Health
 from agent.protocol.names import TOPIC_ROOT
 from agent.protocol.trust import TrustedKey, TrustedUnits
-from agent.subscribe.chain import QUARANTINING, Chain, ChainRecord, Chains, Contradiction, Entry, Gap, Placement
+from agent.subscribe.chain import (
+    MAX_JUMP,
+    QUARANTINING,
+    Chain,
+    ChainRecord,
+    Chains,
+    Contradiction,
+    Entry,
+    Gap,
+    Placement,
+)
 from agent.subscribe.heads import check_health
 
 FRESH_WINDOW_S = 60  # seconds; above the unit's own live window, so that a slow network makes nothing stale
@@ -104,6 +114,8 @@ class Verifier:
         """
         self._trust = trust
         self._chains = Chains(state)
+        # Of keys of which no event was heard yet, by source and key: the last number that the first report calls sent.
+        self._began: dict[tuple[str, str], int] = {}
         self._oldest_s = fresh_window_s + skew_s + time_step_s
         self._skew_s = skew_s
 
@@ -152,7 +164,11 @@ class Verifier:
             fresh=fresh,
         )
         chain = self._chains.find(event.source, header.kid)
+        began = self._began.get((event.source, header.kid))
+        if began is not None and entry.seq - began <= MAX_JUMP:  # beyond it, a report of long ago was said again
+            chain.before = began
         place = self._placed(chain, entry, event.source, header.kid)
+        self._began.pop((event.source, header.kid), None)
         if isinstance(event.data, UnitData) and event.data.lost is not None:
             chain.explain(event.data.lost)
         self._chains.keep(event.source, header.kid, chain)
@@ -220,17 +236,22 @@ class Verifier:
     def check_health(self, topic: str, payload: bytes, now: datetime) -> tuple[str, Health, int | None]:
         """Check a health document: the unit, the document, and how many of its events are withheld.
 
-        None where nothing was heard of that key yet. Raises VerificationError; a head that contradicts the chain
-        (``fork``) quarantines the key.
+        Of a key of which no event was heard yet, those since its first report are. None where nothing can be said, or
+        what was withheld has become a gap. Raises VerificationError; a head that contradicts the chain (``fork``)
+        quarantines the key.
         """
         unit, kid, report = check_health(topic, payload, self._trust, now)
         chain = self._chains.find(report.source, kid)
         if chain.contradicts(report.head.seq, report.head.digest) and not chain.quarantined:
             self._quarantine(chain, report.source, kid, "fork")
             raise VerificationError("fork", "the unit's health speaks of another event with a number that is known")
-        if not chain.last or chain.quarantined:
+        if chain.quarantined:
             return unit, report, None
-        return unit, report, max(report.head.seq - chain.last - report.queue_depth, 0)
+        sent = report.head.seq - report.queue_depth
+        if not chain.last:
+            return unit, report, max(sent - self._began.setdefault((report.source, kid), max(sent, 0)), 0) or None
+        tail = max(sent - chain.last, 0)
+        return unit, report, None if not tail and chain.missing() else tail
 
     def _trusted(self, header: Header, event: Event) -> TrustedKey:
         trusted = self._trust.find(header.kid)

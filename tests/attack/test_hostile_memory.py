@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a broker, a clip or a stream sends costs the unit a bounded memory: each is tried on a process of its own.
 
-The service is held to 200 MiB resident: what it has (110, tools/bench) and what others can make it take (80).
+The service is held to 200 MiB resident: what it has (110, tools/bench) and what others can make it take. All of it in
+one process, with a broker and a camera that are hostile at once: ``test_memory_of_the_service``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from agent.unit.memory import FOREIGN_BYTES
+from agent.camera.headroom import RESERVE_BYTES
+from tests.simulators.hostile_video import MANY_REFERENCES, make_clip
 from tests.simulators.pki import Authority
 from tests.simulators.rtsp_camera import ScriptedRtspCamera, framed
 from tests.simulators.scripted_broker import ScriptedBroker, connack
@@ -83,6 +84,37 @@ except PosternError as error:
 print(peak() - before, told)
 """
 
+DECODE = """
+from fractions import Fraction
+from agent.camera.av_feed import CodedPicture
+from agent.camera.av_input import rtsp_input
+from agent.camera.av_stream import AvStream, load_av
+from agent.clock import SystemClock
+from agent.config.camera import RtspCamera
+from agent.errors import CameraLostError
+from agent.unit.memory import FOREIGN_BYTES, bounded_data
+
+class Greedy:
+    # A feed whose decoder takes a mebibyte for each packet, and gives none back.
+    context = None
+    held = []
+    def packets(self):
+        while True:
+            yield CodedPicture(True, self.decode)
+    def decode(self):
+        self.held.append(bytearray(1 << 20))
+        return []
+    def close(self):
+        pass
+
+greedy = Greedy()
+with bounded_data():
+    try:
+        AvStream(load_av(), rtsp_input(RtspCamera(url="rtsp://127.0.0.1/")), SystemClock(), lambda *_: greedy)
+    except CameraLostError as error:
+        print(FOREIGN_BYTES / 2**20 - len(greedy.held), error)
+"""
+
 
 def run(code: str, *arguments: object, timeout_s: float = 60) -> list[str]:
     done = subprocess.run(
@@ -143,28 +175,9 @@ def test_packet_of_a_broker_is_bounded_before_it_is_read(tmp_path: Path, name: s
     assert told != "still there"
 
 
-def make_clip(path: Path, size: tuple[int, int], codec: str = "libx264", **options: str) -> Path:
-    """A clip of pictures in which nothing happens: small as a file, large once it is decoded."""
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.time_base = Fraction(1, 25)
-        stream.options = {"preset": "ultrafast", **options} if codec == "libx264" else dict(options)
-        stream.codec_context.thread_count = 1
-        picture = av.VideoFrame(*size, "yuv420p")
-        for plane in picture.planes:
-            plane.update(bytes(plane.buffer_size))
-        for number in range(20):
-            picture.pts = number
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
-
-
 @pytest.mark.timeout(240)
 def test_clip_that_decodes_to_huge_pictures_is_refused_by_its_size(tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "huge.mkv", (4096, 2304), refs="16", x264opts="ref=16:bframes=0", g="100")
+    clip = make_clip(tmp_path / "huge.mkv", (4096, 2304), **MANY_REFERENCES)
     grown, told = run(LOOK, clip)
     print(f"{clip.stat().st_size / 1e6:.2f} MB clip: {float(grown):.1f} MiB, {told}")
     assert clip.stat().st_size < 1.5e6
@@ -175,7 +188,7 @@ def test_clip_that_decodes_to_huge_pictures_is_refused_by_its_size(tmp_path: Pat
 
 @pytest.mark.timeout(120)
 def test_clip_of_the_largest_size_with_the_most_reference_pictures_plays_within_the_bound(tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "many.mkv", (1920, 1080), x264opts="ref=16:bframes=0:level=51", g="100")
+    clip = make_clip(tmp_path / "many.mkv", (1920, 1080), **MANY_REFERENCES)
     grown, told = run(LOOK, clip)
     print(f"1080p with 16 references: {float(grown):.1f} MiB, {told}")
     assert told == "played"
@@ -265,5 +278,10 @@ def test_stream_of_pictures_without_end_takes_a_bounded_memory() -> None:
     assert "no picture came" in told
 
 
-def test_the_parts_of_the_bound_fit_together() -> None:
-    assert MAX_RESIDENT_MIB + FOREIGN_BYTES / 2**20 <= MAX_SERVICE_MIB
+def test_a_decoder_is_given_up_while_there_is_room_for_the_others() -> None:
+    """At the limit the next allocation fails, whosever it is: a thread that only wanted a little would end the unit."""
+    pytest.importorskip("av")
+    left, told = run(DECODE)
+    print(f"{float(left):.0f} MiB are left, {told}")
+    assert float(left) * 2**20 >= RESERVE_BYTES - 2**20
+    assert "needs more memory than a unit gives" in told

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Mosquitto that takes everything of a unit and hands on what it likes: the subscriber counts what it kept back.
+
+Its access list withholds: every publish is acknowledged, so the unit believes that its events arrived. ``health``,
+which the unit signs, comes through; a unit whose health does not come is one that nobody hears of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.subscribe.files import StateFile
+from agent.subscribe.subscriber import Subscriber
+from agent.subscribe.verify import VerifiedEvent
+from agent.uplink.health import HealthReporter
+from tests.attack.test_absent_auditor import AskingSite, hear
+from tests.simulators.broker import wait_until
+from tests.simulators.signing_unit import match_draft, unit_draft
+from tests.unit.test_uplink_subscribe import take
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
+
+HEALTH_S = 60
+WAYS, KINDS = ("event", "backlog"), ("match", "presence", "unit")
+
+
+class WithholdingSite(AskingSite):
+    """With a unit that says how it is, as in service, and a broker whose list can be made to withhold."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        signing = self.unit.unit
+        self.unit.uplink.health = HealthReporter(
+            source=signing.source,
+            boot=signing.outbox.boot,
+            signer=signing.key,
+            clock=self.clock,
+            outbox=signing.outbox,
+            frames=lambda: 0,
+            recognition=lambda: "running",
+            temperature=lambda: None,
+            disk_free=lambda: 1,
+        ).build
+        self._honest = self.broker.acl.read_text()
+
+    def withhold(self, *kinds: str) -> None:
+        """Let the auditor read no event of these kinds from now on; without any it is honest."""
+        rules = [f"topic read postern/hq/+/{way}/{kind}\n" for way in WAYS for kind in KINDS if kind not in kinds]
+        text = self._honest
+        for way in WAYS:
+            text = text.replace(f"topic read postern/hq/+/{way}/+\n", "".join(rules) if way == WAYS[0] else "", 1)
+        self.broker.acl.write_text(text)
+        self.broker.reload()
+
+    def say(self, count: int, draft: Any = match_draft) -> None:
+        """Have the unit say so many, until the broker took all of them."""
+        self.unit.say(count, draft(self.clock))
+        wait_until(lambda: self.unit.outbox.depth() == 0)
+
+    def report(self, events: Subscriber) -> None:
+        """Let the next ``health`` come."""
+        heard: list[int] = []
+        events._on_health = lambda _, report: heard.append(report.head.seq)
+        self.clock.skipped_s += HEALTH_S + 1
+        self.unit.mailbox.wake()
+        for _ in events._turns():
+            if heard:
+                return
+
+    def told(self) -> list[str]:
+        return [notice for notice in self.notices if "withheld" in notice]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[WithholdingSite]:
+    site = WithholdingSite(tmp_path)
+    yield site
+    site.unit.uplink.stop()
+    site.broker.stop()
+
+
+def test_events_that_the_broker_keeps_back_are_counted_and_asked_for(site: WithholdingSite) -> None:
+    with site.subscriber(replays=site.replays) as events:
+        site.unit.start()
+        site.say(1)
+        take(events, 1)
+        site.withhold(*KINDS)
+        site.say(7)
+        site.report(events)
+        assert site.told() == [
+            "7 events of unit door-2 were withheld: it signed number 8, and what is not here does not wait there either"
+        ]
+        assert events.withheld() == {"door-2": 7}
+        site.clock.skipped_s += 3.1
+        found = hear(site, events, 8)  # past the broker's list: as the unit's signed answer
+        site.report(events)
+        assert events.withheld() == {}
+    assert [one.event.data.seq for one in found if isinstance(one, VerifiedEvent)] == list(range(2, 9))
+
+
+def test_what_it_keeps_back_of_one_kind_is_a_gap_that_stays_told(site: WithholdingSite) -> None:
+    """Behind the next event that comes the withheld are no tail any more; nobody says that they have come."""
+    with site.subscriber() as events:
+        site.unit.start()
+        site.say(1)
+        take(events, 1)
+        site.withhold("match")
+        site.say(4)
+        site.report(events)
+        assert events.withheld() == {"door-2": 4}
+        site.say(1, unit_draft)
+        (late,) = take(events, 1)
+        assert isinstance(late, VerifiedEvent)
+        assert late.gap is not None
+        assert late.gap.count == 4
+        site.report(events)
+        assert events.withheld() == {"door-2": 4}
+        assert len(site.told()) == 1
+        assert sum(gap.count for gap in events.verifier.missing("door-2")) == 4
+
+
+def test_a_broker_that_never_hands_on_a_single_event_is_told_as_well(site: WithholdingSite) -> None:
+    """Of a unit that was never heard nothing is known but its health: what it sends from then on is counted."""
+    site.withhold(*KINDS)
+    site.unit.start()
+    site.say(3)
+    with site.subscriber(state=StateFile(site.folder / "seen.db")) as events:
+        site.report(events)
+        assert events.withheld() == {}, "what it sent before anybody listened is no matter of the broker's"
+        site.say(5)
+        site.report(events)
+        assert events.withheld() == {"door-2": 5}
+        assert len(site.told()) == 1
+        site.withhold()
+        site.say(1)
+        (first,) = take(events, 1)
+        assert isinstance(first, VerifiedEvent)
+        assert first.gap is not None
+        assert first.gap.count == 5
+        site.report(events)
+        assert events.withheld() == {"door-2": 5}, "a gap now, and nobody says that they have come"
