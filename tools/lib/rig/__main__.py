@@ -152,6 +152,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if words and words[0] in MODES:
         try:
             return MODES[words[0]](words[1:])
+        except CommandError as error:
+            complain(str(error))
+            return 1
         except KeyboardInterrupt:
             complain("interrupted")
             return INTERRUPTED

@@ -13,12 +13,11 @@ import os
 import random
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +46,7 @@ from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT
 from tools.lib.no_camera import NoCamera
 from tools.lib.rig import kill_run
 from tools.lib.rig.enrolment import DIGEST, consent
+from tools.lib.rig.nursery import ENDS, KILLED, Nursery, nurse, say
 
 MODEL = "sha256:" + "5a" * 32
 POLICY = msgspec.structs.replace(parse_policy((ROOT / "models" / "policy.json").read_bytes()), model=MODEL)
@@ -127,21 +127,15 @@ class Worker:
         say(f"erased {subject.hex()}")
 
 
-def say(line: str) -> None:
-    os.write(1, line.encode() + b"\n")
-
-
 def nursery(folder: Path) -> None:
-    """Fork a worker for each line on standard input; says ``born PID`` and, once it died, ``died``."""
+    """Fork a worker for each line of standard input."""
     config = load_config(folder / "config.yaml")
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            with opened(config) as stores:
-                Worker(config, stores).live()
-        say(f"born {child}")
-        os.waitpid(child, 0)
-        say("died")
+
+    def live(_: str) -> None:
+        with opened(config) as stores:
+            Worker(config, stores).live()
+
+    nurse(live)
 
 
 @dataclass(slots=True)
@@ -244,26 +238,19 @@ def run(folder: Path, kills: int, *, seed: int) -> Books:
     key.save(folder / "unit.key")
     config = write_config(folder)
     books, dice = open_books(key), random.Random(seed)
-    command = [sys.executable, "-m", "tools.lib.rig.kills", "--nursery", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with Nursery("-m", "tools.lib.rig.kills", "--nursery", folder) as workers:
         for _ in range(kills):
-            _kill_one(process, books, dice)
+            _kill_one(workers, books, dice)
             books.look(config)
-        process.communicate()
     books.close(config)
     return books
 
 
-def _kill_one(process: subprocess.Popen[bytes], books: Books, dice: random.Random) -> None:
+def _kill_one(workers: Nursery, books: Books, dice: random.Random) -> None:
     """Let one worker live for some lines, or none: then it dies while it opens its files."""
-    if process.stdin is None or process.stdout is None:
-        return
-    process.stdin.write(b"\n")
-    process.stdin.flush()
+    workers.birth("")
     worker, said, patience = 0, 0, dice.choice([0, dice.randint(1, MAX_PATIENCE)])
-    while (line := process.stdout.readline().decode().rstrip("\n")) != "died":
-        if not line:
-            raise SystemExit("tools/rig kills: the nursery ended by itself; run it again with its errors in view")
+    while (line := workers.hear()) not in ENDS:
         if line.startswith("born "):
             worker = int(line[5:])
         else:
@@ -271,8 +258,10 @@ def _kill_one(process: subprocess.Popen[bytes], books: Books, dice: random.Rando
             said += 1
         if worker and said >= patience:
             time.sleep(dice.random() * LAST_BREATH_S)
-            os.kill(worker, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself meanwhile, as its nurse will say
+                os.kill(worker, signal.SIGKILL)
             patience = sys.maxsize
+    books.check(line == KILLED, "a worker ended by itself: its errors stand above")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,12 +15,11 @@ import os
 import random
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -39,14 +38,17 @@ from tools.lib.bench.timing import percentile
 from tools.lib.demo.site import ROOT
 from tools.lib.rig import kill_run
 from tools.lib.rig.board import Board, BoardOfAUnit, serve
+from tools.lib.rig.nursery import BY_ITSELF, ENDS, KILLED, STARVED, TOO_LATE, Nursery, nurse, say
 
 BOARD = "board"
+PROGRAM = ("-m", "tools.lib.rig.pulse_kills", "--nursery")
 PULSE_MS = 30_000  # longer than anybody waits here: what ends a pulse is the keeper, and no clock
 SPARE = 1 << 30  # lines from here on are nobody's; a worker takes one so that its keeper is there
 MAX_ON_S = 1.0  # after a death; milliseconds on a machine that is not starved
 MAX_LIFE_S = 0.06  # from the first word of a worker to its death
 PEOPLE_A_LIFE = 2  # so that most whom a worker meets have used their right in an earlier life
 PATIENCE_S = 5.0  # until a line that is still on is told
+MAX_AGAIN = 20  # workers of a run that are begun anew: on a starved machine a keeper does not answer in time
 WEEK_S = 7 * 24 * 3600
 
 
@@ -105,14 +107,17 @@ class _Somebody:
 
 
 def live(folder: Path, config: Config, people: int) -> None:
-    """Match one after the other, until it is killed."""
+    """Match one after the other, until it is killed; ends as ``STARVED`` where its door could not be opened in time."""
     clock = SystemClock()
     lines, dice = LineOfSomebody(BoardOfAUnit(folder / BOARD)), random.Random(secrets.randbits(64))
     problem = logging.getLogger("pulses").error
     with Rights(rights_path(config), clock) as rights:
         gate, verification = make_gate(config), Verification(clock, lambda *_: None)
-        door = Door(config, gate, rights, lines, clock=clock, verification=verification, on_problem=problem)
-        os.write(1, b"lives\n")
+        try:
+            door = Door(config, gate, rights, lines, clock=clock, verification=verification, on_problem=problem)
+        except DeviceLostError:  # nothing but time is wanting: the board gives every line to whoever asks
+            sys.exit(STARVED)
+        say("lives")
         while True:
             lines.person = dice.randrange(people)
             subject = SubjectId(lines.person.to_bytes(16, "big"))
@@ -122,48 +127,41 @@ def live(folder: Path, config: Config, people: int) -> None:
 
 
 def nursery(folder: Path) -> None:
-    """Fork a worker for each line of standard input (how many people there are), and say when it has died."""
+    """Fork a worker for each line of standard input: how many people there are."""
     config = load_config(folder / "config.yaml")
-    for line in sys.stdin:
-        worker = os.fork()
-        if worker == 0:
-            live(folder, config, int(line))
-        os.write(1, f"born {worker}\n".encode())
-        _, status = os.waitpid(worker, 0)
-        how = "killed" if os.WIFSIGNALED(status) else "ended by itself"
-        os.write(1, f"{how}\n".encode())
+    nurse(lambda people: live(folder, config, int(people)))
 
 
-def run(folder: Path, kills: int, *, seed: int) -> tuple[Counter[str], list[str], list[float]]:
-    """Kill ``kills`` workers in ``folder``; what happened, which promise broke, and how long lines were on, seconds."""
+def run(
+    folder: Path, kills: int, *, seed: int, program: Sequence[str] = PROGRAM
+) -> tuple[Counter[str], list[str], list[float]]:
+    """Kill ``kills`` workers of ``program`` in ``folder``.
+
+    What happened, which promise broke, and how long lines were on after a death, in seconds.
+    """
     write_config(folder)
     did: Counter[str] = Counter()
     wrong: list[str] = []
     on_s: list[float] = []
     dice, board = random.Random(seed), Board(time.monotonic)
-    command = [sys.executable, "-m", "tools.lib.rig.pulse_kills", "--nursery", str(folder)]
-    with ExitStack() as stack:
-        stack.enter_context(serve(board, folder / BOARD))
-        process = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True, bufsize=1)
-        )
-        for number in range(kills):
-            how, killed_s = _kill_one(process, PEOPLE_A_LIFE * (number + 1), dice)
+    with serve(board, folder / BOARD), Nursery(*program, folder) as workers:
+        while did[KILLED] < kills and did[TOO_LATE] + did[BY_ITSELF] <= MAX_AGAIN:
+            how, killed_s = _kill_one(workers, PEOPLE_A_LIFE * (did[KILLED] + 1), dice)
             did[how] += 1
             while _lit(board) and time.monotonic() < killed_s + PATIENCE_S:
                 time.sleep(0.001)
             if _lit(board):
-                wrong.append(f"after kill {number + 1} an output is left on")
+                wrong.append(f"after kill {did[KILLED]} an output is left on")
             after_s = [one.off_s - killed_s for one in board.pulses if one.off_s is not None and one.off_s > killed_s]
             did["in a pulse"] += bool(after_s)
             on_s += after_s
-        if process.stdin is not None:
-            process.stdin.close()
     of_each = Counter(one.line for one in board.pulses)
     did["pulses"], did["people"] = len(board.pulses), len(of_each)
     wrong += [f"person {line} got {count} pulses for one right" for line, count in of_each.items() if count > 1]
-    if did["ended by itself"]:
-        wrong.append(f"{did['ended by itself']} workers ended by themselves: run it again with their errors in view")
+    if did[BY_ITSELF]:
+        wrong.append(f"{did[BY_ITSELF]} workers ended by themselves: their errors stand above")
+    if did[KILLED] < kills:
+        wrong.append(f"{did[KILLED]} of {kills} workers were killed: run it again when this machine does less")
     if (longest_s := max(on_s, default=0.0)) > MAX_ON_S:
         wrong.append(f"an output was on for {longest_s:.2f} s after a death")
     return did, wrong, on_s
@@ -173,32 +171,28 @@ def _lit(board: Board) -> bool:
     return any(one.off_s is None for one in board.pulses)
 
 
-def _kill_one(process: subprocess.Popen[str], people: int, dice: random.Random) -> tuple[str, float]:
+def _kill_one(workers: Nursery, people: int, dice: random.Random) -> tuple[str, float]:
     """Kill one worker after some of its life; how it ended, and when it was killed."""
-    if process.stdin is None or process.stdout is None:
-        raise DeviceLostError("the nursery has no pipes: run it again")
-    process.stdin.write(f"{people}\n")
-    process.stdin.flush()
+    workers.birth(str(people))
     worker, lives = 0, dice.random() < 0.1  # some are killed before they have begun
     while not worker or not lives:  # on a fast disk the worker speaks before its nurse
-        line = process.stdout.readline()
-        if line.startswith("born "):
-            worker = int(line.split()[1])
-        elif line == "lives\n":
-            lives = True
-        else:
-            return "ended by itself", time.monotonic()
+        word = workers.hear()
+        if word in ENDS:
+            return word, time.monotonic()
+        lives = lives or word == "lives"
+        worker = int(word.removeprefix("born ")) if word.startswith("born ") else worker
     time.sleep(dice.random() * MAX_LIFE_S)
-    keepers = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
     killed_s = time.monotonic()
-    os.kill(worker, signal.SIGKILL)
-    if dice.random() < 0.3:  # as the service manager does with what is left
-        for keeper in keepers:
-            with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, FileNotFoundError):  # it ended by itself meanwhile, as its nurse will say
+        keepers = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        killed_s = time.monotonic()
+        os.kill(worker, signal.SIGKILL)
+        if dice.random() < 0.3:  # as the service manager does with what is left
+            for keeper in keepers:
                 os.kill(int(keeper), signal.SIGTERM)
-    while (said := process.stdout.readline().strip()) == "lives":
+    while (word := workers.hear()) not in ENDS:
         pass
-    return said, killed_s
+    return word, killed_s
 
 
 def main(words: Sequence[str] | None = None) -> int:
