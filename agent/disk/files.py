@@ -114,6 +114,8 @@ def check_private(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):  # a pipe: a shell's <(…)
+        raise KeyStoreError(f"{path} is no file: name the one that holds the secret")
     mode = stat.S_IMODE(status.st_mode)
     allowed = 0o740 if status.st_uid == status.st_gid == 0 else 0o700
     if status.st_uid not in (0, os.geteuid()):

@@ -21,6 +21,7 @@ from agent.unit.key_files import UnitFiles
 
 CARD_BYTES = 8  # 64 bits: the longest that common controllers take
 PANEL_KEY_BYTES = 16  # SCBK of OSDP, AES-128
+DEFAULT_PANEL_KEY = bytes(range(0x30, 0x40))  # SCBK-D, by which a controller is set up: whoever has the standard has it
 _SECRET_BYTES = 32
 
 
@@ -47,4 +48,6 @@ def read_panel_key(path: Path) -> bytes:
         key = b""
     if len(key) != PANEL_KEY_BYTES:
         raise KeyStoreError(f"{path} holds no key: write the controller's 32 hex digits for this reader into it")
+    if key == DEFAULT_PANEL_KEY or len(set(key)) == 1:
+        raise KeyStoreError(f"{path} holds a key that everybody knows: have one drawn by chance, there and here")
     return key

@@ -15,7 +15,7 @@ from typing import Any
 import osdp_sys
 from osdp import Command, LibFlag, LogLevel, PDInfo
 
-KEY = bytes(range(0x30, 0x40))
+KEY = bytes(range(0x50, 0x60))
 PATIENCE_S = 20.0
 REFRESH_S = 0.005  # of a controller that does nothing else
 OPEN = {"command": Command.Output, "output_no": 0, "control_code": 5, "timer_count": 30}

@@ -87,17 +87,25 @@ class Manager:
                     _remove(one)
                 _remove(group)
 
-    def systemctl(self, *words: str) -> str:
-        """What ``systemctl --user`` says."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """What ``inside`` needs beside a path to programs."""
+        return {"XDG_RUNTIME_DIR": str(self._run)}
+
+    def inside(self) -> list[str]:
+        """What starts ``systemctl`` where this systemd answers: it answers nobody whose process it cannot see."""
         if self._process is None:
             raise AssertionError("systemd was not started")
         first = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        if not first:
+        return ["nsenter", "--target", first[0], "--mount", "--pid", "/usr/bin/systemctl"] if first else []
+
+    def systemctl(self, *words: str) -> str:
+        """What ``systemctl --user`` says."""
+        if not (inside := self.inside()):
             return "not started"
-        environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self._run)}
-        # From inside: it answers nobody whose process it cannot see.
-        inside = ["nsenter", "--target", first[0], "--mount", "--pid", "systemctl", "--user", "--no-pager", *words]
-        done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=60)
+        environment = {"PATH": os.environ["PATH"], **self.environment}
+        command = [*inside, "--user", "--no-pager", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         return (done.stdout or done.stderr).strip()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ import pytest
 import yaml
 from osdp import Command
 
+from agent.cli import main
 from agent.clock import SystemClock
+from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.door.osdp import REPORT_NS, OsdpPanels, Panel, PanelSpec
 from agent.door.rights import Rights
@@ -23,11 +26,10 @@ from agent.notices.assessment import make_assessment
 from agent.notices.notice import make_notice, notice_id
 from agent.protocol.subject import SubjectId
 from agent.unit.at_the_door import Door, make_gate
-from agent.unit.cards import card_numbers, read_panel_key
+from agent.unit.cards import DEFAULT_PANEL_KEY, card_numbers, read_panel_key
 from agent.unit.doctor import examine
 from agent.unit.key_files import UnitFiles
-from agent.unit.wiring import absent
-from tests.simulators.config import parse_config
+from agent.unit.wiring import absent, this_machine
 from tests.simulators.control_panel import BUZZ, GREEN, KEY, OPEN, control_panel
 from tools.lib.rig.board import Board, BoardLines
 
@@ -37,6 +39,7 @@ EXAMPLE = yaml.safe_load((Path(__file__).parents[2] / "deploy/config.example.yam
 CARD = bytes.fromhex("a1b2c3d4e5f60718")
 NEXT = bytes.fromhex("0011223344556677")
 ANN, BOB = SubjectId(b"a" * 16), SubjectId(b"b" * 16)
+TRIPS = 40
 ROUND_TRIP_S = 0.150  # the bar: from the decision to the controller's word here, 95th percentile
 
 
@@ -58,24 +61,34 @@ def reader(device: Path, problems: list[PosternError], key: bytes = KEY) -> Iter
         opened.close()
 
 
+def round_trip(unit: Panel) -> float | None:
+    """Seconds from a report to the controller's yes; None where a starved machine lost the channel meanwhile.
+
+    libosdp waits 200 ms for an answer: whoever does not get to run for so long begins the channel anew, and what was
+    reported before it is heard by nobody, as ``Panel`` promises.
+    """
+    assert wait_for(unit.is_secure, 60), "the channel is begun anew by itself"
+    unit.granted()
+    began = time.monotonic()
+    if unit.report(CARD) and wait_for(unit.granted, REPORT_NS / 1e9 + 1):
+        return time.monotonic() - began
+    return None
+
+
 def test_a_report_is_heard_its_answer_is_shown_and_nothing_goes_in_clear() -> None:
     problems: list[PosternError] = []
     with control_panel() as panel, reader(panel.device, problems) as unit:
-        assert panel.is_secure()
-        assert wait_for(unit.is_secure)
-        trips = []
-        for _ in range(40):
-            began = time.monotonic()
-            assert unit.report(CARD)
-            assert wait_for(unit.granted)
-            trips.append(time.monotonic() - began)
-        assert [card for _, card in panel.reads] == [CARD] * 40
-        p95 = sorted(trips)[int(0.95 * len(trips))]
-        print(f"round trip p50 {sorted(trips)[20] * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms")
-        assert sorted(trips)[len(trips) // 2] < ROUND_TRIP_S, "half of them, on a machine that does much else"
+        found = [round_trip(unit) for _ in range(TRIPS)]
+        trips = sorted(one for one in found if one is not None)
+        assert len(trips) >= 0.9 * TRIPS, [str(one) for one in problems]
+        assert {card for _, card in panel.reads} == {CARD}
+        assert len(trips) <= len(panel.reads) <= TRIPS, "once each"
+        middle, p95 = trips[len(trips) // 2], trips[int(0.95 * len(trips))]
+        print(f"round trip p50 {middle * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms, {TRIPS - len(trips)} lost")
+        assert middle < ROUND_TRIP_S, "half of them, on a machine that does much else"
         assert CARD not in panel.wire
         assert KEY not in panel.wire
-    assert problems == []
+    assert len(problems) <= 2 * (TRIPS - len(trips)), "told where a report was not heard, and nowhere else"
 
 
 def test_what_a_controller_says_to_a_reader_is_taken_and_only_its_yes_is_shown() -> None:
@@ -169,7 +182,8 @@ def config(folder: Path, device: Path, key: str = KEY.hex(), **changes: object) 
     output = {"name": "door", "kind": "osdp", "device": str(device), "key_file": str(folder / "osdp.key"), **changes}
     rules = [{"name": "staff", "liveness": "unchecked: a photograph opens it", "cooldown_s": 5, "then": ["door"]}]
     content = EXAMPLE | {"outputs": [output], "rules": rules, "feedback": {"text": str(folder / "display")}}
-    return parse_config(yaml.safe_dump(content).encode(), folder / "config.yaml")
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    return load_config(folder / "config.yaml")
 
 
 @contextmanager
@@ -239,11 +253,40 @@ def test_numbers_are_each_persons_own_each_units_own_and_stay(tmp_path: Path) ->
 
 
 def test_what_can_be_known_before_the_start_is_told_then(tmp_path: Path) -> None:
-    told = absent(config(tmp_path, tmp_path / "ttyNone", key="12"))
+    told = absent(config(tmp_path, tmp_path / "ttyNone", key="12"), this_machine())
     assert any("there is no" in one and "plug the adapter in" in one for one in told)
     assert any("32 hex digits" in one for one in told)
     with pytest.raises(KeyStoreError):
         read_panel_key(tmp_path / "missing.key")
+
+
+@pytest.mark.parametrize("key", [DEFAULT_PANEL_KEY, bytes(16), b"\xff" * 16])
+def test_a_key_that_everybody_knows_opens_no_channel(tmp_path: Path, key: bytes) -> None:
+    """The one by which the standard has controllers set up, above all: with it the secure channel hides nothing."""
+    settings = config(tmp_path, Path("/dev/tty"), key=key.hex())
+    (told,) = absent(settings, this_machine())
+    assert told.endswith("holds a key that everybody knows: have one drawn by chance, there and here")
+    with pytest.raises(KeyStoreError, match="everybody knows"), door(tmp_path, settings, []):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_root_who_checks_the_file_is_not_told_to_take_the_services_key_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said so, and whoever obeyed had a service that could not read it."""
+    config(tmp_path, Path("/dev/tty"))
+    os.chown(tmp_path / "osdp.key", 65534, 65534)
+    assert main(["check-config", str(tmp_path / "config.yaml")]) == 0
+    told = capsys.readouterr().err
+    assert "osdp.key is another user's, so its key was not looked at: run this as its owner" in told
+    assert "chown" not in told
+
+
+def test_a_serial_line_that_is_named_as_the_key_is_told(tmp_path: Path) -> None:
+    """Two paths in the wrong order: the advice was to make the line the service's alone."""
+    with pytest.raises(KeyStoreError, match="/dev/tty is no file: name the one that holds the secret"):
+        read_panel_key(Path("/dev/tty"))
 
 
 @pytest.mark.parametrize(
