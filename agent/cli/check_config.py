@@ -15,7 +15,7 @@ from agent.errors import ConfigError
 from agent.unit.at_the_door import asks_for_moves
 from agent.unit.looking import foreseen
 from agent.unit.named_models import check_named_models
-from agent.unit.wiring import absent
+from agent.unit.wiring import absent, anothers, this_machine, unknown_keys
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file means; a ConfigError says what is wrong with it."""
     config = load_config(arguments.file)
-    if not arguments.elsewhere and (missing := absent(config)):
+    machine = this_machine()
+    missing = [*unknown_keys(config, machine), *([] if arguments.elsewhere else absent(config, machine))]
+    if missing:
         raise ConfigError("\n".join(f"{arguments.file}: {one}" for one in missing))
+    for one in [] if arguments.elsewhere else anothers(config):
+        tell(one)
     if not check_named_models(config, arguments.file):
         tell("no models are installed on this machine, so their names were not checked")
     for title, text in describe(config):

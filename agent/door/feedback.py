@@ -176,7 +176,7 @@ def write_text(path: Path, text: str) -> None:
     """
     fresh = path.with_name(f".{path.name}.new")
     try:
-        _check_ours(path)
+        check_text(path)
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PUBLIC_MODE)
         with os.fdopen(descriptor, "w") as file:
@@ -189,7 +189,7 @@ def write_text(path: Path, text: str) -> None:
         raise StorageError(f"cannot write {path} ({error.strerror}): make its folder writable, with space") from error
 
 
-def _check_ours(path: Path) -> None:
+def check_text(path: Path) -> None:
     """Raises StorageError when something else lies there than a text of ours, or nothing yet, in a plain file."""
     with suppress(FileNotFoundError):
         status = path.lstat()

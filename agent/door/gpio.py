@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent.door.keys import KeyButton
 from agent.door.lines import Input, InputSpec, OutputLine, OutputSpec
-from agent.errors import DeviceLostError
+from agent.errors import DeviceLostError, printable
 
 if TYPE_CHECKING:
     from gpiod import LineRequest
@@ -24,6 +24,30 @@ if TYPE_CHECKING:
 CONSUMER = "postern"  # as ``gpioinfo`` shows it
 MAX_READS = 16  # of the kernel's buffer at one look: a line that flutters must not hold up the frames
 MISSING = "gpiod is missing: install the package of Postern again, or the wheel gpiod"
+
+
+def line_problem(chip: Path, line: int) -> str | None:
+    """Why a line of a chip that is there cannot be used, as the kernel tells while nobody takes it; None: nothing said.
+
+    A line that a running unit holds can be used: by that unit. Nothing is said without the library, or the right to
+    look at the chip.
+    """
+    try:
+        import gpiod  # noqa: PLC0415
+
+        with gpiod.Chip(str(chip)) as opened:
+            count = opened.get_info().num_lines
+            if line >= count:
+                return f"{chip} has no line {line}, only 0 to {count - 1}: name one that gpioinfo shows"
+            held = opened.get_line_info(line)
+    except (ImportError, PermissionError):
+        return None
+    except (OSError, ValueError) as error:
+        return f"line {line} of {chip} cannot be used: {_advice(error)}"
+    if not held.used or held.consumer == CONSUMER:
+        return None
+    by = printable(held.consumer) or "a driver"
+    return f"line {line} of {chip} is held by {by}: free it, or name another line"
 
 
 class GpiodLines:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 DOWN = 1  # value of a key event: 0 is up, 2 is a repeat (linux/input.h)
 MAX_EVENTS = 4096  # at one look: a device that sends without end must not hold up the frames
 MISSING = "evdev is missing: install python3-evdev"
+
+
+def key_codes() -> Mapping[str, int] | None:
+    """The kernel's number of each key by its name in linux/input-event-codes.h; None where evdev is missing."""
+    try:
+        from evdev import ecodes  # noqa: PLC0415 - only units with such a button have it
+    except ImportError:
+        return None
+    codes: Mapping[str, int] = ecodes.ecodes
+    return codes
 
 
 class KeyButton:

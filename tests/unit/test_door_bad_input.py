@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -13,13 +17,14 @@ from agent.cli import main
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.schema import Config
 from agent.door.feedback import TEXTS
+from agent.door.gpio import line_problem
 from agent.door.keys import KeyButton
 from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import ConfigError, DeviceLostError
 from agent.unit.at_the_door import Door, make_gate, switch_off
 from agent.unit.doctor import check_inputs, examine
-from agent.unit.wiring import absent
+from agent.unit.wiring import Machine, absent, unknown_keys
 from tests.simulators.config import parse_config
 from tools.lib.rig.board import Board, BoardLines, line_of
 
@@ -41,6 +46,20 @@ def config(**changes: Any) -> Config:
 
 def button(*inputs: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "button", "name": "entrance", "inputs": list(inputs)}
+
+
+ALL = frozenset({"gpiod", "evdev", "osdp", "zxingcpp"})
+CODES = {"KEY_ENTER": 28, "KEY_A": 30, "BTN_TRIGGER_HAPPY1": 704, "ABS_X": 0}
+
+
+def machine_of(folder: Path, *, libraries: frozenset[str] = frozenset(), keys: str | None = None) -> Machine:
+    """One on which /dev/null is any device; as a button it has ``keys``, as the kernel writes them."""
+    status = Path("/dev/null").stat()
+    entry = folder / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    (entry / "device" / "capabilities").mkdir(parents=True)
+    if keys is not None:
+        (entry / "device" / "capabilities" / "key").write_text(f"{keys}\n")
+    return Machine(libraries, CODES if "evdev" in libraries else None, folder, line_problem=lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +214,19 @@ def test_a_display_whose_folder_is_missing_is_told_before_the_start(
     assert f"feedback.text: there is no folder {display.parent}: name a file in /run/postern" in told
 
 
+@pytest.mark.parametrize("there", ["a folder", "a file of something else"])
+def test_a_display_that_is_something_else_is_told_before_the_start(tmp_path: Path, there: str) -> None:
+    """The unit left it alone, and showed nobody anything."""
+    place = tmp_path / "gallery.db"
+    place.mkdir() if there == "a folder" else place.write_bytes(b"SQLite format 3\0")
+    (told,) = absent(config(feedback={"text": str(place)}), machine_of(tmp_path / "devices"))
+    assert told.startswith(f"feedback.text: {place} holds no text of a display: name another file")
+    for text in ("ready\n", TEXTS["again"]):
+        display = tmp_path / "display"
+        display.write_text(text)
+        assert absent(config(feedback={"text": str(display)}), Machine(frozenset(), None)) == []
+
+
 def test_doctor_tries_the_display(tmp_path: Path) -> None:
     display = tmp_path / "run" / "display"
     shown = parse_config(
@@ -210,8 +242,110 @@ def test_doctor_tries_the_display(tmp_path: Path) -> None:
 
 
 def test_nothing_is_absent_where_nothing_is_named() -> None:
-    assert absent(config()) == []
-    assert absent(config(activation=button({"kind": "command"}))) == []
+    bare = Machine(frozenset(), None)
+    assert absent(config(), bare) == []
+    assert absent(config(activation=button({"kind": "command"})), bare) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "library"),
+    [
+        ({"activation": button(BUTTON | {"chip": "/dev/null"})}, "gpiod"),
+        ({"outputs": [STRIKE | {"chip": "/dev/null"}], "rules": [STAFF]}, "gpiod"),
+        ({"feedback": {"wait": {"chip": "/dev/null", "line": 27}}}, "gpiod"),
+        ({"activation": button(KEY | {"device": "/dev/null"})}, "evdev"),
+        ({"activation": button({"kind": "token"}) | {"window_s": 60}, "liveness": "require"}, "zxing-cpp"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_before_the_start(
+    tmp_path: Path, changes: dict[str, Any], library: str
+) -> None:
+    """It was found only when the line was opened: by the doctor, or by a service that did not start."""
+    (told,) = absent(config(**changes), machine_of(tmp_path))
+    assert f"{library} is missing: install" in told
+
+
+class Chip:
+    """What libgpiod tells of a chip that nobody takes a line of."""
+
+    def __init__(self, path: str) -> None:
+        if path == "/dev/mem":
+            raise PermissionError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def get_info(self) -> SimpleNamespace:
+        return SimpleNamespace(num_lines=8)
+
+    def get_line_info(self, line: int) -> SimpleNamespace:
+        consumer = {3: "led\x1b0", 4: "postern", 5: ""}.get(line, "")
+        return SimpleNamespace(used=line in (3, 4, 5), consumer=consumer)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (7, None),
+        (4, None),  # a running unit's own
+        (8, "/dev/null has no line 8, only 0 to 7: name one that gpioinfo shows"),
+        (3, "line 3 of /dev/null is held by led?0: free it, or name another line"),
+        (5, "line 5 of /dev/null is held by a driver: free it, or name another line"),
+    ],
+)
+def test_a_line_that_is_taken_or_is_none_is_told_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int, sentence: str | None
+) -> None:
+    """It was found only when the line was opened, which a unit that runs does for itself."""
+    monkeypatch.setitem(sys.modules, "gpiod", SimpleNamespace(Chip=Chip))  # type: ignore[arg-type]
+    machine = replace(machine_of(tmp_path, libraries=ALL), line_problem=line_problem)
+    here = {"chip": "/dev/null", "line": line}
+    for place, changes in {
+        "activation.inputs[0].chip": {"activation": button(BUTTON | here)},
+        "outputs: strike": {"outputs": [STRIKE | here], "rules": [STAFF]},
+        "feedback.look": {"feedback": {"look": here}},
+    }.items():
+        assert absent(config(**changes), machine) == ([] if sentence is None else [f"{place}: {sentence}"])
+    assert line_problem(Path("/dev/mem"), line) is None, "whoever may not look is told nothing"
+
+
+@pytest.mark.parametrize(
+    ("key", "keys", "has"),
+    [
+        ("KEY_ENTER", "10000000", True),  # bit 28
+        ("KEY_A", "10000000", False),
+        ("BTN_TRIGGER_HAPPY1", "1 0 0 0 0 0 0 0 0 0 0 10000000", True),  # bit 704: of the twelfth word
+        ("BTN_TRIGGER_HAPPY1", "10000000", False),
+    ],
+)
+def test_a_key_that_the_device_has_not_is_told_before_the_start(
+    tmp_path: Path, key: str, keys: str, *, has: bool
+) -> None:
+    shown = config(activation=button({"kind": "key", "device": "/dev/null", "key": key}))
+    told = absent(shown, machine_of(tmp_path, libraries=ALL, keys=keys))
+    sentence = f"activation.inputs[0].key: /dev/null has no {key}: evtest shows what it has"
+    assert told == ([] if has else [sentence])
+
+
+@pytest.mark.parametrize(
+    ("place", "section", "wrong"),
+    [
+        ("activation.inputs[0]", "activation", button(KEY | {"key": "KEY_ENTRE"})),
+        ("enrolment.button", "enrolment", {"button": KEY | {"key": "KEY_ENTRE"}}),
+    ],
+)
+def test_a_key_that_no_keyboard_has_is_told_with_the_nearest_before_the_start(
+    tmp_path: Path, place: str, section: str, wrong: dict[str, Any]
+) -> None:
+    machine = machine_of(tmp_path, libraries=ALL)
+    assert unknown_keys(config(**{section: wrong}), machine) == [
+        f"{place}.key: there is no key KEY_ENTRE: the nearest is KEY_ENTER"
+    ]
+    assert unknown_keys(config(activation=button(KEY)), machine) == []
+    nothing_like_it = config(activation=button(KEY | {"key": "BTN_0123456789"}))
+    assert "evtest shows" in unknown_keys(nothing_like_it, machine)[0]
 
 
 def test_doctor_says_in_one_sentence_that_a_button_and_a_line_are_missing(tmp_path: Path) -> None:
