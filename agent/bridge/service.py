@@ -106,6 +106,8 @@ class Bridge:
         """Receive and hand over until stopped. Raises PosternError for what a person has to correct."""
         listened = False  # before, a mistake in the files is for the person who starts it
         self.store.keep_only(output.name for output in self.settings.outputs)
+        if self.store.put_back is not None:
+            self._note(self.store.put_back)
         for pump in self._pumps:
             pump.start()
         try:

@@ -25,6 +25,7 @@ from agent.bridge.records import Body, Record
 from agent.clock import Clock
 from agent.disk.files import SECRET_MODE
 from agent.disk.process_lock import ProcessLock
+from agent.disk.put_back import Mark
 from agent.disk.sqlite import SqliteFile
 from agent.errors import StorageError
 from agent.parse.strict_json import StrictJsonError, decode
@@ -38,6 +39,10 @@ MAX_BODY_BYTES = 16 * 1024
 TRIM_EVERY = 500  # records between two looks at what may go
 RECENT_NS = 60_000_000_000  # so long it is known when a record was taken; longer than anything is of this moment
 TOO_LONG = "longer than a record may be, and left out"
+PUT_BACK = (
+    "the bridge's store was put back to an older state, or replaced: each output gets once more, with its key, what"
+    " came since then, and never what waited for it; look there for what is missing"
+)
 BY_THE_BRIDGE = "stop the bridge (systemctl stop postern-bridge)"
 
 _SCHEMA = """
@@ -99,11 +104,17 @@ class Store(SqliteFile):
         self._written = threading.Condition(self._guard)
         self._since_trim = 0
         self._lock = ProcessLock(path, advice=BY_THE_BRIDGE)
+        self._mark = Mark(path)
         try:
             self._open(tuple(outputs))
         except BaseException:
             self.close()
             raise
+
+    @property
+    def put_back(self) -> str | None:
+        """A sentence where it was older, when it was opened, than it had been before; None where all is well."""
+        return PUT_BACK if self._mark.put_back else None
 
     def serial(self) -> str:
         """What was never given before, by this file or one that was moved away, for the key of what has none."""
@@ -115,11 +126,12 @@ class Store(SqliteFile):
         with self._guard:
             with self.transaction() as db:
                 db.executemany("INSERT OR IGNORE INTO record (key, taken_s, body) VALUES (?, ?, ?)", rows)
-                newest = _newest(db)
+                newest, count = _newest(db), self._mark.count(db)
                 self._since_trim += len(rows)
                 if self._since_trim >= TRIM_EVERY:
                     self._since_trim = 0
                     self._trim(db, now_s)
+            self._mark.follow(count)
             now_ns = self._clock.monotonic_ns()
             self._taken.append((newest, now_ns))
             while now_ns - self._taken[0][1] > RECENT_NS:
@@ -219,6 +231,7 @@ class Store(SqliteFile):
         with self.transaction() as db:
             last = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").fetchone()[0]
             db.executemany("INSERT OR IGNORE INTO cursor VALUES (?, ?)", [(name, last) for name in outputs])
+            self._mark.opened(db)
             self._before = last
 
     def _trim(self, db: sqlite3.Connection, now_s: int) -> None:

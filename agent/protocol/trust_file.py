@@ -49,6 +49,11 @@ class TrustFile:
         self.refusal: str | None = None  # why the last file that changed was not taken
         self.forgetful: str | None = None  # why the serial cannot be kept over a restart
 
+    @property
+    def newest(self) -> SeenList | None:
+        """The newest list that was read here; None before the first."""
+        return self._seen
+
     def load(self, *, site: str | None = None) -> TrustedUnits:
         """Read and verify the list of ``site``, by default of the site it was of before.
 

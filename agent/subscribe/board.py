@@ -13,9 +13,11 @@ from agent.clock import Clock
 from agent.errors import PosternError, VerificationError
 from agent.mqtt.connection import Incoming
 from agent.mqtt.credentials import Credentials, load_identity, offer_certificate
+from agent.protocol.grant import check_number
 from agent.protocol.list_parts import Gathering
 from agent.protocol.topics import certificate_topic, list_part_topic, list_topic, resolving_topic
 from agent.protocol.trust import TrustedUnits
+from agent.protocol.trust_file import SeenList
 from agent.subscribe.files import TrustFile
 
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
@@ -59,6 +61,24 @@ class Board:
         }
         if on_keys is not None:
             self.topics[self._keys] = "gets the keys of the coming weeks"
+
+    @property
+    def newest(self) -> SeenList | None:
+        """The list of units that was read last, as it is remembered."""
+        return self._trust.newest
+
+    def compare(self, known: SeenList | None) -> None:
+        """Refuse a list that is older than ``known``, though it and what lies beside it were put back together.
+
+        Raises VerificationError, as ``TrustFile.load`` does.
+        """
+        if known is None or known.site != self.trusted.site:
+            return
+        check_number(self.trusted.mandate, known.mandate)
+        if not known.is_before(self.trusted):
+            raise VerificationError(
+                "replayed", "the site's list of units is older than the one that this memory knows: fetch it again"
+            )
 
     def hear(self, message: Incoming) -> bool:
         """Take a message that is the site's; False where it is none."""

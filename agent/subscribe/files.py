@@ -19,9 +19,10 @@ import msgspec
 
 from agent.disk.files import SECRET_MODE, fsync_folder, read_bounded, replace
 from agent.disk.process_lock import ProcessLock
+from agent.disk.put_back import Mark
 from agent.errors import KeyStoreError, StorageError
 from agent.parse.strict_json import StrictJsonError, decode
-from agent.protocol.trust_file import TrustFile
+from agent.protocol.trust_file import SeenList, TrustFile
 from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
 from agent.subscribe.heads import HeadRecord
 from agent.subscribe.verify import Loss, VerifiedEvent
@@ -39,6 +40,8 @@ CREATE TABLE chain (
 CREATE TABLE head (unit TEXT PRIMARY KEY, record BLOB NOT NULL) STRICT;
 CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, facts BLOB NOT NULL, perhaps INTEGER NOT NULL) STRICT;
 """
+# Beside the others, so that a release before still opens the file.
+_LISTS = "CREATE TABLE IF NOT EXISTS list (id INTEGER PRIMARY KEY CHECK (id = 0), record BLOB NOT NULL) STRICT"
 _CHAIN = "INSERT OR REPLACE INTO chain (source, kid, record) VALUES (?, ?, ?)"  # the newest number: used last
 
 LOSS = b'{"loss":'  # how a loss begins, among events
@@ -52,6 +55,7 @@ class Kept(NamedTuple):
     chains: tuple[ChainRecord, ...] = ()
     heads: tuple[HeadRecord, ...] = ()
     events: tuple[tuple[int, VerifiedEvent | Loss], ...] = ()
+    newest: SeenList | None = None  # the list of units that was read last
 
 
 class StateFile:
@@ -61,6 +65,7 @@ class StateFile:
         self._path = path
         self._lock: ProcessLock | None = None
         self._connection: sqlite3.Connection | None = None
+        self._mark: Mark | None = None
         self._kept = 0  # the last event of a run before: whether that was handed over, nobody knows any more
 
     def load(self) -> Kept:
@@ -72,11 +77,23 @@ class StateFile:
                 self._move_over()
                 self._connection = self._open(self._path)
                 kept = self._read(self._connection)
+                self._mark = Mark(self._path)
+                self._mark.opened(self._connection)
                 self._kept = kept.events[-1][0] if kept.events else 0
                 return kept
         except BaseException:
             self.close()
             raise
+
+    @property
+    def put_back(self) -> str | None:
+        """A sentence where it was older, when it was opened, than it had been before; None where all is well."""
+        if self._mark is None or not self._mark.put_back:
+            return None
+        return (
+            f"{self._path} was put back to an older state, or replaced: events since then may come once more, and a"
+            " quarantine since then is forgotten; look at the units whose key was quarantined"
+        )
 
     def written_s(self) -> float | None:
         """When anything was written to it last, in seconds since 1970; None while there is none."""
@@ -99,19 +116,28 @@ class StateFile:
         chains: Iterable[ChainRecord] = (),
         heads: Iterable[HeadRecord] = (),
         events: Iterable[VerifiedEvent | Loss] = (),
+        newest: SeenList | None = None,
         handed: int = 0,
     ) -> list[int]:
         """Write, durably and in one transaction, what a batch changed; the numbers of its events.
 
         Events up to number ``handed`` are forgotten: they were handed over.
         """
+        chains = tuple(chains)
         with self._transaction() as connection:
             connection.execute("DELETE FROM event WHERE number <= ?", (handed,))
             connection.executemany(_CHAIN, ((one.source, one.kid, msgspec.json.encode(one)) for one in chains))
             rows = ((one.unit, msgspec.json.encode(one)) for one in heads)
             connection.executemany("INSERT OR REPLACE INTO head (unit, record) VALUES (?, ?)", rows)
+            if newest is not None:
+                connection.execute(_LISTS)
+                connection.execute("INSERT OR REPLACE INTO list VALUES (0, ?)", (msgspec.json.encode(newest),))
             insert = "INSERT INTO event (facts, perhaps) VALUES (?, 1)"
-            return [connection.execute(insert, (_encode(event),)).lastrowid or 0 for event in events]
+            numbers = [connection.execute(insert, (_encode(event),)).lastrowid or 0 for event in events]
+            count = self._mark.count(connection) if self._mark is not None else 0
+        if self._mark is not None:
+            self._mark.follow(count, at_once=any(one.quarantined for one in chains))
+        return numbers
 
     def settle(self, handed: int, *, sure: bool) -> None:
         """Forget what was handed over; ``sure``: none of what is left was, so that it is no repeat next time."""
@@ -192,10 +218,13 @@ class StateFile:
         if found != (APPLICATION_ID, SCHEMA_VERSION):
             raise StorageError(f"{self._path} is not the memory of a subscriber of this version: give its own file")
         events = execute("SELECT number, facts, perhaps FROM event ORDER BY number").fetchall()
+        lists = execute("SELECT count(*) FROM sqlite_schema WHERE name = 'list'").fetchone()[0]
+        newest = execute("SELECT record FROM list").fetchone() if lists else None
         return Kept(
             tuple(_decode(row[0], ChainRecord) for row in execute("SELECT record FROM chain ORDER BY number")),
             tuple(_decode(row[0], HeadRecord) for row in execute("SELECT record FROM head ORDER BY unit")),
             tuple((number, _repeated(_outcome(facts), perhaps)) for number, facts, perhaps in events),
+            None if newest is None else _decode(newest[0], SeenList),
         )
 
     @contextlib.contextmanager

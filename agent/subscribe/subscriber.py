@@ -109,6 +109,12 @@ class Subscriber:
         self._stopping = threading.Event()
         self._absence = Absence(clock, state.written_s() if state else None)
         kept = state.load() if state else Kept()
+        try:
+            self._board.compare(kept.newest)
+        except BaseException:
+            self._close_state()
+            raise
+        self._newest = kept.newest
         self.verifier = Verifier(self._board.trusted, state=kept.chains, fresh_window_s=fresh_window_s, skew_s=skew_s)
         self._heads = Heads(kept.heads)
         self._waiting: deque[tuple[int, Handed]] = deque(kept.events)  # with its number, 0: none
@@ -238,9 +244,11 @@ class Subscriber:
         numbers: Iterator[int] = iter(())
         if self._state is not None:
             chains, heads = self.verifier.take_changed(), self._heads.take_changed()
-            if chains or heads or self._handed > self._settled:
-                numbers = iter(self._state.commit(chains=chains, heads=heads, events=events, handed=self._handed))
-                self._settled = self._handed
+            newest = self._board.newest if self._board.newest != self._newest else None
+            if chains or heads or newest or self._handed > self._settled:
+                commit = self._state.commit
+                numbers = iter(commit(chains=chains, heads=heads, events=events, newest=newest, handed=self._handed))
+                self._settled, self._newest = self._handed, newest or self._newest
         for outcome in outcomes:
             self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
@@ -347,6 +355,8 @@ class Subscriber:
             return
         self._told_at_the_start = True
         self._board.warn()
+        if self._state is not None and self._state.put_back is not None:
+            self._on_notice(self._state.put_back)
         for unit, reason in sorted(self.verifier.quarantined().items()):
             self._on_notice(QUARANTINE.format(where=f"unit {unit}", reason=reason))
 

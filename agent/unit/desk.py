@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ import msgspec
 from agent.clock import Clock
 from agent.config.console import Console
 from agent.console.link import MAX_ASK_BYTES, socket_of
-from agent.console.opening import Opening, read_opening
+from agent.console.opening import Opening, close, read_opening
 from agent.door.acts import Inputs
 from agent.errors import PosternError, RefusedError, in_one_sentence
 from agent.parse.strict_json import StrictJsonError, convert, loads
@@ -30,6 +31,7 @@ from agent.unit.beside import Beside
 
 log = logging.getLogger("postern")
 
+OVER: Final = 64  # openings that are remembered to be over; each lasts two hours at most
 LOOK_S: Final = 0.5  # between looks at opening and button
 ASK_S: Final = 2.0  # for one question to come in, and for its answer to go out
 WAITING: Final = 4  # questions that may wait
@@ -58,6 +60,7 @@ class Desk(Beside):
         self._settings, self._acts, self._clock = settings, acts, clock
         self._noticed, self._button, self._pressed, self._on_problem = noticed, button, pressed, on_problem
         self._opening: Opening | None = None
+        self._over: deque[Opening] = deque(maxlen=OVER)
 
     def _run(self) -> None:
         try:
@@ -77,7 +80,13 @@ class Desk(Beside):
         if self._button.look() is not None:
             self._pressed()
         opening = read_opening(self._settings.folder, self._clock)
+        if opening is not None and opening in self._over:  # its code was used, perhaps, and is known to others
+            close(self._settings.folder)
+            self._on_problem(RefusedError("an opening of the console that was over was put back: it opens nothing"))
+            opening = None
         if opening != self._opening:
+            if self._opening is not None:
+                self._over.append(self._opening)
             self._opening = opening
             self._noticed(opening)
         return opening
