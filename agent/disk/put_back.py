@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
+from agent.disk.sqlite import carried, carry
 from agent.errors import KeyStoreError, StorageError
 
 EVERY = 16  # commits between two writes of the file: it costs a subscriber nothing, and a backup is older than that
@@ -29,17 +30,12 @@ class Mark:
 
     def opened(self, store: sqlite3.Connection) -> None:
         """Compare with a store that was opened just now."""
-        self.put_back = _count(store) < self._written
+        self.put_back = carried(store) < self._written
 
     def count(self, store: sqlite3.Connection) -> int:
         """Count a commit of the store, inside its transaction; for ``follow`` once that holds."""
-        # A table of its own, so that an older program still opens the file.
-        store.execute(
-            "CREATE TABLE IF NOT EXISTS generation (id INTEGER PRIMARY KEY CHECK (id = 0), number INTEGER NOT NULL)"
-            " STRICT"
-        )
-        number = max(_count(store), self._written) + 1
-        store.execute("INSERT OR REPLACE INTO generation VALUES (0, ?)", (number,))
+        number = max(carried(store), self._written) + 1
+        carry(store, number)
         return number
 
     def follow(self, number: int, *, at_once: bool = False) -> None:
@@ -56,10 +52,3 @@ class Mark:
         except KeyStoreError:
             return 0
         return int(content) if content.isdigit() and len(content) <= MAX_DIGITS else 0
-
-
-def _count(store: sqlite3.Connection) -> int:
-    if store.execute("SELECT 1 FROM sqlite_schema WHERE name = 'generation'").fetchone() is None:
-        return 0
-    found = store.execute("SELECT number FROM generation").fetchone()
-    return 0 if found is None else int(found[0])

@@ -15,6 +15,22 @@ from agent.disk.files import SECRET_MODE, fsync_folder
 from agent.errors import DamagedError, StorageError
 
 
+def carried(store: sqlite3.Connection) -> int:
+    """The number that a store carries, by which another file knows how far it had come; 0: none yet."""
+    if store.execute("SELECT 1 FROM sqlite_schema WHERE name = 'generation'").fetchone() is None:
+        return 0
+    found = store.execute("SELECT number FROM generation").fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def carry(store: sqlite3.Connection, number: int) -> None:
+    """Have a store carry ``number``, in a table of its own, so that an older program still opens the file."""
+    store.execute(
+        "CREATE TABLE IF NOT EXISTS generation (id INTEGER PRIMARY KEY CHECK (id = 0), number INTEGER NOT NULL) STRICT"
+    )
+    store.execute("INSERT OR REPLACE INTO generation VALUES (0, ?)", (number,))
+
+
 class SqliteFile:
     """One connection to ``path``. Each method raises StorageError (damage: DamagedError), and then nothing was changed.
 
@@ -44,18 +60,12 @@ class SqliteFile:
 
     def generation(self) -> int:
         """Number that the file carries in common with the unit's others (``agent.unit.generation``); 0: none yet."""
-        if self.row("SELECT 1 FROM sqlite_schema WHERE name='generation'") is None:
-            return 0
-        found = self.row("SELECT number FROM generation")
-        return 0 if found is None else int(found[0])
+        with self.explained():
+            return carried(self.connection)
 
     def stamp(self, connection: sqlite3.Connection, number: int) -> None:
-        """Carry ``number``; inside a transaction. A table of its own, so that an older program still opens the file."""
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS generation (id INTEGER PRIMARY KEY CHECK (id = 0), number INTEGER NOT NULL)"
-            " STRICT"
-        )
-        connection.execute("INSERT OR REPLACE INTO generation VALUES (0, ?)", (number,))
+        """Carry ``number``; inside a transaction."""
+        carry(connection, number)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -44,7 +44,7 @@ IO_MODULES = {
         "camera.rtsp.session", "mqtt", "uplink.mailbox", "unit.notify", "unit.broker_check", "unit.desk",
         "bridge.metrics", "bridge.post", "bridge.syslog", "console.link", "console.server",
     ),
-    "sqlite3": ("disk.sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),
+    "sqlite3": ("disk.put_back", "disk.sqlite", "door.rights", "gallery", "outbox", "subscribe", "bridge.store"),
     "ssl": ("mqtt", "unit.broker_check", "bridge.post", "bridge.syslog"),
     "subprocess": (),
     "urllib.request": (),
