@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import agent
 from tools.lib.release.__main__ import SUMS, compare, main, sums, why_no_release
@@ -86,6 +84,10 @@ def test_another_commit_is_another_archive(tmp_path: Path) -> None:
 
 
 def test_the_bill_of_materials_is_valid_and_the_same_each_time() -> None:
+    # Importing them takes a second, and only one of the processes that collect this file runs this test.
+    from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     once, again = (make_bom(ROOT, version=VERSION, commit=COMMIT, time=1_764_158_400) for _ in range(2))
     assert once == again
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(once) is None

@@ -40,6 +40,8 @@ MAX_SMEAR: Final = 48.0  # pixels of motion blur; whoever moves faster is unreco
 SMEAR_COPIES: Final = 12  # at most: steps of four pixels, which no detector minds
 
 Sums = NDArray[np.int32]  # (height + 1, width + 1): of all pixels above and left of a corner
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+Cell = tuple[Box, tuple[float, ...]]  # of Pillow's mesh: where, and its corners in the source
 
 _MIDDLE = (PICTURE_MARGIN + TEMPLATE_SIZE / 2) * PICTURE_SCALE  # the template's middle in a stored picture
 _TURN_ROOM = 14  # stored pixels that a turned head may reach beyond its picture
@@ -86,10 +88,10 @@ class Figure:
         self._skin = _rgb(person.skin)
         whole = body(self._skin, _rgb(coat or person.cloth))
         self._bodies = [
-            body.convert("RGBa")
+            _Level(body.convert("RGBa"))
             for body in itertools.accumulate([2] * BODY_HALVINGS, Image.Image.reduce, initial=whole)
         ]
-        self._prepared: tuple[tuple[object, ...], list[tuple[Image.Image, Sums]]] | None = None
+        self._prepared: tuple[tuple[object, ...], list[_Level]] | None = None
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
         """Sprites from back to front; nothing is needed beyond ``bounds`` (width, height)."""
@@ -131,16 +133,15 @@ class Figure:
                 PICTURE_SCALE * p
                 for p in frontal(u / PICTURE_SCALE, v / PICTURE_SCALE, at.yaw, at.pitch, self._surface)
             )
-        picture, inked = levels[level]
-        source = mesh(ticks, (np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level, inked)
-        turned = picture.transform((side, side), Image.Transform.MESH, source, Image.Resampling.BILINEAR)
-        return Sprite(turned.convert("RGBA"), x0, y0)
+        source = np.asarray((np.stack([u, v], axis=-1) + np.float32(_MIDDLE)) / 2**level)
+        shown = mesh(ticks, source, levels[level].sums)
+        if cells == 1:
+            shown = [levels[level].trimmed(*cell) for cell in shown]
+        turned, left, top = drawn(levels[level].picture, shown, pad, side)
+        return Sprite(turned.convert("RGBA"), x0 + left, y0 + top)
 
-    def _levels(self, at: Placement, exposure: Exposure) -> list[tuple[Image.Image, Sums]]:
-        """Covered and lit picture, premultiplied, at full size, half, quarter and eighth; kept while nothing changes.
-
-        With each how many of its pixels left of and above a place are there at all.
-        """
+    def _levels(self, at: Placement, exposure: Exposure) -> list[_Level]:
+        """Covered and lit picture at full size, half, quarter and eighth; kept while nothing changes."""
         kinds, gain, side = tuple(each.kind for each in at.covers), round(exposure.gain, 3), round(at.side, 2)
         key = (kinds, gain, side, exposure.veil)
         if self._prepared is None or self._prepared[0] != key:
@@ -154,29 +155,66 @@ class Figure:
             # What is sampled is premultiplied; that the way there goes by RGBA costs a grey level here and there, and
             # with them each scene looks as it always did.
             ready = [level.convert("RGBA").convert("RGBa") for level in levels]
-            self._prepared = (key, [(level, _inked(level)) for level in ready])
+            self._prepared = (key, [_Level(level) for level in ready])
         return self._prepared[1]
 
     def _torso(
         self, at: Placement, exposure: Exposure, scale: float, pad: int, bounds: tuple[int, int]
     ) -> Sprite | None:
+        halvings = min(max(0, math.ceil(-math.log2(scale * BODY_SCALE)) - 1), BODY_HALVINGS)
+        level, step = self._bodies[halvings], scale * BODY_SCALE * 2**halvings
         left, right = at.x - BODY_HALF_WIDTH * scale, at.x + BODY_HALF_WIDTH * scale
         top, bottom = at.y + BODY_TOP * scale, at.y + BODY_BOTTOM * scale
+        # Nothing is there further right than half a stored pixel from the last that is. At the left as much is drawn in
+        # vain: another origin would round some places otherwise.
+        right = min(right, left + (level.ink[2] + 0.5) * step)
         x0, x1 = max(math.floor(left), 0) - pad, min(math.ceil(right), bounds[0]) + pad
         y0, y1 = max(math.floor(top), 0) - pad, min(math.ceil(bottom), bounds[1]) + pad
         if x1 - x0 <= 2 * pad or y1 - y0 <= 2 * pad:
             return None
-        halvings = min(max(0, math.ceil(-math.log2(scale * BODY_SCALE)) - 1), BODY_HALVINGS)
-        step = scale * BODY_SCALE * 2**halvings
         affine = (1 / step, 0.0, (x0 - left) / step, 0.0, 1 / step, (y0 - top) / step)
-        size = (x1 - x0, y1 - y0)
-        drawn = self._bodies[halvings].transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-        return Sprite(lit(drawn.convert("RGBA"), exposure), x0, y0)
+        shown = level.picture.transform((x1 - x0, y1 - y0), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+        return Sprite(lit(shown.convert("RGBA"), exposure), x0, y0)
 
 
-def mesh(
-    ticks: NDArray[np.int_], source: Plane, inked: Sums | None = None
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+class _Level:
+    """A premultiplied picture, the box in which something is, and how many such pixels are before each corner."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        alpha = np.asarray(picture)[..., 3] > 0
+        self.picture = picture
+        self.ink: Box = picture.getbbox() or (0, 0, *picture.size)
+        self.sums: Sums = np.pad(alpha.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0)))
+
+    def trimmed(self, box: Box, source: tuple[float, ...]) -> Cell:
+        """Of a cell that is turned and scaled alone, the part in which something is."""
+        nw, sw, se, ne = np.array(source).reshape(4, 2)
+        start, size = np.array(box[:2]), np.subtract(box[2:], box[:2])
+        x0, y0, x1, y1 = self.ink
+        ends = np.array([(x0 - 1, y0 - 1), (x0 - 1, y1 + 1), (x1 + 1, y1 + 1), (x1 + 1, y0 - 1)])
+        at = start + size * np.linalg.solve(np.stack([ne - nw, sw - nw], axis=1), (ends - nw).T).T
+        left, top = (max(int(one), low) for one, low in zip(np.floor(at.min(axis=0)), box[:2], strict=True))
+        right, bottom = (min(int(one), high) for one, high in zip(np.ceil(at.max(axis=0)), box[2:], strict=True))
+        if left >= right or top >= bottom:
+            return box, source
+        s, t = np.moveaxis(
+            (np.array([(left, top), (left, bottom), (right, bottom), (right, top)]) - start) / size, 1, 0
+        )
+        corners = nw + np.outer(s, ne - nw) + np.outer(t, sw - nw) + np.outer(s * t, se - sw - ne + nw)
+        return (left, top, right, bottom), tuple(corners.ravel().tolist())
+
+
+def drawn(picture: Image.Image, cells: list[Cell], pad: int, side: int) -> tuple[Image.Image, int, int]:
+    """The cells of a square with ``side``, and ``pad`` around them; where its top left corner is in the square."""
+    boxes = np.array([box for box, _ in cells] or [(0, 0, 1, 1)])
+    left, top = (max(0, int(low) - pad) for low in boxes[:, :2].min(axis=0))
+    right, bottom = (min(side, int(high) + pad) for high in boxes[:, 2:].max(axis=0))
+    moved = [((x0 - left, y0 - top, x1 - left, y1 - top), source) for (x0, y0, x1, y1), source in cells]
+    size = (right - left, bottom - top)
+    return picture.transform(size, Image.Transform.MESH, moved, Image.Resampling.BILINEAR), left, top
+
+
+def mesh(ticks: NDArray[np.int_], source: Plane, inked: Sums | None = None) -> list[Cell]:
     """Pillow's mesh: each cell's box, and its corners in the source counter-clockwise from the top left.
 
     Without those in which nothing of the source is, where ``inked`` says that: half of a head's.
@@ -191,11 +229,6 @@ def mesh(
         )
         for j, i in np.argwhere(shown).tolist()
     ]
-
-
-def _inked(picture: Image.Image) -> Sums:
-    alpha = np.asarray(picture)[..., 3] > 0
-    return np.pad(alpha.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0)))
 
 
 def _shown(source: Plane, inked: Sums) -> NDArray[np.bool_]:

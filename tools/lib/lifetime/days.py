@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from agent.clock import SimulatedClock
-from agent.mqtt.credentials import Credentials, load_identity, offer_certificate, read_ends
+from agent.mqtt.credentials import Credentials, offer_certificate, read_ends
 from agent.protocol.command import RENEW
 from agent.protocol.invitation import read_invitation
 from agent.protocol.joining import JoinReply
@@ -29,6 +29,7 @@ from agent.site.delegation import delegate, take_root_away
 from agent.site.desk import Desk
 from agent.site.programs import issue_broker, issue_client
 from agent.unit.joining import install, new_unit_request
+from tools.lib.lifetime.shown import Shown
 from tools.lib.lifetime.unit import FleetUnit
 
 SITE = "hq"
@@ -81,6 +82,7 @@ class Fleet:
         issue_broker(self.folder, ["127.0.0.1"], clock=self.clock)
         delegate(self.folder, audiences=("canteen",), clock=self.clock)
         self.programs = {name: self._add_program(name, role) for name, role in PROGRAMS.items()}
+        self._shown = {name: Shown(keys, self.clock, name=name) for name, keys in self.programs.items()}
         (folder / "stick").mkdir()
         take_root_away(self.folder, folder / "stick", clock=self.clock)
         (folder / "stick").rename(folder / "safe")  # nobody reaches it any more
@@ -137,7 +139,7 @@ class Fleet:
             content = self._board.get(certificate_topic(SITE, name))
             if content is not None and rng.random() >= LOST:
                 offer_certificate(keys, content, self.clock)
-            load_identity(keys, self.clock, common_name=name)  # ends the run where it has ended
+            self._shown[name].check()  # ends the run where it has ended
 
     def _step(self, name: str, rng: random.Random, *, is_there: bool) -> None:
         unit = self.units[name]

@@ -14,7 +14,7 @@ from cryptography import x509
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.keys import UnitKey, load_public_key
-from agent.mqtt.credentials import Credentials, load_identity
+from agent.mqtt.credentials import Credentials
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import RENEW
 from agent.protocol.health import SIGNATURE_TYPE, ConfigurationState, EventHead, Health
@@ -24,6 +24,7 @@ from agent.unit.key_rotation import KeyRotation
 from agent.unit.mandate import take_mandate
 from agent.uplink.answers import Answers
 from agent.uplink.commands import CommandCounter, Commands
+from tools.lib.lifetime.shown import Shown
 
 AUDIENCE = "access"
 SUBJECT = bytes(16)
@@ -64,6 +65,7 @@ class FleetUnit:
             on_mandate=lambda number: take_mandate(self.files.mandate, number),
         )
         self._commands.bind({RENEW: lambda command: rotation.renew(command.args)})
+        self._shown = Shown(self.credentials, clock, name=name)
         self._endings = Endings(self.credentials, clock, unit=name, weeks=self.weeks, tokens=lambda: None)
 
     @property
@@ -109,7 +111,7 @@ class FleetUnit:
         """Announce somebody: KeyStoreError where there is no key for this week, or no certificate the broker takes."""
         now = self.clock.now()
         self.epoch_keys.pseudonym(SUBJECT, AUDIENCE, now, settled=now)
-        load_identity(self.credentials, self.clock, common_name=self.name)
+        self._shown.check()
 
     def serial(self) -> int:
         """Number of its certificate."""
