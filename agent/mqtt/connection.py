@@ -105,13 +105,15 @@ class Connection:
         session_expiry_s: int = SESSION_EXPIRY_S,
         manual_ack: bool = False,
         clean_start: bool = False,
+        resumes: bool = False,
     ) -> None:
         """``manual_ack``: what comes is acknowledged by ``acknowledge`` alone, else as soon as it was read.
 
-        ``clean_start``: the broker forgets the session that it has, and what waits in it.
+        ``clean_start``: the broker forgets the session that it has, and what waits in it. ``resumes``: the session
+        outlives a goodbye as well, for whoever is back in a moment.
         """
         self._settings = settings
-        self._manual_ack, self._clean_start = manual_ack, clean_start
+        self._manual_ack, self._clean_start, self._resumes = manual_ack, clean_start, resumes
         self._clock = clock
         self._common_name = common_name
         self._session_expiry_s = session_expiry_s
@@ -227,7 +229,7 @@ class Connection:
         """Say goodbye, so that the broker drops the will and, unless it is to be kept, the session; then close."""
         if self._lost is None and self._client.socket() is not None:
             properties = None
-            if self.v5 and not keep_session:
+            if self.v5 and not (keep_session or self._resumes):
                 properties = _properties(PacketTypes.DISCONNECT)
                 properties.SessionExpiryInterval = 0
             self._guard(lambda: self._client.disconnect(properties=properties))

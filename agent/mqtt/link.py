@@ -34,5 +34,12 @@ class Connect(Protocol):
     """Makes a link that is not open yet; ``Connection`` is one."""
 
     def __call__(
-        self, settings: BrokerSettings, *, client_id: str, common_name: str | None, clock: Clock, will: Will | None
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        common_name: str | None,
+        clock: Clock,
+        will: Will | None,
+        resumes: bool,
     ) -> Link: ...

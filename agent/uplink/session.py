@@ -177,6 +177,7 @@ class Uplink:
             common_name=self.settings.unit,
             clock=self.clock,
             will=Will(self._topics.availability, OFFLINE),
+            resumes=True,  # a reload or restart takes a second: what is asked meanwhile waits at the broker
         )
 
     def _serve(self, connection: Link) -> Iterator[float]:

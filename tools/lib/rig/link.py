@@ -48,10 +48,17 @@ class SimulatedBroker:
         self._links: list[SimulatedLink] = []
 
     def connect(
-        self, settings: BrokerSettings, *, client_id: str, common_name: str | None, clock: Clock, will: Will | None
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        common_name: str | None,
+        clock: Clock,
+        will: Will | None,
+        resumes: bool,
     ) -> SimulatedLink:
-        """What ``World.connect`` takes."""
-        del client_id, clock
+        """What ``World.connect`` takes; commands wait here whether somebody resumes or not."""
+        del client_id, clock, resumes
         link = SimulatedLink(self, settings, common_name, will)
         self._links = [one for one in self._links if not one.lost]
         self._links.append(link)
