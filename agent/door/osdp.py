@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from agent.clock import Clock
+from agent.door.frames import Commands
 from agent.errors import DeviceLostError, PosternError
 
 REPORT_NS: Final = 2_000_000_000  # a controller asks twenty times a second
@@ -97,7 +98,7 @@ class _Reader:
         self._failed_ns: int | None = None  # when a fault of the library was told
         self._silent_ns = self._clock.monotonic_ns()
         self._reports_ns: deque[int] = deque()  # when each was reported that waits for the controller, oldest first
-        self._line = _Line(spec)
+        self._line = _Line(spec, clock)
         try:
             self._device = make(spec, self._line, self._obey, self._fetched)
         except DeviceLostError:
@@ -190,6 +191,7 @@ class _Reader:
         return 0, None
 
     def _fetched(self, *_: object) -> None:
+        self._line.commands.reported(REPORT_NS)
         if self._reports_ns:  # none, where it is told of those that were given up
             self._reports_ns.popleft()
 
@@ -221,8 +223,9 @@ class _Line:
 
     id = 0  # the library's name for a line; one device is one
 
-    def __init__(self, spec: PanelSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: PanelSpec, clock: Clock) -> None:
+        self._spec, self._clock = spec, clock
+        self.commands, self._ready = Commands(spec.address), b""
         self._file: int | None = self._open()
         self._retry_ns = 0
 
@@ -231,17 +234,31 @@ class _Line:
         return self._file is None
 
     def read(self, count: int) -> bytes:
+        """Commands that are to be obeyed, or a part of them."""
+        obey, repeat = self.commands.take(self._receive(), self._clock.monotonic_ns())
+        self._send(repeat)
+        ready = self._ready + obey
+        self._ready = ready[count:]
+        return ready[:count]
+
+    def write(self, content: bytes) -> int:
+        """Answer; how much of it could be sent."""
+        sent = self._send(content)
+        self.commands.answered(content[:sent], self._clock.monotonic_ns())
+        return sent
+
+    def _receive(self) -> bytes:
         try:
-            return b"" if self._file is None else os.read(self._file, min(count, MAX_READ_BYTES))
+            return b"" if self._file is None else os.read(self._file, MAX_READ_BYTES)
         except BlockingIOError:
             return b""
         except OSError:
             self.close()
             return b""
 
-    def write(self, content: bytes) -> int:
+    def _send(self, content: bytes) -> int:
         try:
-            return 0 if self._file is None else os.write(self._file, content)
+            return 0 if self._file is None or not content else os.write(self._file, content)
         except BlockingIOError:
             return 0
         except OSError:
@@ -250,6 +267,7 @@ class _Line:
 
     def flush(self) -> None:
         """Drop what came in and was not read."""
+        self._ready = b""
         if self._file is not None:
             with contextlib.suppress(termios.error):
                 termios.tcflush(self._file, termios.TCIFLUSH)
@@ -265,6 +283,7 @@ class _Line:
         if self._file is not None:
             os.close(self._file)
         self._file = None
+        self.commands, self._ready = Commands(self._spec.address), b""
 
     def _open(self) -> int:
         spec = self._spec

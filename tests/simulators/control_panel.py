@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import termios
 import threading
 import time
 import tty
@@ -41,6 +42,8 @@ class ControlPanel:
         self.device = Path(os.ttyname(self._slave))
         self.wire, self.reads = bytearray(), []
         self.silent = False  # the cable is cut
+        self.lost = 0  # so many of the next answers do not arrive
+        self.harmed = 0  # so many of the next commands lose a bit on their way
         self._answers = 0  # of the reader, each to a question
         self._answer, self._stop = answer, threading.Event()
         self.lock = threading.Lock()
@@ -58,13 +61,19 @@ class ControlPanel:
             return b""
         self.wire += found
         self._answers += 1
-        return b"" if self.silent else found
+        self.lost -= (loses := self.lost > 0)
+        return b"" if self.silent or loses else found
 
     def write(self, content: bytes) -> int:
         self.wire += content
+        if self.harmed:
+            self.harmed -= 1
+            content = content[:-1] + bytes([content[-1] ^ 1])
         return len(content) if self.silent else os.write(self._master, content)
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Drop what came too late, as a serial line of a controller does before it asks again."""
+        termios.tcflush(self._master, termios.TCIFLUSH)
 
     def send(self, command: dict[str, Any]) -> None:
         assert self.is_secure()

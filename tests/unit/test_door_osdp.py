@@ -61,34 +61,70 @@ def reader(device: Path, problems: list[PosternError], key: bytes = KEY) -> Iter
         opened.close()
 
 
-def round_trip(unit: Panel) -> float | None:
-    """Seconds from a report to the controller's yes; None where a starved machine lost the channel meanwhile.
-
-    libosdp waits 200 ms for an answer: whoever does not get to run for so long begins the channel anew, and what was
-    reported before it is heard by nobody, as ``Panel`` promises.
-    """
-    assert wait_for(unit.is_secure, 60), "the channel is begun anew by itself"
-    unit.granted()
-    began = time.monotonic()
-    if unit.report(CARD) and wait_for(unit.granted, REPORT_NS / 1e9 + 1):
-        return time.monotonic() - began
-    return None
-
-
 def test_a_report_is_heard_its_answer_is_shown_and_nothing_goes_in_clear() -> None:
     problems: list[PosternError] = []
     with control_panel() as panel, reader(panel.device, problems) as unit:
-        found = [round_trip(unit) for _ in range(TRIPS)]
-        trips = sorted(one for one in found if one is not None)
-        assert len(trips) >= 0.9 * TRIPS, [str(one) for one in problems]
-        assert {card for _, card in panel.reads} == {CARD}
-        assert len(trips) <= len(panel.reads) <= TRIPS, "once each"
-        middle, p95 = trips[len(trips) // 2], trips[int(0.95 * len(trips))]
-        print(f"round trip p50 {middle * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms, {TRIPS - len(trips)} lost")
-        assert middle < ROUND_TRIP_S, "half of them, on a machine that does much else"
+        assert panel.is_secure()
+        assert wait_for(unit.is_secure)
+        trips = []
+        for _ in range(TRIPS):
+            began = time.monotonic()
+            assert unit.report(CARD)
+            assert wait_for(unit.granted)
+            trips.append(time.monotonic() - began)
+        assert [card for _, card in panel.reads] == [CARD] * TRIPS
+        p95 = sorted(trips)[int(0.95 * TRIPS)]
+        print(f"round trip p50 {sorted(trips)[TRIPS // 2] * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms")
+        assert sorted(trips)[TRIPS // 2] < ROUND_TRIP_S, "half of them, on a machine that does much else"
         assert CARD not in panel.wire
         assert KEY not in panel.wire
-    assert len(problems) <= 2 * (TRIPS - len(trips)), "told where a report was not heard, and nowhere else"
+    assert problems == []
+
+
+def test_an_answer_that_is_lost_is_said_again_with_the_report_in_it() -> None:
+    """A reader that did not get to run for 250 ms was away for five minutes, and so was one whose answer was lost."""
+    problems: list[PosternError] = []
+    with control_panel() as panel, reader(panel.device, problems) as unit:
+        assert panel.is_secure()
+        assert wait_for(unit.is_secure)
+        with panel.lock:
+            panel.lost = 1
+            assert unit.report(CARD)
+        assert wait_for(unit.granted)
+        panel.exchange()
+        assert [card for _, card in panel.reads] == [CARD], "once"
+    assert problems == []
+
+
+def test_answers_that_are_lost_one_after_another_cost_no_channel() -> None:
+    problems: list[PosternError] = []
+    with control_panel() as panel, reader(panel.device, problems) as unit:
+        assert panel.is_secure()
+        assert wait_for(unit.is_secure)
+        panel.lost = 3
+        assert wait_for(lambda: panel.lost == 0)
+        panel.exchange()
+        assert panel.is_secure(0.1)
+        assert unit.report(NEXT)
+        assert wait_for(unit.granted)
+        assert [card for _, card in panel.reads] == [NEXT]
+    assert problems == []
+
+
+def test_a_bit_that_the_line_changes_costs_no_channel() -> None:
+    """It was five minutes, too."""
+    problems: list[PosternError] = []
+    with control_panel() as panel, reader(panel.device, problems) as unit:
+        assert panel.is_secure()
+        assert wait_for(unit.is_secure)
+        for _ in range(3):
+            panel.harmed = 1
+            assert wait_for(lambda: panel.harmed == 0)
+            panel.exchange()
+            assert panel.is_secure(0.1)
+        assert unit.report(CARD)
+        assert wait_for(unit.granted)
+    assert problems == []
 
 
 def test_what_a_controller_says_to_a_reader_is_taken_and_only_its_yes_is_shown() -> None:
