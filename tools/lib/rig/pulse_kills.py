@@ -45,7 +45,8 @@ PROGRAM = ("-m", "tools.lib.rig.pulse_kills", "--nursery")
 PULSE_MS = 30_000  # longer than anybody waits here: what ends a pulse is the keeper, and no clock
 SPARE = 1 << 30  # lines from here on are nobody's; a worker takes one so that its keeper is there
 MAX_ON_S = 1.0  # after a death; milliseconds on a machine that is not starved
-MAX_LIFE_S = 0.06  # from the first word of a worker to its death
+MAX_LIFE_S = 0.06  # from the first word of a worker, or the first light of its life, to its death
+IN_A_PULSE = 0.8  # of those that begin to live; the rest dies whenever it is, as while a right is written
 PEOPLE_A_LIFE = 2  # so that most whom a worker meets have used their right in an earlier life
 PATIENCE_S = 5.0  # until a line that is still on is told
 MAX_AGAIN = 20  # workers of a run that are begun anew: on a starved machine a keeper does not answer in time
@@ -146,7 +147,7 @@ def run(
     dice, board = random.Random(seed), Board(time.monotonic)
     with serve(board, folder / BOARD), Nursery(*program, folder) as workers:
         while did[KILLED] < kills and did[TOO_LATE] + did[BY_ITSELF] <= MAX_AGAIN:
-            how, killed_s = _kill_one(workers, PEOPLE_A_LIFE * (did[KILLED] + 1), dice)
+            how, killed_s = _kill_one(workers, PEOPLE_A_LIFE * (did[KILLED] + 1), dice, board)
             did[how] += 1
             while _lit(board) and time.monotonic() < killed_s + PATIENCE_S:
                 time.sleep(0.001)
@@ -171,16 +172,20 @@ def _lit(board: Board) -> bool:
     return any(one.off_s is None for one in board.pulses)
 
 
-def _kill_one(workers: Nursery, people: int, dice: random.Random) -> tuple[str, float]:
+def _kill_one(workers: Nursery, people: int, dice: random.Random, board: Board) -> tuple[str, float]:
     """Kill one worker after some of its life; how it ended, and when it was killed."""
     workers.birth(str(people))
-    worker, lives = 0, dice.random() < 0.1  # some are killed before they have begun
-    while not worker or not lives:  # on a fast disk the worker speaks before its nurse
+    worker, lives = 0, False
+    unborn = dice.random() < 0.1  # some are killed before they have begun
+    while not worker or not (lives or unborn):  # on a fast disk the worker speaks before its nurse
         word = workers.hear()
         if word in ENDS:
             return word, time.monotonic()
         lives = lives or word == "lives"
         worker = int(word.removeprefix("born ")) if word.startswith("born ") else worker
+    deadline = time.monotonic() + (0.0 if unborn or dice.random() >= IN_A_PULSE else PATIENCE_S)
+    while not _lit(board) and time.monotonic() < deadline:
+        time.sleep(0.001)
     time.sleep(dice.random() * MAX_LIFE_S)
     killed_s = time.monotonic()
     with suppress(ProcessLookupError, FileNotFoundError):  # it ended by itself meanwhile, as its nurse will say
