@@ -23,6 +23,7 @@ from agent.subscribe.chain import QUARANTINING, Gap
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
 from agent.subscribe.replay import PACE_S, VALIDITY_S, Replays, oldest
+from agent.subscribe.silence import Silence
 from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, Loss, VerifiedEvent, Verifier
 
 POLL_S = 0.5  # how late a request to stop may be noticed
@@ -108,6 +109,7 @@ class Subscriber:
         self._connection: Connection | None = None
         self._stopping = threading.Event()
         self._absence = Absence(clock, state.written_s() if state else None)
+        self._silence = Silence(clock)
         kept = state.load() if state else Kept()
         try:
             self._board.compare(kept.newest)
@@ -200,6 +202,8 @@ class Subscriber:
             failures = 0
             if (newer := self._board.newer()) is not None:
                 self.verifier.update_trust(newer)
+            for told in self._silence.look(self.verifier.trust.units_in_service()):
+                self._on_notice(told)
             self.verifier.check_list(self._clock.now())  # else all would be refused, acknowledged and lost
             self._take(received)
             self._unanswered = received  # not before: whatever ends this, what is not written down comes again
@@ -269,7 +273,7 @@ class Subscriber:
                     return []
                 self._tails[unit] = report.head.seq - report.queue_depth
                 self._on_health(unit, report)
-                for told in self._heads.note(unit, report, withheld):
+                for told in self._silence.heard(unit) + self._heads.note(unit, report, withheld):
                     self._on_notice(told)
                 return []
             return [self.verifier.check(message.topic, message.payload, now)]
@@ -348,6 +352,7 @@ class Subscriber:
             connection.abandon()
             raise
         self._absence.ends()
+        self._silence.connected()
         return connection
 
     def _tell_at_the_start(self) -> None:

@@ -2,7 +2,7 @@
 """A Mosquitto that takes everything of a unit and hands on what it likes: the subscriber counts what it kept back.
 
 Its access list withholds: every publish is acknowledged, so the unit believes that its events arrived. ``health``,
-which the unit signs, comes through; a unit whose health does not come is one that nobody hears of.
+which the unit signs, comes through; where the broker keeps that back as well, the silence is told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from agent.clock import SimulatedClock
 from agent.subscribe.files import StateFile
+from agent.subscribe.silence import REPORTS, SILENT_S, Silence
 from agent.subscribe.subscriber import Subscriber
 from agent.subscribe.verify import VerifiedEvent
 from agent.uplink.health import HealthReporter
@@ -47,12 +49,14 @@ class WithholdingSite(AskingSite):
         ).build
         self._honest = self.broker.acl.read_text()
 
-    def withhold(self, *kinds: str) -> None:
-        """Let the auditor read no event of these kinds from now on; without any it is honest."""
+    def withhold(self, *kinds: str, health: bool = False) -> None:
+        """Let the auditor read no event of these kinds from now on, nor ``health``; without any it is honest."""
         rules = [f"topic read postern/hq/+/{way}/{kind}\n" for way in WAYS for kind in KINDS if kind not in kinds]
         text = self._honest
         for way in WAYS:
             text = text.replace(f"topic read postern/hq/+/{way}/+\n", "".join(rules) if way == WAYS[0] else "", 1)
+        if health:
+            text = text.replace("topic read postern/hq/+/health\n", "", 1)
         self.broker.acl.write_text(text)
         self.broker.reload()
 
@@ -143,3 +147,48 @@ def test_a_broker_that_never_hands_on_a_single_event_is_told_as_well(site: Withh
         assert first.gap.count == 5
         site.report(events)
         assert events.withheld() == {"door-2": 5}, "a gap now, and nobody says that they have come"
+
+
+def test_a_broker_that_keeps_back_what_the_unit_says_of_itself_as_well_is_told_by_the_silence(
+    site: WithholdingSite,
+) -> None:
+    with site.subscriber() as events:
+        site.unit.start()
+        site.report(events)
+        site.report(events)
+        site.withhold(*KINDS, health=True)
+        site.say(3)
+        turns = events._turns()
+        for _ in range(12):
+            site.clock.skipped_s += HEALTH_S
+            site.unit.mailbox.wake()
+            next(turns)
+        (told,) = [notice for notice in site.notices if "says nothing of itself" in notice]
+        assert told.startswith("unit door-2")
+        assert told.endswith("it is off, or the broker keeps back what it says")
+        site.withhold()
+        site.report(events)
+        assert "unit door-2 is heard again" in site.notices
+
+
+def test_silence_is_of_the_unit_and_not_of_a_lost_connection_or_a_rare_report() -> None:
+    clock = SimulatedClock()
+    silence = Silence(clock)
+
+    def after(seconds: float) -> list[str]:
+        clock.advance(seconds)
+        return silence.look(("door-1", "door-2"))
+
+    assert silence.heard("door-1") == silence.heard("door-2") == []
+    assert after(SILENT_S + 1) == [], "nobody knows yet how often it reports"
+    silence.heard("door-1")  # every ten minutes
+    assert after(REPORTS * SILENT_S - 60) == []
+    silence.connected()
+    assert after(REPORTS * SILENT_S - 60) == [], "nobody listened before"
+    assert len(after(120)) == 1
+    assert [told.partition(" for ")[0] for told in after(3600 * 24)] == ["unit door-2 says nothing of itself"]
+    assert after(3600 * 24) == [], "told once"
+    assert silence.heard("door-1") == ["unit door-1 is heard again"]
+    clock.advance(61)
+    assert silence.look(()) == []
+    assert silence.heard("door-2") == [], "who was revoked is forgotten"
