@@ -25,8 +25,8 @@ from tests.contract.test_commands_of_a_running_unit import PATIENCE_S, SCENE, Ru
 from tests.simulators.ports import free_port
 from tools.lib.bench.running import MAX_RESIDENT_MIB
 
-LOOKS = 20  # ten seconds of what the page asks for
-LOOK_S = 0.5
+LOOKS = 20  # what the page asks for in ten seconds
+LOOK_S = 0.25
 UNITS = 500  # on the site's page
 # Private memory, which is what a machine has to find: libraries are shared with the unit, or come from the disk again.
 MAX_CONSOLE_MIB = 32.0  # 25.5 were seen

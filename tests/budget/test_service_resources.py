@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulators.typed import typed
 from tools.lib.bench.clip import demo_clip, frame_count
 from tools.lib.bench.running import MAX_FILES, MAX_RESIDENT_MIB, MAX_THREADS, bench
 from tools.lib.bench.service import run_service
@@ -37,7 +38,7 @@ def test_a_unit_with_a_720p_video_stays_within_start_up_memory_threads_and_files
     pytest.importorskip("av")
     if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         pytest.skip("mosquitto is not installed")
-    with bench(visitors=1) as unit:
+    with bench(visitors=1, typed=typed) as unit:
         config = unit.config(demo_clip(tmp_path, SECONDS))
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
         run = run_service(config)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from msgspec.structs import replace
 
+from tests.simulators.typed import typed
 from tools.lib.rig.__main__ import SCENARIOS
 from tools.lib.rig.judge import judge
 from tools.lib.rig.outcome import Run
@@ -29,7 +30,7 @@ MAX_TOGETHER_MIB = 125
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Scenario], Run]]:
-    with Premises(tmp_path_factory.mktemp("premises")) as premises:
+    with Premises(tmp_path_factory.mktemp("premises"), typed=typed) as premises:
 
         def play(scenario: Scenario) -> Run:
             late = tuple(  # a lamp, too, is as late as the machine

@@ -155,7 +155,7 @@ def test_a_scenario_notices_when_its_fault_does_not_happen(kind: str, tmp_path: 
 
 
 def test_another_seed_signs_with_other_keys(tmp_path: Path) -> None:
-    scenario = load_scenario(SCENARIOS / "empty-gallery.yaml")
+    scenario = load_scenario(SCENARIOS / "single-person.yaml")
     other = replace(scenario, seed=7)
     assert not play(scenario, tmp_path / "a").same_as(play(other, tmp_path / "b")).ok
 

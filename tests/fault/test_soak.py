@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.simulators.typed import typed
 from tools.lib.rig.soak import MORTAL, STEADY, Soak
 
 FAULTS_MIN = 0.4
@@ -22,7 +23,7 @@ def test_faults_in_a_row_lose_double_and_alter_nothing_and_leave_no_thread_or_fi
     if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None:
         pytest.skip("mosquitto is not installed")
     say = Console(quiet=True)
-    result = Soak(tmp_path, minutes=FAULTS_MIN, seed=4, say=say, visitors=VISITORS, settle_s=6).run()
+    result = Soak(tmp_path, minutes=FAULTS_MIN, seed=4, say=say, visitors=VISITORS, settle_s=6, typed=typed).run()
     print(result.faults, result.units, result.usage)
     assert result.wrong() == []
     assert sum(result.faults.values()) >= 3

@@ -105,6 +105,7 @@ def test_an_interval_is_over_people_and_never_empty() -> None:
     assert interval(np.zeros(30)) == (0, 0, 0.1), "rule of three"
 
 
+@pytest.mark.timeout(240)  # arithmetic of some seconds, on a machine that may be busy
 def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
     fill = unit(np.random.default_rng(3).normal(size=(1000, 128)).astype(np.float32))
     policy = measure(

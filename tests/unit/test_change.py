@@ -109,8 +109,9 @@ def test_no_person_is_lost_by_a_frame_that_is_skipped(name: str) -> None:
 
 
 def still(number: int, picture: np.ndarray, *, noise: int = 2) -> Frame:
-    rng = np.random.default_rng(number)
-    seen = np.clip(picture + rng.normal(0, noise, picture.shape), 0, 255).astype(np.uint8)
+    seen = picture + noise * np.random.default_rng(number).standard_normal(picture.shape, np.float32)
+    np.clip(seen, 0, 255, out=seen)
+    seen = seen.astype(np.uint8)
     return Frame(number, number * SECOND // SLOW, np.zeros((240, 320, 3), np.uint8), RgbPicture(seen))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.base import Rgb
+from agent.camera.base import Luma, Rgb
 from agent.camera.scene.script import Code, Disturbance, Flag, Flicker, Insect, Rain
 
 DROP_HEIGHT, DROP_WIDTH, DROP_LIGHT = 40, 2, 40  # pixels and grey levels of a drop near the camera, smeared by its fall
@@ -53,14 +54,19 @@ def _flag(frame: Rgb, flag: Flag, time: float) -> None:
 
 
 def _code(frame: Rgb, code: Code) -> None:
+    shown = _printed(code.rows, code.module)
+    part = frame[code.y : code.y + len(shown), code.x : code.x + len(shown)]
+    part[:] = shown[: part.shape[0], : part.shape[1], None]
+
+
+@functools.lru_cache(maxsize=2)  # a scene shows one at a time
+def _printed(rows: tuple[str, ...], module: float) -> Luma:
     """Each pixel is the mean of what it covers, as a lens in focus gives it."""
-    modules = np.pad(np.array([[int(one) for one in row] for row in code.rows], np.uint8), CODE_QUIET)
+    modules = np.pad(np.array([[int(one) for one in row] for row in rows], np.uint8), CODE_QUIET)
     paper = Image.fromarray(np.where(modules == 1, CODE_DARK, CODE_LIGHT).astype(np.uint8))
     fine = paper.resize((paper.width * CODE_FINE, paper.height * CODE_FINE), Image.Resampling.NEAREST)
-    side = max(1, round(paper.width * code.module))
-    shown = np.asarray(fine.resize((side, side), Image.Resampling.BOX))
-    part = frame[code.y : code.y + side, code.x : code.x + side]
-    part[:] = shown[: part.shape[0], : part.shape[1], None]
+    side = max(1, round(paper.width * module))
+    return np.asarray(fine.resize((side, side), Image.Resampling.BOX))
 
 
 def _rain(frame: Rgb, rain: Rain, rng: np.random.Generator) -> None:

@@ -88,10 +88,10 @@ class Figure:
         self._skin = _rgb(person.skin)
         whole = body(self._skin, _rgb(coat or person.cloth))
         self._bodies = [
-            _Level(body.convert("RGBa"))
+            Level(body.convert("RGBa"))
             for body in itertools.accumulate([2] * BODY_HALVINGS, Image.Image.reduce, initial=whole)
         ]
-        self._prepared: tuple[tuple[object, ...], list[_Level]] | None = None
+        self._prepared: tuple[tuple[object, ...], list[Level]] | None = None
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
         """Sprites from back to front; nothing is needed beyond ``bounds`` (width, height)."""
@@ -140,7 +140,7 @@ class Figure:
         turned, left, top = drawn(levels[level].picture, shown, pad, side)
         return Sprite(turned.convert("RGBA"), x0 + left, y0 + top)
 
-    def _levels(self, at: Placement, exposure: Exposure) -> list[_Level]:
+    def _levels(self, at: Placement, exposure: Exposure) -> list[Level]:
         """Covered and lit picture at full size, half, quarter and eighth; kept while nothing changes."""
         kinds, gain, side = tuple(each.kind for each in at.covers), round(exposure.gain, 3), round(at.side, 2)
         key = (kinds, gain, side, exposure.veil)
@@ -155,7 +155,7 @@ class Figure:
             # What is sampled is premultiplied; that the way there goes by RGBA costs a grey level here and there, and
             # with them each scene looks as it always did.
             ready = [level.convert("RGBA").convert("RGBa") for level in levels]
-            self._prepared = (key, [_Level(level) for level in ready])
+            self._prepared = (key, [Level(level) for level in ready])
         return self._prepared[1]
 
     def _torso(
@@ -177,7 +177,7 @@ class Figure:
         return Sprite(lit(shown.convert("RGBA"), exposure), x0, y0)
 
 
-class _Level:
+class Level:
     """A premultiplied picture, the box in which something is, and how many such pixels are before each corner."""
 
     def __init__(self, picture: Image.Image) -> None:

@@ -8,7 +8,7 @@ depends on which frames were drawn before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -55,7 +55,7 @@ class SceneRenderer:
 
     def relief(self, number: int) -> Callable[[Sequence[float]], float | None]:
         """What a depth camera would say of frame ``number``, for ``Frame.relief``."""
-        return partial(relief, self._script.people, self.placements(number))
+        return lambda box: relief(self._script.people, self.placements(number), box)
 
     def frame(self, number: int, asked: tuple[float, float] | None = None) -> Rgb:
         """uint8 (height, width, 3), a fresh array.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.camera.scene.figure import Exposure, Figure, Sprite, lit, mesh
+from agent.camera.scene.figure import Exposure, Figure, Level, Sprite, drawn, lit, mesh
 from agent.camera.scene.motion import Placement
 from agent.camera.scene.pose import PICTURE_SIDE
 from agent.camera.scene.script import Attack
@@ -35,6 +35,7 @@ class Sheet:
     def __init__(self, figure: Figure, attack: Attack) -> None:
         self._figure, self._kind = figure, attack.kind
         self._still: Image.Image | None = None
+        self._shown: tuple[Image.Image, int, Level] | None = None  # of a print always the same
 
     def draw(self, at: Placement, exposure: Exposure, bounds: tuple[int, int]) -> list[Sprite]:
         """Sprites from back to front: who holds it, and the sheet."""
@@ -50,10 +51,12 @@ class Sheet:
         u, v = on_sheet(cos * x + sin * y, cos * y - sin * x, at.yaw, at.pitch, bend)
         middle = np.array([side / 2 + self._figure.middle[0], side / 2 + self._figure.middle[1]])
         level = max(0, math.floor(-math.log2(scale)))
-        reduced = picture.reduce(2**level)
         source = np.asarray((np.stack([u, v], -1) * side + middle) / 2**level, np.float32)
-        sheet = reduced.transform((2 * reach, 2 * reach), Image.Transform.MESH, mesh(ticks, source), _BILINEAR)
-        return [*self._figure.draw_body(at, exposure, bounds), Sprite(sheet, x0, y0)]
+        if self._shown is None or self._shown[0] is not picture or self._shown[1] != level:
+            self._shown = picture, level, Level(picture.reduce(2**level).convert("RGBa"))
+        shown = self._shown[2]
+        sheet, left, top = drawn(shown.picture, mesh(ticks, source, shown.sums), 0, 2 * reach)
+        return [*self._figure.draw_body(at, exposure, bounds), Sprite(sheet.convert("RGBA"), x0 + left, y0 + top)]
 
     def _picture(self, at: Placement, exposure: Exposure) -> Image.Image:
         """The sheet's face, RGBA, square: the picture and what frames it."""
@@ -73,7 +76,6 @@ class Sheet:
         return whole
 
 
-_BILINEAR = Image.Resampling.BILINEAR
 _Plane = NDArray[np.float64]
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from tools.lib.bench.report import Bar, Section
 from tools.lib.bench.service import Run, busy_process, compile_program, run_service, watched
 from tools.lib.bench.timing import percentile, ratio
 from tools.lib.demo.brokers import DemoBroker
-from tools.lib.demo.site import ROOT, CommandError, DemoSite
+from tools.lib.demo.site import ROOT, CommandError, DemoSite, postern
 
 STRANGER = "person-03"  # of the demo's scene: nobody asked them
 OURS = {"ours, detector 320x240": "detector-320x240", "ours, detector 640x480": "detector-640x480"}
@@ -107,12 +107,12 @@ class Bench:
 
 
 @contextmanager
-def bench(visitors: int = VISITORS) -> Iterator[Bench]:
-    """Make the site, start the broker, enrol so many people."""
+def bench(visitors: int = VISITORS, typed: Callable[..., str] = postern) -> Iterator[Bench]:
+    """Make the site, start the broker, enrol so many people; ``typed`` runs the commands for it (``DemoSite``)."""
     compile_program()
     with tempfile.TemporaryDirectory(prefix="postern-bench-") as name:
         folder = Path(name)
-        site = DemoSite(folder)
+        site = DemoSite(folder, typed=typed)
         site.create()
         with DemoBroker(site.site, folder / "broker") as broker:
             site.add_unit(port=broker.port, protocol=broker.protocol, scene=ROOT / "tools" / "scenes" / "demo.yaml")

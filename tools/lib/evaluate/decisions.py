@@ -48,7 +48,8 @@ class People:
 
     def means(self, people: Sequence[int], count: int, rng: np.random.Generator) -> Vectors:
         """Unit mean of ``count`` pictures of each, drawn anew, or of all where a person has fewer."""
-        return np.array([unit(self.vectors[rng.permutation(self.rows[one])[:count]].sum(0)) for one in people])
+        drawn = (rng.permutation(self.rows[one])[:count] for one in people)
+        return unit(np.array([self.vectors[rows].sum(0) for rows in drawn]))
 
 
 def by_name(names: Sequence[str], vectors: Vectors) -> People:
@@ -243,12 +244,16 @@ def mated(people: People, fillers: Vectors, probes: int, captures: int, most: in
     others = np.zeros((len(searched), MATED_DRAWS, count), np.float32)
     for draw in range(MATED_DRAWS):
         references = np.concatenate([people.means(everyone, captures, rng), fillers])
-        for index, one in enumerate(searched):
-            rows = rng.permutation(people.rows[one])
-            probe = unit(people.vectors[rows[captures : captures + probes]].sum(0))
-            own[index, draw] = probe @ unit(people.vectors[rows[:captures]].sum(0))
-            chosen = rng.permutation(np.delete(np.arange(len(references)), one))[:count]
-            others[index, draw] = references[chosen] @ probe
+        numbers = np.arange(len(references))
+        rows, chosen = [], []
+        for one in searched:
+            rows.append(rng.permutation(people.rows[one]))
+            chosen.append(rng.permutation(np.concatenate([numbers[:one], numbers[one + 1 :]]))[:count])
+        probed = unit(np.array([people.vectors[own_rows[captures : captures + probes]].sum(0) for own_rows in rows]))
+        enrolled = unit(np.array([people.vectors[own_rows[:captures]].sum(0) for own_rows in rows]))
+        for index, (probe, reference) in enumerate(zip(probed, enrolled, strict=True)):
+            own[index, draw] = probe @ reference
+            others[index, draw] = references[chosen[index]] @ probe
     return Mated(own, others)
 
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from agent.outbox.queue import Head
 from agent.unit.assemble import load_key, load_models
 from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
-from tools.lib.demo.site import PROGRAM, SITE, CommandError, DemoSite
+from tools.lib.demo.site import PROGRAM, SITE, CommandError, DemoSite, postern
 from tools.lib.rig.chaos import Chaos
 from tools.lib.rig.enrolment import captures, consent
 from tools.lib.rig.ledger import Balance, balance
@@ -168,10 +168,12 @@ class Soak:
         say: Console,
         visitors: int = VISITORS,
         settle_s: float = SETTLE_S,
+        typed: Callable[..., str] = postern,
     ) -> None:
+        """``typed`` runs the commands by which the site is made (``DemoSite``)."""
         self._folder, self._minutes, self._seed, self._say = folder, minutes, seed, say
         self._visitors, self._settle_s = visitors, settle_s
-        self._sites = {name: DemoSite(folder, name) for name in (STEADY, MORTAL)}
+        self._sites = {name: DemoSite(folder, name, typed) for name in (STEADY, MORTAL)}
 
     def run(self) -> Result:
         first = self._sites[STEADY]
