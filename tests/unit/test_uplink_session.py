@@ -197,6 +197,15 @@ def test_request_is_answered_on_the_response_topic(broker: RealBroker, unit: Uni
 
 
 def test_retained_request_is_ignored(broker: RealBroker, unit: UnitOnBroker) -> None:
+    before = Connection(
+        broker.settings(broker.authority.issue("door-1")),
+        client_id="door-1",
+        clock=SystemClock(),
+        clean_start=True,
+        session_expiry_s=0,
+    )
+    before.open()  # nothing waits for this unit from a test before
+    before.close()
     operator = listen(broker, name="operator")
     operator.connection.publish(f"{BASE}/request/selftest", b"old", retain=True)
     operator.connection.poll(0.1)
