@@ -10,6 +10,7 @@ import pytest
 
 from agent.outbox.draft import Draft
 from tests.simulators.signing_unit import SigningUnit, match_draft, unit_draft, verifier_of
+from tools.lib.rig.board import Pulse
 from tools.lib.rig.judge import judge
 from tools.lib.rig.outcome import Arrival, Measured, Run
 from tools.lib.rig.scenario import Scenario, load_scenario
@@ -173,3 +174,16 @@ def test_a_unit_that_nobody_hears_breaks_the_promise(tmp_path: Path) -> None:
     (check,) = judge(expected, Run("remote", silent="door-3 said nothing"))
     assert check.ok is False
     assert check.found == "door-3 said nothing"
+
+
+@pytest.mark.parametrize(
+    ("on", "holds"), [({23, 24}, True), ({23, 24, 25}, True), ({23}, False), ({23, 24, 27}, False), (None, None)]
+)
+def test_where_chance_draws_the_lamps_the_strike_stays_dark_all_the_same(
+    tmp_path: Path, camera: Draft, on: set[int] | None, holds: bool | None
+) -> None:
+    shown = scenario(tmp_path, CAMERA % "", "lit: [23, 24]\ndark: [27]\n")
+    assert shown.needs_board
+    pulses = None if on is None else [Pulse(line, 1.0, 2.0) for line in sorted(on)]
+    run = Run("in-process", arrivals=arrivals(tmp_path, camera), pulses=pulses)
+    assert judged(shown, run)["lines on: 23 24; never: 27"] is holds

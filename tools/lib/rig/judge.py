@@ -133,6 +133,15 @@ def _pulses(scenario: Scenario, run: Run) -> Iterator[Check]:
             _is_pulse(expected, one, run.slack_s) for expected, one in zip(scenario.pulses, run.pulses, strict=True)
         )
         yield Check(f"{len(scenario.pulses)} pulses, each at its time", fit, "; ".join(found) or "none")
+    if scenario.lit or scenario.dark:
+        lines = sorted({one.line for one in run.pulses or ()})
+        fits = run.pulses is not None and set(scenario.lit) <= set(lines) and not set(scenario.dark) & set(lines)
+        wanted = (
+            f"on: {' '.join(map(str, scenario.lit)) or 'none'}; never: {' '.join(map(str, scenario.dark)) or 'none'}"
+        )
+        yield Check(
+            f"lines {wanted}", None if run.pulses is None else fits, f"on: {' '.join(map(str, lines)) or 'none'}"
+        )
     if run.pulses is not None:
         lit = [str(one.line) for one in run.pulses if one.off_s is None]
         yield Check("every output is off in the end", not lit, f"on: {', '.join(lit)}" if lit else "all off")

@@ -157,6 +157,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ]
         | None
     ) = None
+    lit: Annotated[
+        tuple[int, ...], Meta(max_length=8, description="lines that go on, how often is chance's; instead of pulses")
+    ] = ()
+    dark: Annotated[tuple[int, ...], Meta(max_length=8, description="lines that never go on, whatever else does")] = ()
     answers: Annotated[
         tuple[Literal["verified", "not_verified", "nobody"], ...],
         Meta(max_length=8, description="what the unit answers to each 'verify', in their order"),
@@ -217,7 +221,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def needs_board(self) -> bool:
         """Whether the unit has wires."""
-        return self.pulses is not None or any(isinstance(one, Press | PressKey) for one in self.faults)
+        wired = self.pulses is not None or bool(self.lit or self.dark)
+        return wired or any(isinstance(one, Press | PressKey) for one in self.faults)
 
     @property
     def needs_process(self) -> bool:
