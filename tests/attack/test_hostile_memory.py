@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,12 +148,13 @@ def remaining(length: int) -> bytes:
 
 
 MAXIMUM = 268_435_455  # the longest that MQTT can say
-HUGE = bytes([0x30]) + remaining(MAXIMUM) + b"\x00\x01t\x00" + bytes(96 * 1024 * 1024)
-PACKETS = {
-    "one packet of maximum length": HUGE,
-    "the same before the greeting": HUGE,
-    "messages at a quality that keeps them": b"".join(publish(30_000, 2, mid) for mid in range(1, 3000)),
-    "an acknowledgement of maximum length": bytes([0x90]) + remaining(MAXIMUM) + bytes(96 * 1024 * 1024),
+SENT = 96 * 1024 * 1024
+# Made by the test that sends them: each process that collects this file would keep them all.
+PACKETS: dict[str, Callable[[], bytes]] = {
+    "one packet of maximum length": lambda: bytes([0x30]) + remaining(MAXIMUM) + b"\x00\x01t\x00" + bytes(SENT),
+    "the same before the greeting": lambda: PACKETS["one packet of maximum length"](),
+    "messages at a quality that keeps them": lambda: b"".join(publish(30_000, 2, mid) for mid in range(1, 3000)),
+    "an acknowledgement of maximum length": lambda: bytes([0x90]) + remaining(MAXIMUM) + bytes(SENT),
 }
 
 
@@ -166,10 +167,10 @@ def test_packet_of_a_broker_is_bounded_before_it_is_read(tmp_path: Path, name: s
     files = authority.issue("door-1")
     try:
         if name == "the same before the greeting":
-            broker.greeting = PACKETS[name]
+            broker.greeting = PACKETS[name]()
         else:
             broker.greeting = connack() if protocol == "5" else b"\x20\x02\x00\x00"
-            broker.after_greeting = PACKETS[name]
+            broker.after_greeting = PACKETS[name]()
         port = broker.settings(files).port
         told, grown = run(LISTEN, files.ca, files.certificate, files.key, port, protocol)
     finally:

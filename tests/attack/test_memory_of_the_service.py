@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.attack.test_hostile_memory import HUGE, MAX_SERVICE_MIB, PACKETS, STREAMS, HostileCamera, remaining
+from tests.attack.test_hostile_memory import MAX_SERVICE_MIB, PACKETS, STREAMS, HostileCamera, remaining
 from tests.simulators.broker import wait_until
 from tests.simulators.hostile_video import MANY_REFERENCES, as_stream, coded_pictures, make_clip, with_size
 from tests.simulators.pki import Authority
@@ -60,10 +60,17 @@ def command(payload: bytes, mid: int) -> bytes:
     return b"\x32" + remaining(len(body)) + body
 
 
-FLOOD = b"".join(command(b"[" * 32_000, 1 + number) for number in range(COMMANDS))
-BROKERS: Mapping[str, bytes] = {
-    "commands that are nested as deeply as they can be": FLOOD,
-    "acknowledgements without end": b"".join(b"\x40\x02" + (1 + n % 60_000).to_bytes(2, "big") for n in range(200_000)),
+def flood() -> bytes:
+    return b"".join(command(b"[" * 32_000, 1 + number) for number in range(COMMANDS))
+
+
+def acknowledgements() -> bytes:
+    return b"".join(b"\x40\x02" + (1 + n % 60_000).to_bytes(2, "big") for n in range(200_000))
+
+
+BROKERS: Mapping[str, Callable[[], bytes]] = {
+    "commands that are nested as deeply as they can be": flood,
+    "acknowledgements without end": acknowledgements,
     **PACKETS,
 }
 
@@ -143,7 +150,7 @@ def test_hostile_broker_beside_the_costliest_clip_leaves_the_service_in_its_boun
     service: Service, clips: Path, name: str
 ) -> None:
     greets = name != "the same before the greeting"
-    peak, status, log = service.run(costly(clips), BROKERS[name], greets=greets)
+    peak, status, log = service.run(costly(clips), BROKERS[name](), greets=greets)
     check(name, peak, log)
     assert status == 0, "it went on until it was stopped"
     assert FRAMES.search(log)
@@ -160,7 +167,9 @@ def answering(description: str) -> Callable[[Request], bytes]:
 def test_hostile_camera_beside_a_hostile_broker_is_lost_and_nothing_else(service: Service, name: str) -> None:
     camera = HostileCamera(*STREAMS[name])
     try:
-        peak, status, log = service.run({"source": "rtsp", "url": camera.url, "timeout_s": 3}, HUGE)
+        peak, status, log = service.run(
+            {"source": "rtsp", "url": camera.url, "timeout_s": 3}, PACKETS["one packet of maximum length"]()
+        )
     finally:
         camera.listener.close()
     check(name, peak, log)
@@ -191,7 +200,7 @@ def test_pictures_of_a_hostile_camera_leave_the_service_in_its_bounds(
     pictures += coded_pictures(size, codec, tmp_path, pictures=20 if size == LARGEST else 2, **options)
     sdp = SDP.format(H264 if codec == "libx264" else H265)
     with ScriptedRtspCamera(answering(sdp), as_stream(pictures, codec), period_s=0.04) as camera:
-        peak, status, log = service.run({"source": "rtsp", "url": camera.url(), "timeout_s": 3}, FLOOD, lasts_s=8)
+        peak, status, log = service.run({"source": "rtsp", "url": camera.url(), "timeout_s": 3}, flood(), lasts_s=8)
     check(name, peak, log)
     assert status == 0, "it went on until it was stopped"
     assert FRAMES.search(log)
@@ -246,6 +255,8 @@ CLIPS: Mapping[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("name", some(CLIPS, 0, 1, 3, 6))
 def test_hostile_clip_leaves_the_service_in_its_bounds(service: Service, clips: Path, name: str) -> None:
     clip = CLIPS[name](clips)
-    peak, status, log = service.run({"source": "file", "path": str(clip)}, FLOOD, lasts_s=10 if EXHAUSTIVE else LASTS_S)
+    peak, status, log = service.run(
+        {"source": "file", "path": str(clip)}, flood(), lasts_s=10 if EXHAUSTIVE else LASTS_S
+    )
     check(f"{name}, {clip.stat().st_size} bytes", peak, log)
     assert status == 0 or sum(str(clip) in line for line in log.splitlines()) == 1, "one sentence"
