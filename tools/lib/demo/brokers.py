@@ -45,20 +45,27 @@ class DemoBroker:
         return self
 
     def start(self) -> None:
+        before = self._starts()
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         try:
-            self._wait_until_it_answers(self._process)
+            self._wait_until_it_answers(self._process, before)
         except BaseException:  # also when the program is ended now: no 'with' block has begun that would stop it
             self.stop()
             raise
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], before: int) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(self.port):
+        # Mosquitto's port opens before its signal handlers are set: ``reload`` would end it.
+        while not (_answers(self.port) and (self.protocol != "5" or self._starts() > before)):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"tools/demo: the broker did not start; see {self.folder / 'log'}")
             time.sleep(0.05)
+
+    def _starts(self) -> int:
+        """How often Mosquitto told that it runs."""
+        log = self.folder / "log"
+        return log.read_bytes().count(b" running") if log.exists() else 0
 
     @property
     def running(self) -> bool:
