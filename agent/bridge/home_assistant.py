@@ -21,8 +21,9 @@ from agent.bridge.people import Person
 from agent.bridge.records import Record
 from agent.clock import Clock
 from agent.errors import BrokerError, PosternError
-from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import load_identity, offer_certificate
+from agent.mqtt.records import BrokerSettings, Incoming
 from agent.protocol.topics import certificate_topic
 
 ROOT = "postern-people"

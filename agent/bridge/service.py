@@ -24,8 +24,8 @@ from agent.bridge.week_keys import WeekKeys
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, RefusedError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials, load_identity
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.health import Health
 from agent.protocol.program import check_role
 from agent.subscribe.files import StateFile, TrustFile

@@ -10,8 +10,8 @@ from agent.cli.options import add_passphrase, read_passphrase
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import SigningKey
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.program import check_role
 from agent.protocol.trust import TrustedUnits
 from agent.site.operator import ANSWER_TIMEOUT_S, Operator

@@ -14,9 +14,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal
 
-import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
@@ -27,12 +25,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.clock import Clock
 from agent.errors import BrokerError, printable
 from agent.mqtt.bound import MAX_INCOMING_BYTES, BoundedSocket
-from agent.mqtt.credentials import Context, Credentials, load_identity
+from agent.mqtt.credentials import Context, load_identity
+from agent.mqtt.records import Ack, BrokerSettings, Incoming, Polled, Will
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError, explain_connack, explain_tls
 
-KEEPALIVE_S = 30  # a dead link is noticed within one and a half of this; below 60 s of common NAT timeouts
-CONNECT_TIMEOUT_S = 5.0  # per step (TCP, TLS, CONNACK): slow mobile links answer within 2 s
-WILL_DELAY_S = 15  # a reconnect within this time does not flap ``availability`` (MQTT 5, 3.1.3.2.2)
 SESSION_EXPIRY_S = 60  # above the will's delay, or the end of the session would send the will at once
 RECEIVE_MAXIMUM = 32  # unacknowledged packets that the broker may send at once: bounds our memory
 MAX_WAITING = 2 * RECEIVE_MAXIMUM  # messages that may come before the answer to a subscription is waited for no more
@@ -47,48 +43,6 @@ class _Client(paho.Client):
 
     def _create_socket_connection(self) -> socket.socket:
         return socket.create_connection((self._host, self._port), timeout=self._connect_timeout)
-
-
-class BrokerSettings(msgspec.Struct, frozen=True):
-    """Where the broker is and how to prove who we are."""
-
-    host: str
-    credentials: Credentials
-    port: int = 8883
-    protocol: Literal["5", "3.1.1"] = "5"
-    keepalive_s: int = KEEPALIVE_S
-    connect_timeout_s: float = CONNECT_TIMEOUT_S
-    will_delay_s: int = WILL_DELAY_S
-
-
-class Will(msgspec.Struct, frozen=True):
-    """What the broker says when this client falls silent; retained, QoS 1."""
-
-    topic: str
-    payload: bytes
-
-
-class Ack(msgspec.Struct, frozen=True):
-    mid: int
-    reason: int
-
-    @property
-    def accepted(self) -> bool:
-        return self.reason < 0x80  # MQTT 5, 2.4
-
-
-class Incoming(msgspec.Struct, frozen=True):
-    topic: str
-    payload: bytes
-    retained: bool
-    mid: int = 0  # what ``acknowledge`` answers; 0 at QoS 0
-
-
-class Polled(msgspec.Struct):
-    acks: list[Ack] = msgspec.field(default_factory=list)
-    messages: list[Incoming] = msgspec.field(default_factory=list)
-    # Filters that ``subscribe`` did not wait for, and what to do.
-    refused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Connection:

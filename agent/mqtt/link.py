@@ -7,7 +7,7 @@ import socket
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.mqtt.connection import BrokerSettings, Polled, Will
+from agent.mqtt.records import BrokerSettings, Polled, Will
 
 
 class Link(Protocol):
@@ -43,3 +43,12 @@ class Connect(Protocol):
         will: Will | None,
         resumes: bool,
     ) -> Link: ...
+
+
+def connection(
+    settings: BrokerSettings, *, client_id: str, common_name: str | None, clock: Clock, will: Will | None
+) -> Link:
+    """A ``Connection``; the MQTT library is read by the thread that connects, not by a start that waits for it."""
+    from agent.mqtt.connection import Connection  # noqa: PLC0415
+
+    return Connection(settings, client_id=client_id, common_name=common_name, clock=clock, will=will)

@@ -29,8 +29,8 @@ from agent.disk.files import (
 )
 from agent.errors import KeyStoreError, RefusedError
 from agent.keys import SigningKey, load_private_key, save_private_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials, read_ends
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.grant import make_mandate
 from agent.protocol.names import check_name
 from agent.protocol.pseudonym import epochs_from

@@ -18,8 +18,9 @@ import msgspec
 from agent.clock import Clock
 from agent.errors import BrokerError, PosternError, VerificationError
 from agent.keys import SigningKey
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import load_identity, offer_certificate
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.command import SIGNATURE_TYPE, Command
 from agent.protocol.response import Asked, Response, SignedResponse, command_digest, read_response
 from agent.protocol.topics import Topics, certificate_topic

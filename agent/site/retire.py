@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from agent.clock import Clock
 from agent.errors import BrokerError, RefusedError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import load_identity
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.topics import Topics
 from agent.protocol.trust import TrustedUnits
 

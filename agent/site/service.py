@@ -12,7 +12,8 @@ from typing import Final
 
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
-from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import BrokerSettings, Incoming
 from agent.mqtt.refusals import ConnectionLostError
 from agent.site.desk import Desk
 from agent.site.handing import Letter

@@ -6,7 +6,7 @@ from agent.clock import SystemClock
 from agent.keys import load_public_key
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.mqtt.credentials import Credentials
 
 keys = Path("auditor")  # ca.crt, tls.crt, tls.key and site.jwk from the site kit

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.errors import PosternError, VerificationError
-from agent.mqtt.connection import Incoming
 from agent.mqtt.credentials import Credentials, load_identity, offer_certificate
+from agent.mqtt.records import Incoming
 from agent.protocol.grant import check_number
 from agent.protocol.list_parts import Gathering
 from agent.protocol.topics import certificate_topic, list_part_topic, list_topic, resolving_topic

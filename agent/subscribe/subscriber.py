@@ -13,7 +13,8 @@ import msgspec
 
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, VerificationError, printable
-from agent.mqtt.connection import SESSION_EXPIRY_S, BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import SESSION_EXPIRY_S, Connection
+from agent.mqtt.records import BrokerSettings, Incoming
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol import topics
 from agent.protocol.health import Health

@@ -22,8 +22,8 @@ from agent.embed.align import align
 from agent.errors import KeyStoreError, ModelError, PolicyError
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.parse.strict_json import loads
 from agent.protocol.names import parse_time
 from agent.protocol.subject import SubjectId

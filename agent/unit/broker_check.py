@@ -12,8 +12,9 @@ from typing import Final, Literal
 from agent.clock import Clock
 from agent.config.schema import Config
 from agent.errors import BrokerError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import load_identity
+from agent.mqtt.records import BrokerSettings
 from agent.mqtt.refusals import explain_tls
 from agent.protocol.event import KINDS
 from agent.protocol.topics import Topics

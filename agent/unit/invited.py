@@ -21,9 +21,10 @@ from agent.disk.files import PUBLIC_MODE, destroy, fsync_folder, make_private_fo
 from agent.errors import BrokerError, RefusedError, RetryError, printable
 from agent.keys import decode_base64url, load_public_key, save_private_key
 from agent.match.policy import POLICY_TYPE
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.link import Link
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.invitation import Invitation, claim_key
 from agent.protocol.joining import JoinReply, is_proof, request_digest, token_key
 from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, Digest

@@ -13,7 +13,8 @@ from agent.clock import Clock
 from agent.config.schema import Config
 from agent.disk.process_lock import ProcessLock
 from agent.errors import BrokerError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.topics import Topics
 from agent.unit.assemble import credentials_of
 

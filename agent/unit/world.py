@@ -26,8 +26,7 @@ from agent.door.lines import Lines
 from agent.door.osdp import OsdpPanels, Panels
 from agent.door.outputs import Outputs, Ticking
 from agent.errors import printable
-from agent.mqtt.connection import Connection
-from agent.mqtt.link import Connect
+from agent.mqtt.link import Connect, connection
 from agent.unit.housekeeping import Housekeeping
 from agent.unit.memory import bounded_data, release_startup_code
 from agent.uplink.health import read_disk_free, read_temperature
@@ -102,7 +101,7 @@ class World(msgspec.Struct, frozen=True):
     clock: Clock = msgspec.field(default_factory=SystemClock)
     random: Callable[[int], bytes] = secrets.token_bytes
     open_source: OpenSource = open_source
-    connect: Connect = Connection
+    connect: Connect = connection
     background: Callable[[Uplink, Housekeeping, Outputs], AbstractContextManager[None]] = in_threads
     lines: Lines = msgspec.field(default_factory=KeptLines)
     panels: Panels = msgspec.field(default_factory=OsdpPanels)

@@ -18,8 +18,8 @@ import msgspec
 
 from agent.clock import Bounds, Clock, full_jitter, uniform
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
-from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming, Will
-from agent.mqtt.link import Connect, Link
+from agent.mqtt.link import Connect, Link, connection
+from agent.mqtt.records import Ack, BrokerSettings, Incoming, Will
 from agent.mqtt.refusals import CONNECTION_LOST, NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.outbox.queue import Outbox
 from agent.protocol.event import CONTENT_TYPE
@@ -85,7 +85,7 @@ class Uplink:
     health: Callable[[], bytes] | None = None
     discovery: Discovery | None = None
     unwanted: tuple[str, ...] = ()
-    connect: Connect = Connection
+    connect: Connect = connection
 
     def __post_init__(self) -> None:
         """Connect nothing yet."""

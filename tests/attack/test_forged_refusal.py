@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from agent.errors import RefusedError, RetryError
-from agent.mqtt.connection import Incoming, Polled
+from agent.mqtt.records import Incoming, Polled
 from agent.protocol.invitation import read_invitation
 from agent.protocol.joining import JoinReply, request_digest
 from agent.protocol.record import decode, encode

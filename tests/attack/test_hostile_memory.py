@@ -34,7 +34,8 @@ import sys
 from pathlib import Path
 from agent.clock import SystemClock
 from agent.errors import BrokerError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import BrokerSettings
 from agent.mqtt.credentials import Credentials
 
 def peak():  # not ru_maxrss, which begins with what the parent had

@@ -27,8 +27,8 @@ from agent.config.load import load_config
 from agent.errors import BrokerError
 from agent.keys import SigningKey, load_public_key
 from agent.match.policy import parse_policy
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
 from agent.site import rotation, units

@@ -14,8 +14,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings, Incoming
 from agent.protocol.topics import list_topic
 from agent.protocol.trust_file import TrustFile
 from agent.site import joining

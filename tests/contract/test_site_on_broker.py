@@ -11,8 +11,9 @@ import pytest
 from agent.clock import Bounds, SystemClock
 from agent.errors import BrokerError
 from agent.keys import UnitKey
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.outbox.queue import Outbox
 from agent.protocol.program import Role
 from agent.protocol.trust import TrustedUnits

@@ -19,8 +19,9 @@ import pytest
 from agent.clock import Clock, ClockState, SystemClock
 from agent.errors import BrokerError, PosternError, RefusedError, RetryError, VerificationError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.invitation import der, read_invitation
 from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX
 from agent.protocol.program import Role

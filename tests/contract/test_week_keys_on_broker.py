@@ -16,8 +16,9 @@ from agent.clock import SystemClock
 from agent.disk.files import write_atomic
 from agent.errors import BrokerError
 from agent.keys import encode_base64url
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.pseudonym import epoch_of, epochs_from
 from agent.protocol.topics import list_topic, resolving_topic
 from agent.site.folder import changing

@@ -20,8 +20,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import BrokerError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings, Connection, Incoming, Will
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings, Incoming, Will
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol.invitation import read_invitation
 from agent.protocol.trust_file import TrustFile

@@ -18,7 +18,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.keys import SigningKey, load_public_key
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.mqtt.credentials import Credentials
 from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits

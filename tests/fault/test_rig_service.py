@@ -13,8 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from agent.clock import SystemClock
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.site.programs import issue_client
 from tests.simulators.typed import typed
 from tools.lib.demo.site import SITE, UNIT, DemoSite

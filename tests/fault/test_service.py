@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.site.authority import Authority, pem
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.errors import VerificationError
-from agent.mqtt.connection import Incoming
+from agent.mqtt.records import Incoming
 from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.broker import Listener, RealBroker, connect, wait_until
 from tests.simulators.pki import Authority

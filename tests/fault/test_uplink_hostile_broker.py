@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.clock import SystemClock
 from agent.errors import MAX_PEER_TEXT, BrokerError
-from agent.mqtt.connection import MAX_WAITING, BrokerSettings, Connection
+from agent.mqtt.connection import MAX_WAITING, Connection
+from agent.mqtt.records import BrokerSettings
 from tests.simulators.broker import wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.scripted_broker import HANG_UP, ScriptedBroker, connack, disconnect, puback, publish

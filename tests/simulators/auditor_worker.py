@@ -12,8 +12,8 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.show import Screen
 from agent.subscribe.subscriber import Subscriber

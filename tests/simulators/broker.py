@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.clock import SystemClock
-from agent.mqtt.connection import Ack, BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import Ack, BrokerSettings, Incoming
 from agent.site.records import SiteFiles
 from tests.simulators.pki import Authority
 from tests.simulators.ports import free_port

@@ -18,8 +18,9 @@ from typing import Any, Self
 import yaml
 
 from agent.clock import SystemClock
-from agent.mqtt.connection import BrokerSettings, Connection, Incoming
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings, Incoming
 from agent.protocol.pseudonym import epochs_from
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import wait_until

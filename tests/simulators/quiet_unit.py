@@ -34,7 +34,7 @@ from agent.config.schema import Config
 from agent.door.outputs import Outputs
 from agent.gallery.consent import parse_consent
 from agent.match.policy import parse_policy, sign_policy
-from agent.mqtt.connection import Ack, Polled
+from agent.mqtt.records import Ack, Polled
 from agent.notices.notice import notice_id
 from agent.site import units
 from agent.unit.assemble import load_key, load_models

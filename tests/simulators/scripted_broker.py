@@ -12,8 +12,8 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from tests.simulators.pki import Authority
 
 CONNECT, PUBLISH, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 12, 14

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent.clock import Bounds, ClockState, SystemClock
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import wait_until

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from tests.simulators.broker import Listener, wait_until
 from tests.simulators.pki import Authority
 from tests.simulators.ports import free_port

@@ -13,8 +13,8 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.errors import BrokerError
-from agent.mqtt.connection import Ack, BrokerSettings, Incoming, Polled, Will
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import Ack, BrokerSettings, Incoming, Polled, Will
 from agent.protocol.topics import Topics
 from agent.uplink.discovery import Discovery
 from agent.uplink.mailbox import Mailbox

@@ -24,8 +24,8 @@ import yaml
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns
 from agent.subscribe.subscriber import Handed, Refusal, Subscriber

@@ -23,8 +23,8 @@ from typing import Any
 from agent.clock import SystemClock
 from agent.errors import PosternError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.site import units
 from agent.subscribe.files import TrustFile
 from agent.subscribe.show import HEADER, as_columns, as_json

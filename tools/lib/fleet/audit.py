@@ -12,7 +12,7 @@ from typing import Self
 
 from agent.clock import SystemClock
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.replay import Replays
 from agent.subscribe.subscriber import Refusal, Subscriber

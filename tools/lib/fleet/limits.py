@@ -13,7 +13,8 @@ from typing import Any
 
 from agent.clock import SystemClock
 from agent.errors import RefusedError
-from agent.mqtt.connection import BrokerSettings, Connection
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import BrokerSettings
 from agent.mqtt.refusals import ConnectionLostError
 from agent.subscribe.subscriber import DURABLE_S
 from tools.lib.demo.brokers import DemoBroker

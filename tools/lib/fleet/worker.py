@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agent.clock import Bounds, SystemClock
 from agent.keys import UnitKey, load_public_key
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.outbox.queue import Outbox
 from agent.unit.key_files import UnitFiles
 from agent.unit.verbs import replay

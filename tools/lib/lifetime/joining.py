@@ -16,7 +16,8 @@ from pathlib import Path
 
 from agent.clock import SystemClock
 from agent.errors import PosternError, RefusedError
-from agent.mqtt.connection import Ack, BrokerSettings, Connection
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import Ack, BrokerSettings
 from agent.protocol.invitation import read_invitation
 from agent.protocol.record import load, save
 from agent.site import joining

@@ -9,8 +9,8 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.keys import SigningKey, load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
 from agent.site.operator import Operator

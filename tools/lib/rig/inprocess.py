@@ -25,7 +25,7 @@ from agent.camera.source import open_source
 from agent.door import outputs as outputs_module
 from agent.door.outputs import Outputs
 from agent.errors import PosternError, VerificationError
-from agent.mqtt.connection import Incoming
+from agent.mqtt.records import Incoming
 from agent.outbox.queue import Head
 from agent.parse.strict_json import decode
 from agent.protocol.command import Command

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from agent.clock import Clock
 from agent.errors import BrokerError
-from agent.mqtt.connection import Ack, BrokerSettings, Incoming, Polled, Will
 from agent.mqtt.credentials import load_identity
+from agent.mqtt.records import Ack, BrokerSettings, Incoming, Polled, Will
 from agent.mqtt.refusals import CONNECTION_LOST, KEEPALIVE_TIMEOUT, ConnectionLostError
 
 DELAY_S = 0.001  # one way on a local network

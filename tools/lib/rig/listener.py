@@ -13,8 +13,8 @@ from typing import Self
 from agent.clock import Clock, SystemClock
 from agent.errors import BrokerError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.site.records import SiteFiles
 from agent.subscribe.files import TrustFile
 from agent.subscribe.subscriber import Refusal, Subscriber

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agent.errors import KeyStoreError
 from agent.keys import load_public_key
-from agent.mqtt.connection import BrokerSettings
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.event import MatchData, PresenceData, UnitData
 from agent.protocol.names import TOPIC_ROOT
 from agent.protocol.pseudonym import Resolver
