@@ -15,7 +15,6 @@ from agent.camera.av_convert import PyAv, VideoFrame
 from agent.camera.av_feed import ContainerFeed, Feed, FeedError
 from agent.camera.av_input import AvInput
 from agent.camera.headroom import is_short
-from agent.camera.rtsp.feed import RtspFeed
 from agent.camera.rtsp.wire import RtspError
 from agent.clock import Clock
 from agent.errors import CameraLostError, ConfigError, PosternError, RefusedError, printable
@@ -60,7 +59,11 @@ def load_av() -> PyAv:
 
 def open_feed(av: PyAv, source: AvInput, clock: Clock) -> Feed:
     """FFmpeg's own demuxers for what lies on this machine, the unit's own conversation for the network."""
-    return RtspFeed(av, source, clock) if source.kind == "rtsp" else ContainerFeed(av, source)
+    if source.kind != "rtsp":
+        return ContainerFeed(av, source)
+    from agent.camera.rtsp.feed import RtspFeed  # noqa: PLC0415 - a start reads what its own camera needs
+
+    return RtspFeed(av, source, clock)
 
 
 class AvStream:

@@ -8,8 +8,6 @@ import importlib
 from agent.camera.av_input import file_input, rtsp_input, v4l2_input
 from agent.camera.av_source import AvCamera
 from agent.camera.base import Camera
-from agent.camera.gstreamer import GstreamerSource
-from agent.camera.picam import PicamCamera
 from agent.clock import Clock
 from agent.config.camera import CameraSettings, FileCamera, GstreamerCamera, Picamera2Camera, RtspCamera, V4l2Camera
 
@@ -28,8 +26,12 @@ def open_camera(settings: CameraSettings, *, lores_size: tuple[int, int], clock:
         case V4l2Camera():
             return AvCamera(v4l2_input(settings), lores_size=lores_size, clock=clock)
         case Picamera2Camera():
+            from agent.camera.picam import PicamCamera  # noqa: PLC0415 - a start reads what its own camera needs
+
             return PicamCamera(settings, lores_size=lores_size, clock=clock)
         case GstreamerCamera():
+            from agent.camera.gstreamer import GstreamerSource  # noqa: PLC0415
+
             return GstreamerSource(settings, lores_size=lores_size, clock=clock)
     scene = importlib.import_module("agent.camera.scene.camera")  # only here: its people are megabytes
     camera: Camera = scene.SceneCamera(settings.script, lores_size=lores_size, clock=clock, loop=settings.loop)

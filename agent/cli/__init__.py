@@ -98,7 +98,9 @@ def _run(words: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
     module = None
-    for name, text in COMMANDS.items():
+    # Where the first word is a command, nobody asks for the list of all.
+    listed = {chosen: COMMANDS[chosen]} if chosen in COMMANDS and words[0] == chosen else COMMANDS
+    for name, text in listed.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         if name == chosen:
             module = _imported(name)

@@ -46,9 +46,9 @@ class Connect(Protocol):
 
 
 def connection(
-    settings: BrokerSettings, *, client_id: str, common_name: str | None, clock: Clock, will: Will | None
+    settings: BrokerSettings, *, client_id: str, common_name: str | None, clock: Clock, will: Will | None, resumes: bool
 ) -> Link:
     """A ``Connection``; the MQTT library is read by the thread that connects, not by a start that waits for it."""
     from agent.mqtt.connection import Connection  # noqa: PLC0415
 
-    return Connection(settings, client_id=client_id, common_name=common_name, clock=clock, will=will)
+    return Connection(settings, client_id=client_id, common_name=common_name, clock=clock, will=will, resumes=resumes)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -41,10 +41,10 @@ from agent.unit.facts import public_facts
 from agent.unit.forget import Forgetting
 from agent.unit.from_site import site_settings
 from agent.unit.key_files import UnitFiles
-from agent.unit.key_rotation import KeyRotation
 from agent.unit.looking import make_view
 from agent.unit.mandate import take_mandate
 from agent.unit.pause import Pause
+from agent.unit.seal_key import settle
 from agent.unit.site_key import complete
 from agent.unit.stores import Stores, terms_of
 from agent.unit.tokens import TokenCheck, load_token_list, shortcomings
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from agent.embed.records import Crop
     from agent.inference.engine import Engine
     from agent.outbox.epoch_keys import EpochKeys
+    from agent.unit.key_rotation import KeyRotation
 
 log = logging.getLogger("postern")
 
@@ -258,18 +259,25 @@ def command_side(
         on_mandate=partial(take_mandate, UnitFiles(config.keys.folder).mandate),
         doubted=lambda: stores.generation.doubted() or stores.ageing.lead() < timedelta(seconds=-MAX_SKEW_S),
     )
-    rotation = KeyRotation(
-        keys=config.keys.folder,
-        policy=config.match.policy,
-        site=config.unit.site,
-        unit=config.unit.id,
-        audience=config.events.audience,
-        epoch_keys=epoch_keys,
-        gallery=stores.gallery,
-        audit=stores.audit,
-        clock=clock,
-        on_site_key=commands.obey,
-    )
+    settle(UnitFiles(config.keys.folder))  # a seal key that has served is gone from the first start on
+
+    @cache
+    def rotation() -> KeyRotation:
+        from agent.unit.key_rotation import KeyRotation  # noqa: PLC0415 - few starts renew a key
+
+        return KeyRotation(
+            keys=config.keys.folder,
+            policy=config.match.policy,
+            site=config.unit.site,
+            unit=config.unit.id,
+            audience=config.events.audience,
+            epoch_keys=epoch_keys,
+            gallery=stores.gallery,
+            audit=stores.audit,
+            clock=clock,
+            on_site_key=commands.obey,
+        )
+
     handlers = console_handlers(config, clock) | make_handlers(
         Parts(
             gallery=stores.gallery,
@@ -284,8 +292,8 @@ def command_side(
             verification=verification,
             request=request if takes_requests(config) else None,
             doubt=lambda: stores.generation.doubt,
-            rotate=rotation.rotate,
-            renew=rotation.renew,
+            rotate=lambda args: rotation().rotate(args),
+            renew=lambda args: rotation().renew(args),
             configure=site_settings(config, configuring, policy, detector, clock),
             confirm=Confirming(stores.ageing, stores.generation, stores.audit, clock).command,
         )

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from agent.camera.base import Picture
-from agent.camera.scene.script import load_script
 from agent.clock import Clock
 from agent.config.camera import SceneCamera
 from agent.config.door import (
@@ -85,6 +84,8 @@ def make_input(config: Config, one: ButtonInput, lines: Lines, clock: Clock, req
         case CommandInput():
             return request
         case _:
+            from agent.camera.scene.script import load_script  # noqa: PLC0415 - no unit at a door has scenes
+
             script = config.camera.script if isinstance(config.camera, SceneCamera) else None
             return ScenePresses(load_script(script).presses if script is not None else (), clock)
 

@@ -36,11 +36,11 @@ from agent.unit.console_open import open_console
 from agent.unit.desk import Act, Desk, corners_in, reread
 from agent.unit.enrolment import LiveEnrolment
 from agent.unit.key_files import KeptFiles
-from agent.unit.watching import Watching
 from agent.unit.world import World
 
 if TYPE_CHECKING:
     from agent.detect.detector import Detector
+    from agent.unit.watching import Watching
 
 log = logging.getLogger("postern")
 
@@ -86,6 +86,8 @@ class ConsoleSide:
         self._desk: Desk | None = None
         if (console := config.console) is None:
             return
+        from agent.unit.watching import Watching  # noqa: PLC0415 - few units have a console
+
         clock = self._clock
         self._watching = Watching(config, detector, clock)
         wanted = () if console.button is None else (console.button,)

@@ -26,7 +26,7 @@ from agent.protocol.site_key import accept
 from agent.unit.certificate import renew_certificate
 from agent.unit.key_files import UnitFiles
 from agent.unit.revocations import install_revocations
-from agent.unit.seal_key import settle, statement, take_issue
+from agent.unit.seal_key import statement, take_issue
 from agent.unit.site_key import complete, put_in_force
 from agent.unit.tokens import install_token_list
 
@@ -57,9 +57,6 @@ class KeyRotation(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditLog
     clock: Clock
     on_site_key: Callable[[PublicKey], None]
-
-    def __post_init__(self) -> None:
-        settle(UnitFiles(self.keys))  # a seal key that has served is gone from the first start on
 
     def rotate(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """Do what ``args`` (see ``NewKeys``) ask; what was renewed.

@@ -28,6 +28,7 @@ from agent.door.outputs import Outputs, Ticking
 from agent.errors import printable
 from agent.mqtt.link import Connect, connection
 from agent.unit.housekeeping import Housekeeping
+from agent.unit.loading import begun
 from agent.unit.memory import bounded_data, release_startup_code
 from agent.uplink.health import read_disk_free, read_temperature
 from agent.uplink.session import Uplink
@@ -58,7 +59,7 @@ def in_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> 
 
     Pulses have none where there are no output lines.
     """
-    release_startup_code()
+    begun(release_startup_code)
     ticking = Ticking(outputs.tick) if outputs.names else None
     uplink.start()
     housekeeping.start()

@@ -18,8 +18,8 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.keys import SigningKey, load_public_key
-from agent.mqtt.records import BrokerSettings
 from agent.mqtt.credentials import Credentials
+from agent.mqtt.records import BrokerSettings
 from agent.protocol.response import Response
 from agent.protocol.trust import TrustedUnits
 from agent.site.operator import Operator
