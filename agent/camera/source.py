@@ -44,6 +44,13 @@ class Source:
             raise CameraLostError("the camera is not open yet")
         return self._camera.info()
 
+    def known(self) -> CameraInfo | None:
+        """Facts of the camera, once it was reached."""
+        try:
+            return self.info()
+        except CameraLostError:
+            return None
+
     def frames(self) -> Iterator[Frame]:
         if not isinstance(self._camera, LatestFrame):
             yield from self._camera.frames()

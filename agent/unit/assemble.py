@@ -18,8 +18,7 @@ from agent.config.schema import Config
 from agent.disk.files import read_bounded, read_brought
 from agent.door.acts import Request
 from agent.door.verification import Answer, Verification
-from agent.embed.align import align
-from agent.errors import KeyStoreError, ModelError, PolicyError
+from agent.errors import KeyStoreError, PolicyError
 from agent.keys import PublicKey, UnitKey
 from agent.match.policy import Policy, verify_policy
 from agent.mqtt.credentials import Credentials
@@ -41,7 +40,6 @@ from agent.unit.facts import public_facts
 from agent.unit.forget import Forgetting
 from agent.unit.from_site import site_settings
 from agent.unit.key_files import UnitFiles
-from agent.unit.looking import make_view
 from agent.unit.mandate import take_mandate
 from agent.unit.pause import Pause
 from agent.unit.seal_key import settle
@@ -59,31 +57,17 @@ from agent.uplink.session import UplinkSettings
 if TYPE_CHECKING:
     from agent.camera.base import Frame
     from agent.clock import Clock
-    from agent.detect.detector import Detector
     from agent.detect.face import Face
     from agent.detect.gate import Gate
-    from agent.embed.embedder import Embedder
     from agent.embed.records import Crop
-    from agent.inference.engine import Engine
     from agent.outbox.epoch_keys import EpochKeys
     from agent.unit.key_rotation import KeyRotation
+    from agent.unit.models import Models
 
 log = logging.getLogger("postern")
 
 MAX_POLICY_FILE_BYTES = 64 * 1024  # as ``policy.MAX_POLICY_BYTES``, in base64url
 MAX_JWK_BYTES = 4096
-
-
-class Models(msgspec.Struct, frozen=True):
-    """Detector, embedder and, where it is required, the liveness network; verified and self-tested."""
-
-    detector: Detector
-    embedder: Embedder
-    pad: Engine | None = None
-
-    def align(self, frame: Frame, face: Face) -> Crop:
-        """Aligned crop of a detected face, by its landmarks in the main picture."""
-        return align(frame, self.detector.locate(frame, face))
 
 
 class EnrolsBy(Protocol):
@@ -136,26 +120,6 @@ def load_site_key(config: Config) -> PublicKey:
         raise KeyStoreError(
             f"{path} is no public key: install the site's answer again (postern unit install)"
         ) from error
-
-
-def load_models(config: Config) -> Models:
-    """All models that this configuration needs; raises ModelError."""
-    from agent.detect.detector import load_detector  # noqa: PLC0415 - the runtime is needed by few commands
-    from agent.embed.embedder import load_embedder  # noqa: PLC0415
-    from agent.inference.engine import load_engine  # noqa: PLC0415
-    from agent.inference.manifest import load_manifest  # noqa: PLC0415
-
-    models = config.models
-    if not models.manifest.exists():
-        raise ModelError(
-            f"{models.manifest} does not exist: set models.manifest to the manifest that came with Postern"
-        )
-    listed = load_manifest(models.manifest)
-    return Models(
-        load_detector(listed, models.detector, models.threads, view=make_view(config)),
-        load_embedder(listed, models.embedder, models.threads),
-        load_engine(listed, models.pad, threads=models.threads) if "passive" in config.liveness_parts else None,
-    )
 
 
 def load_policy(config: Config, models: Models) -> Policy:
@@ -368,5 +332,7 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
 
 def self_test(config: Config) -> Mapping[str, Any]:
     """Load and test the models afresh; on the caller's own interpreters."""
+    from agent.unit.models import load_models  # noqa: PLC0415 - the runtime is needed by few commands
+
     load_models(config)
     return {"models": "ok"}

@@ -20,11 +20,12 @@ from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.subject import SubjectId
-from agent.unit.assemble import load_key, load_models, load_policy, make_cards, make_registrar
+from agent.unit.assemble import load_key, load_policy, make_cards, make_registrar
 from agent.unit.at_the_door import Presses, make_gate, make_spot_act, switch_off
 from agent.unit.confirm import Confirming
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import KeptFiles
+from agent.unit.models import load_models
 from agent.unit.spot_session import SpotSession, capture
 from agent.unit.stores import open_gallery, open_stores
 from agent.unit.tokens import Issued, TokenCheck, make_issued

@@ -36,7 +36,7 @@ from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
-from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, load_site_key
+from agent.unit.assemble import credentials_of, load_key, load_policy, load_site_key
 from agent.unit.at_the_door import lights, make_input, panels, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
@@ -46,6 +46,7 @@ from agent.unit.held import is_held
 from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.liveness import make_passive
 from agent.unit.looking import make_change_test, resolution
+from agent.unit.models import load_models
 from agent.unit.start_log import UNASKED_CLOCK
 from agent.unit.stores import open_gallery
 from agent.unit.tokens import load_token_list, shortcomings

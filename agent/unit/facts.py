@@ -21,7 +21,7 @@ from agent.uplink.info import CameraFacts, DetectionFacts, Info, ModelTask, Publ
 
 if TYPE_CHECKING:
     from agent.camera.base import CameraInfo
-    from agent.unit.assemble import Models
+    from agent.unit.models import Models
 
 
 def make_info(

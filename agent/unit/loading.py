@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from agent.config.schema import Config
+    from agent.unit.models import Models
 
 Result = TypeVar("Result")
 
@@ -21,7 +27,7 @@ def begun(work: Callable[[], Result]) -> Callable[[], Result]:
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             failed.append(error)
 
-    thread = Thread(target=do, name="postern-loading", daemon=True)
+    thread = Thread(target=do, name="postern-loading")  # no daemon: a runtime that is cut off while it loads aborts
     thread.start()
 
     def ended() -> Result:
@@ -31,3 +37,36 @@ def begun(work: Callable[[], Result]) -> Callable[[], Result]:
         return came[0]
 
     return ended
+
+
+def begin_models(config: Config) -> Callable[[], Models]:
+    """Begin to load the models of ``config``; the answer waits for them and raises ModelError."""
+
+    def load() -> Models:
+        from agent.unit.models import load_models  # noqa: PLC0415 - it reads the runtime, beside the caller
+
+        return load_models(config)
+
+    return begun(load)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Read modules without looking for garbage: there is none among them, and looking takes a tenth of that time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Ahead:
+    """Models that load while the rest of the program is read: for the first who asks, if these are meant."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin now."""
+        self._config, self._begun = config, [begin_models(config)]
+
+    def __call__(self, config: Config) -> Callable[[], Models]:
+        loading = self._begun.pop() if self._begun else None
+        return begin_models(config) if loading is None or config != self._config else loading

@@ -20,10 +20,11 @@ from agent.config.schema import Config
 from agent.errors import PosternError, StorageError
 from agent.mqtt.credentials import load_identity
 from agent.outbox.epoch_keys import check_readable
-from agent.unit.assemble import credentials_of, load_key, load_models, load_policy, make_seal
+from agent.unit.assemble import credentials_of, load_key, load_policy, make_seal
 from agent.unit.at_the_door import make_gate
 from agent.unit.configuring import Configuring
 from agent.unit.key_files import UnitFiles
+from agent.unit.models import load_models
 
 log = logging.getLogger("postern")
 NO_MEMORY = "there is not enough memory to try it beside the running unit: restart the service"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from agent.detect.second_try import SecondTry
 from agent.detect.track import MAX_MISSED_NS, Tracker
 from agent.door.challenge import Prompt
 from agent.embed.records import EMBEDDING_DIM
-from agent.errors import CameraLostError, PosternError, RetryError
+from agent.errors import PosternError, RetryError
 from agent.gallery.records import Erased
 from agent.gallery.references import References
 from agent.keys import UnitKey
@@ -49,7 +50,6 @@ from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
-from agent.unit.loading import begun
 from agent.unit.log import Problems, tell_times, tell_uplink
 from agent.unit.looking import make_cadence, make_change_test
 from agent.unit.pause import Pause
@@ -60,6 +60,9 @@ from agent.unit.world import World
 from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink
+
+if TYPE_CHECKING:
+    from agent.unit.models import Models
 
 log = logging.getLogger("postern")
 
@@ -74,11 +77,10 @@ class Service:
         self._config, self._world, self._problem = config, world, Problems(world.clock)
         self._configuring = configuring or Configuring(config, world.clock)
         self._clock = clock = world.clock
-        self._erased: SimpleQueue[SubjectId] = SimpleQueue()
-        self._withheld: SimpleQueue[SubjectId] = SimpleQueue()
+        self._erased, self._withheld = SimpleQueue[SubjectId](), SimpleQueue[SubjectId]()
         self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
-        key, loaded = assemble.load_key(config), begun(partial(assemble.load_models, config))
+        key, loaded = assemble.load_key(config), world.models(config)
         self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
         models = loaded()
         policy = assemble.load_policy(config, models)
@@ -202,6 +204,7 @@ class Service:
         def after_frame() -> bool:
             nonlocal framed_ns
             self._frames, framed_ns = self._frames + 1, self._clock.monotonic_ns()
+            self._uplink.proceed()
             return idle()
 
         log_start(self._stores.audit, self._facts)
@@ -299,17 +302,13 @@ class Service:
             connect=self._world.connect,
         )
 
-    def _info(self, key: UnitKey, models: assemble.Models, verbs: tuple[str, ...]) -> bytes:
-        try:
-            camera = self._camera.info()
-        except CameraLostError:
-            camera = None
+    def _info(self, key: UnitKey, models: Models, verbs: tuple[str, ...]) -> bytes:
         return facts.make_info(
             self._config,
             key,
             models,
             self._policy,
-            camera=camera,
+            camera=self._camera.known(),
             enrolled=len(self._stores.gallery),
             verbs=verbs,
             update=self._world.went_back(),

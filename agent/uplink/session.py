@@ -29,6 +29,7 @@ from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
 from agent.uplink.mailbox import Mailbox
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
+BEGIN_S = 1.0  # that a start may keep the processor to itself: cameras that work show a picture by then
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 SUSPICIOUS = 3  # short sessions in a row: the broker may know this client's name twice
@@ -101,12 +102,17 @@ class Uplink:
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
         self._due: dict[str, int] = {}  # what is due, by name -> monotonic ns
-        self._stopping = threading.Event()
+        self._stopping, self._may_begin = threading.Event(), threading.Event()
         self._turns = self._all_turns()
         self.thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
 
     def start(self) -> None:
+        """Connect as soon as ``proceed`` is called, and ``BEGIN_S`` later at the latest."""
         self.thread.start()
+
+    def proceed(self) -> None:
+        """What is more urgent than the broker is done: the first picture after a start."""
+        self._may_begin.set()
 
     def turn(self) -> None:
         """What the thread does between two waits, for a rig that owns the clock and calls this instead of ``start``."""
@@ -119,6 +125,7 @@ class Uplink:
         itself: it then touches nothing any more.
         """
         self._stopping.set()
+        self._may_begin.set()
         self.mailbox.wake()
         if self.thread.is_alive():
             self.thread.join(timeout_s)
@@ -129,6 +136,7 @@ class Uplink:
         return True
 
     def _run(self) -> None:
+        self._may_begin.wait(BEGIN_S)
         try:
             for wait_s in self._turns:
                 if wait_s > 0:

@@ -37,8 +37,9 @@ from agent.match.policy import parse_policy, sign_policy
 from agent.mqtt.records import Ack, Polled
 from agent.notices.notice import notice_id
 from agent.site import units
-from agent.unit.assemble import load_key, load_models
+from agent.unit.assemble import load_key
 from agent.unit.housekeeping import TICK_S, Housekeeping
+from agent.unit.models import load_models
 from agent.unit.service import Service
 from agent.unit.stores import open_gallery
 from agent.unit.world import World

@@ -20,9 +20,9 @@ from agent.door.liveness import CheckedLiveness
 from agent.match.records import Match
 from agent.parse.strict_json import decode
 from agent.protocol.subject import SubjectId
-from agent.unit.assemble import load_models
 from agent.unit.at_the_door import make_gate
 from agent.unit.forget import owner_of
+from agent.unit.models import load_models
 from tests.simulators.dark_unit import assembled
 from tests.simulators.heads import face
 from tests.simulators.quiet_unit import Premises

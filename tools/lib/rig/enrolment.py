@@ -19,8 +19,8 @@ from agent.gallery.references import References
 from agent.gallery.template import Vector
 from agent.match.policy import Policy, parse_policy
 from agent.protocol.names import NoticeId
-from agent.unit.assemble import Models
 from agent.unit.capturing import EnrolmentSession
+from agent.unit.models import Models
 from agent.unit.spot_session import SpotSession, capture
 from tools.lib.demo.site import PURPOSE, ROOT, SITE, UNIT, ZONE
 from tools.lib.enrolment_scene import enrolment_script

@@ -31,8 +31,9 @@ from agent.protocol.epoch_keys import derive_epoch_key
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.protocol.trust import TrustedUnits, TrustList, UnitKeyEntry
 from agent.site.authority import Authority, pem
-from agent.unit.assemble import Models, load_key, load_models
+from agent.unit.assemble import load_key
 from agent.unit.key_files import KeptFiles, UnitFiles
+from agent.unit.models import Models, load_models
 from agent.unit.stores import open_gallery
 from tools.lib.demo.site import ROOT, SITE, UNIT, DemoSite
 from tools.lib.rig.enrolment import captures, consent, policy

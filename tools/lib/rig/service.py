@@ -41,8 +41,9 @@ from agent.site import units
 from agent.site.programs import issue_client
 from agent.subscribe.subscriber import Refusal
 from agent.subscribe.verify import VerifiedEvent
-from agent.unit.assemble import load_key, load_models
+from agent.unit.assemble import load_key
 from agent.unit.key_files import UnitFiles
+from agent.unit.models import load_models
 from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, ROOT, SITE, UNIT, DemoSite, postern

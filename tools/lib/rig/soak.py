@@ -30,7 +30,8 @@ from agent.config.load import load_config
 from agent.errors import CaptureRefusedError
 from agent.notices.notice import notice_id
 from agent.outbox.queue import Head
-from agent.unit.assemble import load_key, load_models
+from agent.unit.assemble import load_key
+from agent.unit.models import load_models
 from agent.unit.stores import open_gallery
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.demo.site import PROGRAM, SITE, CommandError, DemoSite, postern
