@@ -41,6 +41,7 @@ log = logging.getLogger("postern")
 
 WENT_BACK = Path("/var/lib/postern-upgrade/went-back")
 MAX_WENT_BACK = 127  # characters; a text of ``info`` has no more
+FIRST_PICTURE_S = 1.0  # that a start may keep the processor to itself: cameras that work show a picture by then
 UPLINK_STOP_S = 1.5  # of the two seconds for a clean stop; the rest is for the frame in hand and the files
 
 
@@ -65,7 +66,7 @@ def in_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> 
     """
     begun(release_startup_code)
     ticking = Ticking(outputs.tick) if outputs.names else None
-    uplink.start()
+    uplink.start(FIRST_PICTURE_S)
     housekeeping.start()
     if ticking is not None:
         ticking.start()

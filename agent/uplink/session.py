@@ -29,7 +29,6 @@ from agent.uplink.drain import IN_FLIGHT, Drain, Parked, Send
 from agent.uplink.mailbox import Mailbox
 
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
-BEGIN_S = 1.0  # that a start may keep the processor to itself: cameras that work show a picture by then
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
 SUSPICIOUS = 3  # short sessions in a row: the broker may know this client's name twice
@@ -92,6 +91,7 @@ class Uplink:
         """Connect nothing yet."""
         self._topics = Topics(self.settings.site, self.settings.unit)
         self._wakes = self.mailbox.open()
+        self._head_start_s = 0.0
         self._last_notice: UplinkNotice | None = None
         self._drain = Drain(live_window_s=self.settings.live_window_s, random=self.random)
         self._rows: dict[int, int] = {}  # packet id -> seq
@@ -106,8 +106,9 @@ class Uplink:
         self._turns = self._all_turns()
         self.thread = threading.Thread(target=self._run, name="postern-uplink", daemon=True)
 
-    def start(self) -> None:
-        """Connect as soon as ``proceed`` is called, and ``BEGIN_S`` later at the latest."""
+    def start(self, head_start_s: float = 0.0) -> None:
+        """Connect once ``proceed`` is called, and ``head_start_s`` later at the latest."""
+        self._head_start_s = head_start_s
         self.thread.start()
 
     def proceed(self) -> None:
@@ -136,7 +137,7 @@ class Uplink:
         return True
 
     def _run(self) -> None:
-        self._may_begin.wait(BEGIN_S)
+        self._may_begin.wait(self._head_start_s)
         try:
             for wait_s in self._turns:
                 if wait_s > 0:

@@ -21,7 +21,7 @@ from agent.errors import BrokerError
 from agent.mqtt.connection import Connection
 from agent.protocol.topics import Topics
 from agent.uplink.discovery import make_discovery
-from tests.simulators.broker import Listener, RealBroker, connect, wait_until
+from tests.simulators.broker import PATIENCE_S, Listener, RealBroker, connect, wait_until
 from tests.simulators.signing_unit import match_draft, presence_draft, unit_draft
 from tests.simulators.unit_on_broker import UnitOnBroker
 
@@ -285,3 +285,20 @@ def test_ended_connection_is_freed_at_once_without_the_garbage_collector(broker:
         assert [one() for one in ended] == [None, None]
     finally:
         gc.enable()
+
+
+def test_the_broker_is_met_after_the_first_picture(unit: UnitOnBroker) -> None:
+    unit.uplink.start(2 * PATIENCE_S)
+    unit.uplink.proceed()
+    wait_until(lambda: unit.connected)
+
+
+def test_a_camera_that_shows_nothing_keeps_nobody_from_the_broker(unit: UnitOnBroker) -> None:
+    unit.uplink.start(0.05)
+    wait_until(lambda: unit.connected)
+
+
+def test_a_stop_waits_for_no_first_picture(unit: UnitOnBroker) -> None:
+    unit.uplink.start(2 * PATIENCE_S)
+    assert unit.uplink.stop(PATIENCE_S)
+    assert not unit.notices
