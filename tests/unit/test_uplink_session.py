@@ -208,7 +208,7 @@ def test_retained_request_is_ignored(broker: RealBroker, unit: UnitOnBroker) -> 
     before.close()
     operator = listen(broker, name="operator")
     operator.connection.publish(f"{BASE}/request/selftest", b"old", retain=True)
-    operator.connection.poll(0.1)
+    operator.acks(1)
     unit.start()
     operator.connection.publish(f"{BASE}/request/health", b"new")
     wait_until(lambda: unit.requests)
