@@ -22,7 +22,8 @@ class Room(NamedTuple):
 UNIT = (
     "unit/test_pipeline*.py", "unit/test_configured_parts.py", "unit/test_wiring*.py", "unit/test_door_*.py",
     "unit/test_command_log.py", "unit/test_enrolment_live.py",
-    "unit/test_event_records.py", "unit/test_installers_day.py", "unit/test_key_rotation.py", "unit/test_looking.py",
+    "unit/test_event_records.py", "unit/test_installers_day.py", "unit/test_key_rotation.py", "unit/test_loading.py",
+    "unit/test_looking.py",
     "unit/test_measured_range.py", "unit/test_on_the_spot.py", "unit/test_scene_camera.py", "unit/test_start_log.py",
     "unit/test_bench.py", "unit/test_cli_aim.py", "unit/test_cli_notify.py", "unit/test_config_rules.py",
     "unit/test_console_desk.py", "unit/test_enrolment_by_hand.py", "unit/test_invitation.py",
