@@ -9,6 +9,7 @@ Set POSTERN_DEBUG=1 to see the traceback behind a one-line error.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import io
 import os
@@ -20,7 +21,6 @@ from typing import NoReturn
 
 from agent.cli.words import tell
 from agent.errors import PosternError, in_one_sentence
-from agent.unit.loading import uncollected
 
 COMMANDS = {
     "run": "run this unit",
@@ -112,9 +112,12 @@ def _run(words: list[str]) -> int:
 
 
 def _imported(name: str) -> ModuleType:
-    """The module of a command."""
-    with uncollected():
+    """The module of a command. Nothing that it imports is garbage, and looking for it takes a tenth of that time."""
+    gc.disable()
+    try:
         return importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
+    finally:
+        gc.enable()
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature is signal's

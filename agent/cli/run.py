@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -12,8 +13,9 @@ from agent.cli.options import add_config, read_unit_file
 from agent.clock import SystemClock
 from agent.disk.dumps import forbid_dumps
 from agent.errors import printable
-from agent.unit.loading import Ahead, uncollected
 from agent.unit.notify import Notifier
+from agent.unit.running import run_unit
+from agent.unit.world import World, in_bounded_threads
 
 # Priorities of syslog(3) as the journal reads them from a prefix (sd-daemon(3)).
 MAX_LOG_LINE = 2000  # characters
@@ -32,20 +34,25 @@ def run(arguments: argparse.Namespace) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Journal() if "JOURNAL_STREAM" in os.environ else _Line("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    clock, models = SystemClock(), Ahead(config)
-    with uncollected():  # meanwhile
-        from agent.unit.running import run_unit  # noqa: PLC0415
-        from agent.unit.world import World, in_bounded_threads  # noqa: PLC0415
+    clock = SystemClock()
     watchdog_us = os.environ.get("WATCHDOG_USEC", "0")
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"), int(watchdog_us) if watchdog_us.isdecimal() else 0, clock)
+
+    gc.disable()  # until there is a picture: what a start makes stays, and is not worth looking through
+
+    def on_frame() -> None:
+        gc.enable()
+        notifier.alive()
+
     try:
         return run_unit(
             config,
-            world=World(clock=clock, background=in_bounded_threads, models=models),
-            on_frame=notifier.alive,
+            world=World(clock=clock, background=in_bounded_threads),
+            on_frame=on_frame,
             reread=lambda: read_unit_file(arguments),
         )
     finally:
+        gc.enable()
         notifier.stopping()
 
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,25 +46,3 @@ def begin_models(config: Config) -> Callable[[], Models]:
         return load_models(config)
 
     return begun(load)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Read modules without looking for garbage: there is none among them, and looking takes a tenth of that time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-class Ahead:
-    """Models that load while the rest of the program is read: for the first who asks, if these are meant."""
-
-    def __init__(self, config: Config) -> None:
-        """Begin now."""
-        self._config, self._begun = config, [begin_models(config)]
-
-    def __call__(self, config: Config) -> Callable[[], Models]:
-        loading = self._begun.pop() if self._begun else None
-        return begin_models(config) if loading is None or config != self._config else loading

@@ -50,6 +50,7 @@ from agent.unit.forget import Forgetting
 from agent.unit.housekeeping import Duties, Housekeeping
 from agent.unit.key_files import KeptFiles
 from agent.unit.liveness import make_liveness
+from agent.unit.loading import begin_models
 from agent.unit.log import Problems, tell_times, tell_uplink
 from agent.unit.looking import make_cadence, make_change_test
 from agent.unit.pause import Pause
@@ -80,7 +81,7 @@ class Service:
         self._erased, self._withheld = SimpleQueue[SubjectId](), SimpleQueue[SubjectId]()
         self._paused = Pause(KeptFiles(config.outbox.path).pause)
         self._frames = 0
-        key, loaded = assemble.load_key(config), world.models(config)
+        key, loaded = assemble.load_key(config), begin_models(config)
         self._stores = stores = stack.enter_context(open_stores(config, key, clock, random=world.random))
         models = loaded()
         policy = assemble.load_policy(config, models)

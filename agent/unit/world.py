@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -20,7 +20,6 @@ from agent.camera.source import Source, open_source
 from agent.camera.supervise import CameraNotice
 from agent.clock import Clock, SystemClock
 from agent.config.camera import CameraSettings
-from agent.config.schema import Config
 from agent.door.challenge import Prompt
 from agent.door.kept import KeptLines
 from agent.door.lines import Lines
@@ -29,13 +28,9 @@ from agent.door.outputs import Outputs, Ticking
 from agent.errors import printable
 from agent.mqtt.link import Connect, connection
 from agent.unit.housekeeping import Housekeeping
-from agent.unit.loading import begin_models, begun
 from agent.unit.memory import bounded_data, release_startup_code
 from agent.uplink.health import read_disk_free, read_temperature
 from agent.uplink.session import Uplink
-
-if TYPE_CHECKING:
-    from agent.unit.models import Models
 
 log = logging.getLogger("postern")
 
@@ -64,7 +59,7 @@ def in_threads(uplink: Uplink, housekeeping: Housekeeping, outputs: Outputs) -> 
 
     Pulses have none where there are no output lines.
     """
-    begun(release_startup_code)
+    release_startup_code()
     ticking = Ticking(outputs.tick) if outputs.names else None
     uplink.start(FIRST_PICTURE_S)
     housekeeping.start()
@@ -115,7 +110,6 @@ class World(msgspec.Struct, frozen=True):
     temperature: Callable[[], int | None] = read_temperature
     prompt: Callable[[Prompt | None], None] = shown_nowhere
     went_back: Callable[[], str | None] = read_went_back
-    models: Callable[[Config], Callable[[], Models]] = begin_models
 
 
 def board() -> str:

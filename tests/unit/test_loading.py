@@ -15,7 +15,7 @@ import pytest
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.errors import ModelError
-from agent.unit.loading import Ahead, begun
+from agent.unit.loading import begin_models, begun
 from tests.simulators.quiet_unit import Premises
 
 
@@ -28,21 +28,13 @@ def with_detector(config: Config, name: str) -> Config:
     return msgspec.structs.replace(config, models=msgspec.structs.replace(config.models, detector=name))
 
 
-def test_models_that_were_loaded_ahead_are_the_first_services_alone(config: Config) -> None:
-    ahead = Ahead(config)
-    first, second = ahead(config)(), ahead(config)()
-    assert first is not second
-    assert first.detector.model == second.detector.model
-
-
-def test_a_configuration_that_the_site_changed_gets_its_own_models(config: Config) -> None:
-    other = with_detector(config, "detector-640x480")
-    assert Ahead(config)(other)().detector.input_size == (640, 480)
+def test_the_models_of_the_configuration_are_loaded(config: Config) -> None:
+    assert begin_models(with_detector(config, "detector-640x480"))().detector.input_size == (640, 480)
 
 
 def test_what_failed_beside_the_start_is_told_where_it_is_needed(config: Config) -> None:
     missing = with_detector(config, "detector-of-nobody")
-    loaded = Ahead(missing)(missing)
+    loaded = begin_models(missing)
     with pytest.raises(ModelError, match="detector-of-nobody"):
         loaded()
 
