@@ -5,9 +5,9 @@ The nose stands before the plane of eyes and mouth. Turning a head moves it with
 **flat** picture does: so a head whose measured angles change as asked is no flat print and no still on a tablet
 (``agent.detect.pose``; angles are affine coordinates of the nose). What else a challenge asks of a face:
 
-- several steps of left, right, up and down in a random order, the same never twice running, at least one of them left
-  or right (a tilted print moves least there), each after a pause of random length: a film of somebody turning has to
-  guess. Who turns before being asked, sooner than anybody reacts, or another way has failed;
+- several steps of left, right, up and down in a random order, the same never twice running, both left and right among
+  them (a tilted print moves least there, and least to both sides), each after a pause of random length: a film of
+  somebody turning has to guess. Who turns before being asked, sooner than anybody reacts, or another way has failed;
 - every angle is the mean of ``FRAMES`` frames, relative to how the same face looks straight ahead; of a turn those
   alone count that came when somebody could have reacted, whichever way was asked for;
 - one unbroken track: a gap of ``MAX_GAP_NS`` ends it;
@@ -96,11 +96,14 @@ def begin(random: Callable[[int], bytes], now_ns: int, *, steps: int = MAX_STEPS
 
 
 def orders(steps: int) -> list[tuple[Direction, ...]]:
-    """Every order that a challenge may have: of three steps 34."""
+    """Every order that a challenge may have: of three steps 14.
+
+    To both sides: a tilted flat sheet passes for turned now and then, to one side even twice (models/README.md).
+    """
     found: list[tuple[Direction, ...]] = [()]
     for _ in range(steps):
         found = [(*order, step) for order in found for step in DIRECTIONS if order[-1:] != (step,)]
-    return [order for order in found if set(order) & set(SIDEWAYS)]
+    return [order for order in found if set(SIDEWAYS) <= set(order)]
 
 
 def _below(random: Callable[[int], bytes], end: int) -> int:

@@ -27,7 +27,7 @@ from agent.protocol.subject import SubjectId
 
 Angles = tuple[float, float]  # yaw and pitch of the head, measured degrees
 
-# 2 s after a subject's first failure, doubled each time: a film that guesses one order in 34 needs an hour or so.
+# 2 s after a subject's first failure, doubled each time: a film that guesses one order in 14 needs half an hour or so.
 FIRST_REST_NS, LONGEST_REST_NS = 2_000_000_000, 128_000_000_000
 MAX_FAILURES = 1024  # subjects whose failures are remembered; the oldest is dropped for another
 

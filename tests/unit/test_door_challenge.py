@@ -46,18 +46,18 @@ def of(*steps: str) -> Challenge:
 
 
 @pytest.mark.parametrize("steps", [2, 3])
-def test_no_turn_is_asked_for_twice_running_and_one_is_sideways(steps) -> None:
+def test_no_turn_is_asked_for_twice_running_and_both_sides_are(steps) -> None:
     found = orders(steps)
-    assert len(found) == len(set(found)) == {2: 10, 3: 34}[steps]
+    assert len(found) == len(set(found)) == {2: 2, 3: 14}[steps]
     for order in found:
         assert all(one != other for one, other in itertools.pairwise(order))
-        assert set(order) & set(SIDEWAYS)
+        assert set(SIDEWAYS) <= set(order)
         assert set(order) <= set(DIRECTIONS)
 
 
 def test_every_order_is_drawn_about_as_often() -> None:
     counts = dict.fromkeys(orders(3), 0)
-    for seed in range(3400):
+    for seed in range(1400):
         challenge = drawn(seed)
         counts[challenge.steps] += 1
         assert all(MIN_PAUSE_NS <= pause <= MAX_PAUSE_NS for pause in challenge.pauses_ns)
