@@ -25,7 +25,6 @@ from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.replay import Replays
 from agent.subscribe.subscriber import Refusal, Subscriber
 from agent.subscribe.verify import VerifiedEvent
-from agent.uplink.health import HealthReporter
 from tests.fault.test_bridge_killed import Premises
 from tests.simulators import quiet_unit
 from tests.simulators.broker import wait_until
@@ -75,7 +74,7 @@ class Street:
         self.unit = premises.units[0]
         self.folder, self.told = folder, list[str]()
         self._stack = ExitStack()
-        self._running(self.unit)
+        self.unit.report_health()
         keys = premises.folder / "keys"
         acl = premises.broker.acl
         rules = acl.read_text().partition("user auditor\n")[2].partition("\n\n")[0]
@@ -117,20 +116,6 @@ class Street:
         self.unit.uplink.stop()
         self.premises.close()
 
-    def _running(self, unit: AskedUnit) -> None:
-        signing = unit.unit
-        unit.uplink.health = HealthReporter(
-            source=signing.source,
-            boot=signing.outbox.boot,
-            signer=signing.key,
-            clock=unit.clock,
-            outbox=signing.outbox,
-            frames=lambda: 0,
-            recognition=lambda: "running",
-            temperature=lambda: None,
-            disk_free=lambda: 1,
-        ).build
-
     def copy(self) -> AskedUnit:
         """Another device with all that the card has, by the same name."""
         self.unit.outbox.close()
@@ -145,14 +130,14 @@ class Street:
         copy.unit.key = self.unit.unit.key
         copy.outbox = copy.unit.open()
         copy.uplink = copy._make()
-        self._running(copy)
+        copy.report_health()
         return copy
 
     def again(self, *, start: bool = True) -> None:
         """Another run of the first device."""
         self.unit.uplink.stop()
         self.unit.uplink = self.unit._make()
-        self._running(self.unit)
+        self.unit.report_health()
         if start:
             self.unit.start()
 

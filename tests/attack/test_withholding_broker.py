@@ -18,7 +18,6 @@ from agent.subscribe.files import StateFile
 from agent.subscribe.silence import REPORTS, SILENT_S, Silence
 from agent.subscribe.subscriber import Subscriber
 from agent.subscribe.verify import VerifiedEvent
-from agent.uplink.health import HealthReporter
 from tests.attack.test_absent_auditor import AskingSite, hear
 from tests.simulators.broker import wait_until
 from tests.simulators.signing_unit import match_draft, unit_draft
@@ -35,18 +34,7 @@ class WithholdingSite(AskingSite):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        signing = self.unit.unit
-        self.unit.uplink.health = HealthReporter(
-            source=signing.source,
-            boot=signing.outbox.boot,
-            signer=signing.key,
-            clock=self.clock,
-            outbox=signing.outbox,
-            frames=lambda: 0,
-            recognition=lambda: "running",
-            temperature=lambda: None,
-            disk_free=lambda: 1,
-        ).build
+        self.unit.report_health()
         self._honest = self.broker.acl.read_text()
 
     def withhold(self, *kinds: str, health: bool = False) -> None:

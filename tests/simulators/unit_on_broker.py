@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from agent.clock import Bounds, ClockState, SystemClock
 from agent.mqtt.records import BrokerSettings
+from agent.uplink.health import HealthReporter
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.session import Uplink, UplinkNotice, UplinkSettings
 from tests.simulators.broker import wait_until
@@ -73,6 +74,20 @@ class UnitOnBroker:
         self.uplink.start()
         if connected:
             wait_until(lambda: self.connected)
+
+    def report_health(self) -> None:
+        """Say how it is, as in service, from the next connection on."""
+        self.uplink.health = HealthReporter(
+            source=self.unit.source,
+            boot=self.outbox.boot,
+            signer=self.unit.key,
+            clock=self.clock,
+            outbox=self.outbox,
+            frames=lambda: 0,
+            recognition=lambda: "running",
+            temperature=lambda: None,
+            disk_free=lambda: 1,
+        ).build
 
     def say(self, count: int = 1, draft: Any = None) -> list[int]:
         seqs = [self.outbox.append(draft or match_draft(self.clock)) for _ in range(count)]  # type: ignore[arg-type]
