@@ -88,33 +88,42 @@ def mark(text: str) -> None:
         function(text.encode())
 
 
-def crashes(steps: list[Step], *, seed: int, every: int = 1, torn: int = 2) -> Iterator[Crash]:
+def crashes(
+    steps: list[Step], *, seed: int, every: int = 1, torn: int = 2, machines: tuple[str, ...] = ("",)
+) -> Iterator[Crash]:
     """Possible contents of the disk after every ``every``-th step: all kept, all lost, and ``torn`` random mixtures.
 
     Each once: where nothing waits for an fsync they are all the same, and often they are what was there a step before.
+    ``machines`` are those of which each has a disk of its own, for what lies in the folder of its name: the power
+    fails at one of them at a time, and of the others everything is kept.
     """
-    disk, marks, rng = _Disk(), [], random.Random(seed)
+    disks, marks, rng = {name: _Disk() for name in machines}, [], random.Random(seed)
     known: set[bytes] = set()
     for number, step in enumerate(steps, start=1):
         if step.op == "mark":
             marks.append(step.data.decode())
             continue
-        disk.apply(step)
+        if len(machines) == 1 or (where := step.a.partition("/")[0]) in machines:
+            disks[machines[0] if len(machines) == 1 else where].apply(step)
         if number % every and number != len(steps):
             continue
         promised = tuple(marks)
-        found = [
-            Crash(number, "kept", disk.after_crash(lambda: 1.0, len(disk.renames)), promised),
-            Crash(number, "lost", disk.after_crash(lambda: 0.0, 0), promised),
-        ]
-        for _ in range(torn):
-            names = rng.randint(0, len(disk.renames))
-            mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names)
-            found.append(Crash(number, "torn", mixture, promised))
-        for crash in found:
-            if (digest := crash.digest()) not in known:
-                known.add(digest)
-                yield crash
+        for name, disk in disks.items():
+            others: dict[str, bytes] = {}
+            for other, its in disks.items():
+                others |= {} if other == name else its.after_crash(lambda: 1.0, len(its.renames))
+            found = [
+                Crash(number, "kept", others | disk.after_crash(lambda: 1.0, len(disk.renames)), promised),
+                Crash(number, "lost", others | disk.after_crash(lambda: 0.0, 0), promised),
+            ]
+            for _ in range(torn):
+                names = rng.randint(0, len(disk.renames))
+                mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names)
+                found.append(Crash(number, "torn", others | mixture, promised))
+            for crash in found:
+                if (digest := crash.digest()) not in known:
+                    known.add(digest)
+                    yield crash
 
 
 def _parse(content: bytes) -> list[Step]:
