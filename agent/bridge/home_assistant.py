@@ -23,6 +23,7 @@ from agent.clock import Clock
 from agent.errors import BrokerError, PosternError
 from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import load_identity, offer_certificate
+from agent.mqtt.lasting import Lasting
 from agent.mqtt.records import BrokerSettings, Incoming
 from agent.protocol.topics import certificate_topic
 
@@ -32,6 +33,7 @@ EXPIRY_S = 10  # of a message on its way: whoever acts on it later acts on the p
 NOBODY_LISTENS = 0x10  # "no matching subscribers" (MQTT 5, 3.4.2.1)
 OWN = "_bridge"  # beside the people: no name of the map has such a sign
 TOLD = ("gap", "loss", "refusal", "notice")  # kinds of records that the bridge's own device tells
+STABLE_S = 90.0  # a connection that lasted so long is shared with nobody
 ANSWER_S = 5.0  # a broker that does not take a message by then is away
 
 
@@ -58,6 +60,7 @@ class HomeAssistant:
         self._connection: Connection | None = None
         self._announced: dict[str, Person] = {}
         self._own_announced = False
+        self._lasting = Lasting(clock, STABLE_S)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
         sent, began_ns = Sent(), self._clock.monotonic_ns()
@@ -70,16 +73,16 @@ class HomeAssistant:
                 sent.through = item.record.number
         except BrokerError as error:
             self.close()
-            sent.problem = f"{error}; it is tried again"
+            sent.problem = f"{self._lasting.ended(error)}; it is tried again"
         return sent
 
     def idle(self, now_s: int) -> None:
         """Keep the connection, and announce whoever is new or whom Home Assistant forgot; raises BrokerError."""
         try:
             self._meet(now_s)
-        except BrokerError:
+        except BrokerError as error:
             self.close()
-            raise
+            raise BrokerError(f"{self._lasting.ended(error)}; it is tried again") from error
 
     def close(self) -> None:
         if self._connection is not None:
@@ -93,10 +96,12 @@ class HomeAssistant:
             )
             connection.open()
             self._connection = connection
+            self._lasting.began()
             connection.subscribe(BIRTH)
             connection.subscribe(self._certificate_topic, retained=True)
             self._forget_announced()
         self._hear(self._connection.poll(0.0).messages)
+        self._lasting.look()
         if not self._own_announced:
             self._publish(self._config_topic(OWN), _own_device(self._site))
             self._own_announced = True

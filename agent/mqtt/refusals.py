@@ -76,8 +76,8 @@ class ConnectionLostError(BrokerError):
     def __init__(self, reason: int, place: str, refused: str = "") -> None:
         words = {
             KEEPALIVE_TIMEOUT: "stopped answering: check the network",
-            SESSION_TAKEN_OVER: "gave the session to another client: another unit uses this certificate, or this one"
-            " runs twice",
+            SESSION_TAKEN_OVER: "gave the session to another client: another unit or program uses this certificate, or"
+            " this one runs twice",
             0x8B: "is shutting down: wait for its restart",
         }
         sentence = words.get(reason, f"closed the connection (reason 0x{reason:02x}): look at its log")

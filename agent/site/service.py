@@ -13,6 +13,7 @@ from typing import Final
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
 from agent.mqtt.connection import Connection
+from agent.mqtt.lasting import Lasting
 from agent.mqtt.records import BrokerSettings, Incoming
 from agent.mqtt.refusals import ConnectionLostError
 from agent.site.desk import Desk
@@ -23,6 +24,8 @@ from agent.site.records import SERVICE
 LISTEN_S: Final = 3.0  # for what the broker retains of the list, before another is put in its place
 POLL_S: Final = 1.0  # also how long a stop may take
 RECONNECT_S: Final = Bounds(0.5, 2.0, 60.0)
+STABLE_S: Final = 90.0  # longer than any of these: whoever shares the certificate would have come back by then
+CONNECTED: Final = "the site's service is connected to the broker"
 
 
 class SiteService:
@@ -44,30 +47,33 @@ class SiteService:
         self._tell, self._renew, self._show = tell, renew, show
         self._shown_ns: int | None = None
         self._told: str | None = None
+        self._lasting = Lasting(clock, STABLE_S)
 
     def run(self, keep_going: Callable[[], bool]) -> None:
         """Serve until told otherwise; what is in the way is told once, and tried again."""
-        failures = 0
         while keep_going():
             try:
                 self._look_after_itself()
                 self._session(keep_going)
-                failures = 0
             except BrokerError as error:
-                failures += 1
-                self._tell_once(str(error))
-                self._pause(full_jitter(failures, RECONNECT_S, self._random), keep_going)
+                self._tell_once(self._lasting.ended(error))
+                self._lasting.failures += 1
+                self._pause(full_jitter(self._lasting.failures, RECONNECT_S, self._random), keep_going)
 
     def _session(self, keep_going: Callable[[], bool]) -> None:
         connection = Connection(self._settings, client_id=SERVICE, clock=self._clock, session_expiry_s=0)
         connection.open()
         try:
             connection.subscribe(*self._desk.filters(), retained=True)
-            self._tell_once("the site's service is connected to the broker")
+            self._lasting.began()
+            if not self._lasting.is_suspicious:
+                self._tell_once(CONNECTED)
             self._listen(connection)
             self._desk.show_again()
             began_ns = self._clock.monotonic_ns()
             while keep_going():
+                if self._lasting.look():
+                    self._tell_once(CONNECTED)
                 self._look_after_itself()
                 if self._desk.retained.heard or self._clock.monotonic_ns() - began_ns >= LISTEN_S * 1e9:
                     self._post(connection, self._shown())

@@ -14,6 +14,7 @@ import msgspec
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, VerificationError, printable
 from agent.mqtt.connection import SESSION_EXPIRY_S, Connection
+from agent.mqtt.lasting import Lasting
 from agent.mqtt.records import BrokerSettings, Incoming
 from agent.mqtt.refusals import ConnectionLostError
 from agent.protocol import topics
@@ -21,6 +22,7 @@ from agent.protocol.health import Health
 from agent.subscribe.absence import Absence
 from agent.subscribe.board import Board
 from agent.subscribe.chain import QUARANTINING, Gap
+from agent.subscribe.clocks import Clocks
 from agent.subscribe.files import Kept, StateFile, TrustFile
 from agent.subscribe.heads import Heads
 from agent.subscribe.replay import PACE_S, VALIDITY_S, Replays, oldest
@@ -29,11 +31,14 @@ from agent.subscribe.verify import CLOCK_SKEW_S, FRESH_WINDOW_S, Loss, VerifiedE
 
 POLL_S = 0.5  # how late a request to stop may be noticed
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
+TURNS_S = Bounds(1.0, 2.0, 15.0)  # the same after short sessions, in case two share a certificate and take turns
+STABLE_S = 20.0  # longer than any of these: whoever shares the certificate would have come back by then
 BATCH = 128  # messages for one commit: four times what the broker sends unanswered
 QUARANTINE = (
     "QUARANTINE of {where} ({reason}): two devices may speak under one key. Look at the unit; then revoke it at the"
     " site, or let it speak again with 'postern subscribe --release UNIT'"
 )
+AGAIN = "connected again"
 NOBODY_ASKS = "the broker lets nobody ask for missed events: carry the site's access list to it again"
 MAX_TOLD = 1000  # different things told once
 DURABLE_S = 7 * 24 * 3600  # how long a broker is asked to keep events for a durable subscriber that is away
@@ -111,6 +116,8 @@ class Subscriber:
         self._stopping = threading.Event()
         self._absence = Absence(clock, state.written_s() if state else None)
         self._silence = Silence(clock)
+        self._clocks = Clocks(clock, behind_s=fresh_window_s + skew_s, ahead_s=skew_s)
+        self._lasting, self._link = Lasting(clock, STABLE_S), ""  # and what was told of the connection last
         kept = state.load() if state else Kept()
         try:
             self._board.compare(kept.newest)
@@ -175,7 +182,6 @@ class Subscriber:
 
     def _turns(self) -> Iterator[None]:
         """Receive and judge; between two turns, what waits is for the consumer."""
-        failures = 0
         self._tell_at_the_start()
         while not self._stopping.is_set():
             yield
@@ -186,21 +192,25 @@ class Subscriber:
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                    self._on_notice("connected again")
+                    self._tell_of_the_link("" if self._lasting.is_suspicious else AGAIN)
                 self._acknowledge()
                 self._ask(self._connection)
                 received = self._receive(self._connection)
             except BrokerError as error:
-                self._on_notice(str(error))
+                self._tell_of_the_link(self._lasting.ended(error))
                 self._absence.begins()
                 if self._connection is not None:
                     self._connection.abandon()
                     self._connection = None
                 self._unanswered = []  # they come again
-                failures += 1
-                self._stopping.wait(full_jitter(failures, RECONNECT_S, self._random))
+                self._lasting.failures += 1
+                bounds = TURNS_S if self._lasting.is_suspicious else RECONNECT_S
+                self._stopping.wait(full_jitter(self._lasting.failures, bounds, self._random))
                 continue
-            failures = 0
+            if self._lasting.look():
+                self._tell_of_the_link(AGAIN)
+            if not self._lasting.is_suspicious:
+                self._lasting.failures = 0
             if (newer := self._board.newer()) is not None:
                 self.verifier.update_trust(newer)
             for told in self._silence.look(self.verifier.trust.units_in_service()):
@@ -274,8 +284,9 @@ class Subscriber:
                     return []
                 self._tails[unit] = report.head.seq - report.queue_depth
                 self._on_health(unit, report)
-                for told in self._silence.heard(unit) + self._heads.note(unit, report, withheld):
-                    self._on_notice(told)
+                told = self._silence.heard(unit) + self._clocks.heard(unit, report)
+                for text in told + self._heads.note(unit, report, withheld):
+                    self._on_notice(text)
                 return []
             return [self.verifier.check(message.topic, message.payload, now)]
         except VerificationError as error:
@@ -323,6 +334,12 @@ class Subscriber:
         for topic, payload in self._replays.questions(gaps):
             connection.publish(topic, payload, expiry_s=VALIDITY_S)
 
+    def _tell_of_the_link(self, text: str) -> None:
+        """Say what is news of the connection: a broker that is away for a day is one sentence."""
+        if text and text != self._link:
+            self._link = text
+            self._on_notice(text)
+
     def _tell_once(self, text: str) -> None:
         if text not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(text)
@@ -354,6 +371,7 @@ class Subscriber:
             raise
         self._absence.ends()
         self._silence.connected()
+        self._lasting.began()
         return connection
 
     def _tell_at_the_start(self) -> None:

@@ -18,9 +18,10 @@ import msgspec
 
 from agent.clock import Bounds, Clock, full_jitter, uniform
 from agent.errors import BrokerError, KeyStoreError, StorageError, printable
+from agent.mqtt.lasting import Lasting
 from agent.mqtt.link import Connect, Link, connection
 from agent.mqtt.records import Ack, BrokerSettings, Incoming, Will
-from agent.mqtt.refusals import CONNECTION_LOST, NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
+from agent.mqtt.refusals import NOBODY, PUBACK_REASONS, SESSION_TAKEN_OVER, ConnectionLostError
 from agent.outbox.queue import Outbox
 from agent.protocol.event import CONTENT_TYPE
 from agent.protocol.topics import Topics
@@ -31,7 +32,6 @@ from agent.uplink.mailbox import Mailbox
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's defaults
 TICK_S = 1.0  # the longest wait: rows that came back from being parked need no better
 RECONNECT_S = Bounds(1.0, 2.0, 60.0)  # waits between two attempts
-SUSPICIOUS = 3  # short sessions in a row: the broker may know this client's name twice
 STABLE_S = 20.0  # a session this old proves the broker well: the next reconnect starts with the shortest wait
 FLUSH_S = 0.8  # of the two seconds for a clean stop, what the last events may take
 FAREWELL_S = 0.4  # and what ``offline`` may take
@@ -96,8 +96,7 @@ class Uplink:
         self._drain = Drain(live_window_s=self.settings.live_window_s, random=self.random)
         self._rows: dict[int, int] = {}  # packet id -> seq
         self._others: dict[int, str] = {}  # packet id -> topic, for messages that are not rows
-        self._failures = 0
-        self._connected_ns = self._short = 0
+        self._lasting = Lasting(self.clock, STABLE_S)
         self.connected = False  # for whoever asks from another thread
         self._scanned = 0  # rows up to here belong to held leaves
         self._rescan_ns = 0
@@ -158,7 +157,7 @@ class Uplink:
                 yield from self._serve(connection)
             except ConnectionLostError as error:
                 blame = error.reason
-                self._notify("disconnected", self._why_lost(error))
+                self._notify("disconnected", self._lasting.ended(error))
             except KeyStoreError as error:
                 self._notify("credentials", str(error))
             except StorageError as error:
@@ -171,13 +170,6 @@ class Uplink:
             connection.abandon()
             self._forget_flight(blame)
             yield from self._wait_to_reconnect(blame)
-
-    def _why_lost(self, error: ConnectionLostError) -> str:
-        """What ended a session; a broker that only hangs up on a second client of one name does not say so."""
-        short = self.clock.monotonic_ns() - self._connected_ns < STABLE_S * 1e9
-        self._short = self._short + 1 if short else 0
-        hint = self._short >= SUSPICIOUS and error.reason == CONNECTION_LOST
-        return f"{error}; if another unit uses this certificate, each puts the other out" if hint else str(error)
 
     def _new_connection(self) -> Link:
         return self.connect(
@@ -198,7 +190,8 @@ class Uplink:
         if connection.receive_maximum is not None:
             self._drain.limit(connection.receive_maximum - OTHERS_IN_FLIGHT)
         self._notify("connected", f"connected to the broker {self.settings.broker.host}:{self.settings.broker.port}")
-        began_ns = self._connected_ns = self.clock.monotonic_ns()
+        began_ns = self.clock.monotonic_ns()
+        self._lasting.began()
         self.connected = True
         for topic in self.unwanted:
             self._send(connection, topic, b"", retain=True)
@@ -206,8 +199,7 @@ class Uplink:
         self.mailbox.drop_reports()
         while not self._stopping.is_set():
             now_ns = self.clock.monotonic_ns()
-            if now_ns - began_ns > STABLE_S * 1e9:
-                self._failures = 0
+            self._lasting.look()
             self._publish_due(connection, now_ns)
             self._publish_reports(connection)
             self._fill(connection, now_ns)
@@ -368,10 +360,10 @@ class Uplink:
                 self._park(parked)
 
     def _wait_to_reconnect(self, reason: int) -> Iterator[float]:
-        self._failures += 1
+        self._lasting.failures += 1
         if reason == SESSION_TAKEN_OVER:  # two clients with one identity must not chase each other hotly
-            self._failures = max(self._failures, 5)
-        wait_s = full_jitter(self._failures, self.settings.reconnect_s, self.random)
+            self._lasting.failures = max(self._lasting.failures, 5)
+        wait_s = full_jitter(self._lasting.failures, self.settings.reconnect_s, self.random)
         end_ns = self.clock.monotonic_ns() + round(wait_s * 1e9)
         while not self._stopping.is_set() and (left_ns := end_ns - self.clock.monotonic_ns()) > 0:
             yield min(left_ns / 1e9, TICK_S)

@@ -95,7 +95,7 @@ def test_session_taken_over_is_told_and_slows_down(broker: ScriptedBroker, unit:
     broker.on_publish = rows_only(lambda _: disconnect(0x8E))
     unit.start()
     unit.say()
-    wait_until(lambda: unit.told("another unit uses this certificate"))
+    wait_until(lambda: unit.told("another unit or program uses this certificate"))
     assert unit.outbox.parked_reasons() == {}
 
 

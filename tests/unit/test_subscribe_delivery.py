@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -190,3 +192,20 @@ def test_withheld_tail_is_told_by_a_running_subscriber(site: Site) -> None:
     assert isinstance(refusal, Refusal)
     assert (refusal.reason, refusal.topic) == ("malformed", f"{BASE}/health")
     assert [notice for notice in site.notices if notice.startswith("3 events of unit door-1 were withheld")]
+
+
+def test_broker_that_turns_everybody_away_for_long_is_one_sentence(site: Site) -> None:
+    with site.subscriber(random=bytes) as events:
+        site.broker.kill()
+        with socket.create_server(("127.0.0.1", site.broker.port)) as door:
+            thread = threading.Thread(target=lambda: take(events, 1))
+            thread.start()
+            for _ in range(4):
+                door.accept()[0].close()
+        site.broker.start()
+        wait_until(lambda: "connected again" in site.notices)
+        site.unit.start()
+        site.unit.say()
+        thread.join()
+    away = [text for text in site.notices if "before MQTT began" in text]
+    assert len(away) == 1, "as many notices as attempts would fill every output of a bridge"

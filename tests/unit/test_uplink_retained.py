@@ -137,7 +137,7 @@ def test_two_boards_with_one_certificate_are_told_so(broker: RealBroker, tmp_pat
         boards.append(UnitOnBroker(tmp_path / name, broker.settings(broker.authority.issue("door-1"))))
         boards[-1].start(connected=False)
     try:
-        wait_until(lambda: all("another unit uses this certificate" in words(board) for board in boards))
+        wait_until(lambda: all("another unit or program uses this certificate" in words(board) for board in boards))
     finally:
         for board in boards:
             board.uplink.stop()
