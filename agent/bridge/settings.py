@@ -11,10 +11,25 @@ from msgspec import Meta
 
 from agent.config.check import Problem, convert, refusal
 from agent.parse.strict_yaml import read_document
-from agent.protocol.names import Name
+from agent.protocol import names
 
+Name = Annotated[names.Name, Meta(description=f"1 to {names.MAX_NAME} of the letters a-z, the digits 0-9 and '-'")]
 UNCHECKED = "a photograph of a face may open this door"  # what somebody has to write down who accepts that
 
+ADVICE = "give its path, or begin with a copy of bridge.example.yaml"
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s]{1,2000}$", description="the whole address, such as https://siem.example.org/postern"
+    ),
+]
+Database = Annotated[
+    str,
+    Meta(
+        pattern=r"^(sqlite|postgresql\+psycopg)://[^\s]{0,2000}$",
+        description="sqlite:////var/lib/postern-bridge/archive.db or postgresql+psycopg://USER@HOST/DATABASE",
+    ),
+]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
@@ -35,12 +50,12 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Webhook(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="webhook"):
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}$")]
+    url: Url
     secret: Path  # file, mode 0600, of at least 16 bytes
 
 
 class Sql(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="sql"):
-    url: Annotated[str, Meta(pattern=r"^(sqlite|postgresql\+psycopg)://[^\s]{0,2000}$")]
+    url: Database
     password: Path | None = None  # file, mode 0600; the URL holds none
 
 
@@ -55,7 +70,7 @@ class Metrics(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
 
 
 class Otlp(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="otlp"):
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}$")]  # the whole of it: …/v1/logs
+    url: Url  # the whole of it: …/v1/logs
     token: Path | None = None  # file, mode 0600, of a bearer token
     ca: Path | None = None  # who vouches for the collector; by default whom the system believes
 
@@ -80,12 +95,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     people: Path | None = None  # who is behind which subject ids
     epoch_keys: Path | None = None  # folder of keys that 'postern site epoch-key' took out
     consumer_key: Path | None = None
-    outputs: Annotated[tuple[Output, ...], Meta(min_length=1, max_length=32)]
+    outputs: Annotated[tuple[Output, ...], Meta(min_length=1, max_length=32, description="1 to 32 outputs")]
 
 
 def load_settings(file: Path) -> Settings:
     """Read the file; paths in it are relative to its folder. ConfigError names what is wrong with its line."""
-    document = read_document(file)
+    document = read_document(file, ADVICE)
     settings = convert(document, Settings)
     problems: list[Problem] = []
     names = [output.name for output in settings.outputs]

@@ -133,7 +133,10 @@ def _check_leaf(value: object, hint: object, place: Place, problems: list[Proble
             place = (*place, int(index))
         if "`str`, got" in reason and not isinstance(value, dict | list):
             reason += "; put it in quotes if it is text"
-        problems.append((place, f"{reason[:1].lower()}{reason[1:]}{_meaning(hint)}"))
+        meaning = _meaning(hint)
+        if meaning and "matching regex" in reason:  # the words say it to a person
+            reason = "is not of this form"
+        problems.append((place, f"{reason[:1].lower()}{reason[1:]}{meaning}"))
 
 
 def _unknown(key: str, known: list[str]) -> str:

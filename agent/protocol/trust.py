@@ -126,6 +126,10 @@ class TrustedUnits:
     def find(self, kid: str) -> TrustedKey | None:
         return self._keys.get(kid)
 
+    def all_keys(self) -> tuple[TrustedKey, ...]:
+        """Every key, also those that count no more."""
+        return tuple(self._keys.values())
+
     def counting_at(self, now: datetime) -> tuple[TrustedKey, ...]:
         """Every key whose signatures are to be believed now."""
         return tuple(entry for entry in self._keys.values() if entry.counts_at(now))

@@ -114,7 +114,8 @@ class Verifier:
         """
         self._trust = trust
         self._chains = Chains(state)
-        # Of keys of which no event was heard yet, by source and key: the last number that the first report calls sent.
+        # Of keys of which no event was heard yet, by source and key: the last number that the first report calls sent,
+        # 0 where the unit came onto the list meanwhile.
         self._began: dict[tuple[str, str], int] = {}
         self._oldest_s = fresh_window_s + skew_s + time_step_s
         self._skew_s = skew_s
@@ -125,6 +126,12 @@ class Verifier:
             raise VerificationError("wrong_site", "this list is of another site: fetch the list of this one")
         if trust.serial < self._trust.serial:
             raise VerificationError("replayed", "this list of units is older than the one in use: fetch it again")
+        known = self._trust.units()
+        for key in trust.all_keys():
+            if (
+                key.unit not in known
+            ):  # it joined while this listened: whatever it said is missed here from its first on
+                self._began.setdefault((f"/{TOPIC_ROOT}/{trust.site}/{key.unit}", key.key.kid), 0)
         self._trust = trust
 
     def check_list(self, now: datetime) -> None:

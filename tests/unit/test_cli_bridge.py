@@ -69,7 +69,8 @@ def test_demo_needs_nothing_of_an_output() -> None:
     [
         ("kind: webhook", "kind: pigeon", "bridge.yaml"),
         ("site: hq", "sight: hq", "sight"),
-        ("https:", "ftp:", "bridge.yaml"),
+        ("https:", "ftp:", "is not of this form (the whole address, such as https://siem.example.org/postern)"),
+        ("name: hook", "name: Hook_1", "is not of this form (1 to 64 of the letters a-z, the digits 0-9 and '-')"),
         ("name: hook,", 'name: hook, liveness_not_checked: "yes",', "bridge.yaml"),
         ("name: hook,", "name: hook, people: true,", "name the file of people"),
         ("secret: secret}", "secret: secret}\n  - {kind: metrics, name: hook}", "two outputs have the name hook"),

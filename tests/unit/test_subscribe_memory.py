@@ -10,11 +10,19 @@ import pytest
 
 from agent.errors import StorageError
 from agent.protocol.trust import TrustedUnits
-from agent.subscribe.chain import Chains, read_chains
+from agent.subscribe.chain import Chains, Gap, read_chains
 from agent.subscribe.files import Kept, StateFile
 from agent.subscribe.show import as_columns, as_json
 from agent.subscribe.verify import VerifiedEvent, Verifier
-from tests.simulators.signing_unit import START, SigningUnit, presence_draft, trust_list, unit_draft, verifier_of
+from tests.simulators.signing_unit import (
+    START,
+    SigningUnit,
+    presence_draft,
+    refused,
+    trust_list,
+    unit_draft,
+    verifier_of,
+)
 
 
 @pytest.fixture
@@ -122,3 +130,25 @@ def test_units_can_be_asked_for_what_they_signed_under_keys_that_were_heard_and_
     verifier.update_trust(TrustedUnits(replaced))
     assert not verifier.knows_all(START), "it empties its outbox, and nobody can ask"
     assert verifier.knows_all(START + timedelta(days=2))
+
+
+def test_what_a_unit_said_that_joined_meanwhile_is_missed_from_its_first_event_on(tmp_path: Path) -> None:
+    """Its first events may come before the list that names it, or expire at a busy broker."""
+    old, joined = SigningUnit(tmp_path / "a.db", "door-3"), SigningUnit(tmp_path / "b.db", "door-4")
+    rows = [joined.say() for _ in range(3)]
+    verifier = verifier_of(old)
+    assert refused(verifier, joined.topic(rows[0]), rows[0].payload) == "unknown_unit"
+    verifier.update_trust(TrustedUnits(trust_list(old, joined, serial=2)))
+    third = verifier.check(joined.topic(rows[2]), rows[2].payload, START)
+    assert third.gap == Gap(1, 2)
+    assert verifier.all_missing() == {"door-4": (Gap(1, 2),)}
+    assert verifier.check(joined.topic(rows[0], "backlog"), rows[0].payload, START).late
+
+
+def test_a_new_key_of_a_unit_that_was_there_before_begins_nothing_anew(tmp_path: Path) -> None:
+    """Its numbers go on: those before were signed under the former key, and came."""
+    before, after = SigningUnit(tmp_path / "a.db", "door-3"), SigningUnit(tmp_path / "b.db", "door-3")
+    rows = [after.say() for _ in range(3)]
+    verifier = verifier_of(before)
+    verifier.update_trust(TrustedUnits(trust_list(after, serial=2)))
+    assert verifier.check(after.topic(rows[2]), rows[2].payload, START).gap is None
