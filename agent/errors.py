@@ -100,7 +100,7 @@ class InUseError(StorageError):
 
 
 class DamagedError(StorageError):
-    """The contents of a store are damaged: only a human mends that."""
+    """A store is damaged, or of another unit or version: only a human mends that."""
 
     exit_status = NEEDS_A_HUMAN
 

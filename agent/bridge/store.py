@@ -27,7 +27,7 @@ from agent.disk.files import SECRET_MODE
 from agent.disk.process_lock import ProcessLock
 from agent.disk.put_back import Mark
 from agent.disk.sqlite import SqliteFile
-from agent.errors import StorageError
+from agent.errors import DamagedError, StorageError
 from agent.parse.strict_json import StrictJsonError, decode
 
 APPLICATION_ID = 0x506F6272  # "Pobr"
@@ -227,7 +227,7 @@ class Store(SqliteFile):
             if found == (APPLICATION_ID, SCHEMA_VERSION) and execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError
         if found != (APPLICATION_ID, SCHEMA_VERSION):
-            raise StorageError(f"{self.path} is not the store of a bridge of this version: give the bridge its own")
+            raise DamagedError(f"{self.path} is not the store of a bridge of this version: give the bridge its own")
         with self.transaction() as db:
             last = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").fetchone()[0]
             db.executemany("INSERT OR IGNORE INTO cursor VALUES (?, ?)", [(name, last) for name in outputs])
@@ -280,4 +280,4 @@ def _body(content: bytes) -> Body:
     try:
         return decode(content, Body, MAX_BODY_BYTES)
     except StrictJsonError:
-        raise StorageError("the bridge's store is damaged: move it away; outputs then begin with what comes") from None
+        raise DamagedError("the bridge's store is damaged: move it away; outputs then begin with what comes") from None

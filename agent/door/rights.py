@@ -22,7 +22,7 @@ import msgspec
 
 from agent.clock import Clock
 from agent.disk.sqlite import OwnedFile
-from agent.errors import StorageError
+from agent.errors import DamagedError, StorageError
 
 APPLICATION_ID = 0x506F6472  # "Podr", so that another program's database is not taken for ours
 SCHEMA_VERSION = 1
@@ -82,7 +82,7 @@ class RightsFile(OwnedFile):
             )
         found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
         if found != (APPLICATION_ID, SCHEMA_VERSION):
-            raise StorageError(f"{self.path} is no record of used rules of this version: move it away")
+            raise DamagedError(f"{self.path} is no record of used rules of this version: move it away")
         execute(_SPENT)
         if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError

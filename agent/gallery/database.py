@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from agent.disk.files import SECRET_MODE, destroy
 from agent.disk.process_lock import ProcessLock
 from agent.disk.sqlite import SqliteFile
-from agent.errors import PosternError, StorageError
+from agent.errors import DamagedError, PosternError, StorageError
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out
@@ -140,7 +140,7 @@ class GalleryFile(SqliteFile):
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
-            raise StorageError(f"{self.path} was written by a newer version of this program: install that one again")
+            raise DamagedError(f"{self.path} was written by a newer version of this program: install that one again")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError  # answered as other damage is
         # Reading rolled a hot journal back. One that is there still is cold, and SQLite would leave it with its pages.

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.embed.records import EMBEDDING_DIM
-from agent.errors import StorageError
+from agent.errors import DamagedError
 from agent.gallery.consent import MAX_CONSENT_BYTES, ConsentRecord
 from agent.gallery.database import GalleryFile
 from agent.gallery.keyring import FileKeyring
@@ -77,7 +77,7 @@ class Vault:
             self._create()
         found = database.row("SELECT site, unit FROM gallery")
         if found != (site, unit):
-            raise StorageError("this gallery belongs to another unit: put that unit's file away and start with none")
+            raise DamagedError("this gallery belongs to another unit: put that unit's file away and start with none")
         keyring.settle(self._kek())
         self._tidy()
         self._secret()
@@ -91,7 +91,7 @@ class Vault:
                 deadline = Deadline(_time(expires_at), date.fromisoformat(last_used_on))
                 overdue = None if overdue_since is None else _time(overdue_since)
             except ValueError as error:
-                raise StorageError("a date in the gallery is damaged: delete the file and enrol anew") from error
+                raise DamagedError("a date in the gallery is damaged: delete the file and enrol anew") from error
             yield SubjectId(subject), Entry(model, deadline, overdue), doomed
 
     def put(
@@ -260,7 +260,7 @@ class Vault:
     def _kek(self) -> bytes:
         row = self._database.row("SELECT kek FROM gallery")
         if row is None:
-            raise StorageError("the gallery has lost its head row: delete the file and enrol anew")
+            raise DamagedError("the gallery has lost its head row: delete the file and enrol anew")
         kek: bytes = row[0]
         return kek
 
@@ -274,7 +274,7 @@ class Vault:
         row = self._database.row(query)
         content = None if row is None else self._keyring.unwrap(self._kek(), row[0], place(kind, self._unit.encode()))
         if content is None:
-            raise StorageError("the gallery's secret was altered: delete the file and enrol anew")
+            raise DamagedError("the gallery's secret was altered: delete the file and enrol anew")
         return content
 
     def _put_keys(self, connection: sqlite3.Connection, kek: bytes, secret: bytes, consent_key: bytes) -> None:

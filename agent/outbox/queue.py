@@ -26,7 +26,7 @@ import msgspec
 import rfc8785
 
 from agent.clock import Clock
-from agent.errors import StorageError, printable
+from agent.errors import DamagedError, StorageError, printable
 from agent.keys import SigningKey
 from agent.outbox import kept
 from agent.outbox.draft import Draft, assemble, make_loss
@@ -234,7 +234,7 @@ class Outbox:
             db.execute("INSERT OR IGNORE INTO head VALUES (0, ?, 0, ?, 0, 0)", (self._source, event.FIRST_PREV))
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
-                raise StorageError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
+                raise DamagedError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
             db.execute("UPDATE head SET seq = ?1, digest = ?2 WHERE seq < ?1", self._known)
             db.execute("UPDATE event SET due_ns = 0 WHERE due_ns > 0")
             self._own_up(db)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agent.disk.files import SECRET_MODE
 from agent.disk.sqlite import OwnedFile
-from agent.errors import StorageError
+from agent.errors import DamagedError, StorageError
 
 APPLICATION_ID = 0x506F6F62  # "Poob", so that another program's database is not taken for ours
 SCHEMA_VERSION = 2  # 1 kept nothing that the broker had taken
@@ -110,7 +110,7 @@ class OutboxFile(OwnedFile):
             self.connection.executescript(f"BEGIN EXCLUSIVE; {_KEPT} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             found = (APPLICATION_ID, SCHEMA_VERSION)
         if found != (APPLICATION_ID, SCHEMA_VERSION):
-            raise StorageError(f"{self.path} is not an outbox of this version: give the path of the unit's outbox")
+            raise DamagedError(f"{self.path} is not an outbox of this version: give the path of the unit's outbox")
         if execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError  # answered as other damage is
 

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from agent.errors import StorageError, VerificationError
+from agent.errors import DamagedError, VerificationError
 from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.event import Lost
 from agent.protocol.names import Boot, Digest, Sequence, Source
@@ -359,4 +359,4 @@ def read_chains(content: bytes) -> tuple[ChainRecord, ...]:
     try:
         return decode(content, ChainFile, MAX_STATE_BYTES).chains
     except StrictJsonError:
-        raise StorageError(DAMAGED) from None
+        raise DamagedError(DAMAGED) from None

@@ -20,7 +20,7 @@ import msgspec
 from agent.disk.files import SECRET_MODE, fsync_folder, read_bounded, replace
 from agent.disk.process_lock import ProcessLock
 from agent.disk.put_back import Mark
-from agent.errors import KeyStoreError, StorageError
+from agent.errors import DamagedError, KeyStoreError, StorageError
 from agent.parse.strict_json import StrictJsonError, decode
 from agent.protocol.trust_file import SeenList, TrustFile
 from agent.subscribe.chain import DAMAGED, MAX_STATE_BYTES, ChainRecord, read_chains
@@ -216,7 +216,7 @@ class StateFile:
         execute = connection.execute
         found = (execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0])
         if found != (APPLICATION_ID, SCHEMA_VERSION):
-            raise StorageError(f"{self._path} is not the memory of a subscriber of this version: give its own file")
+            raise DamagedError(f"{self._path} is not the memory of a subscriber of this version: give its own file")
         events = execute("SELECT number, facts, perhaps FROM event ORDER BY number").fetchall()
         lists = execute("SELECT count(*) FROM sqlite_schema WHERE name = 'list'").fetchone()[0]
         newest = execute("SELECT record FROM list").fetchone() if lists else None
@@ -248,7 +248,7 @@ class StateFile:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise StorageError(f"{self._path}: {DAMAGED}") from error
+                raise DamagedError(f"{self._path}: {DAMAGED}") from error
             raise StorageError(f"cannot use {self._path} ({error}): free space, or make its folder writable") from error
         except OSError as error:
             raise StorageError(
@@ -271,7 +271,7 @@ def _decode(content: bytes, kind: type[T]) -> T:
     try:
         return decode(content, kind, MAX_STATE_BYTES)
     except StrictJsonError:
-        raise StorageError(DAMAGED) from None
+        raise DamagedError(DAMAGED) from None
 
 
 def _repeated(event: VerifiedEvent | Loss, perhaps: int) -> VerifiedEvent | Loss:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -40,6 +39,7 @@ from agent.unit.assemble import credentials_of, load_key, load_policy, load_site
 from agent.unit.at_the_door import lights, make_input, panels, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
 from agent.unit.confirm import tell_ageing
+from agent.unit.endings import AUTHORITY_NOTICE, NOTICE
 from agent.unit.epochs import load_epoch_keys
 from agent.unit.generation import read_known
 from agent.unit.held import is_held
@@ -53,9 +53,7 @@ from agent.unit.tokens import load_token_list, shortcomings
 from agent.unit.wiring import all_buttons
 from agent.uplink.health import read_disk_free
 
-CERTIFICATE_NOTICE = timedelta(days=14)  # time to have a certificate renewed before the unit falls silent
 LOW_DISK_BYTES = 256 * 1024 * 1024  # four times what the unit itself calls low: an installer can still choose
-AUTHORITY_NOTICE = timedelta(days=180)  # a new site means that everybody joins anew
 SLOW_FIRST_S = 4.0  # seconds to the first picture; with a key interval of two seconds it is there by then
 CAMERA_FRAMES = 30  # enough for a steady figure: about a second
 CALM = 0.5  # of the frames: a scene in which more of them changed is not at rest
@@ -132,7 +130,7 @@ def check_certificate(config: Config, clock: Clock) -> Found:
     identity = load_identity(credentials_of(config), clock, common_name=config.unit.id)
     left = identity.expires - clock.now()
     text = f"{identity.common_name}, valid until {identity.expires:%Y-%m-%d}"
-    if left < CERTIFICATE_NOTICE:
+    if left < NOTICE:
         yield "advice", f"{text}: {left.days} days left, have it renewed"
     else:
         yield "ok", text

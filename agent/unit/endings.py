@@ -15,6 +15,7 @@ from agent.mqtt.credentials import Credentials, read_ends
 log = logging.getLogger("postern")
 
 NOTICE: Final = timedelta(days=30)  # before a certificate ends: whoever looks once a month has time left
+AUTHORITY_NOTICE: Final = timedelta(days=180)  # a new site means that everybody joins anew
 TOKENS_NOTICE: Final = timedelta(days=4)  # of a list that lasts two weeks
 WEEKS_NOTICE: Final = 1  # epoch keys of this week alone are left: the unit falls silent when it is over
 REPEAT_NS: Final = 24 * 3600 * 1_000_000_000  # each is told once a day
@@ -59,7 +60,7 @@ class Endings:
     def _soon(self) -> Iterator[str]:
         now = self._clock.now()
         certificate, authority = read_ends(self._credentials)
-        if authority - now < NOTICE:
+        if authority - now < AUTHORITY_NOTICE:
             yield f"the site's authority ends on {authority:%Y-%m-%d}: make a new site before, every unit joins anew"
         if certificate - now < NOTICE:
             advice = f"postern site renew-unit {self._unit}, then postern unit install"

@@ -27,7 +27,7 @@ from msgspec import Meta
 
 from agent.clock import Bucket, Clock
 from agent.disk.files import write_atomic
-from agent.errors import PosternError, RefusedError, RetryError, StorageError, VerificationError
+from agent.errors import DamagedError, PosternError, RefusedError, RetryError, StorageError, VerificationError
 from agent.keys import ALGORITHM, Header, PublicKey, read_header
 from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, decode
 from agent.protocol.command import MAX_COMMAND_BYTES, SIGNATURE_TYPE, VERBS, Command
@@ -99,7 +99,7 @@ class CommandCounter:
         try:
             self._taken = decode(content, _Taken, COUNTER_BYTES)
         except StrictJsonError:
-            raise StorageError(
+            raise DamagedError(
                 f"{path} is damaged: restore it, or write a cmd_seq above all that were ever used"
             ) from None
 

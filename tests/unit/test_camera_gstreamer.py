@@ -52,7 +52,12 @@ def test_jetson_pipeline_keeps_only_the_newest_picture() -> None:
         "nvvidconv flip-method=0 ! capsfilter caps=video/x-raw,format=NV12 ! "
         "appsink name=postern drop=true max-buffers=1 sync=false"
     )
-    assert "flip-method=2" in pipeline_text(GstreamerCamera(rotate=180))
+
+
+@pytest.mark.parametrize(("turn", "method"), [(0, 0), (90, 3), (180, 2), (270, 1)])
+def test_a_jetsons_converter_turns_clockwise(turn: int, method: int) -> None:
+    """By nvvidconv's own numbers: 1 is a quarter against the clock, 3 one with it."""
+    assert f"nvvidconv flip-method={method} !" in pipeline_text(GstreamerCamera(rotate=turn))
 
 
 def test_own_pipeline_ends_in_the_same_sink() -> None:
@@ -92,6 +97,22 @@ def test_pictures_of_a_real_pipeline_are_right_with_and_without_padding(gst: Gst
                 assert np.abs(window.astype(int) - (255, 0, 0)).max() <= 3
                 assert np.abs(frame.lores[:100, :200].astype(int) - (255, 0, 0)).max() <= 3
                 assert width != 640 or (frame.lores[180:] == LORES_BORDER).all()
+
+
+@pytest.mark.parametrize(("turn", "size"), [(0, (320, 180)), (90, (180, 320)), (180, (320, 180)), (270, (180, 320))])
+def test_a_pipeline_of_ones_own_is_turned_here(gst: GstApi, turn: int, size: tuple[int, int]) -> None:
+    """Its left half is red: clockwise that goes up, to the right, down."""
+    half = TEST.format(frames=50, pattern="red", width=160, height=180).replace("NV12", "I420")
+    with source(gst, f"{half} ! videobox right=-160 fill=black ! videoconvert", rotate=turn) as camera:
+        assert (camera.info().width, camera.info().height) == size
+        with next(camera.frames()) as frame:
+            picture = frame.main.window(0, 0, 9999, 9999).astype(int)
+            assert picture.shape == (size[1], size[0], 3)
+            small = frame.lores.astype(int)
+    for shown in (picture, small[:180] if turn % 180 == 0 else small[:, :135]):
+        upright = np.rot90(shown, turn // 90)  # against the clock, back to what the pipeline gave
+        assert (upright[:, : upright.shape[1] // 2 - 4, 0] > 200).all()
+        assert (upright[:, upright.shape[1] // 2 + 4 :, 0] < 50).all()
 
 
 def test_picture_larger_than_configured_is_refused_before_anything_makes_room_for_it(gst: GstApi) -> None:

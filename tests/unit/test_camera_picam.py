@@ -230,6 +230,29 @@ def test_picture_of_a_camera_that_cannot_turn_it_is_turned_here(name: str) -> No
     assert sensor.held == 0
 
 
+@pytest.mark.parametrize(("turn", "half"), [(90, 0), (270, 1)])
+def test_a_camera_that_hangs_on_its_side_shows_its_picture_upright(turn: int, half: int) -> None:
+    """No sensor does a quarter turn, and not every one a half: what it leaves is done here."""
+
+    def adjust(configuration: dict[str, Any]) -> None:
+        configuration["transform"] = FakeTransform()
+
+    sensor = Sensor(adjust=adjust, colour_space="SMPTE170M")
+    with camera(sensor, rotate=turn) as source, next(source.frames()) as frame:
+        assert (sensor.requested["transform"].hflip, sensor.requested["transform"].vflip) == (half, half)
+        assert (source.info().width, source.info().height) == (720, 1280)
+        left, right = rgb(*sensor.colours(0), BT601), rgb(200, 128, 128, BT601)
+        above, below = (left, right) if turn == 90 else (right, left)  # what is left goes up by a quarter clockwise
+        whole = frame.main.window(0, 0, 9999, 9999)
+        assert whole.shape == (1280, 720, 3)
+        assert (whole[:640] == above).all()
+        assert (whole[640:] == below).all()
+        assert (frame.lores[:115, :135] == above).all()
+        assert (frame.lores[125:, :135] == below).all()
+        assert (frame.lores[:, 136:] == LORES_BORDER).all()
+    assert sensor.held == 0
+
+
 def test_time_of_arrival_stands_in_for_a_missing_sensor_time() -> None:
     with camera(Sensor(timestamps=False)) as source, next(source.frames()) as frame:
         assert frame.timestamp_ns == 5_000_000_000

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -39,6 +39,26 @@ def parsed(document: dict[str, Any]) -> Any:
 def test_each_source_opens_its_own_kind_of_camera(document: dict[str, Any], kind: type) -> None:
     camera = open_camera(parsed(document), lores_size=(320, 240), clock=SimulatedClock())
     assert isinstance(camera, kind)
+
+
+REAL = {
+    "file": {"path": "a.mp4"},
+    "rtsp": {"url": "rtsp://host/live"},
+    "v4l2": {"device": "/dev/video0"},
+    "picamera2": {},
+    "gstreamer": {},
+}
+
+
+def test_each_source_that_can_be_turned_in_the_world_can_be_turned_back() -> None:
+    kinds = {kind.__struct_config__.tag for kind in get_args(CameraSettings)}
+    assert kinds == {*REAL, "scene"}, "a scene stands upright by construction"
+    for source, needed in REAL.items():
+        for turn in (0, 90, 180, 270):
+            assert parsed({"source": source, **needed, "rotate": turn}).rotate == turn
+        for turn in (-90, 45, 360):
+            with pytest.raises(msgspec.ValidationError):
+                parsed({"source": source, **needed, "rotate": turn})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from agent.disk.process_lock import ProcessLock
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
-from agent.unit.doctor import CERTIFICATE_NOTICE, CHECKS, Finding, examine
+from agent.unit.doctor import CHECKS, NOTICE, Finding, examine
 from tests.simulators.broker import RealBroker
 from tests.simulators.pki import Authority
 
@@ -107,7 +107,7 @@ def test_a_secret_that_others_can_read_is_a_fault(file: Path) -> None:
 
 
 def test_a_certificate_is_told_with_its_end(file: Path, site: Authority) -> None:
-    issue(site, file.parent, ends=datetime.now(UTC) + CERTIFICATE_NOTICE + timedelta(days=1))
+    issue(site, file.parent, ends=datetime.now(UTC) + NOTICE + timedelta(days=1))
     (finding,) = findings("certificate", file)
     assert finding.state == "ok"
     issue(site, file.parent, ends=datetime.now(UTC) + timedelta(days=3, hours=1))

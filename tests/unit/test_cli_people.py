@@ -121,14 +121,18 @@ def test_an_unclear_erasure_is_refused(
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(people)
 
 
-def test_a_running_unit_keeps_its_gallery(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    ["gallery list", "gallery erase --all", "gallery erase S", "rights show S", "rights withdraw S", "unit retire"],
+)
+def test_a_running_unit_keeps_its_gallery(words: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(file)
+    asked = ["0" * 32 if word == "S" else word for word in words.split()]
     with open_gallery(config, UnitKey.load(config.keys.folder / "unit.key"), SystemClock()):
-        assert main(["gallery", "list", "-c", str(file)]) == 70
-    assert (
-        "in use by another process: stop the service (systemctl stop postern), or ask the running unit"
-        in capsys.readouterr().err
-    )
+        assert main([*asked, "-c", str(file)]) == 70
+    said = capsys.readouterr().err
+    assert "in use by another process: stop the service" in said
+    assert ("or ask the running unit (postern ask)" in said) == (words != "unit retire"), "what the unit itself can do"
 
 
 def test_a_tampered_log_is_refused(file: Path, people: list[SubjectId], capsys: pytest.CaptureFixture[str]) -> None:

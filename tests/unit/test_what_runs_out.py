@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.errors import KeyStoreError
 from agent.unit.endings import Endings
 from tests.simulators.pki import Authority
 
@@ -40,6 +42,37 @@ def test_one_that_lasts_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     watch.look()
     assert not caplog.records
     assert watch.days_left() == 200
+
+
+@pytest.mark.parametrize(("left", "told"), [(200, False), (150, True), (3, True)])
+def test_an_authority_that_ends_is_logged_half_a_year_before_since_everybody_has_to_join_anew(
+    left: int, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lasts = 3650  # of the simulated authority
+    watch, clock = endings(tmp_path, days=lasts + 1000)
+    clock.advance((lasts - left) * DAY_S)
+    watch.look()
+    assert [("the site's authority ends on" in record.getMessage()) for record in caplog.records] == [True] * told
+    assert watch.days_left() == left - 1, "of whichever ends first; a part of a day is none"
+
+
+def test_a_list_of_tokens_that_ends_or_is_gone_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = datetime.now(UTC)
+    identity = Authority(tmp_path).issue("door-3", ends=now + timedelta(days=300))
+
+    def look(tokens: Callable[[], datetime | None]) -> list[str]:
+        caplog.clear()
+        Endings(identity, SimulatedClock(now), unit="door-3", weeks=lambda: 3, tokens=tokens).look()
+        return [record.getMessage() for record in caplog.records]
+
+    def gone() -> datetime:
+        raise KeyStoreError("there is no list of tokens")
+
+    assert look(lambda: now + timedelta(days=4)) == []
+    (text,) = look(lambda: now + timedelta(days=3, hours=23))
+    assert "no token is taken after" in text
+    assert "postern site token-list" in text
+    assert look(gone) == ["there is no list of tokens"]
 
 
 def test_epoch_keys_that_end_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
