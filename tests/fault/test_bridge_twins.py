@@ -13,7 +13,7 @@ import pytest
 
 from agent.bridge.service import Bridge
 from agent.bridge.settings import load_settings
-from agent.clock import SystemClock
+from agent.clock import Clock, SystemClock
 from agent.mqtt.lasting import TWICE
 from tests.fault.test_bridge_killed import Premises
 from tests.simulators.broker import PATIENCE_S, wait_until
@@ -22,11 +22,11 @@ from tests.simulators.broker import PATIENCE_S, wait_until
 class Running:
     """A bridge in this process, with the archive that it writes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.told: list[str] = []
         self._archive = folder / "archive.db"
-        settings = load_settings(folder / "bridge.yaml")
-        self._bridge = Bridge(settings, clock=SystemClock(), random=secrets.token_bytes, on_notice=self.told.append)
+        settings, clock = load_settings(folder / "bridge.yaml"), clock or SystemClock()
+        self._bridge = Bridge(settings, clock=clock, random=secrets.token_bytes, on_notice=self.told.append)
         self._thread = threading.Thread(target=self._bridge.run)
         self._thread.start()
 
