@@ -111,8 +111,10 @@ def test_a_runtime_that_cannot_load_says_why(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '9'\n")
     (package / "interpreter.py").write_text(f"raise {raised}\n")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "ai_edge_litert"]:
-        monkeypatch.delitem(sys.modules, name)
+    loaded = {name for name in sys.modules if name.partition(".")[0] == "ai_edge_litert"}
+    for name in loaded | {"ai_edge_litert", "ai_edge_litert.interpreter"}:  # also where none was: it stays for nobody
+        monkeypatch.setitem(sys.modules, name, sys)
+        del sys.modules[name]
     monkeypatch.syspath_prepend(str(package.parent))
     importlib.invalidate_caches()
     with pytest.raises(ModelError, match=r"ai-edge-litert is installed but cannot be loaded \(") as caught:
