@@ -85,7 +85,7 @@ ROOMS = {
         ("config/*.py",),
         ("unit/test_config_*.py", "unit/test_set_from_afar.py", "unit/test_trial_of_settings.py",
          "unit/test_configured_parts.py", "unit/test_console_desk.py", "attack/test_own_pipeline.py",
-         "unit/test_installers_day.py"),
+         "unit/test_installers_day.py", "unit/test_zone_bounds.py", "attack/test_leaving_the_bounds.py"),
     ),
     "uplink": Room(
         ("uplink/*.py",),
