@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which frames need no look while faces are followed: every other one, as long as nobody moves, acts or is due.
 
-Somebody who stands is followed as well at half the camera's rate, before the dwell time is over and after. While a
-track is new, hidden or moves, each frame is looked at, and so is the one in which somebody is first admitted and each
-in which a crop is wanted. Two frames in a row are never spared: whatever happens is seen one frame later at most.
+Somebody who stands is followed as well at half the camera's rate, before the dwell time is over and after, and so is
+somebody who walks to the door, past it or away. While a track is new, hidden or runs, or somebody at the door moves,
+each frame is looked at, and so is the one in which somebody is first admitted and each in which a crop is wanted. Two
+frames in a row are never spared: whatever happens is seen one frame later at most.
 """
 
 from __future__ import annotations

@@ -54,6 +54,11 @@ class Gate(Protocol):
         """Whether somebody who stands as they stood may be admitted now, and is ``wanted``, by the id of the track."""
         ...
 
+    @property
+    def dwells(self) -> bool:
+        """Whether in the last look somebody stood as an act wants it: their time at the door counts."""
+        ...
+
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         """Those of the tracks whose faces may be embedded in this frame, in the same order."""
         ...
@@ -117,6 +122,10 @@ class ZoneGate:
             timestamp_ns - since >= self._dwell_ns and wanted(track_id)
             for (track_id, _), (since, _) in self._since.items()
         )
+
+    @property
+    def dwells(self) -> bool:
+        return bool(self._since)
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         self._forget(timestamp_ns)
@@ -195,6 +204,10 @@ class ButtonGate:
     def needs(self, timestamp_ns: int, wanted: Callable[[int], bool]) -> bool:
         del wanted
         return self.waits(timestamp_ns)
+
+    @property
+    def dwells(self) -> bool:
+        return False  # the press is the act: while it counts every frame is looked at
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         size = {"frame_width": frame_width, "frame_height": frame_height}

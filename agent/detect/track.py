@@ -30,6 +30,9 @@ MAX_GROWTH = 1.6
 # Who moved by less since the last look, in box sizes, stands: between two looks that a frame lies between, too, the
 # boxes overlap by far more than they have to.
 STILL_SHIFT, STILL_GROWTH = 0.15, 1.1
+# Who moved by less walks: two boxes of one size so far apart still share half of their union, and a frame between two
+# looks may double the step.
+WALK_SHIFT, WALK_GROWTH = 0.3, 1.2
 
 Box = tuple[float, float, float, float]
 
@@ -49,7 +52,7 @@ class Track(msgspec.Struct, frozen=True):
 class _Alive(msgspec.Struct):
     track: Track
     missed: int
-    still: bool
+    moved: tuple[float, float]  # shift and growth since the look before
 
 
 class Tracker:
@@ -74,7 +77,18 @@ class Tracker:
     @property
     def still(self) -> bool:
         """Whether every track was seen in the last look, and hardly moved since the one before."""
-        return all(alive.still and not alive.missed for alive in self._alive.values())
+        return self._slower_than(STILL_SHIFT, STILL_GROWTH)
+
+    @property
+    def walking(self) -> bool:
+        """Whether every track was seen in the last look, and moved as slowly as half the rate can follow."""
+        return self._slower_than(WALK_SHIFT, WALK_GROWTH)
+
+    def _slower_than(self, most_shift: float, most_growth: float) -> bool:
+        return all(
+            not alive.missed and alive.moved[0] <= most_shift and alive.moved[1] <= most_growth
+            for alive in self._alive.values()
+        )
 
     @property
     def gone(self) -> frozenset[int]:
@@ -102,12 +116,12 @@ class Tracker:
                     continue
                 # Not an id of ``before``: whoever keeps probes by id can tell the dead from the new.
                 track_id = next(i for i in itertools.count() if i not in self._alive and i not in before)
-                first_seen_ns, still = timestamp_ns, False
+                first_seen_ns, moved = timestamp_ns, (math.inf, math.inf)
             else:
                 before_it = self._alive[track_id].track
-                first_seen_ns, still = before_it.first_seen_ns, _is_still(before_it.face.box, face.box)
+                first_seen_ns, moved = before_it.first_seen_ns, _moved(before_it.face.box, face.box)
             track = Track(track_id, face, first_seen_ns, timestamp_ns)
-            self._alive[track_id] = _Alive(track, 0, still)
+            self._alive[track_id] = _Alive(track, 0, moved)
             seen.add(track_id)
             tracks.append(track)
         for track_id, alive in self._alive.items():
@@ -154,11 +168,6 @@ def _likeness(a: Box, b: Box) -> float | None:
         return overlap
     shift, growth = _moved(a, b)
     return -shift if growth <= MAX_GROWTH and shift <= MAX_SHIFT else None
-
-
-def _is_still(a: Box, b: Box) -> bool:
-    shift, growth = _moved(a, b)
-    return shift <= STILL_SHIFT and growth <= STILL_GROWTH
 
 
 def _moved(a: Box, b: Box) -> tuple[float, float]:

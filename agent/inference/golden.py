@@ -2,7 +2,7 @@
 """The golden self-test: one made picture, and what the model answered to it when it was listed.
 
 On the runtime and kernels of the record an integer model must answer bit for bit: x86-64 and Arm agree there. Another
-runtime rounds differently, so it is held to a tolerance, as are float models.
+runtime rounds differently, so it is held to a tolerance, as are models that end in float.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ SAMPLES = 32  # values kept of each output: enough to tell rounding from another
 MAX_STEPS = 12.0  # of any sampled value
 MEAN_STEPS = 3.0  # on average
 FLOAT_TOLERANCE = 1e-2  # of the largest sampled magnitude: fused multiplication and half-precision kernels
+# The same on another runtime, where integer layers before a float end are some steps off: an embedder without XNNPACK
+# differed by 0.11 at the most and 0.031 on average over 12 pictures; another picture by 0.19 and 0.065 at the least.
+OTHER_RUNTIME_MOST, OTHER_RUNTIME_MEAN = 0.16, 0.05
 
 
 def picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -59,7 +62,7 @@ def check_golden(entry: ModelEntry, raw: dict[str, NDArray[Any]], runtime: str) 
                 f"model {entry.name}: the self-test of output {name} gives another result than listed on the same "
                 f"runtime ({runtime}); this machine computes wrongly or the manifest was altered"
             )
-        if not _close(golden, raw[name], integer=integer):
+        if not _close(golden, raw[name], integer=integer, same=runtime == listed):
             raise ModelError(
                 f"model {entry.name}: the self-test of output {name} is too far from the listed result; "
                 f"{runtime} cannot be used for it (listed with {listed})"
@@ -67,7 +70,7 @@ def check_golden(entry: ModelEntry, raw: dict[str, NDArray[Any]], runtime: str) 
     return exact
 
 
-def _close(golden: GoldenOutput, raw: NDArray[Any], *, integer: bool) -> bool:
+def _close(golden: GoldenOutput, raw: NDArray[Any], *, integer: bool, same: bool) -> bool:
     listed = np.asarray(golden.sample)
     found = np.asarray(_sample(raw, len(listed)))
     if len(found) != len(listed):
@@ -75,7 +78,10 @@ def _close(golden: GoldenOutput, raw: NDArray[Any], *, integer: bool) -> bool:
     error = np.abs(found - listed)
     if integer:
         return bool(error.max() <= MAX_STEPS and error.mean() <= MEAN_STEPS)
-    return bool(error.max() <= FLOAT_TOLERANCE * max(np.abs(listed).max(), 1e-3))
+    error = error / max(np.abs(listed).max(), 1e-3)
+    if same:
+        return bool(error.max() <= FLOAT_TOLERANCE)
+    return bool(error.max() <= OTHER_RUNTIME_MOST and error.mean() <= OTHER_RUNTIME_MEAN)
 
 
 def _sample(raw: NDArray[Any], count: int) -> tuple[float, ...]:

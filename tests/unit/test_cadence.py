@@ -25,7 +25,7 @@ from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.detect.gate import ButtonGate, FaceLimits, ZoneGate
 from agent.detect.second_try import SecondTry
-from agent.detect.track import STILL_SHIFT, Tracker
+from agent.detect.track import WALK_GROWTH, WALK_SHIFT, Tracker
 from agent.detect.view import WHOLE
 from agent.door.liveness import UncheckedLiveness
 from agent.embed.records import Crop, Embedding
@@ -227,9 +227,19 @@ def test_no_faster_camera_has_longer_gaps(fps: float) -> None:
     assert np.diff(played.detector.looked).max() == 2
 
 
-def test_who_moves_or_is_hidden_or_new_is_looked_at_in_each_frame() -> None:
-    walking = [[face(100 + (STILL_SHIFT + 0.03) * 100 * n * (-1) ** (n // 20))] for n in range(20)]
-    assert spared(Played(walking)) == []
+def test_who_walks_past_is_looked_at_in_every_other_frame_and_at_the_door_or_running_in_each() -> None:
+    """A face of 100 pixels; the zone is from 160 to 480."""
+    steps = [[face(20 + 14 * n)] for n in range(10)], [[face(300 + 17 * n)] for n in range(10)]
+    assert spared(Played(steps[0])) == [2, 4, 6, 8]
+    assert spared(Played(steps[1])) == []
+    assert spared(Played([[face(10 + (WALK_SHIFT + 0.01) * 100 * n)] for n in range(5)])) == []
+    growing = [[face(80, size=60 * (WALK_GROWTH + 0.01) ** n)] for n in range(6)]
+    assert spared(Played(growing)) == []
+    two = [[face(20 + 14 * n), face(320 + 17 * (n % 2))] for n in range(10)]  # somebody else moves at the door
+    assert spared(Played(two)) == []
+
+
+def test_who_is_hidden_or_new_is_looked_at_in_each_frame() -> None:
     hidden = [[face(100)]] * 10 + [[]] * 5 + [[face(100)]] * 3
     looked = Played(hidden).detector.looked
     assert set(range(11 if 10 in looked else 12, 16)) <= set(looked)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.errors import RefusedError
 from agent.inference.manifest import load_manifest
 from agent.match.policy import parse_policy
 from tests.conftest import shared_folder
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  #
 for extra in ("torch", "tensorflow", "cv2", "onnx", "onnxruntime"):
     pytest.importorskip(extra, reason="needs the extra train")
 torch = importlib.import_module("torch")
+centre = importlib.import_module("tools.lib.train.centre")
 checkpoints = importlib.import_module("tools.lib.train.checkpoints")
 embedder = importlib.import_module("tools.lib.train.embedder")
 loop = importlib.import_module("tools.lib.train.loop")
@@ -197,4 +199,36 @@ def test_what_could_not_be_shipped_after_hours_is_refused_before_the_first_step(
     assert "give --dev and --shards too" in capsys.readouterr().err
     assert program.main([*words, "--dev", str(tmp_path), "--shards", str(tmp_path), "--name", "nobody"]) != 0
     assert "nobody" in capsys.readouterr().err
+    measured = ["--dev", str(tmp_path), "--shards", str(tmp_path)]
+    assert program.main([*words, *measured, "--centre", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+# --- regions ----------------------------------------------------------------------------------------------------------
+
+
+def drawn(count: int, seed: int, around: np.ndarray | None = None) -> np.ndarray:
+    """Unit vectors (count, 128), anywhere or near one."""
+    found = np.random.default_rng(seed).normal(size=(count, 128))
+    found = found if around is None else around + 0.02 * found
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def test_each_person_counts_once_and_a_mean_of_few_is_not_kept() -> None:
+    people = drawn(300, 1)
+    album = drawn(40, 2, around=people[7])  # forty photos of one of them
+    assert len(centre.one_each(np.concatenate([people, album]))) == 300
+    crowd, pair = drawn(50, 3, around=people[0]), drawn(3, 4, around=people[1])
+    means = centre.means_of(np.concatenate([crowd, drawn(50, 5, around=people[2]), pair]), 3)
+    assert len(means) == 2
+    assert np.allclose(np.linalg.norm(means, axis=1), 1, atol=1e-5)
+    assert (means @ people[[0, 2]].T).max(0).min() > 0.95
+    assert (means @ people[1]).max() < 0.5
+    assert np.array_equal(means, centre.means_of(np.concatenate([crowd, drawn(50, 5, around=people[2]), pair]), 3))
+
+
+@pytest.mark.shared
+def test_too_few_people_make_no_regions(data: dict[str, Path]) -> None:
+    with pytest.raises(RefusedError, match="256 means need 2560 or more"):
+        centre.vectors(MODELS / "manifest.yaml", "embedder-synthetic", data["shards"], 0, [data["dev"]])

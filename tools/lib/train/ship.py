@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     say("--manifest", type=Path, default=DEFAULT_MANIFEST, help="default: models/manifest.yaml")
     say("--name", default="embedder", help="of the entry that is replaced; default: %(default)s")
     say("--training-data", help="what it learned from; default: what that entry says")
+    say("--centre", type=Path, nargs="+", metavar="FOLDER", help="even out crowds: means of --shards and these photos")
 
 
 def check(args: argparse.Namespace) -> ModelEntry | None:
@@ -42,6 +43,8 @@ def check(args: argparse.Namespace) -> ModelEntry | None:
         return None
     if args.dev is None or args.shards is None:
         raise RefusedError("--ship measures: give --dev and --shards too")
+    if absent := [folder for folder in args.centre or () if not folder.is_dir()]:
+        raise RefusedError(f"--centre: there is no folder {absent[0]}")
     return load_manifest(args.manifest).entry(args.name)
 
 
@@ -55,16 +58,9 @@ def ship(checkpoint: Path, args: argparse.Namespace) -> None:
         raise RefusedError("name the pairs to measure on: --ship PAIRS.csv")
     torch.set_num_threads(1)
     model, told = content(checkpoint, args.pool)
-    entry = build_entry(
-        model,
-        before.file,
-        before.name,
-        before.decoder,
-        input={"layout": "NHWC", "colour": "RGB", "mean": (128.0,) * 3, "std": (128.0,) * 3},
-        licence=before.licence,
-        training_data=args.training_data or before.training_data,
-        teacher=before.teacher,
-    )
+    if args.centre:
+        model, told = _centred(model, args, before), f"{told}, centred"
+    entry = _listed(model, before, args)
     data = card.Data(args.dev, args.ship, args.shards, args.last, args.fill)
     with tempfile.TemporaryDirectory(prefix="ship-") as folder:
         copy = staged(args.manifest, Path(folder) / "models", entry, model)
@@ -84,6 +80,28 @@ def ship(checkpoint: Path, args: argparse.Namespace) -> None:
     print(
         f"{entry.name}: {entry.digest}, {entry.size} bytes, with policy, card and float16 start in {rooms}", flush=True
     )
+
+
+def _listed(model: bytes, before: ModelEntry, args: argparse.Namespace) -> ModelEntry:
+    return build_entry(
+        model,
+        before.file,
+        before.name,
+        before.decoder,
+        input={"layout": "NHWC", "colour": "RGB", "mean": (128.0,) * 3, "std": (128.0,) * 3},
+        licence=before.licence,
+        training_data=args.training_data or before.training_data,
+        teacher=before.teacher,
+    )
+
+
+def _centred(model: bytes, args: argparse.Namespace, before: ModelEntry) -> bytes:
+    from tools.lib.train import centre  # noqa: PLC0415 - likewise: its k-means is OpenCV's
+
+    with tempfile.TemporaryDirectory(prefix="centre-") as folder:
+        copy = staged(args.manifest, Path(folder) / "models", _listed(model, before, args), model)
+        found = centre.vectors(copy, before.name, args.shards, args.last, args.centre)
+    return centre.centred(model, centre.means_of(found))
 
 
 def main() -> None:
