@@ -96,12 +96,13 @@ def _listed(model: bytes, before: ModelEntry, args: argparse.Namespace) -> Model
 
 
 def _centred(model: bytes, args: argparse.Namespace, before: ModelEntry) -> bytes:
-    from tools.lib.train import centre  # noqa: PLC0415 - likewise: its k-means is OpenCV's
+    from tools.lib.train.centre import means_of, vectors  # noqa: PLC0415 - likewise: its k-means is OpenCV's
+    from tools.lib.train.last_step import centred  # noqa: PLC0415 - likewise
 
     with tempfile.TemporaryDirectory(prefix="centre-") as folder:
         copy = staged(args.manifest, Path(folder) / "models", _listed(model, before, args), model)
-        found = centre.vectors(copy, before.name, args.shards, args.last, args.centre)
-    return centre.centred(model, centre.means_of(found))
+        found = vectors(copy, before.name, args.shards, args.last, args.centre)
+    return centred(model, means_of(found))
 
 
 def main() -> None:
