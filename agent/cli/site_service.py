@@ -15,6 +15,7 @@ from agent.cli.options import check_output, write_output
 from agent.cli.words import say, tell
 from agent.clock import Clock, SystemClock
 from agent.disk.files import PUBLIC_MODE, read_brought, write_atomic
+from agent.disk.process_lock import ProcessLock
 from agent.errors import RefusedError
 from agent.keys import MAX_TOKEN_BYTES
 from agent.parse.strict_json import dumps
@@ -25,9 +26,10 @@ from agent.site.desk import Desk
 from agent.site.fleet import UnitState, list_units, service_advice
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.page import fleet_page
-from agent.site.records import SiteRecord
+from agent.site.records import SiteFiles, SiteRecord
 from agent.site.service import SiteService
 
+RUNS = "the site's service runs already: stop it first (systemctl stop postern-site)"
 QR_SCALE = 8  # pixels a module: 5 cm on a screen of 100 dpi
 BLOCKS = "\u2580\u2584\u2588"  # what a code on a terminal is drawn with
 QR_BORDER = 4  # modules of white around it (ISO/IEC 18004 sec. 5.3.8)
@@ -61,7 +63,11 @@ def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
     desk = Desk(arguments.folder, clock=clock, random=os.urandom, tell=tell)
     renew = partial(delegation.renew_own_certificate, arguments.folder, clock=clock)
     service = SiteService(desk, settings, clock=clock, random=os.urandom, tell=tell, renew=renew, show=show)
-    service.run(lambda: True)  # SIGTERM ends it through every 'finally'
+    lock = ProcessLock(SiteFiles(arguments.folder).service, advice=RUNS)  # two would put each other out at the broker
+    try:
+        service.run(lambda: True)  # SIGTERM ends it through every 'finally'
+    finally:
+        lock.release()
 
 
 def recover(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -83,7 +89,7 @@ def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
     check_output(output)
     if arguments.qr:
         check_terminal()
-    before = arguments.unit in {one.unit for one in list_units(arguments.folder) if one.state in ("invited", "waiting")}
+    before = joining.is_invited(check_site(arguments.folder).folder, arguments.unit)
     text = joining.invite(
         arguments.folder,
         arguments.unit,

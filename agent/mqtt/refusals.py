@@ -98,7 +98,8 @@ def explain_tls(place: str, error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = printable(error.verify_message or "not verified")
         return (
-            f"the certificate of {place} is not accepted ({reason}): check ca.crt, the name of the host and both clocks"
+            f"the certificate of {place} is not accepted ({reason}): check ca.crt, or whether the invitation is of this"
+            " broker's site, the name of the host and both clocks"
         )
     if isinstance(error, socket.gaierror):
         return f"the name of the broker {place} is unknown: correct the host or the name server"

@@ -115,17 +115,23 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
     found = {record.unit: _of(files, record, policy, now) for record in files.all_units()}
     for token in load(files.tokens, TokenFile, secret=True).tokens:
         unit = token.unit
-        if not token.invited or token.used is not None or (unit in found and not token.replace):
+        known = found.get(unit)
+        serves = known is not None and known.state != "revoked"  # then its own state stays in sight
+        if not token.invited or token.used is not None or (serves and not token.replace):
             continue
         ended = parse_time(token.expires_at) <= now
-        waits = (files.joining / f"{unit}.jws").exists()
+        waits = (files.joining / f"{unit}.jws").exists() and not ended
+        if ended and serves:
+            continue
         advice = f"postern site accept {unit}" if waits else f"put the invitation on its card by {token.expires_at}"
         if waits and is_contested(files, unit):
             advice = f"two asked with its invitation, and one may not be yours: postern site invite {unit}"
         if ended:
             advice = f"the invitation has expired: postern site invite {unit}"
-        blank = UnitSeen(version=1, unit=unit)
-        found[unit] = UnitState(unit, "waiting" if waits and not ended else "invited", blank, (advice,))
+        if known is None or not serves:
+            known = UnitState(unit, "invited", UnitSeen(version=1, unit=unit), ())
+        state = "waiting" if waits else known.state
+        found[unit] = msgspec.structs.replace(known, state=state, advice=(advice, *known.advice))
     return tuple(found[name] for name in sorted(found))
 
 

@@ -100,6 +100,12 @@ def invite(
         )
 
 
+def is_invited(folder: Path, unit: str) -> bool:
+    """Whether there is an invitation for the unit that nobody has joined by."""
+    kept = load(SiteFiles(folder).tokens, TokenFile, secret=True).tokens
+    return any(token.invited and token.used is None for token in kept if token.unit == unit)
+
+
 def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTEM_CLOCK) -> bytes:
     """What is said to whoever asks with an invitation for ``unit``, as its certificate at the broker said.
 

@@ -293,6 +293,20 @@ def test_a_port_that_is_taken_is_told_before_a_code_is(desk: Desk) -> None:
     assert "a free port as --port" in err
 
 
+def test_a_service_that_runs_already_is_told_to_whoever_starts_another(desk: Desk) -> None:
+    """Before, each put the other out at the broker, for ever, and the journal said to look at the broker's log."""
+    words = [sys.executable, "-m", "agent", "site", "serve", "-f", str(desk.site()), "--broker", "127.0.0.1"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stderr is not None
+            assert "127.0.0.1:8883" in first.stderr.readline()
+            told = desk.is_told("site", "serve", "-f", desk.site())
+            assert "the site's service runs already: stop it first" in told
+            desk.does("site", "units", "-f", desk.site())
+        finally:
+            first.kill()
+
+
 def test_two_people_who_invite_at_once_both_get_what_they_asked_for(desk: Desk) -> None:
     python = [sys.executable, "-m", "agent", "site", "invite", "-f", str(desk.site())]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -30,7 +30,7 @@ from agent.protocol.invitation import (
 from agent.protocol.joining import JoinReply, request_digest, token_key
 from agent.protocol.record import decode, encode
 from agent.site import joining, units
-from agent.site.fleet import list_units
+from agent.site.fleet import UnitState, list_units
 from agent.site.records import SiteFiles, UnitRecord
 from agent.site.seen import UnitSeen, with_availability, with_health, with_info
 from agent.unit.invited import _read
@@ -198,6 +198,38 @@ def test_the_list_says_of_each_unit_what_to_do(fleet: Fleet) -> None:
     (unit,) = [one for one in list_units(fleet.folder, clock=later) if one.unit == "door-1"]
     assert unit.state == "silent"
     assert "ten minutes" in unit.advice[0]
+
+
+def test_the_list_shows_who_waits_for_the_name_of_a_revoked_unit_and_hides_no_unit_behind_an_invitation(
+    tmp_path: Path,
+) -> None:
+    """Before, the one was "revoked" and nothing to do, and the other "invited" until the invitation was used."""
+    (tmp_path / "own").mkdir()
+    fleet = Fleet(tmp_path / "own", 2)
+
+    def shown(name: str, clock: SimulatedClock | None = None) -> UnitState:
+        (unit,) = [one for one in list_units(fleet.folder, clock=clock or fleet.clock) if one.unit == name]
+        return unit
+
+    gone, here = "door-1", "door-2"
+    units.revoke_unit(fleet.folder, gone, clock=fleet.clock)
+    assert (shown(gone).state, shown(gone).advice) == ("revoked", ())
+    text = joining.invite(fleet.folder, gone, clock=fleet.clock)
+    assert shown(gone).state == "invited"
+    assert ask(fleet, gone, request(fleet, tmp_path / "keys", text)).state == "waiting"
+    assert (shown(gone).state, shown(gone).advice) == ("waiting", (f"postern site accept {gone}",))
+
+    fleet.desk.take(f"postern/hq/{here}/health", fleet.units[here].health())
+    ends = SimulatedClock(fleet.clock.now() + timedelta(hours=2))
+    text = joining.invite(fleet.folder, here, hours=1, replace=True, clock=fleet.clock)
+    assert joining.is_invited(fleet.folder, here), "so a second one says that the first is worth nothing"
+    assert shown(here).state == "online"
+    assert shown(here).facts()["weeks_of_epoch_keys"] == 3
+    assert "put the invitation on its card" in shown(here).advice[0]
+    assert "invitation" not in "".join(shown(here, ends).advice), "it is nobody's who is there"
+    assert ask(fleet, here, request(fleet, tmp_path / "replaced", text)).state == "waiting"
+    assert shown(here).state == "waiting"
+    assert shown(here).advice[0] == f"postern site accept {here}"
 
 
 def test_an_accepted_units_keys_cannot_be_swapped_by_who_copied_its_card(fleet: Fleet, tmp_path: Path) -> None:
