@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from agent.cli import main
 from agent.console.server import listen
 from agent.errors import PosternError, RefusedError
+from tests.simulators.broker import wait_until
 from tests.simulators.config import CARD
 from tests.simulators.full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.ports import free_port
@@ -321,6 +323,16 @@ def test_two_people_who_invite_at_once_both_get_what_they_asked_for(desk: Desk) 
     assert all(name in units for name in ("hall-1", "hall-2", "same"))
 
 
+def sleeps(process: int) -> bool:
+    """Whether a process waits in a system call, also a moment later: Python handles a signal that comes just before
+    a read only once that has ended."""
+    looks = []
+    for _ in range(3):
+        looks.append(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0])
+        time.sleep(0.02)
+    return set(looks) == {"S"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("words", "shown"),
@@ -338,14 +350,18 @@ def test_ctrl_c_at_a_prompt_or_while_it_waits_ends_it_without_a_word(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "agent", *words]
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
-        os.close(its)
-        told = b""
-        while shown.encode() not in told:
-            told += os.read(ours, 4096)
-        process.send_signal(number)
-        with contextlib.suppress(OSError):  # the terminal is gone with its program
-            while more := os.read(ours, 4096):
-                told += more
-        assert process.wait(60) == 128 + number
+        try:
+            os.close(its)
+            told = b""
+            while shown.encode() not in told:
+                told += os.read(ours, 4096)
+            wait_until(lambda: sleeps(process.pid))
+            process.send_signal(number)
+            with contextlib.suppress(OSError):  # the terminal is gone with its program
+                while more := os.read(ours, 4096):
+                    told += more
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
     os.close(ours)
     assert len(told.splitlines()) == 1, told
