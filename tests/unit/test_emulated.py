@@ -69,6 +69,18 @@ def test_every_model_answers_to_the_golden_picture_and_to_scenes(written: Path) 
         assert len(of_model) > 4
 
 
+def test_floats_may_be_rounded_otherwise_and_integers_may_not() -> None:
+    ones = np.linspace(-0.3, 0.3, 128, dtype=np.float32)
+    for off, none in ((1e-7, True), (1e-5, False)):
+        apart = Difference()
+        apart.add("out", ones + np.float32(off), ones)
+        assert apart.none is none
+        assert ("but for the rounding" in apart.words()) is none
+    apart = Difference()
+    apart.add("out", np.array([100, 7], np.int8), np.array([100, 8], np.int8))
+    assert not apart.none
+
+
 def test_what_is_absent_or_of_another_shape_is_a_difference() -> None:
     apart = Difference()
     apart.add("gone", None, np.zeros(3, np.int8))
