@@ -128,9 +128,7 @@ class Verifier:
             raise VerificationError("replayed", "this list of units is older than the one in use: fetch it again")
         known = self._trust.units()
         for key in trust.all_keys():
-            if (
-                key.unit not in known
-            ):  # it joined while this listened: whatever it said is missed here from its first on
+            if key.unit not in known:  # it joined meanwhile: whatever it said is missed here from its first event on
                 self._began.setdefault((f"/{TOPIC_ROOT}/{trust.site}/{key.unit}", key.key.kid), 0)
         self._trust = trust
 

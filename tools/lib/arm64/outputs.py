@@ -127,9 +127,9 @@ class Difference:
             return
         apart = np.abs(here.astype(np.float64) - there.astype(np.float64))
         self.unequal += int((apart > 0).sum())
-        self.largest = max(self.largest, float(apart.max(initial=0.0)))
-        allowed = ROUNDING * float(np.abs(there).max(initial=0.0)) if there.dtype.kind == "f" else 0.0
-        self.rounded &= float(apart.max(initial=0.0)) <= allowed
+        most = float(apart.max(initial=0.0))
+        self.largest = max(self.largest, most)
+        self.rounded &= most <= (ROUNDING * float(np.abs(there).max(initial=0.0)) if there.dtype.kind == "f" else 0.0)
 
     @property
     def none(self) -> bool:
