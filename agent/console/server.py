@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import threading
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -73,10 +76,34 @@ def serve(
     access.take(read_opening(folder, clock))
     watching = threading.Thread(target=watch, name="postern-console-watch", daemon=True)
     watching.start()
-    # Ctrl-C before its first step leaves a coroutine that never ran, of which Python would tell a person.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        server.run(sockets=[listening])
+        with _signals_wait(server):
+            server.run(sockets=[listening])
     finally:
         ended.set()
         watching.join()
+
+
+@contextlib.contextmanager
+def _signals_wait(server: uvicorn.Server) -> Iterator[None]:
+    """SIGTERM and SIGINT end the server, and reach whoever handled them before when it has ended.
+
+    Raised while its event loop is being made they would leave half-made things, of which Python tells a person.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal's
+        came.append(number)
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
