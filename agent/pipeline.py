@@ -4,9 +4,9 @@
     Frame -> Face[] -> Track[] -> (gate) -> Crop -> Embedding -> Probe -> Candidate -> Match -> event -> outbox
 
 A frame in which nothing changed since the last empty one is not looked at (``agent.detect.change``): it has no faces.
-Nor is every other frame while whoever is followed stands still and no crop is due, or walks and is not at the door yet
-(``agent.detect.cadence``). One in which something stirs and nobody is found is looked at once more, five times a
-second (``agent.detect.second_try``).
+Nor is every other frame while something stirs and nobody is found, and while whoever is followed stands still and no
+crop is due, or walks and nothing is to be decided about anybody at the door (``agent.detect.cadence``). One in which
+something stirs and nobody is found is looked at once more, five times a second (``agent.detect.second_try``).
 While an enrolment takes captures it looks at each frame, and nobody is recognised in it: a frame serves one purpose.
 A face that the gate does not admit has no embedding, ever, and an empty gallery embeds nobody. A crop and its
 embedding are overwritten within their frame. What outlives it is the sum of a track's embeddings, in memory only
@@ -158,10 +158,14 @@ def _tell(stages: Stages, outcomes: Sequence[Match | PresenceChange]) -> None:
 
 
 def _nobody_needs(stages: Stages, now_ns: int) -> bool:
-    """Whether somebody is followed of whom the next frame is soon enough."""
+    """Whether the next frame is soon enough: for whoever is followed, or where something stirs and nobody was found.
+
+    Where nothing stirs the change test says so, at a smaller cost than that of a look.
+    """
+    if not stages.tracker.following:
+        return stages.change.stirs(now_ns)
     return (
-        stages.tracker.following
-        and (stages.tracker.still or (stages.tracker.walking and not stages.gate.dwells))
+        (stages.tracker.still or (stages.tracker.walking and not stages.gate.dwells(stages.decider.rests)))
         and stages.liveness.watched is None
         and not stages.gate.needs(now_ns, lambda track_id: stages.decider.wants(track_id, now_ns))
         and bool(stages.references().subjects)  # else what is kept of faces is dropped in this very frame

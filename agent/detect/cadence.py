@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames need no look while faces are followed: every other one, as long as nobody moves, acts or is due.
+"""Which frames need no look: every other one, unless somebody moves, acts or is due of whom something is to be decided.
 
 Somebody who stands is followed as well at half the camera's rate, before the dwell time is over and after, and so is
-somebody who walks to the door, past it or away. While a track is new, hidden or runs, or somebody at the door moves,
-each frame is looked at, and so is the one in which somebody is first admitted and each in which a crop is wanted. Two
-frames in a row are never spared: whatever happens is seen one frame later at most.
+somebody who walks to the door, past it or away, or was matched; and where something stirs and nobody is found, whoever
+comes is found as well. While a track is new or runs, or somebody at the door moves or is hidden of whom nothing is
+known yet, each frame is looked at, and so is the one in which somebody is first admitted and each in which a crop is
+wanted. Two frames in a row are never spared: whatever happens is seen one frame later at most.
 """
 
 from __future__ import annotations

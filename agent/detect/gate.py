@@ -54,9 +54,11 @@ class Gate(Protocol):
         """Whether somebody who stands as they stood may be admitted now, and is ``wanted``, by the id of the track."""
         ...
 
-    @property
-    def dwells(self) -> bool:
-        """Whether in the last look somebody stood as an act wants it: their time at the door counts."""
+    def dwells(self, rests: Callable[[int], bool]) -> bool:
+        """Whether in the last look somebody stood as an act wants it whose time at the door counts.
+
+        It does not of whom nothing is to be decided for some time, as ``rests`` says by the id of the track.
+        """
         ...
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
@@ -123,9 +125,8 @@ class ZoneGate:
             for (track_id, _), (since, _) in self._since.items()
         )
 
-    @property
-    def dwells(self) -> bool:
-        return bool(self._since)
+    def dwells(self, rests: Callable[[int], bool]) -> bool:
+        return not all(rests(track_id) for track_id, _ in self._since)
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:
         self._forget(timestamp_ns)
@@ -205,8 +206,8 @@ class ButtonGate:
         del wanted
         return self.waits(timestamp_ns)
 
-    @property
-    def dwells(self) -> bool:
+    def dwells(self, rests: Callable[[int], bool]) -> bool:
+        del rests
         return False  # the press is the act: while it counts every frame is looked at
 
     def admit(self, tracks: Sequence[Track], *, frame_width: int, frame_height: int, timestamp_ns: int) -> list[Track]:

@@ -30,8 +30,8 @@ MAX_GROWTH = 1.6
 # Who moved by less since the last look, in box sizes, stands: between two looks that a frame lies between, too, the
 # boxes overlap by far more than they have to.
 STILL_SHIFT, STILL_GROWTH = 0.15, 1.1
-# Who moved by less walks: two boxes of one size so far apart still share half of their union, and a frame between two
-# looks may double the step.
+# Who moved by less in a frame walks: two boxes of one size so far apart still share half of their union, and a frame
+# between two looks may double the step.
 WALK_SHIFT, WALK_GROWTH = 0.3, 1.2
 
 Box = tuple[float, float, float, float]
@@ -53,6 +53,7 @@ class _Alive(msgspec.Struct):
     track: Track
     missed: int
     moved: tuple[float, float]  # shift and growth since the look before
+    frames: int = 1  # since that look
 
 
 class Tracker:
@@ -77,16 +78,16 @@ class Tracker:
     @property
     def still(self) -> bool:
         """Whether every track was seen in the last look, and hardly moved since the one before."""
-        return self._slower_than(STILL_SHIFT, STILL_GROWTH)
+        return all(
+            not alive.missed and alive.moved[0] <= STILL_SHIFT and alive.moved[1] <= STILL_GROWTH
+            for alive in self._alive.values()
+        )
 
     @property
     def walking(self) -> bool:
-        """Whether every track was seen in the last look, and moved as slowly as half the rate can follow."""
-        return self._slower_than(WALK_SHIFT, WALK_GROWTH)
-
-    def _slower_than(self, most_shift: float, most_growth: float) -> bool:
+        """Whether no track is new, and each that was seen in the last look moved as slowly as half the rate follows."""
         return all(
-            not alive.missed and alive.moved[0] <= most_shift and alive.moved[1] <= most_growth
+            alive.moved[0] <= WALK_SHIFT * alive.frames and alive.moved[1] <= WALK_GROWTH**alive.frames
             for alive in self._alive.values()
         )
 
@@ -116,12 +117,13 @@ class Tracker:
                     continue
                 # Not an id of ``before``: whoever keeps probes by id can tell the dead from the new.
                 track_id = next(i for i in itertools.count() if i not in self._alive and i not in before)
-                first_seen_ns, moved = timestamp_ns, (math.inf, math.inf)
+                first_seen_ns, moved, frames = timestamp_ns, (math.inf, math.inf), 1
             else:
-                before_it = self._alive[track_id].track
-                first_seen_ns, moved = before_it.first_seen_ns, _moved(before_it.face.box, face.box)
+                last = self._alive[track_id]
+                first_seen_ns, moved = last.track.first_seen_ns, _moved(last.track.face.box, face.box)
+                frames = last.missed + 1
             track = Track(track_id, face, first_seen_ns, timestamp_ns)
-            self._alive[track_id] = _Alive(track, 0, moved)
+            self._alive[track_id] = _Alive(track, 0, moved, frames)
             seen.add(track_id)
             tracks.append(track)
         for track_id, alive in self._alive.items():
