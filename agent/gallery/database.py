@@ -17,7 +17,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from agent.disk.files import SECRET_MODE, destroy
 from agent.disk.process_lock import ProcessLock
@@ -26,6 +26,7 @@ from agent.errors import DamagedError, PosternError, StorageError
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 2.0  # a backup tool may hold the file for a moment; the process lock keeps other agents out
+LOOKED_AT_S: Final = 2.0  # that a unit which starts waits for whoever looks: the doctor opens each reference
 
 # One row in ``gallery``; ``kek`` names the key-encryption key in force. ``expires_at`` and ``last_used_on`` stand in
 # clear so that retention needs no key; ``consent`` is the mark of a consent (see ``vault``), so that no two people have
@@ -84,9 +85,10 @@ class GalleryFile(SqliteFile):
     }
     DAMAGED = "is damaged: delete the file and enrol anew, there is no other copy of a reference by design"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wait_s: float = LOOKED_AT_S) -> None:
+        """Wait up to ``wait_s`` seconds while another process holds the file, then raise InUseError."""
         super().__init__(path)
-        self._lock = ProcessLock(path)
+        self._lock = ProcessLock(path, wait_s=wait_s)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, SECRET_MODE))
             self.connection = self._open()

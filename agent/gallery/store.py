@@ -77,7 +77,7 @@ class GalleryStore:
         self._damaged: frozenset[SubjectId] = frozenset()
         self._latest: References | None = None
         self._issued: list[tuple[weakref.ref[Any], tuple[SubjectId, ...]]] = []
-        self._database = GalleryFile(path)
+        self._database = GalleryFile(path, wait_s=0) if look_only else GalleryFile(path)
         try:
             self._vault = Vault(self._database, keyring=keyring, site=terms.site, unit=terms.unit, random=random)
             self._load()

@@ -20,8 +20,9 @@ from agent.errors import RetryError
 from agent.parse.strict_json import decode
 from agent.unit.held import is_held
 
-# What the running unit holds: a check of it would only find that.
+# What the running unit holds: a check of it would only find that, or take it from a unit that is just starting.
 HELD: Final = ("camera", "inputs", "outputs")
+IN_USE: Final = "in use by the running unit"
 MAX_LINE_BYTES: Final = 64 * 1024  # as the findings of one check, which are a few lines
 NAMES: Final = "?"  # asks for the names of the checks
 
@@ -56,13 +57,21 @@ class Examiner:
         os.waitpid(self._child, 0)
 
     def checks(self) -> Sequence[str]:
-        """Name what can be examined now: not what the running unit holds. RetryError when the child is gone."""
-        held = is_held(self._config)
-        return [name for name in decode(self._ask(NAMES), list[str], MAX_LINE_BYTES) if not (held and name in HELD)]
+        """Name what can be examined: the same at any time. RetryError when the child is gone."""
+        return decode(self._ask(NAMES), list[str], MAX_LINE_BYTES)
 
     def examine(self, name: str) -> list[dict[str, str]]:
-        """Do the check ``name``, one of ``checks``; RetryError when the child is gone."""
-        return decode(self._ask(name), list[dict[str, str]], MAX_LINE_BYTES)
+        """Do the check ``name``, one of ``checks``; RetryError when the child is gone.
+
+        Of what the running unit holds its use is told: also where the unit, which reads its configuration again or
+        starts, took it while it was examined.
+        """
+        if name in HELD and is_held(self._config):
+            return [{"check": name, "state": "ok", "text": IN_USE}]
+        found = decode(self._ask(name), list[dict[str, str]], MAX_LINE_BYTES)
+        if name in HELD and is_held(self._config):
+            return [{"check": name, "state": "ok", "text": IN_USE}]
+        return found
 
     def _ask(self, name: str) -> bytes:
         with self._lock:

@@ -9,10 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from agent import errors
-from tests.simulators.config import parse_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = (DEPLOY / "postern.service").read_text()
@@ -217,136 +215,6 @@ def test_the_package_brings_what_the_lines_of_a_board_need_as_debian_12_has_no_l
 @needs_systemd
 def test_the_network_example_fits_the_service(tmp_path: Path) -> None:
     check_with_drop_in(tmp_path, "network.conf", (DEPLOY / "network.conf.example").read_text())
-
-
-USER_DATA = DEPLOY / "cloud-init/user-data.example"
-
-
-def test_the_first_boot_example_holds_an_acceptable_configuration_and_no_secret() -> None:
-    data = yaml.safe_load(USER_DATA.read_text())
-    files = {entry["path"]: entry["content"] for entry in data["write_files"]}
-    assert parse_config(files["/etc/postern/config.yaml"].encode(), Path("config.yaml")).profile == "production"
-    text = USER_DATA.read_text().lower()
-    assert not re.search(r"private key|chpasswd|plain_text_passwd|hashed_passwd|password:", text)
-
-
-class FirstBoot:
-    """The script as the example carries it, with stand-ins for the machine's own commands."""
-
-    def __init__(self, folder: Path) -> None:
-        data = yaml.safe_load(USER_DATA.read_text())
-        files = {entry["path"]: entry["content"] for entry in data["write_files"]}
-        self.boot, self.bin, self.calls = folder / "boot", folder / "bin", folder / "calls"
-        self.config = folder / "config.yaml"
-        self.config.write_text("unit: {}\n")
-        self.boot.mkdir()
-        self.bin.mkdir()
-        self.script = folder / "first-boot"
-        self.script.write_text(files["/usr/local/sbin/postern-first-boot"])
-        self.command("sync", "exit 0")
-        self.command("timedatectl", "echo no")
-        self.command("apt-get", "exit 100")
-        self.command("setpriv", 'shift 3; exec "$@"')
-
-    def command(self, name: str, does: str) -> None:
-        path = self.bin / name
-        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.calls}\n{does}\n')
-        path.chmod(0o755)
-
-    def __call__(self) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": f"{self.bin}:/usr/bin:/bin",
-            "POSTERN_BOOT": str(self.boot),
-            "POSTERN_CONFIG": str(self.config),
-        }
-        return subprocess.run(
-            ["sh", self.script], env=environment, capture_output=True, text=True, timeout=30, check=False
-        )
-
-
-def test_a_first_boot_waits_for_the_time_tries_again_and_ends_with_the_request(tmp_path: Path) -> None:
-    unit = FirstBoot(tmp_path)
-    assert (unit().returncode, "waiting for a time server" in unit().stderr) == (75, True)
-    assert "apt-get" not in unit.calls.read_text(), "nothing is fetched on a clock that is behind"
-    unit.command("timedatectl", "echo yes")
-    assert "the package is missing" in unit().stderr
-    (unit.boot / "postern_0.1.0_arm64.deb").touch()
-    failed = unit()
-    assert (failed.returncode, "could not be installed" in failed.stderr) == (75, True)
-    request = 'case "$1 $2" in "unit request") [ -s "$4" ] && echo request || exit 2 ;; esac'
-    unit.command("postern", request)
-    assert "the invitation is missing" in unit().stderr
-    (unit.boot / "postern-token").touch()
-    assert unit().returncode == 75
-    assert sorted(path.name for path in unit.boot.glob("postern-*")) == ["postern-token"], "half a request is none"
-    (unit.boot / "postern-token").write_text("aaaa")
-    assert unit().returncode == 0
-    assert sorted(path.name for path in unit.boot.glob("postern-*")) == ["postern-request"]
-    before = unit.calls.read_text()
-    assert unit().returncode == 0
-    assert unit.calls.read_text() == before, "once it exists, nothing is done again"
-
-
-def test_a_first_boot_with_an_invitation_asks_until_it_has_joined_and_then_starts_the_service(tmp_path: Path) -> None:
-    unit = FirstBoot(tmp_path)
-    unit.command("timedatectl", "echo yes")
-    (unit.boot / "postern-invite").write_text("POSTERN1:A")
-    unit.command("postern", 'case "$1 $2" in "unit join") exit 75 ;; esac')
-    unit.command("systemctl", "exit 0")
-    waiting = unit()
-    assert (waiting.returncode, "has not joined yet" in waiting.stderr) == (75, True)
-    assert "systemctl" not in unit.calls.read_text()
-    assert [path.name for path in unit.boot.glob("postern-*")] == ["postern-invite"]
-    unit.command("postern", 'case "$1 $2" in "unit join") grep -q POSTERN1 "$3" ;; esac')
-    unit.command("systemctl", "exit 1")
-    assert unit().returncode == 75, "joined, and not yet in service: it goes on there"
-    unit.command("systemctl", "exit 0")
-    assert unit().returncode == 0
-    assert [path.name for path in unit.boot.glob("postern-*")] == ["postern-joined"], "the claim is gone from the card"
-    assert "systemctl enable --now postern.service" in unit.calls.read_text()
-    before = unit.calls.read_text()
-    assert unit().returncode == 0
-    assert unit.calls.read_text() == before
-
-
-def test_a_first_boot_takes_one_configuration_for_all_cards_and_says_what_is_missing(tmp_path: Path) -> None:
-    unit = FirstBoot(tmp_path)
-    unit.command("timedatectl", "echo yes")
-    unit.command("systemctl", "exit 0")
-    unit.command("postern", 'case "$1 $2" in "unit configure") grep -q right "$3" || exit 2 ;; esac')
-    unit.config.unlink()
-    assert "the configuration is missing: put config.yaml on the card" in unit().stderr
-    (unit.boot / "config.yaml").write_text("wrong")
-    assert "the invitation is missing" in unit().stderr
-    (unit.boot / "postern-invite").write_text("POSTERN1:A")
-    wrong = unit()
-    assert (wrong.returncode, "correct config.yaml on the card" in wrong.stderr) == (75, True)
-    assert "unit join" not in unit.calls.read_text()
-    (unit.boot / "config.yaml").write_text("right")
-    assert unit().returncode == 0
-    configured = (
-        f"unit configure {unit.boot}/config.yaml --invitation {unit.boot}/postern-invite --config {unit.config}"
-    )
-    assert configured in unit.calls.read_text()
-    assert sorted(path.name for path in unit.boot.iterdir()) == ["config.yaml", "postern-joined"]
-
-
-def test_the_first_boot_example_carries_the_files_that_lie_beside_it() -> None:
-    data = yaml.safe_load(USER_DATA.read_text())
-    files = {Path(entry["path"]).name: entry["content"] for entry in data["write_files"]}
-    assert files["postern-first-boot"] == (USER_DATA.parent / "first-boot").read_text()
-    assert files["postern-first-boot.service"] == (USER_DATA.parent / "postern-first-boot.service").read_text()
-    assert "package_update" not in data
-    assert "packages" not in data
-    service = files["postern-first-boot.service"]
-    assert "Restart=on-failure" in service
-    assert "ConditionPathExists=!/boot/firmware/postern-request" in service
-
-
-@pytest.mark.skipif(shutil.which("cloud-init") is None, reason="needs cloud-init")
-def test_the_first_boot_example_is_valid_cloud_config() -> None:
-    done = subprocess.run(["cloud-init", "schema", "-c", USER_DATA], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 DEVICES = {  # by which class of /proc/devices, and with what access, a unit reaches what its configuration may name

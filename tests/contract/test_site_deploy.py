@@ -43,6 +43,7 @@ def test_both_speak_of_the_same_folder_and_the_service_listens_nowhere_and_has_n
     assert f"{folder}/broker /etc/rabbitmq/postern" in CLUSTER[0].read_text()
     watched = set(re.findall(r"PathChanged=(\S+)", CLUSTER[1].read_text()))
     assert watched == {f"{folder}/broker/definitions.json", f"{folder}/broker/ca.crl"}
+    assert all("\nWants=postern-broker.service\n" in path.read_text() for _, path in (BROKER, CLUSTER))  # at each start
     for setting in (
         "CapabilityBoundingSet=",
         "NoNewPrivileges=yes",

@@ -89,13 +89,20 @@ def mark(text: str) -> None:
 
 
 def crashes(
-    steps: list[Step], *, seed: int, every: int = 1, torn: int = 2, machines: tuple[str, ...] = ("",)
+    steps: list[Step],
+    *,
+    seed: int,
+    every: int = 1,
+    torn: int = 2,
+    machines: tuple[str, ...] = ("",),
+    unordered: tuple[str, ...] = (),
 ) -> Iterator[Crash]:
     """Possible contents of the disk after every ``every``-th step: all kept, all lost, and ``torn`` random mixtures.
 
     Each once: where nothing waits for an fsync they are all the same, and often they are what was there a step before.
     ``machines`` are those of which each has a disk of its own, for what lies in the folder of its name: the power
-    fails at one of them at a time, and of the others everything is kept.
+    fails at one of them at a time, and of the others everything is kept. Those of ``unordered`` have no journal: of
+    names that were changed later some may be kept and earlier ones lost.
     """
     disks, marks, rng = {name: _Disk() for name in machines}, [], random.Random(seed)
     known: set[bytes] = set()
@@ -103,27 +110,44 @@ def crashes(
         if step.op == "mark":
             marks.append(step.data.decode())
             continue
-        if len(machines) == 1 or (where := step.a.partition("/")[0]) in machines:
-            disks[machines[0] if len(machines) == 1 else where].apply(step)
+        where = machines[0] if len(machines) == 1 else step.a.partition("/")[0]
+        for name, disk in disks.items():
+            if name == where or step.op == "sync":
+                disk.apply(step)
         if number % every and number != len(steps):
             continue
         promised = tuple(marks)
         for name, disk in disks.items():
-            others: dict[str, bytes] = {}
-            for other, its in disks.items():
-                others |= {} if other == name else its.after_crash(lambda: 1.0, len(its.renames))
-            found = [
-                Crash(number, "kept", others | disk.after_crash(lambda: 1.0, len(disk.renames)), promised),
-                Crash(number, "lost", others | disk.after_crash(lambda: 0.0, 0), promised),
-            ]
-            for _ in range(torn):
-                names = rng.randint(0, len(disk.renames))
-                mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names)
-                found.append(Crash(number, "torn", others | mixture, promised))
-            for crash in found:
+            others = {
+                path: content
+                for other, its in disks.items()
+                if other != name
+                for path, content in its.after_crash(lambda: 1.0, len(its.renames)).items()
+            }
+            rest = (rng, torn, name not in unordered)
+            for crash in _fails(number, disk, others, promised, *rest):
                 if (digest := crash.digest()) not in known:
                     known.add(digest)
                     yield crash
+
+
+def _fails(
+    number: int,
+    disk: _Disk,
+    others: dict[str, bytes],
+    promised: tuple[str, ...],
+    rng: random.Random,
+    torn: int,
+    ordered: bool,
+) -> Iterator[Crash]:
+    """What ``disk`` may hold when its power fails now."""
+    yield Crash(number, "kept", others | disk.after_crash(lambda: 1.0, len(disk.renames)), promised)
+    yield Crash(number, "lost", others | disk.after_crash(lambda: 0.0, 0), promised)
+    for _ in range(torn):
+        names = rng.randint(0, len(disk.renames))
+        chosen = None if ordered else [rng.random() < 0.5 for _ in disk.renames]
+        mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names, chosen)
+        yield Crash(number, "torn", others | mixture, promised)
 
 
 def _parse(content: bytes) -> list[Step]:
@@ -180,11 +204,16 @@ class _Disk:
                 self._seen[step.a].pending.append(step)
         elif step.op == "fsync":
             self._fsync(step.a)
+        elif step.op == "sync":
+            self._sync()
 
-    def after_crash(self, share: object, names: int) -> dict[str, bytes]:
+    def after_crash(self, share: object, names: int, chosen: list[bool] | None = None) -> dict[str, bytes]:
+        """With the first ``names`` changes of names that are not durable, or those ``chosen``."""
         tree = dict(self._durable)
-        for _, changes in self.renames[:names]:
-            _change(tree, changes)
+        kept = chosen if chosen is not None else [True] * names
+        for (_, changes), is_kept in zip(self.renames, kept, strict=False):
+            if is_kept:
+                _change(tree, changes)
         return {name: inode.content(share) for name, inode in tree.items()}
 
     def _rename(self, where: str, changes: dict[str, _Inode | None]) -> None:
@@ -201,6 +230,12 @@ class _Disk:
         for _, changes in self.renames[: last + 1]:
             _change(self._durable, changes)
         del self.renames[: last + 1]
+
+    def _sync(self) -> None:
+        """All that was done is durable."""
+        for inode in self._seen.values():
+            inode.durable, inode.pending = inode.content(lambda: 1.0), []
+        self._durable, self.renames = dict(self._seen), []
 
 
 def _change(tree: dict[str, _Inode], changes: dict[str, _Inode | None]) -> None:

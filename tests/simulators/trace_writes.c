@@ -181,6 +181,28 @@ int rename(const char *from, const char *to) {
   return result;
 }
 
+// What mv and rm call, whose folder is the working folder: flags that refuse an existing target change nothing here.
+int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned flags) {
+  char a[PATH_MAX], b[PATH_MAX];
+  int result = REAL(renameat2)(from_at, from, to_at, to, flags);
+  const char *source = result != 0 ? NULL : below(from, a), *target = below(to, b);
+  if (source != NULL && target != NULL) record("rename", source, target, "", 0);
+  return result;
+}
+
+int unlinkat(int at, const char *path, int flags) {
+  char buffer[PATH_MAX];
+  int result = REAL(unlinkat)(at, path, flags);
+  const char *name = result != 0 || (flags & AT_REMOVEDIR) ? NULL : below(path, buffer);
+  if (name != NULL && (at == AT_FDCWD || path[0] == '/')) record("unlink", name, "-", "", 0);
+  return result;
+}
+
+void sync(void) {
+  REAL(sync)();
+  if (record_fd >= 0) record("sync", ".", "-", "", 0);
+}
+
 // Called by the traced program: what it has promised so far.
 void postern_mark(const char *text) {
   if (record_fd >= 0) record("mark", "-", "-", text, strlen(text));

@@ -17,11 +17,12 @@ from agent.config.drawn import as_drawn, draw, zone_file
 from agent.config.schema import Config, ZoneActivation
 from agent.console.link import MAX_ASK_BYTES, ask, can_listen, socket_of
 from agent.console.opening import Opening, close, digest_of_code, make_opening, write_opening
+from agent.disk.process_lock import ProcessLock
 from agent.door.acts import Inputs
 from agent.errors import ConfigError, PosternError, RefusedError, RetryError
 from agent.unit.console_open import open_console
 from agent.unit.desk import Desk
-from agent.unit.examiner import Examiner
+from agent.unit.examiner import HELD, IN_USE, Examiner
 from tests.simulators.broker import wait_until
 from tests.simulators.config import parse_config
 from tools.lib.demo.site import NOTICE, PURPOSE
@@ -225,3 +226,19 @@ def test_checks_are_done_beside_threads_by_a_child_that_was_there_before(tmp_pat
     assert {"disk", "camera", "console"} <= set(names)
     assert findings
     assert {"check", "state", "text"} == set(findings[0])
+
+
+def test_what_the_running_unit_holds_is_told_and_no_check_is_missed_because_it_was_just_starting(
+    tmp_path: Path,
+) -> None:
+    """The list was once of a moment: asked while a unit read its zone, the first check it then held ended them all."""
+    made = config(tmp_path, more="gallery: {path: gallery.db}")
+    with Examiner(made, SystemClock()) as examiner:
+        names = examiner.checks()
+        held = ProcessLock(made.gallery.path)
+        try:
+            assert examiner.checks() == names
+            for name in HELD:
+                assert examiner.examine(name) == [{"check": name, "state": "ok", "text": IN_USE}]
+        finally:
+            held.release()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.disk.process_lock import ProcessLock
 from agent.embed.records import Embedding
 from agent.errors import CaptureRefusedError, ConsentError, KeyStoreError, RefusedError, StorageError, VerificationError
 from agent.gallery.template import mean_reference
@@ -356,3 +358,13 @@ def test_threads_may_share_the_store(tmp_path, clock) -> None:
     with open_store(tmp_path, clock) as store, ThreadPoolExecutor(3) as pool:
         assert list(pool.map(work, range(3))) == [None] * 3
         assert len(store) == 0
+
+
+def test_a_unit_that_starts_while_the_doctor_looks_waits_for_it(tmp_path, clock, rng) -> None:
+    """It once did not begin, and went back to the settings of before: a zone that was drawn was gone."""
+    looking = ProcessLock(tmp_path / "gallery.db")
+    away = threading.Timer(0.3, looking.release)
+    away.start()
+    with open_store(tmp_path, clock) as store:
+        assert len(store) == 0
+    away.join()
