@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -48,21 +47,20 @@ class AvConverter:
         else:
             self._threads = {"threads": 1}
 
-    def convert(self, picture: VideoFrame, turn: int = 0) -> tuple[Callable[[], Rgb], YuvPicture]:
-        """Return what makes lores, uint8 (h, w, 3), and main; both keep ``picture`` alive.
+    def convert(self, picture: VideoFrame, turn: int = 0) -> Converted:
+        """What ``picture`` becomes, turned clockwise by ``turn`` degrees, 0, 90, 180 or 270."""
+        return Converted(self, picture, turn)
 
-        Both are turned clockwise by ``turn`` degrees, 0, 90, 180 or 270.
-        """
+    def in_common(self, picture: VideoFrame) -> tuple[VideoFrame, Sequence[VideoPlane]]:
+        """``picture`` itself where its planes can be used as they lie, else one whose planes can; with the planes."""
         name, planes = picture.format.name, picture.planes  # PyAV makes these anew each time it is asked
-        usable = name in PLANAR or name in {NV12, YUYV}
-        if not usable or any(plane.line_size < 0 for plane in planes):
-            picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
-            name, planes = "yuv420p", picture.planes
-        colour = _colour(picture, name)
-        main = YuvPicture(*_views(name, planes, picture.width, picture.height), colour).turned(turn)
-        return partial(self._lores, picture, colour, (main.width, main.height), turn), main
+        if (name in PLANAR or name in {NV12, YUYV}) and all(plane.line_size >= 0 for plane in planes):
+            return picture, planes
+        picture = self._common.reformat(picture, None, None, "yuv420p", **self._threads)
+        return picture, picture.planes
 
-    def _lores(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
+    def small(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
+        """Lores, uint8 (h, w, 3), turned; ``shown`` is the (w, h) of the picture once it is."""
         return letterbox(turned(self._shrink(picture, colour, shown, turn), turn), self._lores_size)
 
     def _shrink(self, picture: VideoFrame, colour: YuvColour, shown: tuple[int, int], turn: int) -> Rgb:
@@ -81,6 +79,39 @@ class AvConverter:
         matrices = ("ITU709", "ITU601") if colour.standard == 709 else ("ITU601", "ITU709")
         rgb = self._colour.reformat(small, None, None, "rgb24", *matrices, interpolation="POINT", **self._threads)
         return _rows(rgb.planes[0], height, 3 * width).reshape(height, width, 3)
+
+
+class Converted:
+    """One decoded picture, of which is made what is asked for; it is kept alive until ``release``."""
+
+    __slots__ = ("_converter", "_main", "_picture", "_turn")
+
+    def __init__(self, converter: AvConverter, picture: VideoFrame, turn: int) -> None:
+        self._converter, self._turn = converter, turn
+        self._picture: VideoFrame = picture
+        self._main: YuvPicture | None = None
+
+    def main(self) -> YuvPicture:
+        """The full picture's planes where FFmpeg put them; ValueError once released."""
+        if self._main is None:
+            if self._picture is None:
+                raise ValueError("this picture was released")
+            picture, planes = self._converter.in_common(self._picture)
+            name, self._picture = picture.format.name, picture
+            views = _views(name, planes, picture.width, picture.height)
+            self._main = YuvPicture(*views, _colour(picture, name)).turned(self._turn)
+        return self._main
+
+    def lores(self) -> Rgb:
+        """The detector's picture, uint8 (h, w, 3); ValueError once released."""
+        main = self.main()
+        return self._converter.small(self._picture, main.colour, (main.width, main.height), self._turn)
+
+    def release(self) -> None:
+        """Let go of the buffer; idempotent."""
+        if self._main is not None:
+            self._main.release()
+        self._main = self._picture = None
 
 
 def _colour(picture: VideoFrame, name: str) -> YuvColour:

@@ -60,10 +60,10 @@ class AvCamera:
         times = self._live_times() if self.source.live else self._recorded_times()
         numbers = itertools.count()
         for time_ns, picture in times:
-            lores, main = self._converter.convert(picture, self._opened().turn)
-            yield Frame(next(numbers), time_ns, lores, main, main.release)
+            shown = self._converter.convert(picture, self._opened().turn)
+            yield Frame(next(numbers), time_ns, shown.lores, shown.main, shown.release)
             # A generator's names outlive the frame: they would hold its buffers while the next picture is decoded.
-            del picture, lores, main
+            del picture, shown
 
     def _live_times(self) -> Iterator[tuple[int, VideoFrame]]:
         stream = self._opened()

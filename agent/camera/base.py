@@ -157,8 +157,9 @@ class RgbPicture(msgspec.Struct, frozen=True):
 class Frame:
     """One exposure: a small RGB picture for detection and the full picture for crops.
 
-    ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time. ``lores`` may be
-    given as what makes it: most frames are empty, and of those nobody asks for it. ``relief`` belongs to cameras that
+    ``number`` counts frames of this camera session, ``timestamp_ns`` is the sensor's monotonic time. ``lores`` and
+    ``main`` may be given as what makes them: most frames are empty, and of those nobody asks for the small picture, and
+    for neither of one that is spared a look. ``relief`` belongs to cameras that
     measure depth: how far the nose of the face in a box (x0, y0, x1, y1, pixels of the main picture) stands before the
     plane of eyes and mouth, in eye distances; None where nothing was measured.
     """
@@ -170,7 +171,7 @@ class Frame:
         number: int,
         timestamp_ns: int,
         lores: Rgb | Callable[[], Rgb],
-        main: Picture,
+        main: Picture | Callable[[], Picture],
         release: Callable[[], None] | None = None,
         relief: Callable[[Sequence[float]], float | None] | None = None,
     ) -> None:
@@ -178,7 +179,7 @@ class Frame:
         self.number = number
         self.timestamp_ns = timestamp_ns
         self._lores: Rgb | Callable[[], Rgb] | None = lores
-        self._main: Picture | None = main
+        self._main: Picture | Callable[[], Picture] | None = main
         self._release = release
 
     @property
@@ -194,6 +195,8 @@ class Frame:
     def main(self) -> Picture:
         if self._main is None:
             raise ValueError("this frame was released")
+        if callable(self._main):
+            self._main = self._main()
         return self._main
 
     def close(self) -> None:

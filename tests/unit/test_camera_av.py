@@ -7,6 +7,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -358,11 +359,31 @@ def test_each_format_that_can_be_asked_for_is_read(pixels: str) -> None:
     """What a V4L2 camera of that format gives, through the converter, in true brightness."""
     assert V4l2Camera(device=Path("/dev/video0"), format=pixels)  # type: ignore[arg-type]
     grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 120, np.uint8), format="rgb24").reformat(format=pixels)
-    make, main = AvConverter(av, (32, 24)).convert(grey, 90)
-    lores = make()
+    shown = AvConverter(av, (32, 24)).convert(grey, 90)
+    lores, main = shown.lores(), shown.main()
     assert (main.width, main.height) == (48, 64)
     assert abs(int(main.window(0, 0, 48, 64).mean()) - 120) <= 3
     assert abs(int(lores[:20, :10].mean()) - 120) <= 3
+    shown.release()
+    for gone in (shown.lores, shown.main, lambda: main.width):
+        with pytest.raises(ValueError, match="was released"):
+            gone()
+
+
+def test_a_picture_that_nobody_asks_for_is_not_converted_and_gives_its_buffer_back() -> None:
+    class Untouched:
+        """Any look at it fails."""
+
+    seen = Untouched()
+    left = weakref.ref(seen)
+    shown = AvConverter(av, (32, 24)).convert(seen)
+    del seen
+    frame = Frame(0, 0, shown.lores, shown.main, shown.release)
+    assert left() is not None
+    frame.close()
+    assert left() is None
+    with pytest.raises(ValueError, match="was released"):
+        shown.main()
 
 
 def test_a_library_that_is_there_and_does_not_load_is_told_apart_from_one_that_is_missing(
