@@ -58,7 +58,10 @@ def test_no_python_is_told_in_one_sentence() -> None:
 
 @pytest.mark.timeout(300)  # two environments, on a machine that may be busy
 def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_in_one_sentence(tmp_path: Path) -> None:
-    """In a copy of the launcher with a project of its own, which needs no network and no time."""
+    """In a copy of the launcher with a project of its own, which needs no network and no time.
+
+    The first environment is of the extra that gets a pip of its own, the second borrows the one of this Python.
+    """
     copy = tmp_path / "checkout"
     (copy / "tools" / "lib").mkdir(parents=True)
     (copy / "agent").mkdir()
@@ -66,11 +69,12 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
         shutil.copy(ROOT / name, copy / name)
     (copy / "tools" / "lib" / "hello.py").write_text("import sys\nprint(sys.prefix, *sys.argv[1:])\n")
     program = copy / "tools" / "hello"
-    program.write_text('. "$(dirname "$0")/lib/launch.sh"\nlaunch hello .venv-hello hello "$@"\n')
+    launcher = '. "$(dirname "$0")/lib/launch.sh"\nlaunch hello .venv-hello {} "$@"\n'
     (copy / "pyproject.toml").write_text(PROJECT)
     words = ["bash", program, "a", "b"]
     env = {**os.environ, "PIP_NO_INDEX": "1", "PYTHON": sys.executable}
 
+    program.write_text(launcher.format("bench"))
     (copy / "backend.py").write_text(BACKEND.replace("version: 1", "version: 1\\nRequires-Dist: no-such-thing"))
     missing = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
     assert (missing.returncode, missing.stdout) == (1, "")
@@ -78,7 +82,9 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
     assert doing.startswith("setting up ")
     assert re.fullmatch(r"after \d+ s: fetching and installing what it needs", fetching)
     assert re.fullmatch(r"hello: packages cannot be installed: ERROR: .*no-such-thing.*; see .*install\.log", told)
+    assert (copy / ".venv-hello" / "bin" / "pip").exists()
 
+    program.write_text(launcher.format("hello"))
     (copy / "backend.py").write_text(BACKEND)
     made = subprocess.run(words, capture_output=True, text=True, check=False, env=env, cwd="/")
     assert made.returncode == 0, made.stderr

@@ -67,8 +67,9 @@ PY
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
   echo "setting up $venv with $python, once: first the environment itself"
-  if [[ $extra = bridge* ]] && borrows_pip "$python"; then
-    pip=("$python" -m pip --python "$BIN/python") # a pip of its own would take a third of the time
+  # A pip of its own takes some seconds, of a bridge's demo a third of the time; tools/arm64 asks for the one of the bench.
+  if [ "$extra" != bench ] && borrows_pip "$python"; then
+    pip=("$python" -m pip --python "$BIN/python")
     "$python" -m venv --clear --without-pip "$venv" || fail "the environment $venv cannot be made"
   else
     "$python" -m venv --clear "$venv" || fail "the environment $venv cannot be made"
