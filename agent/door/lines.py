@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
-
-import msgspec
+from typing import Literal, NamedTuple, Protocol
 
 from agent.clock import Clock
 from agent.errors import DeviceLostError
@@ -21,7 +19,9 @@ REOPEN_NS = 1_000_000_000  # between attempts to take an output line again that 
 Bias = Literal["as_is", "disabled", "pull_up", "pull_down"]
 
 
-class InputSpec(msgspec.Struct, frozen=True):
+class InputSpec(
+    NamedTuple
+):  # as the next, no Struct: msgspec was a quarter of what a keeper does until it holds a line
     """One line of a GPIO chip with a button on it; ``debounce_ms`` is the kernel's."""
 
     chip: Path
@@ -34,7 +34,7 @@ class InputSpec(msgspec.Struct, frozen=True):
         return f"line {self.line} of {self.chip}"
 
 
-class OutputSpec(msgspec.Struct, frozen=True):
+class OutputSpec(NamedTuple):
     """One line of a GPIO chip that something hangs on; off is what the hardware has without power, too.
 
     ``longest_ms`` is when whoever holds it switches it off again, whatever the unit says; 0 for never.
