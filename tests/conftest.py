@@ -39,6 +39,13 @@ if "TMPDIR" not in os.environ and _in_memory():
     os.environ["TMPDIR"] = str(MEMORY)  # of this process, of pytest's workers and of every program that a test starts
     tempfile.tempdir = None
 
+# One thread, as the program has it (agent.cli): in each of pytest's workers there was one for each core, and a third of
+# the time of whatever multiplies matrices went into threads that wait for each other. It is read at the import alone;
+# programs that tests start are told nothing, as they see to it themselves.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("OPENBLAS_NUM_THREADS", "1")
+    import numpy as np  # noqa: F401
+
 # The same examples in each run, however busy the machine is: a run says something about the change, and nothing about
 # its luck. Others are drawn, and more, where somebody has the time to look into what they find.
 _DRAWN_ANEW = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
