@@ -108,14 +108,14 @@ class Fleet:
         install(keys, (reply.answer or "").encode(), clock=self.clock)
         return FleetUnit(keys, SITE, name, self.clock)
 
-    def live(self, days: int, away: tuple[Outage, ...], *, seed: int) -> Tally:
-        """Let so many days pass."""
+    def live(self, days: int, away: tuple[Outage, ...], *, seed: int, step_s: int = STEP_S) -> Tally:
+        """Let so many days pass, ``step_s`` seconds between two looks."""
         rng = random.Random(seed)
         serials = {name: unit.serial() for name, unit in self.units.items()}
         ends = {name: read_ends(keys)[0] for name, keys in self.programs.items()}
         was_there = True
-        for _ in range(round(days * 86_400 / STEP_S)):
-            self.clock.advance(STEP_S)
+        for _ in range(round(days * 86_400 / step_s)):
+            self.clock.advance(step_s)
             day = (self.clock.now() - START) / timedelta(days=1)
             is_there = not any(one.day <= day < one.day + one.days for one in away)
             if is_there and not was_there:
