@@ -20,7 +20,7 @@ from agent.protocol.invitation import read_invitation, text_of
 from agent.unit.assemble import load_key
 from agent.unit.by_hand import confirm
 from agent.unit.from_card import Place, compose
-from agent.unit.invited import join
+from agent.unit.invited import check_place, join
 from agent.unit.joining import install, install_epoch_keys, new_unit_request
 from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import change_site_key
@@ -83,12 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _configure(arguments: argparse.Namespace) -> int:
     """Nothing is written unless the whole is right."""
+    invitation = None
     if arguments.invitation is not None:
-        place = Place.invited(read_invitation(text_of(read_brought(arguments.invitation))))
+        invitation = read_invitation(text_of(read_brought(arguments.invitation)))
+        place = Place.invited(invitation)
     else:
         place = Place.in_force(load_file(arguments.config))
     mode = mode_of(arguments.config, PUBLIC_MODE)  # whoever closed the file keeps it closed
-    content = compose(read_brought(arguments.file), arguments.file, place, mode)
+    content, config = compose(read_brought(arguments.file), arguments.file, place, mode)
+    if invitation is not None:
+        check_place(UnitFiles(config.keys.folder), invitation)
     check_output(arguments.config)
     write_atomic(arguments.config, content, mode=mode, same_owner=True)
     say(f"{arguments.config}: {place.unit} of site {place.site}, as {arguments.file} says")
@@ -103,7 +107,7 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
         check_output(arguments.output)  # new keys would replace those whose answer may be on its way
         write_output(arguments.output, new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
-        name = install(keys, read_brought(arguments.file), clock=clock)
+        name = install(keys, read_brought(arguments.file), clock=clock, configured=(site, unit))
         say(f"{name} has its keys: check with 'postern doctor', then start the service")
         tell(RETURN_SEAL_KEY)
     elif arguments.step == "install-keys":

@@ -13,7 +13,7 @@ import rfc8785
 from msgspec import Meta
 
 from agent.errors import RefusedError, VerificationError
-from agent.keys import PublicKey, decode_base64url, encode_base64url
+from agent.keys import PublicKey, decode_base64url, encode_base64url, read_header
 from agent.protocol.grant import SEPARATOR
 from agent.protocol.names import Digest, Name
 from agent.protocol.record import R, Record, decode
@@ -90,6 +90,10 @@ def following_seal_key(seal_jwk: dict[str, str]) -> dict[str, str] | None:
 
 REQUEST_TYPE = "postern-unit-request+jws"
 ANSWER_TYPE = "postern-unit-answer+jws"
+_BELONGS = {
+    REQUEST_TYPE: (UnitRequest, "a unit's request: 'postern site add-unit' at the site answers it"),
+    ANSWER_TYPE: (UnitAnswer, "a site's answer: 'postern unit install' at the unit takes it"),
+}
 TOKEN_BYTES = 16  # 128 bit: nobody guesses it, and 26 letters can still be typed
 _TOKEN_LABEL = b"postern/token/v1"
 
@@ -126,10 +130,19 @@ def is_proof(key: bytes, record: UnitRequest | UnitAnswer | JoinReply) -> bool:
 def unverified(token: str, kind: type[R]) -> R:
     """Read the payload of a compact JWS, with or without a grant before it, while its key is not known.
 
-    VerificationError (``malformed``) when it is none.
+    VerificationError (``malformed``) when it is none, or the other one of the two that travel.
     """
     try:
         _, payload, _ = token.rpartition(SEPARATOR)[2].split(".")
         return decode(decode_base64url(payload), kind)
     except ValueError:
-        raise VerificationError("malformed", "this file is not readable: copy it again") from None
+        raise VerificationError("malformed", f"this file is {_instead_of(kind, token)}") from None
+
+
+def _instead_of(wanted: type[Record], token: str) -> str:
+    """What was brought, and where it belongs."""
+    try:
+        kind, belongs = _BELONGS[read_header(token.rpartition(SEPARATOR)[2]).typ]
+    except (VerificationError, KeyError):
+        kind, belongs = wanted, ""
+    return "not readable: copy it again" if kind is wanted else belongs

@@ -53,7 +53,7 @@ class Authority:
     @classmethod
     def create(cls, site: str, now: datetime) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} postern authority")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, authority_name(site))])
         return cls(key, _root(key, name, now - BACKDATE, now + timedelta(days=CA_DAYS)))
 
     @property
@@ -271,6 +271,10 @@ def read_public_pem(text: str) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise KeyStoreError("a unit's public key is of another kind: restore the folder from its backup")
     return key
+
+
+def authority_name(site: str) -> str:
+    return f"{site} postern authority"
 
 
 def common_names(name: x509.Name) -> list[str]:

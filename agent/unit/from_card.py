@@ -39,8 +39,8 @@ class Place(msgspec.Struct, frozen=True):
         return cls(config.unit.site, config.unit.id, config.broker.host, config.broker.port)
 
 
-def compose(card: bytes, file: Path, place: Place, mode: int) -> bytes:
-    """The text of the card's ``file``, then the sections ``unit`` and ``broker`` as far as it has none.
+def compose(card: bytes, file: Path, place: Place, mode: int) -> tuple[bytes, Config]:
+    """The text of the card's ``file``, then the sections ``unit`` and ``broker`` as far as it has none; and both read.
 
     Lines keep their numbers, so that what is wrong is found on the card. Raises ConfigError for a
     configuration that is wrong, is another unit's, or holds a password where ``mode``, of the file that is written,
@@ -60,4 +60,4 @@ def compose(card: bytes, file: Path, place: Place, mode: int) -> bytes:
             f"{file} is for {config.unit.id} of site {config.unit.site}, and this unit is {place.unit} of site"
             f" {place.site}: leave the section unit out, it comes with the invitation"
         )
-    return whole
+    return whole, config

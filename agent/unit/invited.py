@@ -29,6 +29,7 @@ from agent.protocol.invitation import Invitation, claim_key
 from agent.protocol.joining import JoinReply, is_proof, request_digest, token_key
 from agent.protocol.names import JOINING_ROOT, JOINING_SUFFIX, Digest
 from agent.protocol.record import Record, decode, load, save
+from agent.site.authority import authority_name, common_names, read_certificate
 from agent.unit.joining import install, new_unit_request, read_pending
 from agent.unit.key_files import UnitFiles
 
@@ -81,6 +82,7 @@ def go_on(invitation: Invitation, keys: Path, *, policy: Path, clock: Clock, ask
     if files.joined.exists() and load(files.joined, Joined) == mark:
         _clear_waiting(files)
         return
+    check_place(files, invitation)
     if clock.state() == "synced" and clock.now().timestamp() > invitation.ends:
         raise RefusedError("the invitation has expired: make a new one at the site", reason="expired")
     request = _request(files, invitation)
@@ -91,6 +93,20 @@ def go_on(invitation: Invitation, keys: Path, *, policy: Path, clock: Clock, ask
         write_atomic(policy, reply.policy.encode(), mode=PUBLIC_MODE)
     save(files.joined, mark)
     _clear_waiting(files)
+
+
+def check_place(files: UnitFiles, invitation: Invitation) -> None:
+    """Refuse what would make another unit of one that has its keys: its events and people are bound to its name."""
+    if not files.tls_crt.exists() or not files.ca_crt.exists():
+        return
+    unit, site = (common_names(read_certificate(path).subject) for path in (files.tls_crt, files.ca_crt))
+    if unit != [invitation.unit] or site != [authority_name(invitation.site)]:
+        raise RefusedError(
+            f"the invitation is for {invitation.unit} of site {invitation.site}, and this unit is"
+            f" {printable(unit[0])} already: bring its own ('postern site invite --replace'), or, where it is to be"
+            " another unit, retire and purge it first (deploy/README.md, 'Replace a unit')",
+            reason="other_unit",
+        )
 
 
 def _clear_waiting(files: UnitFiles) -> None:

@@ -43,6 +43,7 @@ from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol import joining
 from agent.protocol.epoch_keys import IssuedKeys, open_epoch_keys
 from agent.protocol.grant import SIGNS_ANSWERS, verify_document
+from agent.protocol.invitation import PREFIX as INVITATION
 from agent.protocol.names import Name, check_name
 from agent.protocol.record import Record, encode, load, save
 from agent.site.authority import make_csr
@@ -97,41 +98,52 @@ def new_unit_request(keys: Path, site: str, unit: str, token: str) -> bytes:
     return event_key.sign(encode(request), typ=joining.REQUEST_TYPE).encode()
 
 
-def install(keys: Path, answer: bytes, *, clock: Clock) -> str:
+def install(keys: Path, answer: bytes, *, clock: Clock, configured: tuple[str, str] | None = None) -> str:
     """Check the site's answer and put keys, certificates and epoch keys in force; return the unit's name.
 
-    Safe to repeat after a power cut. Raises VerificationError when the answer is not from this unit's site or not
-    for this unit, KeyStoreError when it does not fit the keys that wait here.
+    Safe to repeat after a power cut. An answer to the keys in force is taken also while a newer request waits, which
+    then waits on. ``configured`` is the site and the unit that the configuration names. Raises VerificationError when
+    the answer is not from this unit's site or not for this unit, KeyStoreError when it does not fit the keys that wait
+    here.
     """
     files = UnitFiles(keys)
     waiting = files.waiting
     pending = read_pending(waiting.pending)
     token = answer.decode("ascii", errors="replace").strip()
     content = _verified(files, token, pending)
+    if configured is not None and (content.site, content.unit) != configured:
+        site, unit = configured
+        raise VerificationError(
+            "wrong_unit",
+            f"the answer is for {content.unit} of site {content.site}, the configuration for {unit} of site {site}:"
+            " fetch the answer for that one, or correct the section unit",
+        )
+    answered = pending is not None and _answers(content, pending)
+    waits_on = pending is not None and not answered
     if pending is None and not files.tls_key.exists():
         raise KeyStoreError(f"{keys} waits for no answer: make a request first")
-    new = waiting if pending is not None else files
+    new = waiting if answered else files
     _check_certificate(content, _existing(new.tls_key, files.tls_key))
     revoked = _revoked_brokers(keys, content)
     seal.settle(files)
-    issued = _open(content, files, new, clock, above=0 if pending is not None else seal.last_issue(files))
+    issued = _open(content, files, new, clock, above=0 if answered else seal.last_issue(files))
     # From here on nothing can be refused any more, and each step may be repeated.
     if issued is not None:
         _epoch_keys(files).add(issued.keys)
         seal.keep_token_key(files, issued)
-        _go_on(files, waiting if pending is not None else None, issued, content.epoch_keys)
+        _go_on(files, waiting if answered else None, issued, content.epoch_keys)
     write_atomic(files.ca_crt, content.ca_crt.encode(), mode=PUBLIC_MODE)
     write_atomic(files.site_jwk, json.dumps(content.site_jwk).encode(), mode=PUBLIC_MODE)
     for source, target in (
         (waiting.event_key, files.event_key),
         (waiting.tls_key, files.tls_key),
     ):
-        if source.exists():
+        if source.exists() and not waits_on:
             replace(source, target)
     if revoked is not None:
         write_atomic(files.revoked_brokers, revoked, mode=PUBLIC_MODE)
     write_atomic(files.tls_crt, content.tls_crt.encode(), mode=PUBLIC_MODE)
-    if waiting.pending.exists():
+    if waiting.pending.exists() and not waits_on:
         for spent in (waiting.seal_key, waiting.next_seal_key, waiting.pending):
             destroy(spent)
         if not waiting.request.exists():  # else who joins by an invitation has more to do, see ``unit.invited``
@@ -167,7 +179,12 @@ def read_pending(path: Path) -> PendingRequest | None:
 
 
 def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> joining.UnitAnswer:
-    """Read an answer: by the site's key where it is known, by the token where it is not, else by both."""
+    """Read an answer: by the site's key where it is known, by the token where it is not, else by both.
+
+    One to the keys in force needs no token: a request that waits for another answer is not in its way.
+    """
+    if token.upper().startswith(INVITATION):
+        raise VerificationError("malformed", "this is an invitation: 'postern unit join FILE' takes it")
     content = joining.unverified(token, joining.UnitAnswer)
     known = load_public_key(files.site_jwk) if files.site_jwk.exists() else PublicKey.from_jwk(content.site_jwk)
     verify_document(
@@ -187,9 +204,24 @@ def _verified(files: UnitFiles, token: str, pending: PendingRequest | None) -> j
         return content
     if (content.site, content.unit) != (pending.site, pending.unit):
         raise VerificationError("wrong_unit", "the answer is for another unit: fetch the one for this unit")
-    if not joining.is_proof(decode_base64url(pending.token_key), content):
-        raise VerificationError("bad_proof", "the answer was not made with this unit's enrolment token: start again")
+    if not _answers(content, pending) and not _is_for_keys_in_force(content, files):
+        raise VerificationError(
+            "bad_proof",
+            "the answer is to another request than this unit's newest: bring the answer to that, or make a new request",
+        )
     return content
+
+
+def _answers(content: joining.UnitAnswer, pending: PendingRequest) -> bool:
+    return joining.is_proof(decode_base64url(pending.token_key), content)
+
+
+def _is_for_keys_in_force(content: joining.UnitAnswer, files: UnitFiles) -> bool:
+    try:
+        _check_certificate(content, files.tls_key)
+    except (KeyStoreError, VerificationError):
+        return False
+    return files.site_jwk.exists()
 
 
 def _check_certificate(content: joining.UnitAnswer, tls_key: Path) -> None:
