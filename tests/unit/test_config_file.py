@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -169,6 +171,22 @@ def test_a_password_in_a_camera_address_is_never_told() -> None:
     assert "hunter2" not in repr(config)
     assert "hunter2" not in refusal(text.replace("192.0.2.1/x", "192.0.2.1:99999/x"))
     assert "hunter2" not in refusal(text + "  timeout: 3\n")
+
+
+def test_every_type_in_the_schema_is_one_that_json_schema_knows_and_a_path_is_no_empty_text() -> None:
+    def parts(node: object) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+        for one in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from parts(one)
+
+    definitions = json_schema()["$defs"]
+    told = {
+        d["type"] for definition in definitions.values() for d in parts(definition) if isinstance(d.get("type"), str)
+    }
+    assert told <= {"array", "boolean", "integer", "null", "number", "object", "string"}
+    path = definitions["Gallery"]["properties"]["path"]
+    assert (path["type"], path["minLength"]) == ("string", 1)
 
 
 def test_the_schema_is_closed_everywhere() -> None:
