@@ -33,7 +33,7 @@ from tools.lib.rig.unit import CLOCK, CONTROL, UNPLUGGED
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
 PATIENCE_S = 120.0  # of a busy machine; a health message comes every ten seconds
-LOOK_S = 0.2  # a look at the list of units takes some of the time that the unit needs
+LOOK_S = 0.5  # a look at the list of units takes some of the time that the unit needs
 POLICY = Path(__file__).parents[2] / "models" / "policy.json"
 
 

@@ -19,6 +19,7 @@ from tools.lib.rig.nursery import BY_ITSELF, KILLED, TOO_LATE, Nursery
 pytestmark = pytest.mark.timeout(240)
 
 ROOT = Path(__file__).parents[2]
+LOOK_S = 0.1  # a look at each process of the machine takes some of the time that the run needs
 # A nursery whose workers are starved at some of their births, as if no keeper had answered in time.
 STARVING = """
 import sys
@@ -69,12 +70,12 @@ def test_however_a_run_that_kills_is_ended_it_leaves_nothing_running_and_says_on
         text=True,
     )
     # A worker there, and with pulses its keeper.
-    wait_until(lambda: len(those_of(tmp_path)) >= (3 if mode == "pulses" else 2), 120)
+    wait_until(lambda: len(those_of(tmp_path)) >= (3 if mode == "pulses" else 2), 120, every_s=LOOK_S)
     rig.send_signal(sent)
     said, told = rig.communicate(timeout=60)
     if sent != signal.SIGKILL:
         assert (rig.returncode, said, told) == (130, "", "tools/rig: interrupted\n")
-    wait_until(lambda: those_of(tmp_path) == [])
+    wait_until(lambda: those_of(tmp_path) == [], every_s=LOOK_S)
 
 
 def test_a_worker_that_is_starved_is_begun_anew_and_told(tmp_path: Path) -> None:
