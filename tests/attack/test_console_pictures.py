@@ -24,7 +24,7 @@ from agent.unit.watching import told
 from tools.lib.evaluate.cover import Counts, background, compose, drawn_people
 
 ROOT = Path(__file__).parents[2]
-FACES = int(os.environ.get("POSTERN_FACES", "60"))
+FACES = int(os.environ.get("POSTERN_FACES", "30"))
 # What works with pictures for the length of a frame, or keeps numbers that are none: references, encrypted.
 WITH_ARRAYS = ("camera", "detect", "embed", "inference", "gallery")
 
