@@ -158,6 +158,10 @@ class Code:
 
         self._code = segno.make_qr(text, error="l", boost_error=False)
 
+    def modules(self) -> list[list[bool]]:
+        """Rows of modules, dark is True."""
+        return [[bool(one) for one in row] for row in self._code.matrix]
+
     def png(self) -> bytes:
         out = io.BytesIO()
         self._code.save(out, kind="png", scale=QR_SCALE, border=QR_BORDER)

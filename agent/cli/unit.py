@@ -26,6 +26,7 @@ from agent.unit.key_files import UnitFiles
 from agent.unit.key_rotation import change_site_key
 from agent.unit.retire import retire
 from agent.unit.revocations import install_revocations
+from agent.unit.scanned import look_for_one
 from agent.unit.seal_key import statement
 from agent.unit.tokens import install_token_list
 
@@ -43,8 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--token-file", type=Path, metavar="FILE", help="where the token is; else it is asked for")
     request.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here instead of standard output")
     joined = steps.add_parser("join", help="join the site by an invitation, over the broker; may be repeated")
-    joined.add_argument("file", type=Path, metavar="FILE", help="what 'postern site invite' wrote")
-    joined.add_argument("--keys", type=Path, default=DEFAULT_KEYS, metavar="FOLDER", help=f"({DEFAULT_KEYS})")
+    brought = joined.add_mutually_exclusive_group(required=True)
+    brought.add_argument("file", type=Path, nargs="?", metavar="FILE", help="what 'postern site invite' wrote")
+    brought.add_argument("--camera", action="store_true", help="or its QR code, held before this unit's camera")
+    add_config(joined)  # of the camera
+    joined.add_argument("--keys", type=Path, metavar="FOLDER", help=f"({DEFAULT_KEYS}; with --camera keys.folder)")
     joined.add_argument("--policy", type=Path, metavar="FILE", help="(policy.jws beside the folder of the keys)")
     joined.add_argument("--wait", type=float, default=JOIN_WAIT_S, metavar="SECONDS", help="for the site's answer")
     carded = steps.add_parser("configure", help="write this unit's configuration from the one that lies on its card")
@@ -141,10 +145,16 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    """Join by an invitation: no configuration is needed, the site may bring it."""
-    invitation = read_invitation(text_of(read_brought(arguments.file)))
-    keys = arguments.keys
-    become_owner(keys)
+    """Join by an invitation: no configuration is needed but that of the camera which looks at one."""
+    if arguments.camera:
+        config = load_file(arguments.config)
+        keys = arguments.keys or config.keys.folder
+        become_owner(keys)
+        invitation = look_for_one(config, SystemClock(), tell=tell)
+    else:
+        keys = arguments.keys or DEFAULT_KEYS
+        invitation = read_invitation(text_of(read_brought(arguments.file)))
+        become_owner(keys)
     join(
         invitation,
         keys,
