@@ -12,6 +12,7 @@ how random a small board is right after power-on, and the same events of the sam
 from __future__ import annotations
 
 import base64
+import binascii
 import functools
 import json
 from pathlib import Path
@@ -41,6 +42,8 @@ DERIVED_KEY_BYTES = 32
 KNOWN_HEADERS = 1024  # a unit's is always the same; the least recently used, of at most 2 kB, makes room
 COORDINATE_BYTES = 32  # r and s of an ES256 signature (RFC 7518 sec. 3.4)
 
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+
 
 class _Jwk(msgspec.Struct, frozen=True):
     """What is read of a public JWK; its other members (use, kid, alg) bind nothing here."""
@@ -61,7 +64,7 @@ class Header(NamedTuple):
 
 def encode_base64url(content: bytes) -> str:
     """Base64url without padding (RFC 7515 sec. 2)."""
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(content, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def decode_base64url(text: str) -> bytes:
@@ -143,7 +146,7 @@ class PublicKey:
             content = decode_base64url(payload)
         except ValueError:
             raise VerificationError("malformed", "the signed object is not a compact JWS") from None
-        self._check(read_header(token), typ, parts)
+        self._check(read_header(token), typ, f"{parts[0]}.{payload}".encode("ascii"), parts[2])
         return content
 
     def verify_detached(self, signature: str, payload: bytes, *, typ: str) -> None:
@@ -151,7 +154,7 @@ class PublicKey:
         parts = signature.split(".")
         if len(parts) != 3 or parts[1]:
             raise VerificationError("malformed", "the signature is not a detached JWS")
-        self._check(read_header(signature), typ, [parts[0], encode_base64url(payload), parts[2]])
+        self._check(read_header(signature), typ, f"{parts[0]}.{encode_base64url(payload)}".encode("ascii"), parts[2])
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether ``signature``, the bytes r and s of ES256, is this key's for ``message`` (RFC 9053 sec. 2.1).
@@ -164,17 +167,16 @@ class PublicKey:
             return False
         return True
 
-    def _check(self, header: Header, typ: str, parts: list[str]) -> None:
+    def _check(self, header: Header, typ: str, signed: bytes, signature: str) -> None:
         check_algorithm(header)
         if header.typ != typ:
             raise VerificationError("wrong_type", f"the signature was not made for {typ}")
         if header.kid != self.kid:
             raise VerificationError("wrong_key", "the signature was made by another key")
-        if not parts[2]:
+        if not signature:
             raise VerificationError("unsigned", "the signature was taken away")
         try:
-            signature = _in_asn1(decode_base64url(parts[2]))
-            self._point.verify(signature, f"{parts[0]}.{parts[1]}".encode("ascii"), _VERIFICATION)
+            self._point.verify(_in_asn1(decode_base64url(signature)), signed, _VERIFICATION)
         except (InvalidSignature, ValueError):
             raise VerificationError("bad_signature", "the signature does not fit the content") from None
 

@@ -174,7 +174,7 @@ class Chain:
         # A subscriber that starts in the middle of a unit's life misses nothing that it was ever sent.
         base = self._last or self.before
         jump = 0 if base is None else seq - base - 1
-        if jump > MAX_JUMP + JUMP_PER_S * max(entry.here - (entry.here if self._here is None else self._here), 0):
+        if jump > MAX_JUMP and jump > MAX_JUMP + JUMP_PER_S * self._s_since(entry):
             raise VerificationError("jump", f"the unit skips {jump} numbers: more than it can have said")
         return Placement(Gap(seq - jump, seq - 1) if jump > 0 else None, late)
 
@@ -194,6 +194,10 @@ class Chain:
         self._expected[seq - 1] = entry.prev
         self._settle()
         return placement
+
+    def _s_since(self, entry: Entry) -> int:
+        """How long before this event the last one was here, 0 before the first."""
+        return 0 if self._here is None else max(entry.here - self._here, 0)
 
     def _overtaken(self, entry: Entry) -> bool:
         """Whether this lower number was signed when a higher one was already here."""
@@ -261,7 +265,7 @@ class Chain:
         self._expected = {seq: digest for seq, digest in self._expected.items() if self._is_missing(seq)}
 
     def _is_missing(self, seq: int) -> bool:
-        return any(gap.first <= seq <= gap.last for gap in self._missing)
+        return bool(self._missing) and any(gap.first <= seq <= gap.last for gap in self._missing)
 
     def _strike(self, first: int, last: int) -> None:
         """Take the numbers from ``first`` to ``last`` off the missing ones."""

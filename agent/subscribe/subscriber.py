@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import msgspec
@@ -253,7 +254,14 @@ class Subscriber:
 
     def _take(self, messages: list[Incoming]) -> None:
         """Judge a batch, and write down what it changed."""
-        outcomes = [outcome for message in messages for outcome in self._check(message)]
+        outcomes: list[Handed] = []
+        for are_events, group in itertools.groupby(
+            messages, _is_event
+        ):  # of these whatever follows one another at once
+            if are_events:
+                outcomes += self._verify([(message.topic, message.payload) for message in group])
+            else:
+                outcomes += [outcome for message in group for outcome in self._check(message)]
         outcomes += self.verifier.take_given_up()
         events = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
         numbers: Iterator[int] = iter(())
@@ -268,29 +276,31 @@ class Subscriber:
             self._waiting.append((0 if isinstance(outcome, Refusal) else next(numbers, 0), outcome))
 
     def _check(self, message: Incoming) -> list[Handed]:
-        if (
-            self._board.hear(message) or not message.payload
-        ):  # nothing was said: so 'postern doctor' tries what a broker lets a unit do
+        # Without a payload nothing was said: so 'postern doctor' tries what a broker lets a unit do.
+        if self._board.hear(message) or not message.payload:
             return []
         if message.retained:
             return [Refusal("retained", printable(message.topic), "an event is never retained: somebody replays it")]
         if message.topic.endswith("/response/outbox/replay"):
             return self._check_answer(message)
-        now = self._clock.now()
+        if not message.topic.endswith("/health"):
+            return self._verify([(message.topic, message.payload)])
         try:
-            if message.topic.endswith("/health"):
-                unit, report, withheld = self.verifier.check_health(message.topic, message.payload, now)
-                if not self._heads.is_newer(unit, report):  # one that a broker repeats says how nobody is now
-                    return []
-                self._tails[unit] = report.head.seq - report.queue_depth
-                self._on_health(unit, report)
-                told = self._silence.heard(unit) + self._clocks.heard(unit, report)
-                for text in told + self._heads.note(unit, report, withheld):
-                    self._on_notice(text)
-                return []
-            return [self.verifier.check(message.topic, message.payload, now)]
+            unit, report, withheld = self.verifier.check_health(message.topic, message.payload, self._clock.now())
         except VerificationError as error:
             return [self._refusal(message.topic, error)]
+        if self._heads.is_newer(unit, report):  # one that a broker repeats says how nobody is now
+            self._tails[unit] = report.head.seq - report.queue_depth
+            self._on_health(unit, report)
+            told = self._silence.heard(unit) + self._clocks.heard(unit, report)
+            for text in told + self._heads.note(unit, report, withheld):
+                self._on_notice(text)
+        return []
+
+    def _verify(self, said: Sequence[tuple[str, bytes]]) -> list[Handed]:
+        """Judge what came together, as topics and payloads."""
+        found = zip(said, self.verifier.check_all(said, self._clock.now()), strict=True)
+        return [self._refusal(topic, one) if isinstance(one, VerificationError) else one for (topic, _), one in found]
 
     def _check_answer(self, message: Incoming) -> list[Handed]:
         """Take what a unit says again; what came meanwhile by itself is nothing new."""
@@ -301,13 +311,8 @@ class Subscriber:
             return []
         if not found:
             return []
-        outcomes: list[Handed] = []
-        for topic, payload in found.events:
-            try:
-                outcomes.append(self.verifier.check(topic, payload, self._clock.now()))
-            except VerificationError as error:
-                if error.reason not in ("duplicate", "replayed"):
-                    outcomes.append(self._refusal(topic, error))
+        judged = self._verify(found.events)
+        outcomes = [one for one in judged if not (isinstance(one, Refusal) and one.reason in ("duplicate", "replayed"))]
         given_up = ((gap, self.verifier.give_up(found.unit, gap)) for gap in found.gone)
         outcomes += [Loss(found.unit, gap, count) for gap, count in given_up if count]
         if self._replays:
@@ -387,3 +392,9 @@ class Subscriber:
     def _close_state(self) -> None:
         if self._state is not None:
             self._state.close()
+
+
+def _is_event(message: Incoming) -> bool:
+    """Whether it is judged as an event and nothing else, whatever it is."""
+    levels = message.topic.split("/")
+    return len(levels) == 5 and levels[3] in ("event", "backlog") and bool(message.payload) and not message.retained

@@ -31,16 +31,16 @@ honest; and what was cut off after the last event shows only in the next one, or
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from agent.errors import VerificationError, printable
-from agent.keys import Header, check_algorithm, read_header
+from agent.errors import VerificationError
+from agent.keys import Header
 from agent.parse import strict_json
-from agent.protocol.event import EVENT_TYPES, MAX_EVENT_BYTES, SIGNATURE_TYPE, Event, Kind, UnitData, canonical, digest
+from agent.protocol.event import SIGNATURE_TYPE, Event, Kind, UnitData, digest
 from agent.protocol.health import Health
 from agent.protocol.names import TOPIC_ROOT
 from agent.protocol.trust import TrustedKey, TrustedUnits
@@ -56,10 +56,15 @@ from agent.subscribe.chain import (
     Placement,
 )
 from agent.subscribe.heads import check_health
+from agent.subscribe.reading import read_event, read_event_header
 
 FRESH_WINDOW_S = 60  # seconds; above the unit's own live window, so that a slow network makes nothing stale
 CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event be fresh
 MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
+
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class VerifiedEvent(msgspec.Struct, frozen=True):
@@ -81,6 +86,16 @@ class VerifiedEvent(msgspec.Struct, frozen=True):
     digest: str
     age_s: int | None = None
     repeat: bool = False
+
+
+class _Examined(NamedTuple):
+    """An event that is proved by nothing yet; ``signed`` are the bytes that its signature has to cover."""
+
+    event: Event
+    moment: datetime
+    signed: bytes
+    trusted: TrustedKey
+    backlog: bool
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -144,21 +159,39 @@ class Verifier:
         says it. Raises VerificationError with one of the reasons above, and nothing else, whatever the bytes are;
         a refused event changes no state.
         """
-        members = _parse(payload)
-        event, said_at = _read(members)
-        header = _read_signature_header(event.sig)
+        one = self._examine(topic, payload, backlog=backlog)
+        _prove(one)
+        return self._accept(one, now)
+
+    def check_all(
+        self, messages: Iterable[tuple[str, bytes]], now: datetime
+    ) -> list[VerifiedEvent | VerificationError]:
+        """Check topics and payloads in their order, as ``check`` does: of each its event, or why it is refused.
+
+        Each step is done for all before the next: a processor's caches do not hold the code of all of them at once.
+        """
+        found = [_go_on(lambda message: self._examine(*message), message) for message in messages]
+        proved = [_go_on(_prove, one) for one in found]
+        return [_go_on(lambda one: self._accept(one, now), one) for one in proved]
+
+    def _examine(self, topic: str, payload: bytes, *, backlog: bool | None = None) -> _Examined:
+        """Do what needs neither the signature nor the chain: 1 to 9."""
+        event, moment, signed = read_event(payload)
+        header = read_event_header(event.sig)
         trusted = self._trusted(header, event)
-        expected_backlog = self._check_topic(topic, event)
-        backlog = expected_backlog if backlog is None else backlog
-        signed = canonical(members)
-        trusted.key.verify_detached(event.sig, signed, typ=SIGNATURE_TYPE)
+        came_late = self._check_topic(topic, event)
+        return _Examined(event, moment, signed, trusted, came_late if backlog is None else backlog)
+
+    def _accept(self, one: _Examined, now: datetime) -> VerifiedEvent:
+        """Do the rest, of an event whose signature holds: 11 to 13."""
+        event, trusted, backlog = one.event, one.trusted, one.backlog
         self.check_list(now)
         if not (trusted.counts_at(now) and trusted.may_say(event.data.seq, backlog=backlog)):
             raise VerificationError("revoked", f"the key of unit {trusted.unit} no longer counts")
-        moment = said_at if event.data.clock == "synced" else None
+        moment = one.moment if event.data.clock == "synced" else None
         age = None if moment is None else (now - moment).total_seconds()
         fresh = not backlog and age is not None and -self._skew_s <= age <= self._oldest_s
-        own_digest = digest(signed)
+        own_digest = digest(one.signed)
         entry = Entry(
             seq=event.data.seq,
             prev=event.data.prev,
@@ -168,15 +201,16 @@ class Verifier:
             now=math.floor(now.timestamp()),
             fresh=fresh,
         )
-        chain = self._chains.find(event.source, header.kid)
-        began = self._began.get((event.source, header.kid))
+        kid = trusted.key.kid
+        chain = self._chains.find(event.source, kid)
+        began = self._began.get((event.source, kid))
         if began is not None and entry.seq - began <= MAX_JUMP:  # beyond it, a report of long ago was said again
             chain.before = began
-        place = self._placed(chain, entry, event.source, header.kid)
-        self._began.pop((event.source, header.kid), None)
+        place = self._placed(chain, entry, event.source, kid)
+        self._began.pop((event.source, kid), None)
         if isinstance(event.data, UnitData) and event.data.lost is not None:
             chain.explain(event.data.lost)
-        self._chains.keep(event.source, header.kid, chain)
+        self._chains.keep(event.source, kid, chain)
         return VerifiedEvent(
             event=event,
             unit=trusted.unit,
@@ -296,42 +330,16 @@ class Verifier:
         self._chains.keep(source, kid, chain)
 
 
-def _parse(payload: bytes) -> dict[str, Any]:
-    if len(payload) > MAX_EVENT_BYTES:
-        raise VerificationError("too_large", f"an event is never longer than {MAX_EVENT_BYTES} bytes")
+def _prove(one: _Examined) -> _Examined:
+    """Check the signature."""
+    one.trusted.key.verify_detached(one.event.sig, one.signed, typ=SIGNATURE_TYPE)
+    return one
+
+
+def _go_on(step: Callable[[A], B], found: A | VerificationError) -> B | VerificationError:
+    if isinstance(found, VerificationError):
+        return found
     try:
-        members = strict_json.loads(payload, limit=MAX_EVENT_BYTES)
-    except strict_json.StrictJsonError as error:
-        raise VerificationError("malformed", f"the event is not usable JSON: {error}") from None
-    if not isinstance(members, dict):
-        raise VerificationError("malformed", "the event is not a JSON object")
-    return members
-
-
-def _read(members: dict[str, Any]) -> tuple[Event, datetime]:
-    if members.get("sig") in (None, ""):
-        raise VerificationError("unsigned", "the event has no signature")
-    data = members.get("data")
-    kind = data.get("event_type") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or kind not in EVENT_TYPES or members.get("type") != EVENT_TYPES[kind]:
-        raise VerificationError("wrong_type", "the event is of an unknown kind, or its data is of another kind")
-    try:
-        event = strict_json.convert(members, Event)
-        moment = event.moment
-    except ValueError as error:
-        raise VerificationError("malformed", f"a field of the event is wrong: {printable(str(error))}") from None
-    if event.id != f"{event.data.boot}-{event.data.seq}":
-        raise VerificationError("malformed", "the event's id is not its boot and number")
-    if isinstance(event.data, UnitData) and (event.data.condition == "loss") != (event.data.lost is not None):
-        raise VerificationError("malformed", "a loss event must say what was lost, and no other may")
-    if isinstance(event.data, UnitData) and (lost := event.data.lost) and lost.count > lost.last - lost.first + 1:
-        raise VerificationError("malformed", "a loss event says that more was lost than it names numbers")
-    return event, moment
-
-
-def _read_signature_header(signature: str) -> Header:
-    header = read_header(signature)
-    check_algorithm(header)
-    if header.typ != SIGNATURE_TYPE:
-        raise VerificationError("wrong_type", "the signature was not made for an event")
-    return header
+        return step(found)
+    except VerificationError as error:
+        return error
