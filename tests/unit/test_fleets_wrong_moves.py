@@ -25,6 +25,7 @@ from tests.simulators.broker import wait_until
 from tests.simulators.config import CARD
 from tests.simulators.full_disk import LIMITS, no_file_grows_beyond
 from tests.simulators.ports import free_port
+from tests.simulators.typed import typed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,11 +38,6 @@ class Desk:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self._capsys = folder, capsys
-        for name in ("hq", "other"):
-            self.does("site", "create", "-f", self.site(name), name)
-            self.does("site", "broker", "-f", self.site(name), "127.0.0.1")
-            self.does("site", "invite", "-f", self.site(name), "door-7", "-o", folder / f"{name}.invite")
-        (folder / "card.yaml").write_text(CARD)
 
     def site(self, name: str = "hq") -> Path:
         return self.folder / name
@@ -70,8 +66,21 @@ class Desk:
         return lines[0]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as each test finds it: made once, and copied."""
+    folder = tmp_path_factory.mktemp("made")
+    for name in ("hq", "other"):
+        typed("site", "create", "-f", folder / name, name)
+        typed("site", "broker", "-f", folder / name, "127.0.0.1")
+        typed("site", "invite", "-f", folder / name, "door-7", "-o", folder / f"{name}.invite")
+    (folder / "card.yaml").write_text(CARD)
+    return folder
+
+
 @pytest.fixture
-def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Desk(tmp_path, capsys)
 
