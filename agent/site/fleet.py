@@ -204,7 +204,8 @@ def _advice(unit: str, state: State, seen: UnitSeen, policy: SignedPolicy | None
     if seen.queue is not None and seen.queue >= LONG_QUEUE and state == "online":
         yield f"{seen.queue} events wait though it is connected: look at the broker's rules for it"
     yield from _about_settings(seen, policy)
-    if seen.told is not None:
+    told = seen.configuration
+    if seen.told is not None and (told is None or told.why is None or told.why not in seen.told):  # else it was said
         yield f"what it was sent last was not taken ({seen.told})"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.protocol.health import ConfigurationState
 from agent.protocol.record import save
-from agent.site.fleet import UnitState
+from agent.site.fleet import UnitState, list_units
 from agent.site.page import fleet_page
 from agent.site.seen import UnitSeen
 from tests.simulators.site_office import SiteOffice
@@ -71,3 +72,20 @@ def test_the_page_lists_every_unit_with_what_to_do(tmp_path: Path) -> None:
         assert word in text
     missing = subprocess.run([*words[:-1], str(tmp_path / "none" / "x")], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+
+
+def test_why_settings_do_not_fit_a_unit_is_said_once_and_what_else_it_did_not_take_still_is(tmp_path: Path) -> None:
+    office = SiteOffice(tmp_path)
+    office.enrol("door-1")
+    why = "fleet.yaml:4: activation.dwell_ms: the unit's own file says 600"
+
+    def advice(told: str) -> list[str]:
+        state = ConfigurationState(serial=3, digest="sha256:" + "a" * 64, state="refused", why=why)
+        at = f"{office.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+        seen = UnitSeen(version=1, unit="door-1", at=at, told=told, configuration=state)
+        save(office.files.seen / "door-1.json", seen)
+        (unit,) = list_units(office.site, clock=office.clock)
+        return [one for one in unit.advice if "not fit" in one or "not taken" in one]
+
+    assert len(advice(f"configuration: bad_configuration: {why}")) == 1
+    assert len(advice("epoch_keys: replayed: this unit has newer ones")) == 2
