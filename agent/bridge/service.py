@@ -63,6 +63,11 @@ class Bridge:
         self._name = identity.common_name
         self._week_keys = self._of_weeks()
         self.status.facts.certificate_s = int(identity.expires.timestamp())
+        if not settings.state.is_dir():
+            raise RefusedError(
+                f"the folder {settings.state} of the bridge's own files is not there: make it with mode 0700 for the"
+                " user that the bridge runs as, and run this as that user"
+            )
         self.store = Store(
             settings.state / "bridge.db",
             outputs=[output.name for output in settings.outputs],
@@ -71,7 +76,7 @@ class Bridge:
         )
         with ExitStack() as stack:
             stack.callback(self.store.close)
-            outputs = [(one, self._make(one)) for one in settings.outputs]
+            outputs = [(one, self._made(one)) for one in settings.outputs]
             stack.pop_all()
         self._pumps = [
             Pump(
@@ -229,6 +234,13 @@ class Bridge:
         for pump in self._pumps:
             pump.look()
 
+    def _made(self, one: wanted.Output) -> Output:
+        """An output, or a RefusedError that says which of them does not do."""
+        try:
+            return self._make(one)
+        except RefusedError as error:
+            raise RefusedError(f"output {one.name}: {error}", reason=error.reason) from error
+
     def _make(self, one: wanted.Output) -> Output:
         """Each output loads what it needs alone."""
         broker, words = self.settings.broker, one.liveness_not_checked
@@ -269,7 +281,7 @@ class Bridge:
                     )
         except ImportError as error:
             raise RefusedError(
-                f"output {one.name} needs a library that is not installed ({error.name}): pip install 'postern[bridge]'"
+                f"it needs a library that is not installed ({error.name}): pip install 'postern[bridge]'"
             ) from error
 
     def _announcers(self, one: wanted.HomeAssistant) -> Credentials:
@@ -278,7 +290,7 @@ class Bridge:
         credentials = Credentials.in_folder(one.keys)
         if load_identity(credentials, self.clock).common_name == self._name:
             raise RefusedError(
-                f"output {one.name} has the bridge's own keys ({self._name}), and the broker ends the former of two"
+                f"it has the bridge's own keys ({self._name}), and the broker ends the former of two"
                 " sessions of one name: give it a program of its own ('postern site add-program NAME --role announcer')"
             )
         return credentials

@@ -30,11 +30,18 @@ Database = Annotated[
         description="sqlite:////var/lib/postern-bridge/archive.db or postgresql+psycopg://USER@HOST/DATABASE",
     ),
 ]
-Port = Annotated[int, Meta(ge=1, le=65_535)]
+Host = Annotated[
+    str,
+    Meta(
+        pattern=r"^([^\s/:@\[\]]{1,255}|[0-9a-fA-F:.]{2,45}(%[^\s/:@\[\]]{1,32})?)$",
+        description="a name or an address alone, such as logs.example.org; the port has a key of its own",
+    ),
+]
+Port = Annotated[int, Meta(ge=1, le=65_535, description="a whole number from 1 to 65535, without quotes")]
 
 
 class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    host: Host
     port: Port = 8883
 
 
@@ -46,7 +53,10 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     name: Name
     people: bool = False
-    liveness_not_checked: Literal["a photograph of a face may open this door"] | None = None
+    liveness_not_checked: Annotated[
+        Literal["a photograph of a face may open this door"] | None,
+        Meta(description=f"only these very words: {UNCHECKED}"),
+    ] = None
 
 
 class Webhook(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="webhook"):
@@ -61,7 +71,7 @@ class Sql(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="s
 
 class HomeAssistant(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="home-assistant"):
     keys: Path  # files of a program with the role announcer
-    presence_s: Annotated[int, Meta(ge=10, le=86_400)] = 600
+    presence_s: Annotated[int, Meta(ge=10, le=86_400, description="whole seconds from 10 to 86400")] = 600
 
 
 class Metrics(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="metrics"):
@@ -76,7 +86,7 @@ class Otlp(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="
 
 
 class Syslog(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="syslog"):
-    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    host: Host
     port: Port = 6514  # RFC 5425
     ca: Path | None = None
     keys: Path | None = None  # folder with tls.crt and tls.key, where the receiver asks for them

@@ -286,7 +286,8 @@ class Subscriber:
         if not message.topic.endswith("/health"):
             return self._verify([(message.topic, message.payload)])
         try:
-            unit, report, withheld = self.verifier.check_health(message.topic, message.payload, self._clock.now())
+            said = (message.topic, message.payload, self._clock.now(), self._silence.listening_s())
+            unit, report, withheld = self.verifier.check_health(*said)
         except VerificationError as error:
             return [self._refusal(message.topic, error)]
         if self._heads.is_newer(unit, report):  # one that a broker repeats says how nobody is now
@@ -298,7 +299,6 @@ class Subscriber:
         return []
 
     def _verify(self, said: Sequence[tuple[str, bytes]]) -> list[Handed]:
-        """Judge what came together, as topics and payloads."""
         found = zip(said, self.verifier.check_all(said, self._clock.now()), strict=True)
         return [self._refusal(topic, one) if isinstance(one, VerificationError) else one for (topic, _), one in found]
 

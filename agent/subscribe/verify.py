@@ -60,6 +60,7 @@ from agent.subscribe.reading import read_event, read_event_header
 
 FRESH_WINDOW_S = 60  # seconds; above the unit's own live window, so that a slow network makes nothing stale
 CLOCK_SKEW_S = 10  # two clocks that follow a time server differ by far less; more would let a held-back event be fresh
+DELAY_S = 10  # seconds that a report takes at most: one that took longer says nothing about when its unit began
 MAX_AGE_S = 366 * 24 * 3600  # an age is told up to a year, either way: a clock that is further off is just wrong
 
 
@@ -272,12 +273,15 @@ class Verifier:
         """Units of which a key is quarantined, with the reason."""
         return {source.rpartition("/")[2]: reason for (source, _), reason in self._chains.quarantined().items()}
 
-    def check_health(self, topic: str, payload: bytes, now: datetime) -> tuple[str, Health, int | None]:
+    def check_health(
+        self, topic: str, payload: bytes, now: datetime, listening_s: float = 0
+    ) -> tuple[str, Health, int | None]:
         """Check a health document: the unit, the document, and how many of its events are withheld.
 
-        Of a key of which no event was heard yet, those since its first report are. None where nothing can be said, or
-        what was withheld has become a gap. Raises VerificationError; a head that contradicts the chain (``fork``)
-        quarantines the key.
+        Of a key of which no event was heard yet, those since its first report are, and one at least where the unit
+        began to run within the last ``listening_s`` seconds, in which all was heard: it says so in an event. None where
+        nothing can be said, or what was withheld has become a gap. Raises VerificationError; a head that contradicts
+        the chain (``fork``) quarantines the key.
         """
         unit, kid, report = check_health(topic, payload, self._trust, now)
         chain = self._chains.find(report.source, kid)
@@ -288,7 +292,9 @@ class Verifier:
             return unit, report, None
         sent = report.head.seq - report.queue_depth
         if not chain.last:
-            return unit, report, max(sent - self._began.setdefault((report.source, kid), max(sent, 0)), 0) or None
+            said = report.queue_depth == 0 and report.uptime_s + DELAY_S < listening_s
+            began = max(sent - said, 0)
+            return unit, report, max(sent - self._began.setdefault((report.source, kid), began), 0) or None
         tail = max(sent - chain.last, 0)
         return unit, report, None if not tail and chain.missing() else tail
 

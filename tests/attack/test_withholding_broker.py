@@ -137,6 +137,25 @@ def test_a_broker_that_never_hands_on_a_single_event_is_told_as_well(site: Withh
         assert events.withheld() == {"door-2": 5}, "a gap now, and nobody says that they have come"
 
 
+def test_a_first_event_that_is_withheld_is_told_of_a_unit_of_the_very_first_list(site: WithholdingSite) -> None:
+    """It never spoke before, and its first report is kept back, too: whoever listened then has to have an event."""
+    site.withhold(*KINDS, health=True)
+    with site.subscriber() as events:
+        site.clock.skipped_s += 60  # the list is there, and the unit is not yet mounted
+        site.unit.report_health()
+        site.unit.start()
+        site.say(1, unit_draft)
+        site.withhold(*KINDS)
+        site.report(events)
+        assert events.withheld() == {"door-2": 1}
+        site.withhold()
+        site.say(1)
+        (first,) = take(events, 1)
+        assert isinstance(first, VerifiedEvent)
+        assert first.gap is not None
+        assert (first.gap.first, first.gap.last) == (1, 1)
+
+
 def test_a_broker_that_keeps_back_what_the_unit_says_of_itself_as_well_is_told_by_the_silence(
     site: WithholdingSite,
 ) -> None:
@@ -157,6 +176,22 @@ def test_a_broker_that_keeps_back_what_the_unit_says_of_itself_as_well_is_told_b
         site.withhold()
         site.report(events)
         assert "unit door-2 is heard again" in site.notices
+
+
+def test_a_unit_that_never_said_anything_since_this_runs_is_told_as_silent_as_well() -> None:
+    """Else a broker that keeps back everything of it would only have to outlast a restart of the auditor."""
+    clock = SimulatedClock()
+    silence = Silence(clock)
+
+    def after(seconds: float) -> list[str]:
+        clock.advance(seconds)
+        return silence.look(("door-1",))
+
+    assert after(61) == after(4 * 3600) == []
+    (told,) = after(3600 + 1)
+    assert told.startswith("unit door-1 says nothing of itself for 300 minutes")
+    assert after(24 * 3600) == []
+    assert silence.heard("door-1") == ["unit door-1 is heard again"]
 
 
 def test_silence_is_of_the_unit_and_not_of_a_lost_connection_or_a_rare_report() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.bridge.records import notice
+from agent.bridge.settings import load_settings
 from agent.bridge.store import Store
 from agent.cli import main
 from agent.clock import SimulatedClock
@@ -73,6 +74,17 @@ def test_demo_needs_nothing_of_an_output() -> None:
         ("name: hook", "name: Hook_1", "is not of this form (1 to 64 of the letters a-z, the digits 0-9 and '-')"),
         ("name: hook,", 'name: hook, liveness_not_checked: "yes",', "bridge.yaml"),
         ("name: hook,", "name: hook, people: true,", "name the file of people"),
+        ("broker.example}", "mqtts://broker.example}", "host: is not of this form (a name or an address alone"),
+        ("broker.example}", "'broker.example:8883'}", "the port has a key of its own)"),
+        ("broker.example}", "'[::1]'}", "the port has a key of its own)"),
+        ("broker.example}", "broker.example, port: '8883'}", "(a whole number from 1 to 65535, without quotes)"),
+        ("name: hook,", "name: hook, liveness_not_checked: yes,", "only these very words: a photograph of a face may"),
+        ("secret: secret}", "secret: secret}\n  - {kind: syslog, name: s, host: 'a.example:6514'}", "outputs[1].host"),
+        (
+            "secret: secret}",
+            "secret: secret}\n  - {kind: home-assistant, name: h, keys: k, presence_s: '600,5'}",
+            "whole seconds from 10 to 86400",
+        ),
         ("secret: secret}", "secret: secret}\n  - {kind: metrics, name: hook}", "two outputs have the name hook"),
     ],
 )
@@ -82,6 +94,13 @@ def test_mistake_in_the_configuration_is_one_sentence(
     told = refused(tmp_path, GOOD.replace(old, new), capsys)
     assert words in told
     assert len(told.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("host", ["broker", "192.0.2.7", "::1", "fe80::1%eth0", "bröker.example"])
+def test_every_host_that_can_be_reached_is_taken(tmp_path: Path, host: str) -> None:
+    file = tmp_path / "bridge.yaml"
+    file.write_text(GOOD.replace("broker.example", f'"{host}"'))
+    assert load_settings(file).broker.host == host
 
 
 def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +128,13 @@ def test_files_that_fit_pass_the_check_and_a_short_secret_does_not(
         write_atomic(premises.folder / "keys" / "trust.jws", trust)
         (premises.folder / "secret").write_bytes(b"short")
         assert main(["bridge", str(file), "--check"]) == 2
-        assert "openssl rand" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "openssl rand" in told
+        assert "output " in told, "which of them"
+        file.write_text(good.replace("state: state", "state: nowhere"))
+        assert main(["bridge", str(file), "--check"]) == 2
+        assert "nowhere of the bridge's own files is not there: make it" in capsys.readouterr().err
+        file.write_text(good)
         assert main(["bridge", str(file), "--dead"]) == 0
     finally:
         premises.close()
