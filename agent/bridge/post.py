@@ -82,7 +82,7 @@ class Poster:
                 return self._exchange(body, headers, whole=whole)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            what = printable(str(error)) or type(error).__name__
+            what = in_words(error)
             if self._overdue:
                 what = f"no whole answer within {self._deadline_s:.0f} seconds"
             raise UnreachableError(f"the receiver {self.host} cannot be reached ({what}): it is tried again") from error
@@ -147,6 +147,16 @@ class Poster:
             connection.sock = sock
             return connection
         raise OSError("the name has no address")
+
+
+def in_words(error: Exception) -> str:
+    """Why a receiver was not reached, and what to do where its certificate is not believed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not believed: {printable(error.verify_message)}; give it a new one where it has ended,"
+            " or name who vouches for it with 'ca' or to the system"
+        )
+    return printable(str(error)) or type(error).__name__
 
 
 class _Answer(msgspec.Struct, frozen=True):

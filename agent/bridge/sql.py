@@ -70,6 +70,11 @@ class Sql:
             on_disk = parsed.get_backend_name() == "sqlite"
             if on_disk and parsed.database in (None, "", ":memory:"):
                 raise RefusedError("the URL of SQLite names no file: sqlite:////var/lib/postern-bridge/archive.db")
+            if on_disk and not Path(str(parsed.database)).is_absolute():  # it would lie wherever the bridge was started
+                raise RefusedError(
+                    f"the URL of SQLite names {printable(str(parsed.database))}, no whole path: give it four slashes,"
+                    " as in sqlite:////var/lib/postern-bridge/archive.db"
+                )
             connecting = {"timeout": CONNECT_S} if on_disk else POSTGRES
             self._engine = sa.create_engine(parsed, connect_args=connecting, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
@@ -94,6 +99,8 @@ class Sql:
             self._made = True
         except sa.exc.SQLAlchemyError as error:
             cause = printable(str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0])
+            if "unable to open database file" in cause:  # of SQLite, which says no more
+                cause += ", whose folder has to be there and writable for the bridge"
             return Sent(problem=f"the database does not take records ({cause}): it is tried again")
         return Sent(through=items[-1].record.number)
 

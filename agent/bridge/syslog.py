@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.bridge.outputs import Item, Sent, told
-from agent.bridge.post import trusting
-from agent.errors import KeyStoreError, printable
+from agent.bridge.post import in_words, trusting
+from agent.errors import KeyStoreError
 from agent.parse.strict_json import dumps
 
 TIMEOUT_S = 10.0  # per step
@@ -56,8 +56,8 @@ class Syslog:
                 session.sendall(content)
                 _await_end(session)
         except OSError as error:
-            what = printable(str(error)) or type(error).__name__
-            return Sent(problem=f"the receiver {self._place[0]} did not take it ({what}): it is tried again")
+            where = f"{self._place[0]} port {self._place[1]}"
+            return Sent(problem=f"the receiver {where} did not take it ({in_words(error)}): it is tried again")
         return Sent(through=items[-1].record.number)
 
     def idle(self, now_s: int) -> None:

@@ -86,6 +86,7 @@ def test_the_words_of_an_exception_are_told_to_nobody(bench: Bench) -> None:  # 
         ("postgresql+psycopg://u:s3cret@h/db", "holds no password"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///archive.db", "names archive.db, no whole path: give it four slashes"),
     ],
 )
 def test_a_database_that_keeps_nothing_or_tells_its_password_is_refused(url: str, words: str) -> None:

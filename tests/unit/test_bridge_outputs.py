@@ -231,6 +231,7 @@ def test_dead_database_is_told_in_one_sentence_and_the_receiver_goes_on(bench: B
     assert pump.step() > 0
     bench.hook(receiver).step()
     assert len(bench.notices) == 1
+    assert "whose folder has to be there and writable for the bridge" in bench.notices[0]
     assert "\n" not in bench.notices[0]
     assert len(receiver.taken) == 1
 
