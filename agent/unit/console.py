@@ -110,7 +110,7 @@ class ConsoleSide:
     def offer(self, frame: Frame, tracks: Sequence[Track]) -> bool:
         """Show the console this frame, if somebody looks, then the enrolment; whether that took it."""
         if self._watching is not None:
-            self._watching.offer(frame, tracks)
+            self._watching.offer(frame, tracks, capturing=self._enrolment.capturing)
         return self._enrolment.offer(frame, tracks)
 
     def start(self) -> None:

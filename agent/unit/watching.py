@@ -21,7 +21,7 @@ from agent.detect.detector import Detector
 from agent.detect.face import Face
 from agent.detect.gate import ButtonGate, FaceLimits
 from agent.detect.pose import head_pose
-from agent.detect.track import Track
+from agent.detect.track import MAX_MISSED_NS, Track
 from agent.unit.aim import BRIGHT, DARK, refusal_of, why
 from agent.unit.at_the_door import make_gate
 from agent.unit.capturing import LUMA, Quality, sharpness
@@ -31,6 +31,10 @@ MAX_FACES: Final = 8  # told of, nearest first; all are covered
 PATCH: Final = 112  # pixels a side at which light and sharpness of a face are judged, as at enrolment
 RATE_NS: Final = 2_000_000_000  # over which the frame rate is told
 WHITE: Final = 255
+# Of one look, from which the picture rests while somebody is enrolled: another person may stand there after a second
+# without a frame, so a machine on which looking takes a large part of that could never take a capture.
+SLOW_NS: Final = MAX_MISSED_NS // 4
+RESTS: Final = "the picture rests while captures are taken, because this machine is slow: follow the words"
 
 
 class Watching:
@@ -46,6 +50,7 @@ class Watching:
         self._wanted = self._closed = False
         self._seen: dict[str, Any] | None = None
         self._frames, self._since_ns, self._rate = 0, 0, 0
+        self._look_ns = 0  # that the last one took
 
     @property
     def watched(self) -> bool:
@@ -67,8 +72,11 @@ class Watching:
             self._closed = True
             self._changed.notify_all()
 
-    def offer(self, frame: Frame, tracks: Sequence[Track]) -> None:
-        """Look at ``frame`` if somebody is looking; ``tracks`` are all that were seen in it."""
+    def offer(self, frame: Frame, tracks: Sequence[Track], *, capturing: bool = False) -> None:
+        """Look at ``frame`` if somebody is looking; ``tracks`` are all that were seen in it.
+
+        ``capturing``: the frame may become a capture of an enrolment, which a look must not keep waiting.
+        """
         if not self.watched:
             return
         now_ns = frame.timestamp_ns
@@ -78,8 +86,12 @@ class Watching:
         self._gate.admit(tracks, frame_width=frame.main.width, frame_height=frame.main.height, timestamp_ns=now_ns)
         if not self._wanted:
             return
-        picture = self._covering.cover(frame, [track.face for track in tracks])
-        seen = self._describe(frame, tracks, picture)
+        seen: dict[str, Any] = {"waiting": RESTS}
+        if not capturing or self._look_ns < SLOW_NS:
+            began_ns = self._clock.monotonic_ns()
+            picture = self._covering.cover(frame, [track.face for track in tracks])
+            seen = self._describe(frame, tracks, picture)
+            self._look_ns = self._clock.monotonic_ns() - began_ns
         with self._changed:
             self._seen, self._wanted = seen, False
             self._changed.notify_all()

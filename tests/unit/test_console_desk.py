@@ -9,23 +9,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from agent.clock import SystemClock
+from agent.camera.base import Frame, RgbPicture
+from agent.clock import SimulatedClock, SystemClock
 from agent.config.console import Console, refuse_address
 from agent.config.drawn import as_drawn, draw, zone_file
 from agent.config.schema import Config, ZoneActivation
 from agent.console.link import MAX_ASK_BYTES, ask, can_listen, socket_of
 from agent.console.opening import Opening, close, digest_of_code, make_opening, write_opening
+from agent.detect.detector import load_detector
 from agent.disk.process_lock import ProcessLock
 from agent.door.acts import Inputs
 from agent.errors import ConfigError, PosternError, RefusedError, RetryError
 from agent.unit.console_open import open_console
 from agent.unit.desk import Desk
 from agent.unit.examiner import HELD, IN_USE, Examiner
+from agent.unit.watching import RESTS, Watching
 from tests.simulators.broker import wait_until
 from tests.simulators.config import parse_config
 from tools.lib.demo.site import NOTICE, PURPOSE
+
+MANIFEST = Path(__file__).parents[2] / "models" / "manifest.yaml"
 
 
 def config(folder: Path, polygon: str = "[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]", more: str = "") -> Config:
@@ -242,3 +248,32 @@ def test_what_the_running_unit_holds_is_told_and_no_check_is_missed_because_it_w
                 assert examiner.examine(name) == [{"check": name, "state": "ok", "text": IN_USE}]
         finally:
             held.release()
+
+
+@pytest.mark.parametrize(("look_s", "rests"), [(0.05, False), (0.6, True)])
+def test_on_a_slow_machine_the_picture_rests_while_captures_are_taken(
+    tmp_path: Path, look_s: float, *, rests: bool
+) -> None:
+    """Whoever was enrolled in view of a console was once lost between two frames, again and again."""
+    clock = SimulatedClock()
+    watching = Watching(config(tmp_path), load_detector(MANIFEST, "detector-320x240"), clock)
+    pixels = np.zeros((240, 320, 3), np.uint8)
+
+    def small() -> np.ndarray:
+        clock.advance(look_s)
+        return pixels
+
+    def look(*, capturing: bool) -> dict[str, Any]:
+        found: list[dict[str, Any] | None] = []
+        asking = threading.Thread(target=lambda: found.append(watching.take(30)))
+        asking.start()
+        wait_until(lambda: watching._wanted)
+        with Frame(0, clock.monotonic_ns(), small, RgbPicture(pixels)) as frame:
+            watching.offer(frame, (), capturing=capturing)
+        asking.join()
+        assert found[0] is not None
+        return found[0]
+
+    assert "rgb" in look(capturing=False)
+    assert look(capturing=True).get("waiting") == (RESTS if rests else None)
+    assert "rgb" in look(capturing=False), "and comes back"
