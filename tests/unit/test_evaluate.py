@@ -174,6 +174,7 @@ def crowd(tmp_path: Path) -> Path:
     return tmp_path / "crowd"
 
 
+@pytest.mark.timeout(240)  # it calibrates twice
 def test_calibration_writes_a_policy_that_only_the_sites_key_makes_valid(
     crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
