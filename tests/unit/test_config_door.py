@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from agent.config.drawn import zone_file
 from agent.config.schema import Config
+from agent.config.told import told_file
 from agent.errors import ConfigError
 from tests.simulators.config import parse_config
 from tests.unit.test_config_rules import BASE
@@ -20,6 +22,7 @@ TOKEN, COMMAND = {"kind": "token"}, {"kind": "command"}
 BARRIER = {"kind": "event", "name": "barrier"}
 READER = {"kind": "osdp", "name": "reader", "device": "/dev/ttyS0", "key_file": "reader.key"}
 BOARDING = {"name": "boarding", "when": "token", "then": ["barrier"]}
+CROSSED = [[0.2, 0.2], [0.8, 0.8], [0.8, 0.2], [0.2, 0.8]]
 LINE = {"chip": "/dev/gpiochip0", "line": 4}
 CONSOLE: dict[str, Any] = {"address": "192.168.1.20", "button": {"kind": "gpio", **LINE}}
 
@@ -211,6 +214,18 @@ CONTRADICTIONS: dict[str, Any] = {  # what is changed, and what is told of it
             "path %40): write it so, or put user and password into credentials_file as they are"
         ),
     ),
+    "a zone that crosses itself": (
+        {"activation": {**BASE["activation"], "polygon": CROSSED}, "rules": [], "outputs": []},
+        "activation.polygon: the sides of the zone cross each other; list the corners in order around it",
+    ),
+    "a bound that crosses itself": (
+        {"activation": {**BASE["activation"], "within": CROSSED}, "rules": [], "outputs": []},
+        "activation.within: the sides of the zone cross each other; list the corners in order around it",
+    ),
+    "two passwords of one camera": (
+        {"camera": {"source": "rtsp", "url": "rtsp://a:b@192.0.2.1/x", "credentials_file": "login"}},
+        "camera: the password stands both in the URL and in credentials_file; keep it in the file alone",
+    ),
     "a notice that names nobody": (
         {"notice": {**BASE["notice"], "operator": None}},
         "notice.operator: is missing: without it there is no notice, and without a notice nobody can consent",
@@ -251,3 +266,8 @@ def test_what_stands_together_is_taken(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("user", ["a%c3%a9:b", "a%C3%A9:b", "a:%23"])
 def test_user_information_that_is_percent_encoded_is_taken_in_either_case(user: str) -> None:
     assert problems(camera={"source": "rtsp", "url": f"rtsp://{user}@192.0.2.1/x"}) == []
+
+
+def test_what_was_drawn_or_set_is_looked_for_where_the_release_before_left_it() -> None:
+    unit = door(outbox={"path": "/srv/unit/outbox.db"})
+    assert (str(zone_file(unit)), str(told_file(unit))) == ("/srv/unit/zone.json", "/srv/unit/configuration.json")

@@ -15,11 +15,12 @@ from agent.audit.chain import read_entries
 from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, RefusedError
 from agent.keys import load_public_key, private_pem
+from agent.protocol.record import load
 from agent.protocol.trust import TrustedUnits
-from agent.site import delegation, policies, programs, rotation, units
+from agent.site import delegation, policies, programs, restored, rotation, units
 from agent.site.folder import changing
 from agent.site.published import unfinished
-from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES
+from agent.site.records import MAX_AUDIENCES, MAX_CERTIFICATES, SiteRecord
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice, listed_units
 from tests.unit.test_match_policy import policy
@@ -287,3 +288,48 @@ def test_a_name_that_is_a_path_is_refused(office: SiteOffice, act: object, name:
 def test_no_key_is_written_under_an_empty_passphrase() -> None:
     with pytest.raises(ValueError, match="assword"):
         private_pem(ec.generate_private_key(ec.SECP256R1()), b"")
+
+
+def test_each_issue_of_keys_has_the_next_number(office: SiteOffice) -> None:
+    office.enrol("door-3")
+
+    def issued() -> object:
+        (one,) = office.files.all_units()
+        return one.issued
+
+    first = issued()
+    assert isinstance(first, int)
+    for more in (1, 2, 3):
+        units.issue_epoch_keys(office.site, "door-3", **office.options)
+        assert issued() == first + more
+    assert [entry.facts["number"] for entry in read_entries(office.files.audit) if "number" in entry.facts][-3:] == [
+        first + 1,
+        first + 2,
+        first + 3,
+    ]
+
+
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+def test_a_site_with_a_service_is_brought_back_with_its_passphrase(tmp_path: Path, passphrase: bytes | None) -> None:
+    """The service's mandate is signed anew, with a higher number, by the root's key."""
+    office = SiteOffice(tmp_path, passphrase=passphrase)
+    office.enrol("door-3")
+    delegation.delegate(office.site, **office.options)
+    before = load(office.files.record, SiteRecord).mandates
+    restored.recover(office.site, **office.options)
+    assert load(office.files.record, SiteRecord).mandates > before
+    assert "site_recovered" in steps(office)
+
+
+def test_no_certificate_of_a_site_leaves_its_purpose_to_whoever_reads_it(office: SiteOffice) -> None:
+    """RFC 5280, 4.2.1.3 and 4.2.1.9: what a key may do, and whether it may sign for others, is marked as critical."""
+    office.enrol("door-3")
+    programs.issue_broker(office.site, ["localhost"], **office.options)
+    programs.issue_client(office.site, "guard", "operator", **office.options)
+    delegation.delegate(office.site, **office.options)
+    pems = [path.read_bytes() for path in office.folder.rglob("*.crt")]
+    found = [one for pem in pems for one in x509.load_pem_x509_certificates(pem)]
+    assert len({one.subject.rfc4514_string() for one in found}) >= 5
+    for certificate in found:
+        for kind in (x509.KeyUsage, x509.BasicConstraints):
+            assert certificate.extensions.get_extension_for_class(kind).critical, (certificate.subject, kind)
