@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from agent.door import rights
 from agent.gallery import database
 from agent.outbox import storage
+from tests.simulators.broker import wait_until
 
 ROOT = Path(__file__).parents[2]
 UPGRADE = ROOT / "deploy" / "updates" / "upgrade"
@@ -110,6 +112,16 @@ class Machine:
         self.keep(package)
         done = self.run("dpkg", f"--root={self.root}", "-i", package)
         assert done.returncode == 0, done.stderr
+
+    def is_left(self) -> bool:
+        """Whether nobody is at work with its packages any more: who was killed beside a shell may end after it."""
+        for name in ("lock-frontend", "lock"):
+            with (self.root / "var/lib/dpkg" / name).open("r+b") as lock:
+                try:
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+        return True
 
     def judge(self) -> str:
         done = self.run(UPGRADE, "judge")
@@ -291,6 +303,7 @@ def test_a_kill_at_any_point_leaves_the_package_of_before_or_of_after(tmp_path: 
         time.sleep(rng.uniform(0, 3 if broken else 0.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        wait_until(machine.is_left)
         machine.judge()
         assert machine.version == ("0.1.0" if broken else machine.version)
         assert not machine.trial
