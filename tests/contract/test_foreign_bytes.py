@@ -25,6 +25,10 @@ JUSTIFIED = {
         "inference.manifest",
         "msgspec.yaml.decode",
     ): "bounded; each of its errors, RecursionError too, becomes ModelError",
+    (
+        "protocol.event",
+        "msgspec.json.Decoder",
+    ): "bounded; what is not written again to the very bytes that came is read by strict_json, RecursionError too",
     ("camera.scene.people", "msgspec.yaml.decode"): "a file of the package itself, beside its program text",
 }
 DECODING = {
