@@ -305,6 +305,11 @@ def test_a_card_says_what_the_file_is_and_each_figure_with_its_interval(
         (["calibrate", "--images", "{people}", "--out", "{people}/p.json", *MODELS], "too few pictures"),
         (["detection", "--images", "{people}/none", *MODELS[:4]], "no pictures below"),
         (["detection", "--images", "{people}", "--detector", "absent.onnx"], "there is no file absent.onnx"),
+        (["detection", "--shards", "{people}", "--last", "0", *MODELS[:4]], "'0' is no whole number from 1 on"),
+        (["detection", "--images", "{people}", "--limit", "-1", *MODELS[:4]], "'-1' is no whole number from 1 on"),
+        (["identification", "--images", "{people}", "--galleries", "1", "0", *MODELS], "is no whole number from 1 on"),
+        (["detection", "--images", "{people}", "--out", "{people}", *MODELS[:4]], "is a folder: name a file in it"),
+        (["detection", "--images", "{people}", "--out", "{people}/no/f.npz", *MODELS[:4]], "there is no folder"),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -34,6 +34,7 @@ from agent.inference.manifest import load_manifest
 from agent.keys import SigningKey
 from agent.match.policy import CROPS, MILLION, TARGETS, Decision, Misses, Policy, Probing, sign_policy
 from tools.lib.evaluate import decisions, pictures
+from tools.lib.evaluate.arguments import to_write
 from tools.lib.evaluate.decisions import People
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
 from tools.lib.manifest import detector_digests
@@ -47,7 +48,7 @@ RATES = (1e-2, 1e-3, 1e-4)  # FMRs that the report tells FNMR at
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="one folder per person")
-    parser.add_argument("--out", type=Path, required=True, metavar="POLICY.json", help="where to write the policy")
+    parser.add_argument("--out", type=to_write, required=True, metavar="POLICY.json", help="where to write the policy")
     parser.add_argument("--target-fpir", type=float, default=0.001, choices=TARGETS, help="default: %(default)s")
     parser.add_argument("--margin", type=float, default=0.05, help="lead over the second best; default: %(default)s")
     parser.add_argument("--probe", default="3/5/200", help="first/most/milliseconds between; default: %(default)s")
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_decision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fill", type=Path, metavar="DIR", help="pictures of further people, one each, for galleries")
     parser.add_argument("--seed", type=int, default=0, help="of every choice of pictures and people")
-    parser.add_argument("--fill-vectors", type=Path, metavar="FILE.npz", help="and those of --fill here")
+    parser.add_argument("--fill-vectors", type=to_write, metavar="FILE.npz", help="and those of --fill here")
     decisions.add_people_arguments(parser)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from agent.inference.manifest import ModelEntry, load_manifest
 from tools.lib.evaluate import calibrate, fairness, verification
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.recogniser import DEFAULT_MANIFEST, existing_file
 
 DETECTOR = "detector-320x240"
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     say("--images", type=Path, required=True, help="one folder per person")
     say("--pairs", type=existing_file, required=True, help="CSV with the columns a, b (paths in --images) and same")
     say("--shards", type=Path, required=True, help="labelled pictures in faces-*.npz, one per person")
-    say("--last", type=int, default=SHARDS, help="only the last so many of these; default: %(default)s")
+    say("--last", type=some, default=SHARDS, help="only the last so many of these; default: %(default)s")
     say("--fill", type=Path, metavar="DIR", help="pictures of further people, one each, for galleries")
     say("--models", type=Path, default=DEFAULT_MANIFEST, help="manifest; default: models/manifest.yaml")
     say("--embedder-name", default="embedder", help="default: %(default)s")

@@ -29,6 +29,7 @@ from agent.detect.cover import Covering, coarse
 from agent.detect.detector import load_detector
 from agent.detect.face import LEFT_EYE, RIGHT_EYE
 from tools.lib.evaluate import shards
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.peers import YuNet
 from tools.lib.evaluate.recogniser import add_model_arguments, existing_file
 
@@ -61,7 +62,7 @@ class Composed:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", type=int, default=1000, help="scenes (1000)")
+    parser.add_argument("--count", type=some, default=1000, help="scenes (1000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shards", type=Path, help="labelled photos of faces, in faces-*.npz")
     parser.add_argument("--images", type=Path, help="photos with one face; they need --peer")

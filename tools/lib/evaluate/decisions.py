@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import RefusedError
 from agent.match.tail import RULE_OF_THREE, Tail, TailPoint
+from tools.lib.evaluate.arguments import to_write
 
 Vectors = NDArray[np.float32]
 
@@ -65,7 +65,7 @@ def add_people_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refuse", type=float, default=0.1, metavar="SHARE", help="least agreeing; default: %(default)s"
     )
-    parser.add_argument("--vectors", type=Path, metavar="FILE.npz", help="keep the vectors of --images here")
+    parser.add_argument("--vectors", type=to_write, metavar="FILE.npz", help="keep the vectors of --images here")
     parser.add_argument(
         "--leave-out", nargs="+", default=[], metavar="NAME", help="folders of people who have another one as well"
     )

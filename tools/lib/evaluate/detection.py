@@ -19,6 +19,7 @@ from PIL import Image
 from agent.camera.base import Frame
 from agent.detect.face import LEFT_EYE, RIGHT_EYE, Face
 from tools.lib.evaluate import found, metrics, pictures, shards
+from tools.lib.evaluate.arguments import some, to_write
 from tools.lib.evaluate.peers import FindsFaces, YuNet
 from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
@@ -31,7 +32,7 @@ HELD_OUT = 5  # every so manieth picture without a face is none that training us
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="pictures with faces")
     parser.add_argument("--shards", type=Path, help="labelled pictures with faces, in faces-*.npz")
-    parser.add_argument("--last", type=int, help="only the last so many of these shards")
+    parser.add_argument("--last", type=some, help="only the last so many of these shards")
     parser.add_argument(
         "--empty",
         type=Path,
@@ -45,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="with the second try where nobody is found, as a unit does"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write names, found, boxes, scores")
+    parser.add_argument("--out", type=to_write, metavar="FILE.npz", help="write names, found, boxes, scores")
     parser.add_argument(
         "--peer", type=existing_file, metavar="YUNET.onnx", help="compare faces and landmarks with this peer's"
     )
-    parser.add_argument("--limit", type=int, help="an evenly spread sample of so many pictures per folder")
+    parser.add_argument("--limit", type=some, help="an evenly spread sample of so many pictures per folder")
     add_model_arguments(parser, embedder=False)
 
 

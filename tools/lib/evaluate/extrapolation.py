@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from agent.errors import RefusedError
 from agent.match.policy import TARGETS
 from tools.lib.evaluate import decisions, pictures
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.decisions import People
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
 
@@ -32,10 +33,10 @@ SHOWN = (0.05, 0.5, 0.95)  # quantiles over the splits
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="one folder per person")
-    parser.add_argument("--probes", type=int, default=1, help="pictures a probe; default: %(default)s")
-    parser.add_argument("--captures", type=int, default=1, help="pictures a reference; default: %(default)s")
-    parser.add_argument("--fit", type=int, default=130, metavar="N", help="people who yield the tail; default: 130")
-    parser.add_argument("--splits", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--probes", type=some, default=1, help="pictures a probe; default: %(default)s")
+    parser.add_argument("--captures", type=some, default=1, help="pictures a reference; default: %(default)s")
+    parser.add_argument("--fit", type=some, default=130, metavar="N", help="people who yield the tail; default: 130")
+    parser.add_argument("--splits", type=some, default=30, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of every choice of pictures and people")
     decisions.add_people_arguments(parser)
     add_model_arguments(parser)

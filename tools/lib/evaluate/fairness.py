@@ -29,6 +29,7 @@ from PIL import Image
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import RefusedError
 from tools.lib.evaluate import metrics, pictures, shards
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.peers import Embeds, OnnxEmbedder
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, existing_file, progress, subject
 
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="pictures label_label_number.jpg, one per person")
     source.add_argument("--shards", type=Path, help="labelled pictures in faces-*.npz, one per person")
-    parser.add_argument("--last", type=int, help="only the last so many of these shards")
-    parser.add_argument("--limit", type=int, help="an evenly spread sample of so many pictures of --images")
+    parser.add_argument("--last", type=some, help="only the last so many of these shards")
+    parser.add_argument("--limit", type=some, help="an evenly spread sample of so many pictures of --images")
     parser.add_argument("--judge", type=existing_file, metavar="PEER.onnx", help="leaves out pairs of one person")
     point = parser.add_mutually_exclusive_group()
     point.add_argument("--threshold", type=float, help="the working threshold")

@@ -26,6 +26,7 @@ from agent.embed.embedder import Embedder
 from agent.errors import RefusedError
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, Policy, parse_policy
 from tools.lib.evaluate import decisions, pictures
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.calibrate import GALLERIES, add_decision_arguments, filling
 from tools.lib.evaluate.decisions import People, Vectors
 from tools.lib.evaluate.recogniser import DEFAULT_MANIFEST, Recogniser, add_model_arguments
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="one folder per person")
     parser.add_argument("--policy", type=Path, default=DEFAULT_MANIFEST.with_name("policy.json"), help="unsigned JSON")
     parser.add_argument("--target-fpir", type=float, choices=TARGETS, help="instead of the policy's")
-    parser.add_argument("--probes", type=int, default=3, help="pictures a probe; default: %(default)s")
-    parser.add_argument("--captures", type=int, default=3, help="pictures a reference; default: %(default)s")
-    parser.add_argument("--galleries", type=int, nargs="+", default=list(GALLERIES), metavar="N")
+    parser.add_argument("--probes", type=some, default=3, help="pictures a probe; default: %(default)s")
+    parser.add_argument("--captures", type=some, default=3, help="pictures a reference; default: %(default)s")
+    parser.add_argument("--galleries", type=some, nargs="+", default=list(GALLERIES), metavar="N")
     add_decision_arguments(parser)
     add_model_arguments(parser)
 

@@ -37,6 +37,7 @@ from agent.door.challenge import DIRECTIONS, Challenge, Look, advance, begin, un
 from agent.door.evidence import Looks, Part
 from agent.inference.engine import load_engine
 from agent.unit.liveness import make_passive
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.attempts import SPECIES, Attempt, attempts
 from tools.lib.evaluate.peers import FindsFaces
 from tools.lib.evaluate.rates import rate
@@ -49,8 +50,10 @@ AHEAD_NS = 1_500_000_000  # 1.5 s: enough for the looks that the network needs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=Path, help="a folder with bona-fide and one folder for each species")
-    parser.add_argument("--trials", type=int, default=5, help="challenges for each attack's film; default: %(default)s")
-    parser.add_argument("--simulate", type=int, metavar="N", help="draw so many attempts of each species")
+    parser.add_argument(
+        "--trials", type=some, default=5, help="challenges for each attack's film; default: %(default)s"
+    )
+    parser.add_argument("--simulate", type=some, metavar="N", help="draw so many attempts of each species")
     parser.add_argument("--species", nargs="+", choices=(BONA_FIDE, *SPECIES), help="only these")
     parser.add_argument("--ahead", action="store_true", help="nobody is asked to turn: the network alone, and quickly")
     parser.add_argument("--passive", metavar="NAME", help="a liveness network of the manifest, required as well")

@@ -26,6 +26,7 @@ from agent.camera.scene.script import PathKey, Person, PoseKey, Room, SceneScrip
 from agent.detect.face import Face
 from agent.detect.pose import Pose, head_pose
 from tools.lib.evaluate import detection, pictures, shards
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.peers import FindsFaces, YuNet
 from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
 
@@ -37,10 +38,10 @@ LOOKS = ("first look", "second look")  # what the gate sees, and what alignment 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, help="photos with the peer's landmarks, in faces-*.npz")
-    parser.add_argument("--last", type=int, help="only the last so many of these shards")
+    parser.add_argument("--last", type=some, help="only the last so many of these shards")
     parser.add_argument("--images", type=Path, help="photos, compared with --peer")
     parser.add_argument("--peer", type=existing_file, metavar="YUNET.onnx", help="whose landmarks are the reference")
-    parser.add_argument("--limit", type=int, help="an evenly spread sample of so many photos")
+    parser.add_argument("--limit", type=some, help="an evenly spread sample of so many photos")
     add_model_arguments(parser, embedder=False)
 
 

@@ -19,6 +19,7 @@ from agent.gallery.template import rotate, unrotate
 from agent.match.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from agent.protocol.subject import SubjectId
 from tools.lib.evaluate import pictures
+from tools.lib.evaluate.arguments import some
 from tools.lib.evaluate.linkage import (
     LINKAGE,
     Rows,
@@ -38,7 +39,7 @@ MIN_PEOPLE = 12  # fewer make no histogram
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="one folder per person")
-    parser.add_argument("--sites", type=int, default=10, metavar="N", help="pairs of sites; default: %(default)s")
+    parser.add_argument("--sites", type=some, default=10, metavar="N", help="pairs of sites; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the sites' keys")
     parser.add_argument(
         "--policy", type=Path, default=DEFAULT_MANIFEST.with_name("policy.json"), help="says when a probe is accepted"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.lib.evaluate import metrics
+from tools.lib.evaluate.arguments import some, to_write
 from tools.lib.evaluate.rates import rate
 from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, existing_file
 
@@ -30,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=existing_file, required=True, help="CSV with the columns a, b (paths in it) and same (0/1)"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many pairs")
+    parser.add_argument("--limit", type=some, help="only the first so many pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle into ten folds")
     parser.add_argument("--repeats", type=int, default=0, metavar="N", help="measure N times more, trembling a little")
-    parser.add_argument("--vectors", type=Path, metavar="FILE.npz", help="write names and vectors (NaN: nobody found)")
+    parser.add_argument(
+        "--vectors", type=to_write, metavar="FILE.npz", help="write names and vectors (NaN: nobody found)"
+    )
     add_model_arguments(parser)
 
 
