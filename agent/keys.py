@@ -12,7 +12,6 @@ how random a small board is right after power-on, and the same events of the sam
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import json
 from pathlib import Path
@@ -42,8 +41,6 @@ DERIVED_KEY_BYTES = 32
 KNOWN_HEADERS = 1024  # a unit's is always the same; the least recently used, of at most 2 kB, makes room
 COORDINATE_BYTES = 32  # r and s of an ES256 signature (RFC 7518 sec. 3.4)
 
-_TO_URL = bytes.maketrans(b"+/", b"-_")
-
 
 class _Jwk(msgspec.Struct, frozen=True):
     """What is read of a public JWK; its other members (use, kid, alg) bind nothing here."""
@@ -64,7 +61,7 @@ class Header(NamedTuple):
 
 def encode_base64url(content: bytes) -> str:
     """Base64url without padding (RFC 7515 sec. 2)."""
-    return binascii.b2a_base64(content, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode("ascii")
 
 
 def decode_base64url(text: str) -> bytes:

@@ -53,7 +53,7 @@ class _Alive(msgspec.Struct):
     track: Track
     missed: int
     moved: tuple[float, float]  # shift and growth since the look before
-    frames: int = 1  # since that look
+    frames: int  # since that look
 
 
 class Tracker:

@@ -19,9 +19,8 @@ REOPEN_NS = 1_000_000_000  # between attempts to take an output line again that 
 Bias = Literal["as_is", "disabled", "pull_up", "pull_down"]
 
 
-class InputSpec(
-    NamedTuple
-):  # as the next, no Struct: msgspec was a quarter of what a keeper does until it holds a line
+# Neither is a Struct: msgspec was a quarter of what a keeper does until it holds a line.
+class InputSpec(NamedTuple):
     """One line of a GPIO chip with a button on it; ``debounce_ms`` is the kernel's."""
 
     chip: Path

@@ -112,11 +112,6 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return names.parse_time(self.time)
 
 
-_TYPE_OF: Mapping[type[Data], str] = {
-    MatchData: EVENT_TYPES["match"],
-    PresenceData: EVENT_TYPES["presence"],
-    UnitData: EVENT_TYPES["unit"],
-}
 # Made here, right after the type, and not at the first event: two threads may not meet a type at once.
 _READER, _WRITER = msgspec.json.Decoder(Event), msgspec.json.Encoder(order="sorted")
 
@@ -131,7 +126,7 @@ def read_canonical(payload: bytes) -> tuple[Event, bytes] | None:
         event = _READER.decode(payload)
     except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
         return None
-    if _WRITER.encode(event) != payload or event.type != _TYPE_OF[type(event.data)]:
+    if _WRITER.encode(event) != payload or event.kind != event.data.__struct_config__.tag:
         return None
     # No text of an event can hold a quotation mark, so this stands there once.
     before, _, after = payload.partition(b'"sig":"%b",' % event.sig.encode())

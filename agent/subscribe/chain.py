@@ -174,7 +174,7 @@ class Chain:
         # A subscriber that starts in the middle of a unit's life misses nothing that it was ever sent.
         base = self._last or self.before
         jump = 0 if base is None else seq - base - 1
-        if jump > MAX_JUMP and jump > MAX_JUMP + JUMP_PER_S * self._s_since(entry):
+        if jump > MAX_JUMP + JUMP_PER_S * self._s_since(entry):
             raise VerificationError("jump", f"the unit skips {jump} numbers: more than it can have said")
         return Placement(Gap(seq - jump, seq - 1) if jump > 0 else None, late)
 
@@ -265,7 +265,7 @@ class Chain:
         self._expected = {seq: digest for seq, digest in self._expected.items() if self._is_missing(seq)}
 
     def _is_missing(self, seq: int) -> bool:
-        return bool(self._missing) and any(gap.first <= seq <= gap.last for gap in self._missing)
+        return any(gap.first <= seq <= gap.last for gap in self._missing)
 
     def _strike(self, first: int, last: int) -> None:
         """Take the numbers from ``first`` to ``last`` off the missing ones."""

@@ -255,10 +255,8 @@ class Subscriber:
     def _take(self, messages: list[Incoming]) -> None:
         """Judge a batch, and write down what it changed."""
         outcomes: list[Handed] = []
-        for are_events, group in itertools.groupby(
-            messages, _is_event
-        ):  # of these whatever follows one another at once
-            if are_events:
+        for are_events, group in itertools.groupby(messages, _is_event):
+            if are_events:  # all that follow one another at once
                 outcomes += self._verify([(message.topic, message.payload) for message in group])
             else:
                 outcomes += [outcome for message in group for outcome in self._check(message)]

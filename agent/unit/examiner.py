@@ -66,12 +66,14 @@ class Examiner:
         Of what the running unit holds its use is told: also where the unit, which reads its configuration again or
         starts, took it while it was examined.
         """
-        if name in HELD and is_held(self._config):
-            return [{"check": name, "state": "ok", "text": IN_USE}]
-        found = decode(self._ask(name), list[dict[str, str]], MAX_LINE_BYTES)
-        if name in HELD and is_held(self._config):
-            return [{"check": name, "state": "ok", "text": IN_USE}]
-        return found
+        if not self._is_taken(name):
+            found = decode(self._ask(name), list[dict[str, str]], MAX_LINE_BYTES)
+            if not self._is_taken(name):
+                return found
+        return [{"check": name, "state": "ok", "text": IN_USE}]
+
+    def _is_taken(self, name: str) -> bool:
+        return name in HELD and is_held(self._config)
 
     def _ask(self, name: str) -> bytes:
         with self._lock:

@@ -20,7 +20,7 @@ from agent.errors import ModelError, PosternError, RefusedError
 from tools.lib.convert import fetch, loss, material, pack
 from tools.lib.convert.outputs import TASKS
 from tools.lib.evaluate.__main__ import finite, table
-from tools.lib.evaluate.recogniser import existing_file
+from tools.lib.evaluate.arguments import existing_file
 from tools.lib.manifest import DEFAULT_MANIFEST, add_entry, publish
 
 MAX_ANSWER = 200  # characters of what is typed when the licence is asked for

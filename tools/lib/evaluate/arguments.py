@@ -25,3 +25,11 @@ def to_write(text: str) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file elsewhere")
     return path
+
+
+def existing_file(text: str) -> Path:
+    """Return the path of a file that is there; for argparse."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path

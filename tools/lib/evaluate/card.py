@@ -18,8 +18,8 @@ from typing import Any
 
 from agent.inference.manifest import ModelEntry, load_manifest
 from tools.lib.evaluate import calibrate, fairness, verification
-from tools.lib.evaluate.arguments import some
-from tools.lib.evaluate.recogniser import DEFAULT_MANIFEST, existing_file
+from tools.lib.evaluate.arguments import existing_file, some
+from tools.lib.evaluate.recogniser import DEFAULT_MANIFEST
 
 DETECTOR = "detector-320x240"
 SHARDS = 3  # of FairFace, which no training uses

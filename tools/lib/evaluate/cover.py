@@ -29,9 +29,9 @@ from agent.detect.cover import Covering, coarse
 from agent.detect.detector import load_detector
 from agent.detect.face import LEFT_EYE, RIGHT_EYE
 from tools.lib.evaluate import shards
-from tools.lib.evaluate.arguments import some
+from tools.lib.evaluate.arguments import existing_file, some
 from tools.lib.evaluate.peers import YuNet
-from tools.lib.evaluate.recogniser import add_model_arguments, existing_file
+from tools.lib.evaluate.recogniser import add_model_arguments
 
 WIDTH, HEIGHT = 640, 480
 SMALLEST, LARGEST = 0.06, 1.3  # width of a face, of the picture's height

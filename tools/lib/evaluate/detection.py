@@ -19,10 +19,10 @@ from PIL import Image
 from agent.camera.base import Frame
 from agent.detect.face import LEFT_EYE, RIGHT_EYE, Face
 from tools.lib.evaluate import found, metrics, pictures, shards
-from tools.lib.evaluate.arguments import some, to_write
+from tools.lib.evaluate.arguments import existing_file, some, to_write
 from tools.lib.evaluate.peers import FindsFaces, YuNet
 from tools.lib.evaluate.rates import rate
-from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
+from tools.lib.evaluate.recogniser import Finder, add_model_arguments, progress
 
 SHIFT = (3, 2)  # pixels: less than a cell of any stride, so the network sees the picture in another phase
 SAME_FACE = 0.4  # intersection over union from which two boxes are of one face

@@ -29,9 +29,9 @@ from PIL import Image
 from agent.embed.records import EMBEDDING_DIM
 from agent.errors import RefusedError
 from tools.lib.evaluate import metrics, pictures, shards
-from tools.lib.evaluate.arguments import some
+from tools.lib.evaluate.arguments import existing_file, some
 from tools.lib.evaluate.peers import Embeds, OnnxEmbedder
-from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, existing_file, progress, subject
+from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, progress, subject
 
 SHARES = (0.5, 0.99, 0.999)  # quantiles of the non-mated scores that the table shows
 ONE_PERSON = 0.6  # MobileFaceNet: no pair of different people of LFW reaches it but one, who is the same person

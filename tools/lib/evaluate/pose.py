@@ -26,9 +26,9 @@ from agent.camera.scene.script import PathKey, Person, PoseKey, Room, SceneScrip
 from agent.detect.face import Face
 from agent.detect.pose import Pose, head_pose
 from tools.lib.evaluate import detection, pictures, shards
-from tools.lib.evaluate.arguments import some
+from tools.lib.evaluate.arguments import existing_file, some
 from tools.lib.evaluate.peers import FindsFaces, YuNet
-from tools.lib.evaluate.recogniser import Finder, add_model_arguments, existing_file, progress
+from tools.lib.evaluate.recogniser import Finder, add_model_arguments, progress
 
 AXES = ("yaw", "pitch", "roll")
 FARTHEST = 45.0  # degrees of the reference: beyond it no gate and no challenge asks for an angle

@@ -26,20 +26,13 @@ from agent.errors import RefusedError
 from agent.inference.engine import Engine, load_engine
 from agent.match.probe import both_ways
 from tools.lib.evaluate import metrics, pictures
+from tools.lib.evaluate.arguments import existing_file
 from tools.lib.evaluate.peers import Embeds, FindsFaces, OnnxEmbedder, YuNet
 
 DEFAULT_MANIFEST = Path(__file__).resolve().parents[3] / "models" / "manifest.yaml"
 PROGRESS_EVERY_S = 5.0
 TREMBLE = 0.01  # pixels: what no eye sees, but enough to round pixels of the crop otherwise
 CENTRAL = 0.5  # a face counts as the subject's from half the area of the largest
-
-
-def existing_file(text: str) -> Path:
-    """Return the path of a file that is there; for argparse."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
-    return path
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, embedder: bool = True) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.lib.evaluate import metrics
-from tools.lib.evaluate.arguments import some, to_write
+from tools.lib.evaluate.arguments import existing_file, some, to_write
 from tools.lib.evaluate.rates import rate
-from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments, existing_file
+from tools.lib.evaluate.recogniser import Recogniser, add_model_arguments
 
 FARS = (1e-2, 1e-3)
 

@@ -19,7 +19,7 @@ from agent.disk.files import PUBLIC_MODE, write_atomic
 from agent.errors import RefusedError
 from agent.inference.manifest import ModelEntry, load_manifest
 from tools.lib.evaluate import card
-from tools.lib.evaluate.recogniser import existing_file
+from tools.lib.evaluate.arguments import existing_file
 from tools.lib.manifest import DEFAULT_MANIFEST, build_entry, publish, staged
 from tools.lib.train import watched
 from tools.lib.train.checkpoints import half
