@@ -47,8 +47,10 @@ class Poster:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not all("!" <= sign <= "~" for sign in self._target):
             raise RefusedError("the URL of an output has signs that no URL has: write them as %20 and the like")
+        if ca is not None and parts.scheme != "https":
+            raise RefusedError(f"nobody vouches for {self.host} over http: give the URL with https, or no 'ca'")
         self._context = trusting(ca) if parts.scheme == "https" else None
-        self.private = self._context is not None or _is_here(self.host)
+        self.private = self._context is not None or is_here(self.host)
         self._connection: http.client.HTTPConnection | None = None
         self._overdue = False
 
@@ -174,7 +176,7 @@ class _Final(http.client.HTTPResponse):
             super().begin()
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     """Whether a host is this machine, so that nobody listens on the way."""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -249,11 +249,11 @@ class Bridge:
                 case wanted.Webhook():
                     from agent.bridge.webhook import Webhook  # noqa: PLC0415
 
-                    return Webhook(one.url, one.secret, words, self.clock)
+                    return Webhook(one.url, one.secret, words, self.clock, ca=one.ca)
                 case wanted.Sql():
                     from agent.bridge.sql import Sql  # noqa: PLC0415
 
-                    return Sql(one.url, one.password)
+                    return Sql(one.url, one.password, one.ca)
                 case wanted.Metrics():
                     from agent.bridge.metrics import Metrics  # noqa: PLC0415
 

@@ -59,14 +59,20 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ] = None
 
 
-class Webhook(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="webhook"):
+class _Receiver(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``ca``: file in PEM of who vouches for the receiver's certificate; by default whom the system believes."""
+
+    ca: Path | None = None
+
+
+class Webhook(_Receiver, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="webhook"):
     url: Url
     secret: Path  # file, mode 0600, of at least 16 bytes
 
 
-class Sql(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="sql"):
+class Sql(_Receiver, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="sql"):
     url: Database
-    password: Path | None = None  # file, mode 0600; the URL holds none
+    password: Path | None = None  # file, mode 0600; the URL holds none; of PostgreSQL alone, as is ``ca``
 
 
 class HomeAssistant(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="home-assistant"):
@@ -79,16 +85,14 @@ class Metrics(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
     port: Port = 9464
 
 
-class Otlp(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="otlp"):
+class Otlp(_Receiver, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="otlp"):
     url: Url  # the whole of it: …/v1/logs
     token: Path | None = None  # file, mode 0600, of a bearer token
-    ca: Path | None = None  # who vouches for the collector; by default whom the system believes
 
 
-class Syslog(_Output, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="syslog"):
+class Syslog(_Receiver, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="syslog"):
     host: Host
     port: Port = 6514  # RFC 5425
-    ca: Path | None = None
     keys: Path | None = None  # folder with tls.crt and tls.key, where the receiver asks for them
 
 

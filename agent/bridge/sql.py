@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.bridge.outputs import Item, Sent
+from agent.bridge.post import is_here, trusting
 from agent.disk.files import read_secret
 from agent.errors import RefusedError, printable
 from agent.parse.strict_json import dumps
@@ -59,15 +60,17 @@ class Sql:
 
     batch = 256
 
-    def __init__(self, url: str, password: Path | None) -> None:
-        """Connect to nothing yet; RefusedError when the URL cannot be used."""
+    def __init__(self, url: str, password: Path | None, ca: Path | None = None) -> None:
+        """Connect to nothing yet; RefusedError or KeyStoreError says what cannot be used."""
         try:
             parsed = sa.make_url(url)
             if parsed.password is not None or "password" in parsed.query:
                 raise RefusedError("the URL of a database holds no password: name a file of mode 0600 with 'password'")
+            on_disk = parsed.get_backend_name() == "sqlite"
+            if on_disk and (password or ca):  # whoever wrote it may believe that the file is encrypted
+                raise RefusedError("SQLite is a file and asks for no password and no 'ca': leave them out")
             if password is not None:
                 parsed = parsed.set(password=read_secret(password).decode().strip())
-            on_disk = parsed.get_backend_name() == "sqlite"
             if on_disk and parsed.database in (None, "", ":memory:"):
                 raise RefusedError("the URL of SQLite names no file: sqlite:////var/lib/postern-bridge/archive.db")
             if on_disk and not Path(str(parsed.database)).is_absolute():  # it would lie wherever the bridge was started
@@ -75,7 +78,7 @@ class Sql:
                     f"the URL of SQLite names {printable(str(parsed.database))}, no whole path: give it four slashes,"
                     " as in sqlite:////var/lib/postern-bridge/archive.db"
                 )
-            connecting = {"timeout": CONNECT_S} if on_disk else POSTGRES
+            connecting = {"timeout": CONNECT_S} if on_disk else POSTGRES | _verifying(parsed, ca)
             self._engine = sa.create_engine(parsed, connect_args=connecting, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
             raise RefusedError(f"the URL of a database cannot be used: {printable(str(error))}") from error
@@ -109,6 +112,16 @@ class Sql:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _verifying(url: sa.URL, ca: Path | None) -> dict[str, str]:
+    """What libpq is to know so that it believes ``ca`` alone, or tells a stranger no password. KeyStoreError."""
+    if ca is not None:
+        trusting(ca)  # says what is wrong with the file now; libpq would each time that it connects
+        return {"sslmode": "verify-full", "sslrootcert": str(ca)}
+    if not url.host or is_here(url.host) or url.query.get("sslmode") == "verify-full":
+        return {}
+    return {"require_auth": "!password"}  # whoever answers may ask for it in clear
 
 
 def _runs(items: Sequence[Item]) -> list[list[Item]]:

@@ -34,16 +34,23 @@ class Webhook:
     batch = 32
 
     def __init__(
-        self, url: str, secret: Path, words: str | None, clock: Clock, *, deadline_s: float = DEADLINE_S
+        self,
+        url: str,
+        secret: Path,
+        words: str | None,
+        clock: Clock,
+        *,
+        ca: Path | None = None,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Read the secret; RefusedError or KeyStoreError says what is wrong with it."""
+        """Read secret and ``ca``; RefusedError or KeyStoreError says what is wrong with which."""
         self._secret = read_secret(secret).strip()
         if len(self._secret) < MIN_SECRET_BYTES:
             raise RefusedError(
                 f"{secret} holds less than {MIN_SECRET_BYTES} bytes: make one with 'openssl rand -hex 32'"
             )
         self._words, self._clock = words, clock
-        self._poster = Poster(url, deadline_s=deadline_s)
+        self._poster = Poster(url, ca, deadline_s=deadline_s)
         self._attempts: tuple[str, int] = ("", 0)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:

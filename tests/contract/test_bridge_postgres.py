@@ -11,6 +11,7 @@ import pytest
 
 from agent.bridge.outputs import Item
 from agent.bridge.sql import Sql
+from tests.simulators.pki import Authority
 from tests.simulators.postgres import Postgres, programs
 from tests.unit.test_bridge_outputs import Bench
 
@@ -28,7 +29,14 @@ def postgres(tmp_path: Path) -> Iterator[Postgres]:
 def test_each_record_is_one_row_over_an_outage_of_the_database(tmp_path: Path, postgres: Postgres) -> None:
     bench = Bench(tmp_path)
     try:
-        archive = bench.pump("archive", Sql(postgres.url, postgres.password))
+        bench.hear()
+        stranger = Sql(postgres.url, postgres.password, Authority(tmp_path / "foreign").ca)
+        told = stranger.send([Item(one, None) for one in bench.store.upcoming("hook", 1)], bench.now_s).problem
+        stranger.close()
+        assert told is not None
+        assert "certificate verify failed" in told
+        assert "\n" not in told
+        archive = bench.pump("archive", Sql(postgres.url, postgres.password, postgres.ca))
         bench.hear()
         assert archive.step() == 0, bench.notices
         postgres.stop()
@@ -51,7 +59,7 @@ def test_each_record_is_one_row_over_an_outage_of_the_database(tmp_path: Path, p
             dbname="postgres",
         ) as database:
             rows = database.execute("SELECT seq, kind, fresh FROM postern_record ORDER BY number").fetchall()
-        assert rows == [(1, "match", True), (2, "match", True)]
+        assert rows == [(1, "match", True), (2, "match", True), (3, "match", True)]
     finally:
         for pump in bench.pumps:
             pump.stop()

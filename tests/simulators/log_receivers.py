@@ -15,6 +15,7 @@ from typing import Any
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 from agent.mqtt.credentials import Credentials
+from tests.simulators.receiver import encrypted
 
 # RFC 5424, 6: header, nil structured data, message.
 SYSLOG = re.compile(
@@ -25,9 +26,9 @@ SYSLOG = re.compile(
 
 
 class Collector:
-    """``status`` is the next answers'; ``rejects`` says which records are rejected for good."""
+    """``status`` is the next answers'; ``rejects`` says which records are rejected for good; ``files`` make it HTTPS."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Credentials | None = None) -> None:
         self.status = 200
         self.rejects: Callable[[Any], bool] = lambda _: False
         self.taken: list[Any] = []
@@ -64,6 +65,9 @@ class Collector:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1/logs"
+        if files is not None:
+            self._server.socket = encrypted(self._server.socket, files)
+            self.url = self.url.replace("http://127.0.0.1", "https://localhost")
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real PostgreSQL of Debian's package on the loopback, with a database of its own."""
+"""A real PostgreSQL of Debian's package on the loopback, with a database and an authority of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.simulators.pki import Authority
 from tests.simulators.ports import free_port
 
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -23,7 +24,7 @@ def programs() -> Path | None:
 
 
 class Postgres:
-    """Start and stop; ``url`` is what the bridge is given, ``password`` the file with the rest."""
+    """Start and stop; ``url`` is what the bridge is given, ``password`` the file with the rest, ``ca`` who vouches."""
 
     def __init__(self, folder: Path) -> None:
         found = programs()
@@ -36,14 +37,20 @@ class Postgres:
         self.password.chmod(0o600)
         readable = self._home / "password"
         readable.write_text(PASSWORD)
+        files = Authority(self._home / "pki").issue("database", server=True)
+        self.ca = files.ca
         if os.geteuid() == 0:
-            for one in (self._home, readable):
+            for one in (self._home, readable, files.key):
                 shutil.chown(one, "nobody")
         words = ["initdb", "-D", str(self._data), "-U", USER, f"--pwfile={readable}", "--auth=scram-sha-256", "-N"]
         self._run(*words)
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        pki = self._home / "pki" / "database"
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+            f" -c ssl=on -c ssl_cert_file={pki}.crt -c ssl_key_file={pki}.key"
+        )
         self._run("pg_ctl", "-D", str(self._data), "-w", "-o", options, "-l", str(self._data / "log"), "start")
 
     def stop(self) -> None:

@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of webhooks on the loopback: real HTTP; it keeps what it took and answers as it is told."""
+"""A receiver of webhooks on the loopback: real HTTP, or HTTPS; it keeps what it took and answers as it is told."""
 
 from __future__ import annotations
 
 import hmac
 import json
+import socket
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from agent.mqtt.credentials import Credentials
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
 class Receiver:
-    """``answer`` is the status of the next answers; ``taken`` what was answered with 2xx, in order."""
+    """``answer`` is the status of the next answers; ``taken`` what was answered with 2xx, in order.
 
-    def __init__(self, port: int = 0) -> None:
+    With ``files`` it speaks TLS, as ``localhost``.
+    """
+
+    def __init__(self, port: int = 0, files: Credentials | None = None) -> None:
         self.answer = 204
         self.answers: dict[str, int] = {}  # by the zone of the event
         self.location: str | None = None  # where its answers point
@@ -55,6 +62,9 @@ class Receiver:
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/hook"
+        if files is not None:
+            self._server.socket = encrypted(self._server.socket, files)
+            self.url = f"https://localhost:{self.port}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
 
@@ -65,3 +75,10 @@ class Receiver:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def encrypted(listener: socket.socket, files: Credentials) -> ssl.SSLSocket:
+    """The same listener for TLS; each handshake is made by whoever reads from the connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    return context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
