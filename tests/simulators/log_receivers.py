@@ -26,7 +26,10 @@ SYSLOG = re.compile(
 
 
 class Collector:
-    """``status`` is the next answers'; ``rejects`` says which records are rejected for good; ``files`` make it HTTPS."""
+    """``status`` is the next answers'; ``rejects`` says which records are rejected for good.
+
+    With ``files`` it speaks TLS, as ``localhost``.
+    """
 
     def __init__(self, files: Credentials | None = None) -> None:
         self.status = 200
