@@ -29,9 +29,20 @@ borrows_pip() {
 # What a bridge's outputs and its packaging need, and its demo does not: half of the time until there is something to see.
 OUTPUTS='opentelemetry-proto|prometheus-client|protobuf|psycopg|psycopg-binary|setuptools|sqlalchemy'
 
+# fetch_uv FOLDER LOCK PIP...: uv, by version and digest, into FOLDER. Of a hundred packages pip reads each file of each
+# release before it takes the one that the lock names: most of a set-up. uv does not know pip's configuration: whoever has
+# set an index or a proxy there is asked by pip alone.
+fetch_uv() {
+  local folder=$1 lock=$2
+  shift 2
+  if "$@" config list 2>/dev/null | grep -qE '\.(index-url|no-index|proxy|client-cert)='; then return 1; fi
+  "$@" install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --target "$folder" \
+    --requirement "$lock"
+}
+
 # install_into ROOT EXTRA LOCK PIP...: the package as it lies in ROOT, and what it needs: by version and digest where LOCK is a
 # file. What is never imported is compiled to no byte code: of some hundred modules, most. A bridge is waited for by
-# somebody who looks at it for the first time: it runs from the checkout, and nothing of that is installed.
+# somebody who looks at it for the first time: it runs from the checkout, and nothing of that is installed, nor uv for ten packages.
 install_into() {
   local root=$1 extra=$2 lock=$3
   shift 3
@@ -40,12 +51,19 @@ install_into() {
     "${pip[@]}" --no-compile --no-deps --require-hashes --requirement "$lock"
     return
   fi
-  if [ -f "$lock" ]; then
-    "${pip[@]}" --no-compile --require-hashes --requirement "$lock" &&
-      "${pip[@]}" --no-deps --no-build-isolation --editable "$root"
-  else
+  if [ ! -f "$lock" ]; then
     "${pip[@]}" --editable "${root}[$extra]"
+    return
   fi
+  local held=(--no-deps --require-hashes --requirement "$lock") itself=(--no-deps --no-build-isolation --editable "$root")
+  local folder status=0
+  folder=$(mktemp -d)
+  local uv=("$folder/bin/uv" pip install --quiet --python "$BIN/python")
+  if ! { fetch_uv "$folder" "$root/tools/lib/locks/uv.txt" "$@" && "${uv[@]}" "${held[@]}" && "${uv[@]}" "${itself[@]}"; }; then
+    "${pip[@]}" --no-compile "${held[@]}" && "${pip[@]}" "${itself[@]}" || status=$?
+  fi
+  rm -rf "$folder"
+  return "$status"
 }
 
 # set_up ROOT [NAME EXTRA]: the environment ROOT/NAME (.venv-test) with the extra EXTRA (dev), and with agent and tools as

@@ -15,11 +15,14 @@ sed -n 's/^requires = \["\(.*\)"\]$/\1/p' "$root/pyproject.toml" >"$folder/build
 echo 'backports-strenum<1.3' >"$folder/constraints.in"
 # What a bridge needs no part of: the unit's networks and pictures.
 without=(ai-edge-litert backports-strenum flatbuffers ml-dtypes numpy pillow tqdm)
+echo uv >"$folder/uv.in" # which installs the others
 for lock in "$root"/tools/lib/locks/*.txt; do
   extra=$(basename "$lock" .txt)
+  asked=(--extra "$extra" "$root/pyproject.toml" "$folder/build.in")
+  [ "$extra" != uv ] || asked=("$folder/uv.in")
   left_out=()
   [ "$extra" != bridge ] || left_out=("${without[@]/#/--no-emit-package=}")
   "$folder/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-    "${left_out[@]}" --constraint "$folder/constraints.in" --extra "$extra" "$root/pyproject.toml" "$folder/build.in" --output-file "$folder/$extra.txt"
+    "${left_out[@]}" --constraint "$folder/constraints.in" "${asked[@]}" --output-file "$folder/$extra.txt"
   { printf '# SPDX-License-Identifier: Apache-2.0\n# Written by tools/lib/locks/renew.sh.\n'; cat "$folder/$extra.txt"; } >"$lock"
 done
