@@ -29,6 +29,7 @@ from agent.unit.examiner import HELD, IN_USE, Examiner
 from agent.unit.watching import RESTS, Watching
 from tests.simulators.broker import wait_until
 from tests.simulators.config import parse_config
+from tests.simulators.ports import free_port
 from tools.lib.demo.site import NOTICE, PURPOSE
 
 MANIFEST = Path(__file__).parents[2] / "models" / "manifest.yaml"
@@ -209,7 +210,7 @@ def test_the_console_listens_at_no_address_of_the_world(tmp_path: Path, address:
 def test_the_console_listens_in_the_local_network() -> None:
     for address in ("192.168.1.30", "10.0.0.1", "127.0.0.1", "fd00::1"):
         assert refuse_address(address) is None
-    assert can_listen("127.0.0.1", 8443)
+    assert can_listen("127.0.0.1", free_port())
     assert not can_listen("192.0.2.1", 8443)
 
 
