@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/metrics`` for Prometheus: what an operator wants to be woken for. No person and no pseudonym is in it."""
+"""``/metrics`` for Prometheus: what an operator wants to be woken for. No person and no pseudonym is in it.
+
+What can be counted is told as 0 before it happens: of a series that begins at 1, ``increase()`` counts nothing, so that
+the first forgery, loss or dead letter would wake nobody.
+"""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from socketserver import ThreadingMixIn
+from typing import get_args
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -16,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.bridge.outputs import Item, Sent
+from agent.bridge.records import RecordKind
 from agent.bridge.status import Status
 from agent.bridge.store import Store
 from agent.errors import RefusedError
@@ -24,6 +30,11 @@ DAY_S = 24 * 3600
 AWAY_S = 180  # three reports of health that did not come
 MAX_QUESTIONS = 16  # at once; more are hung up on
 TIMEOUT_S, DEADLINE_S = 10, 30  # for one step of a question, and for all of it
+REASONS = (  # of a refusal: those of agent.subscribe.verify, and of what the broker had kept
+    *("too_large", "malformed", "unsigned", "wrong_type", "unsecured", "wrong_algorithm", "unknown_unit", "wrong_key"),
+    *("wrong_unit", "wrong_topic", "bad_signature", "expired", "revoked", "quarantined", "replayed", "duplicate"),
+    *("fork", "overtaken", "jump", "retained"),
+)
 
 
 class Metrics:
@@ -138,9 +149,11 @@ class Gathered(Collector):
         now_s = self._now_s()
         with self._status.lock:
             facts = self._status.facts
-            units, health = facts.units, dict(facts.health)
-            ages = {unit: max(now_s - at, 0) for unit, at in facts.event_s.items()}
-            missing, withheld = dict(facts.missing), dict(facts.withheld)
+            units = facts.units
+            none = dict.fromkeys(units, 0)
+            health = {unit: facts.health[unit] for unit in units if unit in facts.health}
+            ages = {unit: max(now_s - facts.event_s[unit], 0) for unit in units if unit in facts.event_s}
+            missing, withheld = none | facts.missing, none | facts.withheld
             quarantined = {unit: int(unit in facts.quarantined) for unit in units}
             ends, list_s, problems = facts.certificate_s, facts.list_s, dict(facts.problems)
             keys, keys_s = facts.epoch_keys, facts.epoch_keys_s
@@ -160,13 +173,12 @@ class Gathered(Collector):
         yield _gauge("postern_unit_missing_events", "events that did not come yet", "unit", missing)
         yield _gauge("postern_unit_withheld_events", "events that a unit says it sent", "unit", withheld)
         yield _gauge("postern_unit_quarantined", "1 while a person has to look at a unit", "unit", quarantined)
-        yield _gauge(
-            "postern_output_behind_records", "records that an output has still to get", "output", self._store.behind()
-        )
-        yield _gauge(
-            "postern_output_dead_letters", "records that an output refused", "output", self._store.dead_counts()
-        )
-        failing = {output: int(failing) for output, failing in problems.items()}
+        behind = self._store.behind()
+        yield _gauge("postern_output_behind_records", "records that an output has still to get", "output", behind)
+        outputs = dict.fromkeys(behind, 0)
+        dead = outputs | self._store.dead_counts()
+        yield _gauge("postern_output_dead_letters", "records that an output refused", "output", dead)
+        failing = outputs | {output: int(failing) for output, failing in problems.items()}
         yield _gauge("postern_output_failing", "1 while an output is tried again", "output", failing)
         days = {"certificate": (ends - now_s) // DAY_S}
         if list_s is not None:
@@ -175,11 +187,13 @@ class Gathered(Collector):
             days["epoch_keys"] = (keys_s - now_s) // DAY_S
         yield _gauge("postern_key_days_left", "until a person has to renew it", "what", days)
         yield GaugeMetricFamily("postern_epoch_keys", "epoch keys that the bridge holds", value=keys)
-        yield _count("postern_records", "records by kind, since the start", "kind", self.records)
-        yield _count("postern_refusals", "refused messages by reason, since the start", "reason", self.refusals)
-        yield _count("postern_lost_events", "events that nobody keeps any more, since the start", "unit", self.lost)
+        yield _count("postern_records", "records by kind, since the start", "kind", self.records, get_args(RecordKind))
+        text = "refused messages by reason, since the start"
+        yield _count("postern_refusals", text, "reason", self.refusals, REASONS)
+        text = "events that nobody keeps any more, since the start"
+        yield _count("postern_lost_events", text, "unit", self.lost, units)
         text = "events that a unit says it dropped itself, since the start"
-        yield _count("postern_owned_up_events", text, "unit", self.owned_up)
+        yield _count("postern_owned_up_events", text, "unit", self.owned_up, units)
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
@@ -189,8 +203,9 @@ def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
     return family
 
 
-def _count(name: str, text: str, label: str, values: Counter[str]) -> Metric:
+def _count(name: str, text: str, label: str, values: Counter[str], known: Iterable[str]) -> Metric:
+    """A counter; ``known`` are the label's values that are told before anything was counted."""
     family = CounterMetricFamily(name, text, labels=[label])
-    for value, number in sorted(values.copy().items()):
+    for value, number in sorted((dict.fromkeys(known, 0) | values.copy()).items()):
         family.add_metric([value], number)
     return family

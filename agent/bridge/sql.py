@@ -17,12 +17,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.bridge.outputs import Item, Sent
 from agent.bridge.post import is_here, trusting
 from agent.disk.files import read_secret
-from agent.errors import RefusedError, printable
+from agent.errors import RefusedError, RetryError, printable
 from agent.parse.strict_json import dumps
 
-CONNECT_S = 10
+WAIT_S = 10  # for a connection, and for a table that somebody holds
 POSTGRES = {  # libpq's own names: a server that vanished is noticed, also in the middle of a statement
-    "connect_timeout": CONNECT_S,
+    "connect_timeout": WAIT_S,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -60,7 +60,7 @@ class Sql:
 
     batch = 256
 
-    def __init__(self, url: str, password: Path | None, ca: Path | None = None) -> None:
+    def __init__(self, url: str, password: Path | None, ca: Path | None = None, *, held_s: float = WAIT_S) -> None:
         """Connect to nothing yet; RefusedError or KeyStoreError says what cannot be used."""
         try:
             parsed = sa.make_url(url)
@@ -78,40 +78,67 @@ class Sql:
                     f"the URL of SQLite names {printable(str(parsed.database))}, no whole path: give it four slashes,"
                     " as in sqlite:////var/lib/postern-bridge/archive.db"
                 )
-            connecting = {"timeout": CONNECT_S} if on_disk else POSTGRES | _verifying(parsed, ca)
+            connecting = {"timeout": WAIT_S} if on_disk else POSTGRES | _verifying(parsed, ca)
             self._engine = sa.create_engine(parsed, connect_args=connecting, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
             raise RefusedError(f"the URL of a database cannot be used: {printable(str(error))}") from error
+        except ValueError as error:
+            raise RefusedError("the URL of a database names no port that can be: correct it") from error
         self._insert: sqlite.Insert | postgresql.Insert = (
             postgresql.insert(TABLE) if self._engine.dialect.name == "postgresql" else sqlite.insert(TABLE)
         )
         self._insert = self._insert.on_conflict_do_nothing(index_elements=["key"])
-        self._made = False
+        self._made, self._held_ms = False, int(held_s * 1000)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:  # noqa: ARG002 - history has no now
         try:
-            with self._engine.begin() as connection:
-                if not self._made:
-                    TABLE.metadata.create_all(connection)
-                for run in _runs(items):
-                    gone = [item.record.body.person for item in run if item.record.body.kind == "withdrawn"]
-                    connection.execute(self._insert, [_row(item) for item in run])
-                    if gone:
-                        told = TABLE.c.person.in_(gone)
-                        connection.execute(sa.update(TABLE).where(told).values(person=None))
-            self._made = True
+            self._write(items)
         except sa.exc.SQLAlchemyError as error:
-            cause = printable(str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0])
-            if "unable to open database file" in cause:  # of SQLite, which says no more
-                cause += ", whose folder has to be there and writable for the bridge"
-            return Sent(problem=f"the database does not take records ({cause}): it is tried again")
+            return Sent(problem=_told(error))
         return Sent(through=items[-1].record.number)
 
-    def idle(self, now_s: int) -> None:
-        """Nothing is due."""
+    def idle(self, now_s: int) -> None:  # noqa: ARG002
+        """Make the table before there is a record: it can be asked, and what is wrong is told, from the start."""
+        if self._made:
+            return
+        try:
+            self._write(())
+        except sa.exc.SQLAlchemyError as error:
+            raise RetryError(_told(error)) from error
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _write(self, items: Sequence[Item]) -> None:
+        """All or nothing, into a table that is made where it is not there; SQLAlchemyError."""
+        with self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's own "timeout" is for this, too
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._held_ms}")
+            if not self._made:
+                TABLE.metadata.create_all(connection)
+            for run in _runs(items):
+                gone = [item.record.body.person for item in run if item.record.body.kind == "withdrawn"]
+                connection.execute(self._insert, [_row(item) for item in run])
+                if gone:
+                    connection.execute(sa.update(TABLE).where(TABLE.c.person.in_(gone)).values(person=None))
+        self._made = True
+
+
+FOREIGN = "the table postern_record there is of another program or release: rename it"
+ADVICE = {  # what a person has to do, by words of a cause that comes from elsewhere
+    "unable to open database file": ", whose folder has to be there and writable for the bridge",
+    "authentication failed": "; correct user or password and restart the bridge, until then everything waits",
+    "no password supplied": "; name its file with 'password' and restart the bridge, until then everything waits",
+    "permission denied for schema": "; let the bridge's user own the database",
+    "of relation": f"; {FOREIGN}",
+    "has no column": f"; {FOREIGN}",
+}
+
+
+def _told(error: sa.exc.SQLAlchemyError) -> str:
+    cause = printable(str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0])
+    advice = next((advice for words, advice in ADVICE.items() if words in cause), "")
+    return f"the database does not take records ({cause}{advice}): it is tried again"
 
 
 def _verifying(url: sa.URL, ca: Path | None) -> dict[str, str]:

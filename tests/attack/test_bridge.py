@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 import socket
+import sqlite3
 import threading
 import time
 import urllib.request
@@ -87,12 +88,39 @@ def test_the_words_of_an_exception_are_told_to_nobody(bench: Bench) -> None:  # 
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///archive.db", "names archive.db, no whole path: give it four slashes"),
+        ("postgresql+psycopg://u@h:many/db", "names no port that can be"),
     ],
 )
 def test_a_database_that_keeps_nothing_or_tells_its_password_is_refused(url: str, words: str) -> None:
     with pytest.raises(RefusedError, match=words) as refusal:
         Sql(url, None)
     assert "s3cret" not in str(refusal.value)
+
+
+def test_a_table_of_another_program_is_told_and_keeps_its_rows(bench: Bench) -> None:  # noqa: F811
+    foreign = sqlite3.connect(bench.folder / "archive.db")
+    foreign.execute("CREATE TABLE postern_record (key TEXT PRIMARY KEY, colour INTEGER)")
+    foreign.close()
+    pump = bench.archive()
+    bench.hear()
+    assert pump.step() > 0
+    assert "the table postern_record there is of another program or release: rename it" in bench.notices[0]
+    assert bench.store.behind()["archive"] == 1
+    foreign = sqlite3.connect(bench.folder / "archive.db")
+    foreign.execute("ALTER TABLE postern_record RENAME TO theirs")
+    foreign.close()
+    assert pump.step() == 0
+    assert len(bench.rows("SELECT * FROM postern_record")) == 1
+
+
+def test_an_archive_can_be_asked_before_anything_is_in_it(bench: Bench) -> None:  # noqa: F811
+    """And what is wrong with it is told at the start, not with the first person in the morning."""
+    assert bench.archive().step() == 0
+    assert bench.rows("SELECT * FROM postern_record") == []
+    (bench.folder / "none").touch()
+    pump = bench.pump("hook", Sql(f"sqlite:///{bench.folder}/none/archive.db", None))
+    assert pump.step() > 0
+    assert "whose folder has to be there and writable for the bridge" in bench.notices[0]
 
 
 # -- clocks -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from agent.bridge.settings import load_settings
 from agent.bridge.status import Status
 from agent.bridge.store import Store
 from agent.clock import SimulatedClock
+from agent.errors import DamagedError, KeyStoreError, RefusedError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "bridge"
@@ -53,6 +54,16 @@ def test_service_is_hardened() -> None:
     exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert exposure, done.stderr
     assert float(exposure[1]) <= MAX_EXPOSURE
+
+
+def test_service_waits_for_a_person_where_only_one_can_mend_it() -> None:
+    lines = (FOLDER / "postern-bridge.service").read_text().splitlines()
+    statuses = f"{RefusedError.exit_status} {KeyStoreError.exit_status}"
+    assert f"RestartPreventExitStatus={statuses}" in lines
+    assert KeyStoreError.exit_status == DamagedError.exit_status
+    # libpq looks for a certificate beneath it and, where it may not look, gives up TLS.
+    (state,) = [line.partition("=")[2] for line in lines if line.startswith("StateDirectory=")]
+    assert f"Environment=HOME=/var/lib/{state}" in lines
 
 
 def test_dashboard_is_one_of_grafana_and_asks_for_what_the_bridge_tells(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from agent.disk.files import write_atomic
 from agent.keys import SigningKey
-from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
+from tests.simulators.broker import RealBroker, wait_until, wait_while_more_comes
 from tests.simulators.nursery import Nursery
 from tests.simulators.pki import Authority
 from tests.simulators.signing_unit import trust_list
@@ -101,7 +101,7 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
             time.sleep(when.random() * LIFE_S)
             if number % CATCH_UP == 0:  # a broker drops a live event after a minute: it must not wait so long
                 so_far = signed_by(units)
-                wait_until(lambda so_far=so_far: events(nursery.handed()).keys() >= so_far, 4 * PATIENCE_S)
+                wait_while_more_comes(lambda: set(events(nursery.handed())), so_far)
             nursery.kill()
             nursery.start()
         stop.set()
@@ -109,7 +109,7 @@ def test_killed_subscriber_loses_nothing_and_marks_what_it_hands_over_again(tmp_
         wait_until(lambda: not any(unit.outbox.depth() for unit in units))
         signed = signed_by(units)
         assert len(signed) > KILLS, "the units hardly spoke"
-        wait_until(lambda: events(nursery.handed()).keys() >= signed, 4 * PATIENCE_S)
+        wait_while_more_comes(lambda: set(events(nursery.handed())), signed)
         nursery.kill()
     finally:
         stop.set()

@@ -21,7 +21,7 @@ import pytest
 from agent.disk.files import write_atomic
 from agent.keys import SigningKey
 from agent.protocol.grant import make_grant
-from tests.simulators.broker import PATIENCE_S, RealBroker, wait_until
+from tests.simulators.broker import RealBroker, wait_until, wait_while_more_comes
 from tests.simulators.nursery import Nursery
 from tests.simulators.pki import Authority
 from tests.simulators.receiver import SECRET, Receiver
@@ -127,8 +127,8 @@ def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its
         wait_until(lambda: not any(unit.outbox.depth() for unit in premises.units))
         signed = premises.signed()
         assert len(signed) > KILLS, "the units hardly spoke"
-        wait_until(lambda: set(premises.receiver.events()) >= signed, 6 * PATIENCE_S)
-        wait_until(lambda: {(unit, seq) for unit, seq, _ in premises.archived()} >= signed, 4 * PATIENCE_S)
+        wait_while_more_comes(lambda: set(premises.receiver.events()), signed)
+        wait_while_more_comes(lambda: {(unit, seq) for unit, seq, _ in premises.archived()}, signed)
         premises.bridges.kill()
         archived = premises.archived()
     finally:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from agent.clock import SystemClock
 from agent.mqtt.connection import Connection
@@ -20,6 +21,7 @@ from agent.site.records import SiteFiles
 from tests.simulators.pki import Authority
 from tests.simulators.ports import free_port
 
+T = TypeVar("T")
 DEPLOY = Path(__file__).parents[2] / "deploy" / "mosquitto"
 # How many times slower than usual this machine is, as under emulation.
 SLOWNESS = float(os.environ.get("POSTERN_SLOWNESS", "1"))
@@ -32,6 +34,15 @@ def wait_until(condition: Callable[[], object], patience_s: float = PATIENCE_S, 
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(every_s)
+
+
+def wait_while_more_comes(arrived: Callable[[], set[T]], wanted: set[T]) -> None:
+    """Until all that is ``wanted`` arrived, however long that takes; fails once nothing more comes for a while.
+
+    It looks seldom: who counts ten thousand things a hundred times a second keeps the receiver from its work.
+    """
+    while not (have := arrived()) >= wanted:
+        wait_until(lambda have=have: len(arrived()) > len(have), 2 * PATIENCE_S, every_s=0.3)  # type: ignore[misc]
 
 
 class RealBroker:

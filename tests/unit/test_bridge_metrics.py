@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from agent.bridge.metrics import Metrics
+from agent.bridge.metrics import Gathered, Metrics
 from agent.bridge.records import records_of
 from agent.errors import RefusedError
 from agent.subscribe.subscriber import Refusal
@@ -15,6 +18,8 @@ from tests.simulators.health import healthy
 from tests.simulators.ports import free_port
 from tests.unit.test_bridge_outputs import Bench, bench
 
+VECTORS = Path(__file__).parents[1] / "vectors"
+REFUSED = r'"refused": ?"([a-z_]+)"'
 __all__ = ["bench"]  # a fixture
 
 
@@ -47,3 +52,26 @@ def test_metrics_tell_what_to_wake_somebody_for_and_nobodys_name(bench: Bench) -
     assert verified.event.data.subject not in page  # type: ignore[union-attr]
     with pytest.raises(RefusedError, match="choose another"):
         Metrics("192.0.2.1", port, status=bench.status, store=store, now_s=lambda: 0)
+
+
+def test_what_can_be_counted_is_there_before_it_happens(bench: Bench) -> None:
+    """Of a series that begins at 1 Prometheus counts no increase: the first forgery would wake nobody."""
+    gathered = Gathered(bench.status, bench.store, lambda: bench.now_s)
+    bench.status.facts.units = ("door-3",)
+    bench.status.facts.event_s["door-9"] = bench.now_s  # was retired since
+    registry = CollectorRegistry()
+    registry.register(gathered)
+    told = set(generate_latest(registry).decode().splitlines())
+    refused = {
+        reason
+        for file in (VECTORS / "events.json", VECTORS / "chains.json")
+        for reason in re.findall(REFUSED, file.read_text())
+    }
+    assert len(refused) > 15
+    zeros = {f'postern_refusals_total{{reason="{reason}"}} 0.0' for reason in refused}
+    zeros |= {f'postern_records_total{{kind="{kind}"}} 0.0' for kind in ("match", "gap", "loss", "refusal", "notice")}
+    zeros |= {f'postern_output_{what}{{output="hook"}} 0.0' for what in ("dead_letters", "failing", "behind_records")}
+    of_a_unit = ("lost_events_total", "owned_up_events_total", "unit_withheld_events", "unit_missing_events")
+    zeros |= {f'postern_{what}{{unit="door-3"}} 0.0' for what in of_a_unit}
+    assert zeros <= told, zeros - told
+    assert not [line for line in told if "door-9" in line], "of a unit that is in service no more"
