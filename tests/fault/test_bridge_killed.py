@@ -116,6 +116,7 @@ def test_killed_bridge_hands_every_event_to_every_output_and_again_only_with_its
         premises.bridges.start()
         wait_until(lambda: premises.told("listening"))  # from here on the broker keeps its session
         for unit in premises.units:
+            unit.report_health()  # by which a bridge that could hardly listen hears what it missed
             unit.start()
         speaker.start()
         for _ in range(KILLS):

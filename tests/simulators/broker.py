@@ -42,7 +42,7 @@ def wait_while_more_comes(arrived: Callable[[], set[T]], wanted: set[T]) -> None
     It looks seldom: who counts ten thousand things a hundred times a second keeps the receiver from its work.
     """
     while not (have := arrived()) >= wanted:
-        wait_until(lambda have=have: len(arrived()) > len(have), 2 * PATIENCE_S, every_s=0.3)  # type: ignore[misc]
+        wait_until(lambda have=have: len(arrived()) > len(have), 4 * PATIENCE_S, every_s=0.3)  # type: ignore[misc]
 
 
 class RealBroker:
