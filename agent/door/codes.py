@@ -7,7 +7,7 @@ from agent.camera.base import Picture
 from agent.errors import DeviceLostError
 
 MAX_CODES = 32  # in one picture; what is no token costs some microseconds
-MISSING = "zxing-cpp is missing: install the wheel zxing-cpp (pip install 'postern[token]')"
+MISSING = "zxing-cpp is missing: apt install python3-zxing-cpp (elsewhere pip install 'postern[token]')"
 
 
 class QrCodes:

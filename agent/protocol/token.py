@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -28,6 +29,7 @@ from agent.errors import RefusedError, VerificationError
 from agent.keys import PublicKey, SigningKey, decode_base64url
 from agent.protocol.subject import SUBJECT_BYTES, SubjectId
 
+MISSING = "cbor2 is missing: apt install python3-cbor2 (elsewhere pip install 'postern[token]')"
 MAX_TOKEN_BYTES = 340  # a QR code of version 12 at level L holds 367
 MIN_TOKEN_BYTES = 98  # the layout with nothing in it
 TOKEN_KEY_BYTES = 32  # AES-256
@@ -90,6 +92,15 @@ def key_mark(key: bytes) -> bytes:
     return hashlib.sha256(b"postern/token-key/v1" + key).digest()[:_KID_BYTES]
 
 
+def cbor() -> ModuleType:
+    """The library ``cbor2``, an optional extra. Raises RefusedError where it is not installed."""
+    try:
+        import cbor2  # noqa: PLC0415 - a unit that takes no tokens needs none
+    except ImportError as error:
+        raise RefusedError(MISSING) from error
+    return cbor2
+
+
 def issuer_mark(key: PublicKey) -> bytes:
     """By which a token names the key that it is signed with: the first bytes of its thumbprint."""
     return decode_base64url(key.kid)[:_KID_BYTES]
@@ -97,8 +108,7 @@ def issuer_mark(key: PublicKey) -> bytes:
 
 def make_token(content: Content, *, token_id: bytes, key: bytes, issuer: SigningKey, site: str) -> bytes:
     """Seal and sign. Raises RefusedError where it would not fit into a code."""
-    from cbor2 import dumps  # noqa: PLC0415 - an optional extra
-
+    dumps = cbor().dumps
     if not 1 <= len(content.units) <= MAX_UNITS:
         raise RefusedError(f"a token is for 1 to {MAX_UNITS} units: name those that it shall open")
     plain = dumps(
@@ -143,8 +153,7 @@ def look_at(data: bytes) -> Outside:
 
 def check_signature(outside: Outside, issuers: Iterable[PublicKey], *, site: str) -> None:
     """Raise VerificationError unless one of ``issuers`` signed it: ``unknown_issuer``, ``damaged``."""
-    from cbor2 import dumps  # noqa: PLC0415
-
+    dumps = cbor().dumps
     named = [key for key in issuers if issuer_mark(key) == outside.issuer]
     if not named:
         raise VerificationError(
@@ -166,14 +175,13 @@ def check_key(outside: Outside, key: bytes) -> None:
 
 def open_content(outside: Outside, key: bytes, *, site: str) -> Content:
     """Open a token whose signature holds. Raises VerificationError: ``replaced_key``, ``damaged``."""
-    from cbor2 import CBORDecodeError, dumps, loads  # noqa: PLC0415
-
+    cbor2 = cbor()
     check_key(outside, key)
     try:
-        bound = dumps(["Encrypt0", _A256GCM + outside.key, site.encode()])
-        members = loads(AESGCM(key).decrypt(outside.token_id, outside.ciphertext, bound))
+        bound = cbor2.dumps(["Encrypt0", _A256GCM + outside.key, site.encode()])
+        members = cbor2.loads(AESGCM(key).decrypt(outside.token_id, outside.ciphertext, bound))
         return _content(members)
-    except (InvalidTag, CBORDecodeError, ValueError, TypeError, OverflowError, OSError):
+    except (InvalidTag, cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, OSError):
         raise VerificationError("damaged", "the token is damaged or forged: ask the desk for a new one") from None
 
 

@@ -26,6 +26,7 @@ from agent.mqtt.records import BrokerSettings
 from agent.parse.strict_json import loads
 from agent.protocol.names import parse_time
 from agent.protocol.subject import SubjectId
+from agent.protocol.token import cbor
 from agent.protocol.topics import Topics
 from agent.unit.at_the_door import make_spot_act, reads_tokens, takes_requests
 from agent.unit.capturing import Embeds
@@ -267,9 +268,13 @@ def command_side(
 
 
 def make_token_check(config: Config, model: str, stores: Stores, clock: Clock) -> TokenCheck | None:
-    """What takes the tokens that people hold up; None where they may not."""
+    """What takes the tokens that people hold up; None where they may not.
+
+    Raises RefusedError where their library is missing: now, and not when somebody holds one up.
+    """
     if not reads_tokens(config):
         return None
+    cbor()
     for sentence in shortcomings(config, clock):
         log.warning("%s", sentence)
     return TokenCheck(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 from typing import Literal
 
+import segno
 from PIL import Image, ImageDraw, ImageFont
 
-from agent.errors import RefusedError
 from agent.unit.tokens import Issued
 
 Kind = Literal["pdf", "png", "bin"]
@@ -27,7 +27,7 @@ MM_PER_INCH = 25.4
 
 
 def draw_card(issued: Issued, *, site: str, kind: Kind) -> bytes:
-    """The file's content; RefusedError where the library that makes codes is not installed."""
+    """The file's content."""
     if kind == "bin":
         return issued.token
     modules = code_modules(issued.token)
@@ -57,13 +57,7 @@ def draw_card(issued: Issued, *, site: str, kind: Kind) -> bytes:
 
 
 def code_modules(token: bytes) -> list[list[bool]]:
-    """The code's modules row by row, True where dark; without the quiet zone. Raises RefusedError."""
-    try:
-        import segno  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise RefusedError(
-            "segno is missing, which makes codes: pip install 'postern[token]', or write a .bin file"
-        ) from error
+    """The code's modules row by row, True where dark; without the quiet zone."""
     made = segno.make_qr(token, error="l", mode="byte", boost_error=False)
     return [[bool(module) for module in row] for row in made.matrix]
 

@@ -35,6 +35,7 @@ from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
 from agent.protocol.pseudonym import epochs_from
+from agent.protocol.token import cbor
 from agent.unit.assemble import credentials_of, load_key, load_policy, load_site_key
 from agent.unit.at_the_door import lights, make_input, panels, pulses, reads_tokens, switch_off
 from agent.unit.broker_check import check_broker
@@ -306,6 +307,7 @@ def check_tokens(config: Config, clock: Clock) -> Found:
         yield "ok", "no tokens are taken here"
         return
     QrCodes()
+    cbor()
     problems = shortcomings(config, clock)
     yield from (("fault", problem) for problem in problems)
     if not problems:

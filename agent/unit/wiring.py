@@ -18,6 +18,7 @@ from agent.config.schema import Config
 from agent.door import codes, gpio, keys, osdp
 from agent.door.feedback import check_text
 from agent.errors import PosternError, StorageError
+from agent.protocol import token
 from agent.unit.at_the_door import buttons, lights, pulses, reads_tokens
 from agent.unit.cards import read_panel_key
 
@@ -43,7 +44,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """What there is here."""
-    found = {name for name in ("gpiod", "evdev", "osdp", "zxingcpp") if find_spec(name) is not None}
+    found = {name for name in ("gpiod", "evdev", "osdp", "zxingcpp", "cbor2") if find_spec(name) is not None}
     return Machine(frozenset(found), keys.key_codes())
 
 
@@ -83,8 +84,9 @@ def _inputs(config: Config, machine: Machine) -> Iterator[str]:
                 yield f"{name}: {keys.MISSING}"
             elif not _offers(one.device, machine.key_codes.get(one.key), machine):
                 yield f"{name}.key: {one.device} has no {one.key}: evtest shows what it has"
-    if reads_tokens(config) and "zxingcpp" not in machine.libraries:
-        yield f"activation.inputs: {codes.MISSING}"
+    if reads_tokens(config):
+        needed = {"zxingcpp": codes.MISSING, "cbor2": token.MISSING}
+        yield from (f"activation.inputs: {lack}" for name, lack in needed.items() if name not in machine.libraries)
 
 
 def _outputs(config: Config, machine: Machine) -> Iterator[str]:

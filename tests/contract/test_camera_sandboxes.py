@@ -50,3 +50,16 @@ def test_no_camera_brings_along_what_another_one_needs() -> None:
         assert package in suggests
         assert package not in depends
         assert package in readme
+
+
+def test_each_package_that_a_command_tells_people_to_install_is_one_that_the_package_names() -> None:
+    """A unit has Debian's package and its Python: a wheel by pip is not found there."""
+    control = (DEPLOY / "debian" / "control.in").read_text()
+    named = set(re.findall(r"[\w.+-]+", ", ".join(re.findall(r"^(?:Depends|Suggests): (.*)$", control, re.MULTILINE))))
+    told = {
+        name: file.name
+        for file in (DEPLOY.parent / "agent").rglob("*.py")
+        for name in re.findall(r"\bpython3-[a-z0-9.+-]*[a-z0-9]", file.read_text())
+    }
+    assert "python3-zxing-cpp" in told
+    assert told.keys() <= named, told

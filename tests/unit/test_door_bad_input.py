@@ -21,7 +21,8 @@ from agent.door.gpio import line_problem
 from agent.door.keys import KeyButton
 from agent.door.rights import Rights
 from agent.door.verification import Verification
-from agent.errors import ConfigError, DeviceLostError
+from agent.errors import ConfigError, DeviceLostError, RefusedError
+from agent.unit.assemble import make_token_check
 from agent.unit.at_the_door import Door, make_gate, switch_off
 from agent.unit.doctor import check_inputs, examine
 from agent.unit.wiring import Machine, absent, unknown_keys
@@ -48,7 +49,8 @@ def button(*inputs: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "button", "name": "entrance", "inputs": list(inputs)}
 
 
-ALL = frozenset({"gpiod", "evdev", "osdp", "zxingcpp"})
+TOKENS = {"activation": button({"kind": "token"}) | {"window_s": 60}, "liveness": "require"}
+ALL = frozenset({"gpiod", "evdev", "osdp", "zxingcpp", "cbor2"})
 CODES = {"KEY_ENTER": 28, "KEY_A": 30, "BTN_TRIGGER_HAPPY1": 704, "ABS_X": 0}
 
 
@@ -254,15 +256,26 @@ def test_nothing_is_absent_where_nothing_is_named() -> None:
         ({"outputs": [STRIKE | {"chip": "/dev/null"}], "rules": [STAFF]}, "gpiod"),
         ({"feedback": {"wait": {"chip": "/dev/null", "line": 27}}}, "gpiod"),
         ({"activation": button(KEY | {"device": "/dev/null"})}, "evdev"),
-        ({"activation": button({"kind": "token"}) | {"window_s": 60}, "liveness": "require"}, "zxing-cpp"),
+        (TOKENS, "zxing-cpp"),
+        (TOKENS, "cbor2"),
     ],
 )
 def test_a_library_that_is_missing_is_told_before_the_start(
     tmp_path: Path, changes: dict[str, Any], library: str
 ) -> None:
     """It was found only when the line was opened: by the doctor, or by a service that did not start."""
-    (told,) = absent(config(**changes), machine_of(tmp_path))
-    assert f"{library} is missing: install" in told
+    there = ALL - {library.replace("-", "")}
+    (told,) = absent(config(**changes), machine_of(tmp_path, libraries=there))
+    assert f"{library} is missing: " in told
+    assert "install " in told
+
+
+def test_who_takes_tokens_does_not_start_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first code that has a token's layout, which anybody can draw, ended the service."""
+    monkeypatch.setitem(sys.modules, "cbor2", None)
+    with pytest.raises(RefusedError, match="apt install python3-cbor2"):
+        make_token_check(config(**TOKENS), "embedder", None, SystemClock())  # type: ignore[arg-type]
+    assert make_token_check(config(), "embedder", None, SystemClock()) is None  # type: ignore[arg-type]
 
 
 class Chip:
