@@ -85,11 +85,11 @@ def text_of(content: bytes) -> str:
 
 def read_invitation(text: str) -> Invitation:
     """Read one; RefusedError, without any of the text, when it is none."""
-    if len(text) > MAX_TEXT:
-        raise _damaged()
-    folded = "".join(text.split()).upper()
+    folded = "".join(text[: MAX_TEXT + 1].split()).upper()
     if not folded.startswith(PREFIX):
         raise RefusedError("this is no invitation: give the file that 'postern site invite' wrote", reason="malformed")
+    if len(text) > MAX_TEXT:
+        raise _damaged()
     body = folded.removeprefix(PREFIX)
     try:
         packed = base64.b32decode(body + "=" * (-len(body) % 8))

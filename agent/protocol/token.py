@@ -126,7 +126,8 @@ def make_token(content: Content, *, token_id: bytes, key: bytes, issuer: Signing
     sealed = dumps([protected, {5: token_id}, ciphertext])
     signed_by = _ES256 + issuer_mark(issuer.public)
     signature = issuer.sign_bytes(dumps(["Signature1", signed_by, site.encode(), sealed]))
-    return dumps([signed_by, {}, sealed, signature])
+    token: bytes = dumps([signed_by, {}, sealed, signature])
+    return token
 
 
 def look_at(data: bytes) -> Outside:

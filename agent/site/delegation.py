@@ -192,10 +192,10 @@ def service_settings(folder: Path, host: str | None = None) -> BrokerSettings:
     """How the service reaches the broker, at ``host`` or where the site certified it. RefusedError where neither is."""
     files = check_site(folder)
     broker = load(files.broker_record, BrokerRecord) if files.broker_record.exists() else None
+    if host is None and (broker is None or not broker.hosts):  # first: for a new site it makes the service's keys, too
+        raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
     if not files.delegated:
         raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
-    if host is None and (broker is None or not broker.hosts):
-        raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
     port = broker.port if broker is not None else DEFAULT_PORT
     return BrokerSettings(host or (broker.hosts[0] if broker else ""), service_credentials(files), port=port)
 

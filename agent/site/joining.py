@@ -57,10 +57,10 @@ def invite(
     with changing(folder, clock=clock, needs_root=False, random=random) as site:
         files = site.files
         broker = load(files.broker_record, BrokerRecord) if files.broker_record.exists() else None
+        if broker is None or not broker.hosts:  # first: for a new site it makes the service's keys, too
+            raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
         if site.issuing is None:
             raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
-        if broker is None or not broker.hosts:
-            raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
         if files.program(unit).exists():
             raise RefusedError("a program has this name, and the broker tells them apart by name: choose another")
         if files.unit(unit).exists() and not site.unit(unit).revoked and not replace:

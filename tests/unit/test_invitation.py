@@ -8,6 +8,7 @@ import codecs
 import io
 import zlib
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,8 @@ from agent.protocol.invitation import (
 from agent.protocol.joining import JoinReply, request_digest, token_key
 from agent.protocol.record import decode, encode
 from agent.site import joining, units
+from agent.site.creation import create_site
+from agent.site.delegation import service_settings
 from agent.site.fleet import UnitState, list_units
 from agent.site.records import SiteFiles, UnitRecord
 from agent.site.seen import UnitSeen, with_availability, with_health, with_info
@@ -189,6 +192,14 @@ def test_an_invitation_is_refused_where_it_could_not_be_kept(fleet: Fleet) -> No
         joining.invite(fleet.folder, "site-service", clock=fleet.clock)
 
 
+def test_a_site_without_a_broker_says_the_one_step_that_is_missing(tmp_path: Path) -> None:
+    """The broker's step gives a new site's service its keys, too: 'delegate' was one step too many."""
+    create_site(tmp_path / "site", "hq")
+    for act in (partial(joining.invite, unit="door-1"), service_settings):
+        with pytest.raises(RefusedError, match="run 'postern site broker HOST' first"):
+            act(tmp_path / "site")
+
+
 def test_the_list_says_of_each_unit_what_to_do(fleet: Fleet) -> None:
     now = fleet.clock.now()
     fleet.desk.take("postern/hq/door-1/health", fleet.units["door-1"].health())
@@ -276,6 +287,14 @@ def test_a_broker_gives_no_unit_an_older_policy_nor_keeps_the_policy_back(fleet:
 def test_an_invitation_is_read_from_any_editor(fleet: Fleet, encoding: str, ending: str) -> None:
     text = joining.invite(fleet.folder, "door-72", clock=fleet.clock)
     assert read_invitation(text_of((text + ending).encode(encoding))).unit == "door-72"
+
+
+def test_an_invitation_has_a_length_and_a_long_file_of_something_else_is_none(fleet: Fleet) -> None:
+    text = joining.invite(fleet.folder, "door-73", clock=fleet.clock)
+    assert read_invitation(text.ljust(MAX_TEXT)).unit == "door-73"
+    for long, told in ((text.ljust(MAX_TEXT + 1), "is damaged"), ("unit: {}\n" * MAX_TEXT, "this is no invitation")):
+        with pytest.raises(RefusedError, match=told):
+            read_invitation(long)
 
 
 @given(st.binary(max_size=200))

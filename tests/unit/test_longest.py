@@ -14,7 +14,7 @@ from agent.errors import PosternError
 from agent.gallery import consent
 from agent.keys import SigningKey
 from agent.match import policy
-from agent.protocol import configuration, epoch_keys, grant, invitation, response, token_list, trust
+from agent.protocol import configuration, epoch_keys, grant, response, token_list, trust
 from agent.protocol.response import Asked
 
 SITE_KEY = SigningKey.generate().public
@@ -101,13 +101,3 @@ def test_the_longest_is_judged_by_what_it_holds_and_one_more_by_its_length(name:
         with pytest.raises(PosternError) as refusal:
             read("A" * length)
         assert (str(refusal.value) == told) == is_told, refusal.value
-
-
-def test_an_invitation_of_the_longest_text_is_judged_by_its_beginning() -> None:
-    told = {}
-    for length in (invitation.MAX_TEXT, invitation.MAX_TEXT + 1):
-        with pytest.raises(PosternError) as refusal:
-            invitation.read_invitation("A" * length)
-        told[length] = str(refusal.value)
-    assert told[invitation.MAX_TEXT] == "this is no invitation: give the file that 'postern site invite' wrote"
-    assert told[invitation.MAX_TEXT + 1] != told[invitation.MAX_TEXT]
