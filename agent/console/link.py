@@ -16,7 +16,8 @@ from agent.parse.strict_json import StrictJsonError, loads
 
 MAX_ASK_BYTES: Final = 32 * 1024  # the longest holds a zone or what makes a consent: a few hundred
 MAX_ANSWER_BYTES: Final = 64 * 1024  # a covered picture of 64 x 64 is 16 KiB in base64, 32 faces are 6
-ANSWER_S: Final = 5.0  # the unit covers a picture in a fraction of it
+LOOK_S: Final = 5.0  # the unit covers a picture in a fraction of it
+ACT_S: Final = 30.0  # it waits for a look, and writes to a card, which may stall for seconds: what was done is told
 AWAY = "the unit does not answer: it may be starting; else see the checks, and 'systemctl status postern'"
 
 
@@ -44,7 +45,7 @@ def ask(folder: Path, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]
     answer = b""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(ANSWER_S)
+            link.settimeout(LOOK_S if what == "look" else ACT_S)
             link.connect(str(socket_of(folder)))
             link.sendall(content)
             while not answer.endswith(b"\n") and len(answer) <= MAX_ANSWER_BYTES:

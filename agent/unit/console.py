@@ -82,6 +82,7 @@ class ConsoleSide:
         self._advance, self._log, self._on_problem = done.advance, done.log, done.on_problem
         self._begun = 0
         self._consent: ConsentRecord | None = None
+        self._receipt: Mapping[str, Any] | None = None  # of who enrolled last, in this opening
         self._watching: Watching | None = None
         self._desk: Desk | None = None
         if (console := config.console) is None:
@@ -149,6 +150,7 @@ class ConsoleSide:
         }
 
     def _notice(self, opening: Opening | None) -> None:
+        self._receipt = None
         if opening is None:
             log.info("the console is closed")
             self._log("console", {"what": "closed"})
@@ -208,11 +210,14 @@ class ConsoleSide:
         )
         name = f"console-{self._begun + 1}"
         begun = self._enrolment.begin(name, consent)
-        self._begun, self._consent = self._begun + 1, consent
+        self._begun, self._consent, self._receipt = self._begun + 1, consent, None
         return begun
 
     def _commit(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The receipt; the same once more, because the answer to the first question may have come too late."""
         _nothing(arguments)
+        if self._receipt is not None:
+            return self._receipt
         done, consent = self._enrolment.commit(self._name), self._consent
         self._advance()
         unit = self._config.unit
@@ -224,6 +229,7 @@ class ConsoleSide:
                 "given_at": _day(consent, timedelta()),
                 "expires_at": _day(consent, consent.expires_at - consent.given_at),
             }
+        self._receipt = receipt
         return receipt
 
     def _abort(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ class Opened:
     def __init__(self, unit: RunningUnit, port: int, *words: str) -> None:
         command = [sys.executable, "-m", "agent", "console"]
         where = ["-c", str(unit.site.config)]
-        opened = subprocess.run([*command, "open", *words, *where], capture_output=True, text=True, timeout=60)
+        opened = subprocess.run([*command, "open", *words, *where], capture_output=True, text=True, timeout=PATIENCE_S)
         assert opened.returncode == 0, opened.stderr
         self.link = opened.stdout.strip()
         self.address, _, self.code = self.link.partition("#")
@@ -241,7 +241,7 @@ def test_a_zone_that_cannot_be_is_refused_in_one_sentence(unit: tuple[RunningUni
 def test_the_site_opens_the_console_by_command_with_a_code_that_never_travels(unit: tuple[RunningUnit, int]) -> None:
     running, port = unit
     made = subprocess.run(
-        [sys.executable, "-m", "agent", "console", "code"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "agent", "console", "code"], capture_output=True, text=True, timeout=PATIENCE_S
     )
     digest, code = made.stdout.strip(), made.stderr.split("the code is ")[1].split(":")[0]
     answer = running.ask("console/open", {"code": digest, "minutes": "5"})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+STARTUP_MS = 240_000  # the driver's own bound is a minute, which a browser beside many other processes did not make
 PHONE = {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": True, "mobile": True}
 
 
@@ -38,6 +39,7 @@ def chromium(*, phone: bool = False) -> Iterator[WebDriver]:
         options.add_argument(argument)
     options.add_argument("--window-size=1100,1300")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("browserStartupTimeout", STARTUP_MS)
     if phone:
         options.add_experimental_option("mobileEmulation", {"deviceMetrics": PHONE})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,14 @@ from agent.detect.detector import load_detector
 from agent.disk.process_lock import ProcessLock
 from agent.door.acts import Inputs
 from agent.errors import ConfigError, PosternError, RefusedError, RetryError
+from agent.unit.console import ConsoleDone, ConsoleSide
 from agent.unit.console_open import open_console
 from agent.unit.desk import Desk
 from agent.unit.examiner import HELD, IN_USE, Examiner
 from agent.unit.watching import RESTS, Watching
 from tests.simulators.broker import wait_until
 from tests.simulators.config import parse_config
+from tests.simulators.dark_unit import dark_world
 from tests.simulators.ports import free_port
 from tools.lib.demo.site import NOTICE, PURPOSE
 
@@ -278,3 +281,56 @@ def test_on_a_slow_machine_the_picture_rests_while_captures_are_taken(
     assert "rgb" in look(capturing=False)
     assert look(capturing=True).get("waiting") == (RESTS if rests else None)
     assert "rgb" in look(capturing=False), "and comes back"
+
+
+class KeptOnce:
+    """Of a running unit's enrolment what the console asks: whoever was kept is in no session any more."""
+
+    capturing = False
+
+    def __init__(self) -> None:
+        self.kept = False
+
+    def begin(self, name: str, _: object) -> Mapping[str, Any]:
+        return {"enrolment": name}
+
+    def commit(self, _: str) -> Mapping[str, Any]:
+        if self.kept:
+            raise RefusedError("there is no enrolment", reason="no_enrolment")
+        self.kept = True
+        return {"subject": "ab" * 16, "captures": 5}
+
+
+def test_a_receipt_that_came_too_late_is_told_once_more_and_to_nobody_of_a_later_opening(tmp_path: Path) -> None:
+    """A card that stalls for seconds: somebody was enrolled, and nobody could hand out the receipt."""
+    clock, folder = SystemClock(), tmp_path / "run"
+    folder.mkdir()
+    side = ConsoleSide(
+        config(tmp_path, more=f"console: {{address: 127.0.0.1, folder: {folder}}}"),
+        load_detector(MANIFEST, "detector-320x240"),
+        KeptOnce(),  # type: ignore[arg-type]
+        SimpleNamespace(announce=lambda _: None),  # type: ignore[arg-type]
+        dark_world(clock),  # type: ignore[arg-type]
+        ConsoleDone(advance=lambda: None, log=lambda *_: None, on_problem=lambda _: None),
+    )
+
+    def ask_in(opening: Opening, what: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        write_opening(folder, opening)
+        wait_until(lambda: side._desk is not None and side._desk._opening == opening)
+        wait_until(socket_of(folder).exists)
+        return ask(folder, what, arguments)
+
+    def opened(code: str) -> Opening:
+        return make_opening(clock, code=digest_of_code(code), minutes=1, scope="install", by="unit")
+
+    side.start()
+    try:
+        first = opened("x")
+        ask_in(first, "enrol/begin", {"evidence": "sha256:" + "ab" * 32})
+        receipt = ask_in(first, "enrol/commit", {})
+        assert (receipt["subject"], receipt["site"]) == ("ab" * 16, "hq")
+        assert ask_in(first, "enrol/commit", {}) == receipt
+        with pytest.raises(RefusedError, match="there is no enrolment"):
+            ask_in(opened("y"), "enrol/commit", {})
+    finally:
+        side.stop()

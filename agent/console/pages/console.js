@@ -261,7 +261,7 @@ by("begin").addEventListener("click", doing(async () => {
 by("abort").addEventListener("click", doing(async () => {
   try { await post("/do/enrol/abort"); } finally { again(); }
 }));
-by("commit").addEventListener("click", doing(async () => {
+const keep = doing(async () => {
   const told = await post("/do/enrol/commit");
   const rows = {
     Subject: told.subject, Unit: `${told.site}/${told.unit}`, Purpose: told.purpose, Notice: told.notice_version,
@@ -274,7 +274,8 @@ by("commit").addEventListener("click", doing(async () => {
     by("receipt").append(term, text);
   }
   step("receipt");
-}));
+});
+by("commit").addEventListener("click", keep);
 by("print").addEventListener("click", () => window.print());
 by("next").addEventListener("click", () => again());
 
@@ -286,6 +287,7 @@ function again() {
 
 function progress(told) {
   if (!told || by("step-captures").hidden) return;
+  if (told.state === "committed") { keep(); return; } // it is kept, and the receipt came too late or not at all
   by("advice").textContent = told.state === "complete" ? "Done: keep it?" : told.advice || "good, stay for a moment";
   if (told.wanted) {
     by("captures").max = told.wanted;
