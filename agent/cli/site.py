@@ -22,7 +22,7 @@ from agent.protocol.names import check_name
 from agent.protocol.program import Role
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.protocol.subject import parse_subject
-from agent.site import delegation, policies, programs, rotation, units
+from agent.site import delegation, joining, policies, programs, rotation, units
 from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.kinds import KINDS
@@ -293,8 +293,10 @@ def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         programs.revoke_client(arguments.folder, name, passphrase=passphrase)
     elif files.unit(name).exists():
         units.revoke_unit(arguments.folder, name, passphrase=passphrase)
-    else:
+    elif not joining.is_invited(arguments.folder, name):
         raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
+    if joining.take_back(arguments.folder, name):  # of a unit that was revoked, too: it would come back by it
+        tell(f"the invitation of {name} is worth nothing now")
 
 
 def _trust(arguments: argparse.Namespace, _: bytes | None) -> None:

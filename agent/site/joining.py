@@ -80,8 +80,7 @@ def invite(
             replace=replace,
         )
         keep_token(site, fresh)
-        for old in (files.joining / f"{unit}.jws", *files.joining.glob(f"{unit}.*.refused")):
-            remove(old)  # what was asked by an earlier one
+        _forget_asked(files, unit)  # by an earlier one
         site.publish()  # a broker that names everybody has to name it, too
         site.log("invited", unit=unit, hours=hours, accepted=accepted, serial=f"{certificate.serial_number:x}")
         return write_invitation(
@@ -104,6 +103,25 @@ def is_invited(folder: Path, unit: str) -> bool:
     """Whether there is an invitation for the unit that nobody has joined by."""
     kept = load(SiteFiles(folder).tokens, TokenFile, secret=True).tokens
     return any(token.invited and token.used is None for token in kept if token.unit == unit)
+
+
+def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK) -> bool:
+    """Make the invitation of ``unit`` worth nothing, and forget who asked with it; False where none is open."""
+    with changing(folder, clock=clock, needs_root=False) as site:
+        tokens = load(site.files.tokens, TokenFile, secret=True).tokens
+        left = tuple(one for one in tokens if one.unit != unit or not one.invited or one.used is not None)
+        if len(left) == len(tokens):
+            return False
+        save(site.files.tokens, TokenFile(version=1, tokens=left))
+        _forget_asked(site.files, unit)
+        site.publish()
+        site.log("invitation_taken_back", unit=unit)
+        return True
+
+
+def _forget_asked(files: SiteFiles, unit: str) -> None:
+    for old in (files.joining / f"{unit}.jws", *files.joining.glob(f"{unit}.*.refused")):
+        remove(old)
 
 
 def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTEM_CLOCK) -> bytes:

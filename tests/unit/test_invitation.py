@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.errors import PosternError, RefusedError
 from agent.protocol.invitation import (
@@ -198,6 +199,26 @@ def test_a_site_without_a_broker_says_the_one_step_that_is_missing(tmp_path: Pat
     for act in (partial(joining.invite, unit="door-1"), service_settings):
         with pytest.raises(RefusedError, match="run 'postern site broker HOST' first"):
             act(tmp_path / "site")
+
+
+def test_an_invitation_is_taken_back_by_the_word_that_shuts_out_a_unit(fleet: Fleet, tmp_path: Path) -> None:
+    """A card that was lost, a name that was mistyped: only another invitation made the first one worth nothing."""
+    text = joining.invite(fleet.folder, "door-61", accepted=True, clock=fleet.clock)
+    asked = request(fleet, tmp_path, text)
+    assert main(["site", "revoke", "-f", str(fleet.folder), "door-61"]) == 0
+    assert "door-61" not in {one.unit for one in list_units(fleet.folder, clock=fleet.clock)}
+    told = ask(fleet, "door-61", asked)
+    assert (told.state, told.reason) == ("refused", "unknown_claim")
+    assert "invitation_taken_back" in (fleet.folder / "audit.log").read_text()
+    assert main(["site", "revoke", "-f", str(fleet.folder), "door-61"]) == 2, "nobody of that name"
+
+
+def test_a_revoked_unit_does_not_come_back_by_an_invitation_that_was_open(fleet: Fleet, tmp_path: Path) -> None:
+    text = joining.invite(fleet.folder, "door-62", accepted=True, clock=fleet.clock)
+    assert ask(fleet, "door-62", request(fleet, tmp_path / "first", text)).state == "joined"
+    text = joining.invite(fleet.folder, "door-62", accepted=True, replace=True, clock=fleet.clock)
+    assert main(["site", "revoke", "-f", str(fleet.folder), "door-62"]) == 0
+    assert ask(fleet, "door-62", request(fleet, tmp_path / "second", text)).state == "refused"
 
 
 def test_the_list_says_of_each_unit_what_to_do(fleet: Fleet) -> None:
