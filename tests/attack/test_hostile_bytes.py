@@ -25,6 +25,7 @@ from agent.keys import SigningKey, UnitKey, load_public_key, read_header
 from agent.match.policy import parse_policy, verify_policy
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.joining import UnitRequest
+from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import load
 from agent.protocol.trust import TRUST_TYPE, TrustedUnits
 from agent.site.withdraw import withdraw
@@ -88,8 +89,11 @@ def audit_log(folder: Path, content: bytes) -> object:
     return verify_log(log)
 
 
+OF_THE_WEEK = Keys([EpochKey("hq", "access", "2026-W47", "A" * 43)], [])
+
+
 def resolved(folder: Path, content: bytes) -> object:
-    (line,) = resolve.resolve_lines([content.replace(b"\n", b" ")], Keys([], []))
+    (line,) = resolve.resolve_lines([content.replace(b"\n", b" ")], OF_THE_WEEK)
     assert "refused" in line
     return line
 

@@ -137,20 +137,32 @@ def test_what_is_no_info_changes_nothing_that_is_known(payload: bytes) -> None:
 
 def test_each_reason_to_refuse_is_told_and_stands_in_the_log_once(fleet: Fleet, tmp_path: Path) -> None:
     text = joining.invite(fleet.folder, "door-40", accepted=True, clock=fleet.clock)
-    reasons = {
-        "wrong_site": ask(fleet, "door-40", request(fleet, tmp_path / "a", text, site="annex")).reason,
-        "wrong_unit": ask(fleet, "door-40", request(fleet, tmp_path / "b", text, unit="door-41")).reason,
-        "unknown_claim": ask(fleet, "door-41", request(fleet, tmp_path / "c", text, unit="door-41")).reason,
-    }
+    told: dict[str | None, str | None] = {}
+
+    def tells(unit: str, asked: bytes) -> None:
+        reply = ask(fleet, unit, asked)
+        told[reply.reason] = reply.message
+
+    tells("door-40", request(fleet, tmp_path / "a", text, site="annex"))
+    tells("door-40", request(fleet, tmp_path / "b", text, unit="door-41"))
+    tells("door-41", request(fleet, tmp_path / "c", text, unit="door-41"))
     joining.invite(fleet.folder, "door-40", hours=1, accepted=True, clock=fleet.clock)
     old = request(fleet, tmp_path / "d", text)
-    reasons["bad_claim"] = ask(fleet, "door-40", old).reason
-    ask(fleet, "door-40", old)
+    tells("door-40", old)
+    tells("door-40", old)
     latest = joining.invite(fleet.folder, "door-42", hours=1, accepted=True, clock=fleet.clock)
     late = request(fleet, tmp_path / "e", latest)
     fleet.clock.advance(timedelta(hours=2).total_seconds())
-    reasons["expired"] = ask(fleet, "door-42", late).reason
-    assert reasons == {name: name for name in reasons}
+    tells("door-42", late)
+    tells("door-42", b"x" * (joining.MAX_REQUEST_BYTES + 1))
+    assert told == {
+        "wrong_site": f"this is site {SITE}, the request is for another one",
+        "wrong_unit": "the invitation is for door-40, the request for another unit",
+        "unknown_claim": "the site has no invitation for door-41 any more: make a new one",
+        "bad_claim": "a newer invitation for door-40 was made: use that one",
+        "expired": "the invitation for door-42 has expired: make a new one",
+        "malformed": "this is no request to join: begin again at the unit",
+    }
     lines = [line for line in (fleet.folder / "audit.log").read_text().splitlines() if "joining_refused" in line]
     assert sum('"bad_claim"' in line for line in lines) == 1
 
@@ -158,7 +170,9 @@ def test_each_reason_to_refuse_is_told_and_stands_in_the_log_once(fleet: Fleet, 
 def test_a_claim_lets_one_set_of_keys_in_and_the_same_answer_is_given_again(fleet: Fleet, tmp_path: Path) -> None:
     text = joining.invite(fleet.folder, "door-50", clock=fleet.clock)
     asked = request(fleet, tmp_path / "keys", text)
-    assert ask(fleet, "door-50", asked).state == "waiting"
+    waits = ask(fleet, "door-50", asked)
+    assert (waits.state, waits.reason) == ("waiting", "waiting")
+    assert waits.message == "the site has to accept this unit: postern site accept door-50"
     assert "door-50" not in {unit.unit for unit in fleet_records(fleet)}
     with pytest.raises(RefusedError, match="site units"):
         joining.accept(fleet.folder, "door-51", clock=fleet.clock)
@@ -169,7 +183,9 @@ def test_a_claim_lets_one_set_of_keys_in_and_the_same_answer_is_given_again(flee
     assert first == again
     assert first.state == "joined"
     other = request(fleet, tmp_path / "thief", text)
-    assert ask(fleet, "door-50", other).reason == "used"
+    used = ask(fleet, "door-50", other)
+    assert used.reason == "used"
+    assert used.message == "this invitation was used by another unit, or another card: make a new one"
     (sent := fleet.folder / "sent" / "door-50.json").unlink()  # a power cut between the unit's record and the answer
     renewed = ask(fleet, "door-50", asked)
     assert renewed.state == "joined"

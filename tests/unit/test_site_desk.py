@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the site's service listens to, when it sends the next thing, and from which day on a certificate is renewed."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.protocol.record import load
+from agent.site.authority import ISSUED_LEAF_DAYS, read_certificate, validity
+from agent.site.delegation import delegate, hand_epoch_keys
+from agent.site.desk import ANSWER_S, RETRY_S, Desk
+from agent.site.folder import changing
+from agent.site.mandated import ServiceEpochs
+from agent.site.records import CertificateRecord
+from agent.site.renewal import GAIN_DAYS, LAST_DAYS, RENEW_DAYS, has_to_last, is_old
+from tests.simulators.site_office import START, SiteOffice
+from tools.lib.lifetime.days import SITE, Fleet
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> SiteOffice:
+    made = SiteOffice(tmp_path)
+    delegate(made.site, clock=made.clock)
+    return made
+
+
+def test_the_service_listens_to_what_units_say_of_themselves_to_their_answers_and_to_who_joins(
+    office: SiteOffice,
+) -> None:
+    desk = Desk(office.site, clock=office.clock, random=os.urandom, tell=pytest.fail)
+    assert set(desk.filters()) == {
+        "postern/hq/+/availability",
+        "postern/hq/+/info",
+        "postern/hq/+/health",
+        "postern/hq/+/response/unit/renew",
+        "postern/hq/+/response/unit/configure",
+        "postern-join/hq/+/request",
+    }
+
+
+def test_one_thing_is_sent_at_a_time_and_the_next_once_no_answer_came(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 1)
+    unit = fleet.units["door-1"]
+
+    def hears() -> int:
+        return len(fleet.desk.take(f"postern/{SITE}/door-1/health", unit.health()))
+
+    fleet.clock.advance(14 * DAY_S)  # epoch keys are due
+    assert hears() == 1
+    for later_s in (1, ANSWER_S - 2):  # whatever else is due waits for the answer
+        fleet.clock.advance(later_s)
+        assert hears() == 0
+    assert not [text for text in fleet.tally.told if "no answer" in text]
+    fleet.clock.advance(1)
+    hears()
+    assert [text for text in fleet.tally.told if "no answer" in text] == ["door-1: epoch_keys: no answer"]
+    fleet.clock.advance(RETRY_S - ANSWER_S - 1)
+    assert hears() == 0, "the same is not tried a moment later"
+    fleet.clock.advance(1)
+    assert hears() == 1
+
+
+def test_a_certificate_is_renewed_where_the_next_lasts_longer_by_enough(office: SiteOffice) -> None:
+    """Near the end of the service's own certificate all end with that, and every one that is made may be revoked."""
+    service_ends = validity(read_certificate(office.files.issuing_crt))[1]
+
+    def worth(gain: int, left: int, *, by: str) -> bool:
+        """Whether one is issued ``left`` days before the end of one that the next outlasts by ``gain`` days."""
+        ends = START + timedelta(days=left) if by == "its own days" else service_ends - timedelta(days=gain)
+        now = START if by == "its own days" else ends - timedelta(days=left)
+        newest = CertificateRecord(serial="1", expires_at=f"{ends:%Y-%m-%dT%H:%M:%SZ}", issued=True)
+        least = has_to_last(newest, office.files, now)
+        assert least in (0, RENEW_DAYS)
+        return bool(least)
+
+    assert worth(GAIN_DAYS, 100, by="the service's end")
+    assert not worth(GAIN_DAYS - 1, 100, by="the service's end")
+    assert worth(1, LAST_DAYS - 1, by="the service's end")
+    assert not worth(1, LAST_DAYS, by="the service's end")
+    assert not worth(0, LAST_DAYS - 1, by="the service's end")
+    assert worth(GAIN_DAYS, ISSUED_LEAF_DAYS - GAIN_DAYS, by="its own days")
+    assert not worth(GAIN_DAYS - 1, ISSUED_LEAF_DAYS - GAIN_DAYS + 1, by="its own days")
+
+
+@pytest.mark.parametrize(
+    ("left", "told", "issued", "old"),
+    [
+        (RENEW_DAYS, RENEW_DAYS, True, False),
+        (RENEW_DAYS - 1, RENEW_DAYS - 1, True, True),
+        (200, 199, True, False),
+        (200, 198, True, True),
+        (200, 200, False, True),
+    ],
+    ids=["on the day", "a day later", "a day is rounding", "it has an older one", "by the root"],
+)
+def test_a_unit_has_a_certificate_renewed_by_its_end_or_as_it_has_not_the_newest(
+    left: int, told: int, issued: bool, old: bool
+) -> None:
+    newest = CertificateRecord(
+        serial="1", expires_at=f"{START + timedelta(days=left):%Y-%m-%dT%H:%M:%SZ}", issued=issued
+    )
+    assert is_old(newest, told, least=RENEW_DAYS, now=START) == old
+
+
+def test_an_audience_that_once_had_keys_is_kept_supplied_though_no_unit_speaks_for_it_now(office: SiteOffice) -> None:
+    def held() -> set[str]:
+        kept = load(office.files.service_epochs("canteen"), ServiceEpochs, secret=True)
+        return {key.epoch for key in kept.keys}
+
+    with changing(office.site, clock=office.clock) as site:
+        hand_epoch_keys(site, ["canteen"])
+    before = held()
+    office.clock.advance(7 * DAY_S)
+    with changing(office.site, clock=office.clock) as site:
+        hand_epoch_keys(site)
+    assert max(held()) > max(before)
