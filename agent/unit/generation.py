@@ -6,7 +6,8 @@ is. It rises when they are opened and closed, after each signed command that may
 erasure. A gallery from a backup would match somebody who was erased since, a counter would take a command twice, an
 outbox would sign its numbers twice, a record of used rules would give once more what is used up: so where the numbers
 differ nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind the last
-number that any of the files knows of, until the site has looked at the unit and says so.
+number that any of the files knows of, until the site has looked at the unit and says so. How far events and commands
+go in the meantime is kept as well: a second file that is lost before that takes no number twice either.
 
 The number rises in an order that a power cut may end anywhere: the file names the coming number before the first of
 them carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
@@ -129,9 +130,7 @@ class Generation:
         last = read_known(path, audit) or self._known
         if counter.last < last.cmd_seq:
             counter.advance(last.cmd_seq)
-        self._become(
-            msgspec.structs.replace(self._known, number=max(self._known.number, *carried.values()), doubt=doubt)
-        )
+        self._become(self._reached(number=max(self._known.number, *carried.values()), doubt=doubt))
 
     @property
     def doubt(self) -> str | None:
@@ -143,10 +142,15 @@ class Generation:
         return self._known.doubt is not None
 
     def advance(self) -> None:
-        """Let the number rise; while the site is asked it stays. After a StorageError the next call completes it."""
+        """Let the number rise; while the site is asked it stays, and how far the others went is kept.
+
+        After a StorageError the next call completes it.
+        """
         with self._lock:
             if self._known.doubt is None:
                 self._advance()
+            elif (reached := self._reached()) != self._known:
+                self._become(reached)
 
     def accept(self, reason: str) -> None:
         """Go on with the files as they are, because a person says so. Raises StorageError."""
@@ -169,6 +173,13 @@ class Generation:
         }
         self._audit.append("generation", facts)
         self._become(done)
+
+    def _reached(self, **changes: int | str) -> Known:
+        """What is known, with how far events and commands went by now."""
+        head = self._outbox.head()
+        return msgspec.structs.replace(
+            self._known, event_seq=head.seq, event_digest=head.digest, cmd_seq=self._counter.last, **changes
+        )
 
     def _become(self, known: Known) -> None:
         write_atomic(self._path, msgspec.json.encode(known), mode=PUBLIC_MODE)

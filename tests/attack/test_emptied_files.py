@@ -66,6 +66,21 @@ def test_a_file_of_a_unit_that_has_lived_is_damaged_and_none_of_a_first_start(un
         assert after.erased == before.erased
 
 
+@pytest.mark.parametrize(("name", "how"), [("outbox.db", "empty"), ("outbox.db", "gone"), ("commands.json", "gone")])
+def test_what_is_lost_again_before_the_site_has_looked_takes_no_number_twice(unit: Unit, name: str, how: str) -> None:
+    events, commands = [unit.head.seq], [20]
+    for _ in range(3):
+        leave(unit, name, how)
+        with unit.open() as stores:
+            assert stores.generation.doubted()
+            assert stores.counter.last >= commands[-1]
+            events.append(stores.outbox.append(make_unit("started", now=unit.clock.now(), clock="synced")))
+            stores.counter.advance(stores.counter.last + 5)
+            commands.append(stores.counter.last)
+    assert sorted(set(events)) == events
+    assert sorted(set(commands)) == commands
+
+
 @pytest.mark.parametrize("name", ["gallery.db", "outbox.db", "rights.db"])
 def test_a_store_of_a_version_to_come_is_not_opened_for_ever(unit: Unit, name: str) -> None:
     with closing(sqlite3.connect(unit.folder / name)) as store:

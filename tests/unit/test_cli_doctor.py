@@ -17,6 +17,7 @@ from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.disk.process_lock import ProcessLock
+from agent.errors import ConfigError
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
@@ -160,6 +161,26 @@ def test_a_broker_that_takes_the_certificate_is_fine(file: Path, broker: RealBro
     finding, allowed = findings("broker", file)
     assert (finding.state, allowed.state) == ("ok", "ok")
     assert "TLSv1.3" in finding.text
+
+
+@pytest.mark.broker
+def test_a_broker_at_an_address_of_ipv6_is_reached(file: Path, site: Authority, tmp_path: Path) -> None:
+    real = RealBroker(tmp_path, site)
+    real.write_config(listener=f"{real.port} ::1")
+    real.start()
+    try:
+        text = file.read_text().replace("port: 9\n", f"port: {real.port}\n")
+        file.write_text(text.replace("host: 127.0.0.1", "host: '::1'"))
+        assert states("broker", file) == ["ok", "ok"]
+    finally:
+        real.stop()
+
+
+@pytest.mark.parametrize("host", ["[::1]", "::1]:8883", "fe80::1%eth0"])
+def test_an_address_as_it_stands_in_a_url_is_refused(file: Path, host: str) -> None:
+    file.write_text(file.read_text().replace("host: 127.0.0.1", f"host: '{host}'"))
+    with pytest.raises(ConfigError, match=r"broker\.host"):
+        load_config(file)
 
 
 @pytest.mark.broker

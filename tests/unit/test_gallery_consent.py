@@ -112,6 +112,20 @@ def test_at_its_bounds_a_consent_holds() -> None:
         check(consent(NOW, given_at=NOW + CLOCK_TOLERANCE + timedelta(microseconds=1)), HERE, now=NOW)
 
 
+@pytest.mark.parametrize("hours", [14, -8])
+def test_a_consent_may_be_dated_by_the_clock_on_any_wall(hours: int) -> None:
+    there = timezone(timedelta(hours=hours))
+    given, ends = NOW - timedelta(minutes=1), NOW + timedelta(days=9)
+    record = parse_consent(
+        msgspec.json.encode(consent(NOW, given_at=given.astimezone(there), expires_at=ends.astimezone(there)))
+    )
+    assert (record.given_at, record.expires_at) == (given, ends)
+    check(record, HERE, now=NOW)
+    check(record, HERE, now=ends - timedelta(seconds=1))
+    with pytest.raises(ConsentError, match="expired"):
+        check(record, HERE, now=ends)
+
+
 def test_a_guardian_may_agree_for_a_child() -> None:
     check(consent(NOW, age_class="under_14", guardian_evidence_digest=EVIDENCE), HERE, now=NOW)
 

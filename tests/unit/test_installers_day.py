@@ -269,3 +269,20 @@ def test_a_terminal_without_our_letters_ends_no_command(file: Path, monkeypatch:
         assert main(["check-config", str(file)]) in {0, 2}
         sys.stdout.flush()
         assert b"keys" in shown.getvalue()
+
+
+@pytest.mark.parametrize("folder", ["Tür 门 🚪", os.fsdecode(b"t\xfcr")], ids=["letters of any script", "no UTF-8"])
+def test_a_folder_of_any_name_is_fine_where_the_locale_knows_ascii_alone(folder: str, file: Path) -> None:
+    file.write_text(file.read_text().replace("name: Staff entrance", "name: 门 … Tür"))
+    moved = file.parent.rename(file.parent.with_name(folder)) / file.name
+    told = subprocess.run(
+        [sys.executable, "-m", "agent", "doctor", "keys", "-c", moved],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "signing key" in told.stdout
+    assert "Traceback" not in told.stderr

@@ -11,7 +11,8 @@ import pytest
 
 from tools.lib.mutate import reach
 from tools.lib.mutate.faults import Fault
-from tools.lib.mutate.mutants import Made
+from tools.lib.mutate.mutants import Made, _settings
+from tools.lib.mutate.rooms import answering, starting
 from tools.lib.mutate.runs import Runs
 
 TESTS = {
@@ -128,6 +129,15 @@ def test_who_reaches_a_function_is_asked_the_quickest_first() -> None:
     assert found.tests_of("agent.sum.x_neither") == []
     assert set(found.all_tests()) == set(took)
     assert found.limit_s(["a.py::slow"]) - found.limit_s([]) == pytest.approx(15.0)
+
+
+def test_what_starts_programs_is_asked_last_and_tells_nobody_what_it_reaches() -> None:
+    """Their cameras go on in real time: on a busy machine one of them failed, and no mutant of the room was tried."""
+    started = starting("unit")
+    assert started
+    assert answering("unit")[-len(started) :] == started
+    assert answering("unit")[0] in _settings("unit")
+    assert not [test for test in started if test in _settings("unit")]
 
 
 def test_a_function_has_the_name_that_mutmut_gives_it() -> None:

@@ -24,12 +24,13 @@ from typing import NamedTuple
 import msgspec
 
 from tools.lib.mutate import equivalent, reach
-from tools.lib.mutate.rooms import ROOT, answering, keep_like, modules_of
+from tools.lib.mutate.rooms import ROOT, answering, keep_like, modules_of, starting
 from tools.lib.mutate.runs import Runs, Verdict
 
 WORK = ROOT / "out/mutate"
 BESIDE = ("models", "deploy", "tools", ".ci", ".github", "README.md", "LICENSE", ".gitignore")  # what tests look at
 STATUS = re.compile(r"^\s+(\S+__mutmut_\d+): ", re.MULTILINE)
+STARTED_S = 600.0  # of a file of tests that start programs, which nobody measured
 NONE = "agent.no.such.mutant"  # has mutmut make its mutants and learn which test reaches which, and try none
 
 
@@ -116,11 +117,12 @@ class _Asked(ExitStack):
 
     def about(self, name: str) -> Tried:
         reaching = self._reach.tests_of(name.rpartition("__mutmut_")[0])
-        runs, tests = self._warm, reaching
+        runs, tests, limit_s = self._warm, reaching, self._reach.limit_s(reaching)
         if not reaching:
             self._anew = runs = self._anew or self._start(whole=False)
-            tests = self._reach.all_tests()
-        ended = runs.run(tests, self._reach.limit_s(tests), {"MUTANT_UNDER_TEST": name})
+            tests = [*self._reach.all_tests(), *starting(self._made.room)]
+            limit_s = self._reach.limit_s(tests) + STARTED_S * len(starting(self._made.room))
+        ended = runs.run(tests, limit_s, {"MUTANT_UNDER_TEST": name})
         return Tried(name, runs.verdict(ended), ended.by)
 
     def _start(self, *, whole: bool) -> Runs:
@@ -129,12 +131,14 @@ class _Asked(ExitStack):
 
 def _settings(room: str) -> str:
     """For setup.cfg, since what is copied stays as it is."""
+    # From tests that start programs mutmut learns of nobody's reach.
+    selected = [test for test in answering(room) if test not in starting(room)]
     lists = {
         "source_paths": ["agent"],
         "only_mutate": modules_of(room),
         "also_copy": BESIDE,
         "pytest_add_cli_args": ["-p", "no:xdist", "--timeout=600"],  # mutants and a busy machine make tests slow
-        "pytest_add_cli_args_test_selection": answering(room),
+        "pytest_add_cli_args_test_selection": selected,
     }
     return "[mutmut]\n" + "".join(f"{name} =\n  " + "\n  ".join(lines) + "\n" for name, lines in lists.items())
 
