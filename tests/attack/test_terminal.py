@@ -251,5 +251,7 @@ def test_entry_is_one_line(tmp_path: Path) -> None:
     from agent.audit.chain import read_entries  # noqa: PLC0415 - the last of the readers
 
     hostile_log(tmp_path / "audit.log").close()
-    for entry in read_entries(tmp_path / "audit.log"):
+    entries = list(read_entries(tmp_path / "audit.log"))
+    assert entries
+    for entry in entries:
         assert len(tell_entry(entry).splitlines()) == 1

@@ -129,6 +129,7 @@ def crashes(
                 if (digest := crash.digest()) not in known:
                     known.add(digest)
                     yield crash
+    assert known, "nothing was written while it was recorded: what is tried here proves nothing"
 
 
 def _fails(

@@ -87,8 +87,9 @@ def test_pictures_of_a_real_pipeline_are_right_with_and_without_padding(gst: Gst
         info = camera.info()
         assert (info.source, info.width, info.height, info.live) == ("gstreamer", width, height, True)
         before = 0
-        for number, frame in zip(range(3), camera.frames(), strict=False):
-            with frame:
+        frames = camera.frames()
+        for number in range(3):
+            with next(frames) as frame:
                 assert frame.number == number
                 assert frame.timestamp_ns > before
                 before = frame.timestamp_ns
@@ -148,8 +149,9 @@ def test_stream_that_changes_its_size_is_read_as_what_it_is(gst: GstApi) -> None
 def test_live_pictures_carry_the_time_of_the_monotonic_clock(gst: GstApi) -> None:
     pipeline = TEST.format(frames=50, pattern="black", width=64, height=64)
     with source(gst, pipeline) as camera:
-        for _, frame in zip(range(5), camera.frames(), strict=False):
-            with frame:
+        frames = camera.frames()
+        for _ in range(5):
+            with next(frames) as frame:
                 age = SystemClock().monotonic_ns() - frame.timestamp_ns
                 assert -5_000_000 <= age < 1_000_000_000
 

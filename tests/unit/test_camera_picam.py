@@ -62,8 +62,9 @@ def test_two_even_yuv_streams_of_one_shape_are_asked_for_and_no_raw() -> None:
 def test_padding_is_cut_off_and_colours_are_right_in_every_format(name: str, size: tuple[int, int]) -> None:
     sensor = Sensor(adjust=adjusted(main={"format": name}, lores={"format": name}), colour_space="SMPTE170M")
     with camera(sensor, width=size[0], height=size[1]) as source:
-        for number, frame in zip(range(3), source.frames(), strict=False):
-            with frame:
+        frames = source.frames()
+        for number in range(3):
+            with next(frames) as frame:
                 left, right = rgb(*sensor.colours(number), BT601), rgb(200, 128, 128, BT601)
                 whole = frame.main.window(0, 0, 9999, 9999)
                 assert whole.shape == (size[1], size[0], 3)

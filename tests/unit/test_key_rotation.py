@@ -258,7 +258,9 @@ def test_no_answer_and_no_log_entry_holds_a_key(unit: Rotating) -> None:
     told = json.dumps(answers) + unit.log.read_text()
     kek = (unit.keys.folder.parent / "kek").read_bytes()
     assert kek.hex() not in told
-    for key in json.loads(unit.keys.epoch_keys.read_text())["keys"]:
+    held = json.loads(unit.keys.epoch_keys.read_text())["keys"]
+    assert held
+    for key in held:
         assert key["key"] not in told
 
 

@@ -47,7 +47,9 @@ def test_a_list_of_five_hundred_units_arrives_whole_in_whatever_order_its_parts_
 
 def test_every_part_fits_where_any_message_of_a_unit_does() -> None:
     """Broker and subscriber take packets of 32 KiB; the longest list that is signed at all has few enough parts."""
-    for part in in_parts(listed(500)):
+    parts = in_parts(listed(500))
+    assert parts
+    for part in parts:
         assert len(part) <= MAX_PART_BYTES
         assert len(part) + len("postern-site//trust/99") + 64 + PACKET_OVERHEAD_BYTES <= MAX_INCOMING_BYTES
     assert len(in_parts(b"a" * MAX_TOKEN_BYTES)) == MAX_PARTS < 100

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.protocol.list_parts import MAX_PARTS, in_parts
 from agent.protocol.record import load
 from agent.site.authority import ISSUED_LEAF_DAYS, read_certificate, validity
 from agent.site.delegation import delegate, hand_epoch_keys
@@ -17,7 +18,7 @@ from agent.site.folder import changing
 from agent.site.mandated import ServiceEpochs
 from agent.site.records import CertificateRecord
 from agent.site.renewal import GAIN_DAYS, LAST_DAYS, RENEW_DAYS, has_to_last, is_old
-from tests.simulators.site_office import START, SiteOffice
+from tests.simulators.site_office import START, SiteOffice, let_in
 from tools.lib.lifetime.days import SITE, Fleet
 
 DAY_S = 86_400.0
@@ -120,3 +121,16 @@ def test_an_audience_that_once_had_keys_is_kept_supplied_though_no_unit_speaks_f
     with changing(office.site, clock=office.clock) as site:
         hand_epoch_keys(site)
     assert max(held()) > max(before)
+
+
+def test_a_list_in_parts_takes_away_what_is_retained_of_a_longer_one_and_of_a_whole_one(office: SiteOffice) -> None:
+    let_in(office.site, 150, clock=office.clock)
+    desk = Desk(office.site, clock=office.clock, random=os.urandom, tell=pytest.fail)
+    said = {letter.topic: letter.payload for letter in desk.board() if "/trust" in letter.topic}
+    parts = in_parts(office.files.trust.read_bytes())
+    assert len(parts) > 1
+    assert said == {
+        "postern-site/hq/trust": b"",
+        **{f"postern-site/hq/trust/{number}": part for number, part in enumerate(parts, 1)},
+        **{f"postern-site/hq/trust/{number}": b"" for number in range(len(parts) + 1, MAX_PARTS + 1)},
+    }
