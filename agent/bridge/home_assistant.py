@@ -41,6 +41,7 @@ class HomeAssistant:
     """See the module; ``everybody`` gives the people of the map as it is now."""
 
     batch = 16
+    private = True  # as the broker is
 
     def __init__(
         self,

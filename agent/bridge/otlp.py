@@ -52,8 +52,9 @@ class Otlp:
         """Read the token; RefusedError or KeyStoreError says what is wrong."""
         self._poster = Poster(url, ca)
         self._headers = {"Content-Type": "application/x-protobuf"}
+        self.private = self._poster.private
         if token is not None:
-            if not self._poster.private:
+            if not self.private:
                 raise RefusedError(f"the token would go to {self._poster.host} in clear: give the URL with https")
             self._headers["Authorization"] = f"Bearer {_read_token(token)}"
         self._words, self._clock = words, clock

@@ -42,6 +42,7 @@ class Output(Protocol):
     """One thread calls all of it. ``send`` and ``idle`` raise nothing but PosternError."""
 
     batch: int  # records for one ``send``
+    private: bool  # nobody on the way reads what is sent, and who takes it is verified
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:
         """Hand over in order; what was handed over before comes again after a crash, with the same key."""

@@ -237,9 +237,11 @@ class Bridge:
     def _made(self, one: wanted.Output) -> Output:
         """An output, or a RefusedError that says which of them does not do."""
         try:
-            return self._make(one)
+            made = self._make(one)
+            _keep_names(one, made)
         except RefusedError as error:
             raise RefusedError(f"output {one.name}: {error}", reason=error.reason) from error
+        return made
 
     def _make(self, one: wanted.Output) -> Output:
         """Each output loads what it needs alone."""
@@ -297,3 +299,13 @@ class Bridge:
 
     def _now_s(self) -> int:
         return int(self.clock.now().timestamp())
+
+
+def _keep_names(one: wanted.Output, made: Output) -> None:
+    """RefusedError where somebody on the way would read the names of people."""
+    if one.people and not made.private:
+        made.close()
+        raise RefusedError(
+            "whoever listens on the way would read who it was: give the URL with https (for a database 'ca'),"
+            " or 'people: false'"
+        )

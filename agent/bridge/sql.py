@@ -79,6 +79,7 @@ class Sql:
                     " as in sqlite:////var/lib/postern-bridge/archive.db"
                 )
             connecting = {"timeout": WAIT_S} if on_disk else POSTGRES | _verifying(parsed, ca)
+            self.private = "require_auth" not in connecting
             self._engine = sa.create_engine(parsed, connect_args=connecting, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, UnicodeDecodeError) as error:
             raise RefusedError(f"the URL of a database cannot be used: {printable(str(error))}") from error

@@ -33,6 +33,7 @@ class Syslog:
     """See the module."""
 
     batch = 256
+    private = True  # TLS, always
 
     def __init__(self, host: str, port: int, *, ca: Path | None, keys: Path | None, words: str | None) -> None:
         """Read the certificates; KeyStoreError says what is wrong with them."""

@@ -51,6 +51,7 @@ class Webhook:
             )
         self._words, self._clock = words, clock
         self._poster = Poster(url, ca, deadline_s=deadline_s)
+        self.private = self._poster.private
         self._attempts: tuple[str, int] = ("", 0)
 
     def send(self, items: Sequence[Item], now_s: int) -> Sent:

@@ -16,6 +16,7 @@ from agent.cli import main
 from agent.clock import SimulatedClock
 from agent.disk.files import write_atomic
 from tests.fault.test_bridge_killed import Premises
+from tests.simulators.receiver import SECRET
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -131,6 +132,18 @@ def test_files_that_fit_pass_the_check_and_a_short_secret_does_not(
         told = capsys.readouterr().err
         assert "openssl rand" in told
         assert "output " in told, "which of them"
+        write_atomic(premises.folder / "secret", SECRET)
+        write_atomic(premises.folder / "people", f"{bytes(16).hex()} anna Anna Bauer\n".encode())
+        for url in (
+            "kind: webhook, name: hook, url: 'http://192.0.2.1/x', secret: secret",
+            "kind: otlp, name: logs, url: 'http://192.0.2.1:4318/v1/logs'",
+            "kind: sql, name: rows, url: 'postgresql+psycopg://postern@192.0.2.1/postern'",
+        ):
+            file.write_text(f"{good.partition('outputs:')[0]}people: people\nepoch_keys: .\noutputs:\n  - {{{url}}}\n")
+            assert main(["bridge", str(file), "--check"]) == 0, "pseudonyms may go in clear"
+            file.write_text(file.read_text().replace("kind:", "people: true, kind:"))
+            assert main(["bridge", str(file), "--check"]) == 2
+            assert "whoever listens on the way would read who it was" in capsys.readouterr().err
         file.write_text(good.replace("state: state", "state: nowhere"))
         assert main(["bridge", str(file), "--check"]) == 2
         assert "nowhere of the bridge's own files is not there: make it" in capsys.readouterr().err
