@@ -295,7 +295,8 @@ def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         units.revoke_unit(arguments.folder, name, passphrase=passphrase)
     elif not joining.is_invited(arguments.folder, name):
         raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
-    if joining.take_back(arguments.folder, name):  # of a unit that was revoked, too: it would come back by it
+    # Of a unit that was revoked, too: it would come back by it.
+    if joining.take_back(arguments.folder, name, passphrase=passphrase):
         tell(f"the invitation of {name} is worth nothing now")
 
 

@@ -105,9 +105,11 @@ def is_invited(folder: Path, unit: str) -> bool:
     return any(token.invited and token.used is None for token in kept if token.unit == unit)
 
 
-def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK) -> bool:
+def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bool:
     """Make the invitation of ``unit`` worth nothing, and forget who asked with it; False where none is open."""
-    with changing(folder, clock=clock, needs_root=False) as site:
+    if not is_invited(folder, unit):
+        return False
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         tokens = load(site.files.tokens, TokenFile, secret=True).tokens
         left = tuple(one for one in tokens if one.unit != unit or not one.invited or one.used is not None)
         if len(left) == len(tokens):

@@ -103,7 +103,7 @@ def test_an_invitation_made_twice_says_that_the_first_is_worth_nothing(desk: Des
         ("invite", "door-9", "--hours", "100000"),
         ("accept", "door-7"),
         ("accept", "../x"),
-        ("revoke", "door-7"),
+        ("revoke", "door-8"),
         ("units", "--page", "nowhere/x.html"),
         ("units", "--page", "."),
         ("config", "check", "nofile"),
