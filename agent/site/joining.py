@@ -102,7 +102,7 @@ def invite(
 def is_invited(folder: Path, unit: str) -> bool:
     """Whether there is an invitation for the unit that nobody has joined by."""
     kept = load(SiteFiles(folder).tokens, TokenFile, secret=True).tokens
-    return any(token.invited and token.used is None for token in kept if token.unit == unit)
+    return any(_is_open(token, unit) for token in kept)
 
 
 def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bool:
@@ -111,7 +111,7 @@ def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphras
         return False
     with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         tokens = load(site.files.tokens, TokenFile, secret=True).tokens
-        left = tuple(one for one in tokens if one.unit != unit or not one.invited or one.used is not None)
+        left = tuple(one for one in tokens if not _is_open(one, unit))
         if len(left) == len(tokens):
             return False
         save(site.files.tokens, TokenFile(version=1, tokens=left))
@@ -119,6 +119,10 @@ def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphras
         site.publish()
         site.log("invitation_taken_back", unit=unit)
         return True
+
+
+def _is_open(token: TokenRecord, unit: str) -> bool:
+    return token.unit == unit and token.invited and token.used is None
 
 
 def _forget_asked(files: SiteFiles, unit: str) -> None:

@@ -163,18 +163,17 @@ class Generation:
         self._become(msgspec.structs.replace(self._known, coming=coming))
         for one in self._stamped.values():
             one.stamp(coming)
-        head = self._outbox.head()
-        done = Known(coming, None, head.seq, head.digest, self._counter.last, rights=True)
+        done = self._reached(number=coming, coming=None, doubt=None, rights=True)
         facts: dict[str, Fact] = {
             "number": coming,
-            "event_seq": head.seq,
-            "event_digest": head.digest,
+            "event_seq": done.event_seq,
+            "event_digest": done.event_digest,
             "cmd_seq": done.cmd_seq,
         }
         self._audit.append("generation", facts)
         self._become(done)
 
-    def _reached(self, **changes: int | str) -> Known:
+    def _reached(self, **changes: int | str | None) -> Known:
         """What is known, with how far events and commands went by now."""
         head = self._outbox.head()
         return msgspec.structs.replace(
