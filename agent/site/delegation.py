@@ -40,7 +40,7 @@ from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, chang
 from agent.site.mandated import WEEKS, save_epochs
 from agent.site.programs import DEFAULT_PORT
 from agent.site.published import read_lists
-from agent.site.records import SERVICE, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles, SiteRecord
+from agent.site.records import SERVICE, CertificateRecord, ClientRecord, SiteFiles, SiteRecord
 from agent.site.renewal import is_ahead
 
 OWN_DAYS = 60  # left of the service's own certificate at the broker, when it makes itself another
@@ -191,13 +191,15 @@ def _hand_issuing_key(site: SiteFolder, number: int) -> None:
 def service_settings(folder: Path, host: str | None = None) -> BrokerSettings:
     """How the service reaches the broker, at ``host`` or where the site certified it. RefusedError where neither is."""
     files = check_site(folder)
-    broker = load(files.broker_record, BrokerRecord) if files.broker_record.exists() else None
-    if host is None and (broker is None or not broker.hosts):  # first: for a new site it makes the service's keys, too
-        raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
+    if not host:
+        broker = files.reached_broker()
+        host, port = broker.hosts[0], broker.port
+    else:
+        known = files.known_broker
+        port = DEFAULT_PORT if known is None else known.port
     if not files.delegated:
         raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
-    port = broker.port if broker is not None else DEFAULT_PORT
-    return BrokerSettings(host or (broker.hosts[0] if broker else ""), service_credentials(files), port=port)
+    return BrokerSettings(host, service_credentials(files), port=port)
 
 
 def renew_own_certificate(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:

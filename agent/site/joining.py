@@ -28,7 +28,7 @@ from agent.protocol.names import JOINING_SUFFIX, check_name, parse_time, round_d
 from agent.protocol.record import encode, load, save
 from agent.site.authority import read_certificate
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing
-from agent.site.records import BrokerRecord, SentAnswer, SiteFiles, TokenFile, TokenRecord
+from agent.site.records import SentAnswer, SiteFiles, TokenFile, TokenRecord
 from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
 
 MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
@@ -56,9 +56,7 @@ def invite(
         raise RefusedError(f"an invitation is good for 1 to {MAX_HOURS} hours")
     with changing(folder, clock=clock, needs_root=False, random=random) as site:
         files = site.files
-        broker = load(files.broker_record, BrokerRecord) if files.broker_record.exists() else None
-        if broker is None or not broker.hosts:  # first: for a new site it makes the service's keys, too
-            raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
+        broker = files.reached_broker()
         if site.issuing is None:
             raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
         if files.program(unit).exists():

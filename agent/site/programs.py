@@ -236,7 +236,7 @@ def _of_brokers(site: SiteFolder) -> tuple[CertificateRecord, ...]:
 
 def _broker_record(site: SiteFolder) -> BrokerRecord:
     files = site.files
-    if files.broker_record.exists():
-        return load(files.broker_record, BrokerRecord)
+    if (broker := files.known_broker) is not None:
+        return broker
     known = (record_of(read_certificate(files.broker_crt)),) if files.broker_crt.exists() else ()
     return BrokerRecord(version=1, certificates=known)

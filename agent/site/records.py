@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent.disk.files import REVOKED_BROKERS, make_private_folder
+from agent.errors import RefusedError
 from agent.parse import strict_json
 from agent.protocol.joining import Base64url, Pem
 from agent.protocol.names import Digest, Epoch, Name, Time
@@ -174,9 +175,25 @@ class SiteFiles:
         return self.epochs / f"{audience}.json"
 
     @property
+    def known_broker(self) -> BrokerRecord | None:
+        """What is known of the broker; None before it got its certificate."""
+        return load(self.broker_record, BrokerRecord) if self.broker_record.exists() else None
+
+    def reached_broker(self) -> BrokerRecord:
+        """The broker, with the hosts that it is reached at; RefusedError where it was not made yet.
+
+        Asked before the keys of the service: for a new site the same command makes those, too.
+        """
+        broker = self.known_broker
+        if broker is None or not broker.hosts:
+            raise RefusedError("the site does not know where its broker is: run 'postern site broker HOST' first")
+        return broker
+
+    @property
     def broker_kind(self) -> BrokerKind:
         """What the broker is; Mosquitto until somebody said otherwise."""
-        return load(self.broker_record, BrokerRecord).kind if self.broker_record.exists() else "mosquitto"
+        broker = self.known_broker
+        return "mosquitto" if broker is None else broker.kind
 
     @property
     def acl(self) -> Path:
