@@ -56,7 +56,7 @@ _DRAWN_ANEW = os.environ.get("POSTERN_EXHAUSTIVE") == "1"
 settings.register_profile(
     "postern",
     derandomize=not _DRAWN_ANEW,
-    max_examples=1000 if _DRAWN_ANEW else 100,  # where a test says no number of its own
+    max_examples=1000 if _DRAWN_ANEW else 60,  # where a test says no number of its own
     deadline=None,
     print_blob=True,  # how to see again what was found
     suppress_health_check=[HealthCheck.too_slow],

@@ -196,7 +196,7 @@ def test_clock_a_year_ahead_is_refused_with_the_number_that_would_be_taken(unit:
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(ahead_ms=st.integers(-(10**12), 2**53 - 1), taken=st.integers(1, 2**53 - 1))
 def test_no_number_that_is_taken_keeps_the_next_operator_out(tmp_path: Path, ahead_ms: int, taken: int) -> None:

@@ -25,6 +25,7 @@ from agent.site.quota import JOINING, MAX_SENDERS, TELL_S, UNIT, Quota, Share
 from agent.site.records import SiteFiles
 from agent.site.seen import UnitSeen
 from agent.unit.joining import new_unit_request
+from tests.simulators.fleets import fleet_in
 from tools.lib.lifetime.days import SITE, Fleet
 from tools.lib.lifetime.unit import FleetUnit
 
@@ -34,7 +35,7 @@ MANY = 500
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path, 2)
+    return fleet_in(tmp_path, 2)
 
 
 def says(unit: FleetUnit, **changes: Any) -> bytes:

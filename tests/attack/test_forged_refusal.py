@@ -21,6 +21,7 @@ from agent.site import joining
 from agent.site.records import SiteFiles
 from agent.unit import invited
 from agent.unit.key_files import UnitFiles
+from tests.simulators.fleets import fleet_in
 from tools.lib.lifetime.days import Fleet
 
 UNIT = "door-9"
@@ -29,7 +30,7 @@ Broker = Callable[[bytes], list[bytes]]
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet", 1)
+    return fleet_in(tmp_path / "fleet", 1)
 
 
 class Card:

@@ -145,7 +145,7 @@ def costly(clips: Path) -> dict[str, Any]:
     return {"source": "file", "path": str(clip), "loop": True, "realtime": True}
 
 
-@pytest.mark.parametrize("name", some(BROKERS, 0, 1, 2))
+@pytest.mark.parametrize("name", some(BROKERS, 0, 1))
 def test_hostile_broker_beside_the_costliest_clip_leaves_the_service_in_its_bounds(
     service: Service, clips: Path, name: str
 ) -> None:
@@ -163,7 +163,7 @@ def answering(description: str) -> Callable[[Request], bytes]:
     return lambda request: request.reply(body=description) if request.verb == "DESCRIBE" else behaved(request)
 
 
-@pytest.mark.parametrize("name", some(STREAMS, 2, 5))
+@pytest.mark.parametrize("name", some(STREAMS, 2))
 def test_hostile_camera_beside_a_hostile_broker_is_lost_and_nothing_else(service: Service, name: str) -> None:
     camera = HostileCamera(*STREAMS[name])
     try:
@@ -188,7 +188,7 @@ PICTURES: Mapping[str, tuple[tuple[int, int], str, Mapping[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", some(PICTURES, 0, 2))
 def test_pictures_of_a_hostile_camera_leave_the_service_in_its_bounds(
     service: Service, tmp_path: Path, name: str
 ) -> None:
@@ -252,7 +252,7 @@ CLIPS: Mapping[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("name", some(CLIPS, 0, 1, 3, 6))
+@pytest.mark.parametrize("name", some(CLIPS, 0, 3, 6))
 def test_hostile_clip_leaves_the_service_in_its_bounds(service: Service, clips: Path, name: str) -> None:
     clip = CLIPS[name](clips)
     peak, status, log = service.run(

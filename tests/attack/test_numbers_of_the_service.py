@@ -24,6 +24,7 @@ from agent.site.desk import Desk, Letter
 from agent.site.operator import MAX_SENT
 from agent.site.records import SiteFiles
 from agent.uplink.answers import Answers
+from tests.simulators.fleets import fleet_in
 from tools.lib.lifetime.days import PROGRAMS, SITE, Fleet
 from tools.lib.lifetime.unit import FleetUnit
 
@@ -63,7 +64,7 @@ def until_something_is_due(fleet: Fleet, unit: FleetUnit) -> list[Letter]:
 
 
 def test_a_unit_that_names_a_number_keeps_no_other_from_its_keys(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 2)
+    fleet = fleet_in(tmp_path, 2)
     (letter,) = until_something_is_due(fleet, fleet.units["door-2"])
     assert answered(fleet, fleet.units["door-2"], says(fleet.units["door-2"], letter.payload, MAX_SAFE_INTEGER - 9))
     del fleet.units["door-2"]  # it was taken over, and says no more
@@ -73,7 +74,7 @@ def test_a_unit_that_names_a_number_keeps_no_other_from_its_keys(tmp_path: Path)
 
 
 def test_a_unit_that_always_names_another_number_is_answered_three_times(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     unit = fleet.units["door-1"]
     letters, sent = until_something_is_due(fleet, unit), 0
     while letters and sent < 20:
@@ -97,7 +98,7 @@ class Ahead:
 
 
 def test_a_service_whose_clock_was_ahead_for_an_hour_renews_units_as_before(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     unit, ahead, sent = fleet.units["door-1"], Ahead(fleet, AHEAD), 0
     for _ in range(4):
         fleet.clock.advance(900)
@@ -117,7 +118,7 @@ def test_a_service_whose_clock_was_ahead_for_an_hour_renews_units_as_before(tmp_
 
 def test_one_hour_of_a_false_time_at_service_and_units_silences_no_unit(tmp_path: Path) -> None:
     """They have one time server, so the units take what the service makes by that time: it has to count before, too."""
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     fleet.live(10, (), seed=4)
     serials = {name: unit.serial() for name, unit in fleet.units.items()}
     fleet.clock.step_wall(AHEAD, "synced")
@@ -136,7 +137,7 @@ def test_one_hour_of_a_false_time_at_service_and_units_silences_no_unit(tmp_path
 @pytest.mark.parametrize("jump", [130 * DAY, 170 * DAY])
 def test_its_own_certificate_counts_again_once_the_clock_is_right(tmp_path: Path, jump: float) -> None:
     """It would not be let into the broker until then, and no unit would be renewed."""
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     own = service_credentials(SiteFiles(fleet.folder))
     fleet.clock.step_wall(jump, "synced")
     renew_own_certificate(fleet.folder, clock=fleet.clock)
@@ -151,7 +152,7 @@ def test_its_own_certificate_counts_again_once_the_clock_is_right(tmp_path: Path
 
 
 def test_a_programs_certificate_by_a_clock_that_was_ahead_is_made_anew(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     fleet.clock.advance(100 * DAY)
     (tmp_path / "safe").rename(tmp_path / "stick")
     delegate(fleet.folder, audiences=("canteen",), clock=fleet.clock)

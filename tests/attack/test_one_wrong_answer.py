@@ -31,12 +31,12 @@ from agent.site.units import add_unit, load_site_key, new_token
 from agent.unit.joining import new_unit_request
 from agent.unit.tokens import TokenCheck
 from tests.simulators.dark_unit import assembled, conditions
+from tests.simulators.fleets import fleet_in
 from tests.simulators.quiet_unit import Premises
 from tests.simulators.signing_unit import START
 from tests.simulators.site_office import SiteOffice, listed_units
 from tests.simulators.token_desk import GATE, MODEL, TokenDesk
 from tests.simulators.unit_life import opened, write_unit
-from tools.lib.lifetime.days import Fleet
 
 DAY = 86_400.0
 WAYS = [s * jump for jump in (11.0, 3600.0, DAY, 8 * DAY, 31 * DAY, 366 * DAY, 1096 * DAY, 7305 * DAY) for s in (1, -1)]
@@ -54,7 +54,7 @@ def for_an_hour(clock: SimulatedClock, jump: float, act: Callable[[], object]) -
 @pytest.mark.parametrize("jump", AHEAD)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_the_sites_service_destroys_no_key_of_a_week_to_come(tmp_path: Path, jump: float, *, restarted: bool) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     path = SiteFiles(fleet.folder).service_epochs("access")
     held = {key.epoch for key in load(path, ServiceEpochs, secret=True).keys}
     for _ in range(5):

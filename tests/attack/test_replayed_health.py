@@ -14,7 +14,8 @@ from agent.protocol.command import RENEW
 from agent.protocol.record import load
 from agent.site.records import SiteFiles, UnitRecord
 from agent.site.seen import Mark, UnitSeen, is_replayed
-from tools.lib.lifetime.days import SITE, Fleet
+from tests.simulators.fleets import fleet_in
+from tools.lib.lifetime.days import SITE
 from tools.lib.lifetime.unit import FleetUnit
 
 UNIT = "door-1"
@@ -26,7 +27,7 @@ class Site:
     """A site with one unit, and whoever runs its broker."""
 
     def __init__(self, folder: Path) -> None:
-        self.fleet = Fleet(folder, 1)
+        self.fleet = fleet_in(folder, 1)
         self.files = SiteFiles(self.fleet.folder)
 
     @property

@@ -25,8 +25,9 @@ from agent.site.token_list import issue_token_list
 from agent.unit.joining import install_epoch_keys
 from agent.unit.seal_key import statement
 from agent.unit.tokens import install_token_list
+from tests.simulators.fleets import fleet_in
 from tests.simulators.site_office import SiteOffice, let_in, listed_units
-from tools.lib.lifetime.days import SITE, Fleet
+from tools.lib.lifetime.days import SITE
 
 TOPIC = list_topic(SITE)
 
@@ -35,7 +36,7 @@ class Restored:
     """A fleet whose second unit was revoked after the backup, and a third one let in; then it is put back."""
 
     def __init__(self, folder: Path) -> None:
-        self.fleet = Fleet(folder, 2)
+        self.fleet = fleet_in(folder, 2)
         self.files = SiteFiles(self.fleet.folder)
         self.clock = self.fleet.clock
         self.backup = folder / "backup"

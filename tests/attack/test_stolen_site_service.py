@@ -36,6 +36,7 @@ from agent.site.delegation import delegate, finish_replacement
 from agent.site.mandated import load_issuing, load_mandate
 from agent.site.records import SiteFiles
 from agent.unit.joining import install, install_epoch_keys
+from tests.simulators.fleets import fleet_in
 from tools.lib.lifetime.days import SITE, START, Fleet
 from tools.lib.lifetime.unit import FleetUnit
 
@@ -45,7 +46,7 @@ COMMANDS = ("subject/revoke", "enrol/begin", "recognition/pause", "key/rotate", 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     """Two units, and the root's keys in the safe."""
-    return Fleet(tmp_path, 2)
+    return fleet_in(tmp_path, 2)
 
 
 def root_back(fleet: Fleet) -> None:

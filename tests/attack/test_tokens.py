@@ -142,7 +142,7 @@ def test_a_signature_over_swapped_contents_does_not_hold(still: TokenDesk, made:
     assert reason(still, made.replace(outside.token_id, other.token_id)) == "damaged"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(data=st.one_of(st.binary(max_size=400), st.binary(min_size=20, max_size=320).map(lambda rest: PREFIX + rest)))
 def test_no_bytes_of_strangers_do_anything_but_be_refused(still: TokenDesk, data: bytes) -> None:
     with pytest.raises(VerificationError) as caught:

@@ -67,7 +67,7 @@ def landmarks_at(scale: float, angle: float, x: float, y: float) -> NDArray[np.f
     return apply(similarity(scale, angle, x, y), TEMPLATE - 56)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0.05, 20), st.floats(-3.1, 3.1), st.floats(-500, 500), st.floats(-500, 500))
 def test_a_similarity_is_recovered_exactly(scale: float, angle: float, x: float, y: float) -> None:
     matrix = similarity(scale, angle, x, y)
@@ -84,7 +84,7 @@ def umeyama_with_svd(src: NDArray[np.float64], dst: NDArray[np.float64]) -> NDAr
     return np.column_stack([scale * rotation, dst.mean(0) - scale * rotation @ src.mean(0)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 20))
 def test_noisy_landmarks_give_the_published_solution(seed: int, noise: float) -> None:
     src = TEMPLATE + np.random.default_rng(seed).normal(0, noise, TEMPLATE.shape)

@@ -136,7 +136,7 @@ def test_untagged_video_is_high_definition_from_720_lines_on() -> None:
     assert colour_of(709, full_range=True, height=240) is BT709_FULL
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 8192), st.integers(1, 8192), st.integers(1, 640), st.integers(1, 640))
 def test_main_fits_into_lores_and_touches_two_of_its_sides(
     main_w: int, main_h: int, lores_w: int, lores_h: int

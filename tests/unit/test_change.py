@@ -34,7 +34,7 @@ def scene(*people: dict[str, Any], **changes: Any) -> SceneScript:
     script = {
         "size": [640, 360],
         "frames_per_second": FPS,
-        "duration": 9,
+        "duration": 7,
         "seed": 2,
         "background": {"kind": "room", "variant": 11},
         "people": [{"who": "person-01", **one} for one in people],
@@ -47,13 +47,13 @@ def at(time: float, x: float, y: float = 165, face: float = 90) -> dict[str, flo
     return {"at": time, "x": x, "y": y, "face": face}
 
 
-STANDS = {"appears": 4, "leaves": 8, "path": [at(0, 320)]}
-WALKS = {"appears": 2, "leaves": 8, "path": [at(2, -60), at(4, 320)]}
+STANDS = {"appears": 2.5, "leaves": 6, "path": [at(0, 320)]}
+WALKS = {"appears": 2, "leaves": 6, "path": [at(2, -60), at(4, 320)]}
 SCENES = {
     "somebody stands there": scene(STANDS),
     "somebody walks in and stands": scene(WALKS),
     "a statue that turns its head": scene(
-        {**STANDS, "appears": 1, "sway": 0, "pose": [{"at": 1, "yaw": 45}, {"at": 5, "yaw": 45}, {"at": 5.5, "yaw": 0}]}
+        {**STANDS, "appears": 1, "sway": 0, "pose": [{"at": 1, "yaw": 45}, {"at": 3, "yaw": 45}, {"at": 3.5, "yaw": 0}]}
     ),
     "somebody comes nearer very slowly": scene({"sway": 0, "path": [at(0, 320, face=24), at(8, 320, face=100)]}),
     "a dark coat before a dark door": scene(

@@ -241,13 +241,13 @@ def test_any_changed_value_loads_or_is_refused(data: st.DataObject) -> None:
     loads_or_is_refused(yaml.safe_dump(tree, allow_unicode=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(start=st.integers(0, len(VALID)), length=st.integers(0, 12), junk=st.text(max_size=12))
 def test_any_changed_text_loads_or_is_refused(start: int, length: int, junk: str) -> None:
     loads_or_is_refused(VALID[:start] + junk + VALID[start + length :])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_load_or_are_refused(content: bytes) -> None:
     with pytest.raises(ConfigError):

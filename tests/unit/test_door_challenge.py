@@ -72,7 +72,7 @@ def test_a_challenge_of_another_length_is_refused(steps) -> None:
         drawn(1, steps)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds, st.floats(-20, 20), st.floats(-20, 20))
 def test_who_does_as_asked_passes_however_the_head_is_held(seed, yaw, pitch) -> None:
     *_, last = played(drawn(seed), obedient((yaw, pitch)))
@@ -80,7 +80,7 @@ def test_who_does_as_asked_passes_however_the_head_is_held(seed, yaw, pitch) -> 
     assert last.prompt is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds)
 def test_who_is_never_matched_again_never_passes(seed) -> None:
     *_, last = played(drawn(seed), obedient(), matched=False)
@@ -88,7 +88,7 @@ def test_who_is_never_matched_again_never_passes(seed) -> None:
     assert last.reason == "too_slow"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seeds, st.lists(st.tuples(angles, angles, st.booleans()), max_size=200))
 def test_whatever_a_face_does_each_step_was_seen_turned_as_asked(seed, looks) -> None:
     """And what is over stays as it is."""
@@ -109,7 +109,7 @@ def test_whatever_a_face_does_each_step_was_seen_turned_as_asked(seed, looks) ->
             assert challenge.done == len(challenge.steps)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seeds, st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1), angles, angles)
 def test_a_still_picture_never_passes(seed, trembling, yaw, pitch) -> None:
     """However it trembles, as long as that is no turn."""
@@ -123,7 +123,7 @@ def test_a_still_picture_never_passes(seed, trembling, yaw, pitch) -> None:
     assert last.phase == "failed"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds, st.permutations(DIRECTIONS), st.integers(8, 30), st.integers(8, 30))
 def test_a_film_passes_no_challenge_of_another_order(seed, order, hold, rest) -> None:
     challenge, number = drawn(seed), itertools.count()
@@ -168,7 +168,7 @@ def test_a_turn_counts_from_where_no_flat_sheet_comes_and_another_one_ends_it(as
     assert (last.phase == "passed") == (not ends)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(1, 400), st.integers(MAX_GAP_NS + 1, 10**12))
 def test_a_track_that_breaks_ends_it(seed, frames, gap) -> None:
     *_, challenge = played(drawn(seed), obedient(), frames=frames)

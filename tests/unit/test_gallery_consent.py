@@ -160,7 +160,7 @@ def test_an_incomplete_or_padded_record_is_refused(change) -> None:
         parse_consent(content)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_record_or_a_refusal(content) -> None:
     with pytest.raises(ConsentError):
@@ -170,7 +170,7 @@ def test_any_bytes_are_a_record_or_a_refusal(content) -> None:
 times = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(times, times, times, st.sampled_from(["under_14", "under_16", "of_age"]), st.booleans())
 def test_only_a_consent_in_force_of_somebody_who_may_give_it_passes(given_at, expires_at, now, age, guardian) -> None:
     record = consent(

@@ -45,7 +45,7 @@ def admitted_after(gate: ZoneGate, shown: Face, nanoseconds: int, *, width: int 
     return bool(out)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.floats(-45, 45),
     st.floats(-40, 40),
@@ -83,7 +83,7 @@ def test_a_face_that_stays_and_looks_is_admitted() -> None:
     assert gate.zone == "door"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.floats(-200, 1500), st.floats(-200, 900))
 def test_a_face_outside_the_zone_is_never_admitted(x, y) -> None:
     inside = 0.25 < x / WIDTH < 0.75 and 0.2 < y / HEIGHT < 0.9
@@ -204,7 +204,7 @@ def test_a_button_that_nobody_pressed_admits_nobody() -> None:
     assert gate.admit([track(face(640, 360))], timestamp_ns=10**12, **SIZE) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**11), st.integers(1, MAX_WINDOW_NS), st.integers(0, 2 * 10**11))
 def test_a_button_admits_within_its_window_alone(pressed, window, now) -> None:
     gate = ButtonGate(zone="door", window_ns=window)
@@ -279,7 +279,7 @@ FRACTION = st.floats(0, 1)
 POINT = st.tuples(FRACTION, FRACTION)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(POINT, POINT, POINT, POINT)
 def test_a_zone_of_any_slant_holds_what_lies_within_its_edges(a, b, c, point) -> None:
     def side(one, other, at) -> float:

@@ -19,13 +19,14 @@ from agent.site.delegation import delegate
 from agent.site.programs import issue_client
 from agent.site.records import SiteFiles
 from agent.site.rotation import rotate_epoch_keys
-from tools.lib.lifetime.days import Fleet, Outage, outages
+from tests.simulators.fleets import fleet_in
+from tools.lib.lifetime.days import Outage, outages
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def test_units_announce_through_outages_of_ten_days_and_lost_messages(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 3)
+    fleet = fleet_in(tmp_path, 3)
     # The first begins on a Sunday evening: the week turns twice before the service is back.
     tally = fleet.live(75, (Outage(6.5, 10), Outage(30, 10), Outage(48, 4)), seed=3)
     assert tally.silent == 0
@@ -38,7 +39,7 @@ def test_units_announce_through_outages_of_ten_days_and_lost_messages(tmp_path: 
 
 def test_without_its_service_a_unit_falls_silent_within_three_weeks(tmp_path: Path) -> None:
     """What the other test would not notice if its units never ran out."""
-    tally = Fleet(tmp_path, 1).live(30, (Outage(1, 29),), seed=3)
+    tally = fleet_in(tmp_path, 1).live(30, (Outage(1, 29),), seed=3)
     assert 0 < tally.silent < 30
     assert any("no key for audience" in told for told in tally.told)
 
@@ -47,8 +48,8 @@ def test_a_service_whose_own_certificate_ends_soon_uses_up_no_units_and_a_new_ma
     tmp_path: Path,
 ) -> None:
     """All that it could issue then ends with its own; one was made every quarter of an hour until none was left."""
-    fleet = Fleet(tmp_path, 1)
-    fleet.live(300, (), seed=1, step_s=2 * 86_400)  # months in which little happens
+    fleet = fleet_in(tmp_path, 1)
+    fleet.live(300, (), seed=1, step_s=5 * 86_400)  # months in which little happens
     tally = fleet.live(70, (), seed=1)
     made = SiteFiles(fleet.folder).all_units()[0].certificates
     assert len(made) <= 4, "those that have not ended yet: one each two months, and one for the last days"
@@ -63,7 +64,7 @@ def test_a_service_whose_own_certificate_ends_soon_uses_up_no_units_and_a_new_ma
 
 def test_a_service_that_was_killed_before_it_could_send_a_certificate_sends_a_new_one(tmp_path: Path) -> None:
     """It is on record by then, and what lies there to be sent is the one before, which the unit has."""
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     fleet.live(65, (), seed=1)
     sent = SiteFiles(fleet.folder).sent_certificate("door-1")
     before = sent.read_bytes()
@@ -77,7 +78,7 @@ def test_a_service_that_was_killed_before_it_could_send_a_certificate_sends_a_ne
 
 
 def test_a_new_generation_of_epoch_keys_reaches_every_unit_and_a_revoked_one_gets_none(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 3)
+    fleet = fleet_in(tmp_path, 3)
     fleet.live(1, (), seed=1)
     before = {name: unit.files.epoch_keys.read_bytes() for name, unit in fleet.units.items()}
     units.revoke_unit(fleet.folder, "door-3", clock=fleet.clock)
@@ -96,7 +97,7 @@ def test_outages_hold_the_longest_and_leave_days_between() -> None:
 
 
 def test_a_program_has_a_year_and_no_certificate_outlives_whoever_issued_it(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     (tmp_path / "safe").rename(tmp_path / "stick")
     issuing = read_certificate(SiteFiles(fleet.folder).issuing_crt)
     for days, left in ((0, 365), (300, 100)):

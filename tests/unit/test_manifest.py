@@ -165,7 +165,7 @@ def test_decoding_survives_the_garbage_collector() -> None:
         gc.collect()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_manifest_or_a_model_error(content: bytes) -> None:
     with contextlib.suppress(ModelError):
@@ -187,7 +187,7 @@ def paths(value: object, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PATHS = paths(document())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(PATHS), VALUES)
 def test_any_value_in_any_place_is_accepted_or_a_model_error(path: tuple[Any, ...], value: object) -> None:
     data = document()

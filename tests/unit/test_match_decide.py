@@ -285,7 +285,7 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(acts)
 def test_whatever_comes_no_track_is_two_people_and_enough_good_crops_are_behind_each_match(history) -> None:
     decider, now = Decider(POLICY), 0

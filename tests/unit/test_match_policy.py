@@ -115,7 +115,7 @@ def test_misses_are_those_of_the_next_larger_gallery_that_was_measured() -> None
     assert policy(target_fpir=1e-4).misses(5).target == 1e-4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_larger_gallery_is_never_judged_more_laxly(a, b) -> None:
     few, many = sorted((a, b))
@@ -190,14 +190,14 @@ def test_a_policy_that_does_not_say_how_faces_were_cut_is_refused_and_says_what_
     assert "postern site policy models/policy.json" in said
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_are_a_policy_or_a_refusal(content) -> None:
     with pytest.raises(PolicyError):
         parse_policy(content)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(
         ["model", "target_fpir", "probe", "captures", "decisions", "margin", "version", "crops", "surprise"]

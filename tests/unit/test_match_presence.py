@@ -49,7 +49,7 @@ def test_an_erased_subject_does_not_even_leave() -> None:
     assert presence.update([], 100 * SECOND) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 90), st.sets(st.sampled_from([ANNA, BO, CY]))), max_size=40))
 def test_arrived_and_left_alternate_for_each_subject(history) -> None:
     presence, states, now = Presence(hold_ns=60 * SECOND), {}, 0

@@ -224,7 +224,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps)
 def test_in_any_order_memory_is_bounded_and_what_is_forgotten_is_zero(history: list[tuple[str, int, int]]) -> None:
     probes, now, ever = Probes(RULES), 0, []

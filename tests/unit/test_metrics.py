@@ -72,13 +72,13 @@ def test_random_scores_are_right_half_of_the_time() -> None:
     assert accuracy.mean == pytest.approx(0.5, abs=0.04)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SCORES, SCORES)
 def test_equal_error_rate_is_a_rate(mated: np.ndarray, non_mated: np.ndarray) -> None:
     assert 0 <= metrics.equal_error_rate(mated, non_mated) <= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SCORES, SCORES, st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_more_false_accepts_never_cost_true_ones(mated: np.ndarray, non_mated: np.ndarray, fars: list[float]) -> None:
     rates = [metrics.tar_at_far(mated, non_mated, far) for far in sorted(fars)]
@@ -87,7 +87,7 @@ def test_more_false_accepts_never_cost_true_ones(mated: np.ndarray, non_mated: n
         assert metrics.match_rate(non_mated, metrics.threshold_at(non_mated, far)) <= far + 1e-9
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=1, max_size=40))
 def test_best_threshold_is_at_least_as_good_as_any_other(pairs: list[tuple[float, bool]]) -> None:
     scores, same = np.array([s for s, _ in pairs]), np.array([m for _, m in pairs])

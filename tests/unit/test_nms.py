@@ -35,7 +35,7 @@ BOXES = st.tuples(st.integers(0, 20), st.integers(0, 20), SIDES, SIDES).map(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(BOXES, st.integers(0, 5)), min_size=1, max_size=30), st.integers(1, 31))
 def test_the_same_boxes_are_kept_as_by_the_definition(found: list[tuple[Box, int]], limit: int) -> None:
     boxes, scores = [box for box, _ in found], [score / 5 for _, score in found]

@@ -47,14 +47,14 @@ def test_answer_is_read_as_it_was_given(data: dict[str, Any], number: int) -> No
     assert refusal.value.reason == "replayed"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "replace")))
 def test_no_bytes_are_an_answer_without_the_units_signature(content: bytes) -> None:
     with pytest.raises(VerificationError):
         read_response(content, ASKED, TRUSTED)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(at=st.integers(0, 5000), what=st.integers(1, 255), how=st.sampled_from(["flip", "cut", "grow"]))
 def test_altered_answer_is_none(at: int, what: int, how: str) -> None:
     payload = bytearray(answer({"receipt": "x"}))

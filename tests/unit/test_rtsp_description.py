@@ -121,7 +121,7 @@ def test_address_of_two_words_is_none() -> None:
         taken(HEAD + H264, f"{BASE} x")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     start=st.sampled_from([HEAD + H264, HEAD + H265, HEAD + AUDIO + JPEG]),
     at=st.integers(0, 600), junk=st.binary(max_size=30), cut=st.integers(0, 30),

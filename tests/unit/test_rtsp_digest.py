@@ -111,7 +111,7 @@ def test_question_is_read_in_time_in_proportion_to_its_length(said: str) -> None
     assert time.process_time() - began < 0.5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(said=st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=200), max_size=4))
 def test_no_text_ends_it_otherwise_than_in_words(said: list[str]) -> None:
     try:
@@ -121,7 +121,7 @@ def test_no_text_ends_it_otherwise_than_in_words(said: list[str]) -> None:
     assert found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=30))
 def test_no_name_and_no_realm_leaves_its_quotes(text: str) -> None:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -196,7 +196,7 @@ def test_scan_of_endless_parts_is_bounded() -> None:
         assert len(scans._scan or b"") <= MAX_PICTURE_BYTES
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     codec=st.sampled_from(sorted(CODECS)),
     payloads=st.lists(

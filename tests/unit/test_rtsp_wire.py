@@ -34,7 +34,7 @@ def things(draw: st.DrawFn) -> tuple[bytes, Frame | Message]:
     return "\r\n".join([*lines, "", ""]).encode() + body, Message(status, "", said, body)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(said=st.lists(things(), max_size=6), cuts=st.lists(st.integers(1, 200), min_size=1, max_size=30))
 def test_what_was_said_is_heard_however_it_is_cut(said: list[tuple[bytes, Frame | Message]], cuts: list[int]) -> None:
     data, reader, heard = b"".join(one for one, _ in said), Reader(), []
@@ -45,7 +45,7 @@ def test_what_was_said_is_heard_however_it_is_cut(said: list[tuple[bytes, Frame 
     assert heard == [thing for _, thing in said]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @example([b"RTSP/1.0 200 OK\r\nContent-Length: \xb2\r\n\r\n"])
 @example([b"\r"])
 @example([b"$\x00\x00"])
@@ -141,7 +141,7 @@ def test_head_is_read_in_time_in_proportion_to_its_length() -> None:
     assert time.process_time() - began < 0.5
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(step=st.integers(1, 5), at=st.integers(0, 400), junk=st.binary(max_size=40), cut=st.integers(0, 40))
 def test_changed_answer_ends_in_words(step: int, at: int, junk: bytes, cut: int) -> None:
     """A whole conversation in which one answer has other bytes somewhere; the camera hangs up after it."""

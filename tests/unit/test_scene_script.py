@@ -111,7 +111,7 @@ def assert_accepted_or_refused(content: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_bytes_are_accepted_or_refused_in_one_sentence(content: bytes) -> None:
     assert_accepted_or_refused(content)
 

@@ -18,8 +18,9 @@ from agent.site.folder import changing
 from agent.site.mandated import ServiceEpochs
 from agent.site.records import CertificateRecord
 from agent.site.renewal import GAIN_DAYS, LAST_DAYS, RENEW_DAYS, has_to_last, is_old
+from tests.simulators.fleets import fleet_in
 from tests.simulators.site_office import START, SiteOffice, let_in
-from tools.lib.lifetime.days import SITE, Fleet
+from tools.lib.lifetime.days import SITE
 
 DAY_S = 86_400.0
 
@@ -46,7 +47,7 @@ def test_the_service_listens_to_what_units_say_of_themselves_to_their_answers_an
 
 
 def test_one_thing_is_sent_at_a_time_and_the_next_once_no_answer_came(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, 1)
+    fleet = fleet_in(tmp_path, 1)
     unit = fleet.units["door-1"]
 
     def hears() -> int:

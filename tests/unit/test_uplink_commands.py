@@ -337,7 +337,7 @@ def _snapshot(station: Station) -> tuple[object, ...]:
     return (len(station.done), station.file.exists() and station.file.read_bytes())
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(verb=st.sampled_from(VERBS), payload=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_random_bytes_change_nothing_and_get_a_reason(station: Station, verb: str, payload: bytes) -> None:
     before = _snapshot(station)
@@ -345,7 +345,7 @@ def test_random_bytes_change_nothing_and_get_a_reason(station: Station, verb: st
     assert _snapshot(station) == before
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(where=st.integers(0, 10_000), what=st.integers(1, 255), cut=st.integers(0, 3), data=st.data())
 def test_altered_signed_command_changes_nothing(
     station: Station, where: int, what: int, cut: int, data: st.DataObject
@@ -370,7 +370,7 @@ def test_altered_signed_command_changes_nothing(
     assert _snapshot(station) == before
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(field=st.sampled_from(MUTABLE), value=JSON, drop=st.booleans())
 def test_honestly_signed_nonsense_does_at_most_what_a_command_may(
     station: Station, field: str, value: object, drop: bool

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from agent.site.creation import create_site
 from agent.site.delegation import delegate, take_root_away
 from agent.site.desk import Desk
 from agent.site.programs import issue_broker, issue_client
+from agent.site.records import SiteFiles
 from agent.unit.joining import install, new_unit_request
 from tools.lib.lifetime.shown import Shown
 from tools.lib.lifetime.unit import FleetUnit
@@ -73,40 +75,44 @@ def outages(days: int, longest: float, seed: int) -> tuple[Outage, ...]:
 
 
 class Fleet:
-    """A site whose root's keys were taken away, and its units."""
+    """A site whose root's keys were taken away, and its units; in a copy of a folder of one it begins like that."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.clock = SimulatedClock(START)
-        self.folder = folder / "site"
-        create_site(self.folder, SITE, clock=self.clock)
-        issue_broker(self.folder, ["127.0.0.1"], clock=self.clock)
-        delegate(self.folder, audiences=("canteen",), clock=self.clock)
-        self.programs = {name: self._add_program(name, role) for name, role in PROGRAMS.items()}
+        self.folder, self._keys = folder / "site", folder / "units"
+        names = [f"door-{number}" for number in range(1, count + 1)]
+        if not self.folder.exists():
+            self._make(folder, names)
+        files = SiteFiles(self.folder)
+        self.programs = {name: Credentials.in_folder(files.client(name)) for name in PROGRAMS}
         self._shown = {name: Shown(keys, self.clock, name=name) for name, keys in self.programs.items()}
-        (folder / "stick").mkdir()
-        take_root_away(self.folder, folder / "stick", clock=self.clock)
-        (folder / "stick").rename(folder / "safe")  # nobody reaches it any more
-        self._keys = folder / "units"
         self._board: dict[str, bytes] = {}  # what the broker retains
         self.tally = Tally()
         self.desk = self._start_desk()
-        self.units = {name: self._join(name) for name in (f"door-{number}" for number in range(1, count + 1))}
+        self.units = {name: FleetUnit(self._keys / name, SITE, name, self.clock) for name in names}
+
+    def _make(self, folder: Path, names: Sequence[str]) -> None:
+        create_site(self.folder, SITE, clock=self.clock)
+        issue_broker(self.folder, ["127.0.0.1"], clock=self.clock)
+        delegate(self.folder, audiences=("canteen",), clock=self.clock)
+        for program, role in PROGRAMS.items():
+            issue_client(self.folder, program, role, clock=self.clock)
+        (folder / "stick").mkdir()
+        take_root_away(self.folder, folder / "stick", clock=self.clock)
+        (folder / "stick").rename(folder / "safe")  # nobody reaches it any more
+        for name in names:
+            self._join(name)
 
     def _start_desk(self) -> Desk:
         return Desk(self.folder, clock=self.clock, random=os.urandom, tell=lambda text: self.tally.told.update([text]))
 
-    def _add_program(self, name: str, role: Role) -> Credentials:
-        keys = issue_client(self.folder, name, role, clock=self.clock)
-        return Credentials.in_folder(keys)
-
-    def _join(self, name: str) -> FleetUnit:
+    def _join(self, name: str) -> None:
         text = joining.invite(self.folder, name, accepted=True, clock=self.clock)
         invitation = read_invitation(text)
         keys = self._keys / name
         request = new_unit_request(keys, SITE, name, invitation.token())
         reply = decode(joining.ask_to_join(self.folder, name, request, clock=self.clock), JoinReply)
         install(keys, (reply.answer or "").encode(), clock=self.clock)
-        return FleetUnit(keys, SITE, name, self.clock)
 
     def live(self, days: int, away: tuple[Outage, ...], *, seed: int, step_s: int = STEP_S) -> Tally:
         """Let so many days pass, ``step_s`` seconds between two looks."""
