@@ -45,7 +45,6 @@ COMMANDS = ("subject/revoke", "enrol/begin", "recognition/pause", "key/rotate", 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    """Two units, and the root's keys in the safe."""
     return fleet_in(tmp_path, 2)
 
 
