@@ -16,6 +16,7 @@ from agent.disk.files import read_brought, write_atomic
 from agent.errors import RefusedError, StorageError
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
+_DEVICES = Path("/dev")
 MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most
 
 
@@ -45,12 +46,21 @@ def read_unit_file(arguments: argparse.Namespace) -> Config:
     config = load_file(arguments.config)
     drop_root(config)
     for folder in (config.keys.folder, config.keys.folder.parent):
-        if (owner := _owner(folder)) not in (None, 0, os.geteuid()):
-            name = _user(owner)
-            raise RefusedError(f"the unit's files belong to {name}: run this as that user (sudo -u {name} postern …)")
+        if _owner(folder) != 0:
+            check_owner(folder, "the unit's")
     if _owner(config.keys.folder) not in (None, os.geteuid()):
         raise RefusedError("the unit's files belong to root: run this as root, or give them to the service (chown)")
     return config
+
+
+def check_owner(folder: Path, what: str) -> None:
+    """Refuse an act in a folder of another user, root's too: whom it belongs to could not open what was written.
+
+    ``what`` names the files in the sentence. Where there is no folder yet, nothing is refused.
+    """
+    if (owner := _owner(folder)) not in (None, os.geteuid()):
+        name = _user(owner)
+        raise RefusedError(f"{what} files belong to {name}: run this as that user (sudo -u {name} postern …)")
 
 
 def drop_root(config: Config) -> None:
@@ -96,8 +106,13 @@ def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
 
 def check_output(file: Path | None) -> None:
     """Refuse a file that ``write_output`` could not write, before anything is done that cannot be done twice."""
-    if file is not None and (not os.access(file.parent, os.W_OK | os.X_OK) or file.is_dir()):
+    if file is None:
+        return
+    if not os.access(file.parent, os.W_OK | os.X_OK) or file.is_dir():
         raise RefusedError(f"cannot write {file}: name a file in a folder that exists and is writable")
+    if file.name == "-" or file.parent.resolve() == _DEVICES or (file.exists() and not file.is_file()):
+        # A rename would put a file in the place of the terminal, the pipe or the device that is meant.
+        raise RefusedError(f"{file} is no file that can be replaced: name one in an ordinary folder")
 
 
 def write_output(file: Path | None, content: bytes) -> None:
@@ -105,6 +120,7 @@ def write_output(file: Path | None, content: bytes) -> None:
     if file is None:
         sys.stdout.write(content.decode() + "\n")
     else:
+        check_output(file)
         try:
             write_atomic(file, content + b"\n")
         except StorageError as error:
@@ -138,4 +154,4 @@ def _user(number: int | None) -> str:
     try:
         return pwd.getpwuid(number or 0).pw_name
     except KeyError:
-        return str(number)
+        return f"'#{number}'"  # as sudo is told it

@@ -12,7 +12,7 @@ import msgspec
 from agent.audit.chain import read_entries, verify_log
 from agent.cli import site_config, site_console, site_service
 from agent.cli.audit import tell_entry
-from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.cli.options import add_passphrase, check_output, check_owner, read_passphrase, write_output
 from agent.cli.session import port
 from agent.cli.words import say, tell
 from agent.disk.files import read_brought
@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.do is site_console.console:  # by a user who may not look into the site's folder, and changes nothing
         arguments.do(arguments, passphrase)
         return 0
+    check_owner(arguments.folder, "the site's")
     check_output(getattr(arguments, "output", None))
     files = SiteFiles(arguments.folder)
     before = _contents(files)

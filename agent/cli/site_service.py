@@ -97,9 +97,16 @@ def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
         accepted=arguments.accept,
         replace=arguments.replace,
     )
-    write_output(output, text.encode())
-    if arguments.png is not None:
-        write_atomic(arguments.png, Code(text).png())
+    try:
+        write_output(output, text.encode())
+        if arguments.png is not None:
+            write_atomic(arguments.png, Code(text).png())
+    except BaseException:  # a full disk, or Ctrl-C: an invitation that nobody holds shall not stand open
+        tell(
+            f"no invitation of {arguments.unit} is to count now: if it is listed, postern site revoke {arguments.unit}"
+        )
+        joining.take_back(arguments.folder, arguments.unit)
+        raise
     if arguments.qr:
         say(Code(text).terminal())
     if before:

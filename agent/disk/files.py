@@ -139,6 +139,20 @@ def read_bounded(path: Path, limit: int = MAX_SECRET_BYTES) -> bytes:
     return content
 
 
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """Files of ``folder`` whose names end so, in order.
+
+    Raises KeyStoreError where one may not look, or there is no such folder: that is not the same as an empty one.
+    """
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - pathlib's glob says that a folder is empty which it may not read
+    except OSError as error:
+        raise KeyStoreError(
+            f"cannot read {folder} ({error.strerror}): run this as the user that it belongs to, or put it back"
+        ) from error
+    return [folder / name for name in sorted(names) if name.endswith(ending)]
+
+
 def read_secret(path: Path) -> bytes:
     """Content of a secret file that only its owner can read."""
     check_private(path)

@@ -108,7 +108,7 @@ class _Reader:
             root = loader.get_single_node()
             if not isinstance(root, yaml.MappingNode):
                 line = root.start_mark.line + 1 if root is not None else 1
-                raise ConfigError(f"{self._file}:{line}: expected keys and values, such as 'profile: production'")
+                raise ConfigError(f"{self._file}:{line}: expected keys and values (KEY: VALUE)")
             data = self._mapping(loader, root, ())
         finally:
             loader.dispose()

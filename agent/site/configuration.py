@@ -8,8 +8,9 @@ more: what it said is kept here, with its lines, and the service signs each unit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from msgspec import Meta
 from agent.clock import Clock
 from agent.config.check import Problem, convert, problems_in, refusal
 from agent.config.drawn import refuse_zone
-from agent.config.site_settings import LOCAL, Settings, digest_of_settings, is_local
+from agent.config.site_settings import LOCAL, ActivationChange, Settings, digest_of_settings, is_local
 from agent.disk.files import read_bounded, write_atomic
 from agent.errors import RefusedError
 from agent.parse import strict_json
@@ -35,6 +36,7 @@ from agent.site.records import SiteFiles, SiteRecord
 MAX_BYTES = 512 * 1024  # kept; two hundred units that differ in everything
 ADVICE = "give the path of the site's own file, or begin with a copy of fleet.example.yaml"
 MAX_UNITS = 256  # that differ
+MAX_LISTED = 12  # units in one sentence
 
 
 class SiteConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,12 +75,12 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def check_file(folder: Path, file: Path) -> tuple[Document, SiteConfiguration]:
     """Read the site's file and check it against schema and site; ConfigError has every mistake with its line."""
     files, document = check_site(folder), read_document(file, ADVICE)
-    if problems := [_told_why(problem) for problem in problems_in(document, SiteConfiguration)]:
+    problems = [_told_why(problem) for problem in problems_in(document, SiteConfiguration)]
+    found = {place for place, _ in problems}
+    problems += [problem for problem in _wrong(document.data, files) if problem[0] not in found]
+    if problems:
         raise refusal(document, problems)
-    read = convert(document, SiteConfiguration)
-    if problems := list(_wrong(read, files)):
-        raise refusal(document, problems)
-    return document, read
+    return document, convert(document, SiteConfiguration)
 
 
 def apply_file(folder: Path, file: Path, *, clock: Clock = SYSTEM_CLOCK) -> int:
@@ -191,20 +193,35 @@ def _told_why(problem: Problem) -> Problem:
     return (place, LOCAL) if within and text.startswith("unknown key") and is_local(within) else problem
 
 
-def _wrong(read: SiteConfiguration, files: SiteFiles) -> Iterator[Problem]:
-    """What the schema cannot know: the site's own name, its units, and zones that are none."""
-    site = load(files.record, SiteRecord).site
-    if read.site != site:
+def _wrong(data: Mapping[str, Any], files: SiteFiles) -> Iterator[Problem]:
+    """What the schema cannot know, of a file that may not fit it: the site's name, its units, zones that are none."""
+    site, units = load(files.record, SiteRecord).site, data.get("units")
+    if data.get("site", site) != site:
         yield ("site",), f"this is the file of another site; this one is {site}"
-    known = {record.unit for record in files.all_units() if not record.revoked}
-    for unit in read.units:
-        if unit not in known:
-            yield ("units", unit), f"the site has no unit of this name; there are: {', '.join(sorted(known)) or 'none'}"
-    parts: Iterable[tuple[Place, Settings]] = [
-        (("all",), read.all),
-        *((("units", unit), settings) for unit, settings in read.units.items()),
-    ]
-    for where, settings in parts:
-        corners = settings.activation.polygon
-        if corners is not None and (reason := refuse_zone(corners)) is not None:
+    parts: list[tuple[Place, object]] = [(("all",), data.get("all"))]
+    if isinstance(units, dict):
+        known = sorted(record.unit for record in files.all_units() if not record.revoked)
+        for unit, settings in units.items():
+            parts.append((("units", unit), settings))
+            if unit not in known:
+                yield ("units", unit), f"the site has no unit of this name; {_nearest(unit, known)}"
+    for where, given in parts:
+        if (reason := _no_zone(given)) is not None:
             yield (*where, "activation", "polygon"), reason
+
+
+def _nearest(unit: str, known: list[str]) -> str:
+    if len(known) > MAX_LISTED:
+        return f"the nearest is {(get_close_matches(unit, known, n=1, cutoff=0.0) or known)[0]}"
+    return f"there are: {', '.join(known) or 'none'}"
+
+
+def _no_zone(given: object) -> str | None:
+    """Why the polygon of one part of the file is no zone; None where there is none, or the schema says more of it."""
+    activation = given.get("activation") if isinstance(given, dict) else None
+    drawn = activation.get("polygon") if isinstance(activation, dict) else None
+    try:
+        corners = strict_json.convert({"polygon": drawn}, ActivationChange).polygon
+    except msgspec.ValidationError:
+        return None
+    return None if corners is None else refuse_zone(corners)

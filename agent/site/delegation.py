@@ -21,6 +21,7 @@ from agent.disk.files import (
     PUBLIC_MODE,
     SECRET_MODE,
     destroy,
+    files_in,
     fsync_folder,
     make_private_folder,
     read_secret,
@@ -103,7 +104,7 @@ def hand_mandate(site: SiteFolder, number: int | None = None) -> None:
 
 def hand_epoch_keys(site: SiteFolder, further: Iterable[str] = ()) -> None:
     """Derive the epoch keys of the coming weeks for the service: for all units' audiences and ``further`` ones."""
-    held = {path.stem for path in site.files.epochs.glob("*.json")}
+    held = {path.stem for path in files_in(site.files.epochs, ".json")}
     of_units = {audience for unit in site.files.all_units() for audience in unit.audiences}
     for audience in sorted({*held, *of_units, *further, *DEFAULT_AUDIENCES}):
         keys = (site.epoch_key(audience, epoch) for epoch in epochs_from(site.now(), WEEKS))
@@ -153,7 +154,7 @@ def _forget_issuer(site: SiteFolder) -> None:
         save(files.unit(unit.unit), msgspec.structs.replace(unit, certificates=marked(unit.certificates)))
     for client in files.all_clients():
         save(files.program(client.name), msgspec.structs.replace(client, certificates=marked(client.certificates)))
-    for sent in files.sent.glob("*.crt"):
+    for sent in files_in(files.sent, ".crt"):
         remove(sent)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from agent.disk.files import finish_secret, read_bounded, replace_secret
+from agent.disk.files import files_in, finish_secret, read_bounded, replace_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.command import CONFIGURE
@@ -89,7 +89,7 @@ def save_epochs(path: Path, keys: Iterable[EpochKey]) -> None:
 def destroy_past(files: SiteFiles, epoch: str) -> int:
     """Destroy what the service holds of epochs before ``epoch``; how many keys that were."""
     gone = 0
-    for path in sorted(files.epochs.glob("*.json")):
+    for path in files_in(files.epochs, ".json"):
         finish_secret(path)
         held = load(path, ServiceEpochs, secret=True).keys
         kept = tuple(key for key in held if key.epoch >= epoch)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agent.disk.files import REVOKED_BROKERS, make_private_folder
+from agent.disk.files import REVOKED_BROKERS, files_in, make_private_folder
 from agent.errors import RefusedError
 from agent.parse import strict_json
 from agent.protocol.joining import Base64url, Pem
@@ -224,12 +224,12 @@ class SiteFiles:
         return self.clients / name
 
     def all_units(self) -> tuple[UnitRecord, ...]:
-        """Read all units, in order of their names."""
-        return tuple(load(path, UnitRecord) for path in sorted(self.units.glob("*.json")))
+        """Read all units, in order of their names. Raises KeyStoreError."""
+        return tuple(load(path, UnitRecord) for path in files_in(self.units, ".json"))
 
     def all_clients(self) -> tuple[ClientRecord, ...]:
-        """Read all programs, in order of their names."""
-        return tuple(load(path, ClientRecord) for path in sorted(self.programs.glob("*.json")))
+        """Read all programs, in order of their names. Raises KeyStoreError."""
+        return tuple(load(path, ClientRecord) for path in files_in(self.programs, ".json"))
 
     def never_taken(self, unit: str) -> bool:
         """Whether nothing is known of a unit that would tell that it reads numbered issues of epoch keys."""
@@ -237,7 +237,11 @@ class SiteFiles:
         return record.taken == 0 and record.issued == 1
 
     def make_folders(self) -> None:
-        """Make the folders in this one; those that are there are kept."""
-        kept = (self.units, self.programs, self.clients, self.broker, self.epochs, self.joining, self.sent, self.seen)
-        for folder in (self.folder, *kept):
+        """Make the folders in this one; those that are there are kept.
+
+        Those of units and programs only for a new site: of one that lost them, empty ones would shut everybody out.
+        """
+        of_all = () if self.record.exists() else (self.units, self.programs)
+        further = (self.clients, self.broker, self.epochs, self.joining, self.sent, self.seen)
+        for folder in (self.folder, *of_all, *further):
             make_private_folder(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -327,3 +328,37 @@ def test_a_name_that_is_a_path_is_refused(installer: Installer, name: str) -> No
 def test_a_site_is_never_overwritten(installer: Installer) -> None:
     installer("site", "create", "hq", status=2)
     assert "never overwritten" in installer.err
+
+
+@pytest.mark.parametrize("which", [("-o",), ("-o", "fits", "--png")])
+def test_an_invitation_that_could_not_be_written_does_not_stand_open(
+    installer: Installer, monkeypatch: pytest.MonkeyPatch, which: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(installer.folder)
+    installer("site", "broker", "broker.example")
+    too_long = "x" * 250  # for the temporary file beside it
+    installer("site", "invite", "door-9", *which, too_long, status=2 if which == ("-o",) else 70)
+    assert "no invitation of door-9 is to count now" in installer.err
+    assert "door-9" not in installer("site", "units")
+
+
+@pytest.mark.parametrize("folder", ["units", "programs"])
+def test_a_folder_that_cannot_be_looked_into_signs_no_list_without_those_in_it(
+    installer: Installer, folder: str
+) -> None:
+    installer("site", "broker", "broker.example")
+    files = SiteFiles(installer.site_folder)
+    (files.folder / folder).rename(installer.folder / "elsewhere")
+    before = {path: path.read_bytes() for path in (files.trust, files.acl)}
+    for act in (("invite", "door-9", "-o", installer.file("invitation")), ("add-program", "auditor")):
+        installer("site", *act, status=78)
+        assert f"cannot read {installer.site_folder / folder}" in installer.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user as well")
+def test_root_writes_nothing_into_the_folder_of_the_sites_user(installer: Installer) -> None:
+    os.chown(installer.site_folder, 65534, 65534)
+    for words in (("invite", "door-9"), ("revoke", "door-7"), ("units",), ("broker", "broker.example.org")):
+        installer("site", *words, status=2)
+        assert "sudo -u nobody postern" in installer.err

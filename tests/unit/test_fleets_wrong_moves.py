@@ -98,6 +98,10 @@ def test_an_invitation_made_twice_says_that_the_first_is_worth_nothing(desk: Des
         ("invite", "Door 7"),
         ("invite", "door-9", "-o", "nowhere/x"),
         ("invite", "door-9", "-o", "."),
+        ("invite", "door-9", "-o", "-"),
+        ("invite", "door-9", "-o", "/dev/stdout"),
+        ("invite", "door-9", "-o", "pipe"),
+        ("invite", "door-9", "--png", "/dev/null"),
         ("invite", "door-9", "--png", "nowhere/x.png"),
         ("invite", "door-9", "--hours", "0"),
         ("invite", "door-9", "--hours", "100000"),
@@ -127,6 +131,7 @@ def test_a_wrong_word_at_the_site_is_one_sentence_and_leaves_the_invitation_that
     desk: Desk, words: tuple[str, ...]
 ) -> None:
     desk.does("site", "units", "-f", desk.site(), "--page", "u.html")
+    os.mkfifo(desk.folder / "pipe")
     before = (desk.site() / "tokens.json").read_bytes()
     act, *rest = words
     folder = ("-f", str(desk.site()))
@@ -282,7 +287,7 @@ def test_another_users_site_is_one_sentence_and_its_page_is_shown_without_it(des
         )
         assert done.returncode == PosternError.exit_status or done.returncode in {2, 78}, done.stderr
         assert PERSON.match(done.stderr), done.stderr
-        assert "run this as the user that it belongs to" in done.stderr
+        assert "run this as that user (sudo -u '#12345' postern" in done.stderr
     words = ["console", "-f", "hq", "--page", "u.html", "--address", "127.0.0.1", "--port", str(free_port())]
     with subprocess.Popen([*python, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as shown:
         assert shown.stdout is not None

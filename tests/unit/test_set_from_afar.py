@@ -352,12 +352,15 @@ def test_every_mistake_in_the_sites_file_is_told_with_its_line(site: Configured)
         "    activation: {dwell_ms: 5}\n"
         "    rules: []\n"
         "  Door 2: {}\n"
+        "  door-9:\n"
+        "    activation: {dwell_ms: 5, polygon: [[0,0],[1,1],[1,0],[0,1]]}\n"
     )
     with pytest.raises(ConfigError) as refused:
         configuration.check_file(site.site, path)
     told = str(refused.value).replace(f"{path}:", "").splitlines()
-    assert [line.partition(": ")[0] for line in told] == ["3", "4", "5", "6", "6", "9", "10"]
+    assert [line.partition(": ")[0] for line in told] == ["3", "4", "5", "6", "6", "9", "10", "11", "12", "13", "13"]
     assert sum(LOCAL in line for line in told) == 4
+    assert sum("no unit of this name; there are: door-1" in line for line in told) == 2
     assert "nearest valid key is 'width'" in str(refused.value)
     path.write_text(
         "site: annex\nunits:\n  door-9: {}\n  door-1:\n    activation: {polygon: [[0,0],[1,1],[1,0],[0,1]]}\n"
