@@ -23,13 +23,13 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 LOOK_S = 9.0  # an enrolment of somebody who acted takes six
 PASSER_BY = {
-    "size": [1280, 720],
+    "size": [960, 540],
     "frames_per_second": 8,
     "duration": 120,
     "seed": 1,
     "background": {"kind": "room", "variant": 3},
     # Near, in the zone, facing the camera, moving a little: everything that a capture needs but the act.
-    "people": [{"who": "person-01", "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
+    "people": [{"who": "person-01", "path": [{"at": 0, "x": 480, "y": 227, "face": 162}], "pose": POSE}],
 }
 
 

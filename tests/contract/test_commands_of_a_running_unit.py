@@ -52,13 +52,13 @@ POLICY = Path(__file__).parents[2] / "models" / "policy.json"
 # Stands where enrolment and zone want a face, and moves a little all the time.
 POSE = [{"at": n * 2.4, "yaw": (0, 7, -7, 3)[n % 4], "pitch": (0, 2, -5, 3)[n % 4]} for n in range(60)]
 SCENE = {
-    "size": [1280, 720],
+    "size": [960, 540],
     "frames_per_second": 8,
     "duration": 150,
     "seed": 1,
     "background": {"kind": "room", "variant": 3},
     "presses": [n * 2.4 for n in range(60)],
-    "people": [{"who": PERSON, "path": [{"at": 0, "x": 640, "y": 302, "face": 216}], "pose": POSE}],
+    "people": [{"who": PERSON, "path": [{"at": 0, "x": 480, "y": 227, "face": 162}], "pose": POSE}],
 }
 
 MEASURED_TO = parse_policy(POLICY.read_bytes()).measured_references

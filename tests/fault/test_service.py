@@ -45,13 +45,13 @@ KILLS = int(os.environ.get("POSTERN_KILLS", "6"))  # the long form has 100
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180 + 8 * KILLS)]
 OUTAGE_S = float(os.environ.get("POSTERN_OUTAGE_S", "12"))  # the long form has 60
 LIVE_S = 5  # the shortest window after which an event is late
-STANDING = [{"at": 0, "x": 640, "y": 300, "face": 176}]
+STANDING = [{"at": 0, "x": 320, "y": 150, "face": 123}]
 
 
 def scene(who: str | None, seconds: float) -> dict[str, object]:
     people = [] if who is None else [{"who": who, "picture": 2, "path": STANDING, "pose": [{"at": 0, "yaw": 0}]}]
     return {
-        "size": [1280, 720],
+        "size": [640, 360],
         "frames_per_second": 10,
         "duration": seconds,
         "seed": 1,
