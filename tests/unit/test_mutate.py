@@ -122,10 +122,18 @@ def test_a_seed_draws_a_sample_and_a_longer_one_begins_with_it() -> None:
     assert sorted(made.drawn(None, seed=1)) == sorted(made.drawn(1000, seed=1)) == sorted(made.names)
 
 
-def test_who_reaches_a_function_is_asked_the_quickest_first() -> None:
-    took = {"a.py::slow": 3.0, "a.py::quick": 0.1, "b.py::quick": 0.2, "c.py::other": 0.0}
-    found = reach.Reach({"agent.sum.x_both": list(took)[:3]}, took)
-    assert found.tests_of("agent.sum.x_both") == ["b.py::quick", "a.py::quick", "a.py::slow"]
+def test_who_reaches_a_function_is_asked_one_of_each_file_first_then_the_quickest() -> None:
+    took = {
+        "a.py::slow": 3.0,
+        "a.py::quick": 0.1,
+        "b.py::second": 0.2,
+        "b.py::slow": 1.0,
+        "c.py::slow": 0.4,
+        "d.py::x": 0,
+    }
+    found = reach.Reach({"agent.sum.x_both": list(took)[:5]}, took)
+    quickest, others = ["a.py::quick", "b.py::second", "c.py::slow"], ["b.py::slow", "a.py::slow"]
+    assert found.tests_of("agent.sum.x_both") == quickest + others
     assert found.tests_of("agent.sum.x_neither") == []
     assert set(found.all_tests()) == set(took)
     assert found.limit_s(["a.py::slow"]) - found.limit_s([]) == pytest.approx(15.0)

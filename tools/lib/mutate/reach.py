@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-QUICK_S = 0.3  # of a test: those come first, then the others, each kind file by file for what a file shares
+QUICK_S = 0.3  # of a test: after one of each file, these come first, each kind file by file for what a file shares
 PATIENCE = 5.0  # times as long as when it was measured: the machine may be busier, a mutant slower
 START_S = 30.0
 
@@ -41,7 +41,10 @@ class Reach(msgspec.Struct, frozen=True):
             file = _file(test)
             return took.get(test, 0.0) >= QUICK_S, of_file[file], file
 
-        return sorted(tests, key=turn)
+        in_order = sorted(tests, key=turn)
+        # One of each file before any second one: what is noticed at all is mostly noticed by one of these.
+        first = {_file(test): test for test in reversed(in_order)}.values()
+        return list(dict.fromkeys([*sorted(first, key=lambda test: took.get(test, 0.0)), *in_order]))
 
 
 def _file(test: str) -> str:
