@@ -139,6 +139,7 @@ def test_a_refusal_names_the_line_of_the_sites_file_and_changes_nothing(site: Co
         assert site.why.startswith(where)
         assert zone_of(site.unit.begin())["dwell_ms"] == 900
     assert not site.unit.asked.is_set()
+    assert site.said == ["trying", "applied", "refused", "refused", "refused"]
 
 
 def test_an_older_one_and_one_for_another_unit_site_or_time_is_refused(site: Configured, tmp_path: Path) -> None:
