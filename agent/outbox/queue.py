@@ -7,8 +7,8 @@ some days for whoever missed it and asks (``agent.outbox.kept``). The queue is b
 presence goes first, then what the unit said about itself, and matches last. What was removed unacknowledged is owned up
 to in a signed ``loss`` event: at most one per reason waits at a time, further losses are added up meanwhile.
 
-A sequence number is never used twice as long as not all files of the unit are put back to an older state. No
-program can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
+A sequence number is never used twice as long as not all files of the unit are put back to an older state
+(``agent.outbox.numbers``). No program can prevent that; a subscriber detects it as a fork (``agent.subscribe.verify``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar, get_args
+from typing import Self, TypeVar, get_args
 
 import msgspec
 import rfc8785
@@ -28,8 +28,9 @@ import rfc8785
 from agent.clock import Clock
 from agent.errors import DamagedError, StorageError, printable
 from agent.keys import SigningKey
-from agent.outbox import kept
+from agent.outbox import kept, numbers
 from agent.outbox.draft import Draft, assemble, make_loss
+from agent.outbox.numbers import Head, Numbers, Remembered
 from agent.outbox.storage import OutboxFile, is_full
 from agent.parse.strict_json import convert
 from agent.protocol import event
@@ -44,13 +45,6 @@ KEEP_DAYS = 7  # as long as a broker is asked to keep the session of a subscribe
 OWNER_LABEL = b"postern/outbox/owner/v1"
 
 T = TypeVar("T")
-
-
-class Head(NamedTuple):
-    """The newest event: its seq, 0 before the first, and the digest that the next one names as ``prev``."""
-
-    seq: int
-    digest: str
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -83,14 +77,14 @@ class Outbox:
         max_bytes: int = MAX_BYTES,
         time_step_s: int = 1,
         owner_key: bytes | None = None,
-        known: Head | None = None,
+        remembered: Remembered | None = None,
         keep_days: int = KEEP_DAYS,
     ) -> None:
         """Open or create the queue of the unit ``source`` (``/postern/<site>/<unit>``).
 
         ``owner_key`` marks whose events wait. It must outlive ``signer``, of which it is derived unless given:
-        rows that were queued before the unit got a new event key have to be found by ``erase`` too. ``known`` is a head
-        that the chain is known to have had: a file from before it was put back, and goes on behind it.
+        rows that were queued before the unit got a new event key have to be found by ``erase`` too. ``remembered`` is
+        what the unit's other files know: an outbox that did not sign last goes on behind (``agent.outbox.numbers``).
         ``keep_days`` says how long what was delivered is kept, at the most; 0 keeps nothing.
         Raises StorageError, with what to do, when the file is damaged, of another unit, held by another
         process, read-only, or when the disk is full.
@@ -104,7 +98,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._time_step_s = time_step_s
         self._owner_key = owner_key or signer.derive(OWNER_LABEL)
-        self._known = known or Head(0, event.FIRST_PREV)
+        self._numbers = Numbers(path, remembered or Remembered())
         self._keep_days = keep_days
         self._settled: datetime | None = None
         self._lock = threading.RLock()
@@ -130,7 +124,7 @@ class Outbox:
         finds the row. Raises StorageError when it cannot be stored: then nothing was changed and no number was
         used. ValueError when the draft has a field that an event must not have.
         """
-        with self._lock, self._db.commit(durable=True) as db:
+        with self._lock, self._numbers.transaction(self._db, self._head().seq) as db:
             seq = self._store(db, draft, owner=self._owner_tag(owner))
             if self._make_room(db):
                 self._own_up(db)
@@ -235,9 +229,13 @@ class Outbox:
             (source,) = db.execute("SELECT source FROM head").fetchone()
             if source != self._source:
                 raise DamagedError(f"{self._db.path} is the outbox of {printable(source)}: give this unit its own")
-            db.execute("UPDATE head SET seq = ?1, digest = ?2 WHERE seq < ?1", self._known)
+            head = self._numbers.resume(self._head(), numbers.carried(db), self._db.generation())
+            db.execute("UPDATE head SET seq = ?, digest = ?", head)
+            numbers.carry(db, through := self._numbers.raised(head.seq))
             db.execute("UPDATE event SET due_ns = 0 WHERE due_ns > 0")
-            self._own_up(db)
+        self._numbers.name(through)
+        if self._db.row("SELECT 1 FROM lost LIMIT 1") is not None:
+            self._own_up_durably()
 
     def _stamp(self, number: int) -> None:
         with self._db.commit(durable=True) as db:
@@ -341,7 +339,7 @@ class Outbox:
         return any(reported)
 
     def _own_up_durably(self) -> None:
-        with self._db.commit(durable=True) as db:
+        with self._numbers.transaction(self._db, self._head().seq) as db:
             self._own_up(db)
 
     def _park(self, seq: int, reason: str) -> None:
@@ -358,7 +356,7 @@ class Outbox:
             )
 
     def _erase(self, tags: set[bytes | None]) -> int:
-        with self._db.commit(durable=True) as db:
+        with self._numbers.transaction(self._db, self._head().seq) as db:
             owned = db.execute("SELECT seq, owner FROM event WHERE owner IS NOT NULL ORDER BY seq")
             seqs = [seq for seq, owner in owned if owner in tags]
             for seq in seqs:

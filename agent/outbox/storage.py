@@ -10,6 +10,7 @@ overwrites removed rows; ``tidy`` also empties the log, where older page images 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -80,8 +81,8 @@ class OutboxFile(OwnedFile):
 
     SENTENCE = "the outbox {path} cannot be used: {advice}"
     DAMAGED = (
-        "it is damaged: move it away for an examiner and give the unit a new event key, because a sequence number"
-        " must never be used twice"
+        "it is damaged: move it away for an examiner, it alone, and what waited in it is lost; the unit leaves out the"
+        " numbers that it may have used, and asks the site to confirm"
     )
     UNUSABLE = "the outbox {path} cannot be used ({reason}): make its folder exist and writable"
 
@@ -163,5 +164,8 @@ class OutboxFile(OwnedFile):
 
 
 def is_full(error: StorageError) -> bool:
-    """Whether a full disk was the cause."""
-    return getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    """Whether a full disk was the cause, of the database or of a file beside it."""
+    cause = error.__cause__
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or (
+        isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    )

@@ -5,9 +5,9 @@ Gallery, command counter, outbox, record of used rules and audit log carry the n
 is. It rises when they are opened and closed, after each signed command that may change something, and after each
 erasure. A gallery from a backup would match somebody who was erased since, a counter would take a command twice, an
 outbox would sign its numbers twice, a record of used rules would give once more what is used up: so where the numbers
-differ nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind the last
-number that any of the files knows of, until the site has looked at the unit and says so. How far events and commands
-go in the meantime is kept as well: a second file that is lost before that takes no number twice either.
+differ nobody is matched and enrolled, every command has to answer a challenge, and the outbox goes on behind all
+numbers that it may have signed (``agent.outbox.numbers``), until the site has looked at the unit and says so. How far
+events and commands go in the meantime is kept as well: a second file that is lost before that takes none twice either.
 
 The number rises in an order that a power cut may end anywhere: the file names the coming number before the first of
 them carries it, and both count until all do. Who puts all files back at once is not noticed here, but by a
@@ -27,7 +27,7 @@ from msgspec import Meta
 from agent.audit.chain import Fact
 from agent.audit.log import AuditLog
 from agent.disk.files import PUBLIC_MODE, write_atomic
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head, Remembered
 from agent.parse.strict_json import MAX_SAFE_INTEGER, StrictJsonError, convert, decode
 from agent.protocol.event import FIRST_PREV
 from agent.protocol.names import Digest
@@ -95,10 +95,18 @@ def read_known(path: Path, audit: AuditLog | None = None) -> Known | None:
     newer = told if told.event_seq > known.event_seq else known
     return msgspec.structs.replace(
         known,
+        number=max(told.number, known.number),
         event_seq=newer.event_seq,
         event_digest=newer.event_digest,
         cmd_seq=max(told.cmd_seq, known.cmd_seq),
     )
+
+
+def remembered_of(known: Known | None) -> Remembered:
+    """What the outbox is told at its opening; while the site is asked it went on already, with whatever number."""
+    if known is None:
+        return Remembered()
+    return Remembered(Head(known.event_seq, known.event_digest), 0 if known.doubt else known.number)
 
 
 class Generation:

@@ -22,10 +22,11 @@ from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
 from agent.keys import UnitKey
 from agent.notices.notice import notice_id
-from agent.outbox.queue import OWNER_LABEL, Head, Outbox
+from agent.outbox.numbers import Remembered
+from agent.outbox.queue import OWNER_LABEL, Outbox
 from agent.protocol.receipt import RECEIPT_TYPE
 from agent.unit.at_the_door import rights_path
-from agent.unit.generation import Generation, read_known
+from agent.unit.generation import Generation, read_known, remembered_of
 from agent.unit.key_files import KeptFiles
 from agent.uplink.commands import CommandCounter
 
@@ -69,10 +70,10 @@ def open_outbox(
     key: UnitKey,
     clock: Clock,
     *,
-    known: Head | None = None,
+    remembered: Remembered | None = None,
     random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> Outbox:
-    """The durable queue of this unit, behind the ``known`` head; raises StorageError or KeyStoreError."""
+    """The durable queue of this unit, behind what is ``remembered`` of it; raises StorageError or KeyStoreError."""
     owner_key = config.keys.folder / "owner.key"
     if not owner_key.exists():  # once: the event key may be replaced while events wait that must stay erasable
         write_atomic(owner_key, key.derive(OWNER_LABEL))
@@ -81,7 +82,7 @@ def open_outbox(
         signer=key,
         owner_key=read_secret(owner_key),
         source=source_of(config),
-        known=known,
+        remembered=remembered,
         clock=clock,
         random=random,
         max_rows=config.outbox.max_rows,
@@ -101,10 +102,9 @@ def open_stores(
         closing(Ageing(clock, files.time)) as ageing,
         open_gallery(config, key, clock, ageing=ageing, random=random) as gallery,
     ):
-        known = read_known(files.generation, audit)
-        head = None if known is None else Head(known.event_seq, known.event_digest)
+        remembered = remembered_of(read_known(files.generation, audit))
         with (
-            open_outbox(config, key, clock, known=head, random=random) as outbox,
+            open_outbox(config, key, clock, remembered=remembered, random=random) as outbox,
             Rights(rights_path(config), clock, settled=ageing.settled) as rights,
         ):
             counter = CommandCounter(files.commands)

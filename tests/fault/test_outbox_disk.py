@@ -180,7 +180,7 @@ def test_damaged_file_is_refused_with_advice_and_left_as_it_is(tmp_path: Path, d
     else:
         content[:] = b"this is no database " * 500
     unit.path.write_bytes(content)
-    with pytest.raises(StorageError, match="new event key"):
+    with pytest.raises(StorageError, match="move it away for an examiner, it alone"):
         unit.open()
     assert unit.path.read_bytes() == content
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.errors import ConfigError
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head, numbers_path
 from agent.subscribe.verify import VerifiedEvent
 from tests.simulators.signing_unit import SigningUnit, unit_draft, verifier_of
 from tools.lib.rig.clock import AgendaClock, OffsetClock, say_offset
@@ -133,7 +133,7 @@ def test_the_head_is_read_beside_a_torn_write_and_the_unit_goes_on_from_it(tmp_p
     events_of(unit, 4)
     dead = tmp_path / "dead"
     dead.mkdir()
-    for file in tmp_path.glob("outbox.db*"):
+    for file in (*tmp_path.glob("outbox.db*"), numbers_path(unit.path)):
         if file.is_file():
             (dead / file.name).write_bytes(file.read_bytes())
     assert head_of(dead / "outbox.db") == unit.outbox.head()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RefusedError
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from tools.lib.fleet.audit import Audit
 from tools.lib.fleet.books import Undelivered, find
 from tools.lib.fleet.brokers import OwnBroker, own_broker

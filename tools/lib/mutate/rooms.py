@@ -64,7 +64,7 @@ ROOMS = {
         ("unit/test_outbox_*.py", "attack/test_absent_auditor.py", "unit/test_event_*.py",
          "unit/test_configured_parts.py", "unit/test_site_enrolment.py", "unit/test_uplink_drain.py",
          "unit/test_resolve.py", "attack/test_recorded_issue.py", "fault/test_outbox_disk.py",
-         "fault/test_outbox_power_cut.py"),
+         "fault/test_outbox_power_cut.py", "attack/test_lost_outbox.py", "unit/test_rig.py"),
     ),
     "protocol": Room(
         ("protocol/*.py",),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from agent.errors import StorageError
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from tools.lib.demo.brokers import DemoBroker
 from tools.lib.rig.process import UnitProcess
 from tools.lib.rig.proxy import FaultyProxy

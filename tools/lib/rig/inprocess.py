@@ -26,7 +26,7 @@ from agent.door import outputs as outputs_module
 from agent.door.outputs import Outputs
 from agent.errors import PosternError, VerificationError
 from agent.mqtt.records import Incoming
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.parse.strict_json import decode
 from agent.protocol.command import Command
 from agent.protocol.event import MatchData, PresenceData

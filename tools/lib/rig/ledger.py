@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.protocol.event import UnitData
 from agent.subscribe.verify import VerifiedEvent
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from agent.keys import DETERMINISTIC
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.protocol.event import MatchData, PresenceData, canonical
 from agent.subscribe.verify import VerifiedEvent
 from tools.lib.rig.board import Pulse

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.protocol.event import FIRST_PREV
 
 ROOT = Path(__file__).parents[3]

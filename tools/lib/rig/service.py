@@ -32,7 +32,7 @@ from agent.gallery.template import Vector
 from agent.keys import SigningKey, UnitKey
 from agent.notices.notice import notice_id
 from agent.outbox.epoch_keys import save
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.protocol.event import MatchData, PresenceData
 from agent.protocol.pseudonym import Resolver, epochs_from
 from agent.protocol.subject import SUBJECT_BYTES

@@ -29,7 +29,7 @@ from agent.clock import SystemClock
 from agent.config.load import load_config
 from agent.errors import CaptureRefusedError
 from agent.notices.notice import notice_id
-from agent.outbox.queue import Head
+from agent.outbox.numbers import Head
 from agent.unit.assemble import load_key
 from agent.unit.models import load_models
 from agent.unit.stores import open_gallery
