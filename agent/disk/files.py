@@ -159,6 +159,11 @@ def read_secret(path: Path) -> bytes:
     return read_bounded(path)
 
 
+def can_be_key(content: bytes, length: int) -> bool:
+    """Whether a file holds a key of ``length`` bytes; a power cut may leave it empty, short or without one set bit."""
+    return len(content) == length and any(content)
+
+
 def read_brought(path: Path, limit: int = MAX_SECRET_BYTES, *, secret: bool = False) -> bytes:
     """Text that a person brings, from any editor: UTF-8, whatever mark or encoding stood at its beginning.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.disk.files import read_secret, write_atomic
+from agent.disk.files import can_be_key, read_secret, write_atomic
 from agent.errors import KeyStoreError
 from agent.protocol.subject import SubjectId
 from agent.unit.key_files import UnitFiles
@@ -30,7 +30,7 @@ def card_numbers(files: UnitFiles, random: Callable[[int], bytes]) -> Callable[[
     if not files.card_secret.exists():
         write_atomic(files.card_secret, random(_SECRET_BYTES))
     secret = read_secret(files.card_secret)
-    if len(secret) != _SECRET_BYTES:
+    if not can_be_key(secret, _SECRET_BYTES):
         raise KeyStoreError(f"{files.card_secret} is damaged: restore it, or every person gets another card number")
     return partial(_number, secret)
 

@@ -13,14 +13,14 @@ from agent.audit.ageing import Ageing
 from agent.audit.log import AuditLog
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.disk.files import read_secret, write_atomic
+from agent.disk.files import can_be_key, read_secret, write_atomic
 from agent.door.rights import Rights
 from agent.errors import StorageError
 from agent.gallery.consent import Terms
 from agent.gallery.keyring import FileKeyring
 from agent.gallery.retention import Retention
 from agent.gallery.store import GalleryStore
-from agent.keys import UnitKey
+from agent.keys import DERIVED_KEY_BYTES, UnitKey
 from agent.notices.notice import notice_id
 from agent.outbox.numbers import Remembered
 from agent.outbox.queue import OWNER_LABEL, Outbox
@@ -75,7 +75,8 @@ def open_outbox(
 ) -> Outbox:
     """The durable queue of this unit, behind what is ``remembered`` of it; raises StorageError or KeyStoreError."""
     owner_key = config.keys.folder / "owner.key"
-    if not owner_key.exists():  # once: the event key may be replaced while events wait that must stay erasable
+    if not owner_key.exists() or not can_be_key(read_secret(owner_key), DERIVED_KEY_BYTES):
+        # Once: the event key may be replaced while events wait that must stay erasable.
         write_atomic(owner_key, key.derive(OWNER_LABEL))
     return Outbox(
         config.outbox.path,

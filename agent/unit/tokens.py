@@ -20,7 +20,7 @@ import numpy as np
 
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.disk.files import PUBLIC_MODE, read_bounded, read_secret, write_atomic
+from agent.disk.files import PUBLIC_MODE, can_be_key, read_bounded, read_secret, write_atomic
 from agent.door.token import Carried
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.gallery.records import Held
@@ -79,7 +79,7 @@ def load_token_key(files: UnitFiles) -> bytes:
     if not files.token_key.exists():
         raise KeyStoreError(f"this unit has no key of tokens: {GET_KEY}")
     key = read_secret(files.token_key)
-    if len(key) != TOKEN_KEY_BYTES:
+    if not can_be_key(key, TOKEN_KEY_BYTES):
         raise KeyStoreError(f"{files.token_key} is damaged: {GET_KEY}")
     return key
 

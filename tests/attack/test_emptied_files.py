@@ -16,8 +16,13 @@ from pathlib import Path
 import pytest
 
 from agent.audit.chain import verify_log
-from agent.errors import NEEDS_A_HUMAN, PosternError
+from agent.disk.files import write_atomic
+from agent.errors import NEEDS_A_HUMAN, KeyStoreError, PosternError
 from agent.outbox.draft import make_unit
+from agent.unit.cards import card_numbers
+from agent.unit.forget import owner_of
+from agent.unit.key_files import UnitFiles
+from agent.unit.tokens import load_token_key
 from tests.attack.test_restored_files import FILES, Unit
 
 LEFT: dict[str, Callable[[int], bytes | None]] = {"empty": lambda _: b"", "zeros": bytes, "gone": lambda _: None}
@@ -79,6 +84,29 @@ def test_what_is_lost_again_before_the_site_has_looked_takes_no_number_twice(uni
             commands.append(stores.counter.last)
     assert sorted(set(events)) == events
     assert sorted(set(commands)) == commands
+
+
+@pytest.mark.parametrize("how", LEFT)
+def test_what_waits_about_a_person_is_found_whatever_became_of_the_key_of_its_marks(unit: Unit, how: str) -> None:
+    leave(unit, "owner.key", how)
+    with unit.open() as stores:
+        assert stores.outbox.erase(owner_of(unit.people[1])) == 1
+
+
+@pytest.mark.parametrize("how", ["empty", "zeros"])
+@pytest.mark.parametrize(
+    ("name", "read"), [("card.key", lambda files: card_numbers(files, bytes)), ("token.key", load_token_key)]
+)
+def test_a_key_that_a_power_cut_left_is_no_key(
+    tmp_path: Path, name: str, read: Callable[[UnitFiles], object], how: str
+) -> None:
+    """By zeros every unit would give the same card numbers, and anybody would open a token."""
+    path = tmp_path / name
+    write_atomic(path, bytes(range(32)))
+    read(UnitFiles(tmp_path))
+    path.write_bytes(LEFT[how](32) or b"")
+    with pytest.raises(KeyStoreError, match="damaged"):
+        read(UnitFiles(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["gallery.db", "outbox.db", "rights.db"])
