@@ -22,7 +22,9 @@ MAX_PORT = 65_535  # 16 bits in TCP (RFC 9293 sec. 3.1)
 
 def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Let the command take broker, site and the program's own files."""
-    parser.add_argument("--broker", required=required, metavar="HOST", help="by the name or address in its certificate")
+    parser.add_argument(
+        "--broker", type=host, required=required, metavar="HOST", help="by the name or address in its certificate"
+    )
     parser.add_argument("--port", type=port, default=8883)
     parser.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
     parser.add_argument("--site", required=required)
@@ -33,6 +35,14 @@ def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
         metavar="FOLDER",
         help="the program's files as 'postern site add-program' made them",
     )
+
+
+def host(text: str) -> str:
+    """Type of an argument that is a name or address: a port behind it is told from the last part of an IPv6 address."""
+    name, _, number = text.rpartition(":")
+    if name and number.isdecimal() and ":" not in name:
+        raise argparse.ArgumentTypeError(f"the port has an argument of its own: {name} --port {number}")
+    return text
 
 
 def port(text: str) -> int:

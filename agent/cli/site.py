@@ -13,7 +13,7 @@ from agent.audit.chain import read_entries, verify_log
 from agent.cli import site_config, site_console, site_service
 from agent.cli.audit import tell_entry
 from agent.cli.options import add_passphrase, check_output, check_owner, read_passphrase, write_output
-from agent.cli.session import port
+from agent.cli.session import host, port
 from agent.cli.words import say, tell
 from agent.disk.files import read_brought
 from agent.errors import RefusedError, VerificationError
@@ -115,7 +115,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="it may tell who was there: the site's service sends it each week's key (as it was; may be repeated)",
     )
     broker = act("broker", _broker, "make or renew the broker's certificate")
-    broker.add_argument("host", nargs="+", help="names and addresses that clients connect to, the units' own first")
+    broker.add_argument(
+        "host", type=host, nargs="+", help="names and addresses that clients connect to, the units' own first"
+    )
     broker.add_argument("--port", type=port, default=programs.DEFAULT_PORT, help="where it listens (8883)")
     broker.add_argument("--kind", choices=tuple(KINDS), help="what it is (what it was, mosquitto at first)")
     act(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.cli.options import check_output, write_output
+from agent.cli.session import host
 from agent.cli.words import say, tell
 from agent.clock import Clock, SystemClock
 from agent.disk.files import PUBLIC_MODE, read_brought, write_atomic
@@ -195,7 +196,9 @@ def configure(act: Act) -> None:
     back.add_argument("file", type=Path, nargs="*", metavar="FILE", help="newer lists of units or tokens, from others")
     served = act("serve", serve, "run the site's service: joining, renewing, the list of units")
     served.add_argument("--page", type=Path, metavar="FILE", help="write the list of units there, for a browser")
-    served.add_argument("--broker", metavar="HOST", help="instead of the first name that 'site broker' was given")
+    served.add_argument(
+        "--broker", type=host, metavar="HOST", help="instead of the first name that 'site broker' was given"
+    )
     invited = act("invite", invite, "write the one file by which a new unit joins by itself")
     invited.add_argument("unit")
     invited.add_argument("--hours", type=int, default=168, help="how long it is good for (168)")

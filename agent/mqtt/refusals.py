@@ -48,6 +48,7 @@ _CONNACK_5 = {
     0x9D: "has moved: correct broker.host",
     0x9F: "sees too many connections: wait, and look for two clients with one identity",
 }
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED (openssl-verify(1)); Python's ssl has no name for it
 _CONNACK_3 = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: NOT_AUTHORISED}  # MQTT 3.1.1, table 3.1
 
 # Words of OpenSSL for what the broker said about our certificate.
@@ -97,6 +98,11 @@ def explain_tls(place: str, error: Exception) -> str:
     """Sentence for a connection that failed before MQTT began."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = printable(error.verify_message or "not verified")
+        if error.verify_code == _EXPIRED:
+            return (
+                f"the certificate of {place} has expired, or this clock is ahead: make a new one at the site (postern"
+                " site broker HOST), carry it to the broker, restart that"
+            )
         return (
             f"the certificate of {place} is not accepted ({reason}): check ca.crt, or whether the invitation is of this"
             " broker's site, the name of the host and both clocks"

@@ -31,6 +31,7 @@ from agent.protocol.response import Asked, Response, command_digest, read_respon
 from agent.protocol.topics import list_part_topic, list_topic
 from agent.protocol.trust import TrustedUnits
 from agent.site import configuration, units
+from agent.site.fleet import service_advice
 from agent.site.folder import changing
 from agent.site.handing import DAY_S, Handing, Letter
 from agent.site.joining import ask_to_join
@@ -91,6 +92,7 @@ class Desk:
         self._replayed: set[str] = set()  # units of whom old health comes
         self._numbers: dict[str, int] = {}  # of the last command to each unit
         self._daily_ns: int | None = None
+        self._advised_ns: int | None = None
         self._trusted: tuple[tuple[int, int], TrustedUnits] | None = None
         self._shown: tuple[int, int] | None = None  # of the list that ``board`` gave
         self._shown_ns = 0
@@ -148,11 +150,17 @@ class Desk:
     def daily(self) -> None:
         """Hand programs what falls due; once a day destroy the epoch keys of past weeks. Raises PosternError.
 
+        Once a day, too, the journal is told what a person has to do about the service and the broker.
+
         Past by the settled time (``agent.audit.ageing``): a clock that is ahead would destroy what is still needed.
         """
         self._ageing.look()
         now_ns = self._clock.monotonic_ns()
         self._handing.look()
+        if self._advised_ns is None or now_ns - self._advised_ns >= DAY_S * 1_000_000_000:
+            self._advised_ns = now_ns
+            for advice in service_advice(self._folder, clock=self._clock):
+                self._tell(advice)
         if self._daily_ns is not None and now_ns < self._daily_ns:
             return
         if (settled := self._ageing.settled()) is None:
@@ -175,7 +183,7 @@ class Desk:
         if root == JOINING_ROOT and rest.replace("/", ".") == f"{asks}{JOINING_SUFFIX}.request":
             if not self._quota.admits(f"{asks}{JOINING_SUFFIX}", JOINING):
                 return
-            reply = ask_to_join(self._folder, asks, payload, clock=self._clock)
+            reply = ask_to_join(self._folder, asks, payload, clock=self._clock, tell=self._tell)
             yield Letter(topic.removesuffix("request") + "answer", reply, VALIDITY_S)
             return
         if root != TOPIC_ROOT or not self._quota.admits(name, UNIT) or (record := self._record(name)) is None:
@@ -207,6 +215,9 @@ class Desk:
             return
         self._replayed.discard(record.unit)
         seen = with_health(before, health, round_down(self._clock.now(), 1), mark)
+        told = seen.configuration
+        if told is not None and told != before.configuration and told.state == "rolled_back":
+            self._tell(f"{record.unit}: it took configuration {told.serial} back: {told.why}")
         changed = msgspec.structs.replace(seen, at=before.at, queue=before.queue, mark=before.mark) != before
         self._keep(seen, now=changed)
         flight = self._flights.get(record.unit)

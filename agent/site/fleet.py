@@ -12,18 +12,20 @@ import msgspec
 
 from agent.clock import Clock
 from agent.errors import PosternError
-from agent.keys import load_public_key
+from agent.keys import PublicKey, load_public_key
 from agent.mqtt.credentials import read_ends
 from agent.protocol.grant import read_grant
 from agent.protocol.names import parse_time
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.protocol.record import load
+from agent.site.authority import read_certificate, validity
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
 from agent.site.joining import is_contested
 from agent.site.mandated import may_configure
 from agent.site.newer import put_back
 from agent.site.policies import SignedPolicy, newest_policy
+from agent.site.programs import DEFAULT_PORT as BROKER_PORT
 from agent.site.programs import may_renew
 from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen
@@ -31,7 +33,9 @@ from agent.site.seen import UnitSeen
 State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", "unheard"]
 SILENT: Final = timedelta(minutes=10)  # without health, which comes each minute
 LONG_QUEUE: Final = 100  # events that wait though the unit is there
-SOON_DAYS: Final = 60  # before the service's own papers end
+SOON_DAYS: Final = 60  # before the service's own papers or the broker's certificate end
+LAST_YEAR: Final = timedelta(days=365)  # of the site's authority: everybody has to move to another site by then
+STARTING_S: Final = 60  # of a run, in which a camera is still being opened; the next health is due by then
 MAX_WEEKS: Final = 520  # of keys that a unit may say to hold; a site issues three
 CERTIFICATE_DAYS: Final = 30  # left of a unit's: the service has been trying for three months by then
 
@@ -44,6 +48,7 @@ class UnitState(msgspec.Struct, frozen=True):
     seen: UnitSeen
     advice: tuple[str, ...]
     key_days: int | None = None  # until the last of its epoch keys ends; None where it did not say how many it has
+    certificate_days: int | None = None  # until it ends, below 0 since it did; None where it did not say
 
     def known(self) -> dict[str, str]:
         """What it said of itself, in the order in which it is shown; empty where nothing was heard."""
@@ -56,8 +61,8 @@ class UnitState(msgspec.Struct, frozen=True):
             "queue": _number(seen.queue),
             "clock": seen.clock or "?",
             "keys": f"{_number(self.key_days)} days",
-            "certificate": f"{_number(seen.certificate_days)} days",
-            "camera": seen.camera or "?",
+            "certificate": f"{_number(self.certificate_days)} days",
+            "camera": "starting" if self.state == "online" and _is_starting(seen) else seen.camera or "?",
             "policy": _short(seen.policy),
             "models": " ".join(f"{task} {_short(digest)}" for task, digest in sorted(seen.models.items())) or "?",
             "settings": self._configuration(),
@@ -89,7 +94,7 @@ class UnitState(msgspec.Struct, frozen=True):
             "recognition": seen.recognition,
             "weeks_of_epoch_keys": seen.epochs,
             "epoch_key_days": self.key_days,
-            "certificate_days": seen.certificate_days,
+            "certificate_days": self.certificate_days,
             "camera": seen.camera,
             "policy": seen.policy,
             "models": seen.models,
@@ -137,7 +142,32 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
 
 def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
     """What is to be done about the site's service itself. Needs no private key."""
-    return tuple(_about_service(check_site(folder), clock.now()))
+    files, now = check_site(folder), clock.now()
+    return (*_about_broker(files, now), *_about_service(files, now))
+
+
+def _about_broker(files: SiteFiles, now: datetime) -> Iterator[str]:
+    """What the root alone can renew, and what of this machine's clock is surely wrong."""
+    begins, ends = validity(read_certificate(files.ca_crt))
+    if now < begins:
+        yield (
+            f"this machine's clock says {now:%Y-%m-%d}, before this site was made ({begins:%Y-%m-%d}): set it, what is"
+            " signed meanwhile counts for nobody"
+        )
+    if ends - now < LAST_YEAR:
+        yield f"the site's authority {_ends(ends, now)}, and every certificate with it: move to a new site by then"
+    broker = files.known_broker
+    counting = [parse_time(one.expires_at) for one in broker.certificates if not one.revoked_at] if broker else []
+    if broker and counting and max(counting) - now < timedelta(days=SOON_DAYS):
+        port = "" if broker.port == BROKER_PORT else f" --port {broker.port}"
+        yield (
+            f"the broker's certificate {_ends(max(counting), now)}, and nobody connects after that: postern site broker"
+            f" {' '.join(broker.hosts) or 'HOST'}{port}, carry site/broker there, restart it"
+        )
+
+
+def _ends(moment: datetime, now: datetime, verb: str = "ends") -> str:
+    return f"{verb if moment > now else 'ended'} on {moment:%Y-%m-%d}"
 
 
 def _about_service(files: SiteFiles, now: datetime) -> Iterator[str]:
@@ -152,12 +182,13 @@ def _about_service(files: SiteFiles, now: datetime) -> Iterator[str]:
         site = load(files.record, SiteRecord).site
         grant, _ = read_grant(token, load_public_key(files.site_jwk), site=site)
         mandate = datetime.fromtimestamp(grant.expires_at, now.tzinfo)
-        ends = min(mandate, *read_ends(service_credentials(files)))
+        ends = min(mandate, read_ends(service_credentials(files))[0])
     except PosternError as error:
         yield f"{error}: postern site delegate"
         return
     if ends - now < timedelta(days=SOON_DAYS):
-        yield f"the service's papers end on {ends:%Y-%m-%d}: postern site delegate"
+        moment = _ends(ends, now, "end")
+        yield f"the service's papers {moment}, and nobody is renewed or let in after that: postern site delegate"
     elif not may_configure(files, site):
         yield "the service's mandate is of a release before, and sets no unit: postern site delegate"
     for client in files.all_clients():
@@ -170,12 +201,27 @@ def _of(files: SiteFiles, record: UnitRecord, policy: SignedPolicy | None, now: 
     seen = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=record.unit)
     if record.revoked:
         return UnitState(record.unit, "revoked", seen, ())
+    if seen.mark is not None and seen.mark.kid != PublicKey.from_jwk(record.keys[-1].jwk).kid:
+        seen = UnitSeen(version=1, unit=record.unit)  # it joined anew: what was heard is of the keys before
     state: State = "unheard"
     if seen.at is not None:
         state = "silent" if now - parse_time(seen.at) > SILENT else "online"
     if seen.online is False:
         state = "offline"
-    return UnitState(record.unit, state, seen, tuple(_advice(record.unit, state, seen, policy)), _key_days(seen, now))
+    days = _certificate_days(seen, now)
+    advice = tuple(_advice(record.unit, state, seen, policy, days))
+    return UnitState(record.unit, state, seen, advice, _key_days(seen, now), days)
+
+
+def _certificate_days(seen: UnitSeen, now: datetime) -> int | None:
+    if seen.at is None or seen.certificate_days is None:
+        return None
+    return seen.certificate_days - max((now - parse_time(seen.at)).days, 0)
+
+
+def _is_starting(seen: UnitSeen) -> bool:
+    """Whether it has no camera yet because its run has just begun."""
+    return seen.camera == "none" and seen.mark is not None and seen.mark.uptime_s < STARTING_S
 
 
 def _key_days(seen: UnitSeen, now: datetime) -> int | None:
@@ -190,17 +236,22 @@ def _key_days(seen: UnitSeen, now: datetime) -> int | None:
 _BY_STATE: dict[State, str] = {
     "offline": "it left the broker: look at its power and network, then at its journal",
     "silent": "nothing was heard of it for ten minutes: is the site's service running, and the unit?",
-    "unheard": "it has not been heard since it was let in: look at its journal (journalctl -u postern)",
+    "unheard": "it has not been heard since it was let in; if it stays so for some minutes, look at its journal"
+    " (journalctl -u postern)",
 }
 
 
-def _advice(unit: str, state: State, seen: UnitSeen, policy: SignedPolicy | None) -> Iterator[str]:
+def _advice(
+    unit: str, state: State, seen: UnitSeen, policy: SignedPolicy | None, certificate_days: int | None
+) -> Iterator[str]:
     if state in _BY_STATE:
         yield _BY_STATE[state]
     if seen.at is None:
         return
-    yield from _about_papers(unit, seen)
+    yield from _about_papers(unit, seen, certificate_days)
     yield from _about_work(unit, seen)
+    if seen.camera == "none" and not (state == "online" and _is_starting(seen)):
+        yield "its camera is lost: look at cable and network, then run postern doctor there"
     if seen.queue is not None and seen.queue >= LONG_QUEUE and state == "online":
         yield f"{seen.queue} events wait though it is connected: look at the broker's rules for it"
     yield from _about_settings(seen, policy)
@@ -209,15 +260,20 @@ def _advice(unit: str, state: State, seen: UnitSeen, policy: SignedPolicy | None
         yield f"what it was sent last was not taken ({seen.told})"
 
 
-def _about_papers(unit: str, seen: UnitSeen) -> Iterator[str]:
+def _about_papers(unit: str, seen: UnitSeen, certificate_days: int | None) -> Iterator[str]:
     if seen.renews is False:
         yield "its release takes no renewals by itself: upgrade it, or renew it by hand"
     if seen.epochs == 0:
         yield "it has no epoch key, so nobody is announced: look at what it was told last"
     elif seen.epochs is not None and seen.epochs < EPOCHS_AHEAD:
         yield f"it has epoch keys for {seen.epochs} week only: the service tries again when it hears of it"
-    if seen.certificate_days is not None and seen.certificate_days < CERTIFICATE_DAYS:
-        yield f"its certificate ends in {seen.certificate_days} days: postern site renew-unit {unit}, if it stays so"
+    if certificate_days is not None and certificate_days < 0:
+        yield (
+            f"its certificate has ended, so no broker lets it in: postern site renew-unit {unit} -o answer.jws, and at"
+            " the unit postern unit install answer.jws"
+        )
+    elif certificate_days is not None and certificate_days < CERTIFICATE_DAYS:
+        yield f"its certificate ends in {certificate_days} days: postern site renew-unit {unit}, if it stays so"
 
 
 def _about_work(unit: str, seen: UnitSeen) -> Iterator[str]:
@@ -229,8 +285,6 @@ def _about_work(unit: str, seen: UnitSeen) -> Iterator[str]:
         yield f"it recognises nobody: postern ask {unit} recognition/resume, if nobody wants that"
     for what in seen.asks:
         yield f"it asks about its {what}: postern ask {unit} unit/confirm what={what}"
-    if seen.camera == "none":
-        yield "its camera is lost: look at cable and network, then run postern doctor there"
 
 
 def _about_settings(seen: UnitSeen, policy: SignedPolicy | None) -> Iterator[str]:

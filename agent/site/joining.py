@@ -128,10 +128,18 @@ def _forget_asked(files: SiteFiles, unit: str) -> None:
         remove(old)
 
 
-def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTEM_CLOCK) -> bytes:
+def ask_to_join(
+    folder: Path,
+    unit: str,
+    request: bytes,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    tell: Callable[[str], None] = lambda _: None,
+) -> bytes:
     """What is said to whoever asks with an invitation for ``unit``, as its certificate at the broker said.
 
-    A refusal is an answer, proven by the claim where the site knows that, and stands in the log once for each reason.
+    A refusal is an answer, proven by the claim where the site knows that, and stands in the log once for each reason;
+    so often is ``tell`` handed it, too.
     What the site can still mend (its service has no mandate, the name is taken) lets the unit wait. Raises
     KeyStoreError and StorageError.
     """
@@ -139,7 +147,8 @@ def ask_to_join(folder: Path, unit: str, request: bytes, *, clock: Clock = SYSTE
     try:
         return encode(_reply(folder, unit, request, digest, clock))
     except RefusedError as error:
-        _log_refusal(folder, unit, error.reason, clock)
+        if _log_refusal(folder, unit, error.reason, clock):
+            tell(f"{unit}: whoever asked to join by this name was refused: {error}")
         state: Literal["waiting", "refused"] = "refused" if isinstance(error, VerificationError) else "waiting"
         reply = JoinReply(version=1, state=state, request=digest, reason=error.reason[:64], message=str(error)[:512])
         if (key := _claim(SiteFiles(folder), unit, request)) is not None:
@@ -260,11 +269,15 @@ def _claim(files: SiteFiles, unit: str, request: bytes) -> bytes | None:
     return next((key for key in keys if joining.is_proof(key, asked)), None)
 
 
-def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> None:
-    """Once for each unit and reason until the next invitation, so that nobody fills the log from outside."""
+def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> bool:
+    """Once for each unit and reason until the next invitation, so that nobody fills the log from outside.
+
+    True where it was that once.
+    """
     mark = _mark(SiteFiles(folder), unit, reason)
     if mark.exists():
-        return
+        return False
     with changing(folder, clock=clock, needs_root=False) as site:
         site.log("joining_refused", unit=unit, reason=reason)
         write_atomic(mark, reason.encode())
+    return True

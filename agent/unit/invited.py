@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -83,8 +84,7 @@ def go_on(invitation: Invitation, keys: Path, *, policy: Path, clock: Clock, ask
         _clear_waiting(files)
         return
     check_place(files, invitation)
-    if clock.state() == "synced" and clock.now().timestamp() > invitation.ends:
-        raise RefusedError("the invitation has expired: make a new one at the site", reason="expired")
+    _check_time(invitation, clock)
     request = _request(files, invitation)
     reply = ask(request)
     install(keys, (reply.answer or "").encode(), clock=clock)
@@ -93,6 +93,21 @@ def go_on(invitation: Invitation, keys: Path, *, policy: Path, clock: Clock, ask
         write_atomic(policy, reply.policy.encode(), mode=PUBLIC_MODE)
     save(files.joined, mark)
     _clear_waiting(files)
+
+
+def _check_time(invitation: Invitation, clock: Clock) -> None:
+    """Refuse an invitation that is over; where the clock is not known to be right, say so and wait."""
+    now, ends = clock.now(), datetime.fromtimestamp(invitation.ends, UTC)
+    if now <= ends:
+        return
+    anew = f"make a new one at the site (postern site invite {invitation.unit})"
+    statement = f"the invitation of {invitation.unit} ended on {ends:%Y-%m-%d %H:%M} UTC"
+    if clock.state() == "synced":
+        raise RefusedError(f"{statement} and has expired: {anew}", reason="expired")
+    raise RetryError(
+        f"{statement} and the clock says {now:%Y-%m-%d %H:%M}, but was never synchronised: wait for the time server or"
+        f" set it; if that is right, {anew}"
+    )
 
 
 def check_place(files: UnitFiles, invitation: Invitation) -> None:

@@ -52,7 +52,9 @@ def _clear(config: Config, clock: Clock) -> tuple[str, ...]:
                 if topic is not None and ack.accepted:
                     cleared.append(topic)
                 elif topic not in (None, topics.discovery):  # a site without Home Assistant has no line for it
-                    raise BrokerError(f"the broker refuses {topic}: add it to the broker's ACL")
+                    raise BrokerError(
+                        f"the broker refuses {topic}: carry the site's acl there, unless this unit was revoked"
+                    )
         if waiting:
             raise BrokerError(f"the broker {broker.host}:{broker.port} did not answer in time: try again")
         return tuple(cleared)

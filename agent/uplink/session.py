@@ -308,7 +308,10 @@ class Uplink:
         if (
             topic is not None and topic not in self.unwanted and not ack.accepted
         ):  # what may not be written is not there
-            self._notify("refused", f"the broker refuses {topic} ({reason}): add it to the broker's ACL")
+            self._notify(
+                "refused",
+                f"the broker refuses {topic} ({reason}): carry the site's acl there, unless this unit was revoked",
+            )
 
     def _received(self, connection: Link, message: Incoming, now_ns: int) -> None:
         if message.retained:  # neither a command nor a birth may be a memory

@@ -41,6 +41,7 @@ class FirstBoot:
         self.command("timedatectl", "echo no")
         self.command("apt-get", "exit 100")
         self.command("setpriv", 'shift 3; exec "$@"')
+        self.command("chown", "exit 0")
 
     def command(self, name: str, does: str) -> None:
         path = self.bin / name
@@ -97,6 +98,12 @@ def test_a_first_boot_with_an_invitation_asks_until_it_has_joined_and_then_start
     unit.command("systemctl", "exit 0")
     assert unit().returncode == 0
     assert [path.name for path in unit.boot.glob("postern-*")] == ["postern-joined"], "the claim is gone from the card"
+    calls = unit.calls.read_text()
+    assert f"unit join {unit.boot}" not in calls, "the unit's user may not look onto a card that is mounted for root"
+    handed = {
+        line.split()[-1] for line in calls.splitlines() if line.startswith(("chown postern", "postern unit join"))
+    }
+    assert not any(Path(copy).exists() for copy in handed)
     assert "systemctl enable --now postern.service" in unit.calls.read_text()
     before = unit.calls.read_text()
     assert unit().returncode == 0

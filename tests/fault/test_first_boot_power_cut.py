@@ -40,6 +40,7 @@ mark("done")
 PROGRAMS = {
     "timedatectl": "echo yes",
     "setpriv": 'shift 3; exec "$@"',
+    "chown": "exit 0",
     "systemctl": ': >"$ROOT/enabled"',
     "postern": """
 keep() { echo "$2" >"$ROOT/$1.new"; sync "$ROOT/$1.new"; mv "$ROOT/$1.new" "$ROOT/$1"; sync "$ROOT"; }

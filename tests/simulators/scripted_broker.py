@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.records import BrokerSettings
@@ -42,7 +43,7 @@ def disconnect(reason: int) -> bytes:
 class ScriptedBroker:
     """``on_publish(topic, mid)`` gives the bytes to answer with, ``HANG_UP``, or None for silence."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, *, ends: datetime | None = None) -> None:
         self.on_publish: Callable[[str, int], bytes | None] = lambda _, mid: puback(mid)
         self.greeting: bytes | None = connack()
         self.after_greeting = b""
@@ -50,7 +51,7 @@ class ScriptedBroker:
         self.connections = 0
         self.published: list[str] = []
         self._authority = authority
-        server = authority.issue("scripted", server=True)
+        server = authority.issue("scripted", server=True, ends=ends)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(server.certificate, server.key)
         self._context.load_verify_locations(authority.ca)

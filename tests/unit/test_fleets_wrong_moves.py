@@ -115,6 +115,8 @@ def test_an_invitation_made_twice_says_that_the_first_is_worth_nothing(desk: Des
         ("config", "sign", "door-7"),
         ("root-away", "hq"),
         ("serve", "--page", "nowhere/x.html"),
+        ("serve", "--broker", "broker.example.org:1883"),
+        ("broker", "broker.example.org:1883"),
         ("console", "--page", "none.html", "--address", "127.0.0.1"),
         ("console", "--page", ".", "--address", "127.0.0.1"),
         ("console", "--page", "hq/site.key", "--address", "127.0.0.1"),

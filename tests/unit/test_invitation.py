@@ -280,6 +280,17 @@ def test_the_list_shows_who_waits_for_the_name_of_a_revoked_unit_and_hides_no_un
     assert shown(here).advice[0] == f"postern site accept {here}"
 
 
+def test_a_refusal_is_told_at_the_site_too_and_once(fleet: Fleet, tmp_path: Path) -> None:
+    old = request(fleet, tmp_path / "old", joining.invite(fleet.folder, "door-71", clock=fleet.clock))
+    joining.invite(fleet.folder, "door-71", clock=fleet.clock)
+    for _ in range(3):
+        fleet.desk.take(f"postern-join/{SITE}/door-71.join/request", old)
+    told = [text for text in fleet.tally.told if text.startswith("door-71: ")]
+    assert told == [
+        "door-71: whoever asked to join by this name was refused: a newer invitation for door-71 was made: use that one"
+    ]
+
+
 def test_an_accepted_units_keys_cannot_be_swapped_by_who_copied_its_card(fleet: Fleet, tmp_path: Path) -> None:
     """Both ask with one claim while the site looks: whoever asked first waits, and then nobody is let in by it."""
     text = joining.invite(fleet.folder, "door-70", clock=fleet.clock)

@@ -131,6 +131,10 @@ def test_what_was_refused_or_taken_back_is_told_with_its_line_and_sent_again_onl
     served.target.configuring.failed("the camera does not open", state="rolled_back")
     assert served.exchange() == []
     assert "it took configuration 2 back (the camera does not open)" in " ".join(served.listed["advice"])
+    assert served.exchange() == []
+    assert [told for told in served.told if "back" in told] == [
+        f"{UNIT}: it took configuration 2 back: the camera does not open"
+    ], "in the journal, once"
 
 
 def test_a_unit_of_a_release_before_and_a_mandate_of_one_are_sent_nothing_and_shown(served: Served) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, KeyStoreError
+from agent.mqtt.connection import Connection
 from agent.mqtt.credentials import Credentials, load_identity
 from tests.simulators.broker import wait_until
 from tests.simulators.pki import DAY, Authority
@@ -141,4 +142,12 @@ def test_broker_of_another_name_is_not_spoken_to(site: Authority, tmp_path: Path
     wait_until(lambda: unit.notices)
     assert unit.told("is not accepted") or unit.told("nothing listens")
     assert unit.uplink.stop()
+    broker.close()
+
+
+def test_broker_whose_certificate_has_expired_is_said_to_need_a_new_one(site: Authority) -> None:
+    """Before, the sentence spoke of ca.crt, invitations and names."""
+    broker = ScriptedBroker(site, ends=datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises(BrokerError, match=r"has expired, or this clock is ahead: make a new one at the site"):
+        Connection(broker.settings(site.issue("door-1")), client_id="door-1", clock=SystemClock()).open()
     broker.close()

@@ -21,7 +21,9 @@ from pathlib import Path
 from agent.clock import Bounds, SystemClock
 from agent.keys import UnitKey, load_public_key
 from agent.mqtt.records import BrokerSettings
+from agent.outbox.epoch_keys import EpochKeys
 from agent.outbox.queue import Outbox
+from agent.site.folder import DEFAULT_AUDIENCES
 from agent.unit.key_files import UnitFiles
 from agent.unit.verbs import replay
 from agent.uplink.answers import Answers
@@ -48,6 +50,7 @@ class FleetUnit:
         self.outbox = Outbox(folder / "outbox.db", signer=signer, source=f"/postern/{SITE}/{name}", clock=self._clock)
         self._signed = (folder / "signed").open("a", buffering=1)
         self._mailbox = Mailbox()
+        held = EpochKeys.load(UnitFiles(folder).epoch_keys)
         commands = Commands(
             site=SITE,
             unit=name,
@@ -70,6 +73,7 @@ class FleetUnit:
             recognition=lambda: "running",
             temperature=lambda: None,
             disk_free=lambda: read_disk_free(folder),
+            epochs=lambda: held.left(DEFAULT_AUDIENCES[0], self._clock.now()),
         )
         self.uplink = Uplink(
             UplinkSettings(broker, site=SITE, unit=name, reconnect_s=RECONNECT_S, health_interval_s=HEALTH_S),
