@@ -61,6 +61,7 @@ CALM = 0.5  # of the frames: a scene in which more of them changed is not at res
 PRESS_S = 15.0  # for a person to walk to the button
 PANEL_S = 8.0  # for a controller to find a reader and set up the secure channel
 PRESS_LOOK_S = 0.05
+PROC = Path("/proc")
 SLOW_CAMERA = 0.7  # of the frame rate that was asked for
 
 
@@ -174,15 +175,15 @@ def check_state(config: Config, clock: Clock) -> Found:
         yield "ok", "the clock agrees with what this unit knows"
 
 
-def check_memory(_config: Config, _clock: Clock) -> Found:
-    """See that references, which are in memory, reach no disk."""
-    swaps = [line.split()[0] for line in _lines("/proc/swaps")[1:]]
+def check_memory(_config: Config, _clock: Clock, proc: Path = PROC) -> Found:
+    """See that references, which are in memory, reach no disk; ``proc`` is where the kernel says so (proc(5))."""
+    swaps = [line.split()[0] for line in _lines(proc / "swaps")[1:]]
     plain = [swap for swap in swaps if not Path(swap).name.startswith("zram")]
     if plain:
         yield "advice", f"swap on {', '.join(plain)}: switch it off; the service does not swap, this command may"
     else:
         yield "ok", "no swap on a disk"
-    handler = "".join(_lines("/proc/sys/kernel/core_pattern"))
+    handler = "".join(_lines(proc / "sys/kernel/core_pattern"))
     limited = resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
     if (limited and not handler.startswith("|")) or handler.endswith("/bin/false"):
         yield "ok", "no core dumps"
@@ -380,8 +381,8 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: Path) -> list[str]:
     try:
-        return [printable(line) for line in Path(path).read_text("ascii", errors="replace").splitlines()]
+        return [printable(line) for line in path.read_text("ascii", errors="replace").splitlines()]
     except OSError:
         return []

@@ -21,7 +21,7 @@ from agent.errors import ConfigError
 from agent.keys import UnitKey
 from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
-from agent.unit.doctor import CHECKS, NOTICE, Finding, examine
+from agent.unit.doctor import CHECKS, NOTICE, Finding, check_memory, examine
 from tests.simulators.broker import RealBroker
 from tests.simulators.pki import Authority
 
@@ -127,6 +127,27 @@ def test_another_units_certificate_is_a_fault(file: Path, site: Authority) -> No
 def test_an_unsynchronised_clock_is_advice(file: Path) -> None:
     assert states("clock", file, SimulatedClock(state="synced")) == ["ok"]
     assert states("clock", file, SimulatedClock(state="unsynced")) == ["advice"]
+
+
+@pytest.mark.parametrize(
+    ("swaps", "pattern", "told"),
+    [
+        (["/dev/zram0"], "|/bin/false", ["ok", "ok"]),
+        ([], "|/usr/lib/systemd/systemd-coredump %P", ["ok", "advice"]),
+        (["/dev/zram0", "/var/swap", "/dev/mmcblk0p3"], "|/bin/false", ["advice", "ok"]),
+    ],
+)
+def test_memory_that_reaches_a_disk_is_told(
+    file: Path, tmp_path: Path, swaps: list[str], pattern: str, told: list[str]
+) -> None:
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    rows = [f"{swap}  file  2097148  0  -2\n" for swap in swaps]
+    (tmp_path / "swaps").write_text("Filename  Type  Size  Used  Priority\n" + "".join(rows))
+    (tmp_path / "sys/kernel/core_pattern").write_text(pattern + "\n")
+    found = list(check_memory(load_config(file), SystemClock(), tmp_path))
+    assert [state for state, _ in found] == told
+    if told[0] == "advice":
+        assert found[0][1].startswith("swap on /var/swap, /dev/mmcblk0p3: ")
 
 
 def test_missing_models_are_a_fault_with_the_setting_to_correct(file: Path) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from agent.camera.base import Frame, RgbPicture
+from agent.camera.scene.render import SceneRenderer
+from agent.camera.scene.script import SceneScript
 from agent.clock import SimulatedClock, SystemClock
 from agent.config.console import Console, refuse_address
 from agent.config.drawn import as_drawn, draw, zone_file
@@ -21,6 +24,8 @@ from agent.config.schema import Config, ZoneActivation
 from agent.console.link import MAX_ASK_BYTES, ask, can_listen, socket_of
 from agent.console.opening import Opening, close, digest_of_code, make_opening, write_opening
 from agent.detect.detector import load_detector
+from agent.detect.face import Face
+from agent.detect.track import Track
 from agent.disk.process_lock import ProcessLock
 from agent.door.acts import Inputs
 from agent.errors import ConfigError, PosternError, RefusedError, RetryError
@@ -254,6 +259,49 @@ def test_what_the_running_unit_holds_is_told_and_no_check_is_missed_because_it_w
             held.release()
 
 
+def look_at(watching: Watching, frame: Frame, *tracks: Track, capturing: bool = False) -> dict[str, Any]:
+    """What a console is told of ``frame``."""
+    found: list[dict[str, Any] | None] = []
+    asking = threading.Thread(target=lambda: found.append(watching.take(30)))
+    asking.start()
+    wait_until(lambda: watching._wanted)
+    with frame:
+        watching.offer(frame, tracks, capturing=capturing)
+    asking.join()
+    assert found[0] is not None
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("gain", "blur", "light", "advice"),
+    [(1.0, 0, range(20, 90), ""), (0.08, 0, range(1, 12), "too dark"), (1.0, 8, range(20, 90), "")],
+)
+def test_of_a_face_its_place_size_turn_light_and_sharpness_are_told(
+    tmp_path: Path, gain: float, blur: float, light: range, advice: str
+) -> None:
+    clock, detector = SimulatedClock(), load_detector(MANIFEST, "detector-320x240")
+    watching = Watching(config(tmp_path, "[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]"), detector, clock)
+    path, pose = [{"at": 0, "x": 320, "y": 150, "face": 120}], [{"at": 0, "yaw": 0}]
+    person = {"who": "person-01", "path": path, "pose": pose, "blur": [{"at": 0, "radius": blur}]}
+    script = {"size": (640, 360), "duration": 1, "people": [person], "light": [{"at": 0, "gain": gain}], "noise": 0}
+    picture = RgbPicture(SceneRenderer(msgspec.convert(script, SceneScript)).frame(0))
+    small = picture.shrunk((0, 0, 640, 360), detector.input_size)
+    eyes, nose, mouth = [(290, 130), (350, 130)], (320, 155), [(298, 180), (342, 180)]
+    points = np.array([*eyes, nose, *mouth], np.float32)
+    seen = Face((260, 90, 380, 210), points, 0.9)
+    told = look_at(watching, Frame(0, clock.monotonic_ns(), small, picture), Track(1, seen, 0, 0))
+    (face,) = told["faces"]
+    assert face["box"] == [[406, 250], [594, 583]], "in thousandths of the picture"
+    assert face["points"][2] == [500, 431]
+    assert (face["px"], face["turn"]) == (120, 14), "pixels, and degrees"
+    assert face["light"] in light
+    assert face["light_advice"] == advice
+    assert face["sharp"] == (blur == 0)
+    outside = Face((-90, -90, -10, -10), points - 400, 0.9)
+    told = look_at(watching, Frame(1, clock.monotonic_ns(), small, picture), Track(2, outside, 0, 0))
+    assert [(one["light"], one["sharp"], one["accepted"]) for one in told["faces"]] == [(0, True, False)]
+
+
 @pytest.mark.parametrize(("look_s", "rests"), [(0.05, False), (0.6, True)])
 def test_on_a_slow_machine_the_picture_rests_while_captures_are_taken(
     tmp_path: Path, look_s: float, *, rests: bool
@@ -268,15 +316,8 @@ def test_on_a_slow_machine_the_picture_rests_while_captures_are_taken(
         return pixels
 
     def look(*, capturing: bool) -> dict[str, Any]:
-        found: list[dict[str, Any] | None] = []
-        asking = threading.Thread(target=lambda: found.append(watching.take(30)))
-        asking.start()
-        wait_until(lambda: watching._wanted)
-        with Frame(0, clock.monotonic_ns(), small, RgbPicture(pixels)) as frame:
-            watching.offer(frame, (), capturing=capturing)
-        asking.join()
-        assert found[0] is not None
-        return found[0]
+        frame = Frame(0, clock.monotonic_ns(), small, RgbPicture(pixels))
+        return look_at(watching, frame, capturing=capturing)
 
     assert "rgb" in look(capturing=False)
     assert look(capturing=True).get("waiting") == (RESTS if rests else None)
