@@ -109,19 +109,19 @@ def test_an_interval_is_over_people_and_never_empty() -> None:
 def test_a_policy_carries_every_kind_of_decision_and_what_it_misses() -> None:
     fill = unit(np.random.default_rng(3).normal(size=(1000, 128)).astype(np.float32))
     policy = measure(
-        people(80, 8), fill, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
+        people(50, 8), fill, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
     )
     assert parse_policy(policy.canonical()) == policy
     assert [(one.probes, one.captures) for one in policy.decisions] == [(1, 1), (1, 3), (3, 1), (3, 3), (5, 3)]
     decision = policy.decision(3)
-    assert (decision.people, decision.impostors.people) == (80, 80)
+    assert (decision.people, decision.impostors.people) == (50, 50)
     assert [(one.target, one.gallery) for one in decision.misses] == [(t, g) for t in TARGETS for g in GALLERIES]
     assert policy.probe.agreement == policy.single.threshold(1e-2).value
     assert policy.covered_references >= 1000
     stricter = replace(policy, target_fpir=1e-4)
     assert stricter.threshold(100, 3).value > policy.threshold(100, 3).value
     smaller = measure(
-        people(80, 8), NONE, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
+        people(50, 8), NONE, model=MODEL, detectors=(MODEL,), target=1e-3, margin=0.05, probe=PROBE, seed=0
     )
     assert max(one.gallery for one in smaller.decision(3).misses) == 10, "no gallery larger than there are people"
 

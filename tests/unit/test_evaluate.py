@@ -42,7 +42,7 @@ def people(tmp_path: Path) -> Path:
         folder = tmp_path / "people" / f"person{identity}"
         folder.mkdir(parents=True)
         for take in range(4):
-            person(identity, take).save(folder / f"{take}.png")
+            person(identity, take).save(folder / f"{take}.png", compress_level=0)
     return tmp_path / "people"
 
 
@@ -58,7 +58,7 @@ def write_pairs(people: Path, *, without: int = 0) -> Path:
     path = people.parent / "pairs.csv"
     path.write_text("a,b,same\n" + "".join(f"{a},{b},{same}\n" for a, b, same in pairs))
     for take in range(without):
-        person(0, take + 1, face=False).save(people / "person0" / f"{take + 1}.png")
+        person(0, take + 1, face=False).save(people / "person0" / f"{take + 1}.png", compress_level=0)
     return path
 
 
@@ -170,7 +170,7 @@ def crowd(tmp_path: Path) -> Path:
         folder = tmp_path / "crowd" / f"person{identity}"
         folder.mkdir(parents=True)
         for take in range(6):
-            person(identity, take).save(folder / f"{take}.png")
+            person(identity, take).save(folder / f"{take}.png", compress_level=0)
     return tmp_path / "crowd"
 
 
