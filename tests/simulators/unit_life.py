@@ -7,10 +7,13 @@ command line's own function, and marks what it was promised.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import sys
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -33,10 +36,16 @@ from tests.simulators.signing_unit import match_draft
 EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
 
 
+@functools.cache
+def _example() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    return read
+
+
 def write_unit(config: Path, folder: Path, name: str = "door-3") -> Config:
     """Configure the unit ``name`` whose files all lie in ``folder``, and give it a key unless it has one."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = yaml.safe_load(EXAMPLE.read_text())
+    data = deepcopy(_example())
     for section, file in (("gallery", "gallery.db"), ("outbox", "outbox.db"), ("audit", "audit.log")):
         data[section]["path"] = str(folder / file)
     data["keys"]["folder"], data["unit"]["id"] = str(folder), name
