@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.bridge.records import Body
-from agent.disk.files import read_secret
+from agent.disk.files import files_in, read_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.parse.strict_json import convert
 from agent.protocol.event import Event
@@ -132,9 +132,9 @@ class Resolving:
         return load_consumer_key(self._consumer_file)
 
     def _key_files(self) -> list[Path]:
-        if self._keys_folder is None:
+        if self._keys_folder is None or not self._keys_folder.exists():
             return []
-        files = sorted(self._keys_folder.glob("*.json"))
+        files = files_in(self._keys_folder, ".json")
         if len(files) > MAX_KEYS:
             raise KeyStoreError(f"{self._keys_folder} holds more than {MAX_KEYS} keys: destroy the old ones")
         return files

@@ -37,6 +37,7 @@ STEADY_S: Final = 20  # of pictures and a session in a row: longer than a camera
 PICTURE_S: Final = 5  # between two pictures at most: a slow camera and a busy processor take more than a second
 STARTS: Final = 3  # that a trial may have, its first included
 MAX_WHY: Final = 400  # characters
+_BECOMES: Final = {"trying": "is on trial", "applied": "is kept", "refused": "is refused"}  # of rollbacks more is said
 
 Log = Callable[[Mapping[str, Fact]], None]
 
@@ -234,8 +235,11 @@ class Configuring:
         self._told = told
 
     def _say(self, state: str) -> None:
-        if self._told is not None:
-            self._log({"what": "site", "serial": self._told.serial, "state": state})
+        if (told := self._told) is None:
+            return
+        self._log({"what": "site", "serial": told.serial, "state": state})
+        if (becomes := _BECOMES.get(state)) is not None:
+            log.info("configuration %d of the site %s%s", told.serial, becomes, f": {told.why}" if told.why else "")
 
 
 def _chosen(read: Configuration) -> Chosen:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ def test_a_start_that_fails_and_a_process_that_dies_again_and_again_take_them_ba
     assert f"ended {STARTS} times" in site.why
 
 
-def test_a_refusal_names_the_line_of_the_sites_file_and_changes_nothing(site: Configured) -> None:
+def test_a_refusal_names_the_line_of_the_sites_file_and_changes_nothing(
+    site: Configured, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "postern")
     site.unit.begin()
     site.send({"activation": {"dwell_ms": 900}})
     site.unit.begin()
@@ -140,6 +144,10 @@ def test_a_refusal_names_the_line_of_the_sites_file_and_changes_nothing(site: Co
         assert zone_of(site.unit.begin())["dwell_ms"] == 900
     assert not site.unit.asked.is_set()
     assert site.said == ["trying", "applied", "refused", "refused", "refused"]
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        f"configuration {serial} of the site {becomes}"
+        for serial, becomes in ((1, "is on trial"), (1, "is kept"), *((serial, "is refused") for serial in (2, 3, 4)))
+    ], "the unit's own journal says it, too"
 
 
 def test_an_older_one_and_one_for_another_unit_site_or_time_is_refused(site: Configured, tmp_path: Path) -> None:

@@ -312,3 +312,16 @@ def test_bridge_without_its_key_says_so(premises: Premises) -> None:
     assert not WeekKeys.there(premises.keys)
     with pytest.raises(KeyStoreError, match=RESOLVE_KEY):
         premises.receiver().take(sealed)
+
+
+def test_a_folder_of_keys_that_cannot_be_looked_into_is_not_an_empty_one(tmp_path: Path) -> None:
+    """Before, a bridge went on and nobody was named."""
+    folder = tmp_path / "epoch-keys"
+    folder.mkdir()
+    resolving = Resolving(None, folder, None)
+    folder.rmdir()
+    folder.touch()
+    assert not resolving.refresh()
+    assert "cannot read" in str(resolving.refusal)
+    with pytest.raises(KeyStoreError, match="cannot read"):
+        Resolving(None, folder, None)
