@@ -12,9 +12,7 @@ from agent.cli import main
 from agent.config.pipeline import CONVERTERS, SOURCES
 from agent.config.schema import Config
 from agent.errors import ConfigError
-from tests.simulators.config import parse_config
-
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "config.example.yaml"
+from tests.simulators.config import example, parse_config
 
 HOSTILE = [
     "filesrc location=/tmp/a.mp4 ! decodebin ! videoconvert",
@@ -64,7 +62,7 @@ HONEST = [
 
 
 def configured(pipeline: str, profile: str = "production") -> Config:
-    data = yaml.safe_load(EXAMPLE.read_text())
+    data = example()
     data["profile"] = profile
     data["camera"] = {"source": "gstreamer", "pipeline": pipeline}
     return parse_config(yaml.safe_dump(data).encode(), Path("config.yaml"))
@@ -83,7 +81,7 @@ def test_camera_in_one_chain_is_accepted(pipeline: str) -> None:
 
 
 def test_check_config_says_so_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = yaml.safe_load(EXAMPLE.read_text())
+    data = example()
     data["profile"] = "production"
     data["camera"] = {"source": "gstreamer", "pipeline": HOSTILE[1]}
     file = tmp_path / "config.yaml"

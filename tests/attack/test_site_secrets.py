@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.protocol.pseudonym import epochs_from
+from tests.simulators.config import example
 
 ROOT = Path(__file__).parents[2]
 PASSPHRASE = "correct horse battery"
@@ -47,7 +48,7 @@ def test_no_act_of_the_site_kit_prints_a_secret(tmp_path: Path, capfd: pytest.Ca
     secret.touch(mode=0o600)
     secret.write_text(PASSPHRASE)
     unit.mkdir(mode=0o700)
-    config = yaml.safe_load((ROOT / "deploy/config.example.yaml").read_text())
+    config = example()
     config["keys"]["folder"] = "keys"
     (unit / "config.yaml").write_text(yaml.safe_dump(config))
     name = config["unit"]["id"]

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import functools
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from agent.config.load import checked
 from agent.config.schema import Config
 from agent.parse.strict_yaml import parse_document
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "config.example.yaml"
 
 # A whole configuration but for who the unit is: that an invitation says.
 CARD = """\
@@ -25,3 +32,14 @@ activation:
 def parse_config(content: bytes, file: Path) -> Config:
     """As ``load_config``, for the bytes of a file named ``file``."""
     return checked(parse_document(content, file))
+
+
+@functools.cache
+def _read() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    return read
+
+
+def example() -> dict[str, Any]:
+    """What the example of a configuration says, as a copy of its own; it is read once a process."""
+    return deepcopy(_read())

@@ -7,13 +7,10 @@ command line's own function, and marks what it was promised.
 
 from __future__ import annotations
 
-import functools
 import secrets
 import sys
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -29,23 +26,16 @@ from agent.unit.assemble import load_key
 from agent.unit.by_hand import erase
 from agent.unit.forget import owner_of
 from agent.unit.stores import Stores, open_stores
+from tests.simulators.config import EXAMPLE, example
 from tests.simulators.gallery_life import MODEL, captures, consent
 from tests.simulators.power import mark
 from tests.simulators.signing_unit import match_draft
-
-EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
-
-
-@functools.cache
-def _example() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
-    return read
 
 
 def write_unit(config: Path, folder: Path, name: str = "door-3") -> Config:
     """Configure the unit ``name`` whose files all lie in ``folder``, and give it a key unless it has one."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = deepcopy(_example())
+    data = example()
     for section, file in (("gallery", "gallery.db"), ("outbox", "outbox.db"), ("audit", "audit.log")):
         data[section]["path"] = str(folder / file)
     data["keys"]["folder"], data["unit"]["id"] = str(folder), name

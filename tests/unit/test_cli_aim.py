@@ -24,13 +24,12 @@ from agent.unit.aim import look
 from agent.unit.capturing import EnrolmentSession
 from agent.unit.spot_session import SpotSession, capture
 from tests.simulators.acted import ANYWHERE, Acted
-from tests.simulators.config import parse_config
+from tests.simulators.config import example, parse_config
 from tests.simulators.gallery_life import MODEL, PURPOSE, SITE, UNIT, consent
 from tests.simulators.heads import face
 from tests.unit.test_match_policy import policy
 
 WIDTH, HEIGHT, RATE = 1280, 720, 20
-EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
 
 
 class Room:
@@ -62,7 +61,7 @@ class Room:
 
 
 def config(**changes: object) -> Config:
-    return parse_config(yaml.safe_dump({**yaml.safe_load(EXAMPLE.read_text()), **changes}).encode(), Path("unit.yaml"))
+    return parse_config(yaml.safe_dump({**example(), **changes}).encode(), Path("unit.yaml"))
 
 
 def aim(room: Room, seconds: float = 60, **changes: object) -> list[str]:

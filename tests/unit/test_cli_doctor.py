@@ -23,9 +23,9 @@ from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.unit.doctor import CHECKS, NOTICE, Finding, check_memory, examine
 from tests.simulators.broker import RealBroker
+from tests.simulators.config import example
 from tests.simulators.pki import Authority
 
-EXAMPLE = Path(__file__).parents[2] / "deploy/config.example.yaml"
 MANIFEST = Path(__file__).parents[2] / "models" / "manifest.yaml"
 UNIT = "door-3"
 
@@ -40,7 +40,7 @@ def file(tmp_path: Path, site: Authority) -> Path:
     """The configuration of a unit with keys and certificate, and no broker."""
     folder = tmp_path / "unit"
     folder.mkdir(mode=0o700)
-    data = yaml.safe_load(EXAMPLE.read_text())
+    data = example()
     data["gallery"]["path"], data["outbox"]["path"], data["audit"]["path"] = "gallery.db", "outbox.db", "audit.log"
     data["keys"]["folder"] = "."
     data["broker"] |= {"host": "127.0.0.1", "port": 9}

@@ -21,6 +21,7 @@ from agent.protocol.pseudonym import EpochKey, epochs_from
 from agent.site import units
 from agent.site.records import SiteFiles
 from agent.unit.assemble import credentials_of
+from tests.simulators.config import example
 from tests.simulators.site_office import listed_units
 from tests.unit.test_match_policy import policy as policy_of
 
@@ -38,7 +39,7 @@ class Installer:
         self.config = folder / "unit/config.yaml"
         self._capsys = capsys
         self.config.parent.mkdir(mode=0o700)
-        data = yaml.safe_load(EXAMPLE.read_text())
+        data = example()
         data["keys"]["folder"] = "keys"
         self.config.write_text(yaml.safe_dump(data))
         self.out = self.err = ""

@@ -16,6 +16,7 @@ from agent.config.schema import Config
 from agent.errors import ConfigError
 from agent.unit.doctor import tell_looking
 from agent.unit.looking import foreseen, make_change_test, make_view, resolution
+from tests.simulators.config import example
 
 ROOT = Path(__file__).parents[2]
 BUTTON = {"kind": "button", "name": "door"}
@@ -24,7 +25,7 @@ CAMERA = CameraInfo("v4l2", 1280, 720, 15.0, live=True)
 
 
 def configured(folder: Path, *, least: int = 80, activation: dict[str, Any] | None = None, **detection: str) -> Config:
-    data = yaml.safe_load((ROOT / "deploy" / "config.example.yaml").read_text())
+    data = example()
     data["models"]["manifest"] = str(ROOT / "models" / "manifest.yaml")
     data["camera"] = {"source": "v4l2", "device": "/dev/video0", "width": 1280, "height": 720}
     data["activation"] = activation or {**data["activation"], "min_face_px": least}
