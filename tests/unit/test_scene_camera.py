@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from agent.camera.base import LORES_BORDER, Camera, Rgb, lores_fit
 from agent.camera.scene.camera import SceneCamera
+from agent.camera.scene.figure import placed
 from agent.camera.scene.motion import eased, placements
 from agent.camera.scene.pose import frontal
 from agent.camera.scene.render import SceneRenderer
@@ -284,3 +286,18 @@ def test_a_flat_sheet_is_seen_as_a_plane(x: float, y: float, yaw: float, pitch: 
 def test_only_a_tablet_plays_anything() -> None:
     with pytest.raises(msgspec.ValidationError, match="only a tablet plays"):
         attacked("print", plays=10)
+
+
+def test_what_is_enlarged_looks_as_if_each_of_its_pixels_were_looked_up() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((60, 40, 4), np.uint8)
+    pixels[3:57, 3:37, :3], pixels[3:57, 3:37, 3] = rng.integers(0, 256, (54, 34, 3)), 255
+    picture = Image.fromarray(pixels, "RGBa")
+    for number in range(300):
+        step = float(rng.choice([1.0, 1.5, 2.0, rng.uniform(1, 6)]))
+        x, y = rng.uniform(-150, 150, 2) if number % 2 else rng.integers(-150, 150, 2).astype(float)
+        size = (int(rng.integers(1, 200)), int(rng.integers(1, 200)))
+        looked_up = (1 / step, 0.0, -x / step, 0.0, 1 / step, -y / step)
+        expected = picture.transform(size, Image.Transform.AFFINE, looked_up, Image.Resampling.BILINEAR)
+        found = np.asarray(placed(picture, step, (float(x), float(y)), size)).astype(int)
+        assert np.abs(found - np.asarray(expected)).max() <= 2, (step, x, y, size)

@@ -172,7 +172,7 @@ class Figure:
         y0, y1 = max(math.floor(top), 0) - pad, min(math.ceil(bottom), bounds[1]) + pad
         if x1 - x0 <= 2 * pad or y1 - y0 <= 2 * pad:
             return None
-        shown = _placed(level.picture, step, (left - x0, top - y0), (x1 - x0, y1 - y0))
+        shown = placed(level.picture, step, (left - x0, top - y0), (x1 - x0, y1 - y0))
         return Sprite(lit(shown.convert("RGBA"), exposure), x0, y0)
 
 
@@ -240,7 +240,7 @@ def _shown(source: Plane, inked: Sums) -> NDArray[np.bool_]:
     return np.asarray(inked[y1, x1] - inked[y0, x1] - inked[y1, x0] + inked[y0, x0] > 0)
 
 
-def _placed(picture: Image.Image, step: float, at: tuple[float, float], size: tuple[int, int]) -> Image.Image:
+def placed(picture: Image.Image, step: float, at: tuple[float, float], size: tuple[int, int]) -> Image.Image:
     """A transparent picture of ``size`` with ``picture``, ``step`` times as large, at a place that may be anywhere."""
     if step < 1:  # in smaller steps a resize takes the mean of more pixels, and who stands far off would look softer
         affine = (1 / step, 0.0, -at[0] / step, 0.0, 1 / step, -at[1] / step)
@@ -251,8 +251,8 @@ def _placed(picture: Image.Image, step: float, at: tuple[float, float], size: tu
     placed = Image.new(picture.mode, size)
     if low[0] < high[0] and low[1] < high[1]:
         left, top, right, bottom = ((edge - at[n % 2]) / step for n, edge in enumerate((*low, *high)))
-        size = (high[0] - low[0], high[1] - low[1])
-        within = picture.resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
+        box = (left, top, min(right, picture.width), min(bottom, picture.height))  # a rounded end may lie beyond it
+        within = picture.resize((high[0] - low[0], high[1] - low[1]), Image.Resampling.BILINEAR, box)
         placed.paste(within, (low[0], low[1]))
     return placed
 
