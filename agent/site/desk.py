@@ -42,7 +42,7 @@ from agent.site.policies import newest_policy
 from agent.site.quota import JOINING, UNIT, Quota
 from agent.site.records import SiteFiles, SiteRecord, UnitRecord
 from agent.site.renewal import has_to_last, is_old
-from agent.site.seen import UnitSeen, is_replayed, mark_of, with_availability, with_health, with_info
+from agent.site.seen import UnitSeen, is_replayed, load_seen, mark_of, with_availability, with_health, with_info
 
 RETRY_S: Final = 900  # between two attempts at the same thing of one unit
 ANSWER_S: Final = 30  # after so long without an answer the next thing may be sent
@@ -349,8 +349,7 @@ class Desk:
 
     def _of(self, unit: str) -> UnitSeen:
         if unit not in self._seen:
-            path = self._files.seen / f"{unit}.json"
-            self._seen[unit] = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=unit)
+            self._seen[unit] = load_seen(self._files.seen, unit)
         return self._seen[unit]
 
     def _keep(self, seen: UnitSeen, *, now: bool) -> None:

@@ -28,7 +28,7 @@ from agent.site.policies import SignedPolicy, newest_policy
 from agent.site.programs import DEFAULT_PORT as BROKER_PORT
 from agent.site.programs import may_renew
 from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
-from agent.site.seen import UnitSeen
+from agent.site.seen import UnitSeen, load_seen
 
 State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", "unheard"]
 SILENT: Final = timedelta(minutes=10)  # without health, which comes each minute
@@ -197,8 +197,7 @@ def _about_service(files: SiteFiles, now: datetime) -> Iterator[str]:
 
 
 def _of(files: SiteFiles, record: UnitRecord, policy: SignedPolicy | None, now: datetime) -> UnitState:
-    path = files.seen / f"{record.unit}.json"
-    seen = load(path, UnitSeen) if path.exists() else UnitSeen(version=1, unit=record.unit)
+    seen = load_seen(files.seen, record.unit)
     if record.revoked:
         return UnitState(record.unit, "revoked", seen, ())
     if seen.mark is not None and seen.mark.kid != PublicKey.from_jwk(record.keys[-1].jwk).kid:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agent.clock import ClockState
-from agent.errors import printable
+from agent.disk.files import read_bounded
+from agent.errors import KeyStoreError, printable
 from agent.parse import strict_json
 from agent.protocol.command import CONFIGURE, RENEW
 from agent.protocol.health import ConfigurationState, Count, Health
 from agent.protocol.names import Boot, Name, Time, parse_time
-from agent.protocol.record import Record
+from agent.protocol.record import Record, decode
 
 MAX_INFO_BYTES = 8192  # a document has about 1 500
 MAX_TEXT = 128
@@ -64,6 +66,19 @@ class UnitSeen(Record, frozen=True):
     brokers_crl: Text | None = None  # digest of the list of revoked brokers that it took
     told: Annotated[str, Meta(max_length=512)] | None = None
     mark: Mark | None = None
+
+
+def load_seen(folder: Path, unit: str) -> UnitSeen:
+    """What was last heard of ``unit``; nothing before anything was. KeyStoreError says how a damaged file is mended."""
+    path = folder / f"{unit}.json"
+    if not path.exists():
+        return UnitSeen(version=1, unit=unit)
+    try:
+        return decode(read_bounded(path), UnitSeen)
+    except ValueError as error:
+        raise KeyStoreError(
+            f"{path} is damaged: remove it and restart the site's service, the unit says all of that again in a minute"
+        ) from error
 
 
 class _Camera(msgspec.Struct):

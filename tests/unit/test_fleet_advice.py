@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SimulatedClock
+from agent.errors import KeyStoreError
 from agent.protocol.record import save
 from agent.site.delegation import delegate
 from agent.site.fleet import UnitState, list_units, service_advice
@@ -96,3 +97,11 @@ def test_a_camera_that_is_being_opened_is_not_lost(office: Office) -> None:
     office.hear(camera="none", uptime_s=61)
     assert office.shown().known()["camera"] == "none"
     assert any("its camera is lost" in advice for advice in office.shown().advice)
+
+
+def test_a_damaged_file_of_what_was_heard_is_no_matter_of_a_backup(office: Office) -> None:
+    (office.files.seen / "door-1.json").write_text("{")
+    with pytest.raises(KeyStoreError, match=r"door-1\.json is damaged: remove it"):
+        office.shown()
+    office.hear()
+    assert office.shown().state == "online"
