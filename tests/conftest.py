@@ -34,7 +34,7 @@ def _in_memory() -> bool:
 
 
 # Half of a run's time went into fsyncs to a real disk, which prove nothing more here: what a power cut leaves is
-# simulated, write by write. tools/test measures tests/budget on the disk: TMPDIR is given there.
+# simulated, write by write. tools/test measures times on the disk: TMPDIR is given there.
 if "TMPDIR" not in os.environ and _in_memory():
     os.environ["TMPDIR"] = str(MEMORY)  # of this process, of pytest's workers and of every program that a test starts
     tempfile.tempdir = None
