@@ -13,6 +13,7 @@ from agent.audit.chain import read_entries
 from agent.cli import main
 from agent.clock import SystemClock
 from agent.errors import RefusedError
+from agent.unit.doctor import examine
 from tests.simulators.unit_life import enrol, opened, write_unit
 
 
@@ -39,10 +40,14 @@ def test_files_that_were_put_back_are_confirmed_by_hand_with_a_reason_for_the_lo
         assert not stores.generation.doubted()
     (told,) = [entry.facts for entry in read_entries(config.audit.path) if entry.kind == "confirmed"]
     assert (told["what"], told["reason"]) == ("files", "the card was exchanged")
+    found = [(one.state, one.text) for one in examine("state", config, clock)]
+    assert found[0] == ("ok", "no file was put back to an older state")
 
 
 def test_the_time_is_confirmed_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_unit(tmp_path / "config.yaml", tmp_path / "unit")
+    new = "a new unit: nothing is destroyed for its age before a day of running"
+    assert [one.text for one in examine("state", config, SystemClock())] == ["nothing was kept yet", new]
     with opened(config, SystemClock()):
         pass
     assert main(["unit", "confirm", "time", "-c", str(tmp_path / "config.yaml")]) == 0

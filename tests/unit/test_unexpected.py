@@ -67,6 +67,20 @@ def test_every_command_is_guarded(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("program", [["-m", "agent"], [str(ROOT / "deploy/debian/launcher")]])
+def test_ctrl_c_while_the_program_is_still_being_loaded_shows_no_traceback(program: list[str], tmp_path: Path) -> None:
+    slow = "import time\nprint('loading', flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "argparse.py").write_text(slow)  # what the command line imports first
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    words = [sys.executable, "-P", *program, "version"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "loading\n"
+        started.send_signal(signal.SIGINT)
+        told = started.communicate(timeout=60)[1]
+    assert (started.returncode, told) == (-signal.SIGINT, "")
+
+
 LAUNCHED = sorted(
     name
     for launcher in (ROOT / "tools").iterdir()
