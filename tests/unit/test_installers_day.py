@@ -31,6 +31,7 @@ from agent.mqtt.credentials import load_identity
 from agent.parse.strict_yaml import parse_document
 from agent.protocol.joining import spell_token, token_key
 from agent.site.folder import changing
+from agent.unit.doctor import Finding
 from agent.unit.in_child import examine_in_child
 from tests.simulators.pki import Authority
 from tests.unit.test_cli_doctor import EXAMPLE, file, findings, site  # noqa: F401 - fixtures
@@ -137,14 +138,22 @@ def test_a_check_of_the_doctor_that_is_killed_fails_or_gets_stuck_says_so(file: 
         time.sleep(60)
         yield "ok", "never"
 
-    checks = {"disk": killed, "memory": unforeseen, "clock": stuck}
+    def silent(*_: object) -> Iterator[tuple[str, str]]:
+        os._exit(3)
+        yield
+
+    checks = {"disk": killed, "memory": unforeseen, "clock": stuck, "keys": silent}
     config = load_config(file)
     (first, second) = examine_in_child("disk", config, SystemClock(), checks=checks)
     assert (first.text, second.state) == ("so far", "fault")
     assert "killed by SIGILL" in second.text
+    (finding,) = examine_in_child("keys", config, SystemClock(), checks=checks)
+    assert finding == Finding("keys", "fault", "the check ended without a word: report it")
     (finding,) = examine_in_child("memory", config, SystemClock(), checks=checks)
+    assert finding.state == "fault"
     assert "a fault of this program (KeyError" in finding.text
     (finding,) = examine_in_child("clock", config, SystemClock(), within_s=0.2, checks=checks)
+    assert finding.state == "fault"
     assert "did not end within 0.2 s" in finding.text
 
 
