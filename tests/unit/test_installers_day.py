@@ -33,8 +33,9 @@ from agent.protocol.joining import spell_token, token_key
 from agent.site.folder import changing
 from agent.unit.doctor import Finding
 from agent.unit.in_child import examine_in_child
+from tests.simulators.config import EXAMPLE
 from tests.simulators.pki import Authority
-from tests.unit.test_cli_doctor import EXAMPLE, file, findings, site  # noqa: F401 - fixtures
+from tests.unit.test_cli_doctor import file, findings, site  # noqa: F401 - fixtures
 from tests.unit.test_cli_site import Installer
 
 ROOT = Path(__file__).parents[2]
