@@ -13,26 +13,29 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.camera.base import Frame, RgbPicture
 from agent.camera.scene.render import SceneRenderer
 from agent.camera.scene.script import SceneScript
-from agent.clock import SimulatedClock, SystemClock
+from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.console import Console, refuse_address
 from agent.config.drawn import as_drawn, draw, zone_file
 from agent.config.schema import Config, ZoneActivation
 from agent.console.link import MAX_ASK_BYTES, ask, can_listen, socket_of
-from agent.console.opening import Opening, close, digest_of_code, make_opening, write_opening
+from agent.console.opening import Opening, close, digest_of_code, make_opening, read_opening, write_opening
 from agent.detect.detector import load_detector
 from agent.detect.face import Face
 from agent.detect.track import Track
 from agent.disk.process_lock import ProcessLock
 from agent.door.acts import Inputs
 from agent.errors import ConfigError, PosternError, RefusedError, RetryError
+from agent.keys import save_private_key
 from agent.unit.console import ConsoleDone, ConsoleSide
 from agent.unit.console_open import open_console
 from agent.unit.desk import Desk
 from agent.unit.examiner import HELD, IN_USE, Examiner
+from agent.unit.key_files import UnitFiles
 from agent.unit.watching import RESTS, Watching
 from tests.simulators.broker import wait_until
 from tests.simulators.config import parse_config
@@ -342,18 +345,38 @@ class KeptOnce:
         return {"subject": "ab" * 16, "captures": 5}
 
 
-def test_a_receipt_that_came_too_late_is_told_once_more_and_to_nobody_of_a_later_opening(tmp_path: Path) -> None:
-    """A card that stalls for seconds: somebody was enrolled, and nobody could hand out the receipt."""
-    clock, folder = SystemClock(), tmp_path / "run"
-    folder.mkdir()
-    side = ConsoleSide(
-        config(tmp_path, more=f"console: {{address: 127.0.0.1, folder: {folder}}}"),
+def console_of(settings: Config, clock: Clock) -> ConsoleSide:
+    return ConsoleSide(
+        settings,
         load_detector(MANIFEST, "detector-320x240"),
         KeptOnce(),  # type: ignore[arg-type]
         SimpleNamespace(announce=lambda _: None),  # type: ignore[arg-type]
         dark_world(clock),  # type: ignore[arg-type]
         ConsoleDone(advance=lambda: None, log=lambda *_: None, on_problem=lambda _: None),
     )
+
+
+@pytest.mark.parametrize("code", [digest_of_code("x"), None])
+def test_the_first_start_opens_it_where_there_is_a_code_and_no_later_one_does(tmp_path: Path, code: str | None) -> None:
+    folder, found = tmp_path / "run", list[bool]()
+    folder.mkdir()
+    console = f"console: {{address: 127.0.0.1, folder: {folder}, first_boot_code: {code or 'null'}}}"
+    settings = config(tmp_path, more=f"keys: {{folder: {folder}}}\n{console}")
+    save_private_key(ec.generate_private_key(ec.SECP256R1()), UnitFiles(settings.keys.folder).tls_key)
+    for _ in range(2):
+        side = console_of(settings, SystemClock())
+        side.start()
+        found.append(read_opening(folder, SystemClock()) is not None)
+        side.stop()
+        close(folder)
+    assert found == [code is not None, False]
+
+
+def test_a_receipt_that_came_too_late_is_told_once_more_and_to_nobody_of_a_later_opening(tmp_path: Path) -> None:
+    """A card that stalls for seconds: somebody was enrolled, and nobody could hand out the receipt."""
+    clock, folder = SystemClock(), tmp_path / "run"
+    folder.mkdir()
+    side = console_of(config(tmp_path, more=f"console: {{address: 127.0.0.1, folder: {folder}}}"), clock)
 
     def ask_in(opening: Opening, what: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         write_opening(folder, opening)
