@@ -299,7 +299,9 @@ def test_outbox_of_another_unit_is_refused(unit: SigningUnit) -> None:
 
 def test_files_are_the_owners_alone(unit: SigningUnit) -> None:
     unit.say()
-    for file in unit.path.parent.glob("outbox.db*"):
+    files = list(unit.path.parent.glob("outbox.db*"))
+    assert unit.path in files
+    for file in files:
         assert file.stat().st_mode & 0o077 == 0, file
 
 
