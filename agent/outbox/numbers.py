@@ -52,8 +52,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def numbers_path(outbox: Path) -> Path:
-    """Where the file beside the outbox lies."""
-    return outbox.with_name("numbers.json")
+    """Where the file beside the outbox lies, by a name that says whose it is: one folder may hold several."""
+    return outbox.with_suffix(".numbers.json")
 
 
 class Numbers:

@@ -21,6 +21,7 @@ from agent.bridge.service import Bridge
 from agent.bridge.settings import load_settings
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
+from agent.outbox.numbers import numbers_path
 from agent.subscribe.files import StateFile, TrustFile
 from agent.subscribe.replay import Replays
 from agent.subscribe.subscriber import Refusal, Subscriber
@@ -121,7 +122,8 @@ class Street:
         self.unit.outbox.close()
         folder = self.folder / "copy"
         folder.mkdir()
-        shutil.copy(self.unit.unit.path, folder / f"{UNIT}.db")
+        for file in (self.unit.unit.path, numbers_path(self.unit.unit.path)):
+            shutil.copy(file, folder)
         self.unit.outbox = self.unit.unit.open()
         self.again(start=False)
         copy = AskedUnit(folder, self.premises.broker, self.premises.key, UNIT, clock=self.unit.clock)

@@ -14,6 +14,7 @@ import rfc8785
 
 from agent.errors import StorageError
 from agent.keys import encode_base64url
+from agent.outbox.numbers import numbers_path
 from agent.protocol.event import FIRST_PREV
 from agent.protocol.trust import TrustedUnits
 from agent.subscribe.verify import Verifier
@@ -169,12 +170,13 @@ def test_forged_filler_of_a_gap_is_a_fork(unit: SigningUnit, verifier: Verifier)
 def test_unit_whose_storage_was_put_back_is_noticed(unit: SigningUnit, verifier: Verifier, tmp_path: Path) -> None:
     unit.say()
     unit.outbox.close()
-    copy = unit.path.read_bytes()
+    copy = {file: file.read_bytes() for file in (unit.path, numbers_path(unit.path))}
     unit.open()
     for row in (unit.say(), unit.say()):
         verifier.check(unit.topic(row), row.payload, START)
     unit.outbox.close()
-    unit.path.write_bytes(copy)
+    for file, content in copy.items():
+        file.write_bytes(content)
     unit.open()
     row = unit.say(presence_draft(unit.clock))
     assert refused(verifier, unit.topic(row), row.payload) == "fork"

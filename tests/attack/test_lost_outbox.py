@@ -40,8 +40,8 @@ def unit(tmp_path: Path) -> Unit:
         (BLOCK + 5, ()),
         (5, ("generation.json",)),
         (5, ("audit.log",)),
-        (BLOCK + 5, ("numbers.json",)),
-        (5, ("numbers.json", "generation.json")),
+        (BLOCK + 5, ("outbox.numbers.json",)),
+        (5, ("outbox.numbers.json", "generation.json")),
     ],
 )
 def test_an_outbox_lost_after_a_power_cut_signs_no_number_twice(

@@ -244,7 +244,7 @@ def test_reload_takes_a_right_configuration_and_a_wrong_one_changes_nothing(temp
 
 
 # Files whose numbers rise with each start, as the audit log does, and with the time: a digit more is a byte more.
-COUNTING = {"time.json", "generation.json", "commands.json", "numbers.json"}
+COUNTING = {"time.json", "generation.json", "commands.json", "outbox.numbers.json"}
 
 
 def trace(installed: Installed, who: str | None) -> tuple[list[str], list[str], dict[str, int]]:
