@@ -69,9 +69,10 @@ def _is_unfinished(files: SiteFiles) -> bool:
     """Whether the folder holds nothing but what a creation wrote that was cut off before there was a site."""
     begun = (files.ca_key, files.ca_crt, files.site_key, files.master_key, files.site_jwk, files.explanation)
     names = {path.name for path in (*begun, files.tokens, files.record)}
-    folders = (files.units, files.programs, files.clients, files.broker)
+    own = {folder.relative_to(files.folder).parts[0] for folder in files.folders}
     return all(
-        not any(path.iterdir()) if path in folders else _final_name(path) in names for path in files.folder.iterdir()
+        not any(one.is_file() for one in path.rglob("*")) if path.name in own else _final_name(path) in names
+        for path in files.folder.iterdir()
     )
 
 

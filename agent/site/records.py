@@ -241,7 +241,13 @@ class SiteFiles:
 
         Those of units and programs only for a new site: of one that lost them, empty ones would shut everybody out.
         """
-        of_all = () if self.record.exists() else (self.units, self.programs)
+        kept = (self.units, self.programs) if self.record.exists() else ()
+        for folder in (self.folder, *self.folders):
+            if folder not in kept:
+                make_private_folder(folder)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that a site has from its first moment on."""
         further = (self.clients, self.broker, self.epochs, self.joining, self.sent, self.seen)
-        for folder in (self.folder, *of_all, *further):
-            make_private_folder(folder)
+        return (self.units, self.programs, *further)

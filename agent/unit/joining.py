@@ -172,8 +172,8 @@ def install_epoch_keys(
 
 
 def read_pending(path: Path) -> PendingRequest | None:
-    """What waits for an answer; None also for a file that was overwritten when the power failed before its removal."""
-    if not path.exists() or not any(read_secret(path)):
+    """What waits for an answer; None also for a file that was half overwritten, to be removed, when the power failed."""
+    if not path.exists() or not (content := read_secret(path)) or b"\0" in content:
         return None
     return load(path, PendingRequest, secret=True)
 

@@ -134,7 +134,7 @@ def test_whatever_a_power_cut_at_the_unit_or_at_its_site_left_the_service_goes_o
     begun = next(number for number, step in enumerate(steps) if step.data.startswith(b"invited"))
     stages: dict[str, int] = {}
     later = 0
-    for crash in crashes(steps, seed=9, every=1 if EXHAUSTIVE else 61, torn=1, machines=("site", "unit")):
+    for crash in crashes(steps, seed=9, every=1 if EXHAUSTIVE else 43, torn=1, machines=("site", "unit")):
         if crash.step > begun:
             later += crash.marks[-1].startswith("at ")
             if later % LATER_ONE_IN:

@@ -39,7 +39,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Crash:
-    """The power fails after ``step`` steps: what is on the disk then, and what the program had promised by then."""
+    """The power fails after ``step`` steps: what is on the disk then, and what the program had promised by then.
+
+    ``files`` are by name; that of a folder, which may be empty, ends with a slash.
+    """
 
     step: int
     kind: str
@@ -60,6 +63,9 @@ class Crash:
         folder.mkdir(parents=True)
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith("/"):
+                (folder / name).mkdir(exist_ok=True)
+                continue
             (folder / name).write_bytes(content)
             (folder / name).chmod(0o600)
 
@@ -196,6 +202,10 @@ class _Disk:
     def apply(self, step: Step) -> None:
         if step.op == "create":
             self._rename(step.a, {step.a: _Inode()})
+        elif step.op == "mkdir":
+            self._rename(step.a, {f"{step.a}/": _Inode()})
+        elif step.op == "rmdir":
+            self._rename(step.a, {f"{step.a}/": None})
         elif step.op == "unlink":
             self._rename(step.a, {step.a: None})
         elif step.op == "rename":
