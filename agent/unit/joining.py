@@ -172,7 +172,7 @@ def install_epoch_keys(
 
 
 def read_pending(path: Path) -> PendingRequest | None:
-    """What waits for an answer; None also for a file that was half overwritten, to be removed, when the power failed."""
+    """What waits for an answer; None also for a file that was half overwritten for its removal at a power cut."""
     if not path.exists() or not (content := read_secret(path)) or b"\0" in content:
         return None
     return load(path, PendingRequest, secret=True)
