@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import guarded, main
-from agent.errors import StorageError
+from agent.errors import PosternError, StorageError
 from tests.simulators.broker import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +110,21 @@ def test_no_tool_shows_a_traceback(tool: str, tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
     else:
         assert done.stderr == "", "it had nothing to do that could fail"
+
+
+def test_a_reader_that_goes_away_ends_a_tool_without_a_word(tmp_path: Path) -> None:
+    """As ``tools/demo | head`` does: what is printed first here is printed into a pipe that nobody reads."""
+    says = "import argparse\ndef say(*_, **__): print('x', flush=True)\nargparse.ArgumentParser = say\n"
+    (tmp_path / "sitecustomize.py").write_text(says)
+    words = [sys.executable, "-m", "tools.lib.guarded", "rig"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (PosternError.exit_status, "")
 
 
 def speaking_of(place: Path) -> list[str]:

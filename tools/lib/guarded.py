@@ -31,6 +31,9 @@ def main() -> int:
         runpy.run_module(f"tools.lib.{name}", run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
+        return PosternError.exit_status
     except Exception as error:
         if os.environ.get("POSTERN_DEBUG") == "1":
             raise
