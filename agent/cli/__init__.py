@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from agent.cli.words import tell
+from agent.cli.words import print_for_nobody, tell
 from agent.errors import PosternError, in_one_sentence
 
 COMMANDS = {
@@ -79,7 +79,7 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
+        print_for_nobody()
         return PosternError.exit_status
     except Exception as error:
         if os.environ.get("POSTERN_DEBUG") == "1":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TextIO
 
@@ -28,3 +29,8 @@ def tell(text: str, *, end: str = "\n") -> None:
 def tell_notice(text: str) -> None:
     """Tell what others have a say in, as one line."""
     tell(text.replace("\n", " "))
+
+
+def print_for_nobody() -> None:
+    """Have standard output go nowhere, once its reader went away, as ``head`` does: its end is no fault to tell."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Records what a process does to the files below one folder: every write, truncation, rename, unlink, fsync,
-// mkdir and rmdir, in order, with the data. Preloaded into a test's child process; power.py replays the record as a disk whose power
-// may fail after any step. Build: cc -shared -fPIC -o trace_writes.so trace_writes.c -ldl
+// Records what a process does to the files below one folder: every write, truncation, rename, unlink, fsync, mkdir and
+// rmdir, in order, with the data. Preloaded into a test's child process; power.py replays the record as a disk whose
+// power may fail after any step. Build: cc -shared -fPIC -o trace_writes.so trace_writes.c -ldl
 //
 // Environment: POSTERN_TRACE_ROOT (folder, absolute, resolved), POSTERN_TRACE_FILE (the record).
 // Record: lines "<op> <a> <b> <length>\n" followed by <length> bytes; paths are relative to the root.
@@ -165,27 +165,22 @@ ON_FD(fdatasync, "fsync")
 FTRUNCATE(ftruncate, off_t)
 FTRUNCATE(ftruncate64, off64_t)
 
-int unlink(const char *path) {
-  char buffer[PATH_MAX];
-  int result = REAL(unlink)(path);
-  const char *name = result != 0 ? NULL : below(path, buffer);
-  if (name != NULL) record("unlink", name, "-", "", 0);
-  return result;
-}
+#define ON_PATH(function, op)                                      \
+  int function(const char *path) {                                 \
+    char buffer[PATH_MAX];                                         \
+    int result = REAL(function)(path);                             \
+    const char *name = result != 0 ? NULL : below(path, buffer);   \
+    if (name != NULL) record(op, name, "-", "", 0);                \
+    return result;                                                 \
+  }
+ON_PATH(unlink, "unlink")
+ON_PATH(rmdir, "rmdir")
 
 int mkdir(const char *path, mode_t mode) {
   char buffer[PATH_MAX];
   int result = REAL(mkdir)(path, mode);
   const char *name = result != 0 ? NULL : below(path, buffer);
   if (name != NULL) record("mkdir", name, "-", "", 0);
-  return result;
-}
-
-int rmdir(const char *path) {
-  char buffer[PATH_MAX];
-  int result = REAL(rmdir)(path);
-  const char *name = result != 0 ? NULL : below(path, buffer);
-  if (name != NULL) record("rmdir", name, "-", "", 0);
   return result;
 }
 

@@ -15,6 +15,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from agent.cli.words import print_for_nobody
 from agent.errors import PosternError, StopError, in_one_sentence
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -32,7 +33,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `head` does
+        print_for_nobody()
         return PosternError.exit_status
     except Exception as error:
         if os.environ.get("POSTERN_DEBUG") == "1":

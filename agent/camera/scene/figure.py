@@ -248,13 +248,13 @@ def placed(picture: Image.Image, step: float, at: tuple[float, float], size: tup
     # The same but for a grey level, in a third of the time. Its edge, which has no ink, is left out.
     low = [max(0, math.ceil(start)) for start in at]
     high = [min(end, math.floor(start + own * step)) for start, own, end in zip(at, picture.size, size, strict=True)]
-    placed = Image.new(picture.mode, size)
+    whole = Image.new(picture.mode, size)
     if low[0] < high[0] and low[1] < high[1]:
         left, top, right, bottom = ((edge - at[n % 2]) / step for n, edge in enumerate((*low, *high)))
         box = (left, top, min(right, picture.width), min(bottom, picture.height))  # a rounded end may lie beyond it
         within = picture.resize((high[0] - low[0], high[1] - low[1]), Image.Resampling.BILINEAR, box)
-        placed.paste(within, (low[0], low[1]))
-    return placed
+        whole.paste(within, (low[0], low[1]))
+    return whole
 
 
 def lit(picture: Image.Image, exposure: Exposure) -> Image.Image:
