@@ -22,6 +22,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 PROGRAMS = sorted(path for path in (ROOT / "tools").iterdir() if path.is_file() and path.suffix == "")
 LAUNCH = re.compile(r'^launch (\w+) (\.venv-\w+) (\w+) "\$@"$', re.MULTILINE)
 LAUNCHED = [path for path in PROGRAMS if LAUNCH.search(path.read_text())]
+GUARDED_NEEDS = ("agent/errors.py", "agent/cli/words.py")  # of what is installed, to tell what went wrong
 OF_SHELL = {"arm64", "camera-stack", "check", "home-assistant", "image", "test"}
 
 
@@ -64,8 +65,8 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
     """
     copy = tmp_path / "checkout"
     (copy / "tools" / "lib").mkdir(parents=True)
-    (copy / "agent").mkdir()
-    for name in ("tools/lib/launch.sh", "tools/lib/setup.sh", "tools/lib/guarded.py", "agent/errors.py"):
+    (copy / "agent" / "cli").mkdir(parents=True)
+    for name in (*(f"tools/lib/{part}" for part in ("launch.sh", "setup.sh", "guarded.py")), *GUARDED_NEEDS):
         shutil.copy(ROOT / name, copy / name)
     (copy / "tools" / "lib" / "hello.py").write_text("import sys\nprint(sys.prefix, *sys.argv[1:])\n")
     program = copy / "tools" / "hello"
