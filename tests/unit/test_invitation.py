@@ -64,6 +64,8 @@ def test_an_invitation_is_one_line_that_fits_into_a_qr_code_and_tells_no_key(fle
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:"), "what QR codes pack best"
     assert len(text) < QR_CHARACTERS
     invitation = read_invitation(text)
+    for one in (invitation.certificate("ca"), invitation.certificate("via"), invitation.certificate("crt")):
+        assert one.serial_number.bit_length() == 159, "a shorter one shares less with the others, once packed"
     assert (invitation.site, invitation.unit, invitation.host) == (SITE, "door-30", "127.0.0.1")
     assert read_invitation(write_invitation(invitation)) == invitation
     assert (
