@@ -56,12 +56,13 @@ def resolution(config: Config, size: tuple[int, int], input_size: tuple[int, int
     pixels = smallest_input_px(box, input_size, least)
     if pixels >= LEAST_INPUT_PX:
         return pixels, None
-    wanted = -(-least * GOOD_INPUT_PX // max(int(pixels), 1))
+    whole = int(pixels)  # rounded down: one that is just too small would be said to have what is needed
+    wanted = -(-least * GOOD_INPUT_PX // max(whole, 1))
     ways = [f"raise activation.min_face_px to {wanted}", "choose a detector with a larger input"]
     if view is not None:
         ways.insert(1, "make the zone smaller")
     elif isinstance(config.activation, ZoneActivation):
         ways.insert(1, "set detection.view to 'zone'")
-    text = f"faces of {least} px have {pixels:.0f} pixels in the detector's input of {input_size[0]}x{input_size[1]}"
+    text = f"faces of {least} px have {whole} pixels in the detector's input of {input_size[0]}x{input_size[1]}"
     few = f"too few to be found at once ({LEAST_INPUT_PX} are needed, {GOOD_INPUT_PX} are good)"
     return pixels, f"{text}, {few}: {', '.join(ways[:-1])}, or {ways[-1]}"
