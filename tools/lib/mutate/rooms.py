@@ -44,7 +44,12 @@ UNIT = (
     "attack/test_tokens.py",
     "attack/test_withheld_events.py", "attack/test_wrong_time.py",
     "fault/test_pause_and_reload.py", "fault/test_seal_key_power_cut.py", "fault/test_withdrawal_full_disk.py",
-    "contract/test_scenarios.py",
+    "attack/test_consent_binding.py", "attack/test_emptied_files.py", "attack/test_flapping_clock.py",
+    "attack/test_foreign_policy.py", "attack/test_forged_refusal.py", "attack/test_lost_outbox.py",
+    "attack/test_one_face_after_another.py", "fault/test_full_disk_of_the_stores.py",
+    "fault/test_settings_power_cut.py", "unit/test_config_file.py", "unit/test_gallery_enrol.py",
+    "unit/test_site_certificates.py", "unit/test_site_enrolment.py", "unit/test_site_kit.py", "unit/test_unexpected.py",
+    "unit/test_zone_bounds.py", "contract/test_scenarios.py",
 )  # fmt: skip
 UNIT_STARTED = ("contract/test_commands_of_a_running_unit.py", "fault/test_service.py")
 
