@@ -89,8 +89,23 @@ def test_a_unit_that_is_renamed_or_taken_away_leaves_nothing_behind(
     shutil.copy(own.key, file.parent / "tls.key")
     text = file.read_text().replace("id: door-3", "id: door-1").replace("port: 9\n", f"port: {broker.port}\n")
     file.write_text(text)
-    assert main(["unit", "retire", "-c", str(file)]) == 0
-    assert capsys.readouterr().out.count("cleared ") == 3
+    retire = ["unit", "retire", "-c", str(file)]
+    lock = ProcessLock(load_config(file).gallery.path)  # as the running unit holds it
+    assert main(retire) == 70
+    lock.release()
+    assert "stop the service first (systemctl stop postern)" in capsys.readouterr().err
+    lines = broker.acl.read_text().splitlines()
+    broker.acl.write_text("\n".join(line for line in lines if line != "pattern write postern/hq/%u/info") + "\n")
+    broker.reload()
+    assert main(retire) == 75
+    said = "the broker refuses postern/hq/door-1/info: carry the site's acl there, unless this unit was revoked"
+    assert said in capsys.readouterr().err
+    assert "postern/hq/door-1/info" in kept(broker)
+    broker.acl.write_text("\n".join(line for line in lines if "homeassistant/device" not in line) + "\n")
+    broker.reload()  # a site without Home Assistant
+    assert main(retire) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[-1] for line in told.splitlines()] == RETAINED[1::-1], "discovery went at the first try"
     assert kept(broker) == {}
 
 
