@@ -118,7 +118,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     broker.add_argument(
         "host", type=host, nargs="+", help="names and addresses that clients connect to, the units' own first"
     )
-    broker.add_argument("--port", type=port, default=programs.DEFAULT_PORT, help="where it listens (8883)")
+    broker.add_argument("--port", type=port, help="where it listens (what it was, 8883 at first)")
     broker.add_argument("--kind", choices=tuple(KINDS), help="what it is (what it was, mosquitto at first)")
     act(
         "revoke-broker",

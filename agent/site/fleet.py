@@ -21,7 +21,7 @@ from agent.protocol.record import load
 from agent.site.authority import read_certificate, validity
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
-from agent.site.joining import is_contested
+from agent.site.joining import OUTDATED, USED, is_contested, refused_since
 from agent.site.mandated import may_configure
 from agent.site.newer import put_back
 from agent.site.policies import SignedPolicy, newest_policy
@@ -37,6 +37,7 @@ SOON_DAYS: Final = 60  # before the service's own papers or the broker's certifi
 LAST_YEAR: Final = timedelta(days=365)  # of the site's authority: everybody has to move to another site by then
 STARTING_S: Final = 60  # of a run, in which a camera is still being opened; the next health is due by then
 MAX_WEEKS: Final = 520  # of keys that a unit may say to hold; a site issues three
+REFUSED: Final = timedelta(days=7)  # for so long a card that was refused stands in the list: as an invitation does
 CERTIFICATE_DAYS: Final = 30  # left of a unit's: the service has been trying for three months by then
 
 
@@ -137,7 +138,24 @@ def list_units(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[UnitState,
             known = UnitState(unit, "invited", UnitSeen(version=1, unit=unit), ())
         state = "waiting" if waits else known.state
         found[unit] = msgspec.structs.replace(known, state=state, advice=(advice, *known.advice))
+    for unit, known in found.items():
+        refused = tuple(_about_refused(files, known, now - REFUSED))
+        found[unit] = msgspec.structs.replace(known, advice=(*refused, *known.advice))
     return tuple(found[name] for name in sorted(found))
+
+
+def _about_refused(files: SiteFiles, known: UnitState, begin: datetime) -> Iterator[str]:
+    """Cards that were refused under the name of a unit: which of two is the right one, a person knows."""
+    unit = known.unit
+    if known.state == "revoked":
+        return
+    if refused_since(files, unit, USED, begin):
+        yield (
+            "another card asked with the invitation by which it joined, and was refused: where the one that joined is"
+            f" not yours, postern site revoke {unit}"
+        )
+    if refused_since(files, unit, OUTDATED, begin):
+        yield "a card with an earlier invitation asked, and was refused: put the newest one on it, if it is yours"
 
 
 def service_advice(folder: Path, *, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:

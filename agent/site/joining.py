@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
@@ -33,7 +33,10 @@ from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
 
 MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
 MAX_HOURS: Final = 24 * 30
+MAX_MARK_BYTES: Final = 128
 CONTESTED: Final = "contested"
+USED: Final = "used"
+OUTDATED: Final = "bad_claim"
 
 
 def invite(
@@ -177,6 +180,16 @@ def is_contested(files: SiteFiles, unit: str) -> bool:
     return _mark(files, unit, CONTESTED).exists()
 
 
+def refused_since(files: SiteFiles, unit: str, reason: str, begin: datetime) -> bool:
+    """Whether somebody who asked for the unit was refused for this reason from ``begin`` on."""
+    mark = _mark(files, unit, reason)
+    try:
+        told, at = read_bounded(mark, MAX_MARK_BYTES).decode("ascii").split(" ")
+        return told == reason and parse_time(at) >= begin
+    except (PosternError, ValueError):  # none; damaged; or of a release before, which wrote no time
+        return False
+
+
 def _mark(files: SiteFiles, unit: str, reason: str) -> Path:
     """Where it stands that somebody was refused for this reason."""
     name = hashlib.sha256(f"{unit} {reason}".encode()).hexdigest()[:16]
@@ -194,7 +207,7 @@ def _reply(folder: Path, unit: str, request: bytes, digest: str, clock: Clock) -
             return msgspec.structs.replace(reply, proof=joining.prove(decode_base64url(record.digest), reply))
         mine = used_by(request.decode("ascii").strip())
         if record.used not in (None, mine):
-            raise VerificationError("used", "this invitation was used by another unit, or another card: make a new one")
+            raise VerificationError(USED, "this invitation was used by another unit, or another card: make a new one")
         if not record.accepted and record.used is None:
             waiting = files.joining / f"{unit}.jws"
             if not waiting.exists():
@@ -246,7 +259,7 @@ def _check(site: SiteFolder, unit: str, request: bytes) -> TokenRecord:
         raise VerificationError("unknown_claim", f"the site has no invitation for {unit} any more: make a new one")
     proven = [record for record in invited if joining.is_proof(decode_base64url(record.digest), asked)]
     if not proven:
-        raise VerificationError("bad_claim", f"a newer invitation for {unit} was made: use that one")
+        raise VerificationError(OUTDATED, f"a newer invitation for {unit} was made: use that one")
     if parse_time(proven[-1].expires_at) <= site.now():
         raise VerificationError("expired", f"the invitation for {unit} has expired: make a new one")
     return proven[-1]
@@ -279,5 +292,5 @@ def _log_refusal(folder: Path, unit: str, reason: str, clock: Clock) -> bool:
         return False
     with changing(folder, clock=clock, needs_root=False) as site:
         site.log("joining_refused", unit=unit, reason=reason)
-        write_atomic(mark, reason.encode())
+        write_atomic(mark, f"{reason} {round_down(site.now(), 1)}".encode())
     return True

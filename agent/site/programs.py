@@ -182,21 +182,22 @@ def issue_broker(
     folder: Path,
     hostnames: Iterable[str],
     *,
-    port: int = DEFAULT_PORT,
+    port: int | None = None,
     kind: BrokerKind | None = None,
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
 ) -> Path:
     """Make key and certificate of the broker for the names and addresses that clients connect to; return its folder.
 
-    The same call renews them. ``kind`` says what the broker is, by default what it was.
+    The same call renews them. ``port`` says where it listens, ``kind`` what it is; by default both are what they were.
     """
     names = list(hostnames)
     with changing(folder, clock=clock, passphrase=passphrase) as site:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = site.authority.issue_broker(names, key.public_key(), site.now())
         issued = site.kept((*_of_brokers(site), record_of(certificate)))
-        before, kind = site.files.acl, kind or site.files.broker_kind
+        before, kind, known = site.files.acl, kind or site.files.broker_kind, site.files.known_broker
+        port = port or (DEFAULT_PORT if known is None else known.port)
         made = BrokerRecord(version=1, hosts=tuple(names), port=port, certificates=issued, kind=kind)
         save(site.files.broker_record, made)  # before it is in a file
         site.publish()  # the rules of a broker of another kind

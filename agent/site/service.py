@@ -8,7 +8,7 @@ While it is away units go on; they hold epoch keys for two more weeks, and certi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.clock import Bounds, Clock, full_jitter
 from agent.errors import BrokerError, PosternError, in_one_sentence
@@ -26,6 +26,14 @@ POLL_S: Final = 1.0  # also how long a stop may take
 RECONNECT_S: Final = Bounds(0.5, 2.0, 60.0)
 STABLE_S: Final = 90.0  # longer than any of these: whoever shares the certificate would have come back by then
 CONNECTED: Final = "the site's service is connected to the broker"
+MOVED: Final = "the site's broker is {}:{} now: the service goes on there"
+
+
+class _Place(NamedTuple):
+    """Where the broker is, and what is listened to at one of its kind."""
+
+    settings: BrokerSettings
+    filters: tuple[str, ...]
 
 
 class SiteService:
@@ -34,16 +42,21 @@ class SiteService:
     def __init__(
         self,
         desk: Desk,
-        settings: BrokerSettings,
+        reach: Callable[[], BrokerSettings],
         *,
         clock: Clock,
         random: Callable[[int], bytes],
         tell: Callable[[str], None],
         renew: Callable[[], None],
         show: Callable[[], None] | None = None,
+        connect: Callable[..., Connection] = Connection,
     ) -> None:
-        """``renew`` makes the service's own certificate anew where it has to be; ``show`` writes the page of units."""
-        self._desk, self._settings, self._clock, self._random = desk, settings, clock, random
+        """``renew`` makes the service's own certificate anew where it has to be; ``show`` writes the page of units.
+
+        ``reach`` says where the broker is, whenever asked: a move is followed. Raises what it does the first time.
+        """
+        self._reach, self._connect, self._place = reach, connect, _Place(reach(), desk.filters())
+        self._desk, self._clock, self._random = desk, clock, random
         self._tell, self._renew, self._show = tell, renew, show
         self._shown_ns: int | None = None
         self._told: str | None = None
@@ -61,10 +74,11 @@ class SiteService:
                 self._pause(full_jitter(self._lasting.failures, RECONNECT_S, self._random), keep_going)
 
     def _session(self, keep_going: Callable[[], bool]) -> None:
-        connection = Connection(self._settings, client_id=SERVICE, clock=self._clock, session_expiry_s=0)
+        settings, filters = place = self._place
+        connection = self._connect(settings, client_id=SERVICE, clock=self._clock, session_expiry_s=0)
         connection.open()
         try:
-            connection.subscribe(*self._desk.filters(), retained=True)
+            connection.subscribe(*filters, retained=True)
             self._lasting.began()
             if not self._lasting.is_suspicious:
                 self._tell_once(CONNECTED)
@@ -75,6 +89,9 @@ class SiteService:
                 if self._lasting.look():
                     self._tell_once(CONNECTED)
                 self._look_after_itself()
+                if self._place != place:
+                    self._tell_once(MOVED.format(self._place.settings.host, self._place.settings.port))
+                    return
                 if self._desk.retained.heard or self._clock.monotonic_ns() - began_ns >= LISTEN_S * 1e9:
                     self._post(connection, self._shown())
                 polled = connection.poll(POLL_S)
@@ -120,6 +137,7 @@ class SiteService:
 
     def _look_after_itself(self) -> None:
         try:
+            self._place = _Place(self._reach(), self._desk.filters())
             self._desk.daily()
             self._renew()
             now_ns = self._clock.monotonic_ns()

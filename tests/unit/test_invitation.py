@@ -293,6 +293,30 @@ def test_a_refusal_is_told_at_the_site_too_and_once(fleet: Fleet, tmp_path: Path
     ]
 
 
+def test_a_card_that_was_refused_stands_in_the_list_for_a_week(fleet: Fleet, tmp_path: Path) -> None:
+    """Whoever stole a card and was first is let in; that the right one came second stood in the journal alone."""
+
+    def advice(days: int = 0) -> tuple[str, ...]:
+        clock = SimulatedClock(fleet.clock.now() + timedelta(days=days))
+        (unit,) = [one for one in list_units(fleet.folder, clock=clock) if one.unit == "door-90"]
+        return unit.advice
+
+    old = request(fleet, tmp_path / "old", joining.invite(fleet.folder, "door-90", clock=fleet.clock))
+    text = joining.invite(fleet.folder, "door-90", accepted=True, clock=fleet.clock)
+    assert ask(fleet, "door-90", old).reason == "bad_claim"
+    assert advice()[0].startswith("a card with an earlier invitation asked, and was refused")
+    assert ask(fleet, "door-90", request(fleet, tmp_path / "thief", text)).state == "joined"
+    assert ask(fleet, "door-90", request(fleet, tmp_path / "mine", text)).reason == "used"
+    assert advice()[0].startswith("another card asked")
+    assert "postern site revoke door-90" in advice()[0]
+    assert not [one for one in advice(days=8) if "card" in one]
+    for mark in (fleet.folder / "joining").glob("door-90.*.refused"):
+        mark.write_bytes(b"used")  # as a release before wrote it
+    assert not [one for one in advice() if "card" in one]
+    joining.invite(fleet.folder, "door-90", replace=True, clock=fleet.clock)
+    assert not [one for one in advice() if "refused" in one]
+
+
 def test_an_accepted_units_keys_cannot_be_swapped_by_who_copied_its_card(fleet: Fleet, tmp_path: Path) -> None:
     """Both ask with one claim while the site looks: whoever asked first waits, and then nobody is let in by it."""
     text = joining.invite(fleet.folder, "door-70", clock=fleet.clock)

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from agent.clock import SimulatedClock
+from agent.mqtt.connection import Connection
+from agent.mqtt.records import BrokerSettings, Polled
 from agent.protocol.list_parts import MAX_PARTS, in_parts
 from agent.protocol.record import load
 from agent.site.authority import ISSUED_LEAF_DAYS, read_certificate, validity
-from agent.site.delegation import delegate, hand_epoch_keys
+from agent.site.delegation import delegate, hand_epoch_keys, service_settings
 from agent.site.desk import ANSWER_S, RETRY_S, Desk
 from agent.site.folder import changing
 from agent.site.mandated import ServiceEpochs
-from agent.site.records import CertificateRecord
+from agent.site.programs import issue_broker
+from agent.site.records import CertificateRecord, SiteFiles
 from agent.site.renewal import GAIN_DAYS, LAST_DAYS, RENEW_DAYS, has_to_last, is_old
+from agent.site.service import SiteService
 from tests.simulators.fleets import fleet_in
 from tests.simulators.site_office import START, SiteOffice, let_in
 from tools.lib.lifetime.days import SITE
@@ -135,3 +142,62 @@ def test_a_list_in_parts_takes_away_what_is_retained_of_a_longer_one_and_of_a_wh
         **{f"postern-site/hq/trust/{number}": part for number, part in enumerate(parts, 1)},
         **{f"postern-site/hq/trust/{number}": b"" for number in range(len(parts) + 1, MAX_PARTS + 1)},
     }
+
+
+class NoBroker(Connection):
+    """A broker that takes all and says nothing; ``events`` are what happens at each look of the service."""
+
+    def __init__(self, settings: BrokerSettings, clock: SimulatedClock, events: Iterator[object]) -> None:
+        self.passed, self._events = clock, events
+        self.settings, self.filters = settings, set[str]()
+
+    def open(self) -> None: ...
+    def close(self, *, keep_session: bool = False) -> None: ...
+    def fits(self, topic: str, payload: bytes) -> bool:
+        return False
+
+    def subscribe(self, *filters: str, retained: bool = False) -> None:
+        self.filters |= set(filters)
+
+    def poll(self, timeout_s: float, wake: object = None) -> Polled:
+        self.passed.advance(timeout_s)
+        next(self._events, None)
+        return Polled()
+
+
+def test_a_running_service_follows_its_broker_to_another_place(office: SiteOffice) -> None:
+    """``postern site broker`` sent invitations to the new address, and the service stayed at the old one."""
+    clock, told, met = SimulatedClock(office.clock.now()), list[str](), list[NoBroker]()
+    record, left = SiteFiles(office.site).broker_record, iter(range(12))
+
+    def connect(settings: BrokerSettings, **_: object) -> Connection:
+        met.append(NoBroker(settings, clock, events))
+        return met[-1]
+
+    def happen() -> Iterator[object]:
+        yield None
+        yield issue_broker(office.site, ["127.0.0.1"], clock=clock)  # a new certificate: no move
+        yield issue_broker(office.site, ["broker.example"], port=8884, kind="rabbitmq", clock=clock)
+        yield None
+        yield record.write_bytes(b"{")
+        yield None
+
+    events = happen()
+    issue_broker(office.site, ["127.0.0.1"], clock=clock)
+    reach = partial(service_settings, office.site)
+    desk = Desk(office.site, clock=clock, random=os.urandom, tell=told.append)
+    SiteService(desk, reach, clock=clock, random=os.urandom, tell=told.append, renew=lambda: None, connect=connect).run(
+        lambda: next(left, None) is not None
+    )
+    assert [(one.settings.host, one.settings.port) for one in met] == [("127.0.0.1", 8883), ("broker.example", 8884)]
+    assert [
+        "postern-join/hq/+/join/request" in one.filters or "postern-join/hq/+/+/request" in one.filters for one in met
+    ] == [False, True]
+    assert "the site's broker is broker.example:8884 now: the service goes on there" in told
+    assert len([one for one in told if str(record) in one]) == 1, "a damaged file is told once, and the session stays"
+
+
+def test_a_broker_that_gets_a_new_certificate_keeps_its_port(office: SiteOffice) -> None:
+    issue_broker(office.site, ["broker.example"], port=8884, clock=office.clock)
+    issue_broker(office.site, ["broker.example"], clock=office.clock)
+    assert service_settings(office.site).port == 8884
