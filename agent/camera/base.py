@@ -195,6 +195,13 @@ class Frame:
         return self._lores
 
     @property
+    def content(self) -> Rgb:
+        """The part of ``lores`` that shows the picture: what is beside it is grey, and would pass for light."""
+        lores = self.lores
+        width, height = lores_fit(self.main.width, self.main.height, lores.shape[1], lores.shape[0])
+        return lores[:height, :width]
+
+    @property
     def main(self) -> Picture:
         if self._main is None:
             raise ValueError("this frame was released")

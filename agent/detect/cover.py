@@ -111,7 +111,7 @@ class Covering:
             Area(x0 / main.width, y0 / main.height, x1 / main.width, y1 / main.height, FLAT_CELLS)
             for x0, y0, x1, y1 in (face.box for face in known)
         ]
-        return CoveredPicture(_MAKER, covered(coarse(frame), [*areas, *self.areas(_content(frame))]))
+        return CoveredPicture(_MAKER, covered(coarse(frame), [*areas, *self.areas(frame.content)]))
 
     def areas(self, content: Rgb) -> Iterator[Area]:
         """Yield what may be a face in a uint8 (h, w, 3) picture."""
@@ -204,14 +204,7 @@ def covered(plain: Rgb, areas: Iterable[Area]) -> Rgb:
 
 def coarse(frame: Frame) -> Rgb:
     """Return the whole frame as small as it leaves, with nothing covered yet: it is not to leave so."""
-    return _fitted(_content(frame), MAX_SIDE, MAX_SIDE)
-
-
-def _content(frame: Frame) -> Rgb:
-    """Return the part of lores that shows the frame."""
-    main, lores = frame.main, frame.lores
-    width, height = lores_fit(main.width, main.height, lores.shape[1], lores.shape[0])
-    return lores[:height, :width]
+    return _fitted(frame.content, MAX_SIDE, MAX_SIDE)
 
 
 def _fitted(picture: Rgb, width: int, height: int) -> Rgb:

@@ -62,7 +62,7 @@ def look(camera: Camera, detector: Detector, config: Config, clock: Clock, *, se
 
 
 def _light(frame: Frame) -> str:
-    mean = float(frame.lores.mean())
+    mean = float(frame.content.mean())
     return "  TOO DARK" if mean < DARK else "  TOO BRIGHT" if mean > BRIGHT else ""
 
 

@@ -106,7 +106,7 @@ class Watching:
 
     def _describe(self, frame: Frame, tracks: Sequence[Track], picture: CoveredPicture) -> dict[str, Any]:
         main, activation = frame.main, self._config.activation
-        light = float(frame.lores.mean())
+        light = float(frame.content.mean())
         nearest = sorted(tracks, key=lambda track: track.face.width * track.face.height, reverse=True)[:MAX_FACES]
         return {
             **told(picture),

@@ -97,7 +97,15 @@ def test_a_refused_face_is_told_why(shown: Face, words: str) -> None:
     assert all(line.endswith(words) for line in aim(Room(1, shown)))
 
 
-@pytest.mark.parametrize(("light", "words"), [(5, "TOO DARK"), (250, "TOO BRIGHT"), (120, "detection 0 ms  nobody")])
+@pytest.mark.parametrize(
+    ("light", "words"),
+    [
+        (39, "detection 0 ms  TOO DARK  nobody"),
+        (40, "detection 0 ms  nobody"),
+        (220, "detection 0 ms  nobody"),
+        (221, "detection 0 ms  TOO BRIGHT  nobody"),
+    ],
+)
 def test_bad_light_is_told(light: int, words: str) -> None:
     assert all(words in line for line in aim(Room(1, light=light)))
 
