@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from agent.gallery.references import References
 from agent.keys import UnitKey
 from agent.protocol.subject import SubjectId
 from agent.protocol.token import MAX_TOKEN_BYTES, Content, look_at, make_token, unit_mark
-from agent.unit.card import CODE_MM, code_modules, draw_card
+from agent.unit.card import CODE_MM, _letters, code_modules, draw_card
 from agent.unit.tokens import Issued
 
 MODULES = 65  # of the largest token
@@ -94,6 +95,37 @@ def test_what_is_handed_out_is_the_token(kind: str, tmp_path: Path) -> None:
         card = Image.open(tmp_path / "card.png")
         assert card.width / card.info["dpi"][0] * 25.4 == pytest.approx(CODE_MM + 12, abs=6)
         assert QrCodes().read(RgbPicture(np.asarray(card.convert("RGB")))) == [token]
+
+
+def test_a_card_is_laid_out_in_millimetres_and_says_three_lines_and_nothing_about_the_person() -> None:
+    issued = Issued(bytes(300), "ab" * 16, datetime(2027, 1, 2, 3, 4, tzinfo=UTC), ("gate-1",))
+    drawn = Image.open(io.BytesIO(draw_card(issued, site="hq", kind="png")))
+    assert drawn.mode == "1"
+    assert drawn.info["dpi"] == pytest.approx((304.8, 304.8), abs=0.01)
+    # 61 modules and 8 of quiet of 10 dots in 60 mm, 6 mm around them, and 4 mm a line
+    assert len(code_modules(issued.token)) == 61
+    assert drawn.size == (610 + 80 + 2 * 72, 610 + 80 + 2 * 72 + 3 * 48)
+    ink = ~np.asarray(drawn)
+    code = ink[: 72 + 690]
+    assert (code.any(1).argmax(), code.any(0).argmax()) == (112, 112), "where a finder begins"
+    assert (ink[112:722:10, 112:722:10] == np.array(code_modules(issued.token))).all()
+    assert not ink[722:762].any()
+    assert not ink[:, :72].any()
+    assert not ink[:, -72:].any()
+    said = (
+        "hq: valid until 2027-01-02 03:04 UTC",
+        f"token {'ab' * 16}",
+        "Keep it as you keep a key. Lost: tell the desk.",
+    )
+    for top, text in zip((762, 810, 858), said, strict=True):
+        line = ~np.asarray(_letters(text, 690))
+        assert line.any()
+        assert 20 <= line.shape[0] <= 48, "read at arm's length, and no line upon another"
+        assert (ink[top : top + line.shape[0], 72 : 72 + line.shape[1]] == line).all(), text
+        ink[top : top + line.shape[0], 72 : 72 + line.shape[1]] = False
+    assert not ink[762:].any(), "nothing else"
+    assert _letters("x" * 200, 690).width <= 690
+    assert b"/MediaBox [ 0 0 197.0" in draw_card(issued, site="hq", kind="pdf"), "834 dots are 69.5 mm"
 
 
 # -- the act -----------------------------------------------------------------------------------------
