@@ -7,6 +7,7 @@ The whole unit plays the last two: ``tools/scenarios/token-*.yaml`` in ``contrac
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.disk.files import PUBLIC_MODE, write_atomic
+from agent.door.token import Carried
 from agent.errors import RefusedError, VerificationError
 from agent.gallery.template import pack, unpack
 from agent.keys import UnitKey, read_header
@@ -35,11 +38,22 @@ from agent.protocol.token_list import MAX_REVOKED, read_token_list
 from agent.site import rotation, units
 from agent.site.folder import opened
 from agent.site.token_list import issue_token_list, token_key
-from agent.unit.tokens import GET_LIST, install_token_list, load_token_key, shortcomings
+from agent.unit.tokens import GET_KEY, GET_LIST, install_token_list, load_token_key, shortcomings
 from tests.simulators.site_office import SiteOffice
 from tests.simulators.token_desk import DESK, GATE, PURPOSE, TokenDesk, reference_of
 
 REST = 14
+SENTENCES = {  # what the unit itself has to say to whoever holds a token up
+    "clock": "tokens wait until this unit knows the time: let its clock be synchronised",
+    "list_ended": "the list of tokens of this unit has ended: carry the site's newest here (postern site token-list,"
+    " then postern ask UNIT key/rotate token_list=@FILE)",
+    "revoked": "the token was revoked: ask the desk for a new one",
+    "expired": "the token has ended: ask the desk for a new one",
+    "wrong_unit": "the token is not for this unit: use the one that it names",
+    "wrong_model": "the token was made with another model than this unit has: ask the desk for a new one",
+    "wrong_terms": "the token was given for another purpose or notice than this unit's: read the notice here, then ask"
+    " the desk for a new one",
+}
 
 
 @pytest.fixture
@@ -65,6 +79,15 @@ def reason(desk: TokenDesk, data: bytes, **options: object) -> str:
     assert ": " in text, "what is wrong, and what to do"
     assert "\n" not in text
     assert len(text) < 250
+    assert text == SENTENCES.get(caught.value.reason, text)
+    return caught.value.reason
+
+
+def again(carried: Carried) -> str:
+    """Why a token that was taken counts no more."""
+    with pytest.raises(VerificationError) as caught:
+        carried.check_again()
+    assert str(caught.value) == SENTENCES.get(caught.value.reason, str(caught.value))
     return caught.value.reason
 
 
@@ -98,8 +121,11 @@ def test_a_token_of_another_site_is_refused(still: TokenDesk, tmp_path: Path) ->
 
 
 def test_a_token_that_another_unit_of_the_site_signed_is_refused(still: TokenDesk) -> None:
-    with pytest.raises(RefusedError, match="this unit may not issue tokens"):
+    with pytest.raises(RefusedError) as refusal:
         still.issue(unit=GATE)
+    assert str(refusal.value) == (
+        "this unit may not issue tokens: postern site token-list --issuer gate-1, and carry the list here"
+    )
     key, gate = load_token_key(still.office.keys(GATE)), still.office.event_key(GATE)
     content = open_content(look_at(still.issue().token), key, site="hq")
     forged = make_token(content, token_id=secrets.token_bytes(12), key=key, issuer=gate, site="hq")
@@ -150,6 +176,16 @@ def test_no_bytes_of_strangers_do_anything_but_be_refused(still: TokenDesk, data
     assert caught.value.reason in {"no_token", "unknown_issuer"}
 
 
+def test_a_token_that_holds_no_direction_is_refused(still: TokenDesk) -> None:
+    key, issued = load_token_key(still.office.keys(GATE)), still.issue()
+    content = replace(open_content(look_at(issued.token), key, site="hq"), template=bytes(128))
+    empty = make_token(content, token_id=b"t" * 12, key=key, issuer=still.office.event_key(DESK), site="hq")
+    with pytest.raises(VerificationError) as caught:
+        still.gate(empty)
+    assert caught.value.reason == "damaged"
+    assert str(caught.value) == "the token holds no reference: ask the desk for a new one"
+
+
 PREFIX = b"\x84\x49\xa2\x01\x26\x04\x44"
 
 
@@ -182,28 +218,39 @@ def test_an_independent_reader_of_cose_agrees(still: TokenDesk, made: bytes) -> 
 def test_an_expired_token_is_refused_to_the_second(desk: TokenDesk) -> None:
     issued = desk.issue(until=desk.clock.now() + timedelta(days=3))
     desk.clock.advance((issued.expires_at - desk.clock.now()).total_seconds() - 1)
-    assert desk.gate(issued.token)
+    carried = desk.gate(issued.token)
+    carried.check_again()
     desk.clock.advance(1)
     assert reason(desk, issued.token) == "expired"
+    assert again(carried) == "expired"
 
 
 def test_a_token_ends_with_its_consent_and_never_later(desk: TokenDesk) -> None:
     consent_ends = desk.clock.now() + timedelta(days=9)
     held = desk.held(expires_at=consent_ends)
-    assert desk.issue(held).expires_at <= consent_ends
-    assert desk.issue(held, until=desk.clock.now() + timedelta(days=200)).expires_at <= consent_ends
+    assert desk.issue(held).expires_at == consent_ends
+    assert desk.issue(held, until=desk.clock.now() + timedelta(days=200)).expires_at == consent_ends
+    sooner = desk.clock.now() + timedelta(days=2, milliseconds=700)
+    assert desk.issue(held, until=sooner).expires_at == sooner.replace(microsecond=0), "whole seconds, never later"
     far = desk.held(expires_at=desk.clock.now() + timedelta(days=1000))
-    assert desk.issue(far).expires_at <= desk.clock.now() + timedelta(days=366)
-    with pytest.raises(RefusedError, match="would have ended already"):
-        desk.issue(desk.held(expires_at=desk.clock.now()))
+    assert desk.issue(far).expires_at == desk.clock.now() + timedelta(days=366)
+    over = "the token would have ended already: give a later --until, or ask for a new consent"
+    for ended in (desk.held(expires_at=desk.clock.now()), desk.held(expires_at=desk.clock.now() - timedelta(days=1))):
+        with pytest.raises(RefusedError) as refusal:
+            desk.issue(ended)
+        assert str(refusal.value) == over
+    soonest = desk.clock.now() + timedelta(seconds=1)
+    assert desk.issue(desk.held(expires_at=soonest)).expires_at == soonest
 
 
 def test_while_the_clock_is_unproven_no_token_is_taken_or_issued(desk: TokenDesk) -> None:
     token = desk.issue().token
     desk.clock.step_wall(-300 * 86_400.0, "unsynced")
     assert reason(desk, token) == "clock"
-    with pytest.raises(RefusedError, match="clock be synchronised"):
+    with pytest.raises(RefusedError) as refusal:
         desk.issue()
+    assert str(refusal.value) == SENTENCES["clock"]
+    assert shortcomings(desk.config(GATE), desk.clock)[0] == SENTENCES["clock"]
 
 
 def test_a_revoked_token_is_refused_and_others_of_the_person_are_not(desk: TokenDesk) -> None:
@@ -225,8 +272,10 @@ def test_a_withdrawn_consent_revokes_every_token_of_the_person(desk: TokenDesk) 
 def test_where_somebody_was_erased_their_token_counts_no_more_even_before_a_list_comes(desk: TokenDesk) -> None:
     held = desk.held()
     token = desk.issue(held).token
+    carried = desk.gate(token)
     desk.erased = (subject_digest(held.subject),)
     assert reason(desk, token) == "revoked"
+    assert again(carried) == "revoked"
 
 
 def test_a_withheld_list_gains_days_and_then_nothing_is_taken(desk: TokenDesk) -> None:
@@ -237,17 +286,24 @@ def test_a_withheld_list_gains_days_and_then_nothing_is_taken(desk: TokenDesk) -
     desk.clock.advance(1)
     assert reason(desk, lost.token) == "list_ended"
     assert shortcomings(desk.config(GATE), desk.clock) == [f"the list of tokens of this unit has ended: {GET_LIST}"]
-    with pytest.raises(RefusedError, match="has ended"):
+    with pytest.raises(RefusedError) as refusal:
         desk.issue()
+    assert str(refusal.value) == SENTENCES["list_ended"]
 
 
 def test_an_older_list_is_not_taken_again(desk: TokenDesk) -> None:
     lost = desk.issue()
     before = desk.office.files.token_list.read_bytes()
     desk.renew_list(tokens=[lost.token_id])
-    with pytest.raises(VerificationError, match="which is newer") as caught:
+    with pytest.raises(VerificationError) as caught:
         install_token_list(desk.office.keys(GATE).folder, before, site="hq")
     assert caught.value.reason == "replayed"
+    assert str(caught.value) == "this unit has list 2 of tokens, which is newer: copy that"
+    files = desk.office.keys(GATE)
+    newest = desk.office.files.token_list.read_bytes()
+    assert install_token_list(files.folder, newest + b"\n", site="hq").serial == 2, "the same one again"
+    assert files.token_list.read_bytes() == newest.strip()
+    assert files.token_list.stat().st_mode & 0o777 == PUBLIC_MODE
     assert reason(desk, lost.token) == "revoked"
 
 
@@ -273,10 +329,12 @@ def test_a_signature_for_another_purpose_is_no_list(desk: TokenDesk) -> None:
 
 def test_after_a_theft_new_keys_end_every_token(desk: TokenDesk) -> None:
     token = desk.issue().token
+    carried = desk.gate(token)
     rotation.rotate_epoch_keys(desk.office.site, clock=desk.clock)
     for unit in (DESK, GATE):
         desk.bring_keys(unit)
     assert reason(desk, token) == "replaced_key"
+    assert again(carried) == "replaced_key"
     assert desk.gate(desk.issue().token)
 
 
@@ -300,21 +358,33 @@ def test_a_token_for_another_unit_model_purpose_or_notice_is_refused(still: Toke
 
 
 def test_a_desk_names_no_unit_that_the_consent_does_not(still: TokenDesk) -> None:
-    with pytest.raises(RefusedError, match="does not name vault-1"):
-        still.issue(units=(GATE, "vault-1"))
+    with pytest.raises(RefusedError) as refusal:
+        still.issue(units=("hut-9", GATE, "vault-1"))
+    assert str(refusal.value) == "the consent does not name hut-9, vault-1: it names desk-1, gate-1"
+    assert still.issue(units=(GATE,)).units == (GATE,)
+    assert still.issue().units == (DESK, GATE), "without a choice all that it names"
     many = tuple(f"gate-{n}" for n in range(MAX_UNITS + 1))
-    with pytest.raises(RefusedError, match="choose with --unit"):
+    with pytest.raises(RefusedError) as refusal:
         still.issue(still.held(units=many))
+    assert str(refusal.value) == "the consent names 11 units and a token holds 10: choose with --unit"
     assert len(still.issue(still.held(units=many[:-1])).token) <= MAX_TOKEN_BYTES
 
 
 def test_a_unit_without_key_or_list_says_what_to_do(desk: TokenDesk) -> None:
     token = desk.issue().token
     files = desk.office.keys(GATE)
-    for path, words in ((files.token_list, "token-list"), (files.token_key, "issue-keys")):
-        path.unlink()
-        assert reason(desk, token) == "not_ready"
-        assert any(words in one for one in shortcomings(desk.config(GATE), desk.clock))
+    no_list = f"this unit has no list of tokens: {GET_LIST}"
+    no_key = f"this unit has no key of tokens: {GET_KEY}"
+    assert shortcomings(desk.config(GATE), desk.clock) == []
+    files.token_list.unlink()
+    assert reason(desk, token) == "not_ready"
+    assert shortcomings(desk.config(GATE), desk.clock) == [no_list]
+    files.token_key.unlink()
+    assert reason(desk, token) == "not_ready"
+    assert shortcomings(desk.config(GATE), desk.clock) == [no_key, no_list]
+    for damaged in (b"k" * 31, b"k" * 33, bytes(32)):
+        write_atomic(files.token_key, damaged)
+        assert shortcomings(desk.config(GATE), desk.clock)[0] == f"{files.token_key} is damaged: {GET_KEY}"
 
 
 def test_a_full_list_still_fits_into_a_command(desk: TokenDesk) -> None:

@@ -16,11 +16,14 @@ import pytest
 from agent.audit.chain import read_entries
 from agent.audit.log import AuditLog
 from agent.errors import KeyStoreError, PolicyError, RefusedError, VerificationError
-from agent.keys import PublicKey, SigningKey, load_public_key
+from agent.keys import PublicKey, SigningKey, load_public_key, read_header
 from agent.match.policy import sign_policy, verify_policy
 from agent.outbox.epoch_keys import EpochKeys
+from agent.protocol.joining import UnitAnswer, unverified
 from agent.protocol.site_key import CHANGE_TYPE, accept, propose
+from agent.protocol.token_list import read_token_list
 from agent.site import rotation, units
+from agent.site.token_list import issue_token_list
 from agent.unit.joining import install
 from agent.unit.key_rotation import KeyRotation, change_site_key
 from agent.unit.site_key import complete
@@ -30,6 +33,7 @@ from tests.simulators.site_office import SiteOffice, listed_units
 from tests.unit.test_match_policy import policy
 
 UNIT = "door-3"
+LASTS_DAYS = 365
 
 
 class Rotating:
@@ -116,6 +120,7 @@ def test_renewed_references_have_new_keys_and_still_match(unit: Rotating) -> Non
     database = unit.keys.folder.parent / "gallery.db"
     ciphertext = database.read_bytes()
     assert unit.rotation.rotate({"references": "renew"}) == {"rotated": "references", "count": 1}
+    assert [entry.facts for entry in read_entries(unit.log)] == [{"what": "references"}]
     assert (unit.keys.folder.parent / "kek").read_bytes() != kek
     assert database.read_bytes() != ciphertext
     assert np.allclose(unit.gallery.references(MODEL).matrix, before, atol=1e-5)
@@ -127,6 +132,7 @@ def test_new_command_key_is_obeyed_and_the_policy_is_signed_by_it(unit: Rotating
     answer = unit.rotation.rotate(change)
     new = unit.held()
     assert answer == {"rotated": "site_key", "kid": new.kid}
+    assert [entry.facts for entry in read_entries(unit.log)] == [{"what": "site_key"}]
     assert [key.kid for key in unit.obeyed] == [new.kid]
     assert new.kid != old.kid
     assert verify_policy(unit.policy.read_text(), new, model=MODEL) == policy()
@@ -212,6 +218,14 @@ def test_change_of_key_cannot_change_who_matches(unit: Rotating) -> None:
     with pytest.raises(RefusedError) as refusal:
         unit.rotation.rotate({**change, "policy": laxer})
     assert refusal.value.reason == "wrong_policy"
+    assert str(refusal.value) == (
+        "this is another policy than the unit's: have the policy in force signed by the new key"
+    )
+    for args in (change, {"references": "renew"}):
+        with pytest.raises(RefusedError) as granted:
+            unit.rotation.renew(args)
+        assert granted.value.reason == "not_granted"
+        assert str(granted.value) == "this takes a command by the site's own key: use key/rotate"
     with pytest.raises(PolicyError):
         unit.rotation.rotate({**change, "policy": unit.policy.read_text()})
     assert unit.state() == before
@@ -235,7 +249,15 @@ def test_unclear_wish_is_refused(unit: Rotating, args: dict[str, Any]) -> None:
     with pytest.raises(RefusedError) as refusal:
         unit.rotation.rotate(args)
     assert refusal.value.reason == "bad_args"
+    assert str(refusal.value) == (
+        "give one of epoch_keys, seal_key=show, references=renew, certificate, revoked_brokers, token_list, or site_key"
+        " with policy"
+    )
     assert unit.state() == before
+    with pytest.raises(RefusedError) as refusal:
+        unit.rotation.renew(args)
+    assert refusal.value.reason == "bad_args"
+    assert not list(read_entries(unit.log))
 
 
 def test_epoch_keys_of_another_unit_of_the_past_or_of_a_thief_are_refused(unit: Rotating) -> None:
@@ -262,6 +284,29 @@ def test_no_answer_and_no_log_entry_holds_a_key(unit: Rotating) -> None:
     assert held
     for key in held:
         assert key["key"] not in told
+
+
+def test_a_certificate_and_both_lists_of_the_site_are_told_by_what_they_brought(unit: Rotating) -> None:
+    site, options = unit.office.site, unit.office.options
+    unit.clock.advance(86_400)
+    certificate = unverified(units.renew_unit(site, UNIT, **options).decode(), UnitAnswer).tls_crt
+    assert unit.rotation.renew({"certificate": certificate}) == {"rotated": "certificate", "days": LASTS_DAYS}
+    assert unit.keys.tls_crt.read_text() == certificate
+    listed = issue_token_list(site, clock=unit.clock)
+    told = read_token_list(listed, unit.held(), site="hq")
+    answer = unit.rotation.renew({"token_list": listed})
+    assert answer == {"rotated": "token_list", "serial": told.serial, "expires_at": told.expires_at}
+    assert unit.keys.token_list.read_text() == listed
+    renewed = [("keys_renewed", {"what": what}) for what in ("certificate", "token_list")]
+    assert [(entry.kind, entry.facts) for entry in read_entries(unit.log)] == renewed
+
+
+def test_which_key_is_sealed_to_is_told_and_nothing_is_renewed(unit: Rotating) -> None:
+    before = unit.state()
+    for ask in (unit.rotation.rotate, unit.rotation.renew):
+        assert read_header(ask({"seal_key": "show"})["seal_key"]).kid == unit.office.event_key(UNIT).kid
+    assert unit.state() == before
+    assert not list(read_entries(unit.log))
 
 
 def test_damaged_pending_change_is_named(unit: Rotating) -> None:

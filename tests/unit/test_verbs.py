@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 
 from agent.audit.chain import read_entries
 from agent.door.acts import Request
-from agent.errors import RefusedError
+from agent.errors import ConsentError, RefusedError
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.command import Command
 from agent.unit.assemble import command_side, load_key, make_answers, make_enrolment, make_registrar, make_verification
@@ -26,6 +27,7 @@ from agent.unit.configuring import Configuring
 from agent.unit.forget import Forgetting
 from agent.unit.key_files import KeptFiles
 from agent.unit.pause import Pause
+from agent.unit.verbs import MAX_LISTED, Parts, make_handlers
 from agent.uplink.mailbox import Mailbox
 from tests.simulators.gallery_life import MODEL
 from tests.simulators.site_office import SiteOffice
@@ -34,6 +36,7 @@ from tests.unit.test_match_policy import DECISION, SINGLE, policy, tail
 from tools.lib.no_camera import NoCamera
 
 ENROLLED = ("consent_given", "enrolled")
+OTHER_PARTS = ("outbox", "enrolment", "facts", "request", "confirm", "configure")
 
 
 class Unit:
@@ -92,7 +95,10 @@ class Unit:
 
     def do(self, verb: str, args: dict[str, Any] | None = None) -> Mapping[str, Any]:
         """What the handler of ``verb`` answers to a command that was verified."""
-        command = Command(
+        return self.side.handlers[verb](self.command(verb, args))
+
+    def command(self, verb: str, args: dict[str, Any] | None = None) -> Command:
+        return Command(
             site="hq",
             unit="door-1",
             verb=verb,
@@ -102,7 +108,6 @@ class Unit:
             transaction="t-1",
             args=args or {},
         )
-        return self.side.handlers[verb](command)
 
 
 @pytest.fixture
@@ -163,7 +168,9 @@ def test_recognition_pauses_and_resumes(unit: Unit) -> None:
 
 
 def test_the_others_answer_what_they_are_asked(unit: Unit) -> None:
-    assert unit.do("outbox/status", {})["depth"] == 1
+    head = unit.outbox.head()
+    told = {"depth": 1, "head": {"seq": head.seq, "digest": head.digest}, "parked": {}}
+    assert unit.do("outbox/status", {}) == told
     assert unit.do("config/get", {})["events"]["audience"] == "access"
     assert unit.do("config/get", {})["activation"]["polygon"][0] == ["0.25", "0.2"], "no fraction in any answer"
     assert unit.do("selftest", {}) == {"models": "ok"}
@@ -185,6 +192,7 @@ def test_enrolment_is_begun_with_a_consent_and_named_by_its_transaction(unit: Un
     ("verb", "args", "code"),
     [
         ("enrol/begin", {}, "consent_missing"),
+        ("enrol/begin", {"consent": "\ud800"}, "consent_malformed"),
         ("enrol/begin", {"consent": None}, "consent_malformed"),
         ("enrol/begin", {"consent": "yes"}, "consent_malformed"),
         ("enrol/begin", {"consent": {"purpose": "x" * 40}}, "consent_malformed"),
@@ -212,6 +220,85 @@ def test_an_enrolment_takes_nothing_but_consent_and_subject(unit: Unit, extra: d
     with pytest.raises(RefusedError):
         unit.do("enrol/begin", {"consent": msgspec.to_builtins(unit.consent), **extra})
     assert not unit.enrolment.capturing
+
+
+SENTENCES = {
+    "consent_missing": "nobody is enrolled without a consent: send the person's record",
+    "paused": "recognition is paused: resume it first",
+    "enrolment_open": "an enrolment is under way: wait for its end",
+    "unknown_subject": "nobody is enrolled here under this subject: check the id",
+    "verify": "verify takes subject and window_s, and nothing else",
+    "recognition/request": "a request takes no arguments",
+    "outbox/replay": "name the first and the last number, and nothing else",
+    "enrol/begin": "an enrolment takes consent and subject alone",
+    "enrol/commit": "name the enrolment by the transaction of its begin, and nothing else",
+}
+
+
+def refused(unit: Unit, verb: str, args: dict[str, Any]) -> str:
+    """The reason, after its sentence was compared."""
+    with pytest.raises((RefusedError, ConsentError)) as refusal:
+        unit.do(verb, args)
+    reason = refusal.value.reason
+    assert str(refusal.value) == SENTENCES[verb if reason == "bad_args" else reason]
+    return reason
+
+
+def test_each_refusal_says_what_the_operator_is_to_do(unit: Unit) -> None:
+    asked = {"subject": unit.subject.hex(), "window_s": 5}
+    stranger = {"subject": "ab" * 16, "window_s": 5}
+    assert refused(unit, "enrol/begin", {"subject": unit.subject.hex()}) == "consent_missing"
+    assert refused(unit, "verify", stranger) == "unknown_subject"
+    for wrong in ({}, {"subject": unit.subject.hex()}, {"window_s": 5}, {**asked, "more": 1}):
+        assert refused(unit, "verify", wrong) == "bad_args"
+    assert refused(unit, "outbox/replay", {"first": 2, "last": 1}) == "bad_args"
+    assert refused(unit, "enrol/begin", {"consent": msgspec.to_builtins(unit.consent), "photo": "x"}) == "bad_args"
+    assert refused(unit, "enrol/commit", {"enrolment": "t-1", "more": 1}) == "bad_args"
+    assert unit.verification.subject is None
+    unit.paused.set()
+    assert refused(unit, "verify", asked) == "paused"
+    unit.paused.clear()
+    unit.do("enrol/begin", {"consent": {**msgspec.to_builtins(unit.consent), "evidence_digest": "sha256:" + "3" * 64}})
+    assert refused(unit, "verify", asked) == "enrolment_open"
+    unit.do("enrol/abort", {"enrolment": "t-1"})
+    assert unit.do("verify", asked) is not None
+
+
+@pytest.mark.parametrize(
+    ("doubt", "paused", "capturing", "args", "reason"),
+    [
+        ("put back", True, True, {}, "files_in_doubt"),
+        (None, True, True, {}, "paused"),
+        (None, False, True, {}, "enrolment_open"),
+        (None, False, False, {"zone": "door"}, "bad_args"),
+        (None, False, False, {}, None),
+    ],
+)
+def test_a_request_opens_nothing_where_nobody_is_recognised(
+    unit: Unit, doubt: str | None, paused: bool, capturing: bool, args: dict[str, Any], reason: str | None
+) -> None:
+    state = {"doubt": lambda: doubt, "paused": SimpleNamespace(is_set=lambda: paused), "request": unit.request}
+    others = {"gallery": None, "verification": None, "enrolment": SimpleNamespace(capturing=capturing)}
+    parts = SimpleNamespace(**{**dict.fromkeys(OTHER_PARTS), **others, **state})
+    ask = make_handlers(cast("Parts", parts))["recognition/request"]
+    if reason is None:
+        assert ask(unit.command("recognition/request", args)) == {"recognition": "requested"}
+    else:
+        with pytest.raises(RefusedError) as refusal:
+            ask(unit.command("recognition/request", args))
+        assert refusal.value.reason == reason
+        assert str(refusal.value) == (doubt or SENTENCES["recognition/request" if args else reason])
+    assert unit.request.pressed() == (reason is None)
+
+
+@pytest.mark.parametrize(("count", "measured"), [(MAX_LISTED, True), (MAX_LISTED + 1, False)])
+def test_no_more_subjects_are_told_than_an_answer_holds(unit: Unit, count: int, measured: bool) -> None:
+    ids = [n.to_bytes(16, "big") for n in range(count)]
+    gallery = SimpleNamespace(list=lambda: [SimpleNamespace(subject=one) for one in ids], damaged={b"d": "unreadable"})
+    parts = SimpleNamespace(gallery=gallery, measured_to=MAX_LISTED, **dict.fromkeys(OTHER_PARTS))
+    answer = make_handlers(cast("Parts", parts))["gallery/status"](unit.command("gallery/status"))
+    counts = {"enrolled": count, "damaged": 1, "measured_to": MAX_LISTED, "measured": measured}
+    assert answer == {**counts, "subjects": [one.hex() for one in ids[:MAX_LISTED]]}
 
 
 def test_rotation_gets_what_was_asked(unit: Unit) -> None:
