@@ -7,7 +7,6 @@ The whole unit plays the last two: ``tools/scenarios/token-*.yaml`` in ``contrac
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.disk.files import PUBLIC_MODE, write_atomic
+from agent.disk.files import PUBLIC_MODE
 from agent.door.token import Carried
 from agent.errors import RefusedError, VerificationError
 from agent.gallery.template import pack, unpack
@@ -38,22 +37,11 @@ from agent.protocol.token_list import MAX_REVOKED, read_token_list
 from agent.site import rotation, units
 from agent.site.folder import opened
 from agent.site.token_list import issue_token_list, token_key
-from agent.unit.tokens import GET_KEY, GET_LIST, install_token_list, load_token_key, shortcomings
+from agent.unit.tokens import GET_LIST, install_token_list, load_token_key, shortcomings
 from tests.simulators.site_office import SiteOffice
-from tests.simulators.token_desk import DESK, GATE, PURPOSE, TokenDesk, reference_of
+from tests.simulators.token_desk import DESK, GATE, PURPOSE, SENTENCES, TokenDesk, reference_of
 
 REST = 14
-SENTENCES = {  # what the unit itself has to say to whoever holds a token up
-    "clock": "tokens wait until this unit knows the time: let its clock be synchronised",
-    "list_ended": "the list of tokens of this unit has ended: carry the site's newest here (postern site token-list,"
-    " then postern ask UNIT key/rotate token_list=@FILE)",
-    "revoked": "the token was revoked: ask the desk for a new one",
-    "expired": "the token has ended: ask the desk for a new one",
-    "wrong_unit": "the token is not for this unit: use the one that it names",
-    "wrong_model": "the token was made with another model than this unit has: ask the desk for a new one",
-    "wrong_terms": "the token was given for another purpose or notice than this unit's: read the notice here, then ask"
-    " the desk for a new one",
-}
 
 
 @pytest.fixture
@@ -174,16 +162,6 @@ def test_no_bytes_of_strangers_do_anything_but_be_refused(still: TokenDesk, data
     with pytest.raises(VerificationError) as caught:
         still.gate(data)
     assert caught.value.reason in {"no_token", "unknown_issuer"}
-
-
-def test_a_token_that_holds_no_direction_is_refused(still: TokenDesk) -> None:
-    key, issued = load_token_key(still.office.keys(GATE)), still.issue()
-    content = replace(open_content(look_at(issued.token), key, site="hq"), template=bytes(128))
-    empty = make_token(content, token_id=b"t" * 12, key=key, issuer=still.office.event_key(DESK), site="hq")
-    with pytest.raises(VerificationError) as caught:
-        still.gate(empty)
-    assert caught.value.reason == "damaged"
-    assert str(caught.value) == "the token holds no reference: ask the desk for a new one"
 
 
 PREFIX = b"\x84\x49\xa2\x01\x26\x04\x44"
@@ -368,23 +346,6 @@ def test_a_desk_names_no_unit_that_the_consent_does_not(still: TokenDesk) -> Non
         still.issue(still.held(units=many))
     assert str(refusal.value) == "the consent names 11 units and a token holds 10: choose with --unit"
     assert len(still.issue(still.held(units=many[:-1])).token) <= MAX_TOKEN_BYTES
-
-
-def test_a_unit_without_key_or_list_says_what_to_do(desk: TokenDesk) -> None:
-    token = desk.issue().token
-    files = desk.office.keys(GATE)
-    no_list = f"this unit has no list of tokens: {GET_LIST}"
-    no_key = f"this unit has no key of tokens: {GET_KEY}"
-    assert shortcomings(desk.config(GATE), desk.clock) == []
-    files.token_list.unlink()
-    assert reason(desk, token) == "not_ready"
-    assert shortcomings(desk.config(GATE), desk.clock) == [no_list]
-    files.token_key.unlink()
-    assert reason(desk, token) == "not_ready"
-    assert shortcomings(desk.config(GATE), desk.clock) == [no_key, no_list]
-    for damaged in (b"k" * 31, b"k" * 33, bytes(32)):
-        write_atomic(files.token_key, damaged)
-        assert shortcomings(desk.config(GATE), desk.clock)[0] == f"{files.token_key} is damaged: {GET_KEY}"
 
 
 def test_a_full_list_still_fits_into_a_command(desk: TokenDesk) -> None:

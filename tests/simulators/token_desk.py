@@ -28,6 +28,17 @@ EXAMPLE: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "deploy/co
 MODEL = "sha256:" + "ab" * 32
 PURPOSE, NOTICE = "Boarding without a paper, at this gate alone", "2026-1"
 DESK, GATE = "desk-1", "gate-1"
+SENTENCES = {  # what the unit itself has to say to whoever holds a token up
+    "clock": "tokens wait until this unit knows the time: let its clock be synchronised",
+    "list_ended": "the list of tokens of this unit has ended: carry the site's newest here (postern site token-list,"
+    " then postern ask UNIT key/rotate token_list=@FILE)",
+    "revoked": "the token was revoked: ask the desk for a new one",
+    "expired": "the token has ended: ask the desk for a new one",
+    "wrong_unit": "the token is not for this unit: use the one that it names",
+    "wrong_model": "the token was made with another model than this unit has: ask the desk for a new one",
+    "wrong_terms": "the token was given for another purpose or notice than this unit's: read the notice here, then ask"
+    " the desk for a new one",
+}
 
 
 class TokenDesk:
