@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import resource
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,23 +14,31 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from agent import __version__
+from agent.camera.base import CameraInfo
 from agent.clock import SimulatedClock
+from agent.config.load import CONFIG_SCHEMA_ID
 from agent.config.schema import Config
 from agent.errors import KeyStoreError, RefusedError, StorageError
+from agent.keys import UnitKey
 from agent.protocol.command import Command
 from agent.unit.cards import read_panel_key
 from agent.unit.confirm import Confirming
 from agent.unit.consenting import make_record
-from agent.unit.facts import public_facts
+from agent.unit.facts import make_info, public_facts
 from agent.unit.generation import MAX_REASON
 from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.memory import bounded_data
+from agent.unit.models import Models
 from agent.unit.pause import Pause
 from agent.unit.start_log import tell_asked
 from agent.unit.stores import Stores
+from agent.unit.world import board, read_went_back
 from tests.simulators.config import example, parse_config
+from tests.unit.test_match_policy import policy
 
 DIGEST = "sha256:" + "a" * 64
+TASKS = ("detector", "embedder", "landmarks", "pad")
 NAMES = {
     "event_key": "unit.key",
     "tls_key": "tls.key",
@@ -134,13 +144,11 @@ def test_a_consent_that_is_given_now_says_all_that_was_agreed() -> None:
     assert record.notice_version == config.notice.version
     other = DIGEST.replace("a", "b")
     named = [f"door-{number}" for number in range(1, 1000)]
-    minor = make_record(
-        config, clock, evidence=DIGEST, guardian=other, units=named[:2], days=1, age_class="minor_with_guardian"
-    )
+    minor = make_record(config, clock, evidence=DIGEST, guardian=other, units=named[:2], days=1, age_class="under_14")
     assert (minor.guardian_evidence_digest, minor.units, minor.age_class) == (
         other,
         ("door-1", "door-2"),
-        "minor_with_guardian",
+        "under_14",
     )
     assert minor.expires_at == now + timedelta(days=1)
 
@@ -311,3 +319,60 @@ def test_files_are_confirmed_with_a_reason_of_a_length() -> None:
         confirm.files("x")
     assert str(refused.value) == "no file of this unit was put back: there is nothing to confirm"
     assert refused.value.reason == "not_asked"
+
+
+def test_a_unit_says_of_itself_what_a_subscriber_may_know(tmp_path: Path) -> None:
+    def engine(letter: str) -> SimpleNamespace:
+        return SimpleNamespace(digest="sha256:" + letter * 64, runtime="ai-edge-litert 2.0")
+
+    def models(second: object, pad: object) -> Models:
+        detector = SimpleNamespace(engine=engine("a"), landmarker=second)
+        made = SimpleNamespace(detector=detector, embedder=SimpleNamespace(model="sha256:" + "b" * 64), pad=pad)
+        return cast("Models", made)
+
+    config, key, rules = configured(), UnitKey.generate(), policy()
+    camera = CameraInfo("v4l2", 1280, 720, 15.0, live=True)
+    verbs = ("config/get", "verify")
+    all_of_it = models(SimpleNamespace(engine=engine("c")), engine("d"))
+    told = json.loads(
+        make_info(config, key, all_of_it, rules, camera=camera, enrolled=8, verbs=verbs, update="1.0: no")
+    )
+    range_ = told.pop("expected")
+    assert (range_["gallery"], range_["threshold"]) == (10, "measured")
+    assert told == {
+        "type": "io.postern.info.v1",
+        "source": f"/postern/{config.unit.site}/{config.unit.id}",
+        "name": config.unit.name,
+        "version": __version__,
+        "board": board(),
+        "runtime": "ai-edge-litert 2.0",
+        "profile": "production",
+        "camera": {"kind": "v4l2", "width": 1280, "height": 720},
+        "models": {name: "sha256:" + letter * 64 for name, letter in zip(TASKS, "abcd", strict=True)},
+        "policy": rules.digest,
+        "detection": {"view": "picture", "look": "changes"},
+        "config_schema": CONFIG_SCHEMA_ID,
+        "public_key": key.public_jwk(),
+        "kid": key.kid,
+        "enrolled": 8,
+        "activation": "zone",
+        "liveness": "not_checked",
+        "capabilities": list(verbs),
+        "update": "1.0: no",
+    }
+    other = configured(
+        activation={"kind": "button", "name": "door", "window_s": 30},
+        liveness="require",
+        detection={"look": "every_frame"},
+        profile="demo",
+    )
+    told = json.loads(make_info(other, key, models(None, None), rules, camera=None, enrolled=0, verbs=(), update=None))
+    assert (told["camera"], told["update"], told["enrolled"], told["capabilities"]) == (None, None, 0, [])
+    assert sorted(told["models"]) == ["detector", "embedder"]
+    assert (told["activation"], told["liveness"], told["profile"]) == ("button", "checked", "demo")
+    assert told["detection"]["look"] == "every_frame"
+
+
+def test_where_no_upgrade_was_taken_back_nothing_is_told_and_a_board_without_a_name_is_its_processor() -> None:
+    assert read_went_back() is None
+    assert board() == platform.machine()

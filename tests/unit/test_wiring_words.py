@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from agent.clock import SimulatedClock, SystemClock
+from agent.clock import Clock, SimulatedClock, SystemClock
 from agent.config.schema import Config
 from agent.detect.view import GOOD_INPUT_PX, LEAST_INPUT_PX
 from agent.disk.files import PUBLIC_MODE, SECRET_MODE
@@ -110,11 +110,16 @@ def test_each_end_of_a_check_of_the_doctor_is_one_finding_more() -> None:
         for number in range(3 * MAX_FINDINGS_BYTES // 100):
             yield "ok", f"{number:0100}"
 
-    config, checks = configured(), {"disk": killed, "clock": stuck, "keys": silent, "memory": endless}
+    def fine(settings: Config, clock: Clock, *_: object) -> Iterator[tuple[str, str]]:
+        yield "ok", f"{settings.unit.id} {clock.state()}"
+
+    checks = {"disk": killed, "clock": stuck, "keys": silent, "memory": endless, "fine": fine}
+    config = configured()
 
     def found(name: str, within_s: float = 20.0) -> list[Finding]:
         return list(examine_in_child(name, config, SystemClock(), within_s=within_s, checks=checks))
 
+    assert found("fine") == [Finding("fine", "ok", f"{config.unit.id} {SystemClock().state()}")]
     why = "the check was killed by SIGILL: a library does not fit this processor, install it again"
     assert found("disk") == [Finding("disk", "ok", "so far"), Finding("disk", "fault", why)]
     why = "the check did not end within 0.5 s: something does not answer"
