@@ -18,10 +18,12 @@ from agent.config.load import load_config
 from agent.config.schema import Config
 from agent.disk.process_lock import ProcessLock
 from agent.errors import ConfigError
-from agent.keys import UnitKey
+from agent.keys import UnitKey, load_public_key
+from agent.mqtt.credentials import read_ends
 from agent.outbox.epoch_keys import save
 from agent.protocol.pseudonym import EpochKey, epochs_from
-from agent.unit.doctor import CHECKS, NOTICE, Finding, check_memory, examine
+from agent.unit.assemble import credentials_of
+from agent.unit.doctor import AUTHORITY_NOTICE, CHECKS, NOTICE, Finding, check_memory, examine
 from tests.simulators.broker import RealBroker
 from tests.simulators.config import example
 from tests.simulators.pki import Authority
@@ -89,15 +91,18 @@ def test_a_missing_folder_is_a_fault(file: Path) -> None:
 def test_keys_are_named_by_their_thumbprint(file: Path) -> None:
     first, second, third = findings("keys", file)
     assert first.text == f"signing key {UnitKey.load(file.parent / 'unit.key').kid}"
-    assert second.text.startswith("site key ")
-    assert third.text.startswith("epoch keys for 20")
+    assert second.text == f"site key {load_public_key(file.parent / 'site.jwk').kid}"
+    assert third.text == f"epoch keys for {', '.join(epochs_from(datetime.now(UTC)))}"
 
 
 def test_epoch_keys_that_run_out_are_told_in_time(file: Path) -> None:
     epochs(file.parent, count=1)
-    assert states("keys", file) == ["ok", "ok", "advice"]
+    now, *coming = epochs_from(datetime.now(UTC))
+    missing = f"no epoch key for {', '.join(coming)} yet: install the next ones before {now} is over"
+    assert findings("keys", file)[2] == Finding("keys", "advice", missing)
     epochs(file.parent, count=0)
-    assert states("keys", file) == ["ok", "ok", "fault"]
+    none = f"no epoch key for audience 'access' in {now}: issue keys at the site, install them"
+    assert findings("keys", file)[2] == Finding("keys", "fault", none)
 
 
 def test_a_secret_that_others_can_read_is_a_fault(file: Path) -> None:
@@ -110,11 +115,28 @@ def test_a_secret_that_others_can_read_is_a_fault(file: Path) -> None:
 def test_a_certificate_is_told_with_its_end(file: Path, site: Authority) -> None:
     issue(site, file.parent, ends=datetime.now(UTC) + NOTICE + timedelta(days=1))
     (finding,) = findings("certificate", file)
-    assert finding.state == "ok"
+    ends = read_ends(credentials_of(load_config(file)))[0]
+    text = f"{UNIT}, valid until {ends:%Y-%m-%d}"
+    assert finding == Finding("certificate", "ok", text)
+    at_the_bound = SimulatedClock(ends - NOTICE)
+    assert findings("certificate", file, at_the_bound)[0] == Finding("certificate", "ok", text)
+    at_the_bound.advance(1)
+    late = Finding("certificate", "advice", f"{text}: 29 days left, have it renewed")
+    assert findings("certificate", file, at_the_bound)[0] == late
     issue(site, file.parent, ends=datetime.now(UTC) + timedelta(days=3, hours=1))
     (finding,) = findings("certificate", file)
     assert finding.state == "advice"
     assert "3 days left, have it renewed" in finding.text
+
+
+def test_the_end_of_the_sites_authority_is_told_half_a_year_before(file: Path, site: Authority) -> None:
+    ends, authority = datetime.now(UTC) + timedelta(days=4000), read_ends(credentials_of(load_config(file)))[1]
+    issue(site, file.parent, ends=ends)
+    clock = SimulatedClock(authority - AUTHORITY_NOTICE)
+    assert states("certificate", file, clock) == ["ok"]
+    clock.advance(1)
+    what = f"the site's authority ends on {authority:%Y-%m-%d}: make a new site before, every unit joins anew"
+    assert findings("certificate", file, clock)[1:] == [Finding("certificate", "advice", what)]
 
 
 def test_another_units_certificate_is_a_fault(file: Path, site: Authority) -> None:
@@ -161,6 +183,9 @@ def test_missing_models_are_a_fault_with_the_setting_to_correct(file: Path) -> N
 def test_an_empty_gallery_is_fine(file: Path) -> None:
     (finding,) = findings("gallery", file)
     assert (finding.state, finding.text) == ("ok", "0 people enrolled")
+    lock = ProcessLock(load_config(file).gallery.path)
+    assert findings("gallery", file) == [Finding("gallery", "ok", "in use by the running unit")]
+    lock.release()
 
 
 def test_a_broker_that_is_not_there_is_a_fault(file: Path) -> None:

@@ -124,7 +124,10 @@ def test_a_session_is_begun_followed_and_committed(unit: Unit) -> None:
         ("complete", 5),
         ("committed", None),
     ]
-    assert [entry.kind for entry in read_entries(unit.log_path)] == ["consent_given", "enrolled"]
+    given, enrolled_as = read_entries(unit.log_path)
+    assert (given.kind, enrolled_as.kind) == ("consent_given", "enrolled")
+    assert given.facts["notice_version"] == "2026-1"
+    assert (enrolled_as.facts["model"], enrolled_as.facts["captures"]) == (MODEL, 5)
     assert not any(embedding.vector.any() for embedding in unit.given), "the captures are overwritten"
 
 
@@ -363,7 +366,9 @@ def test_until_when_a_consent_lasts_is_erased_with_the_person(unit: Unit) -> Non
     given = consent(unit.clock.now(), days=77)
     subject = enrolled(unit, given)
     ends = given.expires_at.isoformat().encode()
-    assert ends in b"".join(path.read_bytes() for path in (unit.log_path.parent / "audit.log.personal").iterdir())
+    personal = b"".join(path.read_bytes() for path in (unit.log_path.parent / "audit.log.personal").iterdir())
+    assert b'"evidence":"%s"' % given.evidence_digest.encode() in personal
+    assert b'"expires_at":"%s"' % ends in personal
     assert ends not in unit.log_path.read_bytes()
     withdraw(unit, subject)
     assert ends not in everything_in(unit)

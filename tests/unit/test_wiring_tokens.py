@@ -11,7 +11,8 @@ import pytest
 from agent.disk.files import write_atomic
 from agent.errors import VerificationError
 from agent.protocol.token import look_at, make_token, open_content
-from agent.unit.tokens import GET_KEY, GET_LIST, load_token_key, shortcomings
+from agent.unit.doctor import check_tokens
+from agent.unit.tokens import GET_KEY, GET_LIST, load_token_key, load_token_list, shortcomings
 from tests.simulators.token_desk import DESK, GATE, TokenDesk
 
 
@@ -39,12 +40,16 @@ def test_a_unit_without_key_or_list_says_what_to_do(desk: TokenDesk) -> None:
     no_list = f"this unit has no list of tokens: {GET_LIST}"
     no_key = f"this unit has no key of tokens: {GET_KEY}"
     assert shortcomings(desk.config(GATE), desk.clock) == []
+    ends = load_token_list(files, site="hq").expires_at
+    taken = f"tokens are taken; the list of void ones counts until {ends}, renew it before"
+    assert list(check_tokens(desk.config(GATE), desk.clock)) == [("ok", taken)]
     files.token_list.unlink()
     assert reason(desk, token) == ("not_ready", no_list)
     assert shortcomings(desk.config(GATE), desk.clock) == [no_list]
     files.token_key.unlink()
     assert reason(desk, token) == ("not_ready", no_list), "the first that is missing"
     assert shortcomings(desk.config(GATE), desk.clock) == [no_key, no_list]
+    assert list(check_tokens(desk.config(GATE), desk.clock)) == [("fault", no_key), ("fault", no_list)]
     for damaged in (b"k" * 31, b"k" * 33, bytes(32)):
         write_atomic(files.token_key, damaged)
         assert shortcomings(desk.config(GATE), desk.clock)[0] == f"{files.token_key} is damaged: {GET_KEY}"
