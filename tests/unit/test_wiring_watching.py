@@ -20,6 +20,7 @@ from agent.detect.face import Face
 from agent.detect.pose import head_pose
 from agent.detect.track import Track
 from agent.unit.watching import MAX_FACES, RATE_NS, RESTS, SLOW_NS, WATCHED_NS, Watching
+from tests.simulators.broker import wait_until
 from tests.simulators.config import example, parse_config
 from tests.simulators.heads import face
 
@@ -38,7 +39,7 @@ class Watched:
 
     def __init__(self, detector: Detector, activation: dict[str, Any] | None = None) -> None:
         data = example()
-        data["activation"] = activation or {**data["activation"], "min_face_px": 80}
+        data["activation"] = activation or {**data["activation"], "min_face_px": 80, "max_turn_degrees": 20.0}
         self.clock = SimulatedClock()
         self.watching = Watching(parse_config(yaml.safe_dump(data).encode(), Path("config.yaml")), detector, self.clock)
         self.now_ns = 0
@@ -54,13 +55,12 @@ class Watched:
     def seen(self, *faces: Face, level: int | np.ndarray = 120, frames: int = 8, **offered: bool) -> dict[str, Any]:
         """What is seen in the last of ``frames`` in which these stood still."""
         answers: list[dict[str, Any] | None] = []
-        asking = threading.Thread(target=lambda: answers.append(self.watching.take(20.0)))
+        asking = threading.Thread(target=lambda: answers.append(self.watching.take(10.0)))
         self.watching._asked_ns = self.clock.monotonic_ns()  # somebody looks already
         for number in range(frames):
             if number == frames - 1:
                 asking.start()
-                while not self.watching._wanted:
-                    pass
+                wait_until(lambda: self.watching._wanted)
             tracks = [Track(at, one, 0, self.now_ns) for at, one in enumerate(faces)]
             self.watching.offer(self.frame(level), tracks, **offered)
         asking.join()
@@ -142,7 +142,7 @@ def test_a_face_beyond_the_edge_is_told_by_what_is_in_the_picture(detector: Dete
     ("one", "why"),
     [
         (face(640, 360, 79), "too small: come nearer than this, 80 px are needed"),
-        (face(640, 360, 120, yaw=60.0), "turned away: 25 degrees are allowed"),
+        (face(640, 360, 120, yaw=60.0), "turned away: 20 degrees are allowed"),
         (face(60, 60, 100), "outside the zone"),
     ],
 )
