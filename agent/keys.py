@@ -261,10 +261,11 @@ class UnitKey(SigningKey):
 
 def load_public_key(path: Path) -> PublicKey:
     """Read a public JWK file, such as ``site.jwk``; KeyStoreError when it is missing or no P-256 key."""
+    content = read_brought(path)
     try:
-        return PublicKey.from_jwk(strict_json.loads(read_brought(path), limit=MAX_SECRET_BYTES))
-    except strict_json.StrictJsonError:
-        raise KeyStoreError(f"{path} is not a JWK: copy it from the site again") from None
+        return PublicKey.from_jwk(strict_json.loads(content, limit=MAX_SECRET_BYTES))
+    except (KeyStoreError, strict_json.StrictJsonError):
+        raise KeyStoreError(f"{path} is not the public JWK of a P-256 key: copy it from the site again") from None
 
 
 def load_pem(path: Path, passphrase: bytes | None = None) -> PrivateKeyTypes:

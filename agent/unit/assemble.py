@@ -115,9 +115,10 @@ def load_site_key(config: Config) -> PublicKey:
     """The site's key, which signs policies and commands; a change of it that a power cut interrupted is completed."""
     complete(config.keys.folder, config.match.policy)
     path = config.keys.folder / "site.jwk"
+    content = read_bounded(path, MAX_JWK_BYTES)
     try:
-        return PublicKey.from_jwk(loads(read_bounded(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
-    except ValueError as error:
+        return PublicKey.from_jwk(loads(content, limit=MAX_JWK_BYTES))
+    except (KeyStoreError, ValueError) as error:
         raise KeyStoreError(
             f"{path} is no public key: install the site's answer again (postern unit install)"
         ) from error
@@ -327,9 +328,10 @@ def make_seal(config: Config) -> Callable[[str, str], str] | None:
         return None
     from agent.protocol.sealed import read_consumer_jwk, seal  # noqa: PLC0415 - an optional extra
 
+    content = read_brought(path, MAX_JWK_BYTES)
     try:
-        consumer = read_consumer_jwk(loads(read_brought(path, MAX_JWK_BYTES), limit=MAX_JWK_BYTES))
-    except ValueError as error:
+        consumer = read_consumer_jwk(loads(content, limit=MAX_JWK_BYTES))
+    except (KeyStoreError, ValueError) as error:
         raise KeyStoreError(f"{path} is no public key: export it again at the consumer") from error
     site, audience = config.unit.site, config.events.audience
     return lambda name, epoch: seal(name, consumer, site=site, audience=audience, epoch=epoch)
