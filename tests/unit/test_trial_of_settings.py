@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from agent.config.load import load_config
-from agent.unit.configuring import STARTS, STEADY_S, TRIAL_S, Configuring
+from agent.errors import RefusedError
+from agent.unit.configuring import PICTURE_S, STARTS, STEADY_S, TRIAL_S, Configuring
 from agent.unit.reload import Reload
 from tests.simulators.configured import UNIT, Configured, zone_of
 
@@ -94,3 +96,65 @@ def test_what_is_taken_back_between_two_runs_stands_in_the_log_of_the_next(site:
         site.unit.begin()
     site.unit.attach(lambda: 0, lambda: True, lambda facts: log.append(facts["state"]))
     assert log == ["rolled_back", "trying", "rolled_back"]
+
+
+def test_each_step_of_a_trial_stands_in_both_logs_whole(site: Configured, caplog: pytest.LogCaptureFixture) -> None:
+    facts: list[dict[str, object]] = []
+
+    def begin() -> None:
+        site.unit.begin()
+        site.unit.attach(lambda: site.frames, lambda: site.connected, lambda one: facts.append(dict(one)))
+
+    begin()
+    with caplog.at_level(logging.INFO):
+        assert site.send({"activation": {"dwell_ms": 900}}) == "trying"
+        begin()
+        site.live(STEADY_S + 2)
+        assert site.unit.take(site.signed()) == {"configuration": "applied", "serial": 1}, "once more, kept already"
+        answer = site.unit.take(site.signed()) if site.apply({"activation": {"dwell_ms": 950}}) else {}
+        assert answer == {"configuration": "trying", "serial": 2, "seconds": TRIAL_S}
+        with pytest.raises(RefusedError) as busy:
+            site.unit.take(site.signed())
+        begin()
+        site.connected = False
+        site.live(TRIAL_S)
+        assert site.unit.asked.is_set()
+    said = f"configuration 2 is on trial here, for {TRIAL_S} seconds at most: send this then"
+    assert (busy.value.reason, str(busy.value)) == ("busy", said)
+    why = f"there was no session with the broker {TRIAL_S} seconds after the change"
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", "configuration 1 of the site is on trial"),
+        ("INFO", "configuration 1 of the site is kept"),
+        ("INFO", "configuration 2 of the site is on trial"),
+        ("WARNING", f"the settings that the site sent (serial 2) were taken back: {why}"),
+    ]
+    assert facts == [
+        {"what": "site", "serial": serial, "state": state}
+        for serial, state in ((1, "trying"), (1, "applied"), (2, "trying"), (2, "rolled_back"))
+    ]
+    told = site.unit.state()
+    assert told is not None
+    assert (told.serial, told.state, told.why) == (2, "rolled_back", why)
+
+
+def test_a_trial_ends_to_the_second(site: Configured) -> None:
+    site.frames = 1
+    site.unit.begin()
+    site.send({"activation": {"dwell_ms": 900}})
+    site.unit.begin()
+    site.live(1)  # the first picture, and from now on it is well
+    for _ in range(STEADY_S // PICTURE_S - 1):
+        site.live(PICTURE_S - 1, pictures=False)  # a picture each five seconds is no camera that is lost
+        site.live(1)
+    site.live(PICTURE_S - 1, pictures=False)
+    assert site.state == "trying"
+    site.live(1)
+    assert site.state == "applied"
+    site.send({"activation": {"dwell_ms": 950}})
+    site.unit.begin()
+    site.live(1)
+    site.live(TRIAL_S - 2, pictures=False)
+    assert site.state == "trying"
+    site.live(1, pictures=False)
+    assert site.state == "rolled_back"
+    assert site.why == f"there was no picture of the camera {TRIAL_S} seconds after the change"
