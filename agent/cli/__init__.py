@@ -108,7 +108,13 @@ def _run(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
-    return int(module.run(arguments)) if module else PosternError.exit_status
+    if module is None:
+        return PosternError.exit_status
+    if "output" in arguments:  # of few commands, which import this in any case
+        from agent.cli.options import check_outputs  # noqa: PLC0415
+
+        check_outputs(arguments)
+    return int(module.run(arguments))
 
 
 def _imported(name: str) -> ModuleType:

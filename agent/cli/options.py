@@ -7,6 +7,7 @@ import argparse
 import os
 import pwd
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.config.load import load_config, load_file
@@ -17,6 +18,7 @@ from agent.errors import RefusedError, StorageError
 
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 _DEVICES = Path("/dev")
+OUTPUTS = ("output", "png")  # arguments that name what a command writes
 MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most
 
 
@@ -104,10 +106,28 @@ def read_passphrase(arguments: argparse.Namespace) -> bytes | None:
     return passphrase
 
 
-def check_output(file: Path | None) -> None:
-    """Refuse a file that ``write_output`` could not write, before anything is done that cannot be done twice."""
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what a command would write in the place of what it reads, or of what it writes besides."""
+    given = vars(arguments)
+    outputs = [given[name] for name in OUTPUTS if isinstance(given.get(name), Path)]
+    values = [value for name, value in given.items() if name not in OUTPUTS]
+    brought = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    own = [one for one in brought if isinstance(one, Path) and not one.is_dir()]
+    for file in outputs:
+        check_output(file, own)
+        own.append(file)
+
+
+def check_output(file: Path | None, own: Iterable[Path] = ()) -> None:
+    """Refuse a file that ``write_output`` could not write, before anything is done that cannot be done twice.
+
+    So is one of ``own``, or one that would lie in such a folder: what is there is needed.
+    """
     if file is None:
         return
+    there = file.resolve()
+    if any(kept == there or kept in there.parents for kept in (path.resolve() for path in own)):
+        raise RefusedError(f"{file} is needed as it is: name another file to write to")
     if not os.access(file.parent, os.W_OK | os.X_OK) or file.is_dir():
         raise RefusedError(f"cannot write {file}: name a file in a folder that exists and is writable")
     if file.name == "-" or file.parent.resolve() == _DEVICES or (file.exists() and not file.is_file()):

@@ -136,8 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.do(arguments, passphrase)
         return 0
     check_owner(arguments.folder, "the site's")
-    check_output(getattr(arguments, "output", None))
     files = SiteFiles(arguments.folder)
+    for written in ("output", "png", "page"):
+        check_output(getattr(arguments, written, None), files.own)
     before = _contents(files)
     done = False
     try:

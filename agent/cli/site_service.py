@@ -58,7 +58,6 @@ def root_away(arguments: argparse.Namespace, _: bytes | None) -> None:
 def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Run the service until a signal."""
     clock, page = SystemClock(), arguments.page
-    check_output(page)
     show = None if page is None else partial(_write_page, arguments.folder, page, clock)
     reach = partial(delegation.service_settings, arguments.folder, arguments.broker)
     reach()  # before the desk: what it refuses is said first
@@ -86,7 +85,6 @@ def recover(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 def invite(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Write the one file by which a unit joins."""
-    check_output(arguments.png)  # before the invitation that was made last is worth nothing
     output = arguments.output or Path(f"{arguments.unit}.invite")
     check_output(output)
     if arguments.qr:
@@ -126,7 +124,6 @@ def accept(arguments: argparse.Namespace, _: bytes | None) -> None:
 def list_all(arguments: argparse.Namespace, _: bytes | None) -> None:
     """Show each unit, and what to do about it."""
     if arguments.page is not None:
-        check_output(arguments.page)
         _write_page(arguments.folder, arguments.page, SystemClock())
         return
     found = list_units(arguments.folder)

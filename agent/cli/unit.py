@@ -107,8 +107,9 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     clock = SystemClock()
     keys, site, unit = config.keys.folder, config.unit.site, config.unit.id
+    own = (keys, config.gallery.path, config.outbox.path, config.audit.path, config.match.policy)
     if arguments.step == "request":
-        check_output(arguments.output)  # new keys would replace those whose answer may be on its way
+        check_output(arguments.output, own)  # new keys would replace those whose answer may be on its way
         write_output(arguments.output, new_unit_request(keys, site, unit, _token(arguments.token_file)))
     elif arguments.step == "install":
         name = install(keys, read_brought(arguments.file), clock=clock, configured=(site, unit))
@@ -123,7 +124,7 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
     elif arguments.step in ("install-revocations", "install-token-list"):
         say(_install_list(arguments.step, keys, read_brought(arguments.file), site))
     elif arguments.step == "seal-key":
-        check_output(arguments.output)
+        check_output(arguments.output, own)
         write_output(arguments.output, statement(UnitFiles(keys), site=site, unit=unit).encode())
     elif arguments.step == "install-site-key":
         new = _site_key_change(arguments.file)

@@ -247,6 +247,11 @@ class SiteFiles:
                 make_private_folder(folder)
 
     @property
+    def own(self) -> tuple[Path, ...]:
+        """Each file and folder of the site's folder, there or not yet: nothing else is written to these places."""
+        return tuple(path for path in vars(self).values() if path != self.folder)
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Those that a site has from its first moment on."""
         further = (self.clients, self.broker, self.epochs, self.joining, self.sent, self.seen)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing is written in the place of what a command reads, or of what a site or a unit keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.cli import main
+from tests.simulators.config import CARD
+from tests.simulators.typed import typed
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site and a card; no command changes them."""
+    folder = tmp_path_factory.mktemp("made")
+    typed("site", "create", "-f", folder / "hq", "hq")
+    typed("site", "broker", "-f", folder / "hq", "127.0.0.1")
+    (folder / "card.yaml").write_text(CARD)
+    (folder / "k").mkdir()
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("site", "invite", "-f", "hq", "door-8", "-o", file) for file in ("hq/site.json", "hq/units/door-8.json")),
+        ("site", "invite", "-f", "hq", "door-8", "-o", "hq/../hq/broker/acl"),
+        ("site", "invite", "-f", "hq", "door-8", "--png", "hq/trust.jws"),
+        ("site", "invite", "-f", "hq", "door-8", "-o", "a.png", "--png", "./a.png"),
+        ("site", "units", "-f", "hq", "--page", "hq/audit.log"),
+        ("site", "serve", "-f", "hq", "--page", "hq/site.key"),
+        ("site", "epoch-key", "-f", "hq", "access", "2026-W47", "-o", "hq/master.key"),
+        ("site", "policy", "-f", "hq", "card.yaml", "-o", "link.yaml"),
+        ("consent", "-c", "unit.yaml", "card.yaml", "-o", "card.yaml"),
+        ("consumer-key", "new.key", "-o", "new.key"),
+        ("unit", "request", "-c", "unit.yaml", "-o", "unit.yaml"),
+        ("unit", "request", "-c", "unit.yaml", "-o", "k/unit.key"),
+        ("unit", "seal-key", "-c", "unit.yaml", "-o", "gallery.db"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_over_what_a_command_reads_or_keeps(
+    folder: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output by the name of the site's record ended the site; one by that of a form lost what was signed."""
+    (folder / "link.yaml").unlink(missing_ok=True)
+    (folder / "link.yaml").symlink_to("card.yaml")
+    kept = {"keys": {"folder": "k"}, "gallery": {"path": "gallery.db"}, "broker": {"host": "127.0.0.1"}}
+    kept["unit"] = {"site": "hq", "id": "door-7", "name": "Door"}
+    (folder / "unit.yaml").write_text(CARD + yaml.safe_dump(kept))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(list(words)) == 2
+    assert capsys.readouterr().err.endswith("is needed as it is: name another file to write to\n")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
