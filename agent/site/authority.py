@@ -326,10 +326,14 @@ def _usage(*, signing: bool) -> x509.KeyUsage:
 
 def _general_name(text: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         pass
-    if not _HOSTNAME.match(text):
+    else:
+        if address.is_unspecified or address.is_multicast or "%" in text:
+            raise RefusedError(f"{text} is no address that clients connect to: give the one that the broker has")
+        return x509.IPAddress(address)
+    if not _HOSTNAME.match(text) or text.rpartition(".")[2].isdecimal():  # of digits is an address, mistyped or short
         raise RefusedError("a host name holds letters a-z, digits, '-' and '.' only: correct the broker's names")
     return x509.DNSName(text)
 

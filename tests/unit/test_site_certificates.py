@@ -73,10 +73,20 @@ def test_openssl_reads_the_unit_key(office: SiteOffice) -> None:
     )
 
 
-@pytest.mark.parametrize("hostnames", [[], ["*"], ["a b"], ["-x"], ["host:8883"], ["x" * 254], ["ok"] * 17, ["über"]])
+@pytest.mark.parametrize(
+    "hostnames",
+    [[], ["*"], ["a b"], ["-x"], ["host:8883"], ["x" * 254], ["ok"] * 17, ["über"], ["10.0.0.300"], ["10.1"]],
+)
 def test_wrong_broker_names_are_refused(office: SiteOffice, hostnames: list[str]) -> None:
     with pytest.raises(RefusedError, match="host name"):
         programs.issue_broker(office.site, hostnames, **office.options)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "224.0.0.1", "fe80::1%eth0"])
+def test_an_address_at_which_no_client_reaches_a_broker_is_refused(office: SiteOffice, address: str) -> None:
+    """Where it listens was taken for what it is called: each invitation named a broker that nobody can reach."""
+    with pytest.raises(RefusedError, match="give the one that the broker has"):
+        programs.issue_broker(office.site, [address], **office.options)
 
 
 def test_program_may_be_issued_again_after_revocation(office: SiteOffice) -> None:
