@@ -20,7 +20,9 @@ from agent.unit.by_hand import enrol
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("consent", type=Path, metavar="CONSENT", help="the person's consent record, a JSON file")
     parser.add_argument(
-        "--subject", type=parse_subject, help="renew this subject's reference (32 hexadecimal digits) instead"
+        "--subject",
+        type=parse_subject,
+        help="renew this subject's reference, or make one under the id that another unit gave (32 hexadecimal digits)",
     )
     parser.add_argument(
         "--replace",

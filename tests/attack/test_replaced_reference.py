@@ -62,6 +62,13 @@ def refused(unit: Unit, subject: SubjectId, person: np.ndarray, record: ConsentR
     return reason(by_hand)
 
 
+def test_who_enrolled_at_another_door_enrols_here_under_the_same_id(unit: Unit) -> None:
+    """By a policy without a former name of its model they were refused, as if a reference here were damaged."""
+    elsewhere = SubjectId(b"x" * 16)
+    assert unit.registrar.keep(captures(unit.rng, PERSON, 5), consent(unit.clock.now()), elsewhere) == elsewhere
+    assert best(unit, PERSON) is not None
+
+
 @pytest.mark.parametrize("new_paper", [True, False])
 def test_another_face_does_not_take_a_persons_place(unit: Unit, new_paper: bool) -> None:
     subject, record = enrolled(unit)
