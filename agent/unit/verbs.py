@@ -70,6 +70,8 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         }
 
     def subject_revoke(command: Command) -> Mapping[str, Any]:
+        if command.args.keys() - {"subject"}:
+            raise RefusedError("a revocation takes subject alone", reason="bad_args")
         receipt = parts.erase(parse_subject(command.args.get("subject")))
         return {"receipt": msgspec.to_builtins(receipt)}
 
@@ -90,22 +92,33 @@ def make_handlers(parts: Parts) -> dict[str, Handler]:
         }
 
     return {
-        "health": health,
+        "health": _bare(health),
         **_enrolment_handlers(parts.enrolment),
         **_act_handlers(parts),
         "key/rotate": lambda command: parts.rotate(command.args),
-        "gallery/status": gallery_status,
+        "gallery/status": _bare(gallery_status),
         "subject/revoke": subject_revoke,
-        "recognition/pause": pause,
-        "recognition/resume": resume,
-        "outbox/status": outbox_status,
+        "recognition/pause": _bare(pause),
+        "recognition/resume": _bare(resume),
+        "outbox/status": _bare(outbox_status),
         "outbox/replay": partial(replay, parts.outbox),
-        "config/get": lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()},
-        "selftest": lambda _: parts.self_test(),
+        "config/get": _bare(lambda _: {name: _without_fractions(value) for name, value in parts.facts.items()}),
+        "selftest": _bare(lambda _: parts.self_test()),
         "unit/confirm": parts.confirm,
         RENEW: lambda command: parts.renew(command.args),
         CONFIGURE: parts.configure,
     }
+
+
+def _bare(handler: Handler) -> Handler:
+    """``handler``, of a verb without arguments: who gives one means something that would not be done."""
+
+    def checked(command: Command) -> Mapping[str, Any]:
+        if command.args:
+            raise RefusedError("this takes no arguments: leave them out", reason="bad_args")
+        return handler(command)
+
+    return checked
 
 
 def _enrolment_handlers(enrolment: LiveEnrolment) -> dict[str, Handler]:
@@ -175,16 +188,14 @@ def _act_handlers(parts: Parts) -> dict[str, Handler]:
             raise RefusedError("nobody is enrolled here under this subject: check the id", reason="unknown_subject")
         return parts.verification.begin(command.transaction, asked, window_s)
 
-    def request(command: Command) -> Mapping[str, Any]:
+    def request(_: Command) -> Mapping[str, Any]:
         _check_running(parts)
-        if command.args:
-            raise RefusedError("a request takes no arguments", reason="bad_args")
         if parts.request is not None:
             parts.request.ask()
         return {"recognition": "requested"}
 
     handlers: dict[str, Handler] = {"verify": verify}
-    return handlers if parts.request is None else {**handlers, "recognition/request": request}
+    return handlers if parts.request is None else {**handlers, "recognition/request": _bare(request)}
 
 
 def _without_fractions(value: Any) -> Any:  # noqa: ANN401 - what ``to_builtins`` makes

@@ -228,7 +228,8 @@ SENTENCES = {
     "enrolment_open": "an enrolment is under way: wait for its end",
     "unknown_subject": "nobody is enrolled here under this subject: check the id",
     "verify": "verify takes subject and window_s, and nothing else",
-    "recognition/request": "a request takes no arguments",
+    "subject/revoke": "a revocation takes subject alone",
+    "recognition/request": "this takes no arguments: leave them out",
     "outbox/replay": "name the first and the last number, and nothing else",
     "enrol/begin": "an enrolment takes consent and subject alone",
     "enrol/commit": "name the enrolment by the transaction of its begin, and nothing else",
@@ -242,6 +243,30 @@ def refused(unit: Unit, verb: str, args: dict[str, Any]) -> str:
     reason = refusal.value.reason
     assert str(refusal.value) == SENTENCES[verb if reason == "bad_args" else reason]
     return reason
+
+
+BARE = (
+    "health",
+    "gallery/status",
+    "recognition/pause",
+    "recognition/resume",
+    "recognition/request",
+    "outbox/status",
+    "config/get",
+    "selftest",
+)
+
+
+@pytest.mark.parametrize("verb", BARE)
+def test_a_word_too_many_is_no_command_that_does_something_else(unit: Unit, verb: str) -> None:
+    """Who pauses for an hour, or revokes on trial, would have paused for ever, and erased."""
+    if verb in unit.side.handlers:
+        with pytest.raises(RefusedError) as refusal:
+            unit.do(verb, {"seconds": "3600"})
+        assert (refusal.value.reason, str(refusal.value)) == ("bad_args", "this takes no arguments: leave them out")
+    assert not unit.paused.is_set()
+    assert refused(unit, "subject/revoke", {"subject": unit.subject.hex(), "dry_run": 1}) == "bad_args"
+    assert unit.gallery.subjects() == (unit.subject,)
 
 
 def test_each_refusal_says_what_the_operator_is_to_do(unit: Unit) -> None:
