@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Configured:
         self.frames = 0
         self.connected = True
         self.said: list[str] = []
+        self.logged: list[Mapping[str, Any]] = []
         self.unit = self.start()
 
     def write(self, **changes: Any) -> None:
@@ -62,10 +64,12 @@ class Configured:
     def start(self) -> Configuring:
         """A new process of the unit; the run begins with ``begin``."""
         self.unit = Configuring(self.local(), self.clock)
-        self.unit.attach(
-            lambda: self.frames, lambda: self.connected, lambda facts: self.said.append(str(facts["state"]))
-        )
+        self.unit.attach(lambda: self.frames, lambda: self.connected, self._log)
         return self.unit
+
+    def _log(self, facts: Mapping[str, Any]) -> None:
+        self.logged.append(facts)
+        self.said.append(str(facts["state"]))
 
     def local(self) -> Config:
         return load_file(self.file)

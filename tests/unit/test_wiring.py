@@ -20,7 +20,7 @@ from agent.config.schema import Config
 from agent.detect.track import MAX_MISSED_NS
 from agent.door.liveness import CheckedLiveness
 from agent.embed.records import Embedding
-from agent.errors import StorageError
+from agent.errors import RetryError, StorageError
 from agent.match.policy import parse_policy
 from agent.match.probe import Seen
 from agent.match.records import Match
@@ -104,9 +104,12 @@ def test_a_stop_ends_an_enrolment(unit: Unit) -> None:
         is_open = begin(unit, service)
         service.run(lambda: True)
         assert not is_open()
+        assert service._enrolment.last("e1") == (None, ("stopping", "the unit stops; nothing was stored"))
+        assert [one for one in conditions(service) if one in {"started", "stopping"}] == ["started", "stopping"]
+        assert kinds(unit.config)[-1] == "stopped"
 
 
-def test_a_lost_camera_ends_an_enrolment_and_its_return_does_not(unit: Unit) -> None:
+def test_a_lost_camera_ends_an_enrolment_and_its_return_does_not(unit: Unit, caplog: pytest.LogCaptureFixture) -> None:
     with unit.running() as service:
         is_open = begin(unit, service)
         service._on_camera(CameraNotice("camera_back", "it is back"))
@@ -114,6 +117,9 @@ def test_a_lost_camera_ends_an_enrolment_and_its_return_does_not(unit: Unit) -> 
         service._on_camera(CameraNotice("camera_lost", "no picture came"))
         assert not is_open()
         assert {"camera_lost", "camera_back"} <= set(conditions(service))
+        told = ("camera_lost", "the camera was lost: begin again once it is back")
+        assert service._enrolment.last("e1") == (None, told)
+        assert caplog.messages[-2:] == ["camera_back: it is back", "camera_lost: no picture came"]
 
 
 def test_an_enrolment_ends_at_its_time_also_while_no_frame_comes(unit: Unit) -> None:
@@ -293,7 +299,8 @@ def test_what_an_auditor_must_know_stands_in_the_log_and_is_an_event(
     with unit.running() as service:
         service._on_condition(condition)
         assert condition in conditions(service)
-    assert kind in kinds(unit.config)
+    (entry,) = [one for one in read_entries(unit.config.audit.path) if one.kind == kind]
+    assert entry.facts == {"condition": condition}
 
 
 def test_nobody_is_compared_with_while_captures_are_taken_or_recognition_pauses(unit: Unit) -> None:
@@ -308,6 +315,17 @@ def test_nobody_is_compared_with_while_captures_are_taken_or_recognition_pauses(
         assert not service._references().subjects
         service._enrolment.interrupt("stopping", "the unit stops; nothing was stored")
         assert service._references().subjects
+
+
+def test_a_thread_that_is_left_after_a_run_ends_the_process_by_its_name(unit: Unit) -> None:
+    with unit.running() as service:
+        service.check_ended()
+        service._housekeeping.start()
+        with pytest.raises(RetryError) as left:
+            service.check_ended()
+        service._housekeeping.stop()
+    what = "did not end in time: the unit ends, and has to be started anew"
+    assert str(left.value) == f"postern-housekeeping {what}"
 
 
 # -- housekeeping -----------------------------------------------------------------------------------------------------
@@ -332,7 +350,7 @@ class House:
             Duties(
                 retry=duty("retry"),
                 remind=duty("remind"),
-                configure=lambda: None,
+                configure=duty("configure"),
                 sweep=duty("sweep"),
                 expire=duty("expire"),
                 disk_free=lambda: self.free,
@@ -349,11 +367,11 @@ class House:
         self.keeping.tick()
 
 
-@pytest.mark.parametrize("failing", ["retry", "remind", "sweep", "expire"])
+@pytest.mark.parametrize("failing", ["retry", "remind", "configure", "sweep", "expire"])
 def test_no_duty_keeps_another_from_being_done(failing: str) -> None:
     house = House(failing=failing)
     house.tick()
-    assert sorted(house.done) == ["expire", "remind", "retry", "sweep"]
+    assert sorted(house.done) == ["configure", "expire", "remind", "retry", "sweep"]
     assert house.problems == [failing]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,8 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.camera.base import Frame
 from agent.detect.face import Face
 from agent.detect.pose import Pose, head_pose
+from agent.detect.track import Track
 from agent.embed.records import Crop
 from agent.errors import CaptureRefusedError
 from agent.gallery.references import References
@@ -29,6 +32,7 @@ from agent.unit.capturing import (
     View,
     sharpness,
 )
+from agent.unit.spot_session import capture
 from tests.simulators.gallery_life import MODEL, captures, unit_vector
 from tests.unit.test_gallery_enrol import GOOD, SECOND, Studio, frame, picture
 from tests.unit.test_match_policy import policy
@@ -196,3 +200,83 @@ def test_what_is_advised_is_one_sentence_for_each_refusal() -> None:
     for wrong in (2, MAX_CAPTURES + 1):
         with pytest.raises(ValueError, match=r"^captures must be 3 to 5$"):
             Quality(captures=wrong)
+
+
+# -- at the command line ------------------------------------------------------------------------------------------
+
+
+class Shown:
+    """A camera of so many frames, a second apart, and a session that says of each what it is told to say."""
+
+    def __init__(self, *progress: Progress, apart_ns: int = SECOND) -> None:
+        self.progress, self.apart_ns = list(progress), apart_ns
+        self.pressed: list[int] = []
+        self.ended: list[str] = []
+        self.told: list[str] = []
+        self.tracks: list[int] = []
+
+    def frames(self) -> Iterator[Frame]:
+        for number in range(len(self.progress)):
+            yield frame(SECOND + number * self.apart_ns)
+
+    def detect(self, _: Frame) -> list[Face]:
+        return [GOOD]
+
+    def press(self, now_ns: int) -> None:
+        self.pressed.append(now_ns)
+
+    def offer(self, _: Frame, tracks: Sequence[Track]) -> Progress:
+        self.tracks.append(len(tracks))
+        return self.progress.pop(0)
+
+    @property
+    def session(self) -> Any:
+        return SimpleNamespace(finish=self.finish, cancel=lambda: self.ended.append("cancelled"))
+
+    def finish(self) -> list[str]:
+        self.ended.append("finished")
+        return ["captures"]
+
+    def run(self, presses: Sequence[bool] = ()) -> object:
+        left = iter(presses)
+        camera, shown = cast("Any", self), cast("Any", self)
+        return capture(camera, shown, shown, pressed=lambda: next(left, False), tell=self.told.append)
+
+
+def test_at_the_units_command_line_each_new_advice_is_told_once_and_the_end_is_known() -> None:
+    shown = Shown(Progress(0, 5, "none"), Progress(0, 5, "none"), Progress(1, 5, None), Progress(5, 5, None))
+    shown.progress.append(Progress(5, 5, None))
+    assert shown.run([False, True]) == ["captures"]
+    assert shown.told == ["0 of 5: step in front of the camera", "1 of 5", "5 of 5"]
+    assert shown.pressed == [2 * SECOND]
+    assert (shown.ended, len(shown.progress)) == (["finished"], 1), "no frame more than is needed"
+    assert shown.tracks[0] == 1
+
+
+@pytest.mark.parametrize(("captured", "enough"), [(2, False), (3, True)])
+@pytest.mark.parametrize("how", ["the camera ends", "the session says so", "the time is over"])
+def test_when_the_time_is_over_what_makes_a_reference_will_do(captured: int, enough: bool, how: str) -> None:
+    last = Progress(captured, 5, "timed_out" if how == "the session says so" else "alike")
+    shown = Shown(Progress(captured, 5, "alike"), last, apart_ns=SESSION_NS + (how == "the time is over"))
+    if how != "the camera ends":
+        shown.progress.append(Progress(5, 5, None))
+    if how == "the session says so":
+        shown.apart_ns = SECOND
+    if enough:
+        assert shown.run() == ["captures"]
+        assert shown.ended == ["finished"]
+    else:
+        with pytest.raises(CaptureRefusedError) as refused:
+            shown.run()
+        said = f"{captured} of 5 captures were taken, nothing was stored: start again, follow the advice"
+        assert str(refused.value) == said
+        assert shown.ended == ["cancelled"]
+    assert len(shown.progress) == (how != "the camera ends")
+
+
+def test_a_camera_that_gives_no_frame_stores_nothing() -> None:
+    shown = Shown()
+    with pytest.raises(CaptureRefusedError) as refused:
+        shown.run()
+    assert str(refused.value) == "no captures were taken, nothing was stored: start again, follow the advice"
+    assert shown.ended == ["cancelled"]
