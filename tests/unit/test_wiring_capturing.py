@@ -18,7 +18,7 @@ from agent.detect.track import Track
 from agent.embed.records import Crop
 from agent.errors import CaptureRefusedError
 from agent.gallery.references import References
-from agent.gallery.template import MAX_CAPTURES
+from agent.gallery.template import MAX_CAPTURES, mean_reference
 from agent.match.policy import Policy
 from agent.protocol.subject import SubjectId
 from agent.unit.capturing import (
@@ -170,12 +170,11 @@ class Asked:
 def test_who_has_a_reference_here_is_refused_from_the_threshold_on(
     person: list[np.ndarray], over: float, subject: SubjectId | None, known: bool
 ) -> None:
-    mean = np.mean(person[:3], axis=0)
-    mean = (mean / np.linalg.norm(mean)).astype(np.float32)
+    mean = mean_reference(person[:3])
     others = unit_vector(np.random.default_rng(11))
     references = References((ANN, BOB), np.stack([mean, others]), MODEL)
     score = float(np.einsum("ij,j->i", references.matrix, mean)[0])
-    asked = Asked(score + over if over else score - 1e-6)
+    asked = Asked(score + over)
     studio = Studio(vectors=list(person[:3]))
     session = studio.session(
         references, policy=cast("Policy", asked), subject=subject, quality=Quality(captures=3, other_likeness=1.0)
@@ -191,6 +190,17 @@ def test_who_has_a_reference_here_is_refused_from_the_threshold_on(
     else:
         assert len(session.finish()) == 3
     assert asked.asked == ([] if subject else [(2, 3)])
+
+
+def test_a_capture_is_of_the_same_face_from_the_policys_bound_on(person: list[np.ndarray]) -> None:
+    likeness = float(person[1] @ person[0])
+    for over, told in ((0.0, None), (1e-6, "another_face")):
+        asked = Asked(1.0)
+        asked.same_face = likeness + over
+        quality = Quality(other_likeness=1.0)
+        session = Studio(vectors=list(person)).session(policy=cast("Policy", asked), quality=quality)
+        assert refusal(session, 0) is None
+        assert refusal(session, 2 * SECOND) == told
 
 
 def test_what_is_advised_is_one_sentence_for_each_refusal() -> None:

@@ -249,8 +249,8 @@ def test_file_and_log_tell_together_how_far_a_unit_went(
 
 
 def test_a_number_in_the_log_that_is_none_counts_as_before_the_first(tmp_path: Path) -> None:
-    files = Files(tmp_path, all_at(4, audit_log=4), Known(number=4, rights=True))
-    files.logged = [("generation", {"number": "4"})]
+    files = Files(tmp_path, all_at(1), Known(number=1, rights=True))
+    files.logged = [("generation", {"number": "1"})]
     assert files.opened().doubt == f"the unit's audit log was{ASKED}"
 
 
@@ -259,3 +259,15 @@ def test_the_outbox_is_told_the_number_only_while_nobody_has_to_be_asked() -> No
     assert remembered_of(Known(4, None, 7, DIGESTS[1])) == Remembered(Head(7, DIGESTS[1]), 4)
     assert remembered_of(Known(4, None, 7, DIGESTS[1], doubt="put back")) == Remembered(Head(7, DIGESTS[1]), 0)
     assert remembered_of(Known()) == Remembered(Head(0, FIRST_PREV), 0)
+
+
+def test_a_file_that_is_damaged_before_the_first_number_is_a_doubt_too(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.path.write_bytes(b"{")
+    assert files.opened().doubt == f"the unit's file of their common number was{ASKED}"
+
+
+def test_where_the_file_is_lost_each_that_is_behind_is_named_with_it(tmp_path: Path) -> None:
+    files = Files(tmp_path, {"gallery": 1})
+    behind = "command counter, outbox, record of used rules, audit log, file of their common number"
+    assert files.opened().doubt == f"the unit's {behind} were{ASKED}"
