@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.cli.words import put
 from agent.config.load import load_config, load_file
 from agent.config.schema import Config
 from agent.config.told import in_force
@@ -138,7 +139,7 @@ def check_output(file: Path | None, own: Iterable[Path] = ()) -> None:
 def write_output(file: Path | None, content: bytes) -> None:
     """Write a signed or other text to ``file``, or to standard output."""
     if file is None:
-        sys.stdout.write(content.decode() + "\n")
+        put(content.decode() + "\n", sys.stdout)
     else:
         check_output(file)
         try:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from agent.errors import printable
+from agent.errors import StorageError, printable
 
 MAX_LINE = 1_000_000  # characters; the longest, a unit's answer as JSON, has about 16 000
 
@@ -18,12 +18,31 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
     A foreign text that must not begin a line of its own is passed through ``printable`` before.
     """
     lines = (printable(line, MAX_LINE) for line in text.split("\n"))
-    print("\n".join(lines), end=end, file=stream or sys.stdout, flush=True)
+    put("\n".join(lines) + end, stream or sys.stdout)
 
 
 def tell(text: str, *, end: str = "\n") -> None:
     """Print lines to standard error, as ``say`` does."""
-    say(text, end=end, stream=sys.stderr)
+    if sys.stderr is not None:  # closed by whoever started this: not said among what is printed
+        say(text, end=end, stream=sys.stderr)
+
+
+def put(text: str, stream: TextIO | None) -> None:
+    """Write ``text`` as it is, at once. Raises StorageError where the disk behind standard output takes no more.
+
+    What cannot be told on standard error is told nobody: the act was done all the same.
+    """
+    try:
+        print(text, end="", file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if stream is sys.stderr:
+            return
+        print_for_nobody()  # else what waits to be written is tried again at the end
+        raise StorageError(
+            f"what this prints cannot be written ({error.strerror}): make room, or send it elsewhere"
+        ) from error
 
 
 def tell_notice(text: str) -> None:

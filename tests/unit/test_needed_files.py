@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,28 @@ def test_nothing_is_written_over_what_a_command_reads_or_keeps(
     assert main(list(words)) == 2
     assert capsys.readouterr().err.endswith("is needed as it is: name another file to write to\n")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "words", [["version"], ["schema", "event"], ["site", "policy", "-f", "hq", "p.json"]], ids=" ".join
+)
+def test_a_full_disk_behind_what_is_printed_is_no_fault_of_the_program(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(Path(__file__).parents[2] / "models" / "policy.json", folder / "p.json")
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):  # noqa: PTH123
+        assert main(words) == 70
+    told = "postern: what this prints cannot be written (No space left on device): make room, or send it elsewhere"
+    assert capsys.readouterr().err.splitlines()[0] == told
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_nobody_can_be_told_ends_no_act_and_stands_in_no_output(
+    folder: Path, closed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With standard error shut, sentences for a person stood in what a command prints for a file."""
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:  # noqa: PTH123, SIM117
+        with contextlib.redirect_stderr(None if closed else full):
+            status = main(["site", "invite", "-f", str(folder / "hq"), "door-9", "-o", "9.invite"])
+    assert status == 0
+    assert capsys.readouterr().out == ""
