@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from agent.cli.options import add_config, drop_root, read_config
+from agent.cli.options import add_config, drop_root, read_config, seconds
 from agent.cli.words import say
 from agent.clock import SystemClock
 from agent.config.told import in_force
@@ -17,7 +17,7 @@ from agent.unit.aim import MAX_SECONDS, lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="stop after this time; else with Ctrl-C")
+    parser.add_argument("--seconds", type=seconds, default=MAX_SECONDS, help="stop after this time; else with Ctrl-C")
     add_config(parser)
 
 

@@ -20,7 +20,19 @@ from agent.errors import RefusedError, StorageError
 DEFAULT_CONFIG = Path("/etc/postern/config.yaml")
 _DEVICES = Path("/dev")
 OUTPUTS = ("output", "png")  # arguments that name what a command writes
+MAX_WAIT_S = 86_400.0  # of whoever stands there, or of a job that begins again
 MAX_PASSPHRASE_BYTES = 1023  # what OpenSSL encrypts a key with at the most
+
+
+def seconds(text: str) -> float:
+    """A time in seconds for ``argparse``: more than none, and no longer than a day."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= MAX_WAIT_S:  # also what is no number
+        raise argparse.ArgumentTypeError(f"'{text[:32]}' is no time to wait: give seconds, up to {MAX_WAIT_S:.0f}")
+    return found
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agent.cli.options import add_passphrase, read_passphrase
+from agent.cli.options import add_passphrase, read_passphrase, seconds
 from agent.clock import SystemClock
 from agent.errors import RefusedError
 from agent.keys import SigningKey
@@ -71,7 +71,7 @@ def add_operator(parser: argparse.ArgumentParser) -> None:
         " are believed",
     )
     parser.add_argument(
-        "--timeout", type=float, default=ANSWER_TIMEOUT_S, metavar="SECONDS", help="to wait for a unit's answer"
+        "--timeout", type=seconds, default=ANSWER_TIMEOUT_S, metavar="SECONDS", help="to wait for a unit's answer"
     )
     add_broker(parser)
 

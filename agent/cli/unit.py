@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.cli.options import add_config, become_owner, check_output, read_unit_config, write_output
+from agent.cli.options import add_config, become_owner, check_output, read_unit_config, seconds, write_output
 from agent.cli.words import say, tell
 from agent.clock import SystemClock
 from agent.config.load import load_file
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_config(joined)  # of the camera
     joined.add_argument("--keys", type=Path, metavar="FOLDER", help=f"({DEFAULT_KEYS}; with --camera keys.folder)")
     joined.add_argument("--policy", type=Path, metavar="FILE", help="(policy.jws beside the folder of the keys)")
-    joined.add_argument("--wait", type=float, default=JOIN_WAIT_S, metavar="SECONDS", help="for the site's answer")
+    joined.add_argument("--wait", type=seconds, default=JOIN_WAIT_S, metavar="SECONDS", help="for the site's answer")
     carded = steps.add_parser("configure", help="write this unit's configuration from the one that lies on its card")
     carded.add_argument("file", type=Path, metavar="FILE", help="config.yaml of the card; without 'unit' and 'broker'")
     carded.add_argument("--invitation", type=Path, metavar="FILE", help="which unit this is; else as it is configured")

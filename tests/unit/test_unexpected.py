@@ -67,6 +67,23 @@ def test_every_command_is_guarded(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("wait", ["nan", "inf", "-1", "0", "1e9", "soon"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("unit", "join", "x", "--wait"),
+        ("ask", "door-1", "health", "--timeout"),
+        ("withdraw", "ab" * 16, "--timeout"),
+        ("aim", "--seconds"),
+    ],
+)
+def test_a_time_to_wait_is_one(words: tuple[str, ...], wait: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([*words, wait])
+    assert refused.value.code == 2
+    assert f"'{wait}' is no time to wait: give seconds, up to 86400" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("program", [["-m", "agent"], [str(ROOT / "deploy/debian/launcher")]])
 def test_ctrl_c_while_the_program_is_still_being_loaded_shows_no_traceback(program: list[str], tmp_path: Path) -> None:
     slow = "import time\nprint('loading', flush=True)\ntime.sleep(60)\n"
