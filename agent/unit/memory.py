@@ -49,7 +49,7 @@ def text_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
 def release_startup_code() -> None:
     """Unmap program text that was run so far; what is needed again comes back. Does nothing without /proc."""
     try:
-        spans = list(text_mappings(SMAPS.read_text().splitlines()))
+        spans = list(text_mappings(SMAPS.read_text("utf-8", errors="replace").splitlines()))
     except OSError:
         return
     advise = ctypes.CDLL(None).madvise
@@ -63,7 +63,8 @@ def bounded_data(headroom: int = FOREIGN_BYTES) -> Iterator[None]:
     """Let the process's data (VmData) grow by ``headroom`` bytes at most from now on. Does nothing without /proc."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     try:
-        (held,) = (int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmData:"))
+        lines = STATUS.read_text("utf-8", errors="replace").splitlines()  # a process may have any name
+        (held,) = (int(line.split()[1]) for line in lines if line.startswith("VmData:"))
     except (OSError, ValueError):
         yield
         return

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from agent.unit.memory import text_mappings
 
@@ -36,21 +38,31 @@ def test_only_text_without_pages_of_its_own_is_let_go() -> None:
 
 
 PROGRAM = """
-import json, numpy
-from agent.unit.memory import release_startup_code
+import ctypes, json, mmap, numpy, sys
+from agent.unit.memory import bounded_data, release_startup_code
 def resident():
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", errors="replace") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
+held = open(sys.argv[1], "rb")
+mapped = mmap.mmap(held.fileno(), 0, prot=mmap.PROT_READ)
+assert ctypes.CDLL(None).prctl(15, b"\\xfc") == 0  # PR_SET_NAME
 before = resident()
 release_startup_code()
+with bounded_data():
+    pass
 after = resident()
 total = float((numpy.arange(9.0).reshape(3, 3) @ numpy.eye(3)).sum())
 print(json.dumps([before, after, total]))
 """
 
 
-def test_a_program_goes_on_with_less_of_it_resident() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+def test_a_program_goes_on_with_less_of_it_resident_whatever_its_files_and_it_are_called(tmp_path: Path) -> None:
+    """A folder that was named on another system has bytes that are no UTF-8, and so may a process."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/j\xfcrgen"))
+    folder.mkdir()
+    (folder / "library").write_bytes(bytes(4096))
+    words = [sys.executable, "-c", PROGRAM, folder / "library"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     before, after, total = json.loads(done.stdout)
     assert total == 36
     assert after < before
