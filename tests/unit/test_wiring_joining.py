@@ -108,7 +108,8 @@ class Asking:
 
 
 def nothing(_: Asking) -> Polled:
-    return Polled()
+    """The broker takes what is asked, and nobody answers."""
+    return Polled(acks=[Ack(1, 0)])
 
 
 def test_a_unit_asks_by_its_claim_every_ten_seconds_and_leaves_no_claim_behind(fleet: Fleet, tmp_path: Path) -> None:
