@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,17 @@ def test_the_parts_of_liveness_reach_the_check(configured: Configured) -> None:
             return len(check._parts)
 
     assert [parts("challenge"), parts("challenge", "passive")] == [0, 1]
+
+
+def test_a_lamp_that_breaks_is_told_by_the_running_unit(
+    configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = tmp_path / "display" / "text"
+    shown.parent.mkdir()
+    config = configured(feedback={"text": str(shown)})
+    with assembled(config, SimulatedClock(START)) as service:
+        service._door.show(None)
+        shutil.rmtree(shown.parent)
+        service._door.announce("https://127.0.0.1:8443/")
+        service._door.show(None)
+    assert [record.levelname for record in caplog.records if str(shown.parent) in record.getMessage()] == ["ERROR"]

@@ -96,6 +96,14 @@ def test_captures_are_apart_by_seven_tenths_of_a_second_and_end_after_two_minute
     assert session.offer(frame(SECOND + SESSION_NS + 1), [GOOD]) == Progress(0, 5, "timed_out")
 
 
+def test_a_crop_of_one_grey_level_more_or_less_has_no_sharpness() -> None:
+    """Its Laplacian is noise alone: two levels in turns have a variance of exactly 1."""
+    turns = np.indices((8, 8)).sum(0) % 2 * 2.0
+    assert float(turns.var()) == 1.0
+    assert sharpness(turns.astype(np.float32)) == 0.0
+    assert sharpness((turns * 2).astype(np.float32)) > 1.0
+
+
 def test_sharpness_is_the_variance_of_what_differs_from_its_neighbours() -> None:
     luma = np.random.default_rng(4).normal(128, 20, (9, 12)).astype(np.float32)
     rows = [

@@ -23,6 +23,7 @@ from agent.detect.change import ChangeTest
 from agent.disk.process_lock import ProcessLock
 from agent.door.lines import Input, InputSpec, Lines
 from agent.errors import DeviceLostError, StorageError
+from agent.keys import UnitKey
 from agent.unit import doctor
 from agent.unit.confirm import tell_ageing
 from agent.unit.doctor import CALM, LOW_DISK_BYTES, Finding, examine
@@ -334,3 +335,12 @@ def test_the_console_is_told_closed_open_and_at_an_address_of_another_machine(tm
 
 def test_a_unit_without_tokens_says_so(tmp_path: Path) -> None:
     assert list(doctor.check_tokens(configured(tmp_path), SimulatedClock())) == [("ok", "no tokens are taken here")]
+
+
+def test_a_gallery_is_not_looked_at_without_the_units_key(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (finding,) = examine("gallery", config, SimulatedClock())
+    assert (finding.check, finding.state) == ("gallery", "fault")
+    assert "unit.key" in finding.text
+    UnitKey.generate().save(tmp_path / "unit.key")
+    assert list(examine("gallery", config, SimulatedClock())) == [Finding("gallery", "ok", "0 people enrolled")]

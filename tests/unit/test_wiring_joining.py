@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from agent.clock import SimulatedClock
 from agent.disk.files import PUBLIC_MODE, SECRET_MODE
 from agent.errors import BrokerError, RefusedError, RetryError
 from agent.keys import encode_base64url
@@ -20,6 +21,7 @@ from agent.mqtt.credentials import Credentials
 from agent.mqtt.records import Ack, BrokerSettings, Incoming, Polled
 from agent.protocol.invitation import Invitation, read_invitation
 from agent.protocol.joining import JoinReply, prove, request_digest, token_key
+from agent.protocol.pseudonym import epoch_of
 from agent.protocol.record import encode
 from agent.site import joining
 from agent.unit import invited
@@ -237,6 +239,20 @@ def test_a_unit_that_joined_has_the_policy_and_a_mark_and_asks_no_more(fleet: Fl
     asking.join()
     assert asking.done == [], "nobody is asked"
     assert not left.exists()
+
+
+def test_a_unit_whose_clock_was_never_right_keeps_the_key_of_a_week_that_it_takes_for_past(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    def hears(asking: Asking) -> Polled:
+        reply = joining.ask_to_join(fleet.folder, "door-11", asking.requests[-1], clock=fleet.clock)
+        return Polled(messages=[Incoming("answer", reply, retained=False)])
+
+    text = joining.invite(fleet.folder, "door-11", hours=24 * 20, accepted=True, clock=fleet.clock)
+    asking = Asking(fleet, tmp_path, hears, text)
+    asking.clock = SimulatedClock(fleet.clock.now() + timedelta(days=8), "unsynced")
+    asking.join()
+    assert epoch_of(fleet.clock.now()).encode() in asking.files.epoch_keys.read_bytes()
 
 
 @pytest.mark.parametrize("late_s", [0, 1])
