@@ -158,3 +158,15 @@ def test_a_trial_ends_to_the_second(site: Configured) -> None:
     site.live(1, pictures=False)
     assert site.state == "rolled_back"
     assert site.why == f"there was no picture of the camera {TRIAL_S} seconds after the change"
+
+
+def test_a_picture_is_recent_for_five_seconds_and_not_a_moment_longer(site: Configured) -> None:
+    site.frames = 1
+    site.unit.begin()
+    site.send({"activation": {"dwell_ms": 900}})
+    site.unit.begin()
+    site.live(1)
+    for more_s, well in ((PICTURE_S, True), (2e-9, False)):
+        site.clock.advance(more_s)
+        site.unit.look()
+        assert (site.unit._well_ns is not None) == well
