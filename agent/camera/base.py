@@ -152,9 +152,9 @@ class RgbPicture(msgspec.Struct, frozen=True):
         inner = lores_fit(x1 - x0, y1 - y0, *lores_size)
         image = Image.fromarray(np.ascontiguousarray(self.array[y0:y1, x0:x1]))
         factors = image.width // inner[0], image.height // inner[1]
-        if image.size == (factors[0] * inner[0], factors[1] * inner[1]):
-            return letterbox(np.asarray(image.reduce(factors)), lores_size)  # the same means, in a third of the time
-        return letterbox(np.asarray(image.resize(inner, Image.Resampling.BOX)), lores_size)
+        exact = image.size == (factors[0] * inner[0], factors[1] * inner[1])  # the same means, in a third of the time
+        small = image.reduce(factors) if exact else image.resize(inner, Image.Resampling.BOX)
+        return letterbox(np.asarray(small), lores_size)
 
 
 class Frame:

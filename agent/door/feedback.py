@@ -179,7 +179,7 @@ def write_text(path: Path, text: str) -> None:
         check_text(path)
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PUBLIC_MODE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w") as file:
             os.fchmod(file.fileno(), PUBLIC_MODE)  # whoever shows it is another user, whatever the service's umask
             file.write(re.sub("[^ !'-z]", "?", text)[: MAX_TEXT_BYTES - 1] + "\n")
         fresh.replace(path)

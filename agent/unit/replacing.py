@@ -46,8 +46,7 @@ def check_captures(gallery: GalleryStore, policy: Policy, vectors: Sequence[Vect
     ``vectors`` are 3 to 5 float32 (128,) unit vectors of ``policy.model``. Raises CaptureRefusedError
     (``another_person``, ``reference_hidden``).
     """
-    before = None if subject is None else gallery.model_of(subject)
-    if subject is None or before is None or before not in (policy.model, policy.formerly):  # formerly may be None, too
+    if subject is None or gallery.model_of(subject) not in (policy.model, policy.formerly or policy.model):
         return
     references = gallery.references(policy.model, policy.formerly)
     if subject not in references.subjects:

@@ -43,3 +43,8 @@ def _read() -> dict[str, Any]:
 def example() -> dict[str, Any]:
     """What the example of a configuration says, as a copy of its own; it is read once a process."""
     return deepcopy(_read())
+
+
+def configured(folder: Path = Path(), /, **sections: Any) -> Config:
+    """The example with other ``sections``, as if its file lay in ``folder``; ConfigError names what is wrong in it."""
+    return parse_config(yaml.safe_dump(example() | sections).encode(), folder / "config.yaml")

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from agent.clock import SimulatedClock
-from agent.config.schema import Config
 from agent.detect.gate import ButtonGate, FaceLimits, ZoneGate
 from agent.door.acts import Request
 from agent.door.lines import InputSpec, OutputSpec
@@ -35,16 +33,12 @@ from agent.unit.at_the_door import (
     switch_off,
     takes_requests,
 )
-from tests.simulators.config import example, parse_config
+from tests.simulators.config import configured, example
 
 GPIO = {"kind": "gpio", "chip": "/dev/gpiochip0", "line": 17}
 KEY = {"kind": "key", "device": "/dev/input/event3", "key": "KEY_ENTER"}
 COMMAND = {"kind": "command"}
 TOKEN = {"kind": "token"}
-
-
-def configured(**sections: Any) -> Config:
-    return parse_config(yaml.safe_dump(example() | sections).encode(), Path("/etc/postern/config.yaml"))
 
 
 def button(*inputs: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -12,13 +12,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from agent import __version__
 from agent.camera.base import CameraInfo
 from agent.clock import SimulatedClock
 from agent.config.load import CONFIG_SCHEMA_ID
-from agent.config.schema import Config
 from agent.errors import KeyStoreError, RefusedError, StorageError
 from agent.keys import UnitKey
 from agent.protocol.command import Command
@@ -34,7 +32,7 @@ from agent.unit.pause import Pause
 from agent.unit.start_log import tell_asked
 from agent.unit.stores import Stores
 from agent.unit.world import board, read_went_back
-from tests.simulators.config import example, parse_config
+from tests.simulators.config import configured, example
 from tests.unit.test_match_policy import policy
 
 DIGEST = "sha256:" + "a" * 64
@@ -67,10 +65,6 @@ KEPT = {
     "policy": "policy.json",
     "console_opened": "console-opened",
 }
-
-
-def configured(**sections: Any) -> Config:
-    return parse_config(yaml.safe_dump(example() | sections).encode(), Path("config.yaml"))
 
 
 def test_a_unit_of_any_release_finds_its_files_by_the_same_names(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from agent.clock import SimulatedClock
 from agent.config.schema import Config
@@ -22,17 +21,12 @@ from agent.errors import DeviceLostError, KeyStoreError, PosternError
 from agent.mqtt.credentials import Credentials
 from agent.unit import assemble, at_the_door
 from agent.unit.tokens import load_token_list
-from tests.simulators.config import example, parse_config
+from tests.simulators.config import configured, example
 from tests.simulators.token_desk import GATE, MODEL, TokenDesk
 
 CHIP = Path("/dev/gpiochip0")
 BUTTON: dict[str, Any] = {"kind": "gpio", "chip": str(CHIP), "line": 5}
 OPENS = {"name": "staff", "liveness": "unchecked: a photograph opens it"}
-
-
-def configured(folder: Path, **sections: Any) -> Config:
-    data = example() | sections
-    return parse_config(yaml.safe_dump(data).encode(), folder / "config.yaml")
 
 
 def button_at(*inputs: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import base64
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-import yaml
 
 from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
@@ -20,9 +19,9 @@ from agent.detect.face import Face
 from agent.detect.pose import head_pose
 from agent.detect.track import Track
 from agent.unit.watching import MAX_FACES, RATE_NS, RESTS, SLOW_NS, WATCHED_NS, Watching
-from tests.simulators.broker import wait_until
-from tests.simulators.config import example, parse_config
+from tests.simulators.config import configured, example
 from tests.simulators.heads import face
+from tests.unit.test_console_desk import look_at
 
 ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT = 1280, 720
@@ -38,35 +37,27 @@ class Watched:
     """A console that looks at a scene of plain pictures in which faces are said to be."""
 
     def __init__(self, detector: Detector, activation: dict[str, Any] | None = None) -> None:
-        data = example()
-        data["activation"] = activation or {**data["activation"], "min_face_px": 80, "max_turn_degrees": 20.0}
+        zone = {**example()["activation"], "min_face_px": 80, "max_turn_degrees": 20.0}
         self.clock = SimulatedClock()
-        self.watching = Watching(parse_config(yaml.safe_dump(data).encode(), Path("config.yaml")), detector, self.clock)
+        self.watching = Watching(configured(activation=activation or zone), detector, self.clock)
         self.now_ns = 0
 
     def frame(self, level: int | np.ndarray = 120) -> Frame:
-        picture = np.full((HEIGHT, WIDTH, 3), 120, np.uint8) if isinstance(level, int) else level
-        if isinstance(level, int):
-            picture[:] = level
+        picture = np.full((HEIGHT, WIDTH, 3), level, np.uint8) if isinstance(level, int) else level
         rgb = RgbPicture(picture)
         self.now_ns += STEP
         return Frame(0, self.now_ns, rgb.shrunk((0, 0, WIDTH, HEIGHT), (320, 240)), rgb)
 
     def seen(self, *faces: Face, level: int | np.ndarray = 120, frames: int = 8, **offered: bool) -> dict[str, Any]:
         """What is seen in the last of ``frames`` in which these stood still."""
-        answers: list[dict[str, Any] | None] = []
-        asking = threading.Thread(target=lambda: answers.append(self.watching.take(10.0)))
-        self.watching._asked_ns = self.clock.monotonic_ns()  # somebody looks already
-        for number in range(frames):
-            if number == frames - 1:
-                asking.start()
-                wait_until(lambda: self.watching._wanted)
-            tracks = [Track(at, one, 0, self.now_ns) for at, one in enumerate(faces)]
-            self.watching.offer(self.frame(level), tracks, **offered)
-        asking.join()
-        (answer,) = answers
-        assert answer is not None
-        return answer
+        self.watching.take(0.0)  # somebody looks already
+        for _ in range(frames - 1):
+            self.watching.offer(self.frame(level), self._tracks(faces), **offered)
+        tracks = self._tracks(faces)
+        return look_at(self.watching, self.frame(level), *tracks, **offered)
+
+    def _tracks(self, faces: Sequence[Face]) -> list[Track]:
+        return [Track(at, one, 0, self.now_ns) for at, one in enumerate(faces)]
 
 
 def test_a_picture_is_told_with_its_size_its_light_and_the_zone(detector: Detector) -> None:

@@ -33,18 +33,13 @@ from agent.unit.looking import foreseen, resolution
 from agent.unit.mandate import take_mandate
 from agent.unit.named_models import check_named_models
 from agent.uplink.session import UplinkNotice
-from tests.simulators.config import CARD, example, parse_config
+from tests.simulators.config import CARD, configured, example, parse_config
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "models" / "manifest.yaml"
 PLACE = Place("hq", "door-7", "broker.example", 8884)
 FILE = Path("/boot/firmware/config.yaml")
 UNKNOWN_SIZE = "the size of this camera's pictures is not known before it is open: postern doctor tells"
-
-
-def configured(**sections: Any) -> Config:
-    data = example() | sections
-    return parse_config(yaml.safe_dump(data).encode(), Path("config.yaml"))
 
 
 def test_a_problem_is_told_once_a_minute_and_another_at_once(caplog: pytest.LogCaptureFixture) -> None:
