@@ -39,7 +39,6 @@ from agent.protocol.record import load, save
 from agent.site.authority import Authority, common_names, pem, read_certificate
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing, check_site, opened
 from agent.site.mandated import WEEKS, save_epochs
-from agent.site.programs import DEFAULT_PORT
 from agent.site.published import read_lists
 from agent.site.records import SERVICE, CertificateRecord, ClientRecord, SiteFiles, SiteRecord
 from agent.site.renewal import is_ahead
@@ -196,8 +195,7 @@ def service_settings(folder: Path, host: str | None = None) -> BrokerSettings:
         broker = files.reached_broker()
         host, port = broker.hosts[0], broker.port
     else:
-        known = files.known_broker
-        port = DEFAULT_PORT if known is None else known.port
+        port = files.broker_port
     if not files.delegated:
         raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
     return BrokerSettings(host, service_credentials(files), port=port)

@@ -25,9 +25,8 @@ from agent.site.joining import OUTDATED, USED, is_contested, refused_since
 from agent.site.mandated import may_configure
 from agent.site.newer import put_back
 from agent.site.policies import SignedPolicy, newest_policy
-from agent.site.programs import DEFAULT_PORT as BROKER_PORT
 from agent.site.programs import may_renew
-from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
+from agent.site.records import BROKER_PORT, SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen, load_seen
 
 State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", "unheard"]

@@ -34,7 +34,6 @@ from agent.site.published import list_number
 from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles
 from agent.site.renewal import is_ahead
 
-DEFAULT_PORT = 8883  # MQTT over TLS (IANA)
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
 MAX_LOGGED = 8  # serial numbers in one entry of the log
 
@@ -196,8 +195,7 @@ def issue_broker(
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = site.authority.issue_broker(names, key.public_key(), site.now())
         issued = site.kept((*_of_brokers(site), record_of(certificate)))
-        before, kind, known = site.files.acl, kind or site.files.broker_kind, site.files.known_broker
-        port = port or (DEFAULT_PORT if known is None else known.port)
+        before, kind, port = site.files.acl, kind or site.files.broker_kind, port or site.files.broker_port
         made = BrokerRecord(version=1, hosts=tuple(names), port=port, certificates=issued, kind=kind)
         save(site.files.broker_record, made)  # before it is in a file
         site.publish()  # the rules of a broker of another kind

@@ -22,6 +22,7 @@ MAX_MANDATES = 9_999
 MAX_CERTIFICATES = 64  # kept per name until they expire: one a month for five years
 
 SERVICE = "site-service"  # the program's name
+BROKER_PORT = 8883  # MQTT over TLS (IANA)
 BrokerKind = Literal["mosquitto", "rabbitmq"]
 _RULES: dict[BrokerKind, str] = {"mosquitto": "acl", "rabbitmq": "definitions.json"}  # where each has them
 Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]  # 20 bytes at the most (RFC 5280 sec. 4.1.2.2)
@@ -194,6 +195,12 @@ class SiteFiles:
         """What the broker is; Mosquitto until somebody said otherwise."""
         broker = self.known_broker
         return "mosquitto" if broker is None else broker.kind
+
+    @property
+    def broker_port(self) -> int:
+        """Where the broker listens; at the usual port until somebody said otherwise."""
+        broker = self.known_broker
+        return BROKER_PORT if broker is None else broker.port
 
     @property
     def acl(self) -> Path:
