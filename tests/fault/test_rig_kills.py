@@ -62,7 +62,7 @@ def test_however_a_run_that_kills_is_ended_it_leaves_nothing_running_and_says_on
     tmp_path: Path, mode: str, sent: signal.Signals
 ) -> None:
     rig = subprocess.Popen(
-        [sys.executable, "-m", "tools.lib.rig", mode, "--kills", "1000"],
+        [sys.executable, "-m", "tools.lib.guarded", "rig", mode, "--kills", "1000"],  # as tools/rig starts it
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
