@@ -48,7 +48,8 @@ class Examiner:
                 os._exit(0)
         os.close(asking)
         os.close(told)
-        self._names, self._findings = os.fdopen(asked, "wb"), os.fdopen(telling, "rb")
+        # Without a buffer: what a child that is gone did not take would be written again at the end, and fail there.
+        self._names, self._findings = os.fdopen(asked, "wb", buffering=0), os.fdopen(telling, "rb")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +80,6 @@ class Examiner:
         with self._lock:
             try:
                 self._names.write(name.encode() + b"\n")
-                self._names.flush()
                 line = self._findings.readline(MAX_LINE_BYTES)
             except OSError:
                 line = b""
