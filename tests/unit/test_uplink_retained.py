@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agent.cli import main
 from agent.config.load import load_config
@@ -109,17 +110,45 @@ def test_a_unit_that_is_renamed_or_taken_away_leaves_nothing_behind(
     assert kept(broker) == {}
 
 
+def set_at_broker(file: Path, **settings: object) -> None:
+    """Change the section ``broker`` of a unit's file."""
+    content = yaml.safe_load(file.read_text())
+    content["broker"] |= settings
+    file.write_text(yaml.safe_dump(content))
+
+
 def test_doctor_tries_what_the_access_list_allows(broker: RealBroker, file: Path) -> None:
     file.write_text(file.read_text().replace("port: 9\n", f"port: {broker.port}\n"))
     reached, allowed = findings("broker", file)
-    assert (reached.state, allowed.state) == ("ok", "ok")
-    assert "write its 10 topics" in allowed.text, "availability, info, health, answers, and each event live and late"
+    place = f"127.0.0.1:{broker.port}"
+    assert (reached.state, reached.text) == (
+        "ok",
+        f"{place} is the site's and takes this unit's certificate (TLSv1.3)",
+    )
+    assert (allowed.state, allowed.text) == (
+        "ok",
+        "the broker lets this unit write its 10 topics, and takes its subscription",
+    ), "availability, info, health, answers, and each event live and late"
     broker.acl.write_text(broker.acl.read_text().replace("pattern write postern/hq/%u/event/+\n", ""))
     broker.reload()
     _, finding = findings("broker", file)
     assert finding.state == "fault"
-    assert all(f"postern/hq/door-3/event/{kind}" in finding.text for kind in ("match", "presence", "unit"))
-    assert "backlog" not in finding.text
+    refused, _, advice = finding.text.partition(": ")
+    assert sorted(refused.removeprefix("the broker refuses ").split(", ")) == sorted(
+        f"postern/hq/door-3/event/{kind}" for kind in ("match", "presence", "unit")
+    )
+    assert advice == "give it the site's newest acl, then have it read the file again or restart it"
+    set_at_broker(file, home_assistant=True)
+    broker.acl.write_text(broker.acl.read_text().replace("pattern write homeassistant/device/", "# "))
+    broker.reload()
+    _, finding = findings("broker", file)
+    assert len(finding.text.partition(": ")[0].split(", ")) == 4, "discovery, too, where it is wanted"
+    set_at_broker(file, protocol="3.1.1")
+    _, finding = findings("broker", file)
+    assert (finding.state, finding.text) == (
+        "advice",
+        "MQTT 3.1.1 does not tell what an access list refuses: set broker.protocol to '5' to know it",
+    )
 
 
 def test_doctor_disturbs_neither_the_running_unit_nor_who_listens(
@@ -136,7 +165,8 @@ def test_doctor_disturbs_neither_the_running_unit_nor_who_listens(
     shutil.copy(broker.authority.folder / "door-3.key", file.parent / "tls.key")
     lock = ProcessLock(load_config(file).gallery.path)  # as the running unit holds it
     assert [finding.state for finding in findings("broker", file)] == ["ok", "ok"]
-    assert "the unit runs" in findings("broker", file)[-1].text
+    told = "the unit runs: what the broker refuses stands in its log (journalctl -u postern)"
+    assert findings("broker", file)[-1].text == told
     lock.release()
     running.say()
     auditor.pump(lambda: any(message.payload for message in auditor.messages))
