@@ -7,10 +7,12 @@ The service must be stopped: it holds camera and gallery.
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
 
 from agent.cli.options import add_config, read_unit_config
 from agent.cli.words import say
+from agent.clock import SystemClock
 from agent.disk.files import read_brought
 from agent.gallery.consent import MAX_CONSENT_BYTES, parse_consent
 from agent.protocol.subject import parse_subject
@@ -37,6 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Capture, enrol, log; the subject id goes to standard output, everything else is talk."""
     config = read_unit_config(arguments)
     consent = parse_consent(read_brought(arguments.consent, MAX_CONSENT_BYTES))
-    subject = enrol(config, consent, arguments.subject, replace=arguments.replace, tell=say)
+    subject = enrol(
+        config,
+        SystemClock(),
+        secrets.token_bytes,
+        consent,
+        arguments.subject,
+        replace=arguments.replace,
+        tell=say,
+    )
     say(f"enrolled: {subject.hex()}")
     return 0

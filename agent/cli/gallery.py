@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(config: Config, *, as_json: bool) -> int:
-    everything, unreadable = listing(config)
+    everything, unreadable = listing(config, SystemClock())
     say(as_text(everything, as_json=as_json))
     if unreadable:
         raise RefusedError(f"{unreadable} references are damaged and cannot be told: restore them, or erase --all")

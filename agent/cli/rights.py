@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     if arguments.action == "show":
-        say(tell_held(held(config, arguments.subject)))
+        say(tell_held(held(config, SystemClock(), arguments.subject)))
     else:
         (receipt,) = erase(config, SystemClock(), secrets.token_bytes, [arguments.subject])
         say(tell_receipt(receipt))

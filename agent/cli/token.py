@@ -7,12 +7,14 @@ To issue one the service must be stopped: it holds the gallery.
 from __future__ import annotations
 
 import argparse
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from agent.cli.options import add_config, check_output, read_unit_config
 from agent.cli.words import say, tell
+from agent.clock import SystemClock
 from agent.disk.files import read_brought, write_atomic
 from agent.errors import RefusedError, StorageError
 from agent.protocol.subject import parse_subject
@@ -45,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = read_unit_config(arguments)
     if arguments.act == "check":
-        until = check_token(config, read_brought(arguments.file))
+        until = check_token(config, SystemClock(), read_brought(arguments.file))
         say(
             f"this unit takes the token until {until:%Y-%m-%d %H:%M:%S} UTC, unless it was used up or its bearer erased"
         )
@@ -55,7 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     if kind is None:
         raise RefusedError(f"{file} names no kind of token: let it end in {', '.join(KINDS)}")
     check_output(file)
-    issued = issue_token(config, arguments.subject, units=arguments.unit, until=_day(arguments.until))
+    issued = issue_token(
+        config,
+        SystemClock(),
+        secrets.token_bytes,
+        arguments.subject,
+        units=arguments.unit,
+        until=_day(arguments.until),
+    )
     content = draw_card(issued, site=config.unit.site, kind=kind)
     try:
         write_atomic(file, content)

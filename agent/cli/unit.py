@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def _of_a_configured_unit(arguments: argparse.Namespace) -> int:
         )
         say(f"commands are signed by {changed.kid} from now on: restart the service if it runs")
     elif arguments.step == "confirm":
-        confirm(config, clock, arguments.what, arguments.reason)
+        confirm(config, clock, secrets.token_bytes, arguments.what, arguments.reason)
         at = f"{clock.now():%Y-%m-%d %H:%M:%S} UTC is the time" if arguments.what == "time" else "its files count again"
         say(f"confirmed: {at}")
     elif arguments.step == "retire":

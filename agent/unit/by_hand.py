@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 
 from agent.audit.ageing import Ageing
 from agent.camera.open import open_camera
-from agent.clock import Clock, SystemClock
+from agent.clock import Clock
 from agent.config.schema import Config
 from agent.door.acts import Request
 from agent.door.feedback import TEXTS, write_text
 from agent.door.gpio import GpiodLines
+from agent.door.lines import Lines
 from agent.errors import RefusedError, StorageError
 from agent.gallery.consent import ConsentRecord
 from agent.gallery.records import Held
+from agent.keys import UnitKey
 from agent.protocol.receipt import ErasureReceipt
 from agent.protocol.subject import SubjectId
 from agent.unit.assemble import load_key, load_policy, make_cards, make_registrar
@@ -27,35 +28,35 @@ from agent.unit.forget import Forgetting
 from agent.unit.key_files import KeptFiles
 from agent.unit.models import load_models
 from agent.unit.spot_session import SpotSession, capture
-from agent.unit.stores import open_gallery, open_stores
+from agent.unit.stores import Stores, open_gallery, open_stores
 from agent.unit.tokens import Issued, TokenCheck, make_issued
 
 
 def enrol(
     config: Config,
+    clock: Clock,
+    random: Callable[[int], bytes],
     consent: ConsentRecord,
     subject: SubjectId | None,
     *,
     replace: SubjectId | None = None,
     tell: Callable[[str], None],
+    lines: Lines | None = None,
 ) -> SubjectId:
     """Enrol the person before the camera; ``tell`` gets advice for them. Raises what ``Registrar`` raises.
 
-    ``replace`` names the ``subject`` once more where its reference is of another model.
+    ``replace`` names the ``subject`` once more where its reference is of another model; ``lines`` are the board's, of a
+    rig another's.
     """
-    clock = SystemClock()
     models = load_models(config)
     policy = load_policy(config, models)
-    with open_stores(config, load_key(config), clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
-            doubted=stores.generation.doubted()
-        )
-        registrar = make_registrar(config, models, policy, stores, clock=clock, random=secrets.token_bytes)
+    with _settled(config, load_key(config), clock, random) as stores:
+        registrar = make_registrar(config, models, policy, stores, clock=clock, random=random)
         registrar.check_word(consent, subject, replace)
-        act = make_spot_act(config, secrets.token_bytes)
+        act = make_spot_act(config, random)
         session = SpotSession(registrar.open(consent, subject), act, make_gate(config))
         presses = Presses(
-            config, GpiodLines(), clock=clock, request=Request(), on_problem=lambda error: tell(str(error))
+            config, lines or GpiodLines(), clock=clock, request=Request(), on_problem=lambda error: tell(str(error))
         )
         with (
             closing(presses),
@@ -65,14 +66,19 @@ def enrol(
         return registrar.keep(vectors, consent, subject, replace=replace)
 
 
-def issue_token(config: Config, subject: SubjectId, *, units: Sequence[str] | None, until: datetime | None) -> Issued:
+def issue_token(
+    config: Config,
+    clock: Clock,
+    random: Callable[[int], bytes],
+    subject: SubjectId,
+    *,
+    units: Sequence[str] | None,
+    until: datetime | None,
+) -> Issued:
     """Make the token of somebody who enrolled here, to be handed to them; it is logged. Raises as ``make_issued``."""
-    clock, key, models = SystemClock(), load_key(config), load_models(config)
+    key, models = load_key(config), load_models(config)
     policy = load_policy(config, models)
-    with open_stores(config, key, clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
-            doubted=stores.generation.doubted()
-        )
+    with _settled(config, key, clock, random) as stores:
         if stores.generation.doubt is not None:
             raise RefusedError(stores.generation.doubt)
         found = stores.gallery.references(models.embedder.model, policy.formerly).only(subject)
@@ -88,15 +94,15 @@ def issue_token(config: Config, subject: SubjectId, *, units: Sequence[str] | No
             clock=clock,
             units=units,
             until=until,
+            random=random,
         )
         stores.audit.append("token_issued", {}, personal={"token": issued.token_id}, subject=subject)
         return issued
 
 
-def check_token(config: Config, data: bytes) -> datetime:
+def check_token(config: Config, clock: Clock, data: bytes) -> datetime:
     """Whether this unit would take a token, and until when; VerificationError says why not. The service may run."""
     models = load_models(config)
-    clock = SystemClock()
     ageing = Ageing(clock, KeptFiles(config.outbox.path).time, look_only=True)
     check = TokenCheck(config=config, model=models.embedder.model, clock=clock, latest=ageing.latest, tombstones=tuple)
     carried = check(data)
@@ -126,9 +132,8 @@ def erase(
 
     The receipts are signed; the log keeps that something was erased, not who.
     """
-    with open_stores(config, load_key(config), clock, random=random) as stores:
+    with _settled(config, load_key(config), clock, random) as stores:
         forgetting = Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights)
-        forgetting.settle(doubted=stores.generation.doubted())
         return list(forgetting.erase_all()) if subjects is None else [forgetting.erase(one) for one in subjects]
 
 
@@ -140,30 +145,37 @@ def card_number(config: Config, random: Callable[[int], bytes], subject: Subject
     return card_of(subject)
 
 
-def listing(config: Config) -> tuple[tuple[Held, ...], int]:
+def listing(config: Config, clock: Clock) -> tuple[tuple[Held, ...], int]:
     """What is held about everybody, and how many references are damaged and cannot be told; changes nothing."""
-    with open_gallery(config, load_key(config), SystemClock(), look_only=True) as gallery:
+    with open_gallery(config, load_key(config), clock, look_only=True) as gallery:
         everything = gallery.list()
         return everything, len(gallery) - len(everything)
 
 
-def held(config: Config, subject: SubjectId) -> Held:
+def held(config: Config, clock: Clock, subject: SubjectId) -> Held:
     """What is held about one person; changes nothing. RefusedError when nothing is."""
-    with open_gallery(config, load_key(config), SystemClock(), look_only=True) as gallery:
+    with open_gallery(config, load_key(config), clock, look_only=True) as gallery:
         found = gallery.held(subject)
     if found is None:
         raise RefusedError("nothing is held about this subject at this unit: check the id")
     return found
 
 
-def confirm(config: Config, clock: Clock, what: str, reason: str | None) -> None:
+def confirm(config: Config, clock: Clock, random: Callable[[int], bytes], what: str, reason: str | None) -> None:
     """Say what the site says by ``unit/confirm``. Raises RefusedError, StorageError and KeyStoreError."""
-    with open_stores(config, load_key(config), clock) as stores:
-        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
-            doubted=stores.generation.doubted()
-        )
+    with _settled(config, load_key(config), clock, random) as stores:
         confirming = Confirming(stores.ageing, stores.generation, stores.audit, clock)
         if what == "time":
             confirming.time(clock.now())
         else:
             confirming.files(reason or "")
+
+
+@contextmanager
+def _settled(config: Config, key: UnitKey, clock: Clock, random: Callable[[int], bytes]) -> Iterator[Stores]:
+    """The unit's stores, once everybody who was erased is forgotten in all of them."""
+    with open_stores(config, key, clock, random=random) as stores:
+        Forgetting(stores.gallery, stores.outbox, stores.audit, stores.rights).settle(
+            doubted=stores.generation.doubted()
+        )
+        yield stores

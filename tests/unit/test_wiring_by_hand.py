@@ -62,11 +62,11 @@ def test_a_unit_that_reports_to_no_controller_has_no_card_numbers(config: Config
 
 
 def test_what_is_held_is_told_and_of_nobody_nothing(config: Config, people: list[SubjectId]) -> None:
-    everything, damaged = listing(config)
+    everything, damaged = listing(config, CLOCK)
     assert ({one.subject for one in everything}, damaged) == (set(people), 0)
-    assert held(config, people[0]).subject == people[0]
+    assert held(config, CLOCK, people[0]).subject == people[0]
     with pytest.raises(RefusedError) as refused:
-        held(config, SubjectId(bytes(16)))
+        held(config, CLOCK, SubjectId(bytes(16)))
     assert str(refused.value) == "nothing is held about this subject at this unit: check the id"
 
 
@@ -77,11 +77,11 @@ def test_whom_is_named_is_erased_in_that_order_and_who_is_left_with_everybody(
     named = erase(config, CLOCK, secrets.token_bytes, [second, first])
     assert [receipt.reason for receipt in named] == ["withdrawn", "withdrawn"]
     assert len({receipt.subject for receipt in named}) == 2
-    assert [one.subject for one in listing(config)[0]] == [third]
+    assert [one.subject for one in listing(config, CLOCK)[0]] == [third]
     again = erase(config, CLOCK, secrets.token_bytes, [second])
     assert again == named[:1], "asked again, the same"
     (rest,) = erase(config, CLOCK, secrets.token_bytes, None)
     assert rest.reason != "withdrawn"
-    assert listing(config) == ((), 0)
+    assert listing(config, CLOCK) == ((), 0)
     kinds = [entry.kind for entry in read_entries(config.audit.path)]
     assert kinds.count("erased") == 3
