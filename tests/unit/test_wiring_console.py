@@ -5,21 +5,28 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.camera.base import Frame, RgbPicture
 from agent.clock import SimulatedClock
-from agent.config.schema import Config
-from agent.console.opening import Opening, digest_of_code, make_opening, read_opening
+from agent.config.drawn import as_drawn
+from agent.config.schema import Config, ZoneActivation
+from agent.console.link import ask
+from agent.console.opening import Opening, digest_of_code, make_opening, read_opening, write_opening
 from agent.detect.detector import Detector, load_detector
-from agent.errors import PosternError, RefusedError
+from agent.errors import PosternError, RefusedError, RetryError
 from agent.gallery.consent import MAX_CONSENT_DAYS
 from agent.keys import save_private_key
 from agent.notices.notice import make_notice, notice_id
@@ -27,6 +34,7 @@ from agent.protocol.command import Command
 from agent.unit.console import ConsoleDone, ConsoleSide
 from agent.unit.console_open import console_handlers, open_console
 from agent.unit.key_files import KeptFiles, UnitFiles
+from tests.simulators.broker import wait_until
 from tests.simulators.config import example, parse_config
 from tests.simulators.dark_unit import dark_world
 
@@ -339,3 +347,46 @@ def test_the_first_start_is_remembered_before_it_opens(tmp_path: Path) -> None:
     mark = KeptFiles(unit.config.outbox.path).console_opened
     assert mark.read_bytes() == b"the console was opened at the first start\n"
     assert started == [True]
+
+
+def test_a_zone_that_is_drawn_is_kept_written_down_and_read_again_at_once(unit: Unit) -> None:
+    asked: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: asked.append(number))
+    corners = [[200, 200], [800, 200], [800, 800]]
+    try:
+        assert unit.do("zone", {"corners": corners}) == {}
+        with pytest.raises(RefusedError):
+            unit.do("zone", {"corners": [[1, 1], [2, 2]]})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert asked == [signal.SIGHUP]
+    assert unit.log == [("console", {"what": "zone"})]
+    drawn = as_drawn(unit.config)
+    assert isinstance(drawn.activation, ZoneActivation)
+    assert [[round(1000 * side) for side in corner] for corner in drawn.activation.polygon] == corners
+
+
+def test_an_open_console_answers_on_its_own_thread_what_the_pipeline_shows_it(unit: Unit) -> None:
+    unit.side.start()
+    opening = make_opening(unit.clock, code=CODE, minutes=5, scope="aim", by="unit")
+    write_opening(Path(unit.config.console.folder), opening)  # type: ignore[union-attr]
+    found: list[Mapping[str, Any]] = []
+
+    def look() -> bool:
+        with suppress(RetryError):
+            found.append(ask(unit.config.console.folder, "look", {}))  # type: ignore[union-attr]
+        return bool(found)
+
+    looking = threading.Thread(target=wait_until, args=(look,))
+    looking.start()
+    grey = RgbPicture(np.full((360, 640, 3), 128, np.uint8))
+    small = grey.shrunk((0, 0, 640, 360), (320, 240))
+    try:
+        wait_until(lambda: unit.side.offer(Frame(0, unit.clock.monotonic_ns(), small, grey), ()) and found)
+    finally:
+        unit.side.stop()
+    looking.join()
+    assert found[0]["outputs"] == ["lamp", "strike"]
+    assert found[0]["faces"] == []
+    assert "waiting" not in found[0]
+    assert not unit.side.threads[0].is_alive()
