@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from agent.errors import CaptureRefusedError, RefusedError, VerificationError
 from agent.protocol.subject import SubjectId
 from agent.site import units
 from agent.site.token_list import issue_token_list
+from agent.unit.aim import lines
 from agent.unit.by_hand import check_token, enrol, erase, held, issue_token, listing
 from agent.unit.joining import install_epoch_keys
 from agent.unit.key_files import UnitFiles
@@ -169,3 +171,13 @@ def test_while_files_are_in_doubt_nobody_is_enrolled_and_no_token_is_issued(here
         with pytest.raises(RefusedError) as refusal:
             act()
         assert str(refusal.value) == doubt
+
+
+def test_who_aims_is_told_twice_a_second_what_the_camera_sees_until_the_time_is_over(here: Here) -> None:
+    assert FRAMES_PER_SECOND == 5
+    told = list(lines(here.config, here.clock, seconds=2))
+    assert len(told) == 3, "every third frame is half a second after the one before, and two seconds are ten"
+    for line in told:
+        assert re.fullmatch(
+            r"  5\.0 frames/s  detection 0 ms  face 12\d px, turned 1\d degrees: accepted here", line
+        ), line
