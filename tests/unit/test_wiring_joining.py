@@ -15,8 +15,8 @@ from cryptography import x509
 
 from agent.clock import SimulatedClock
 from agent.disk.files import PUBLIC_MODE, SECRET_MODE
-from agent.errors import BrokerError, RefusedError, RetryError
-from agent.keys import encode_base64url
+from agent.errors import BrokerError, RefusedError, RetryError, VerificationError
+from agent.keys import UnitKey, encode_base64url
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.records import Ack, BrokerSettings, Incoming, Polled
 from agent.protocol.invitation import Invitation, read_invitation
@@ -239,6 +239,29 @@ def test_a_unit_that_joined_has_the_policy_and_a_mark_and_asks_no_more(fleet: Fl
     asking.join()
     assert asking.done == [], "nobody is asked"
     assert not left.exists()
+
+
+def test_a_policy_that_is_not_by_the_sites_key_is_not_put_in_force_and_the_unit_has_not_joined(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Whoever holds the token can prove an answer: the policy has a signature of its own."""
+    policies = [UnitKey.generate().sign(b"{}", typ="postern-policy+jws"), None]
+
+    def hears(asking: Asking) -> Polled:
+        answer = joining.ask_to_join(fleet.folder, "door-12", asking.requests[-1], clock=fleet.clock)
+        given = msgspec.structs.replace(msgspec.json.decode(answer, type=JoinReply), policy=policies[0], proof=None)
+        given = msgspec.structs.replace(given, proof=prove(token_key(asking.invitation.token()), given))
+        return Polled(messages=[Incoming("answer", encode(given), retained=False)])
+
+    asking = Asking(fleet, tmp_path, hears, joining.invite(fleet.folder, "door-12", accepted=True, clock=fleet.clock))
+    with pytest.raises(VerificationError):
+        asking.join()
+    assert not asking.policy.exists()
+    assert not asking.files.joined.exists()
+    policies.reverse()
+    asking.join()
+    assert not asking.policy.exists(), "a site without a policy sends none"
+    assert asking.files.joined.exists()
 
 
 def test_a_unit_whose_clock_was_never_right_keeps_the_key_of_a_week_that_it_takes_for_past(
