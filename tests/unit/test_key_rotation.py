@@ -273,6 +273,13 @@ def test_epoch_keys_of_another_unit_of_the_past_or_of_a_thief_are_refused(unit: 
     assert unit.state() == before
 
 
+def test_a_unit_that_does_not_know_the_time_takes_no_week_for_past(unit: Rotating) -> None:
+    sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
+    unit.clock.step_wall(86_400 * 28, "unsynced")
+    answer = unit.rotation.rotate({"epoch_keys": sealed})
+    assert answer["epochs"] == [f"2026-W{n}" for n in (47, 48, 49)], "all of the issue, whatever week its clock says"
+
+
 def test_no_answer_and_no_log_entry_holds_a_key(unit: Rotating) -> None:
     sealed = units.issue_epoch_keys(unit.office.site, UNIT, **unit.office.options).decode()
     answers = [unit.rotation.rotate({"epoch_keys": sealed}), unit.rotation.rotate({"references": "renew"})]
