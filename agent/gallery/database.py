@@ -56,6 +56,13 @@ def count_references(path: Path, model: str, formerly: str | None) -> int:
     return 0 if found is None else int(found[0])
 
 
+def count_others(path: Path, model: str, formerly: str | None) -> int:
+    """How many references of other models than ``model`` the gallery at ``path`` holds, likewise."""
+    query = "SELECT count(*) FROM subjects WHERE doomed IS NULL AND model NOT IN (?, ?)"
+    found = _peek(path, query, model, formerly or model)
+    return 0 if found is None else int(found[0])
+
+
 def _peek(path: Path, query: str, *parameters: object) -> tuple[Any, ...] | None:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as gallery:

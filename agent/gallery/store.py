@@ -105,6 +105,16 @@ class GalleryStore:
         """References that did not open when last read: altered, moved or worn out. They match nobody."""
         return self._damaged
 
+    def unreadable(self) -> int:
+        """How many references do not open, of whatever model; opens each of them."""
+        with self._lock:
+            return self._vault.unopened()
+
+    def of_other_models(self, model: str, formerly: str | None) -> int:
+        """How many references ``references`` leaves out because another model made them."""
+        with self._lock:
+            return sum(entry.model not in (model, formerly) for entry in self._entries.values())
+
     def close(self) -> None:
         """Close the file; matrices that were handed out stay as they are."""
         with self._lock:

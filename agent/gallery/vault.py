@@ -196,6 +196,16 @@ class Vault:
         unrotate(matrix, self._secret(), subjects)
         return tuple(subjects), matrix, frozenset(damaged)
 
+    def unopened(self) -> int:
+        """How many rows do not open, in their record or in their template: altered, moved or worn out."""
+        kek, count = self._kek(), 0
+        for row in self._database.rows(_SEALED):
+            template = self._open_template(kek, _Row(*row))
+            count += template is None or self._open_record(kek, _Row(*row)) is None
+            if template is not None:
+                template.fill(0)
+        return count
+
     @contextmanager
     def new_kek(self) -> Iterator[sqlite3.Connection]:
         """Run a transaction at whose end every key is wrapped by a new KEK, the old one destroyed, the file new."""

@@ -30,7 +30,7 @@ from agent.door.gpio import GpiodLines
 from agent.door.lines import Lines
 from agent.door.osdp import OsdpPanels
 from agent.errors import CameraLostError, InUseError, PosternError, StorageError, in_one_sentence, printable
-from agent.gallery.database import count_references
+from agent.gallery.database import count_others, count_references
 from agent.match.measured_range import shortfall
 from agent.match.policy import MILLION, Policy
 from agent.mqtt.credentials import load_identity, read_ends
@@ -48,7 +48,7 @@ from agent.unit.key_files import KeptFiles, UnitFiles
 from agent.unit.liveness import make_passive
 from agent.unit.looking import make_change_test, resolution
 from agent.unit.models import load_models
-from agent.unit.start_log import UNASKED_CLOCK
+from agent.unit.start_log import UNASKED_CLOCK, damaged, of_other_models
 from agent.unit.stores import open_gallery
 from agent.unit.tokens import load_token_list, shortcomings
 from agent.unit.wiring import all_buttons
@@ -202,6 +202,8 @@ def check_models(config: Config, _: Clock) -> Found:
         yield "ok", f"liveness network {config.models.pad}, answers as listed"
     policy = load_policy(config, models)
     yield from tell_policy(policy, count_references(config.gallery.path, policy.model, policy.formerly))
+    if (others := count_others(config.gallery.path, policy.model, policy.formerly)) > 0:
+        yield "advice", of_other_models(others)
 
 
 def tell_policy(policy: Policy, size: int) -> Found:
@@ -228,11 +230,11 @@ def check_gallery(config: Config, clock: Clock) -> Found:
         yield "ok", "in use by the running unit"
         return
     with gallery:
-        held, readable = len(gallery), len(gallery.list())
-    if held == readable:
-        yield "ok", f"{held} people enrolled"
+        held, unreadable = len(gallery), gallery.unreadable()
+    if unreadable:
+        yield "fault", damaged(unreadable, held)
     else:
-        yield "fault", f"{held - readable} of {held} references are damaged: restore them, or enrol these people again"
+        yield "ok", f"{held} people enrolled"
 
 
 def check_camera(config: Config, clock: Clock) -> Found:

@@ -210,7 +210,7 @@ class Service:
 
         log_start(self._stores.audit, self._facts)
         self._recorder.unit("started")
-        tell_asked(self._stores, self._clock, self._on_condition)
+        tell_asked(self._stores, self._policy, self._clock, self._on_condition)
         with self._world.background(self._uplink, self._housekeeping, self._door.outputs):
             try:
                 with self._camera:

@@ -12,6 +12,7 @@ import msgspec
 from agent.audit.chain import Fact, Kind
 from agent.audit.log import AuditLog
 from agent.clock import Clock
+from agent.match.policy import Policy
 from agent.protocol.event import Condition
 from agent.unit.confirm import tell_ageing
 from agent.unit.stores import Stores
@@ -43,8 +44,26 @@ def log_start(audit: AuditLog, facts: Mapping[str, Fact]) -> None:
     audit.append("started", facts)
 
 
-def tell_asked(stores: Stores, clock: Clock, on_condition: Callable[[Condition], None]) -> None:
-    """Say at each start what the site has to say before the unit does all of its work, and what it could not ask."""
+def damaged(count: int, of: int) -> str:
+    """What is to be done about references that do not open."""
+    return f"{count} of {of} references are damaged and match nobody: restore them, or enrol these people again"
+
+
+def of_other_models(count: int) -> str:
+    """What is to be done about references that the unit's model did not make."""
+    return f"{count} references are of another model than this unit's and match nobody: enrol these people again"
+
+
+def tell_asked(stores: Stores, policy: Policy, clock: Clock, on_condition: Callable[[Condition], None]) -> None:
+    """Say at each start what keeps the unit from doing all of its work.
+
+    What the site has to say, what nobody could be asked, and how many people wait at the door in vain.
+    """
+    gallery = stores.gallery
+    if (unreadable := gallery.unreadable()) > 0:
+        log.error("%s", damaged(unreadable, len(gallery)))
+    if (others := gallery.of_other_models(policy.model, policy.formerly)) > 0:
+        log.warning("%s", of_other_models(others))
     if (refusal := clock.refusal()) is not None:
         log.warning("%s", UNASKED_CLOCK.format(refusal))
     if (doubt := stores.generation.doubt) is not None:

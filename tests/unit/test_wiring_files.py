@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from agent import __version__
@@ -36,6 +37,7 @@ from tests.simulators.config import configured, example
 from tests.unit.test_match_policy import policy
 
 DIGEST = "sha256:" + "a" * 64
+RULES = msgspec.structs.replace(policy(), formerly="sha256:" + "f" * 64)
 TASKS = ("detector", "embedder", "landmarks", "pad")
 NAMES = {
     "event_key": "unit.key",
@@ -191,13 +193,26 @@ def test_a_controllers_key_is_read_as_it_is_written_down(tmp_path: Path) -> None
 
 
 class Asking:
-    """Stores of a unit that has something to ask its site, or nothing."""
+    """Stores of a unit that has something to ask its site, or nothing; ``people`` enrolled, some of them in vain."""
 
-    def __init__(self, doubt: str | None = None, *, ahead_days: int = 0) -> None:
-        self.generation, self.ageing = self, self
+    def __init__(
+        self, doubt: str | None = None, *, ahead_days: int = 0, people: int = 0, damaged: int = 0, others: int = 0
+    ) -> None:
+        self.generation, self.ageing, self.gallery = self, self, self
+        self._people, self._damaged, self._others = people, damaged, others
         self.doubt, self._ahead_days = doubt, ahead_days
         self.accepted: list[str] = []
         self.confirmed: list[datetime] = []
+
+    def __len__(self) -> int:
+        return self._people
+
+    def unreadable(self) -> int:
+        return self._damaged
+
+    def of_other_models(self, model: str, formerly: str | None) -> int:
+        assert (model, formerly) == (RULES.model, RULES.formerly)
+        return self._others
 
     def asks(self) -> bool:
         return bool(self._ahead_days)
@@ -228,8 +243,9 @@ def test_a_start_tells_what_the_site_has_to_say_and_what_nobody_could_be_asked(
         (fine, Asking()),
         (refused, Asking("outbox.db is older than the audit log")),
         (fine, Asking(ahead_days=40)),
+        (fine, Asking(people=7, damaged=2, others=3)),
     ):
-        tell_asked(cast("Stores", stores), cast("Any", clock), asked.append)
+        tell_asked(cast("Stores", stores), RULES, cast("Any", clock), asked.append)
     assert asked == ["tamper", "clock_step"]
     unasked = (
         "nobody could be asked whether the clock is right (EPERM), so events say 'unsynced': allow adjtimex, as the"
@@ -244,6 +260,14 @@ def test_a_start_tells_what_the_site_has_to_say_and_what_nobody_could_be_asked(
         ("WARNING", unasked),
         ("ERROR", "outbox.db is older than the audit log"),
         ("WARNING", ageing),
+        (
+            "ERROR",
+            "2 of 7 references are damaged and match nobody: restore them, or enrol these people again",
+        ),
+        (
+            "WARNING",
+            "3 references are of another model than this unit's and match nobody: enrol these people again",
+        ),
     ]
 
 

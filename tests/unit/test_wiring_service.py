@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,24 @@ def test_a_start_is_one_entry_with_what_may_change_and_a_stop_is_one(unit: Unit)
     assert [one for one in kinds(unit.config) if one in ("started", "stopped")] == ["started", "stopped"]
     with unit.running() as service:
         assert [one for one in conditions(service) if one in ("started", "stopping")] == ["started", "stopping"]
+
+
+def test_a_start_says_how_many_people_would_wait_at_the_door_in_vain(
+    unit: Unit, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(unit.config.gallery.path)) as database, database:
+        database.execute("UPDATE subjects SET template = zeroblob(length(template)) WHERE id = 1")
+        database.execute("UPDATE subjects SET model = 'sha256:' || ? WHERE id = 2", ("f" * 64,))
+    with unit.running() as service:
+        service.run(lambda: True)
+        assert service._references().subjects == ()
+    told = [(one.levelname, one.getMessage()) for one in caplog.records]
+    again = "match nobody: restore them, or enrol these people again"
+    assert ("ERROR", f"2 of 2 references are damaged and {again}") in told, "a model's name is sealed with a reference"
+    assert (
+        "WARNING",
+        "1 references are of another model than this unit's and match nobody: enrol these people again",
+    ) in told
 
 
 def test_what_the_camera_says_is_a_warning_and_an_event_and_the_description_is_new(
