@@ -6,14 +6,17 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from agent.disk.files import PUBLIC_MODE, SECRET_MODE
 from agent.errors import PosternError
-from agent.keys import SigningKey, UnitKey
+from agent.keys import SigningKey, UnitKey, load_private_key
 from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.epoch_keys import read_seal_statement
 from agent.protocol.joining import ANSWER_TYPE, UnitAnswer, unverified
@@ -179,6 +182,16 @@ def test_a_renewal_is_taken_while_a_newer_request_waits_which_waits_on(office: S
     assert not keys.waiting.folder.exists()
 
 
+def unnumbered(office: SiteOffice) -> bytes:
+    """A list by the site's own authority as another program may make one."""
+    key = load_private_key(office.files.ca_key)
+    root = x509.load_pem_x509_certificate(office.files.ca_crt.read_bytes())
+    now = office.clock.now()
+    listed = x509.CertificateRevocationListBuilder().issuer_name(root.subject).last_update(now)
+    made = listed.next_update(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
 def test_each_list_of_revoked_brokers_that_is_not_taken_says_which_one_to_copy(
     office: SiteOffice, tmp_path: Path
 ) -> None:
@@ -200,6 +213,7 @@ def test_each_list_of_revoked_brokers_that_is_not_taken_says_which_one_to_copy(
         (first, "replayed", "this unit has a newer list of revoked brokers: copy the newest"),
         (foreign, "bad_signature", "the list of revoked brokers is not by this unit's site: copy it again"),
         (b"nothing", "malformed", "this is no list of revoked brokers: copy brokers.crl again"),
+        (unnumbered(office), "malformed", "the list of revoked brokers has no number: copy it again"),
     ):
         assert said(lambda taken=content: install_revocations(keys.folder, taken)) == (reason, sentence)
     assert everything(keys) == before

@@ -20,6 +20,7 @@ from agent.match.presence import PresenceChange
 from agent.protocol.health import verify_health
 from agent.unit.start_log import digest_of
 from agent.unit.stores import source_of
+from agent.uplink.commands import MAX_SKEW_S
 from tests.simulators.dark_unit import conditions
 from tests.simulators.full_disk import no_file_grows_beyond
 from tests.unit.test_wiring import Unit, about, kinds
@@ -153,6 +154,19 @@ def test_each_thread_that_is_left_is_named_before_another_run_begins(unit: Unit)
         service.check_ended()
     what = "did not end in time: the unit ends, and has to be started anew"
     assert str(left.value) == f"postern-uplink and postern-housekeeping {what}"
+
+
+def test_a_clock_that_went_back_by_more_than_clocks_may_differ_asks_for_a_nonce(unit: Unit) -> None:
+    with unit.running() as service:
+        commands = service._uplink.on_request.__self__  # type: ignore[attr-defined]
+        service._stores.ageing.confirm(unit.clock.now())
+        assert not commands.doubted()
+        unit.clock.step_wall(-MAX_SKEW_S)
+        assert not commands.doubted()
+        unit.clock.step_wall(-0.001)
+        assert commands.doubted()
+        unit.clock.step_wall(1)
+        assert not commands.doubted()
 
 
 def test_whose_presence_ends_is_an_event_of_a_unit_that_tells_it_and_of_no_other(unit: Unit) -> None:
