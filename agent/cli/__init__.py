@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from agent.cli.words import print_for_nobody, tell
+from agent.cli.words import fill_streams, print_for_nobody, tell
 from agent.errors import PosternError, in_one_sentence
 
 COMMANDS = {
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     # Before numpy starts a thread per core: one comparison takes a fifth of a millisecond on one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    fill_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends nothing

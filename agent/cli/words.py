@@ -23,8 +23,7 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
 
 def tell(text: str, *, end: str = "\n") -> None:
     """Print lines to standard error, as ``say`` does."""
-    if sys.stderr is not None:  # closed by whoever started this: not said among what is printed
-        say(text, end=end, stream=sys.stderr)
+    say(text, end=end, stream=sys.stderr)
 
 
 def put(text: str, stream: TextIO | None) -> None:
@@ -48,6 +47,17 @@ def put(text: str, stream: TextIO | None) -> None:
 def tell_notice(text: str) -> None:
     """Tell what others have a say in, as one line."""
     tell(text.replace("\n", " "))
+
+
+def fill_streams() -> None:
+    """Have a stream that was closed by whoever started this go nowhere.
+
+    Its number would go to the next file that is opened, such as a log, and what a library writes would land there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def print_for_nobody() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import agent
+from agent.audit.chain import verify_log
 from agent.cli import COMMANDS, INTERRUPTED, TERMINATED, main
 from agent.errors import CameraLostError, ConfigError, PosternError, StorageError
 from tests.simulators.broker import PATIENCE_S
@@ -134,6 +135,37 @@ def test_a_signal_closes_everything_and_says_so(number: signal.Signals, status: 
         child.send_signal(number)
         out, err = child.communicate(timeout=PATIENCE_S)
     assert (out, err, child.returncode) == ("closed\n", "", status)
+
+
+NOISY = """
+import os, secrets, sys, types, agent.cli
+from pathlib import Path
+from agent.audit.log import AuditLog
+from agent.clock import SimulatedClock
+probe = types.ModuleType("agent.cli.version")
+def run(arguments):
+    log = AuditLog(Path(sys.argv[1]), clock=SimulatedClock(), random=secrets.token_bytes)
+    for number in (1, 2):
+        os.write(number, b"INFO: a library is at work")
+    print("done", flush=True)
+    print("done", file=sys.stderr, flush=True)
+    log.append("started", {})
+    log.close()
+    return 0
+probe.configure, probe.run = (lambda parser: None), run
+sys.modules["agent.cli.version"] = probe
+sys.exit(agent.cli.main(["version"]))
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- 2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_what_a_library_writes_to_a_stream_that_was_closed_lands_in_no_file(closed: str, tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", NOISY, str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert verify_log(log).head.seq == 1
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

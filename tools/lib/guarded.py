@@ -15,7 +15,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from agent.cli.words import print_for_nobody
+from agent.cli.words import fill_streams, print_for_nobody
 from agent.errors import PosternError, StopError, in_one_sentence
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -23,6 +23,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> int:
     """Run the module that the first argument names with the others; its exit status is passed on by SystemExit."""
+    fill_streams()
     name = sys.argv[1]
     del sys.argv[0]
     for number in (signal.SIGTERM, signal.SIGHUP):
