@@ -25,7 +25,7 @@ from agent.bridge.outputs import BATCH_NS, Item, Sent, told
 from agent.bridge.post import MOVED, Poster, UnreachableError
 from agent.bridge.records import Record
 from agent.clock import Clock
-from agent.disk.files import read_secret
+from agent.disk.files import read_brought
 from agent.errors import RefusedError, printable
 from agent.parse.strict_json import dumps
 
@@ -111,7 +111,7 @@ class Otlp:
 
 def _read_token(file: Path) -> str:
     """The bearer token; RefusedError, which holds nothing of it, when it can be none."""
-    token = read_secret(file).strip()
+    token = read_brought(file, secret=True).strip()
     if not token or not all(0x21 <= byte <= 0x7E for byte in token):
         raise RefusedError(f"{file} holds no token: one line of printable ASCII without spaces, and nothing else")
     return token.decode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.bridge.records import Body
-from agent.disk.files import files_in, read_secret
+from agent.disk.files import files_in, read_brought
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.parse.strict_json import convert
 from agent.protocol.event import Event
@@ -42,7 +42,7 @@ def read_people(path: Path) -> dict[bytes, Person]:
     """Read the map, mode 0600; RefusedError names the line that is wrong, KeyStoreError a file that others can read."""
     people: dict[bytes, Person] = {}
     titles: dict[str, str] = {}
-    for number, line in enumerate(read_secret(path).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_brought(path, secret=True).decode(errors="replace").splitlines(), 1):
         words = line.split(maxsplit=2)
         if not words or words[0].startswith("#"):
             continue

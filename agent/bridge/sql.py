@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.bridge.outputs import Item, Sent
 from agent.bridge.post import is_here, trusting
-from agent.disk.files import read_secret
+from agent.disk.files import read_brought
 from agent.errors import RefusedError, RetryError, printable
 from agent.parse.strict_json import dumps
 
@@ -70,7 +70,7 @@ class Sql:
             if on_disk and (password or ca):  # whoever wrote it may believe that the file is encrypted
                 raise RefusedError("SQLite is a file and asks for no password and no 'ca': leave them out")
             if password is not None:
-                parsed = parsed.set(password=read_secret(password).decode().strip())
+                parsed = parsed.set(password=_read_password(password))
             if on_disk and parsed.database in (None, "", ":memory:"):
                 raise RefusedError("the URL of SQLite names no file: sqlite:////var/lib/postern-bridge/archive.db")
             if on_disk and not Path(str(parsed.database)).is_absolute():  # it would lie wherever the bridge was started
@@ -134,6 +134,13 @@ ADVICE = {  # what a person has to do, by words of a cause that comes from elsew
     "of relation": f"; {FOREIGN}",
     "has no column": f"; {FOREIGN}",
 }
+
+
+def _read_password(file: Path) -> str:
+    try:
+        return read_brought(file, secret=True).decode().strip()
+    except UnicodeDecodeError:
+        raise RefusedError(f"{file} is no text in UTF-8: save the password again as that") from None
 
 
 def _told(error: sa.exc.SQLAlchemyError) -> str:

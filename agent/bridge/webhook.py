@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.bridge.outputs import BATCH_NS, Item, Sent, told
 from agent.bridge.post import DEADLINE_S, MOVED, Poster, UnreachableError
 from agent.clock import Clock
-from agent.disk.files import read_secret
+from agent.disk.files import read_brought
 from agent.errors import RefusedError
 from agent.parse.strict_json import dumps
 
@@ -44,7 +44,7 @@ class Webhook:
         deadline_s: float = DEADLINE_S,
     ) -> None:
         """Read secret and ``ca``; RefusedError or KeyStoreError says what is wrong with which."""
-        self._secret = read_secret(secret).strip()
+        self._secret = read_brought(secret, secret=True).strip()
         if len(self._secret) < MIN_SECRET_BYTES:
             raise RefusedError(
                 f"{secret} holds less than {MIN_SECRET_BYTES} bytes: make one with 'openssl rand -hex 32'"

@@ -129,14 +129,22 @@ def read_bounded(path: Path, limit: int = MAX_SECRET_BYTES) -> bytes:
 
     Raises KeyStoreError when it is missing, unreadable or longer than ``limit`` bytes.
     """
+    content = _read(path, limit + 1)
+    if len(content) > limit:
+        raise _too_long(path, limit)
+    return content
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            return file.read(most)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if len(content) > limit:
-        raise KeyStoreError(f"{path} is larger than {limit} bytes: this is not the expected file")
-    return content
+
+
+def _too_long(path: Path, limit: int) -> KeyStoreError:
+    return KeyStoreError(f"{path} is larger than {limit} bytes: this is not the expected file")
 
 
 def files_in(folder: Path, ending: str) -> list[Path]:
@@ -168,12 +176,15 @@ def read_brought(path: Path, limit: int = MAX_SECRET_BYTES, *, secret: bool = Fa
     """Text that a person brings, from any editor: UTF-8, whatever mark or encoding stood at its beginning.
 
     A byte order mark is taken off, UTF-16 with one becomes UTF-8, line ends become line feeds; bytes that are no
-    text are left to whoever reads them. ``limit`` is of the file. Raises KeyStoreError as ``read_bounded`` does, or, if
-    ``secret``, as ``read_secret`` does.
+    text are left to whoever reads them. ``limit`` is of the text: UTF-16 needs twice as much. Raises KeyStoreError as
+    ``read_bounded`` does, or, if ``secret``, as ``read_secret`` does.
     """
     if secret:
         check_private(path)
-    content = read_bounded(path, limit)
+    whole = 2 * limit + len(codecs.BOM_UTF16)
+    content = _read(path, whole + 1)
+    if len(content) > whole:
+        raise _too_long(path, limit)
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             try:
@@ -181,7 +192,10 @@ def read_brought(path: Path, limit: int = MAX_SECRET_BYTES, *, secret: bool = Fa
             except UnicodeError as error:
                 raise KeyStoreError(f"{path} is damaged text: save it again as UTF-8") from error
             break
-    return content.replace(b"\r\n", b"\n")
+    content = content.replace(b"\r\n", b"\n")
+    if len(content) > limit:
+        raise _too_long(path, limit)
+    return content
 
 
 def overwrite(path: Path) -> None:

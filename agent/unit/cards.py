@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from agent.disk.files import can_be_key, read_secret, write_atomic
+from agent.disk.files import can_be_key, read_brought, read_secret, write_atomic
 from agent.errors import KeyStoreError
 from agent.protocol.subject import SubjectId
 from agent.unit.key_files import UnitFiles
@@ -41,7 +41,7 @@ def _number(secret: bytes, subject: SubjectId) -> bytes:
 
 def read_panel_key(path: Path) -> bytes:
     """The key in the file that both the controller and this unit have; KeyStoreError says what to do."""
-    text = read_secret(path).strip()
+    text = read_brought(path, secret=True).strip()
     try:
         key = bytes.fromhex(text.decode("ascii"))
     except ValueError:

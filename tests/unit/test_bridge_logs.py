@@ -64,7 +64,7 @@ def test_collector_gets_event_refusal_and_loss_with_keys_times_and_severities(
     collector: Collector,
     tmp_path: Path,
 ) -> None:
-    write_atomic(tmp_path / "token", b"let-me-in\n")
+    write_atomic(tmp_path / "token", "let-me-in\r\n".encode("utf-16"))  # as Notepad saves "Unicode"
     told(bench)
     otlp(bench, collector, tmp_path / "token").step()
     assert collector.authorization == {"Bearer let-me-in"}

@@ -88,6 +88,17 @@ def test_credentials_and_configuration_of_any_editor_are_taken(editor: str, tmp_
 
 
 @pytest.mark.parametrize("editor", ["utf-8-sig", "utf-16"])
+def test_a_policy_of_any_editor_is_as_long_as_it_was(editor: str, installer: Installer) -> None:
+    """UTF-16 has two bytes for each letter, and the bound is of what is said."""
+    policy = ROOT / "models" / "policy.json"
+    installer.file("policy.json").write_bytes(policy.read_text().encode(editor))
+    assert read_brought(installer.file("policy.json"), len(policy.read_bytes())) == policy.read_bytes()
+    installer("site", "policy", installer.file("policy.json"), "-o", installer.file("policy.jws"))
+    with pytest.raises(KeyStoreError, match="larger than 100 bytes"):
+        read_brought(installer.file("policy.json"), 100)
+
+
+@pytest.mark.parametrize("editor", ["utf-8-sig", "utf-16"])
 def test_what_travels_between_site_and_unit_survives_any_editor(editor: str, installer: Installer) -> None:
     def saved_again(name: str) -> Path:
         path = installer.file(name)

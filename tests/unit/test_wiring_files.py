@@ -185,10 +185,11 @@ def test_a_controllers_key_that_is_none_is_refused_with_what_to_do(tmp_path: Pat
     assert str(refused.value) == f"{path} {said}"
 
 
-def test_a_controllers_key_is_read_as_it_is_written_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("editor", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_controllers_key_is_read_as_it_is_written_down(tmp_path: Path, editor: str) -> None:
     path = tmp_path / "panel.key"
     path.touch(mode=0o600)
-    path.write_text("00112233445566778899AABBCCDDEEFF\n")
+    path.write_bytes("00112233445566778899AABBCCDDEEFF\r\n".encode(editor))
     assert read_panel_key(path) == bytes.fromhex("00112233445566778899aabbccddeeff")
 
 
