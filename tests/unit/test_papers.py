@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from agent.cli import main
+from agent.cli.consent import PART_BYTES
 from agent.clock import SimulatedClock
 from agent.config.load import load_config
 from agent.errors import ConfigError, ConsentError
@@ -159,7 +160,10 @@ def test_a_consent_that_would_not_hold_is_not_written(
     assert not output.exists()
 
 
-def test_an_empty_paper_is_no_evidence(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "form.pdf").touch()
+@pytest.mark.parametrize("left", [b"", bytes(4096), b" \r\n\n", bytes(2 * PART_BYTES)])
+def test_an_empty_paper_is_no_evidence(
+    file: Path, tmp_path: Path, left: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "form.pdf").write_bytes(left)
     assert main(["consent", str(tmp_path / "form.pdf"), "-c", str(file)]) == 2
     assert "form.pdf is empty, so nobody signed it" in capsys.readouterr().err
