@@ -10,6 +10,7 @@ while it does not know the time. A site of release 0.1 issues without one: that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from agent.protocol.record import Record, decode
 
 EPOCH_KEYS_TYPE = "postern-epoch-keys+jws"
 SEAL_KEY_TYPE = "postern-seal-key+jws"
+_SEALED = re.compile(r"[\w-]*(?:\.[\w-]*){4}", re.ASCII)  # a compact JWE (RFC 7516 sec. 7.1)
 MAX_SEALED_BYTES = 32 * 1024  # 16 audiences of three epochs need about 12 000
 MAX_SKIPPED_ISSUES = 1_000_000  # between two that a unit takes: a thief of the service's key uses up no unit's numbers
 MAX_ISSUE = 2**52  # that a unit may state: the site numbers on from there
@@ -128,6 +130,8 @@ def open_epoch_keys(
     """
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
+    if _SEALED.fullmatch(sealed) is None:
+        raise VerificationError("malformed", "these are no sealed epoch keys, or not all of it: copy the file again")
     token = decrypt(sealed, seal_key)
     if token is None:
         raise VerificationError(

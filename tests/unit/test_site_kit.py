@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_epoch_keys_reach_their_unit_alone(office: SiteOffice) -> None:
     with pytest.raises(VerificationError) as refusal:
         install_epoch_keys(office.keys("door-4").folder, sealed, site="hq", unit="door-4", now=START, clock="synced")
     assert refusal.value.reason == "not_for_us"
+
+
+@pytest.mark.parametrize("left", [lambda _: b"", bytes, lambda n: b"\xef\xbf", lambda n: b"e30." * (n // 8)])
+def test_a_file_of_epoch_keys_that_a_stick_damaged_is_told_as_that(
+    office: SiteOffice, left: Callable[[int], bytes]
+) -> None:
+    """The other sentence has another seal key brought, which mends nothing here."""
+    office.enrol("door-3")
+    sealed = units.issue_epoch_keys(office.site, "door-3", **office.options)
+    with pytest.raises(VerificationError, match="copy the file again") as refusal:
+        install_epoch_keys(
+            office.keys("door-3").folder, left(len(sealed)), site="hq", unit="door-3", now=START, clock="synced"
+        )
+    assert refusal.value.reason == "malformed"
 
 
 def test_issued_epoch_keys_carry_a_unit_over_the_weeks(office: SiteOffice) -> None:
