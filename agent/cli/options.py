@@ -138,14 +138,18 @@ def check_output(file: Path | None, own: Iterable[Path] = ()) -> None:
     """
     if file is None:
         return
-    there = file.resolve()
-    if any(kept == there or kept in there.parents for kept in (path.resolve() for path in own)):
+    there = _real(file)
+    if any(kept == there or kept in there.parents for kept in map(_real, own)):
         raise RefusedError(f"{file} is needed as it is: name another file to write to")
     if not os.access(file.parent, os.W_OK | os.X_OK) or file.is_dir():
         raise RefusedError(f"cannot write {file}: name a file in a folder that exists and is writable")
-    if file.name == "-" or file.parent.resolve() == _DEVICES or (file.exists() and not file.is_file()):
+    if file.name == "-" or _real(file.parent) == _DEVICES or (file.exists() and not file.is_file()):
         # A rename would put a file in the place of the terminal, the pipe or the device that is meant.
         raise RefusedError(f"{file} is no file that can be replaced: name one in an ordinary folder")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # pathlib's own raises at a link that leads to itself (Python 3.11, 3.12)
 
 
 def write_output(file: Path | None, content: bytes) -> None:

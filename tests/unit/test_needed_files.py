@@ -66,6 +66,15 @@ def test_nothing_is_written_over_what_a_command_reads_or_keeps(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_an_output_beside_a_link_that_leads_to_itself_is_refused_as_any_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "loop").symlink_to("loop")
+    words = ["site", "policy", "-f", str(folder / "hq"), str(folder / "loop"), "-o", str(folder / "policy.jws")]
+    assert main(words) != 0
+    assert "cannot read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words", [["version"], ["schema", "event"], ["site", "policy", "-f", "hq", "p.json"]], ids=" ".join
 )
