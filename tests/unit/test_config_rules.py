@@ -230,8 +230,13 @@ def test_liveness_that_nobody_could_pass_is_refused_before_the_unit_starts() -> 
     """Without a landmark model there are no angles: that is not passed, and it is told."""
     blind = SimpleNamespace(landmarker=None)
     shown: list[str | None] = []
-    with pytest.raises(ModelError, match="needs a detector with a landmark model"):
-        make_liveness(config(liveness="require"), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
+    required = config(liveness="require")
+    with pytest.raises(ModelError) as refused_:
+        make_liveness(required, blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
+    assert str(refused_.value) == (
+        f"liveness: require needs a detector with a landmark model and {required.models.detector} has none: set"
+        " models.detector to one that names its landmarks in the manifest"
+    )
     off = make_liveness(config(), blind, random=bytes, prompt=shown.append)  # type: ignore[arg-type]
     assert isinstance(off, UncheckedLiveness)
 
@@ -244,11 +249,25 @@ def test_a_network_that_judges_no_liveness_is_refused_before_the_unit_starts() -
     def made(pad: object) -> object:
         return make_liveness(both, detector, pad, random=bytes, prompt=lambda _: None)  # type: ignore[arg-type]
 
-    with pytest.raises(ModelError, match="landmarks: liveness is judged by two cuts of 80x80 pixels"):
-        made(SimpleNamespace(entry=manifest.entry("landmarks")))
-    shape = SimpleNamespace(width=SIDE, height=2 * SIDE)
-    with pytest.raises(ModelError, match="the manifest states no score_threshold"):
-        made(SimpleNamespace(entry=SimpleNamespace(name="other", task="pad", input=shape, score_threshold=None)))
+    def entry(width: int, height: int, task: str = "pad", threshold: float | None = 0.5) -> SimpleNamespace:
+        shape = SimpleNamespace(width=width, height=height)
+        return SimpleNamespace(entry=SimpleNamespace(name="other", task=task, input=shape, score_threshold=threshold))
+
+    cuts = "liveness is judged by two cuts of 80x80 pixels: set models.pad"
+    for pad, sentence in (
+        (SimpleNamespace(entry=manifest.entry("landmarks")), f"model landmarks: {cuts}"),
+        (entry(SIDE, SIDE), f"model other: {cuts}"),
+        (entry(2 * SIDE, 2 * SIDE), f"model other: {cuts}"),
+        (entry(SIDE, 2 * SIDE, task="detector"), f"model other: {cuts}"),
+        (
+            entry(SIDE, 2 * SIDE, threshold=None),
+            "model other: the manifest states no score_threshold: list it with one",
+        ),
+    ):
+        with pytest.raises(ModelError) as refusal:
+            made(pad)
+        assert str(refusal.value) == sentence
+    assert made(entry(SIDE, 2 * SIDE))
 
 
 def test_a_rule_that_waits_for_what_is_not_checked_is_refused() -> None:

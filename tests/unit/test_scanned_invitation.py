@@ -160,13 +160,21 @@ def test_an_invitation_of_another_unit_site_or_broker_is_refused_before_anybody_
 
     assert show() == invitation
     assert told == ["hold the invitation's code before the camera", "read: the invitation of door-7, site hq"]
-    with pytest.raises(RefusedError, match="correct the section broker, then show it again") as refusal:
+    with pytest.raises(RefusedError) as refusal:
         show(name="Door of another broker")
     assert refusal.value.reason == "other_broker"
-    for unit in ({"id": "door-8"}, {"site": "elsewhere"}):
-        with pytest.raises(RefusedError, match="or correct the section unit") as refusal:
+    assert str(refusal.value) == (
+        f"the invitation names the broker {invitation.host}:{invitation.port}, the configuration"
+        f" elsewhere.example.org:{invitation.port}: correct the section broker, then show it again"
+    )
+    for unit, mine in (({"id": "door-8"}, "door-8 of site hq"), ({"site": "elsewhere"}, "door-7 of site elsewhere")):
+        with pytest.raises(RefusedError) as refusal:
             show(**unit)
         assert refusal.value.reason == "other_unit"
+        assert str(refusal.value) == (
+            f"the invitation is for door-7 of site hq, the configuration for {mine}: show this unit's own, or correct"
+            " the section unit"
+        )
 
 
 def test_a_file_and_the_camera_are_one_or_the_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,19 +216,22 @@ def test_an_older_policy_one_for_other_models_and_one_by_another_key_change_noth
     install(served, other_policy(), serial=5)
     before = served.target.config.match.policy.read_bytes()
     digest = "sha256:" + "2" * 64
-    refused: list[tuple[type[Exception], dict[str, Any]]] = [
-        (VerificationError, {"policy": POLICY, "serial": 4}),
-        (VerificationError, {"policy": POLICY, "serial": 5}),
-        (VerificationError, {"policy": POLICY, "serial": 6, "digest": digest}),
-        (VerificationError, {"policy": POLICY, "serial": 6, "site": "annex"}),
-        (VerificationError, {"policy": POLICY, "serial": 6, "key": SigningKey.generate()}),
-        (VerificationError, {"policy": POLICY, "serial": 6, "issue": "a.b.c"}),
-        (PolicyError, {"policy": other_policy(model=digest), "serial": 6}),
-        (PolicyError, {"policy": other_policy(detectors=(digest,)), "serial": 6}),
+    newer = "this unit has policy 5, which is newer: send the newest"
+    other = "the number is of another policy: send both as the site signed them"
+    refused: list[tuple[type[Exception], str | None, dict[str, Any]]] = [
+        (VerificationError, newer, {"policy": POLICY, "serial": 4}),
+        (VerificationError, newer, {"policy": POLICY, "serial": 5}),
+        (VerificationError, other, {"policy": POLICY, "serial": 6, "digest": digest}),
+        (VerificationError, None, {"policy": POLICY, "serial": 6, "site": "annex"}),
+        (VerificationError, None, {"policy": POLICY, "serial": 6, "key": SigningKey.generate()}),
+        (VerificationError, None, {"policy": POLICY, "serial": 6, "issue": "a.b.c"}),
+        (PolicyError, None, {"policy": other_policy(model=digest), "serial": 6}),
+        (PolicyError, None, {"policy": other_policy(detectors=(digest,)), "serial": 6}),
     ]
-    for kind, options in refused:
-        with pytest.raises(kind):
+    for kind, sentence, options in refused:
+        with pytest.raises(kind) as refusal:
             install(served, **options)
+        assert sentence in (None, str(refusal.value))
         assert served.target.config.match.policy.read_bytes() == before
     install(served, other_policy(), serial=5)  # the same once more
     install(served, POLICY, serial=6)
