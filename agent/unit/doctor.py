@@ -28,7 +28,7 @@ from agent.door.codes import QrCodes
 from agent.door.feedback import TEXTS, write_text
 from agent.door.gpio import GpiodLines
 from agent.door.lines import Lines
-from agent.door.osdp import OsdpPanels
+from agent.door.osdp import OsdpPanels, Panels
 from agent.errors import CameraLostError, InUseError, PosternError, StorageError, in_one_sentence, printable
 from agent.gallery.database import count_others, count_references
 from agent.match.measured_range import shortfall
@@ -318,10 +318,13 @@ def check_tokens(config: Config, clock: Clock) -> Found:
         yield "ok", f"tokens are taken; the list of void ones counts until {ends}, renew it before"
 
 
-def check_outputs(config: Config, clock: Clock) -> Found:
-    """Each line is there and free; taking it switches it off, and nothing opens. The display can be written."""
+def check_outputs(config: Config, clock: Clock, lines: Lines | None = None, to_panels: Panels | None = None) -> Found:
+    """Each line is there and free; taking it switches it off, and nothing opens. The display can be written.
+
+    ``lines`` and ``to_panels`` are the board's, of a rig others.
+    """
     count = len(pulses(config)) + len(lights(config))
-    problems, runs = switch_off(config, GpiodLines()), is_held(config)
+    problems, runs = switch_off(config, lines or GpiodLines()), is_held(config)
     why = " (the unit is running and holds its lines: systemctl stop postern)" if runs else ""
     yield from (("fault", f"{problem}{why}") for problem in problems)
     if not problems:
@@ -332,7 +335,7 @@ def check_outputs(config: Config, clock: Clock) -> Found:
         except StorageError as error:
             yield "fault", f"feedback.text: {error}"
     for name, spec in panels(config).items():
-        opened = OsdpPanels().open_panel(spec, clock, lambda _: None)
+        opened = (to_panels or OsdpPanels()).open_panel(spec, clock, lambda _: None)
         try:
             end_ns = clock.monotonic_ns() + round(PANEL_S * 1e9)
             while not (secure := opened.is_secure()) and clock.monotonic_ns() < end_ns:

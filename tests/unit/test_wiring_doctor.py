@@ -21,7 +21,8 @@ from agent.config.schema import Config
 from agent.console.opening import make_opening, prepare, write_opening
 from agent.detect.change import ChangeTest
 from agent.disk.process_lock import ProcessLock
-from agent.door.lines import Input, InputSpec, Lines
+from agent.door.lines import Input, InputSpec, Lines, OutputSpec
+from agent.door.osdp import PanelSpec
 from agent.errors import DeviceLostError, StorageError
 from agent.keys import UnitKey
 from agent.unit import doctor
@@ -313,6 +314,56 @@ def test_a_line_that_the_unit_cannot_take_is_told_with_who_may_hold_it(tmp_path:
     finally:
         lock.release()
     assert held == f"{text} (the unit is running and holds its lines: systemctl stop postern)"
+
+
+def test_each_line_and_controller_is_tried_and_told_with_what_to_look_at(tmp_path: Path) -> None:
+    key = tmp_path / "panel.key"
+    key.touch(mode=0o600)
+    key.write_text("00112233445566778899aabbccddeeff")
+    strike = {"name": "strike", "kind": "gpio", "chip": "/dev/gpiochip0", "line": 4, "pulse_ms": 500}
+    panel = {"name": "panel", "kind": "osdp", "device": "/dev/ttyUSB7", "address": 9, "key_file": str(key)}
+    config = configured(
+        tmp_path,
+        outputs=[strike, panel],
+        rules=[{"name": "staff", "then": ["strike", "panel"], "liveness": "unchecked: a photograph opens it"}],
+        feedback={"look": {"chip": "/dev/gpiochip0", "line": 5}},
+    )
+    asked: list[object] = []
+
+    class Board:
+        def open_output(self, spec: OutputSpec) -> object:
+            asked.append(spec.line)
+            return SimpleNamespace(set=lambda _: None, close=lambda: asked.append("closed"))
+
+    class Panels:
+        def __init__(self, after: int | None) -> None:
+            self.after, self.looks, self.closed = after, 0, 0
+
+        def open_panel(self, spec: PanelSpec, *_: object) -> object:
+            def secure() -> bool:
+                self.looks += 1
+                return self.after is not None and self.looks > self.after
+
+            def close() -> None:
+                self.closed += 1
+
+            return SimpleNamespace(is_secure=secure, close=close)
+
+    clock, place = SimulatedClock(), "the controller at /dev/ttyUSB7 (reader 9)"
+    lost = (
+        f"panel: {place} does not talk to this unit: check the wires, address and baud rate, and that both have the"
+        " same key"
+    )
+    for after, told, seconds in (
+        (2, ("ok", f"panel: {place} talks to this unit, and both have the same key"), 2 * 0.05),
+        (None, ("fault", lost), 8.0),
+    ):
+        panels, began_ns = Panels(after), clock.monotonic_ns()
+        found = list(doctor.check_outputs(config, clock, cast("Lines", Board()), cast("Any", panels)))
+        assert found == [("ok", "2 output lines, all off"), told]
+        assert panels.closed == 1
+        assert (clock.monotonic_ns() - began_ns) / 1e9 == pytest.approx(seconds, abs=0.06)
+    assert asked == [4, "closed", 5, "closed"] * 2
 
 
 def test_the_console_is_told_closed_open_and_at_an_address_of_another_machine(tmp_path: Path) -> None:
