@@ -18,11 +18,10 @@ from agent.cli.words import say, tell
 from agent.disk.files import read_brought
 from agent.errors import RefusedError, VerificationError
 from agent.match.policy import MAX_POLICY_BYTES, TARGETS, parse_policy
-from agent.protocol.names import check_name
 from agent.protocol.program import Role
 from agent.protocol.pseudonym import EPOCHS_AHEAD
 from agent.protocol.subject import parse_subject
-from agent.site import delegation, joining, policies, programs, rotation, units
+from agent.site import delegation, policies, programs, revocation, rotation, units
 from agent.site.creation import create_site
 from agent.site.folder import DEFAULT_AUDIENCES, check_site
 from agent.site.kinds import KINDS
@@ -291,17 +290,8 @@ def _revoke_broker(arguments: argparse.Namespace, passphrase: bytes | None) -> N
 
 
 def _revoke(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
-    files = check_site(arguments.folder)
-    name = check_name("unit or program", arguments.name)
-    if files.program(name).exists():
-        programs.revoke_client(arguments.folder, name, passphrase=passphrase)
-    elif files.unit(name).exists():
-        units.revoke_unit(arguments.folder, name, passphrase=passphrase)
-    elif not joining.is_invited(arguments.folder, name):
-        raise RefusedError("this site has nobody of that name: look at the folders 'units' and 'programs'")
-    # Of a unit that was revoked, too: it would come back by it.
-    if joining.take_back(arguments.folder, name, passphrase=passphrase):
-        tell(f"the invitation of {name} is worth nothing now")
+    if revocation.revoke(arguments.folder, arguments.name, passphrase=passphrase):
+        tell(f"the invitation of {arguments.name} is worth nothing now")
 
 
 def _trust(arguments: argparse.Namespace, _: bytes | None) -> None:

@@ -95,10 +95,15 @@ def replace(source: Path, target: Path) -> None:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create ``folder``, and those above it that are missing, for their owner alone; existing ones are kept."""
+    """Create ``folder``, and those above it that are missing, for their owner alone; existing ones are kept.
+
+    Durably: where there is no journal, as on a stick, a folder may be lost with all that was made durable in it.
+    """
     try:
         for each in reversed([folder, *folder.parents]):
-            each.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            if not each.is_dir():
+                each.mkdir(mode=FOLDER_MODE, exist_ok=True)
+                fsync_folder(each.parent)
     except OSError as error:
         raise StorageError(f"cannot create the folder {folder} ({error.strerror}): choose a writable place") from error
 
@@ -225,6 +230,12 @@ def destroy(path: Path) -> None:
     remove(path)
 
 
+def destroy_unfinished(path: Path) -> None:
+    """Destroy what a power cut left of writing a secret file; for whoever alone writes it, before the next write."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        destroy(leftover)
+
+
 def supersede(fresh: Path, old: Path) -> None:
     """Put a secret file that is complete on the disk in the place of ``old``, whose bytes are overwritten first."""
     overwrite(old)
@@ -247,6 +258,7 @@ def replace_secret(path: Path, content: bytes) -> None:
 
     The new file is complete on the disk beside the old one before that is touched. Raises StorageError.
     """
+    destroy_unfinished(path)
     write_atomic(waiting(path), content)
     finish_secret(path)
 

@@ -25,7 +25,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.disk.files import destroy, fsync_folder, overwrite, read_secret, write_atomic
+from agent.disk.files import destroy, destroy_unfinished, fsync_folder, overwrite, read_secret, write_atomic
 from agent.errors import KeyStoreError
 from agent.gallery.template import KEY_BYTES, seal, unseal
 
@@ -39,8 +39,7 @@ class FileKeyring:
         self._path = path
         self._next = path.with_name(f"{path.name}.next")
         self._random = random
-        for leftover in path.parent.glob(f".{path.name}.*"):  # a write that a power cut ended
-            destroy(leftover)
+        destroy_unfinished(path)
         self._keys = {_key_id(key): key for file in (self._path, self._next) if (key := _read(file)) is not None}
 
     def prepare(self) -> bytes:

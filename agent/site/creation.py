@@ -56,8 +56,12 @@ def create_site(folder: Path, site: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     files = SiteFiles(folder)
     is_site = files.record.exists()
     # The access list is the last of all that a creation writes.
-    is_whole = is_site and (files.acl.exists() or load(files.record, SiteRecord).site != site)
-    if is_whole or not (is_site or _is_unfinished(files)):
+    is_this = is_site and load(files.record, SiteRecord).site == site
+    if is_this and files.acl.exists():
+        raise RefusedError(
+            f"{folder} is site {site} already, and whole: go on with it; its policy is signed by 'postern site policy'"
+        )
+    if not (is_this or (not is_site and _is_unfinished(files))):
         raise RefusedError(f"{folder} is not empty: choose a new folder, an existing site is never overwritten")
     if not is_site:
         _begin(files, site, clock, passphrase)

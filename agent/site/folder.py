@@ -36,7 +36,7 @@ from agent.protocol.trust import TrustedUnits, TrustList
 from agent.site.authority import Authority, pem, record_of
 from agent.site.mandated import load_issuing, load_mandate, service_epoch_key
 from agent.site.newer import put_back
-from agent.site.published import MAX_LIST_BYTES, Published, certificates, list_number, read_lists
+from agent.site.published import MAX_LIST_BYTES, Published, certificates, list_number, read_lists, unlisted_brokers
 from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
 SYSTEM_CLOCK: Clock = SystemClock()
@@ -46,6 +46,7 @@ LIST_DAYS = 400  # the list of units ends later than any certificate, with which
 RENEWED_DAYS = 30  # a list that is older is written anew at the next act
 WAIT_S = 30.0  # seconds that an act waits for another one at work; each takes less than one
 ANOTHER_ACT = "another 'postern site' command is at work there: let it end, then try again"
+KEY_WAS_CHANGING = "the site's key was being replaced: end that with 'postern site change-key --finish'"
 MAX_NAMED = 8  # names that the log gives of an act that was interrupted; one act changes one name
 
 
@@ -86,7 +87,7 @@ class SiteFolder:
     def signer(self) -> SigningKey:
         """The key of commands, policies and the list of units."""
         if self.files.next_site_key.exists() and read_bounded(self.files.site_key).startswith(b"\0"):
-            raise KeyStoreError("the site's key was being replaced: end that with 'postern site change-key --finish'")
+            raise KeyStoreError(KEY_WAS_CHANGING)
         return SigningKey.load(self.files.site_key, self.passphrase)
 
     @cached_property
@@ -205,6 +206,9 @@ class SiteFolder:
                 f"the root's keys were taken to {self.files.away.readlink()}: bring them, then try again"
             )
         _ = self.authority, self.signer, self.master, self.issuing
+        # What the key before signed is signed anew by the act that replaces it: afterwards nobody knows that key.
+        if self.files.site_jwk.exists() and load_public_key(self.files.site_jwk).kid != self.signer.kid:
+            raise KeyStoreError(KEY_WAS_CHANGING)
 
     def put(self, record: UnitRecord | ClientRecord, step: str, **facts: str | int) -> None:
         """Write a record, the log, and the files that follow. Raises before the first write what can be refused."""
@@ -254,6 +258,10 @@ class SiteFolder:
             writes.append((self.files.site_jwk, json.dumps(self.public.jwk()).encode(), PUBLIC_MODE))
         if (listed := self._revocation_lists(wanted, found, certificates(units, clients))) is not None:
             writes.append((self.files.crl, listed, PUBLIC_MODE))
+        if self.by_root and (brokers := unlisted_brokers(self.files)):
+            number = list_number(self.files.brokers_crl)
+            listed = self.authority.revocation_list(brokers, self.now(), above=number)
+            writes.append((self.files.brokers_crl, listed, PUBLIC_MODE))
         if wanted.trusted != found.trusted or self._list_is_old():
             record = msgspec.structs.replace(record, trust_serial=record.trust_serial + 1)
             trusted = TrustList(

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from agent.audit.chain import read_entries
 from agent.clock import Clock
 from agent.disk.files import read_bounded, remove, write_atomic
 from agent.errors import PosternError, RefusedError, VerificationError
@@ -106,20 +107,22 @@ def is_invited(folder: Path, unit: str) -> bool:
     return any(_is_open(token, unit) for token in kept)
 
 
-def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> bool:
-    """Make the invitation of ``unit`` worth nothing, and forget who asked with it; False where none is open."""
-    if not is_invited(folder, unit):
-        return False
+def was_invited(files: SiteFiles, unit: str) -> bool:
+    """Whether the log tells of an invitation for the unit, whatever became of it."""
+    told = (entry.facts for entry in read_entries(files.audit))
+    return any(facts.get("step") == "invited" and facts.get("unit") == unit for facts in told)
+
+
+def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
+    """Make the invitation of ``unit`` worth nothing, and forget who asked with it. May be repeated."""
     with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         tokens = load(site.files.tokens, TokenFile, secret=True).tokens
         left = tuple(one for one in tokens if not _is_open(one, unit))
-        if len(left) == len(tokens):
-            return False
-        save(site.files.tokens, TokenFile(version=1, tokens=left))
+        if len(left) != len(tokens):
+            save(site.files.tokens, TokenFile(version=1, tokens=left))
+            site.log("invitation_taken_back", unit=unit)
         _forget_asked(site.files, unit)
         site.publish()
-        site.log("invitation_taken_back", unit=unit)
-        return True
 
 
 def _is_open(token: TokenRecord, unit: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from agent.disk.files import files_in, finish_secret, read_bounded, replace_secret
-from agent.errors import KeyStoreError, PosternError, RefusedError
+from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.command import CONFIGURE
 from agent.protocol.grant import SIGNS_CONFIGURATION, MandatedKey, read_grant
@@ -48,13 +48,31 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
     Raises KeyStoreError, VerificationError, and RefusedError when the mandate has ended.
     """
     token = _mandate(files)
-    grant, public = read_grant(token, site_key, site=site)
+    try:
+        grant, public = read_grant(token, site_key, site=site)
+    except VerificationError as error:
+        raise VerificationError(
+            error.reason,
+            f"the mandate of the site's service is not by the site's key of now: {DELEGATE}, or end a change of that"
+            " key (postern site change-key --finish)",
+        ) from None
     key = SigningKey.load(files.mandated_key)
     if key.kid != public.kid:
         raise KeyStoreError(f"{files.mandated_key} is not the key of the service's mandate: {DELEGATE}")
     if now.timestamp() > grant.expires_at:
         raise RefusedError(f"the mandate of the site's service has ended: {DELEGATE}")
     return MandatedKey(key, token)
+
+
+def mandate_is_by(files: SiteFiles, key: PublicKey, site: str) -> bool:
+    """Whether the site's ``key`` signed what the service may, or it may nothing."""
+    if not files.delegated:
+        return True
+    try:
+        read_grant(_mandate(files), key, site=site)
+    except VerificationError:
+        return False
+    return True
 
 
 def _mandate(files: SiteFiles) -> str:

@@ -60,14 +60,20 @@ def newest_policy(files: SiteFiles) -> SignedPolicy | None:
 
 def sign_policy_anew(site: SiteFolder, former: PublicKey) -> None:
     """Have the site's newest key sign the policy that ``former`` signed; for the act that changes the key."""
-    if not site.files.policy.exists():
-        return
-    token = read_bounded(site.files.policy).decode("ascii").strip()
+    if (policy := _signed_by(site.files, former)) is not None:
+        _issue(site, policy)
+    elif (policy := _signed_by(site.files, site.signer.public)) is not None and newest_policy(site.files) is None:
+        _issue(site, policy)  # a power cut left its number by the key before
+
+
+def _signed_by(files: SiteFiles, key: PublicKey) -> Policy | None:
+    if not files.policy.exists():
+        return None
+    token = read_bounded(files.policy).decode("ascii", errors="replace").strip()
     try:
-        policy = parse_policy(former.verify(token, typ=POLICY_TYPE))
-    except PosternError:  # signed anew already, before a power cut
-        return
-    _issue(site, policy)
+        return parse_policy(key.verify(token, typ=POLICY_TYPE))
+    except PosternError:
+        return None
 
 
 def _issue(site: SiteFolder, policy: Policy) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.clock import Clock
-from agent.disk.files import PUBLIC_MODE, make_private_folder, read_bounded, remove, write_atomic
+from agent.disk.files import PUBLIC_MODE, destroy, make_private_folder, read_bounded, remove, write_atomic
 from agent.errors import RefusedError
 from agent.keys import MAX_TOKEN_BYTES, SigningKey, save_private_key
 from agent.protocol.grant import make_grant
@@ -89,6 +89,8 @@ def issue_client(
         _unsend(files, name)  # it is for the keys before
         target = files.client(name)
         make_private_folder(target)
+        for left in target.glob(".*"):  # of an act that a power cut ended
+            destroy(left)
         save_private_key(key, target / "tls.key")
         write_atomic(target / "tls.crt", chain, mode=PUBLIC_MODE)
         told = Program(version=1, site=site.name, name=name, role=role)

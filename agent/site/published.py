@@ -117,7 +117,21 @@ def unfinished(files: SiteFiles) -> Unfinished:
         (files.trust, wanted.trusted, found.trusted),
         (files.acl, wanted.acl, found.acl),
     )
-    return Unfinished(tuple(path.name for path, due, is_ in compared if due != is_), wanted.differing(found))
+    names = [path.name for path, due, is_ in compared if due != is_]
+    names += [files.brokers_crl.name] if unlisted_brokers(files) else []
+    return Unfinished(tuple(names), wanted.differing(found))
+
+
+def unlisted_brokers(files: SiteFiles) -> tuple[CertificateRecord, ...]:
+    """The broker's certificates that nobody is to believe, where the list of them does not name each."""
+    broker = files.known_broker
+    revoked = tuple(one for one in broker.certificates if one.revoked_at) if broker is not None else ()
+    try:
+        listed = x509.load_pem_x509_crl(read_bounded(files.brokers_crl, MAX_LIST_BYTES))
+        named = {entry.serial_number for entry in listed}
+    except (KeyStoreError, ValueError):
+        named = set()
+    return () if all(int(one.serial, 16) in named for one in revoked) else revoked
 
 
 def list_number(path: Path) -> int:

@@ -25,6 +25,7 @@ from agent.protocol.record import load, save
 from agent.protocol.site_key import propose
 from agent.site.delegation import hand_epoch_keys, hand_mandate
 from agent.site.folder import SYSTEM_CLOCK, changing, opened
+from agent.site.mandated import mandate_is_by
 from agent.site.policies import sign_policy_anew
 from agent.site.records import SiteRecord
 
@@ -73,9 +74,12 @@ def finish_site_key_change(folder: Path, *, clock: Clock = SYSTEM_CLOCK, passphr
             SigningKey.load(files.next_site_key, passphrase)  # a wrong passphrase must not cost the old key
             _ = site.authority, site.master
             supersede(files.next_site_key, files.site_key)
-        if not begun and load_public_key(files.site_jwk).kid == site.signer.kid:
-            raise RefusedError("no change of the site's key was begun: begin it with the units' policy")
         former = load_public_key(files.site_jwk)
+        if not begun and former.kid == site.signer.kid and mandate_is_by(files, former, site.name):
+            raise RefusedError(
+                f"no change of the site's key is under way, or it has ended: {former.kid} signs; a change begins with"
+                " the units' policy"
+            )
         sign_policy_anew(site, former)  # before the former key is known nowhere any more
         site.complete("site_key_changed", kid=site.signer.kid)
         if files.delegated:

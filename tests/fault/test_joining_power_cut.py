@@ -103,7 +103,7 @@ def test_whatever_a_power_cut_left_of_joining_and_renewing_is_completed_by_repea
     steps = record(["-c", LIFE, str(living)], living, work)
     assert [step.data for step in steps if step.op == "mark"][-1] == b"delegated again"
     stages, tried = set(), 0
-    for crash in crashes(steps, seed=7, every=1 if EXHAUSTIVE else 17, torn=1, machines=("site", "unit")):
+    for crash in crashes(steps, seed=7, every=1 if EXHAUSTIVE else 15, torn=1, machines=("site", "unit")):
         stages.add(len(crash.marks))
         tried += 1
         repeat(crash, work / "crashed")

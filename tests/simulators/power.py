@@ -41,7 +41,8 @@ class Step:
 class Crash:
     """The power fails after ``step`` steps: what is on the disk then, and what the program had promised by then.
 
-    ``files`` are by name; that of a folder, which may be empty, ends with a slash.
+    ``files`` are by name; that of a folder, which may be empty, ends with a slash, and that of a link with an at sign:
+    its content is where it leads.
     """
 
     step: int
@@ -65,6 +66,9 @@ class Crash:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if name.endswith("/"):
                 (folder / name).mkdir(exist_ok=True)
+                continue
+            if name.endswith("@"):
+                (folder / name[:-1]).symlink_to(content.decode())
                 continue
             (folder / name).write_bytes(content)
             (folder / name).chmod(0o600)
@@ -110,7 +114,9 @@ def crashes(
     fails at one of them at a time, and of the others everything is kept. Those of ``unordered`` have no journal: of
     names that were changed later some may be kept and earlier ones lost.
     """
-    disks, marks, rng = {name: _Disk() for name in machines}, [], random.Random(seed)
+    disks = {name: _Disk(ordered=name not in unordered) for name in machines}
+    marks: list[str] = []
+    rng = random.Random(seed)
     known: set[bytes] = set()
     for number, step in enumerate(steps, start=1):
         if step.op == "mark":
@@ -130,8 +136,7 @@ def crashes(
                 if other != name
                 for path, content in its.after_crash(lambda: 1.0, len(its.renames)).items()
             }
-            rest = (rng, torn, name not in unordered)
-            for crash in _fails(number, disk, others, promised, *rest):
+            for crash in _fails(number, disk, others, promised, rng, torn):
                 if (digest := crash.digest()) not in known:
                     known.add(digest)
                     yield crash
@@ -145,14 +150,13 @@ def _fails(
     promised: tuple[str, ...],
     rng: random.Random,
     torn: int,
-    ordered: bool,
 ) -> Iterator[Crash]:
     """What ``disk`` may hold when its power fails now."""
     yield Crash(number, "kept", others | disk.after_crash(lambda: 1.0, len(disk.renames)), promised)
     yield Crash(number, "lost", others | disk.after_crash(lambda: 0.0, 0), promised)
     for _ in range(torn):
         names = rng.randint(0, len(disk.renames))
-        chosen = None if ordered else [rng.random() < 0.5 for _ in disk.renames]
+        chosen = None if disk.ordered else [rng.random() < 0.5 for _ in disk.renames]
         mixture = disk.after_crash(lambda: rng.choice([0.0, 1.0, 1.0, rng.random()]), names, chosen)
         yield Crash(number, "torn", others | mixture, promised)
 
@@ -194,7 +198,8 @@ class _Inode:
 class _Disk:
     """Names to inodes as the program sees them, and as they are on the disk plus pending changes of names in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ordered: bool) -> None:
+        self.ordered = ordered
         self._seen: dict[str, _Inode] = {}
         self._durable: dict[str, _Inode] = {}
         self.renames: list[tuple[str, dict[str, _Inode | None]]] = []
@@ -204,10 +209,10 @@ class _Disk:
             self._rename(step.a, {step.a: _Inode()})
         elif step.op == "mkdir":
             self._rename(step.a, {f"{step.a}/": _Inode()})
-        elif step.op == "rmdir":
-            self._rename(step.a, {f"{step.a}/": None})
-        elif step.op == "unlink":
-            self._rename(step.a, {step.a: None})
+        elif step.op == "symlink":
+            self._rename(step.a, {f"{step.a}@": _Inode(durable=step.data)})
+        elif step.op in ("rmdir", "unlink"):
+            self._rename(step.a, {f"{step.a}/" if step.op == "rmdir" else step.a: None})
         elif step.op == "rename":
             self._rename(step.b, {step.a: None, step.b: self._seen[step.a]})
         elif step.op in ("write", "truncate"):
@@ -225,7 +230,12 @@ class _Disk:
         for (_, changes), is_kept in zip(self.renames, kept, strict=False):
             if is_kept:
                 _change(tree, changes)
-        return {name: inode.content(share) for name, inode in tree.items()}
+        lost = {name for name in self._seen if name.endswith("/")} - tree.keys()  # with all that is in them
+        return {
+            name: inode.content(share)
+            for name, inode in tree.items()
+            if not lost.intersection(f"{parent}/" for parent in Path(name).parents)
+        }
 
     def _rename(self, where: str, changes: dict[str, _Inode | None]) -> None:
         self.renames.append((str(Path(where).parent), changes))
@@ -236,11 +246,14 @@ class _Disk:
             inode = self._seen[name]
             inode.durable, inode.pending = inode.content(lambda: 1.0), []
             return
-        # A folder: names in it are durable, and so is every change of names before the last of those.
+        # A folder: names in it are durable, and where there is a journal so is every change of names before the last.
         last = max((i for i, (folder, _) in enumerate(self.renames) if folder == name), default=-1)
-        for _, changes in self.renames[: last + 1]:
-            _change(self._durable, changes)
-        del self.renames[: last + 1]
+        before, after = self.renames[: last + 1], self.renames[last + 1 :]
+        for folder, changes in before:
+            if self.ordered or folder == name:
+                _change(self._durable, changes)
+        self.renames = [] if self.ordered else [one for one in before if one[0] != name]
+        self.renames += after
 
     def _sync(self) -> None:
         """All that was done is durable."""

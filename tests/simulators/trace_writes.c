@@ -184,6 +184,14 @@ int mkdir(const char *path, mode_t mode) {
   return result;
 }
 
+int symlink(const char *target, const char *path) {
+  char buffer[PATH_MAX];
+  int result = REAL(symlink)(target, path);
+  const char *name = result != 0 ? NULL : below(path, buffer);
+  if (name != NULL) record("symlink", name, "-", target, strlen(target));
+  return result;
+}
+
 int rename(const char *from, const char *to) {
   char a[PATH_MAX], b[PATH_MAX];
   int result = REAL(rename)(from, to);

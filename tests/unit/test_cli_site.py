@@ -328,6 +328,8 @@ def test_a_name_that_is_a_path_is_refused(installer: Installer, name: str) -> No
 
 def test_a_site_is_never_overwritten(installer: Installer) -> None:
     installer("site", "create", "hq", status=2)
+    assert "is site hq already, and whole: go on with it" in installer.err
+    installer("site", "create", "other", status=2)
     assert "never overwritten" in installer.err
 
 
@@ -363,3 +365,13 @@ def test_root_writes_nothing_into_the_folder_of_the_sites_user(installer: Instal
     for words in (("invite", "door-9"), ("revoke", "door-7"), ("units",), ("broker", "broker.example.org")):
         installer("site", *words, status=2)
         assert "sudo -u nobody postern" in installer.err
+
+
+def test_a_revocation_of_an_invitation_may_be_repeated(installer: Installer) -> None:
+    installer("site", "broker", "localhost")
+    installer("site", "invite", "door-9", "-o", installer.file("door-9.invite"))
+    for _ in range(2):
+        installer("site", "revoke", "door-9")
+        assert "the invitation of door-9 is worth nothing now" in installer.err
+    installer("site", "revoke", "door-8", status=2)
+    assert "nobody of that name" in installer.err

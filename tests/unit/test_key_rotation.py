@@ -147,7 +147,7 @@ def test_change_of_key_is_begun_once_and_may_be_sent_again(unit: Rotating) -> No
     first, second = unit.begin_change(), unit.begin_change()
     old = unit.held()
     assert accept(first["site_key"], old, site="hq").kid == accept(second["site_key"], old, site="hq").kid
-    with pytest.raises(RefusedError, match="begin it"):
+    with pytest.raises(RefusedError, match="begins with the units' policy"):
         rotation.finish_site_key_change(SiteOffice(unit.keys.folder / "other").site, **unit.office.options)
 
 

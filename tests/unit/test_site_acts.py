@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.audit.chain import read_entries
 from agent.disk.files import read_bounded
-from agent.errors import KeyStoreError, RefusedError
+from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import load_public_key, private_pem
 from agent.protocol.record import load
 from agent.protocol.trust import TrustedUnits
@@ -145,13 +145,50 @@ def test_a_change_of_the_sites_key_that_was_cut_off_is_ended_by_repeating_it(off
     assert listed_units(office.site).units() == ("door-3",)
 
 
-def test_any_act_ends_a_change_of_the_sites_key_whose_old_key_is_gone(office: SiteOffice) -> None:
+def test_no_other_act_ends_a_change_of_the_sites_key_whose_old_key_is_gone(office: SiteOffice) -> None:
     office.enrol("door-3")
+    policies.issue_policy(office.site, policy(), **office.options)
+    delegation.delegate(office.site, **office.options)
     rotation.begin_site_key_change(office.site, policy(), **office.options)
     office.files.next_site_key.replace(office.files.site_key)
-    units.renew_unit(office.site, "door-3", **office.options)
-    TrustedUnits.from_signed(office.files.trust.read_bytes(), units.load_site_key(office.site).public)
+    with pytest.raises(KeyStoreError, match="change-key --finish"):
+        policies.issue_policy(office.site, policy(), **office.options)
+    units.renew_unit(office.site, "door-3", **office.options)  # by the service, whose mandate is by the key before
+    rotation.finish_site_key_change(office.site, **office.options)
     assert load_public_key(office.files.site_jwk).kid == units.load_site_key(office.site).kid
+    TrustedUnits.from_signed(office.files.trust.read_bytes(), units.load_site_key(office.site).public)
+    assert policies.newest_policy(office.files) is not None
+    units.renew_unit(office.site, "door-3", **office.options)
+
+
+def test_a_change_of_the_sites_key_that_was_cut_before_the_services_mandate_is_ended_by_repeating_it(
+    office: SiteOffice,
+) -> None:
+    office.enrol("door-3")
+    delegation.delegate(office.site, **office.options)
+    mandate = office.files.mandate.read_bytes()
+    rotation.begin_site_key_change(office.site, policy(), **office.options)
+    rotation.finish_site_key_change(office.site, **office.options)
+    office.files.mandate.write_bytes(mandate)
+    with pytest.raises(VerificationError, match="change-key --finish"):
+        units.renew_unit(office.site, "door-3", **office.options)
+    rotation.finish_site_key_change(office.site, **office.options)
+    units.renew_unit(office.site, "door-3", **office.options)
+    with pytest.raises(RefusedError, match="it has ended"):
+        rotation.finish_site_key_change(office.site, **office.options)
+
+
+def test_a_broker_that_is_revoked_by_the_record_alone_is_told_and_listed_by_the_next_act(office: SiteOffice) -> None:
+    office.enrol("door-3")
+    programs.issue_broker(office.site, ["localhost"], **office.options)
+    programs.revoke_broker(office.site, **office.options)
+    office.files.brokers_crl.unlink()
+    assert unfinished(office.files).files == ("brokers.crl",)
+    units.renew_unit(office.site, "door-3", **office.options)
+    assert unfinished(office.files).files == ()
+    (broker,) = office.files.known_broker.certificates
+    listed = x509.load_pem_x509_crl(office.files.brokers_crl.read_bytes())
+    assert [entry.serial_number for entry in listed] == [int(broker.serial, 16)]
 
 
 def test_a_program_whose_folder_was_moved_away_stays_on_the_access_list_and_can_be_revoked(
@@ -333,3 +370,19 @@ def test_no_certificate_of_a_site_leaves_its_purpose_to_whoever_reads_it(office:
     for certificate in found:
         for kind in (x509.KeyUsage, x509.BasicConstraints):
             assert certificate.extensions.get_extension_for_class(kind).critical, (certificate.subject, kind)
+
+
+def test_a_policy_whose_number_a_power_cut_left_by_the_key_before_is_numbered_by_the_new_one(
+    office: SiteOffice,
+) -> None:
+    policies.issue_policy(office.site, policy(), **office.options)
+    former = office.files.policy_issue.read_bytes()
+    rotation.begin_site_key_change(office.site, policy(), **office.options)
+    rotation.finish_site_key_change(office.site, **office.options)
+    office.files.policy_issue.write_bytes(former)
+    assert policies.newest_policy(office.files) is None
+    with changing(office.site, **office.options) as site:
+        policies.sign_policy_anew(site, site.public)
+    newest = policies.newest_policy(office.files)
+    assert newest is not None
+    assert newest.serial == 3

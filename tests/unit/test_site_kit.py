@@ -56,8 +56,9 @@ def test_new_site_has_its_keys_for_its_owner_alone(office: SiteOffice) -> None:
 
 
 def test_existing_site_is_never_overwritten(office: SiteOffice) -> None:
-    with pytest.raises(RefusedError, match="not empty"):
-        create_site(office.site, "hq", clock=office.clock)
+    for name, why in (("hq", "already, and whole"), ("other", "not empty")):
+        with pytest.raises(RefusedError, match=why):
+            create_site(office.site, name, clock=office.clock)
 
 
 @pytest.mark.parametrize("name", ["", "HQ", "a b", "a/b", "+", "#", "a" * 65, "höf", "a\n"])
