@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.test_readme import shown
+from tools.lib.refused import main as refused
 from tools.lib.rig.__main__ import MODES
 from tools.lib.train.__main__ import main as train
 from tools.lib.train.__main__ import steps
@@ -66,7 +68,10 @@ def test_a_missing_environment_is_made_and_packages_that_cannot_be_had_are_told_
     copy = tmp_path / "checkout"
     (copy / "tools" / "lib").mkdir(parents=True)
     (copy / "agent" / "cli").mkdir(parents=True)
-    for name in (*(f"tools/lib/{part}" for part in ("launch.sh", "setup.sh", "guarded.py")), *GUARDED_NEEDS):
+    for name in (
+        *(f"tools/lib/{part}" for part in ("launch.sh", "setup.sh", "guarded.py", "refused.py")),
+        *GUARDED_NEEDS,
+    ):
         shutil.copy(ROOT / name, copy / name)
     (copy / "tools" / "lib" / "hello.py").write_text("import sys\nprint(sys.prefix, *sys.argv[1:])\n")
     program = copy / "tools" / "hello"
@@ -126,6 +131,73 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 build_wheel = build_editable
 """
+
+
+def early(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What is said before there is an environment, by a Python with nothing installed."""
+    found = LAUNCH.search((ROOT / "tools" / program).read_text())
+    assert found is not None
+    asked = ["-I", ROOT / "tools/lib/refused.py", program, found[1], *words]
+    return subprocess.run([sys.executable, *asked], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("program", [path.name for path in LAUNCHED])
+def test_an_option_that_there_is_not_is_refused_before_an_environment_is_made(program: str) -> None:
+    done = early(program, *(["embedder"] if program == "train" else []), "--no-such-option=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tools/{program}: there is no option --no-such-option\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train no-such-step", "there is no step no-such-step; there are "),
+        ("convert --pack nothing", "there is no pack 'nothing'; there are mobilefacenet, "),
+        ("convert --pack=nothing", "there is no pack 'nothing'; there are mobilefacenet, "),
+        ("convert", "give --pack NAME, or "),
+        ("bridge", "give --demo, or "),
+        ("evaluate", "give what to measure"),
+        ("evaluate nothing", "there is no 'nothing'; there are calibrate, "),
+        ("manifest", "give add, check or bind"),
+        ("manifest nothing", "there is no 'nothing'; there are add, bind, check"),
+        ("mutate", "give faults or rooms"),
+        ("lifetime nothing", "there is no 'nothing'; there are days, join"),
+        ("scene-to-video", "give a scene, "),
+    ],
+)
+def test_a_word_that_is_missing_or_that_there_is_not_is_refused_before_an_environment_is_made(
+    line: str, said: str
+) -> None:
+    program, *words = line.split(" ")
+    done = early(program, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"tools/{program}: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_the_documents_show_is_refused_by_none_before_its_environment_is_made() -> None:
+    modules = {f"tools/{path.name}": found[1] for path in LAUNCHED if (found := LAUNCH.search(path.read_text()))}
+    lines = [command for command in shown() if command.program in modules and len(command.words) > 1]
+    assert len(lines) > 30
+    for line in lines:
+        assert refused([line.program, modules[line.program], *line.words[1:]]) == 0, line
+
+
+def test_the_steps_of_training_are_told_before_its_environment_is_made() -> None:
+    done = early("train")
+    assert done.returncode == 64
+    assert "  embedder " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("check all", "takes no argument"), ("test tests/none.py::x", "no tests/none")]
+)
+def test_what_checks_and_tests_refuses_what_there_is_not_at_once(line: str, said: str) -> None:
+    program, *words = line.split(" ")
+    done = subprocess.run(["bash", ROOT / "tools" / program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not done.stdout
 
 
 def test_training_lists_its_steps_each_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

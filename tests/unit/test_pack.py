@@ -22,11 +22,12 @@ from tests.conftest import shared_folder
 from tests.simulators.publisher import Publisher, endless, moved, slow, truncated, whole
 from tools.lib.convert import fetch, pack
 from tools.lib.convert.__main__ import main
+from tools.lib.convert.packs import PACKS
 
 FILE = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(FILE).hexdigest()
 OTHER = FILE[:-1] + b"?"
-SHIPPED = sorted(pack.PACKS.glob("*.yaml"))
+SHIPPED = sorted(PACKS.glob("*.yaml"))
 EXTRA = ("tensorflow", "onnx", "onnxruntime")
 
 

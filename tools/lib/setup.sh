@@ -82,6 +82,7 @@ PY
   BIN="$venv/bin"
   pip=("$BIN/python" -m pip)
   if [ -x "$BIN/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  if declare -F before_set_up >/dev/null; then before_set_up "$python"; fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "this Python cannot make environments; on Debian: apt-get install python3-venv"
   [ ! -L "$venv" ] || fail "$venv is a link, and what it leads to was made for another checkout: remove the link"
   echo "setting up $venv with $python, once: first the environment itself"

@@ -19,11 +19,10 @@ from agent.errors import ConfigError, RefusedError, printable
 from agent.parse.strict_yaml import read_document
 from tools.lib.convert.material import MIN_PICTURES
 from tools.lib.convert.outputs import TASKS
+from tools.lib.convert.packs import find_pack
 from tools.lib.evaluate import pictures
 from tools.lib.evaluate.calibrate import CAPTURES
-from tools.lib.manifest import DEFAULT_MANIFEST
 
-PACKS = DEFAULT_MANIFEST.parent / "packs"
 MAX_PACK_BYTES = 512 * 1024 * 1024  # of the network that a pack names: what tools/convert reads at most
 # The tail of a policy is read from pairs of people with three pictures each, some six hundred at least.
 MIN_PEOPLE = 36
@@ -66,12 +65,7 @@ class Pack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_pack(named: str) -> Pack:
     """The pack called ``named`` in ``models/packs``, or the file of that name; ConfigError says what is wrong."""
-    path = Path(named) if named.endswith(".yaml") else PACKS / f"{named}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PACKS.glob("*.yaml")))
-        raise ConfigError(
-            f"there is no pack {printable(named)!r}; there are {known}, or name a file that ends in .yaml"
-        )
+    path = find_pack(named)
     document = read_document(path)
     try:
         return msgspec.convert(document.data, Pack, strict=True)
