@@ -19,8 +19,8 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from agent.cli.words import fill_streams, print_for_nobody, tell
-from agent.errors import PosternError, in_one_sentence
+from agent.cli.words import Nowhere, fill_streams, print_for_nobody, tell
+from agent.errors import PosternError, RefusedError, in_one_sentence
 
 COMMANDS = {
     "run": "run this unit",
@@ -111,11 +111,18 @@ def _run(words: list[str]) -> int:
     arguments = parser.parse_args(words)  # ends the program unless a known command was chosen
     if module is None:
         return PosternError.exit_status
+    if isinstance(sys.stdout, Nowhere) and not _is_service(arguments):
+        raise RefusedError("standard output is closed: send what this prints to a terminal, a file or /dev/null")
     if "output" in arguments:  # of few commands, which import this in any case
         from agent.cli.options import check_outputs  # noqa: PLC0415
 
         check_outputs(arguments)
     return int(module.run(arguments))
+
+
+def _is_service(arguments: argparse.Namespace) -> bool:
+    """Whether nobody waits for what the command prints: whoever starts it for good may have closed that."""
+    return arguments.command in ("run", "bridge") or getattr(arguments, "act", None) == "serve"
 
 
 def _imported(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import get_args
 
 from agent.cli.options import add_config, read_unit_config
-from agent.cli.words import say, tell
+from agent.cli.words import hand, say, tell
 from agent.clock import SystemClock
 from agent.config.console import Console
 from agent.config.schema import Config
@@ -38,14 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the act; a code goes to standard error, its digest to standard output."""
     if arguments.act == "code":
         code = make_code(secrets.token_bytes)
-        tell(f"the code is {code}: give it to whoever will type it, and to nobody else")
+        hand(f"the code is {code}: give it to whoever will type it, and to nobody else")
         say(digest_of_code(code))
         return 0
     config = read_unit_config(arguments)
     if config.console is None:
         raise RefusedError("this unit has no console: add 'console: {address: …}' to its configuration")
     if arguments.act == "open":
-        _open(config, arguments)
+        _open(config, config.console, arguments)
     elif arguments.act == "close":
         close(config.console.folder)
         tell("the console is closed")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(config: Config, arguments: argparse.Namespace) -> None:
+def _open(config: Config, console: Console, arguments: argparse.Namespace) -> None:
     code = make_code(secrets.token_bytes)
     told = open_console(
         config,
@@ -64,7 +64,11 @@ def _open(config: Config, arguments: argparse.Namespace) -> None:
         by="unit",
         minutes=arguments.minutes,
     )
-    say(f"{told['address']}#{code}")
+    try:
+        say(f"{told['address']}#{code}")
+    except BaseException:  # nobody has the code: it shall not stand open for nobody
+        close(console.folder)
+        raise
     tell(f"code         {code}, for one browser, within {told['seconds'] // 60} minutes")
     tell(f"certificate  SHA-256 {told['certificate']}: the browser does not know it, compare")
     tell("served by    postern-console.service; where there is no systemd, by 'postern console serve'")

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from agent.cli.options import add_passphrase, check_output, read_passphrase, write_output
+from agent.disk.files import destroy
 from agent.errors import RefusedError
 from agent.parse.strict_json import dumps
 
@@ -29,5 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     passphrase = read_passphrase(arguments)
     key = generate_consumer_key()
     save_consumer_key(key, arguments.key, passphrase)
-    write_output(arguments.output, dumps(consumer_jwk(key)).encode())
+    try:
+        write_output(arguments.output, dumps(consumer_jwk(key)).encode())
+    except BaseException:  # who repeats this shall not be told that the key exists, of which nothing is known
+        destroy(arguments.key)
+        raise
     return 0

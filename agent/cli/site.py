@@ -157,7 +157,12 @@ def _create(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
 
 
 def _token(arguments: argparse.Namespace, _: bytes | None) -> None:
-    say(units.new_token(arguments.folder, arguments.unit))
+    token = units.new_token(arguments.folder, arguments.unit)
+    try:
+        say(token)
+    except BaseException:
+        tell("nobody has seen the token, and it opens nothing: make another one, by which this one counts no more")
+        raise
 
 
 def _add_unit(arguments: argparse.Namespace, passphrase: bytes | None) -> None:

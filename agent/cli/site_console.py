@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agent.cli.options import become_owner
 from agent.cli.session import port
-from agent.cli.words import say, tell
+from agent.cli.words import hand, say, tell
 from agent.clock import SystemClock
 from agent.config.console import refuse_address
 from agent.console.opening import (
@@ -67,7 +67,7 @@ def console(arguments: argparse.Namespace, _: bytes | None) -> None:
         write_opening(folder, opening)
         access = Access(clock, secrets.token_bytes, on_flood=partial(close, folder))
         say(f"https://{host}/")
-        tell(f"code         {code}, for one browser, within {arguments.minutes} minutes")
+        hand(f"code         {code}, for one browser, within {arguments.minutes} minutes")
         tell(f"certificate  SHA-256 {fingerprint}: the browser does not know it, compare")
         app = make_list_app(host, access, page, title="Units of this site", style=STYLE, policy=POLICY)
         serve(

@@ -60,10 +60,10 @@ def serve(arguments: argparse.Namespace, _: bytes | None) -> None:
     clock, page = SystemClock(), arguments.page
     show = None if page is None else partial(_write_page, arguments.folder, page, clock)
     reach = partial(delegation.service_settings, arguments.folder, arguments.broker)
-    reach()  # before the desk: what it refuses is said first
+    at = reach()  # before the desk: what it refuses is said first
     desk = Desk(arguments.folder, clock=clock, random=os.urandom, tell=tell)
     renew = partial(delegation.renew_own_certificate, arguments.folder, clock=clock)
-    service = SiteService(desk, reach, clock=clock, random=os.urandom, tell=tell, renew=renew, show=show)
+    service = SiteService(desk, at, reach, clock=clock, random=os.urandom, tell=tell, renew=renew, show=show)
     lock = ProcessLock(SiteFiles(arguments.folder).service, advice=RUNS)  # two would put each other out at the broker
     try:
         service.run(lambda: True)  # SIGTERM ends it through every 'finally'

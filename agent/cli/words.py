@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
@@ -49,15 +50,31 @@ def tell_notice(text: str) -> None:
     tell(text.replace("\n", " "))
 
 
+def hand(text: str) -> None:
+    """Print what is told once, such as a code, to standard error. StorageError where nobody could read it there."""
+    if isinstance(sys.stderr, Nowhere):
+        raise StorageError("standard error is closed, and this is told there once: send it to a terminal or a file")
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError as error:
+        raise StorageError(
+            f"what is told once cannot be written to standard error ({error.strerror}): send it to a terminal"
+        ) from error
+
+
+class Nowhere(io.TextIOWrapper):
+    """What stands in the place of a stream that was closed by whoever started this."""
+
+
 def fill_streams() -> None:
     """Have a stream that was closed by whoever started this go nowhere.
 
     Its number would go to the next file that is opened, such as a log, and what a library writes would land there.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode in (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+            setattr(sys, name, Nowhere(open(nowhere, mode, closefd=False), encoding="utf-8"))  # noqa: SIM115
 
 
 def print_for_nobody() -> None:

@@ -26,7 +26,7 @@ from agent.site.mandated import may_configure
 from agent.site.newer import put_back
 from agent.site.policies import SignedPolicy, newest_policy
 from agent.site.programs import may_renew
-from agent.site.records import BROKER_PORT, SiteFiles, SiteRecord, TokenFile, UnitRecord
+from agent.site.records import SiteFiles, SiteRecord, TokenFile, UnitRecord
 from agent.site.seen import UnitSeen, load_seen
 
 State = Literal["online", "offline", "silent", "waiting", "invited", "revoked", "unheard"]
@@ -176,10 +176,9 @@ def _about_broker(files: SiteFiles, now: datetime) -> Iterator[str]:
     broker = files.known_broker
     counting = [parse_time(one.expires_at) for one in broker.certificates if not one.revoked_at] if broker else []
     if broker and counting and max(counting) - now < timedelta(days=SOON_DAYS):
-        port = "" if broker.port == BROKER_PORT else f" --port {broker.port}"
         yield (
             f"the broker's certificate {_ends(max(counting), now)}, and nobody connects after that: postern site broker"
-            f" {' '.join(broker.hosts) or 'HOST'}{port}, carry site/broker there, restart it"
+            f" {' '.join(broker.hosts) or 'HOST'}, carry site/broker there, restart it"
         )
 
 

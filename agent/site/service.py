@@ -42,6 +42,7 @@ class SiteService:
     def __init__(
         self,
         desk: Desk,
+        at: BrokerSettings,
         reach: Callable[[], BrokerSettings],
         *,
         clock: Clock,
@@ -53,9 +54,9 @@ class SiteService:
     ) -> None:
         """``renew`` makes the service's own certificate anew where it has to be; ``show`` writes the page of units.
 
-        ``reach`` says where the broker is, whenever asked: a move is followed. Raises what it does the first time.
+        The broker is ``at`` a place, and ``reach`` says where it is whenever asked: a move is followed.
         """
-        self._reach, self._connect, self._place = reach, connect, _Place(reach(), desk.filters())
+        self._reach, self._connect, self._place = reach, connect, _Place(at, desk.filters())
         self._desk, self._clock, self._random = desk, clock, random
         self._tell, self._renew, self._show = tell, renew, show
         self._shown_ns: int | None = None

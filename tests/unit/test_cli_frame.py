@@ -142,7 +142,7 @@ import os, secrets, sys, types, agent.cli
 from pathlib import Path
 from agent.audit.log import AuditLog
 from agent.clock import SimulatedClock
-probe = types.ModuleType("agent.cli.version")
+probe = types.ModuleType("agent.cli.run")
 def run(arguments):
     log = AuditLog(Path(sys.argv[1]), clock=SimulatedClock(), random=secrets.token_bytes)
     for number in (1, 2):
@@ -153,8 +153,8 @@ def run(arguments):
     log.close()
     return 0
 probe.configure, probe.run = (lambda parser: None), run
-sys.modules["agent.cli.version"] = probe
-sys.exit(agent.cli.main(["version"]))
+sys.modules["agent.cli.run"] = probe
+sys.exit(agent.cli.main(["run"]))
 """
 
 

@@ -88,6 +88,51 @@ def test_a_full_disk_behind_what_is_printed_is_no_fault_of_the_program(
     assert capsys.readouterr().err.splitlines()[0] == told
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["version"],
+        ["site", "token", "-f", "hq", "door-1"],
+        ["site", "units", "-f", "hq"],
+        ["consumer-key", "new.key"],
+        ["console", "code"],
+    ],
+    ids=" ".join,
+)
+def test_with_standard_output_closed_a_command_does_nothing_and_says_so(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with contextlib.redirect_stdout(None):
+        assert main(words) == 2
+    told = "postern: standard output is closed: send what this prints to a terminal, a file or /dev/null\n"
+    assert capsys.readouterr().err == told
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_token_that_nobody_saw_is_told_to_be_worth_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):  # noqa: PTH123
+        assert main(["site", "token", "-f", "hq", "door-1"]) == 70
+    assert "nobody has seen the token" in capsys.readouterr().err
+
+
+def test_a_key_whose_public_half_nobody_saw_is_not_left(folder: Path) -> None:
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):  # noqa: PTH123
+        assert main(["consumer-key", "new.key"]) == 70
+    assert not (folder / "new.key").exists()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_code_that_is_told_on_standard_error_is_told_or_the_command_fails(
+    folder: Path, closed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:  # noqa: PTH123, SIM117
+        with contextlib.redirect_stderr(None if closed else full):
+            status = main(["console", "code"])
+    assert status == 70
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_what_nobody_can_be_told_ends_no_act_and_stands_in_no_output(
     folder: Path, closed: bool, capsys: pytest.CaptureFixture[str]

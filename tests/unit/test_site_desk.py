@@ -186,9 +186,9 @@ def test_a_running_service_follows_its_broker_to_another_place(office: SiteOffic
     issue_broker(office.site, ["127.0.0.1"], clock=clock)
     reach = partial(service_settings, office.site)
     desk = Desk(office.site, clock=clock, random=os.urandom, tell=told.append)
-    SiteService(desk, reach, clock=clock, random=os.urandom, tell=told.append, renew=lambda: None, connect=connect).run(
-        lambda: next(left, None) is not None
-    )
+    SiteService(
+        desk, reach(), reach, clock=clock, random=os.urandom, tell=told.append, renew=lambda: None, connect=connect
+    ).run(lambda: next(left, None) is not None)
     assert [(one.settings.host, one.settings.port) for one in met] == [("127.0.0.1", 8883), ("broker.example", 8884)]
     assert [
         "postern-join/hq/+/join/request" in one.filters or "postern-join/hq/+/+/request" in one.filters for one in met
