@@ -140,6 +140,11 @@ def read_bounded(path: Path, limit: int = MAX_SECRET_BYTES) -> bytes:
     return content
 
 
+def read_token(path: Path, limit: int = MAX_SECRET_BYTES) -> str:
+    """A signed text of one line; a byte that can stand in none is left for the signature not to fit."""
+    return read_bounded(path, limit).decode("ascii", errors="replace").strip()
+
+
 def _read(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:

@@ -22,7 +22,7 @@ from agent.site.authority import read_certificate, validity
 from agent.site.delegation import service_credentials
 from agent.site.folder import SYSTEM_CLOCK, check_site
 from agent.site.joining import OUTDATED, USED, is_contested, refused_since
-from agent.site.mandated import may_configure
+from agent.site.mandated import may_configure, read_mandate
 from agent.site.newer import put_back
 from agent.site.policies import SignedPolicy, newest_policy
 from agent.site.programs import may_renew
@@ -193,9 +193,9 @@ def _about_service(files: SiteFiles, now: datetime) -> Iterator[str]:
     if not files.delegated:
         yield "the site has no service yet, so units are renewed by hand: postern site delegate"
         return
+    site = load(files.record, SiteRecord).site
     try:
-        token = files.mandate.read_text("ascii").strip()
-        site = load(files.record, SiteRecord).site
+        token = read_mandate(files)
         grant, _ = read_grant(token, load_public_key(files.site_jwk), site=site)
         mandate = datetime.fromtimestamp(grant.expires_at, now.tzinfo)
         ends = min(mandate, read_ends(service_credentials(files))[0])

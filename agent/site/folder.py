@@ -36,7 +36,15 @@ from agent.protocol.trust import TrustedUnits, TrustList
 from agent.site.authority import Authority, pem, record_of
 from agent.site.mandated import load_issuing, load_mandate, service_epoch_key
 from agent.site.newer import put_back
-from agent.site.published import MAX_LIST_BYTES, Published, certificates, list_number, read_lists, unlisted_brokers
+from agent.site.published import (
+    MAX_LIST_BYTES,
+    Published,
+    certificates,
+    check_kept,
+    list_number,
+    read_lists,
+    unlisted_brokers,
+)
 from agent.site.records import MAX_CERTIFICATES, CertificateRecord, ClientRecord, SiteFiles, SiteRecord, UnitRecord
 
 SYSTEM_CLOCK: Clock = SystemClock()
@@ -253,6 +261,7 @@ class SiteFolder:
         record = load(self.files.record, SiteRecord)
         wanted = Published.of(self.files, units, clients)
         found = Published.read(self.files, self.public)
+        check_kept(self.files, wanted, found)
         writes: list[_Write] = []
         if not self.files.site_jwk.exists() or load_public_key(self.files.site_jwk).kid != self.public.kid:
             writes.append((self.files.site_jwk, json.dumps(self.public.jwk()).encode(), PUBLIC_MODE))

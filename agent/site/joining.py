@@ -19,7 +19,7 @@ import msgspec
 
 from agent.audit.chain import read_entries
 from agent.clock import Clock
-from agent.disk.files import read_bounded, remove, write_atomic
+from agent.disk.files import read_bounded, read_token, remove, write_atomic
 from agent.errors import PosternError, RefusedError, VerificationError
 from agent.keys import PublicKey, decode_base64url, encode_base64url
 from agent.protocol import joining
@@ -205,7 +205,7 @@ def _reply(folder: Path, unit: str, request: bytes, digest: str, clock: Clock) -
         files = site.files
         sent = files.sent / f"{unit}.json"
         if sent.exists() and (answer := load(sent, SentAnswer)).request == digest and not site.unit(unit).revoked:
-            policy = read_bounded(files.policy).decode() if files.policy.exists() else None
+            policy = read_token(files.policy) if files.policy.exists() else None
             reply = JoinReply(version=1, state="joined", request=digest, answer=answer.answer, policy=policy)
             return msgspec.structs.replace(reply, proof=joining.prove(decode_base64url(record.digest), reply))
         mine = used_by(request.decode("ascii").strip())

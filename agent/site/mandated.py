@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from agent.disk.files import files_in, finish_secret, read_bounded, replace_secret
+from agent.disk.files import files_in, finish_secret, read_token, replace_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.command import CONFIGURE
@@ -47,7 +47,7 @@ def load_mandate(files: SiteFiles, site_key: PublicKey, site: str, now: datetime
 
     Raises KeyStoreError, VerificationError, and RefusedError when the mandate has ended.
     """
-    token = _mandate(files)
+    token = read_mandate(files)
     try:
         grant, public = read_grant(token, site_key, site=site)
     except VerificationError as error:
@@ -69,20 +69,21 @@ def mandate_is_by(files: SiteFiles, key: PublicKey, site: str) -> bool:
     if not files.delegated:
         return True
     try:
-        read_grant(_mandate(files), key, site=site)
+        read_grant(read_mandate(files), key, site=site)
     except VerificationError:
         return False
     return True
 
 
-def _mandate(files: SiteFiles) -> str:
-    return read_bounded(files.mandate, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
+def read_mandate(files: SiteFiles) -> str:
+    """The grant by which the service acts, as it was signed."""
+    return read_token(files.mandate, MAX_TOKEN_BYTES)
 
 
 def may_configure(files: SiteFiles, site: str) -> bool:
     """Whether the service's mandate lets it set units; one by a release before does not."""
     try:
-        grant, _ = read_grant(_mandate(files), load_public_key(files.site_jwk), site=site)
+        grant, _ = read_grant(read_mandate(files), load_public_key(files.site_jwk), site=site)
     except PosternError:
         return False
     return {CONFIGURE, SIGNS_CONFIGURATION} <= set(grant.verbs)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent.clock import Clock
-from agent.disk.files import PUBLIC_MODE, read_bounded, write_atomic
+from agent.disk.files import PUBLIC_MODE, read_token, write_atomic
 from agent.errors import PosternError, RefusedError
 from agent.keys import PublicKey, load_public_key
 from agent.match.policy import POLICY_TYPE, Policy, parse_policy, sign_policy
@@ -47,11 +47,11 @@ def newest_policy(files: SiteFiles) -> SignedPolicy | None:
     """What the site signed last; None where it signed none, or where both files are not of one act."""
     try:
         key, site = load_public_key(files.site_jwk), load(files.record, SiteRecord).site
-        token = read_bounded(files.policy).decode("ascii").strip()
+        token = read_token(files.policy)
         digest = parse_policy(key.verify(token, typ=POLICY_TYPE)).digest
         if not files.policy_issue.exists():
             return SignedPolicy(token, digest, None, 0)
-        issue = read_bounded(files.policy_issue).decode("ascii").strip()
+        issue = read_token(files.policy_issue)
         issued = read_issue(issue, key, site=site, now=None)
     except (PosternError, ValueError):
         return None
@@ -69,7 +69,7 @@ def sign_policy_anew(site: SiteFolder, former: PublicKey) -> None:
 def _signed_by(files: SiteFiles, key: PublicKey) -> Policy | None:
     if not files.policy.exists():
         return None
-    token = read_bounded(files.policy).decode("ascii", errors="replace").strip()
+    token = read_token(files.policy)
     try:
         return parse_policy(key.verify(token, typ=POLICY_TYPE))
     except PosternError:

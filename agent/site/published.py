@@ -112,6 +112,7 @@ def unfinished(files: SiteFiles) -> Unfinished:
     """Say, without any private key, what an interrupted act has left undone; KeyStoreError for damaged records."""
     wanted = Published.of(files, files.all_units(), files.all_clients())
     found = Published.read(files, load_public_key(files.site_jwk))
+    check_kept(files, wanted, found)
     compared = (
         (files.crl, (wanted.revoked, wanted.issued_revoked), (found.revoked, found.issued_revoked)),
         (files.trust, wanted.trusted, found.trusted),
@@ -132,6 +133,19 @@ def unlisted_brokers(files: SiteFiles) -> tuple[CertificateRecord, ...]:
     except (KeyStoreError, ValueError):
         named = set()
     return () if all(int(one.serial, 16) in named for one in revoked) else revoked
+
+
+def check_kept(files: SiteFiles, wanted: Published, found: Published) -> None:
+    """KeyStoreError where a unit of the present list has no record: by the next one nobody would know of it any more.
+
+    A record is written before the list, and stays when its unit is revoked: it was lost.
+    """
+    lost = sorted({*(found.trusted or {})} - {*(wanted.trusted or {})})
+    if lost:
+        raise KeyStoreError(
+            f"{files.unit(lost[0])} is gone, and the list of units names it: restore it from the folder's backup, or"
+            f" without one take {files.trust} away, and let the unit join anew"
+        )
 
 
 def list_number(path: Path) -> int:

@@ -15,7 +15,7 @@ import msgspec
 import rfc8785
 
 from agent.clock import Bounds, Clock, full_jitter
-from agent.disk.files import read_bounded
+from agent.disk.files import read_token
 from agent.errors import VerificationError, printable
 from agent.keys import SigningKey
 from agent.parse.strict_json import convert
@@ -80,7 +80,7 @@ class Replays:
         """Read ``ask.key`` and ``grant.jws`` of the program's files; None where the site gave none. KeyStoreError."""
         if not (folder / "grant.jws").exists():
             return None
-        grant = read_bounded(folder / "grant.jws", MAX_GRANT_BYTES).decode("ascii", errors="replace").strip()
+        grant = read_token(folder / "grant.jws", MAX_GRANT_BYTES)
         return cls(SigningKey.load(folder / "ask.key"), grant, site=site, clock=clock, random=random)
 
     def questions(self, gaps: dict[str, Gap]) -> list[tuple[str, bytes]]:

@@ -133,7 +133,8 @@ def change_site_key(keys: Path, policy: Path, *, token: str, policy_token: str, 
     complete(keys, policy)
     held = load_public_key(UnitFiles(keys).site_jwk)
     new = accept(token.strip(), held, site=site)
-    in_force = parse_policy(held.verify(read_brought(policy, 2 * MAX_POLICY_BYTES).decode().strip(), typ=POLICY_TYPE))
+    kept = read_brought(policy, 2 * MAX_POLICY_BYTES).decode("ascii", errors="replace").strip()
+    in_force = parse_policy(held.verify(kept, typ=POLICY_TYPE))
     if verify_policy(policy_token, new, model=in_force.model) != in_force:
         raise RefusedError(
             "this is another policy than the unit's: have the policy in force signed by the new key",

@@ -20,7 +20,7 @@ import numpy as np
 
 from agent.clock import Clock
 from agent.config.schema import Config
-from agent.disk.files import PUBLIC_MODE, can_be_key, read_bounded, read_secret, write_atomic
+from agent.disk.files import PUBLIC_MODE, can_be_key, read_secret, read_token, write_atomic
 from agent.door.token import Carried
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.gallery.records import Held
@@ -70,7 +70,7 @@ def load_token_list(files: UnitFiles, *, site: str) -> TokenList:
     """The list that this unit holds; raises KeyStoreError and VerificationError."""
     if not files.token_list.exists():
         raise KeyStoreError(f"this unit has no list of tokens: {GET_LIST}")
-    token = read_bounded(files.token_list, MAX_LIST_BYTES).decode("ascii", errors="replace")
+    token = read_token(files.token_list, MAX_LIST_BYTES)
     return read_token_list(token, load_public_key(files.site_jwk), site=site)
 
 

@@ -45,6 +45,17 @@ class Office(SiteOffice):
         return "; ".join(service_advice(self.site, clock=self.after(days)))
 
 
+@pytest.mark.parametrize("left", [b"", bytes(900), bytes(range(256)) * 4])
+def test_a_mandate_that_a_power_cut_left_is_given_anew(tmp_path: Path, left: bytes) -> None:
+    office = Office(tmp_path)
+    assert "postern site delegate" not in office.of_service(0)
+    office.files.mandate.write_bytes(left)
+    assert office.of_service(0).endswith(": postern site delegate")
+    office.files.record.write_bytes(left)
+    with pytest.raises(KeyStoreError, match=r"restore the folder from its backup$"):
+        office.of_service(0)
+
+
 @pytest.fixture(scope="module")
 def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
     """One for all: each test changes another part of it."""

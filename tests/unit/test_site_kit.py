@@ -20,6 +20,7 @@ from agent.outbox.epoch_keys import EpochKeys
 from agent.protocol.trust import TrustedUnits
 from agent.site import programs, units
 from agent.site.creation import create_site
+from agent.site.published import read_units, unfinished
 from agent.site.records import SiteFiles
 from agent.unit.joining import install, install_epoch_keys
 from agent.unit.key_files import UnitFiles
@@ -235,6 +236,27 @@ def test_every_act_stands_in_the_audit_log_and_no_secret_does(office: SiteOffice
         "unit_revoked",
     ]
     assert b"PRIVATE" not in office.files.audit.read_bytes()
+
+
+def test_a_record_that_is_gone_takes_no_unit_out_of_the_lists(office: SiteOffice) -> None:
+    """Before, the next act of any kind forgot the unit, and that it was revoked."""
+    office.enrol("door-3")
+    office.enrol("door-4")
+    units.revoke_unit(office.site, "door-3", **office.options)
+    files = SiteFiles(office.site)
+    before = {path: path.read_bytes() for path in (files.trust, files.crl, files.acl, files.record)}
+    kept = files.unit("door-3").read_bytes()
+    files.unit("door-3").unlink()
+    for act in (
+        lambda: programs.issue_client(office.site, "wall", "auditor", **office.options),
+        lambda: unfinished(files),
+    ):
+        with pytest.raises(KeyStoreError, match=r"door-3\.json is gone.*restore it from the folder's backup"):
+            act()
+    assert {path: path.read_bytes() for path in before} == before
+    files.unit("door-3").write_bytes(kept)
+    programs.issue_client(office.site, "wall", "auditor", **office.options)
+    assert read_units(files.trust.read_bytes(), load_public_key(files.site_jwk)).keys() == {"door-3", "door-4"}
 
 
 def test_damaged_record_is_named(office: SiteOffice) -> None:
