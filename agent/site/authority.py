@@ -72,6 +72,7 @@ class Authority:
 
     def delegate(self, name: str, now: datetime, key: ec.EllipticCurvePrivateKey) -> Authority:
         """Let ``key`` certify units and programs: not brokers, and nobody who certifies others (RFC 5280, EKU)."""
+        self.check_time(now)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
             _builder(
@@ -162,6 +163,7 @@ class Authority:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> x509.Certificate:
+        self.check_time(now)
         ends = min(until or now + timedelta(days=self._leaf_days), validity(self.certificate)[1])
         if ends <= now:
             raise RefusedError(
@@ -179,6 +181,20 @@ class Authority:
         if names is not None:
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+    def check_time(self, now: datetime) -> None:
+        """RefusedError where the clock is outside of this authority's time: what it certified would be of no use."""
+        begins, ends = validity(self.certificate)
+        if now < begins:
+            raise RefusedError(
+                f"this machine's clock says {now:%Y-%m-%d}, before this authority began on {begins:%Y-%m-%d}: set the"
+                " clock right; where it is, it was ahead then, and the authority has to be made anew"
+            )
+        if now >= ends:
+            raise RefusedError(
+                f"this machine's clock says {now:%Y-%m-%d}, after this authority ended on {ends:%Y-%m-%d}: set the"
+                " clock right; where it is, make the authority anew"
+            )
 
     def _issuer_key(self) -> x509.AuthorityKeyIdentifier:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

@@ -66,6 +66,7 @@ def delegate(
         files = site.files
         if files.unit(SERVICE).exists():
             raise RefusedError(f"a unit is called {SERVICE}, which is the name of the site's service: rename the unit")
+        site.authority.check_time(site.now())
         if replace and files.issuing_crt.exists():
             write_atomic(files.former_crl, read_lists(files).get(True, b""), mode=PUBLIC_MODE)
             _forget_issuer(site)

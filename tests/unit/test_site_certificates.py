@@ -6,16 +6,18 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.clock import SystemClock
+from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, KeyStoreError, RefusedError
 from agent.mqtt.credentials import Credentials, load_identity
 from agent.site import programs, units
 from agent.site.authority import Authority, make_csr, read_csr, read_public_pem
+from agent.site.delegation import delegate
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import START
@@ -178,3 +180,26 @@ def test_mosquitto_lets_in_whom_the_site_added_and_nobody_whom_it_revoked(office
         connect(broker, credentials_of(office.keys("door-4")), "door-4").connection.close()
     finally:
         broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(-400, "before this authority began"), (3700, "after this authority ended")]
+)
+def test_no_certificate_is_made_by_a_clock_outside_of_the_authoritys_time(tmp_path: Path, days: int, said: str) -> None:
+    """A board without a clock of its own certified for 2019; one that was ahead ended in a fault of the program."""
+    office = SiteOffice(tmp_path)
+    programs.issue_broker(office.site, ["broker.example.org"], clock=office.clock)
+    office.enrol("door-3")
+    wrong = SimulatedClock(office.clock.now() + timedelta(days=days))
+    before = {path: path.read_bytes() for path in office.site.rglob("*.crt")}
+    acts = (
+        lambda: programs.issue_broker(office.site, ["broker.example.org"], clock=wrong),
+        lambda: programs.issue_client(office.site, "wall", "auditor", clock=wrong),
+        lambda: units.renew_unit(office.site, "door-3", clock=wrong),
+        lambda: delegate(office.site, clock=wrong),
+    )
+    for act in acts:
+        with pytest.raises(RefusedError, match=f"{said}.*set the clock right"):
+            act()
+    assert {path: path.read_bytes() for path in office.site.rglob("*.crt")} == before
+    units.revoke_unit(office.site, "door-3", clock=wrong)  # what shuts somebody out waits for no clock
