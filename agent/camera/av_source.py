@@ -85,20 +85,23 @@ class AvCamera:
         raise stream.failure("it stopped sending")
 
     def _recorded_times(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Pictures of a file with their times; where it loops, again from its start, times going on."""
+        """Pictures of a file with their times; where it loops, again from its start, times going on.
+
+        So they do where its own times go back, as in one of two recordings, or stand still.
+        """
         due_ns = self.clock.monotonic_ns() if self.source.realtime else None
         while True:
             stream = self._opened()
             period_ns = round(1e9 / stream.frame_rate)
-            shift_ns, next_ns = None, due_ns or 0
+            shift_ns, next_ns, before_ns = None, due_ns or 0, -1
             shown = False
             for picture in stream.pictures():
                 shown = True
                 own_ns = stream.time_ns(picture)
                 if own_ns is not None:
-                    if shift_ns is None:
+                    if shift_ns is None or own_ns <= before_ns:
                         shift_ns = 0 if due_ns is None else due_ns - own_ns
-                    next_ns = own_ns + shift_ns
+                    next_ns, before_ns = own_ns + shift_ns, own_ns
                 time_ns = self._times.rising(next_ns)
                 if self.source.realtime:
                     self._pace(time_ns)

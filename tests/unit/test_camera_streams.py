@@ -124,3 +124,17 @@ def test_openings_that_fail_leave_no_descriptor_and_no_thread(tmp_path: Path) ->
         for path in ways.values():
             fail(path)
     assert held() == before
+
+
+def test_a_recording_whose_times_begin_again_goes_on_in_time(tmp_path: Path) -> None:
+    """Two recordings in one file: before, time stood still in the second, no dwell ended and nobody was matched."""
+    whole = write_clip(tmp_path / "whole.ts", frames=FRAMES, keyframes=FRAMES)
+    twice = tmp_path / "twice.ts"
+    twice.write_bytes(whole.read_bytes() * 2)
+    times = []
+    with camera(twice) as source:
+        for frame in source.frames():
+            with frame:
+                times.append(frame.timestamp_ns)
+    assert len(times) == 2 * FRAMES
+    assert set(np.diff(times)) == {40_000_000}
