@@ -32,7 +32,7 @@ from agent.inference.manifest import (
     load_manifest,
 )
 from agent.inference.preprocess import make_preprocess
-from agent.inference.runtime import LITERT, Detail, Interpreter, Runtime, open_runtime
+from agent.inference.runtime import LITERT, Detail, Interpreter, Runtime, of_another_version, open_runtime
 
 MAX_THREADS = 8  # more than the cores of any supported board
 SCALE_TOLERANCE = 1e-6  # relative: YAML text keeps nine digits of a float32
@@ -60,8 +60,9 @@ class Engine:
         self.entry = entry
         self.digest = entry.digest
         runtime = runtime or open_runtime()
-        self._interpreter = make_interpreter(entry.name, content, runtime, threads)
-        inputs, outputs = tensors(entry.name, self._interpreter)
+        with of_another_version(runtime):
+            self._interpreter = make_interpreter(entry.name, content, runtime, threads)
+            inputs, outputs = tensors(entry.name, self._interpreter)
         self._input = _checked_input(entry, inputs)
         self._outputs = _checked_outputs(entry, outputs)
         self._prepare = make_preprocess(entry.input)

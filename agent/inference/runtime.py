@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +21,7 @@ TFLITE = "tflite-runtime"
 # Import names, in the order of preference.
 _MODULES = {LITERT: "ai_edge_litert", TFLITE: "tflite_runtime"}
 
+_TERMINATED = 128 + signal.SIGTERM  # with which a command leaves, from wherever it is
 
 Detail = dict[str, Any]  # what an interpreter tells about one tensor
 
@@ -59,11 +62,26 @@ def open_runtime(names: tuple[str, ...] = (LITERT, TFLITE)) -> Runtime:
             package = importlib.import_module(_MODULES[name])
             module = importlib.import_module(f"{_MODULES[name]}.interpreter")
             return Runtime(name, str(package.__version__), module.Interpreter)
-        except Exception as error:  # noqa: BLE001 - a library made for another numpy or processor raises anything
+        except (Exception, SystemExit) as error:  # a library made for another numpy or processor raises anything
+            if isinstance(error, SystemExit) and error.code == _TERMINATED:
+                raise  # it is this program that is ended
             broken.append(f"{name} is installed but cannot be loaded ({printable(f'{type(error).__name__}: {error}')})")
     if broken:
         raise ModelError(f"{'; '.join(broken)}: install one that fits this Python, numpy and processor")
     raise ModelError(f"no model runtime is installed; install one of: {', '.join(names)}")
+
+
+@contextmanager
+def of_another_version(runtime: Runtime) -> Iterator[None]:
+    """ModelError in the place of what it raises where a runtime lacks something that this program uses of it."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        said = printable(f"{type(error).__name__}: {error}")
+        raise ModelError(
+            f"{runtime.name} {runtime.version} is not one that this program can use ({said}): install the package"
+            " again, or another version of this library"
+        ) from error
 
 
 def _is_installed(module: str) -> bool:

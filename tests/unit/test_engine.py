@@ -143,6 +143,23 @@ def test_absent_runtime_says_what_to_install() -> None:
         open_runtime(("tflite-runtime",))
 
 
+class Older:
+    """A runtime that loads, and has not what this program uses."""
+
+    def __init__(self, model_content: bytes, num_threads: int) -> None:
+        self.loaded = model_content, num_threads
+
+    def allocate_tensors(self) -> None:
+        """As every release does."""
+
+
+@pytest.mark.parametrize(("interpreter", "lacks"), [(Older, "get_signature_list"), (object, "takes no arguments")])
+def test_a_runtime_of_another_version_is_told_as_that(interpreter: Any, lacks: str) -> None:
+    with pytest.raises(ModelError, match=f"ai-edge-litert 0.1 is not one that this program can use .*{lacks}") as told:
+        load("toy-embedder", runtime=Runtime("ai-edge-litert", "0.1", interpreter))
+    assert told.value.exit_status == 2
+
+
 def spec(**fields: Any) -> InputSpec:
     values: dict[str, Any] = {
         "name": "image",

@@ -113,7 +113,16 @@ def test_what_travels_between_site_and_unit_survives_any_editor(editor: str, ins
     installer("unit", "install-keys", saved_again("sealed"))
 
 
-@pytest.mark.parametrize("raised", ["ImportError('numpy.core')", "AttributeError('_ARRAY_API')", "SystemError('bad')"])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "ImportError('numpy.core')",
+        "AttributeError('_ARRAY_API')",
+        "SystemError('bad')",
+        "OSError('libGLESv2.so.2: no such file')",
+        "SystemExit('this processor has no AVX')",
+    ],
+)
 def test_a_runtime_that_cannot_load_says_why(
     raised: str,
     tmp_path: Path,
