@@ -237,6 +237,8 @@ def _epoch_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
         arguments.folder, arguments.audience, arguments.epoch, generation=arguments.generation, passphrase=passphrase
     )
     write_output(arguments.output, msgspec.json.encode(key))
+    if not any(arguments.audience in unit.audiences for unit in check_site(arguments.folder).all_units()):
+        tell(f"no unit of this site speaks for {arguments.audience} now: the key resolves nobody, unless one did")
 
 
 def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None:
@@ -244,6 +246,8 @@ def _change_key(arguments: argparse.Namespace, passphrase: bytes | None) -> None
         raise RefusedError("give the units' policy to begin the change, or --finish to end it")
     if arguments.finish:
         rotation.finish_site_key_change(arguments.folder, passphrase=passphrase)
+        if has_tokens(arguments.folder):
+            tell("units believe no list of tokens by the key before: postern site token-list, and carry the new one")
         return
     policy = parse_policy(read_brought(arguments.policy, MAX_POLICY_BYTES))
     write_output(arguments.output, rotation.begin_site_key_change(arguments.folder, policy, passphrase=passphrase))

@@ -31,6 +31,7 @@ LEAF_DAYS = 365  # renewed by a person once a year; a lost unit is revoked at on
 ISSUING_DAYS = 400  # of the service's issuing certificate, as of its mandate: a person delegates anew once a year
 ISSUED_LEAF_DAYS = 180  # renewed by the service: a unit may lie in a drawer for some months
 BACKDATE = timedelta(days=1)  # a certificate is valid at once on a machine whose clock is somewhat behind
+MAX_COMMON_NAME = 64  # characters (RFC 5280 appendix A.1, ub-common-name)
 MAX_HOSTNAMES = 16  # names and addresses that one broker answers to
 
 MAX_CHAIN = 2  # a holder's certificate and that of the site's service, which the root signed
@@ -116,6 +117,11 @@ class Authority:
 
         The alternative name says the same: RabbitMQ compares client ids with that alone.
         """
+        if len(name) > MAX_COMMON_NAME:
+            raise RefusedError(
+                f"'{name}' is too long for a certificate, {len(name)} of {MAX_COMMON_NAME} characters: choose a"
+                " shorter name"
+            )
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         again = x509.SubjectAlternativeName([x509.DNSName(name)])
         return self._leaf(subject, public_key, now, ExtendedKeyUsageOID.CLIENT_AUTH, again, since=since, until=until)

@@ -16,6 +16,10 @@ from agent.site.authority import Authority
 from agent.site.folder import SYSTEM_CLOCK, changing
 from agent.site.records import SiteFiles, SiteRecord, TokenFile
 
+MAX_SITE_NAME = (
+    40  # with what its certificates' names say besides, and X.509's 64 characters (RFC 5280, ub-common-name)
+)
+
 _EXPLANATION = """\
 This folder is the root of trust of the Postern site '{site}'. Keep it off the broker, and a copy in a safe.
 
@@ -52,6 +56,12 @@ def create_site(folder: Path, site: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     May be repeated after a power cut: keys that nothing was done with yet are then made anew.
     """
     check_name("site", site)
+    if len(site) > MAX_SITE_NAME:
+        raise RefusedError(
+            f"a site's name stands in the names of its certificates: take {MAX_SITE_NAME} letters at most"
+        )
+    if (outer := next((one for one in folder.resolve().parents if SiteFiles(one).record.exists()), None)) is not None:
+        raise RefusedError(f"{folder} lies in {outer}, the folder of a site: choose one outside of it")
     make_private_folder(folder)
     files = SiteFiles(folder)
     is_site = files.record.exists()

@@ -24,6 +24,7 @@ from agent.disk.files import (
     files_in,
     fsync_folder,
     make_private_folder,
+    read_bounded,
     read_secret,
     remove,
     write_atomic,
@@ -43,6 +44,7 @@ from agent.site.published import read_lists
 from agent.site.records import SERVICE, CertificateRecord, ClientRecord, SiteFiles, SiteRecord
 from agent.site.renewal import is_ahead
 
+ROOT_KEYS = ("ca.key", "site.key", "master.key")
 OWN_DAYS = 60  # left of the service's own certificate at the broker, when it makes itself another
 
 
@@ -124,13 +126,14 @@ def take_root_away(folder: Path, to: Path, *, clock: Clock = SYSTEM_CLOCK) -> No
         if (files.folder / "site.key.next").exists():
             raise RefusedError("the site's key is being changed: end that first (postern site change-key --finish)")
         there = to.resolve()
-        if there == files.folder.resolve():
-            raise RefusedError("this is the site's own folder: name one that can be taken away, such as a stick's")
+        if files.folder.resolve() in (there, *there.parents):
+            raise RefusedError("this is in the site's own folder: name one that can be taken away, such as a stick's")
         if files.away.is_symlink() and files.away.readlink() != there:
             raise RefusedError(f"the root's keys are in {files.away.readlink()} already")
-        names = [name for name in ("ca.key", "site.key", "master.key") if (files.folder / name).exists()]
+        names = [name for name in ROOT_KEYS if (files.folder / name).exists()]
         if not files.away.is_symlink():
             make_private_folder(there)
+            _check_stick(files, there)
             for name in names:
                 content = read_secret(files.folder / name)
                 write_atomic(there / name, content)
@@ -141,6 +144,18 @@ def take_root_away(folder: Path, to: Path, *, clock: Clock = SYSTEM_CLOCK) -> No
             fsync_folder(files.folder)
         for name in names:
             destroy(files.folder / name)
+
+
+def _check_stick(files: SiteFiles, there: Path) -> None:
+    """Refuse to replace keys in ``there`` that are not these, and to say of none that they are there."""
+    for name in ROOT_KEYS:
+        here, held = files.folder / name, there / name
+        if not here.exists() and not held.exists():
+            raise RefusedError(
+                f"{name} is neither in {files.folder} nor in {there}: bring it back to one of them first"
+            )
+        if here.exists() and held.exists() and read_secret(here) != read_bounded(held):
+            raise RefusedError(f"{held} is another key, perhaps of another site: name a folder of this site's own")
 
 
 def _forget_issuer(site: SiteFolder) -> None:

@@ -30,7 +30,7 @@ from agent.protocol.record import encode, load, save
 from agent.site.authority import read_certificate
 from agent.site.folder import DEFAULT_AUDIENCES, SYSTEM_CLOCK, SiteFolder, changing
 from agent.site.records import SentAnswer, SiteFiles, TokenFile, TokenRecord
-from agent.site.units import TOKEN_DAYS, add_unit, keep_token, used_by
+from agent.site.units import TOKEN_DAYS, add_unit, check_free, keep_token, used_by
 
 MAX_REQUEST_BYTES: Final = 8_192  # one has about 2 500
 MAX_HOURS: Final = 24 * 30
@@ -63,8 +63,7 @@ def invite(
         broker = files.reached_broker()
         if site.issuing is None:
             raise RefusedError("the site's service has no keys yet: run 'postern site delegate' first")
-        if files.program(unit).exists():
-            raise RefusedError("a program has this name, and the broker tells them apart by name: choose another")
+        check_free(files, unit)
         if files.unit(unit).exists() and not site.unit(unit).revoked and not replace:
             raise RefusedError("the site has a unit of this name: revoke it first, or say --replace")
         secret = random(joining.TOKEN_BYTES)

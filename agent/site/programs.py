@@ -33,6 +33,7 @@ from agent.site.kinds import KINDS
 from agent.site.published import list_number
 from agent.site.records import BrokerKind, BrokerRecord, CertificateRecord, ClientRecord, SiteFiles
 from agent.site.renewal import is_ahead
+from agent.site.units import open_tokens
 
 GAIN_DAYS = 30  # by which a renewed certificate lasts longer: a program may be away for eleven months
 MAX_LOGGED = 8  # serial numbers in one entry of the log
@@ -65,6 +66,11 @@ def issue_client(
         if files.unit(name).exists():
             raise RefusedError("a unit has this name, and the broker tells them apart by name: choose another")
         former = site.client(name) if files.program(name).exists() else None
+        if former is None and any(token.unit == name and token.used is None for token in open_tokens(site)):
+            raise RefusedError(
+                "a unit of this name was invited, or has a token, and the broker tells them apart by name: choose"
+                " another"
+            )
         known = former.certificates if former else ()
         resolved = _resolved(site, role, former, resolves)
         resolve_key = SigningKey.generate() if resolved else None

@@ -84,6 +84,8 @@ def issue_token_list(
         files = site.files
         record = load(files.token_record, TokenListRecord) if files.token_record.exists() else TokenListRecord()
         named = tuple(dict.fromkeys((*record.issuers, *issuers)))
+        for unit in not_issuers:
+            site.unit(unit)  # a name that is mistyped would leave the right one in the list
         named = tuple(unit for unit in named if unit not in not_issuers)
         if len(named) > MAX_ISSUERS:
             raise RefusedError(f"at most {MAX_ISSUERS} units issue tokens: take another away with --no-issuer first")

@@ -53,10 +53,17 @@ def new_token(
     token = joining.spell_token(random(joining.TOKEN_BYTES))
     with opened(folder, clock=clock, random=random) as site:
         expires_at = round_down(site.now() + timedelta(days=TOKEN_DAYS), 1)
+        check_free(site.files, unit)
         digest = encode_base64url(joining.token_key(token))
         keep_token(site, TokenRecord(unit=unit, digest=digest, expires_at=expires_at))
         site.log("token_issued", unit=unit)
     return token
+
+
+def check_free(files: SiteFiles, unit: str) -> None:
+    """Refuse a unit's name that a program has."""
+    if files.program(unit).exists():
+        raise RefusedError("a program has this name, and the broker tells them apart by name: choose another")
 
 
 def keep_token(site: SiteFolder, fresh: TokenRecord) -> None:
@@ -96,10 +103,7 @@ def add_unit(
     with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
         if asked.site != site.name:
             raise VerificationError("wrong_site", "the request is for another site: make a new one at the unit")
-        if site.files.program(asked.unit).exists():
-            raise RefusedError(
-                "a program has this name already, and the broker tells them apart by name: choose another"
-            )
+        check_free(site.files, asked.unit)
         known = site.unit(asked.unit) if site.files.unit(asked.unit).exists() else None
         entry = UnitKeyEntry(jwk=key.jwk(), status="active")
         following = joining.following_seal_key(asked.seal_jwk)
@@ -362,6 +366,8 @@ def _replaced_keys(site: SiteFolder, known: UnitRecord | None, last_seq: int | N
     if last_seq is not None and not 1 <= last_seq <= MAX_SAFE_INTEGER:
         raise RefusedError("the number of an event is at least 1: take it from the subscriber or the unit")
     if known is None:
+        if last_seq is not None:
+            raise RefusedError("the site has no unit of this name whose old key signed anything: leave --last-seq out")
         return ()
     until = round_down(site.now() + timedelta(days=REPLACED_KEY_DAYS), 1)
     return tuple(
