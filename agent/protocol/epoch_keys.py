@@ -131,7 +131,7 @@ def open_epoch_keys(
     if len(sealed) > MAX_SEALED_BYTES:
         raise VerificationError("malformed", f"sealed epoch keys have at most {MAX_SEALED_BYTES} bytes")
     if _SEALED.fullmatch(sealed) is None:
-        raise VerificationError("malformed", "these are no sealed epoch keys, or not all of it: copy the file again")
+        raise VerificationError("malformed", "these are no sealed epoch keys, or not all of them: copy the file again")
     token = decrypt(sealed, seal_key)
     if token is None:
         raise VerificationError(

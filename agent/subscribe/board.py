@@ -8,10 +8,12 @@ an older one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
 
 from agent.clock import Clock
 from agent.errors import PosternError, VerificationError
-from agent.mqtt.credentials import Credentials, load_identity, offer_certificate
+from agent.mqtt.credentials import Credentials, load_identity, offer_certificate, read_ends
 from agent.mqtt.records import Incoming
 from agent.protocol.grant import check_number
 from agent.protocol.list_parts import Gathering
@@ -21,6 +23,9 @@ from agent.protocol.trust_file import SeenList
 from agent.subscribe.files import TrustFile
 
 TRUST_CHECK_S = 5  # how late a new list of units may be noticed
+NOTICE: Final = timedelta(days=30)  # before a certificate or the list ends, as a unit tells of its own
+AUTHORITY_NOTICE: Final = timedelta(days=180)  # a new site means that everybody joins anew
+REPEAT_NS: Final = 24 * 3600 * 1_000_000_000  # each is told once a day
 
 
 class Board:
@@ -52,7 +57,8 @@ class Board:
         self._list, self._certificate = list_topic(site), certificate_topic(site, self.name)
         self._keys, self._on_keys = resolving_topic(site, self.name), on_keys
         self._parts = Gathering()
-        self._checked_ns = clock.monotonic_ns()
+        self._ends = self.trusted.expires
+        self._checked_ns = self._warned_ns = clock.monotonic_ns()
         # What of it is retained at the broker, and what nobody here does without it.
         self.topics = {
             self._list: "hears of a newer list of units",
@@ -98,12 +104,14 @@ class Board:
         if now_ns - self._checked_ns < TRUST_CHECK_S * 1_000_000_000:
             return None
         self._checked_ns = now_ns
+        self._warn_of_ends()
         newer = self._trust.load_if_changed()
         if newer is not None and newer.expired_at(self._clock.now()):
             self._on_notice("the list of units that was laid down has ended already: the one in use stays")
             return None
         if newer is not None:
             self._on_notice(f"the site's list of units was read again (serial {newer.serial})")
+            self._ends = newer.expires
         elif self._trust.refusal is not None:
             self._on_notice(f"the list of units that lies there now is not taken: {self._trust.refusal}")
             self._trust.refusal = None
@@ -115,6 +123,27 @@ class Board:
             self._on_notice("the site's list of units never ends: have the site write a new one with this release")
         if self._trust.forgetful is not None:
             self._on_notice(f"an older list of units would be taken after a restart: {self._trust.forgetful}")
+        self._warn_of_ends()
+
+    def _warn_of_ends(self) -> None:
+        """Tell in good time what ends, once a day: without it nothing is received any more, and nobody runs a check."""
+        now_ns, now = self._clock.monotonic_ns(), self._clock.now()
+        if now_ns < self._warned_ns:
+            return
+        self._warned_ns = now_ns + REPEAT_NS
+        try:
+            certificate, authority = read_ends(self._credentials)
+        except PosternError as error:
+            self._on_notice(str(error))
+            return
+        if authority - now < AUTHORITY_NOTICE:
+            self._on_notice(f"the site's authority ends on {authority:%Y-%m-%d}: make a new site before")
+        if certificate - now < NOTICE:
+            told = f"this program's certificate ends on {certificate:%Y-%m-%d}"
+            self._on_notice(f"{told}: have a new one made (postern site add-program {self.name}), and bring it here")
+        if self._ends is not None and self._ends - now < NOTICE:
+            told = f"the site's list of units ends on {self._ends:%Y-%m-%d}"
+            self._on_notice(f"{told}: have the site write a new one, and bring it here")
 
     def _take_list(self, message: Incoming) -> None:
         """Take the site's newest list of units, so that nobody has to carry it; what is none changes nothing."""

@@ -12,8 +12,14 @@ import pytest
 
 from agent.clock import SimulatedClock
 from agent.errors import KeyStoreError
+from agent.keys import load_public_key
+from agent.mqtt.credentials import Credentials, read_ends
+from agent.site import programs
+from agent.subscribe.board import Board
+from agent.subscribe.files import TrustFile
 from agent.unit.endings import Endings
 from tests.simulators.pki import Authority
+from tests.simulators.site_office import SiteOffice
 
 DAY_S = 24 * 3600
 
@@ -94,3 +100,30 @@ def test_one_that_is_over_has_no_day_left_and_one_that_is_gone_says_nothing(tmp_
     assert watch.days_left() == 0
     (tmp_path / "door-3.crt").unlink()
     assert watch.days_left() is None
+
+
+@pytest.mark.parametrize(("left", "told"), [(200, 0), (29, 1), (0, 1)])
+def test_a_certificate_of_a_program_that_ends_is_told_once_a_day(tmp_path: Path, left: int, told: int) -> None:
+    """An auditor was deaf from the day on at which it had ended, after a year in which it had said nothing."""
+    office = SiteOffice(tmp_path)
+    program = programs.issue_client(office.site, "wall", "auditor", clock=office.clock)
+    clock = SimulatedClock(read_ends(Credentials.in_folder(program))[0] - timedelta(days=left, hours=1))
+    notices: list[str] = []
+    board = Board(
+        site="hq",
+        trust=TrustFile(program / "trust.jws", load_public_key(program / "site.jwk")),
+        credentials=Credentials.in_folder(program),
+        clock=clock,
+        on_notice=notices.append,
+        tell_once=notices.append,
+        on_keys=None,
+    )
+    board.warn()
+    for _ in range(20):
+        clock.advance(60)
+        board.newer()
+    assert sum("this program's certificate ends on" in text for text in notices) == told
+    assert sum("postern site add-program wall" in text for text in notices) == told
+    clock.advance(DAY_S)
+    board.newer()
+    assert sum("this program's certificate ends on" in text for text in notices) == 2 * told
