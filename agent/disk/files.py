@@ -79,9 +79,11 @@ def write_atomic(path: Path, content: bytes, *, mode: int = SECRET_MODE, same_ow
             os.fsync(file.fileno())
         temporary.replace(path)
         fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C as well: what is half written may be a key
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(f"cannot write {path} ({error.strerror}): free space or make the folder writable") from error
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,30 @@ def test_a_file_is_the_old_one_or_the_new_one_and_the_new_one_once_that_was_said
             assert found == NEW, f"step {crash.step}, {crash.kind}"
         contents.append(found)
     assert NEW in contents
+
+
+def test_ctrl_c_in_the_middle_of_a_write_leaves_the_old_file_and_nothing_half_written(tmp_path: Path) -> None:
+    """A key that was being written stayed in the folder that is carried to a program."""
+    path, content = tmp_path / "secret", b"k" * 8_000_000
+    path.write_bytes(OLD)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        interrupted = sum(_interrupted(path, content, after / 2000) for after in range(1, 20))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 0
+    assert [one.name for one in tmp_path.iterdir()] == ["secret"]
+    assert path.read_bytes() in (OLD, content)
+
+
+def _interrupted(path: Path, content: bytes, after_s: float) -> bool:
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        write_atomic(path, content)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("size", [1, 64, 5000, 65_536])
