@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.clock import Clock
@@ -63,7 +67,23 @@ def create_site(folder: Path, site: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     if (outer := next((one for one in folder.resolve().parents if SiteFiles(one).record.exists()), None)) is not None:
         raise RefusedError(f"{folder} lies in {outer}, the folder of a site: choose one outside of it")
     make_private_folder(folder)
-    files = SiteFiles(folder)
+    with _alone_in(folder):
+        return _create(SiteFiles(folder), site, clock, passphrase)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for another creation there: of two at once the keys would be mixed. The folder itself is locked."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _create(files: SiteFiles, site: str, clock: Clock, passphrase: bytes | None) -> SiteFiles:
+    folder = files.folder
     is_site = files.record.exists()
     # The access list is the last of all that a creation writes.
     is_this = is_site and load(files.record, SiteRecord).site == site

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.audit.chain import read_entries
+from agent.clock import SimulatedClock
 from agent.disk.files import read_bounded
 from agent.errors import KeyStoreError, RefusedError, VerificationError
 from agent.keys import load_public_key, private_pem
@@ -466,3 +468,17 @@ def test_who_issues_tokens_no_more_is_a_unit_of_the_site(office: SiteOffice) -> 
 def test_the_last_number_of_an_old_key_is_refused_where_there_is_none(office: SiteOffice) -> None:
     with pytest.raises(RefusedError, match="leave --last-seq out"):
         office.enrol("door-3", last_seq=5)
+
+
+def test_of_people_who_make_a_site_at_once_one_makes_it(tmp_path: Path) -> None:
+    def create(_: int) -> str:
+        try:
+            create_site(tmp_path / "site", "hq", clock=SimulatedClock(START))
+        except RefusedError as error:
+            return str(error).partition(": ")[0]
+        return "made"
+
+    with ThreadPoolExecutor(8) as people:
+        told = sorted(people.map(create, range(8)))
+    assert told == [f"{tmp_path / 'site'} is site hq already, and whole"] * 7 + ["made"]
+    programs.issue_broker(tmp_path / "site", ["localhost"], clock=SimulatedClock(START))
