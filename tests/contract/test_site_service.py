@@ -308,12 +308,19 @@ def test_a_list_of_five_hundred_units_reaches_a_subscriber_by_itself(site: LiveS
     assert (guard / "trust.jws").read_bytes() == site.files.trust.read_bytes()
 
 
+@pytest.fixture
+def old_site(tmp_path: Path) -> Iterator[LiveSite]:
+    live = LiveSite(tmp_path, made_by=Behind(90 * 24))
+    with live.running():
+        yield live
+
+
 def test_a_subscriber_and_an_operator_take_their_next_certificate_from_the_broker(
-    site: LiveSite, tmp_path: Path
+    old_site: LiveSite, tmp_path: Path
 ) -> None:
-    """Made by a clock that is months behind, so that the service renews it at its start."""
+    """Made three months ago, so that the service renews it at its start."""
+    site, clock = old_site, Behind(90 * 24)
     site.stop_service()
-    clock = Behind(90 * 24)
     keys = {name: issue_client(site.folder, name, role, clock=clock) for name, role in PROGRAMS}
     before = {name: (folder / "tls.crt").read_bytes() for name, folder in keys.items()}
     unit = joined_by_hand(site, tmp_path)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.clock import SystemClock
+from agent.clock import Clock, SystemClock
 from agent.errors import PosternError, RefusedError
 from agent.mqtt.connection import Connection
 from agent.mqtt.records import Ack, BrokerSettings
@@ -23,6 +23,7 @@ from agent.protocol.record import load, save
 from agent.site import joining
 from agent.site.creation import create_site
 from agent.site.delegation import delegate
+from agent.site.folder import SYSTEM_CLOCK
 from agent.site.programs import issue_broker
 from agent.site.records import BrokerRecord, SiteFiles
 from agent.unit.invited import join
@@ -38,8 +39,9 @@ TAKEN_S = 30.0  # until the broker has the list of a unit that has just joined
 class LiveSite:
     """A site with its broker and its service, on this machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "site"
+    def __init__(self, folder: Path, *, made_by: Clock = SYSTEM_CLOCK) -> None:
+        """``made_by`` is the clock by which the site was made and delegated."""
+        self.folder, self._made_by = folder / "site", made_by
         self.files = SiteFiles(self.folder)
         self.make()
         self.broker = DemoBroker(self.files, folder / "broker")
@@ -56,9 +58,9 @@ class LiveSite:
 
     def make(self) -> None:
         """Make the site, and the broker's certificate."""
-        create_site(self.folder, SITE)
+        create_site(self.folder, SITE, clock=self._made_by)
         issue_broker(self.folder, ["127.0.0.1"])
-        delegate(self.folder)
+        delegate(self.folder, clock=self._made_by)
 
     @contextmanager
     def running(self) -> Iterator[None]:
