@@ -191,15 +191,18 @@ class Authority:
     def check_time(self, now: datetime) -> None:
         """RefusedError where the clock is outside of this authority's time: what it certified would be of no use."""
         begins, ends = validity(self.certificate)
+        is_root = self.certificate.issuer == self.certificate.subject
+        whose, anew = ("site's", "make the site anew") if is_root else ("service's", "run 'postern site delegate'")
+        says = f"this machine's clock says {now:%Y-%m-%d}"
         if now < begins:
             raise RefusedError(
-                f"this machine's clock says {now:%Y-%m-%d}, before this authority began on {begins:%Y-%m-%d}: set the"
-                " clock right; where it is, it was ahead then, and the authority has to be made anew"
+                f"{says}, before the {whose} authority began on {begins:%Y-%m-%d}: set the clock right; where it is, it"
+                f" was ahead then: {anew}"
             )
         if now >= ends:
             raise RefusedError(
-                f"this machine's clock says {now:%Y-%m-%d}, after this authority ended on {ends:%Y-%m-%d}: set the"
-                " clock right; where it is, make the authority anew"
+                f"{says}, after the {whose} authority ended on {ends:%Y-%m-%d}: set the clock right; where it is,"
+                f" {anew}"
             )
 
     def _issuer_key(self) -> x509.AuthorityKeyIdentifier:

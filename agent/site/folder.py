@@ -34,7 +34,7 @@ from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import encode, load, save
 from agent.protocol.trust import TrustedUnits, TrustList
 from agent.site.authority import Authority, pem, record_of
-from agent.site.mandated import load_issuing, load_mandate, service_epoch_key
+from agent.site.mandated import load_issuing, load_mandate, mandate_counts, service_epoch_key
 from agent.site.newer import put_back
 from agent.site.published import (
     MAX_LIST_BYTES,
@@ -378,14 +378,19 @@ def changing(
     clock: Clock = SYSTEM_CLOCK,
     passphrase: bytes | None = None,
     needs_root: bool = True,
+    shuts_out: bool = False,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Iterator[SiteFolder]:
     """Open a site's folder and its keys for one act, after completing one that was interrupted.
 
-    Where it does not need the root's keys and the site's service has a mandate, that is enough.
+    Where it does not need the root's keys and the site's service has a mandate, that is enough. An act that
+    ``shuts_out`` somebody does not wait for a new mandate where the root's keys are here.
     RefusedError when the folder is none, KeyStoreError for a missing or wrong passphrase; nothing has changed then.
     """
-    by_root = needs_root or not check_site(folder).delegated
+    files = check_site(folder)
+    by_root = needs_root or not files.delegated
+    if shuts_out and files.site_key.exists() and not by_root:
+        by_root = not mandate_counts(files, clock.now())
     with opened(folder, clock=clock, passphrase=passphrase, random=random, by_root=by_root) as site:
         site.open_keys()
         site.files.make_folders()

@@ -114,7 +114,7 @@ def was_invited(files: SiteFiles, unit: str) -> bool:
 
 def take_back(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
     """Make the invitation of ``unit`` worth nothing, and forget who asked with it. May be repeated."""
-    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False, shuts_out=True) as site:
         tokens = load(site.files.tokens, TokenFile, secret=True).tokens
         left = tuple(one for one in tokens if not _is_open(one, unit))
         if len(left) != len(tokens):

@@ -22,7 +22,7 @@ from agent.protocol.grant import SIGNS_CONFIGURATION, MandatedKey, read_grant
 from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import Record, encode, load
 from agent.site.authority import ISSUED_LEAF_DAYS, Authority
-from agent.site.records import SiteFiles
+from agent.site.records import SiteFiles, SiteRecord
 
 WEEKS: Final = 60  # of epoch keys that the service is given: longer than its mandate lasts
 DELEGATE: Final = "delegate anew (postern site delegate)"
@@ -73,6 +73,16 @@ def mandate_is_by(files: SiteFiles, key: PublicKey, site: str) -> bool:
     except VerificationError:
         return False
     return True
+
+
+def mandate_counts(files: SiteFiles, now: datetime) -> bool:
+    """Whether the service's mandate is the site's and has not ended."""
+    try:
+        site = load(files.record, SiteRecord).site
+        grant, _ = read_grant(read_mandate(files), load_public_key(files.site_jwk), site=site)
+    except PosternError:
+        return False
+    return now.timestamp() <= grant.expires_at
 
 
 def read_mandate(files: SiteFiles) -> str:

@@ -169,7 +169,7 @@ def may_renew(record: ClientRecord) -> bool:
 
 def revoke_client(folder: Path, name: str, *, clock: Clock = SYSTEM_CLOCK, passphrase: bytes | None = None) -> None:
     """Shut a program out: certificates on the revocation list, no access, its files here erased. May be repeated."""
-    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False, shuts_out=True) as site:
         record = site.client(name)
         certificates = site.revoked(record.certificates)
         site.put(msgspec.structs.replace(record, revoked=True, certificates=certificates), "client_revoked", name=name)

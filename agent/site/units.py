@@ -257,7 +257,7 @@ def revoke_unit(folder: Path, unit: str, *, clock: Clock = SYSTEM_CLOCK, passphr
     The broker must get ``broker/ca.crl`` and ``broker/acl``, subscribers ``trust.jws``. The epoch keys that the unit
     has stay in a thief's hands until their epochs are over. May be repeated.
     """
-    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False) as site:
+    with changing(folder, clock=clock, passphrase=passphrase, needs_root=False, shuts_out=True) as site:
         record = site.unit(unit)
         keys = tuple(msgspec.structs.replace(key, status="revoked") for key in record.keys)
         revoked = msgspec.structs.replace(

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.clock import SimulatedClock, SystemClock
 from agent.errors import BrokerError, KeyStoreError, RefusedError
 from agent.mqtt.credentials import Credentials, load_identity
-from agent.site import programs, units
+from agent.site import programs, revocation, units
 from agent.site.authority import Authority, make_csr, read_csr, read_public_pem
-from agent.site.delegation import delegate
+from agent.site.delegation import delegate, take_root_away
 from agent.unit.key_files import UnitFiles
 from tests.simulators.broker import RealBroker, connect
 from tests.simulators.signing_unit import START
-from tests.simulators.site_office import SiteOffice
+from tests.simulators.site_office import SiteOffice, listed_units
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_mosquitto_lets_in_whom_the_site_added_and_nobody_whom_it_revoked(office
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(-400, "before this authority began"), (3700, "after this authority ended")]
+    ("days", "said"), [(-400, "before the site's authority began"), (3700, "after the site's authority ended")]
 )
 def test_no_certificate_is_made_by_a_clock_outside_of_the_authoritys_time(tmp_path: Path, days: int, said: str) -> None:
     """A board without a clock of its own certified for 2019; one that was ahead ended in a fault of the program."""
@@ -203,3 +203,31 @@ def test_no_certificate_is_made_by_a_clock_outside_of_the_authoritys_time(tmp_pa
             act()
     assert {path: path.read_bytes() for path in office.site.rglob("*.crt")} == before
     units.revoke_unit(office.site, "door-3", clock=wrong)  # what shuts somebody out waits for no clock
+
+
+def test_once_the_services_mandate_is_over_the_root_shuts_out_and_says_how_the_service_goes_on(tmp_path: Path) -> None:
+    office = SiteOffice(tmp_path)
+    office.enrol("door-3")
+    programs.issue_client(office.site, "wall", "auditor", **office.options)
+    delegate(office.site, clock=office.clock)
+    away = tmp_path / "stick"
+    office.clock.advance(500 * 86_400)
+    with pytest.raises(RefusedError) as over:
+        programs.issue_client(office.site, "hall", "auditor", **office.options)
+    assert "after the service's authority ended" in str(over.value)
+    assert str(over.value).endswith("set the clock right; where it is, run 'postern site delegate'")
+    assert not revocation.revoke(office.site, "door-3", clock=office.clock)
+    assert not revocation.revoke(office.site, "wall", clock=office.clock)
+    with pytest.raises(RefusedError, match="nobody of that name"):
+        revocation.revoke(office.site, "hall", clock=office.clock)
+    (unit,) = office.files.all_units()
+    assert unit.revoked
+    assert [one.revoked for one in office.files.all_clients() if one.name == "wall"] == [True]
+    listed = listed_units(office.site).find(office.event_key("door-3").kid)
+    assert listed is None or not listed.counts_at(office.clock.now())
+    delegate(office.site, clock=office.clock)
+    take_root_away(office.site, away, clock=office.clock)
+    away.rename(tmp_path / "in the safe")
+    office.clock.advance(500 * 86_400)
+    with pytest.raises(RefusedError, match=r"mandate of the site's service has ended: .*postern site delegate"):
+        revocation.revoke(office.site, "wall", clock=office.clock)
