@@ -62,8 +62,7 @@ def _permissions(config: Config, clock: Clock) -> Found:
         yield "ok", "the unit runs: what the broker refuses stands in its log (journalctl -u postern)"
         return
     settings = BrokerSettings(broker.host, credentials_of(config), port=broker.port, protocol=broker.protocol)
-    name = config.unit.id
-    connection = Connection(settings, client_id=name, common_name=name, session_expiry_s=0, clock=clock)
+    connection = Connection(settings, client_id=config.unit.id, session_expiry_s=0, clock=clock)
     connection.open()
     try:
         connection.subscribe(topics.requests)
