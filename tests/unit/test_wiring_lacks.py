@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from agent.door.keys import KeyButton
+from agent.errors import DeviceLostError
 from agent.unit.wiring import absent
 from tests.unit.test_door_bad_input import ALL, BUTTON, KEY, STAFF, STRIKE, button, config, machine_of
 
@@ -40,3 +44,9 @@ def test_each_device_that_is_not_there_is_one_sentence_with_where_to_look(tmp_pa
     assert told == (
         f"outputs: panel.key_file: {key} holds no key: write the controller's 32 hex digits for this reader into it"
     )
+
+
+@pytest.mark.parametrize("device", ["/dev/input/by-id/that-is-not", "/dev/null"])
+def test_a_key_of_no_device_is_one_sentence(device: str) -> None:
+    with pytest.raises(DeviceLostError, match=f"key KEY_ENTER of {device} cannot be used: "):
+        KeyButton(Path(device), "KEY_ENTER")
