@@ -94,7 +94,7 @@ def seal_epoch_keys(
     keys for.
     """
     if not 0 <= ahead <= EPOCHS_AHEAD:
-        raise RefusedError(f"a unit holds the keys of at most {EPOCHS_AHEAD} epochs to come: issue fewer, more often")
+        raise RefusedError(f"a unit holds the keys of 0 to {EPOCHS_AHEAD} epochs to come: issue so many, more often")
     keys = tuple(key_of(audience, epoch) for audience in audiences for epoch in epochs_from(now, ahead))
     issued = IssuedKeys(
         version=2,
