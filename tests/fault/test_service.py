@@ -286,13 +286,15 @@ def flip_a_bit(unit: Path, _: dict[str, Any]) -> None:
     path.write_bytes(content)
 
 
-def certify(unit: Path, issued: timedelta) -> None:
-    """Give the unit a certificate for its key that was issued so long ago, or will be."""
+def certify(unit: Path, issued: timedelta, ends: timedelta | None = None) -> None:
+    """Give the unit a certificate for its key that was issued so long ago, or will be; it may have ended by now."""
     site = SiteFiles(unit.parent / "site")
     key = load_pem_private_key((unit / "keys" / "tls.key").read_bytes(), None)
     assert isinstance(key, EllipticCurvePrivateKey)
     authority = Authority.load(site.ca_key, site.ca_crt, None)
-    certificate = authority.issue_client(UNIT, key.public_key(), SystemClock().now() + issued)
+    now = SystemClock().now()
+    until = None if ends is None else now + ends
+    certificate = authority.issue_client(UNIT, key.public_key(), now + issued, until=until)
     (unit / "keys" / "tls.crt").write_bytes(pem(certificate))
 
 
@@ -317,7 +319,11 @@ HARMS: dict[str, tuple[Harm, int, str]] = {
         "tls.key",
     ),
     "secret open to others": (lambda u, _: (u / "keys" / "epoch-keys.json").chmod(0o644), 78, "epoch-keys.json"),
-    "certificate expired": (lambda u, _: certify(u, -timedelta(days=700)), UNPROVEN, "tls.crt expired on"),
+    "certificate expired": (
+        lambda u, _: certify(u, -timedelta(hours=12), -timedelta(hours=6)),
+        UNPROVEN,
+        "tls.crt expired on",
+    ),
     "clock before the certificate": (lambda u, _: certify(u, timedelta(days=30)), UNPROVEN, "tls.crt is valid from"),
     "scene missing": (lambda u, c: c["camera"].update(script=str(u / "none.yaml")), 2, "none.yaml"),
     "video missing": (lambda u, c: use_video(u, c, None), 2, "clip.mp4"),

@@ -23,6 +23,7 @@ from tests.simulators.publisher import Publisher, endless, moved, slow, truncate
 from tools.lib.convert import fetch, pack
 from tools.lib.convert.__main__ import main
 from tools.lib.convert.packs import PACKS
+from tools.lib.manifest import DEFAULT_MANIFEST
 
 FILE = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(FILE).hexdigest()
@@ -123,7 +124,7 @@ def test_a_shipped_pack_is_complete_and_of_a_free_licence(path: Path) -> None:
     read = pack.read_pack(path.stem)
     assert read.name == path.stem
     assert read.licence == "Apache-2.0"
-    assert read.name not in {entry.name for entry in load_manifest(pack.DEFAULT_MANIFEST).entries}
+    assert read.name not in {entry.name for entry in load_manifest(DEFAULT_MANIFEST).entries}
 
 
 @pytest.mark.shared
