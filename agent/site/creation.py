@@ -20,9 +20,8 @@ from agent.site.authority import Authority
 from agent.site.folder import SYSTEM_CLOCK, changing
 from agent.site.records import SiteFiles, SiteRecord, TokenFile
 
-MAX_SITE_NAME = (
-    40  # with what its certificates' names say besides, and X.509's 64 characters (RFC 5280, ub-common-name)
-)
+# With what its certificates' names say besides, and X.509's 64 characters (RFC 5280, ub-common-name).
+MAX_SITE_NAME = 40
 
 _EXPLANATION = """\
 This folder is the root of trust of the Postern site '{site}'. Keep it off the broker, and a copy in a safe.
