@@ -18,7 +18,7 @@ from agent.disk.files import files_in, finish_secret, read_token, replace_secret
 from agent.errors import KeyStoreError, PosternError, RefusedError, VerificationError
 from agent.keys import MAX_TOKEN_BYTES, PublicKey, SigningKey, load_public_key
 from agent.protocol.command import CONFIGURE
-from agent.protocol.grant import SIGNS_CONFIGURATION, MandatedKey, read_grant
+from agent.protocol.grant import SIGNS_CONFIGURATION, Grant, MandatedKey, read_grant
 from agent.protocol.pseudonym import EpochKey
 from agent.protocol.record import Record, encode, load
 from agent.site.authority import ISSUED_LEAF_DAYS, Authority
@@ -77,12 +77,8 @@ def mandate_is_by(files: SiteFiles, key: PublicKey, site: str) -> bool:
 
 def mandate_counts(files: SiteFiles, now: datetime) -> bool:
     """Whether the service's mandate is the site's and has not ended."""
-    try:
-        site = load(files.record, SiteRecord).site
-        grant, _ = read_grant(read_mandate(files), load_public_key(files.site_jwk), site=site)
-    except PosternError:
-        return False
-    return now.timestamp() <= grant.expires_at
+    grant = _grant(files, load(files.record, SiteRecord).site)
+    return grant is not None and now.timestamp() <= grant.expires_at
 
 
 def read_mandate(files: SiteFiles) -> str:
@@ -92,11 +88,16 @@ def read_mandate(files: SiteFiles) -> str:
 
 def may_configure(files: SiteFiles, site: str) -> bool:
     """Whether the service's mandate lets it set units; one by a release before does not."""
+    grant = _grant(files, site)
+    return grant is not None and {CONFIGURE, SIGNS_CONFIGURATION} <= set(grant.verbs)
+
+
+def _grant(files: SiteFiles, site: str) -> Grant | None:
+    """What the service may, by the site's key of now; None where it may nothing, or that cannot be read."""
     try:
-        grant, _ = read_grant(read_mandate(files), load_public_key(files.site_jwk), site=site)
+        return read_grant(read_mandate(files), load_public_key(files.site_jwk), site=site)[0]
     except PosternError:
-        return False
-    return {CONFIGURE, SIGNS_CONFIGURATION} <= set(grant.verbs)
+        return None
 
 
 def service_epoch_key(files: SiteFiles, audience: str, epoch: str) -> EpochKey:
